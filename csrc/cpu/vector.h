@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// One vector type for every instruction set: GCC/Clang vector extensions of SSLK_VECTOR_BYTES, set by CMake per variant.
+// Everything is in an anonymous namespace and uses no STL: a weak symbol compiled for AVX-512 must never win at link time.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+template <class T> struct VectorOf;
+template <> struct VectorOf<float> {
+    typedef float type __attribute__((vector_size(SSLK_VECTOR_BYTES)));
+    typedef int32_t bits __attribute__((vector_size(SSLK_VECTOR_BYTES)));
+};
+template <> struct VectorOf<double> {
+    typedef double type __attribute__((vector_size(SSLK_VECTOR_BYTES)));
+    typedef int64_t bits __attribute__((vector_size(SSLK_VECTOR_BYTES)));
+};
+template <class T> using Vector = typename VectorOf<T>::type;
+template <class T> constexpr int kLanes = SSLK_VECTOR_BYTES / int(sizeof(T));
+
+template <class T> inline Vector<T> load(const T *p) {
+    Vector<T> v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+template <class T> inline void store(T *p, Vector<T> v) { memcpy(p, &v, sizeof v); }
+template <class T> inline Vector<T> all(T x) { return Vector<T>{} + x; }
+// A NaN in b comes out, a NaN in a does not: the same as the hardware's max and min.
+template <class T> inline Vector<T> larger(Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_max_ps((__m512)a, (__m512)b);
+#endif
+    return a > b ? a : b;
+}
+template <class T> inline Vector<T> smaller(Vector<T> a, Vector<T> b) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_min_ps((__m512)a, (__m512)b);
+#endif
+    return a < b ? a : b;
+}
+template <class T> inline T sum(Vector<T> v) {
+    T s = 0;
+    for (int i = 0; i < kLanes<T>; ++i) s += v[i];
+    return s;
+}
+template <class T> inline T largest(Vector<T> v) {
+    T s = v[0];
+    for (int i = 1; i < kLanes<T>; ++i) s = v[i] > s ? v[i] : s;
+    return s;
+}
+template <class T> inline T smallest(Vector<T> v) {
+    T s = v[0];
+    for (int i = 1; i < kLanes<T>; ++i) s = v[i] < s ? v[i] : s;
+    return s;
+}
+
+// 2^u. Below -126 it is exactly zero (an excluded pair has u = -inf); NaN stays NaN. Relative error 1e-7.
+inline Vector<float> exp2v(Vector<float> u) {
+    const Vector<float> low = all<float>(-126.0f);
+    const Vector<float> clamped = larger<float>(low, u);
+#if defined(__AVX512F__)
+    const Vector<float> n = (Vector<float>)_mm512_roundscale_ps((__m512)clamped, 8);
+#else
+    const Vector<float> magic = all<float>(12582912.0f); // 1.5 * 2^23: adding it rounds to a whole number
+    const Vector<float> shifted = clamped + magic;
+    const Vector<float> n = shifted - magic;
+#endif
+    const Vector<float> f = clamped - n;
+    Vector<float> p = all<float>(0x1.41d334p-13f); // minimax on [-1/2, 1/2]
+    p = p * f + 0x1.5f456ap-10f;
+    p = p * f + 0x1.3b2dbcp-7f;
+    p = p * f + 0x1.c6aed4p-5f;
+    p = p * f + 0x1.ebfbdap-3f;
+    p = p * f + 0x1.62e430p-1f;
+    p = p * f + 1.0f;
+#if defined(__AVX512F__)
+    const __mmask16 kept = _mm512_cmp_ps_mask((__m512)u, (__m512)low, _CMP_NLT_UQ);
+    return (Vector<float>)_mm512_maskz_scalef_ps(kept, (__m512)p, (__m512)n);
+#else
+    typedef VectorOf<float>::bits Bits;
+    const Bits exponent = ((Bits)shifted << 23) + (Bits)all<float>(1.0f);
+    return u < low ? all<float>(0.0f) : p * (Vector<float>)exponent;
+#endif
+}
+inline Vector<double> exp2v(Vector<double> u) {
+    for (int i = 0; i < kLanes<double>; ++i) u[i] = u[i] < -1022.0 ? 0.0 : exp2(u[i]);
+    return u;
+}
+template <class T> inline T exp2s(T u) { return exp2v(all<T>(u))[0]; }
+
+// bfloat16 and float16 are moved as 16 raw bits.
+struct bf16 {
+    uint16_t bits;
+};
+struct f16 {
+    uint16_t bits;
+};
+inline float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+inline uint32_t to_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+template <class Acc> inline Acc widen(float x) { return x; }
+template <class Acc> inline Acc widen(double x) { return Acc(x); }
+template <class Acc> inline Acc widen(bf16 x) { return from_bits(uint32_t(x.bits) << 16); }
+template <class Acc> inline Acc widen(f16 x) {
+    const float magnitude = from_bits(uint32_t(x.bits & 0x7fff) << 13) * 0x1p112f;
+    const uint32_t infinite = magnitude >= 65536.0f ? 0x7f800000u : 0u; // the exponent of inf and NaN
+    return from_bits(to_bits(magnitude) | infinite | uint32_t(x.bits & 0x8000) << 16);
+}
+template <class Out> inline Out narrow(float x);
+template <> inline float narrow<float>(float x) { return x; }
+template <> inline double narrow<double>(float x) { return x; }
+template <> inline bf16 narrow<bf16>(float x) {
+    const uint32_t bits = to_bits(x);
+    if (x != x) return {uint16_t(bits >> 16 | 0x40)};
+    return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+template <> inline f16 narrow<f16>(float x) {
+    const uint32_t sign = to_bits(x) >> 16 & 0x8000;
+    const uint32_t bits = to_bits(x) & 0x7fffffff;
+    if (bits > 0x7f800000) return {uint16_t(sign | 0x7e00)};
+    if (bits >= 0x477ff000) return {uint16_t(sign | 0x7c00)}; // rounds to infinity
+    if (bits < 0x38800000) {                                  // subnormal: let the adder round
+        const float shifted = from_bits(bits) + 0.5f;
+        return {uint16_t(sign | (to_bits(shifted) - 0x3f000000))};
+    }
+    const uint32_t odd = bits >> 13 & 1;
+    return {uint16_t(sign | ((bits + 0xfff + odd - 0x38000000) >> 13))};
+}
+template <class Out> inline Out narrow(double x) { return narrow<Out>(float(x)); }
+template <> inline double narrow<double>(double x) { return x; }
+
+} // namespace

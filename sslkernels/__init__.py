@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fused kernels for self-supervised learning, as functions, modules and reference methods."""
+
+import torch  # noqa: F401  torch first: it brings the OpenMP runtime that _C then shares
+
+try:
+    from sslkernels import _C  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "sslkernels: the compiled module sslkernels._C is missing; install the package with `pip install .` "
+        "and run Python from outside the source folder (or with PYTHONSAFEPATH=1)."
+    ) from error
+
+from sslkernels import functional, losses
+from sslkernels.backends import info, use_backend
+from sslkernels.state import MemoryQueue
+
+__version__ = "0.1.0"
+
+__all__ = ["MemoryQueue", "__version__", "functional", "info", "losses", "use_backend"]

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an argument may be, and the sentence a user reads when it is something else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def shape_of(tensor: Tensor) -> str:
+    return str(tuple(tensor.shape))
+
+
+def check_rows(function: str, name: str, value: object) -> Tensor:
+    """A floating-point matrix of rows ``(N, D)`` with ``D >= 1``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a torch.Tensor of shape (N, D).")
+    if type(value).__name__ == "DTensor":
+        raise TypeError(f"{function}: {name} is a DTensor; pass its local shard, {name}.to_local(), and group=.")
+    if value.dim() != 2:
+        raise ValueError(
+            f"{function}: {name} has shape {shape_of(value)}; expected (N, D): rows are samples. Flatten the rest first."
+        )
+    if value.dtype not in DTYPES:
+        raise TypeError(
+            f"{function}: {name} has dtype {value.dtype}; accepted are float32, float64, bfloat16 and float16. "
+            f"Convert it with {name}.float()."
+        )
+    if value.shape[1] == 0:
+        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; rows need at least one feature.")
+    return value
+
+
+def check_alike(function: str, name: str, value: Tensor, other_name: str, other: Tensor, rows: bool) -> None:
+    """``value`` matches ``other`` in features, device and (outside autocast) dtype, and in rows where asked."""
+    if rows and value.shape[0] != other.shape[0]:
+        raise ValueError(
+            f"{function}: {other_name} has shape {shape_of(other)} and {name} {shape_of(value)}; "
+            "both need the same rows. Did one view lose a sample?"
+        )
+    if value.shape[1] != other.shape[1]:
+        raise ValueError(
+            f"{function}: {other_name} has shape {shape_of(other)} and {name} {shape_of(value)}; "
+            "both need the same number of features."
+        )
+    if value.device != other.device:
+        raise ValueError(
+            f"{function}: {other_name} is on {other.device} and {name} on {value.device}; move both to one device."
+        )
+    if value.dtype != other.dtype and not torch.is_autocast_enabled(value.device.type):
+        raise TypeError(
+            f"{function}: {other_name} has dtype {other.dtype} and {name} {value.dtype}; convert one of them."
+        )
+
+
+def check_scalar(function: str, name: str, value: object) -> None:
+    """A finite number or a one-element floating-point tensor."""
+    if isinstance(value, Tensor):
+        if value.numel() != 1 or not value.is_floating_point():
+            raise ValueError(
+                f"{function}: {name} is a tensor of shape {shape_of(value)} and dtype {value.dtype}; "
+                "pass a float or a floating-point tensor with one element."
+            )
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a float or a 0-dim tensor.")
+    elif value != value or value in (float("inf"), float("-inf")):
+        raise ValueError(f"{function}: {name} is {value}; pass a finite number.")
+
+
+def check_choice(function: str, name: str, value: object, accepted: tuple[str, ...]) -> None:
+    if value not in accepted:
+        raise ValueError(f"{function}: {name} is {value!r}; accepted are {', '.join(map(repr, accepted))}.")
+
+
+def check_temperature(function: str, value: object) -> None:
+    check_scalar(function, "temperature", value)
+    if not isinstance(value, Tensor) and value == 0:
+        raise ValueError(f"{function}: temperature is 0, which divides by zero; pass a non-zero number such as 0.1.")

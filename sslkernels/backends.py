@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backend runs an op, and why: the choice, its overrides, and the words that explain it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+
+from sslkernels import _C
+
+NAMES = ("reference", "cpu", "triton")
+_block_choice: ContextVar[str | None] = ContextVar("sslkernels_backend", default=None)
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """One sentence that says why backend ``name`` cannot run here, or None where it can."""
+    if name == "cpu" and device.type != "cpu":
+        return f"the cpu backend reads host memory and the tensors are on {device}."
+    if name == "triton":
+        if not _HAS_TRITON:
+            return "Triton is not installed; `pip install sslkernels[triton]` brings it."
+        if device.type != "cuda" and not (_INTERPRETED and device.type == "cpu"):
+            return f"Triton kernels need a CUDA device and the tensors are on {device}."
+        if dtype == torch.float64:
+            return "the Triton kernels accumulate in float32 and take no float64."
+    return None
+
+
+def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> str:
+    """The backend for tensors of ``dtype`` on ``device``.
+
+    The call's ``backend`` argument wins over ``use_backend``, which wins over ``SSLKERNELS_BACKEND``. A forced backend
+    that cannot run raises a ValueError with the reason; without one the fastest that can run is taken.
+    """
+    forced = backend or _block_choice.get() or os.environ.get("SSLKERNELS_BACKEND") or None
+    if forced is not None:
+        _check_name(forced)
+        reason = why_not(forced, device, dtype)
+        if reason is not None:
+            raise ValueError(f"backend {forced!r} cannot run: {reason} Accepted here: {', '.join(usable(device, dtype))}.")
+        return forced
+    if device.type == "cpu":
+        return "cpu"
+    return "triton" if why_not("triton", device, dtype) is None else "reference"
+
+
+def usable(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """The backends that can run for ``dtype`` on ``device``."""
+    return [name for name in NAMES if why_not(name, device, dtype) is None]
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run every op in this block on backend ``name`` ("reference", "cpu" or "triton").
+
+    >>> import torch, sslkernels as sk
+    >>> with sk.use_backend("reference"):
+    ...     loss = sk.functional.nt_xent(torch.eye(2), torch.eye(2))
+    """
+    _check_name(name)
+    token = _block_choice.set(name)
+    try:
+        yield
+    finally:
+        _block_choice.reset(token)
+
+
+def info() -> str:
+    """Versions, instruction set and backends; for each backend that is absent, why."""
+    from sslkernels import __version__
+
+    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    lines = [
+        f"sslkernels {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads",
+        f"instruction set: {_C.isa()} (this processor can run {', '.join(_C.available_isas())})",
+    ]
+    for name in NAMES:
+        on = torch.device("cpu") if name == "cpu" else device
+        lines.append(f"backend {name}: {why_not(name, on, torch.float32) or 'available'}")
+    return "\n".join(lines)
+
+
+def _check_name(name: str) -> None:
+    if name not in NAMES:
+        raise ValueError(f"backend is {name!r}; accepted are {', '.join(map(repr, NAMES))}.")

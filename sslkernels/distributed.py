@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of other ranks: how many there are, gathering them, and the gradient that goes back.
+
+``group`` is None (never communicates), "world" (every rank; nothing to do without a process group or with one
+process) or a ProcessGroup. Ranks may hold different numbers of rows: they are padded for the collective only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+GroupLike = dist.ProcessGroup | Literal["world"] | None
+
+
+@dataclass(frozen=True)
+class Shard:
+    """This rank's place among the rows of a group."""
+
+    group: dist.ProcessGroup
+    sizes: tuple[int, ...]
+    rank: int
+
+    @property
+    def ranks(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def rows(self) -> int:
+        return self.sizes[self.rank]
+
+    @property
+    def start(self) -> int:
+        return sum(self.sizes[: self.rank])
+
+    @property
+    def total(self) -> int:
+        return sum(self.sizes)
+
+
+def shard_of(x: Tensor, group: GroupLike) -> Shard | None:
+    """The shard that ``x (N, ...)`` is of ``group``, or None where there is one process. Costs one small collective.
+
+    Every rank must agree on whether ``x`` needs a gradient: the backward communicates too, and a rank that skipped it
+    would leave the others waiting.
+    """
+    resolved = _resolve(group)
+    if resolved is None:
+        return None
+    mine = torch.tensor([x.shape[0], int(x.requires_grad and torch.is_grad_enabled())], device=x.device)
+    everyone = mine.new_empty(dist.get_world_size(resolved) * 2)
+    _all_gather(everyone, mine, resolved)
+    facts = everyone.view(-1, 2).tolist()
+    if len({needs_grad for _, needs_grad in facts}) > 1:
+        raise ValueError(
+            f"group: ranks disagree on whether the rows need a gradient ({[bool(g) for _, g in facts]} by rank); "
+            "train or freeze the encoder on all of them."
+        )
+    return Shard(resolved, tuple(rows for rows, _ in facts), dist.get_rank(resolved))
+
+
+def gather_rows(x: Tensor, shard: Shard) -> Tensor:
+    """Rows of every rank in rank order; the backward sums over ranks what each sent back (a reduce-scatter)."""
+    return _GatherRows.apply(x, shard)
+
+
+def all_rows(x: Tensor, shard: Shard) -> Tensor:
+    """Rows of every rank in rank order, without a gradient."""
+    longest = max(shard.sizes)
+    padded = _padded(x.detach().contiguous(), longest)
+    gathered = x.new_empty((shard.ranks * longest, *x.shape[1:]))
+    _all_gather(gathered, padded, shard.group)
+    if len(set(shard.sizes)) == 1:
+        return gathered
+    return torch.cat([part[:size] for part, size in zip(gathered.split(longest), shard.sizes, strict=True)])
+
+
+class _GatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shard: Shard) -> Tensor:
+        ctx.shard = shard
+        return all_rows(x, shard)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        shard = ctx.shard
+        longest = max(shard.sizes)
+        parts = [_padded(part, longest) for part in grad.contiguous().split(shard.sizes)]
+        received = grad.new_empty((longest, *grad.shape[1:]))
+        _reduce_scatter(received, torch.cat(parts), shard.group)
+        return received[: shard.rows], None
+
+
+def _resolve(group: GroupLike) -> dist.ProcessGroup | None:
+    if group is None:
+        return None
+    if isinstance(group, str):
+        if group != "world":
+            raise ValueError(f"group is {group!r}; accepted are None, 'world' and a torch.distributed ProcessGroup.")
+        if not (dist.is_available() and dist.is_initialized()):
+            return None
+        group = dist.group.WORLD
+    elif not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"group is a {type(group).__name__}; accepted are None, 'world' and a ProcessGroup.")
+    return group if dist.get_world_size(group) > 1 else None
+
+
+def _padded(x: Tensor, rows: int) -> Tensor:
+    return x if x.shape[0] == rows else torch.cat([x, x.new_zeros((rows - x.shape[0], *x.shape[1:]))])
+
+
+def _all_gather(output: Tensor, value: Tensor, group: dist.ProcessGroup) -> None:
+    # torch 2.13 renames the tensor collectives and warns about the old names, which are all that 2.11 has.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(output, value, group=group)
+
+
+def _reduce_scatter(output: Tensor, value: Tensor, group: dist.ProcessGroup) -> None:
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    scatter(output, value, group=group)

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contrastive losses over `logsumexp_similarity`.
+
+A cross-entropy whose positive is one of its own logits is softplus(lse of the others - positive). Taking the positive
+out of the sum, rather than subtracting it from the whole, keeps the gradient of well-aligned pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_temperature, shape_of
+from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
+from sslkernels.ops.similarity import compute_dtype, logsumexp_similarity, row_dot, scale_tensor, unit_rows
+from sslkernels.ops.similarity.ranks import logsumexp_across_ranks
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def nt_xent(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    reduction: str = "mean",
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Normalised-temperature cross-entropy of SimCLR (Chen et al. 2020, eq. 1): the mean over 2N anchors.
+
+    Args:
+        z0, z1: two views ``(N, D)``, ``N >= 1``; row i of one is the positive of row i of the other.
+        temperature: non-zero number (negative is legal) or one-element tensor, which receives its gradient.
+        normalize: divide rows by ``max(norm, 1e-12)``.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for ``(2N,)``, z0's anchors first.
+        group: ranks whose rows are negatives too; the mean over ranks of the returned loss is the loss of the
+            concatenated batch. ``None`` never communicates; ``"world"`` is every rank. Ranks may hold different N.
+        backend: see `logsumexp_similarity`.
+
+    Returns:
+        0-dim float32 (float64 for float64 rows), or ``(2N,)``.
+
+    Cost: about ``4*(2N)^2*D`` operations forward and backward together, half of what a stored matrix takes, and
+    ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` holds for ``group=None``.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.nt_xent(torch.eye(4), torch.eye(4), temperature=0.5)
+    tensor(0.5938)
+    """
+    _check_pair("nt_xent", "z0", z0, "z1", z1)
+    check_temperature("nt_xent", temperature)
+    check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
+    n = z0.shape[0]
+    anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
+    scale = scale_tensor(1 / temperature, anchors)
+    shard = shard_of(anchors, group)
+    own = torch.arange(2 * n, device=anchors.device)
+    exclude = torch.stack((own, own.roll(n)), 1)
+    if shard is None:
+        others = logsumexp_similarity(anchors, None, scale, exclude=exclude, backend=backend)
+    else:
+        others = logsumexp_across_ranks(anchors, None, scale, exclude + shard.start, shard, backend)
+    positive = scale * row_dot(anchors, shift=n, backend=backend)
+    return _reduce(F.softplus(others - positive, threshold=40), reduction, shard)
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    *,
+    negatives: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+    symmetric: bool = False,
+    reduction: str = "mean",
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """InfoNCE (van den Oord et al. 2018): query i matches key i.
+
+    Args:
+        query, key: ``(N, D)``, ``N >= 1``.
+        negatives: a queue ``(M, D)``. With it, the negatives are its rows alone, as given (never normalised again,
+            never gathered): MoCo (He et al. 2020). Frozen negatives are not saved, so that the queue may be
+            overwritten before the backward. Without it, the other keys are the negatives.
+        temperature, normalize, reduction, backend: as in `nt_xent`; ``"none"`` gives ``(N,)``.
+        symmetric: average both directions (MoCo v3, CLIP); not with ``negatives``.
+        group: as in `nt_xent`; keys of other ranks are negatives.
+
+    Cost: ``6*N*M*D`` operations forward and backward (``4*N*M*D`` where the keys are frozen), ``O((N + M)*D)`` memory.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.info_nce(torch.eye(3), torch.eye(3), temperature=1.0)
+    tensor(0.5514)
+    """
+    _check_pair("info_nce", "query", query, "key", key)
+    check_temperature("info_nce", temperature)
+    check_choice("info_nce", "reduction", reduction, REDUCTIONS)
+    if negatives is not None:
+        if symmetric:
+            raise ValueError("info_nce: symmetric=True came with negatives; a queue has no opposite direction. Drop one.")
+        check_alike("info_nce", "negatives", check_rows("info_nce", "negatives", negatives), "query", query, rows=False)
+    if normalize:
+        query, key = unit_rows(query, backend=backend), unit_rows(key, backend=backend)
+    else:
+        query, key = query.to(compute_dtype(query)), key.to(compute_dtype(key))
+    scale = scale_tensor(1 / temperature, query)
+    if symmetric:
+        return _both_directions(query, key, scale, reduction, group, backend)
+    shard = shard_of(query, group)
+    positive = scale * row_dot(query, key, backend=backend)
+    if negatives is not None:
+        others = logsumexp_similarity(query, negatives.to(query.dtype), scale, backend=backend)
+    else:
+        own = torch.arange(query.shape[0], device=query.device)
+        keys = key if shard is None else gather_rows(key, shard)
+        own = own if shard is None else own + shard.start
+        others = logsumexp_similarity(query, keys, scale, exclude=own, backend=backend)
+    return _reduce(F.softplus(others - positive, threshold=40), reduction, shard)
+
+
+def clip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    logit_bias: float | Tensor | None = None,
+    *,
+    reduction: str = "mean",
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """CLIP's symmetric cross-entropy (Radford et al. 2021) of features that are already normalised.
+
+    Args:
+        image, text: ``(N, D)``, ``N >= 1``, used as given.
+        logit_scale: the factor itself (already exponentiated); number or one-element tensor of any shape.
+        logit_bias: accepted and without effect: a constant added to every logit cancels; its gradient is zero.
+        reduction: ``"none"`` gives ``(N,)``, the mean of both directions of each pair.
+        group, backend: as in `nt_xent`.
+
+    Cost: ``8*N^2*D`` operations forward and backward, ``O(N*D)`` memory.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.clip_loss(torch.eye(3), torch.eye(3), 1.0)
+    tensor(0.5514)
+    """
+    _check_pair("clip_loss", "image", image, "text", text)
+    check_scalar("clip_loss", "logit_scale", logit_scale)
+    check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
+    dtype = compute_dtype(image)
+    image, text = image.to(dtype), text.to(dtype)
+    loss = _both_directions(image, text, scale_tensor(logit_scale, image), reduction, group, backend)
+    if logit_bias is not None:
+        check_scalar("clip_loss", "logit_bias", logit_bias)
+        if isinstance(logit_bias, Tensor):
+            loss = loss + 0 * logit_bias.sum()
+    return loss
+
+
+def _both_directions(
+    x: Tensor, y: Tensor, scale: Tensor, reduction: str, group: GroupLike, backend: str | None
+) -> Tensor:
+    shard = shard_of(x, group)
+    own = torch.arange(x.shape[0], device=x.device)
+    if shard is None:
+        rows, columns = logsumexp_similarity(x, y, scale, exclude=own, dim="both", backend=backend)
+    else:
+        rows, columns = logsumexp_across_ranks(x, y, scale, (own + shard.start)[:, None], shard, backend)
+    positive = scale * row_dot(x, y, backend=backend)
+    losses = F.softplus(rows - positive, threshold=40) + F.softplus(columns - positive, threshold=40)
+    return _reduce(losses / 2, reduction, shard)
+
+
+def _reduce(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
+    """Under ranks the mean over ranks of what is returned is the whole batch's value, uneven shards included."""
+    if reduction == "none":
+        return losses
+    if shard is None:
+        return losses.mean() if reduction == "mean" else losses.sum()
+    total = losses.sum() * shard.ranks
+    return total / (losses.shape[0] * shard.total / shard.rows) if reduction == "mean" else total
+
+
+def _check_pair(function: str, name0: str, value0: Tensor, name1: str, value1: Tensor) -> None:
+    check_rows(function, name0, value0)
+    check_rows(function, name1, value1)
+    check_alike(function, name1, value1, name0, value0, rows=True)
+    if value0.shape[0] == 0:
+        raise ValueError(f"{function}: {name0} has shape {shape_of(value0)}; a loss needs at least one row.")

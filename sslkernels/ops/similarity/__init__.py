@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All-pairs similarity without the matrix: log-sum-exp over rows, unit rows, and row-wise dot products."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+from torch import Tensor
+
+from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, shape_of
+from sslkernels.backends import choose
+from sslkernels.ops.similarity.autograd import LogSumExpSimilarity, RowDot, UnitRows
+
+__all__ = ["compute_dtype", "logsumexp_similarity", "row_dot", "scale_tensor", "unit_rows"]
+
+
+@overload
+def logsumexp_similarity(
+    x: Tensor,
+    y: Tensor | None = ...,
+    scale: float | Tensor = ...,
+    *,
+    exclude: Tensor | None = ...,
+    dim: Literal["rows"] = ...,
+    backend: str | None = ...,
+) -> Tensor: ...
+@overload
+def logsumexp_similarity(
+    x: Tensor,
+    y: Tensor | None = ...,
+    scale: float | Tensor = ...,
+    *,
+    exclude: Tensor | None = ...,
+    dim: Literal["both"],
+    backend: str | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+def logsumexp_similarity(
+    x: Tensor,
+    y: Tensor | None = None,
+    scale: float | Tensor = 1.0,
+    *,
+    exclude: Tensor | None = None,
+    dim: Literal["rows", "both"] = "rows",
+    backend: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """``lse_i = log sum_j exp(scale * <x_i, y_j>)`` over the j that row i does not exclude; the matrix is never stored.
+
+    Args:
+        x: rows ``(N, D)``; float32, float64, bfloat16 or float16. Any row stride.
+        y: rows ``(M, D)`` of the same dtype; ``None`` means ``y = x``, the diagonal included.
+        scale: any real number, or a one-element tensor, which then receives its gradient.
+        exclude: int64 ``(N,)`` or ``(N, E)`` column indices that row i leaves out; -1 for none, repeats count once.
+        dim: ``"rows"``, or ``"both"`` for ``(rows (N,), columns (M,))`` from one pass, the same pairs left out of both.
+        backend: ``"reference"``, ``"cpu"`` or ``"triton"``; by default the fastest that can run.
+
+    Returns:
+        float32 ``(N,)`` (float64 for float64 rows). A row with nothing left is ``-inf`` with zero gradient.
+        A running maximum keeps it exact at any scale; NaN rows give NaN.
+
+    Raises:
+        ValueError, TypeError: shapes, dtypes or devices that do not match, an unknown backend.
+        IndexError: an excluded column outside ``[-1, M)``, checked on the CPU.
+
+    Cost: ``2*N*M*D`` operations forward and ``4*N*M*D`` to ``6*N*M*D`` backward (half for x with itself),
+    ``O((N + M) * D)`` bytes. Gradients are those of the textbook formula; a second derivative raises.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> x = torch.eye(3)
+    >>> SF.logsumexp_similarity(x, scale=2.0, exclude=torch.arange(3))
+    tensor([0.6931, 0.6931, 0.6931])
+    """
+    check_rows("logsumexp_similarity", "x", x)
+    if y is not None:
+        check_alike("logsumexp_similarity", "y", check_rows("logsumexp_similarity", "y", y), "x", x, rows=False)
+    check_scalar("logsumexp_similarity", "scale", scale)
+    check_choice("logsumexp_similarity", "dim", dim, ("rows", "both"))
+    keys = x if y is None else y
+    if exclude is not None:
+        exclude = _check_exclude(exclude, x, keys)
+    dtype = compute_dtype(x)
+    x, y = x.to(dtype), None if y is None else y.to(dtype)
+    name = choose(x.device, dtype, backend)
+    return LogSumExpSimilarity.apply(x, y, scale_tensor(scale, x), exclude, dim == "both", name)
+
+
+def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """Rows divided by ``max(norm, 1e-12)``, norms in float32; two parts come back stacked, z0 first.
+
+    Shapes ``(N, D)`` and ``(M, D)`` give ``(N + M, D)`` in the inputs' dtype (autocast's inside autocast).
+
+    >>> import torch
+    >>> from sslkernels.ops.similarity import unit_rows
+    >>> unit_rows(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
+    """
+    dtype = compute_dtype(z0)
+    if z1 is not None and z1.dtype != z0.dtype:
+        z1 = z1.to(z0.dtype)
+    return UnitRows.apply(z0, z1, dtype, choose(z0.device, z0.dtype, backend))
+
+
+def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str | None = None) -> Tensor:
+    """``<x_i, y_((i + shift) mod M)>`` in float32, ``(N,)``; ``y=None`` means ``y = x``. Needs ``N <= M``.
+
+    >>> import torch
+    >>> from sslkernels.ops.similarity import row_dot
+    >>> row_dot(torch.eye(2), torch.eye(2))
+    tensor([1., 1.])
+    """
+    return RowDot.apply(x, y, shift, choose(x.device, x.dtype, backend))
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype a matrix product of ``x`` would run in: autocast's, or its own."""
+    kind = x.device.type
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+def scale_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
+    """``scale`` as a 0-dim tensor in the dtype that ``like`` is reduced in; no host sync."""
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    if isinstance(scale, Tensor):
+        return scale.reshape(()).to(device=like.device, dtype=wide)
+    return torch.full((), scale, dtype=wide, device=like.device)
+
+
+def _check_exclude(exclude: Tensor, x: Tensor, keys: Tensor) -> Tensor:
+    if not isinstance(exclude, Tensor) or exclude.dtype != torch.int64:
+        came = exclude.dtype if isinstance(exclude, Tensor) else type(exclude).__name__
+        raise TypeError(f"logsumexp_similarity: exclude is {came}; pass an int64 tensor of column indices.")
+    if exclude.dim() not in (1, 2) or exclude.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"logsumexp_similarity: exclude has shape {shape_of(exclude)} and x {shape_of(x)}; "
+            "expected (N,) or (N, E) with one row of column indices per row of x."
+        )
+    if exclude.device != x.device:
+        raise ValueError(f"logsumexp_similarity: exclude is on {exclude.device} and x on {x.device}; move it there.")
+    if exclude.device.type == "cpu" and not torch.compiler.is_compiling() and exclude.numel():
+        low, high = (int(bound) for bound in exclude.aminmax())
+        if low < -1 or high >= keys.shape[0]:
+            raise IndexError(
+                f"logsumexp_similarity: exclude holds {low if low < -1 else high}; "
+                f"columns run from 0 to {keys.shape[0] - 1}, and -1 stands for none."
+            )
+    return exclude[:, None] if exclude.dim() == 1 else exclude

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The similarity family on the compiled C++ kernels: allocate, pass pointers, return."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels import _C
+
+_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def forward(
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, exclude = _rows(x), None if y is None else _rows(y), None if exclude is None else exclude.contiguous()
+    keys = x if y is None else y
+    n, m, d = x.shape[0], keys.shape[0], x.shape[1]
+    wide = _wide(x)
+    rows = torch.empty(n, dtype=wide)
+    column_sums = torch.empty(m if columns else 0, dtype=wide)
+    attended = torch.empty((n, d) if attend else (0,), dtype=wide)
+    _C.similarity_forward(
+        _CODES[x.dtype], x.data_ptr(), x.stride(0), n, 0 if y is None else y.data_ptr(), keys.stride(0), m, d,
+        float(scale), 0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
+        rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return rows, column_sums, attended
+
+
+def backward(
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    exclude: Tensor | None,
+    rows: Tensor | None,
+    rows_grad: Tensor | None,
+    cols: Tensor | None,
+    cols_grad: Tensor | None,
+    need_x: bool,
+    need_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, exclude = _rows(x), None if y is None else _rows(y), None if exclude is None else exclude.contiguous()
+    keys = x if y is None else y
+    dx = torch.empty(x.shape, dtype=x.dtype)
+    dy = torch.empty(keys.shape if need_y and y is not None else (0,), dtype=x.dtype)
+    dscale = torch.empty((), dtype=_wide(x))
+    _C.similarity_backward(
+        _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], 0 if y is None else y.data_ptr(), keys.stride(0),
+        keys.shape[0], x.shape[1], float(scale),
+        0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
+        _pointer(rows), _pointer(rows_grad), _pointer(cols), _pointer(cols_grad),
+        dx.data_ptr(), dy.data_ptr() if dy.numel() else 0, dscale.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return (dx if need_x else dx.new_empty(0)), dy, dscale
+
+
+def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    n0, d = z0.shape
+    n = n0 + (0 if z1 is None else z1.shape[0])
+    unit = torch.empty((n, d), dtype=dtype)
+    norms = torch.empty(n, dtype=_wide(z0))
+    for part, start in ((z0, 0), (z1, n0)):
+        if part is not None:
+            part = _rows(part)
+            _C.unit_rows_forward(
+                _CODES[part.dtype], part.data_ptr(), part.stride(0), part.shape[0], d, _CODES[dtype],
+                unit.data_ptr() + start * d * unit.element_size(), norms.data_ptr() + start * norms.element_size(),
+                torch.get_num_threads(),
+            )  # fmt: skip
+    return unit, norms
+
+
+def unit_rows_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    n, d = unit.shape
+    grad = _rows(grad)
+    parts = (torch.empty((n0, d), dtype=dtype), torch.empty((n - n0, d), dtype=dtype))
+    for part, start in zip(parts, (0, n0), strict=True):
+        _C.unit_rows_backward(
+            _CODES[unit.dtype], unit.data_ptr() + start * d * unit.element_size(),
+            norms.data_ptr() + start * norms.element_size(),
+            grad.data_ptr() + start * grad.stride(0) * grad.element_size(), grad.stride(0), part.shape[0], d,
+            _CODES[dtype], part.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+    return parts
+
+
+def row_dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
+    x, y = _rows(x), _rows(x if y is None else y)
+    out = torch.empty(x.shape[0], dtype=_wide(x))
+    _C.row_dot_forward(
+        _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[0], x.shape[1],
+        shift, out.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def row_dot_backward(
+    x: Tensor, y: Tensor | None, shift: int, grad: Tensor, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor]:
+    if y is None:  # every row gives to its partner and receives from the row that names it: both in one pass
+        return _scale_rows(x, x, grad, shift, -shift), x.new_empty(0)
+    dx = _scale_rows(x, y, grad, shift, None) if need_x else x.new_empty(0)
+    if not need_y:
+        return dx, x.new_empty(0)
+    if x.shape[0] == y.shape[0]:
+        return dx, _scale_rows(y, x, grad.roll(shift), -shift, None)
+    dy = torch.zeros(y.shape, dtype=y.dtype)
+    index = (torch.arange(x.shape[0]) + shift) % y.shape[0]
+    return dx, dy.index_copy_(0, index, _scale_rows(x, x, grad, 0, None))
+
+
+def _scale_rows(like: Tensor, y: Tensor, grad: Tensor, shift: int, also_shift: int | None) -> Tensor:
+    """grad_i * y_(i + shift), plus grad_(i + also_shift) * y_(i + also_shift)."""
+    y = _rows(y)
+    out = torch.empty(like.shape, dtype=like.dtype)
+    _C.scale_rows(
+        _CODES[y.dtype], y.data_ptr(), y.stride(0), y.shape[0], y.shape[1], shift, grad.data_ptr(),
+        int(also_shift is not None), also_shift or 0, like.shape[0], out.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Rows with unit stride inside; any stride, zero included, between them."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _pointer(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
