@@ -91,50 +91,44 @@ template <class P, class In> struct Tiles {
         pack_others<P, In>(others, i0, ci, d, other_rows);
         if (features && P::kPack > 1) pack_features<P, In>(others, i0, ci, d, other_features);
         memset(dirty, 0, sizeof dirty);
-        if (!exclusion.entries) return;
-        const int64_t E = exclusion.entries;
-        if (exclusion.by_owner)
-            for (int64_t k = 0; k < co * E; ++k) {
-                const int64_t m = exclusion.by_owner[o0 * E + k] - i0;
-                if (m >= 0 && m < ci) dirty[m / MR][k / E / NR] = true;
-            }
-        if (exclusion.by_other)
-            for (int64_t k = 0; k < ci * E; ++k) {
-                const int64_t n = exclusion.by_other[i0 * E + k] - o0;
-                if (n >= 0 && n < co) dirty[k / E / MR][n / NR] = true;
-            }
+        each_pair(exclusion.by_owner, o0, co, i0, ci, [this](int64_t n, int64_t m) { dirty[m / MR][n / NR] = true; });
+        each_pair(exclusion.by_other, i0, ci, o0, co, [this](int64_t m, int64_t n) { dirty[m / MR][n / NR] = true; });
+    }
+    // f(k, l) for every entry of rows first + k that names an index start + l within reach.
+    template <class F>
+    void each_pair(const int64_t *table, int64_t first, int64_t rows, int64_t start, int64_t reach, F f) const {
+        if (!table) return;
+        const int64_t E = exclusion.entries, *entry = table + first * E;
+        for (int64_t k = 0; k < rows; ++k)
+            for (int64_t e = 0; e < E; ++e, ++entry)
+                if (uint64_t(*entry - start) < uint64_t(reach)) f(k, *entry - start);
     }
     void tile(int64_t m0, int64_t n0, Acc *t) const {
         dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t);
         for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale2);
     }
-    bool whole(int64_t m0, int64_t n0) const {
-        return m0 + MR <= ci && n0 + NR <= co && !dirty[m0 / MR][n0 / NR];
-    }
-    // Two copies of a tile, -inf where the owner (own) or the other (oth) leaves the pair out or there is no row.
+    bool clean(int64_t m0, int64_t n0) const { return !dirty[m0 / MR][n0 / NR]; }
+    // A tile as its owners see it (own) and, unless null, as the others do (oth): -inf where that side leaves the pair
+    // out, or where there is no row.
     void masked(int64_t m0, int64_t n0, const Acc *t, Acc *own, Acc *oth) const {
         const Acc nothing = -Acc(INFINITY);
-        for (int m = 0; m < MR; ++m)
-            for (int n = 0; n < NR; ++n) {
-                const bool there = m0 + m < ci && n0 + n < co;
-                own[m * NR + n] = oth[m * NR + n] = there ? t[m * NR + n] : nothing;
-            }
-        if (!dirty[m0 / MR][n0 / NR]) return;
-        const int64_t E = exclusion.entries, rows = least(MR, ci - m0), lanes = least(NR, co - n0);
-        if (exclusion.by_owner)
-            for (int64_t k = 0; k < lanes * E; ++k) {
-                const int64_t m = exclusion.by_owner[(o0 + n0) * E + k] - i0 - m0, n = k / E;
-                if (m < 0 || m >= rows) continue;
-                own[m * NR + n] = nothing;
-                if (exclusion.shared) oth[m * NR + n] = nothing;
-            }
-        if (exclusion.by_other)
-            for (int64_t k = 0; k < rows * E; ++k) {
-                const int64_t n = exclusion.by_other[(i0 + m0) * E + k] - o0 - n0, m = k / E;
-                if (n < 0 || n >= lanes) continue;
-                oth[m * NR + n] = nothing;
-                if (exclusion.shared) own[m * NR + n] = nothing;
-            }
+        const int64_t rows = least(MR, ci - m0), lanes = least(NR, co - n0);
+        if (own != t) memcpy(own, t, MR * NR * sizeof(Acc));
+        for (int64_t m = rows; m < MR; ++m)
+            for (int n = 0; n < NR; ++n) own[m * NR + n] = nothing;
+        for (int64_t n = lanes; n < NR; ++n)
+            for (int m = 0; m < MR; ++m) own[m * NR + n] = nothing;
+        if (oth) memcpy(oth, own, MR * NR * sizeof(Acc));
+        if (clean(m0, n0)) return;
+        const bool shared = exclusion.shared;
+        each_pair(exclusion.by_owner, o0 + n0, lanes, i0 + m0, rows, [=](int64_t n, int64_t m) {
+            own[m * NR + n] = nothing;
+            if (oth && shared) oth[m * NR + n] = nothing;
+        });
+        each_pair(exclusion.by_other, i0 + m0, rows, o0 + n0, lanes, [=](int64_t m, int64_t n) {
+            if (oth) oth[m * NR + n] = nothing;
+            if (shared) own[m * NR + n] = nothing;
+        });
     }
 };
 
@@ -169,8 +163,8 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
                 this->tile(m0, n0, t);
                 Acc top, bottom;
                 range(t, top, bottom);
-                if (this->whole(m0, n0) && top - bottom < Acc(kSharedRange))
-                    shared(t, top, n0, both, strip_max, strip_sum);
+                if (this->clean(m0, n0) && top - bottom < Acc(kSharedRange))
+                    shared(t, top, m0, n0, both, strip_max, strip_sum);
                 else
                     apart(t, m0, n0, both, row_max, row_sum);
             }
@@ -191,15 +185,16 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
         top = largest<Acc>(high), bottom = smallest<Acc>(low);
     }
     // Every entry lies within 2^80 of the tile's maximum: one exponential serves its row and its column.
-    void shared(const Acc *t, Acc top, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum) {
-        Vector<Acc> columns[3] = {}, rows[P::MR];
-        for (int m = 0; m < MR; ++m) {
-            rows[m] = Vector<Acc>{};
+    void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum) {
+        Vector<Acc> columns[3] = {}, rows[P::MR] = {}, there[3];
+        for (int v = 0; v < 3; ++v)
+            for (int l = 0; l < L; ++l) there[v][l] = Acc(n0 + v * L + l < co);
+        const int valid = int(least(MR, ci - m0));
+        for (int m = 0; m < valid; ++m)
             for (int v = 0; v < 3; ++v) {
                 const Vector<Acc> e = exp2v(load(t + m * NR + v * L) - top);
-                columns[v] += e, rows[m] += e;
+                columns[v] += e * there[v], rows[m] += e * there[v];
             }
-        }
         Acc &maximum = shared_max[n0 / NR];
         Acc keep = 1, add = 1;
         rebase(maximum, top, keep, add);
@@ -222,7 +217,7 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
     }
     void apart(const Acc *t, int64_t m0, int64_t n0, bool both, Acc *row_max, Acc *row_sum) {
         Acc own[P::MR * P::NR], oth[P::MR * P::NR];
-        this->masked(m0, n0, t, own, oth);
+        this->masked(m0, n0, t, own, both ? oth : nullptr);
         for (int v = 0; v < NR; v += L) {
             const Vector<Acc> old = load(own_max + n0 + v);
             Vector<Acc> top = old;
@@ -267,14 +262,14 @@ template <class P, class In> struct Attend : Tiles<P, In> {
     }
     void meet(int64_t first, int64_t count, bool) {
         this->take_others(first, count);
-        Acc top[kBlock], total[kBlock] = {}, unused[P::MR * P::NR];
+        Acc top[kBlock], total[kBlock] = {};
         for (int n = 0; n < kBlock; ++n) top[n] = n < co ? owner_max[o0 + n] : Acc(kLowest);
         const int64_t strips = round_up(ci, MR), lanes = round_up(co, NR);
         for (int64_t m0 = 0; m0 < strips; m0 += MR)
             for (int64_t n0 = 0; n0 < lanes; n0 += NR) {
                 Acc t[P::MR * P::NR];
                 this->tile(m0, n0, t);
-                if (!this->whole(m0, n0)) this->masked(m0, n0, t, t, unused);
+                if (!this->clean(m0, n0) || m0 + MR > ci) this->masked(m0, n0, t, t, nullptr);
                 for (int m = 0; m < MR; ++m)
                     for (int v = 0; v < NR; v += L) {
                         const Vector<Acc> x = load(t + m * NR + v);
@@ -328,17 +323,15 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         if (finite && high == Acc(kLowest)) return; // no gradient arrives here
         const bool narrow_range = finite && high - low < Acc(kSharedRange);
         const Acc middle = narrow_range ? low + (high - low) / 2 : Acc(0);
-        Acc a[kBlock], b[kBlock];
-        weights(own, o0, co, middle, a);
-        weights(oth, i0, ci, middle, b);
+        Weights a(own, o0, co, middle), b(oth, i0, ci, middle);
         for (int64_t m0 = 0; m0 < ci; m0 += MR)
             for (int64_t n0 = 0; n0 < co; n0 += NR) {
                 Acc g[P::MR * P::NR];
                 this->tile(m0, n0, g);
-                if (narrow_range && this->whole(m0, n0))
-                    shared(g, middle, a + n0, b + m0);
+                if (narrow_range && this->clean(m0, n0))
+                    shared(g, middle, a.shifted + n0, b.shifted + m0);
                 else
-                    apart(g, m0, n0);
+                    apart(g, m0, n0, a, b);
                 P::keep(g, m0, n0, this->by_other, this->by_owner);
             }
         grad_block<P, true>(this->by_owner, co, (ci + P::kPack - 1) / P::kPack, this->other_features, this->d,
@@ -358,18 +351,18 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         }
         return finite;
     }
-    // grad * 2^(middle - lse)
-    static void weights(const Side<Acc> &side, int64_t first, int64_t count, Acc middle, Acc *out) {
-        for (int i = 0; i < kBlock; i += L) {
-            Acc lse[L], grad[L];
-            for (int l = 0; l < L; ++l) {
-                const bool there = side.lse && i + l < count;
-                lse[l] = there ? side.lse[first + i + l] : Acc(kNeutral);
-                grad[l] = there ? side.grad[first + i + l] : Acc(0);
+    // One block of a side; rows past its end are neutral. shifted = grad * 2^(middle - lse).
+    struct Weights {
+        Acc lse[kBlock], grad[kBlock], shifted[kBlock];
+        Weights(const Side<Acc> &side, int64_t first, int64_t count, Acc middle) {
+            for (int i = 0; i < kBlock; ++i) {
+                const bool there = side.lse && i < count;
+                lse[i] = there ? side.lse[first + i] : Acc(kNeutral);
+                grad[i] = there ? side.grad[first + i] : Acc(0);
             }
-            store(out + i, load(grad) * exp2v(all<Acc>(middle) - load(lse)));
+            for (int i = 0; i < kBlock; i += L) store(shifted + i, load(grad + i) * exp2v(middle - load(lse + i)));
         }
-    }
+    };
     static void shared(Acc *g, Acc middle, const Acc *a, const Acc *b) {
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L) {
@@ -378,23 +371,15 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
                 store(g + m * NR + v, e * (load(a + v) + b[m]));
             }
     }
-    void apart(Acc *g, int64_t m0, int64_t n0) const {
+    void apart(Acc *g, int64_t m0, int64_t n0, const Weights &a, const Weights &b) const {
         Acc mine[P::MR * P::NR], theirs[P::MR * P::NR];
         this->masked(m0, n0, g, mine, theirs);
         for (int m = 0; m < MR; ++m)
-            for (int n = 0; n < NR; ++n) {
-                const bool there = m0 + m < ci && n0 + n < co;
-                const int64_t i = there ? i0 + m0 + m : 0, o = there ? o0 + n0 + n : 0;
-                const int k = m * NR + n;
-                mine[k] = there && own.lse ? mine[k] - own.lse[o] : -Acc(INFINITY);
-                theirs[k] = there && oth.lse ? theirs[k] - oth.lse[i] : -Acc(INFINITY);
-            }
-        for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L) {
-                Acc ga[L], gb = m0 + m < ci && oth.lse ? oth.grad[i0 + m0 + m] : Acc(0);
-                for (int l = 0; l < L; ++l) ga[l] = n0 + v + l < co && own.lse ? own.grad[o0 + n0 + v + l] : Acc(0);
                 const int k = m * NR + v;
-                store(g + k, load(ga) * exp2v(load(mine + k)) + gb * exp2v(load(theirs + k)));
+                const Vector<Acc> own_weight = exp2v(load(mine + k) - load(a.lse + n0 + v));
+                const Vector<Acc> other_weight = exp2v(load(theirs + k) - b.lse[m0 + m]);
+                store(g + k, load(a.grad + n0 + v) * own_weight + b.grad[m0 + m] * other_weight);
             }
     }
 };
@@ -472,17 +457,38 @@ template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, in
     return {int(T), block};
 }
 
-struct Memory { // one allocation, freed on every way out
-    char *data;
-    explicit Memory(int64_t bytes) : data(static_cast<char *>(aligned_alloc(64, round_up(bytes + 64, 64)))) {}
-    ~Memory() { free(data); }
+// Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.
+constexpr int64_t kKeptBytes = 8 << 20;
+struct Scratch {
+    char *data = nullptr;
+    int64_t bytes = 0;
+    ~Scratch() { free(data); }
+};
+thread_local Scratch kept_scratch;
+
+struct Memory { // one allocation, cut into 64-byte aligned pieces
+    char *data = nullptr, *next = nullptr;
+    int64_t bytes;
+    explicit Memory(int64_t needed) : bytes(round_up(needed + 64, 64)) {
+        if (kept_scratch.bytes >= bytes) {
+            data = kept_scratch.data, bytes = kept_scratch.bytes;
+            kept_scratch.data = nullptr, kept_scratch.bytes = 0;
+        } else {
+            data = static_cast<char *>(aligned_alloc(64, bytes));
+        }
+        next = data;
+    }
+    ~Memory() {
+        const bool keep = data && bytes <= kKeptBytes && bytes > kept_scratch.bytes;
+        free(keep ? kept_scratch.data : data);
+        if (keep) kept_scratch.data = data, kept_scratch.bytes = bytes;
+    }
     Memory(const Memory &) = delete;
-    char *take(int64_t bytes) {
-        char *at = next ? next : data;
-        next = at + round_up(bytes, 64);
+    char *take(int64_t size) {
+        char *at = next;
+        next += round_up(size, 64);
         return at;
     }
-    char *next = nullptr;
 };
 
 template <class Acc> void fill(Acc *p, int64_t n, Acc x) {

@@ -22,8 +22,8 @@ template <class T> struct Wide {
 
     static SSLK_INLINE Vector<T> step(Vector<T> acc, T a, const T *b) { return acc + all<T>(a) * load<T>(b); }
 
-    template <class In> static Elem element(const In *row, int64_t k, int64_t d) {
-        return k < d ? widen<T>(row[k]) : T(0);
+    template <class In> static void elements(const In *row, int64_t k, int64_t count, int64_t, T *out) {
+        for (int64_t i = 0; i < count; ++i) out[i] = widen<T>(row[k + i]);
     }
     template <class In> static Elem across(const In *row, const In *, int64_t k) { return widen<T>(row[k]); }
     // One strip of weights into both layouts; with kPack = 1 they are the same buffer.
@@ -46,9 +46,10 @@ struct Pairs {
         memcpy(&lanes, b, sizeof lanes);
         return (Vector<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)lanes);
     }
-    static uint32_t element(const bf16 *row, int64_t k, int64_t d) {
-        const uint32_t low = row[2 * k].bits;
-        return 2 * k + 1 < d ? low | uint32_t(row[2 * k + 1].bits) << 16 : low;
+    static void elements(const bf16 *row, int64_t k, int64_t count, int64_t d, uint32_t *out) {
+        const bool odd = 2 * (k + count) > d; // the last element has no partner
+        memcpy(out, row + 2 * k, 4 * (count - odd));
+        if (odd) out[count - 1] = row[d - 1].bits;
     }
     static uint32_t across(const bf16 *row, const bf16 *next, int64_t k) {
         return row[k].bits | (next ? uint32_t(next[k].bits) << 16 : 0);
@@ -130,14 +131,17 @@ void grad_block(const typename P::Elem *g, int64_t rows, int64_t steps, const ty
 // Owners for dot_tile: [panel of NR owners][k][NR]; missing owners are zero.
 template <class P, class In>
 void pack_lanes(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
+    constexpr int kChunk = 16;
     const int64_t steps = (d + P::kPack - 1) / P::kPack;
     for (int64_t n0 = 0; n0 < count; n0 += P::NR, out += steps * P::NR)
-        for (int64_t k0 = 0; k0 < steps; k0 += 16)
-            for (int n = 0; n < P::NR; ++n) {
-                const In *in = n0 + n < count ? row<In>(rows, first + n0 + n) : nullptr;
-                const int64_t end = k0 + 16 < steps ? k0 + 16 : steps;
-                for (int64_t k = k0; k < end; ++k) out[k * P::NR + n] = in ? P::element(in, k, d) : 0;
-            }
+        for (int64_t k0 = 0; k0 < steps; k0 += kChunk) {
+            const int64_t width = steps - k0 < kChunk ? steps - k0 : kChunk;
+            typename P::Elem chunk[P::NR][kChunk] = {};
+            for (int n = 0; n < P::NR && n0 + n < count; ++n)
+                P::elements(row<In>(rows, first + n0 + n), k0, width, d, chunk[n]);
+            for (int64_t k = 0; k < width; ++k)
+                for (int n = 0; n < P::NR; ++n) out[(k0 + k) * P::NR + n] = chunk[n][k];
+        }
 }
 
 // Others for dot_tile: [panel of NR steps][row][NR]; rows up to a multiple of MR are zero.
@@ -146,11 +150,12 @@ void pack_others(const Rows &rows, int64_t first, int64_t count, int64_t d, type
     const int64_t steps = (d + P::kPack - 1) / P::kPack, padded = (count + P::MR - 1) / P::MR * P::MR;
     for (int64_t k0 = 0; k0 < steps; k0 += P::NR, out += kBlock * P::NR) {
         const int64_t width = steps - k0 < P::NR ? steps - k0 : P::NR;
-        for (int64_t r = 0; r < padded; ++r) {
-            const In *in = r < count ? row<In>(rows, first + r) : nullptr;
-            for (int64_t k = 0; k < P::NR; ++k)
-                out[r * P::NR + k] = in && k < width ? P::element(in, k0 + k, d) : 0;
+        for (int64_t r = 0; r < count; ++r) {
+            typename P::Elem *to = out + r * P::NR;
+            P::elements(row<In>(rows, first + r), k0, width, d, to);
+            for (int64_t k = width; k < P::NR; ++k) to[k] = 0;
         }
+        memset(out + count * P::NR, 0, (padded - count) * P::NR * sizeof(typename P::Elem));
     }
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_temperature, shape_of
 from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
-from sslkernels.ops.similarity import compute_dtype, logsumexp_similarity, row_dot, scale_tensor, unit_rows
+from sslkernels.ops.similarity import checked_logsumexp, compute_dtype, row_dot, scale_tensor, unit_rows
 from sslkernels.ops.similarity.ranks import logsumexp_across_ranks
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -61,7 +61,7 @@ def nt_xent(
     own = torch.arange(2 * n, device=anchors.device)
     exclude = torch.stack((own, own.roll(n)), 1)
     if shard is None:
-        others = logsumexp_similarity(anchors, None, scale, exclude=exclude, backend=backend)
+        others = checked_logsumexp(anchors, None, scale, exclude, False, backend)
     else:
         others = logsumexp_across_ranks(anchors, None, scale, exclude + shard.start, shard, backend)
     positive = scale * row_dot(anchors, shift=n, backend=backend)
@@ -115,12 +115,12 @@ def info_nce(
     shard = shard_of(query, group)
     positive = scale * row_dot(query, key, backend=backend)
     if negatives is not None:
-        others = logsumexp_similarity(query, negatives.to(query.dtype), scale, backend=backend)
+        others = checked_logsumexp(query, negatives.to(query.dtype), scale, None, False, backend)
     else:
         own = torch.arange(query.shape[0], device=query.device)
         keys = key if shard is None else gather_rows(key, shard)
         own = own if shard is None else own + shard.start
-        others = logsumexp_similarity(query, keys, scale, exclude=own, backend=backend)
+        others = checked_logsumexp(query, keys, scale, own[:, None], False, backend)
     return _reduce(F.softplus(others - positive, threshold=40), reduction, shard)
 
 
@@ -169,7 +169,7 @@ def _both_directions(
     shard = shard_of(x, group)
     own = torch.arange(x.shape[0], device=x.device)
     if shard is None:
-        rows, columns = logsumexp_similarity(x, y, scale, exclude=own, dim="both", backend=backend)
+        rows, columns = checked_logsumexp(x, y, scale, own[:, None], True, backend)
     else:
         rows, columns = logsumexp_across_ranks(x, y, scale, (own + shard.start)[:, None], shard, backend)
     positive = scale * row_dot(x, y, backend=backend)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from sslkernels.arguments import check_alike, check_choice, check_rows, check_sc
 from sslkernels.backends import choose
 from sslkernels.ops.similarity.autograd import LogSumExpSimilarity, RowDot, UnitRows
 
-__all__ = ["compute_dtype", "logsumexp_similarity", "row_dot", "scale_tensor", "unit_rows"]
+__all__ = ["checked_logsumexp", "compute_dtype", "logsumexp_similarity", "row_dot", "scale_tensor", "unit_rows"]
 
 
 @overload
@@ -81,8 +81,14 @@ def logsumexp_similarity(
         exclude = _check_exclude(exclude, x, keys)
     dtype = compute_dtype(x)
     x, y = x.to(dtype), None if y is None else y.to(dtype)
-    name = choose(x.device, dtype, backend)
-    return LogSumExpSimilarity.apply(x, y, scale_tensor(scale, x), exclude, dim == "both", name)
+    return checked_logsumexp(x, y, scale_tensor(scale, x), exclude, dim == "both", backend)
+
+
+def checked_logsumexp(
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, backend: str | None
+) -> Any:
+    """`logsumexp_similarity` of arguments known to be right: one dtype and device, 0-dim scale, exclude ``(N, E)``."""
+    return LogSumExpSimilarity.apply(x, y, scale, exclude, columns, choose(x.device, x.dtype, backend))
 
 
 def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = None) -> Tensor:
