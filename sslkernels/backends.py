@@ -7,14 +7,14 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 import torch
 
 from sslkernels import _C
 
 NAMES = ("reference", "cpu", "triton")
-_block_choice: ContextVar[str | None] = ContextVar("sslkernels_backend", default=None)
+# A plain global, as torch's own defaults are: torch.compile guards on it, on a ContextVar it cannot.
+_block_choice: str | None = None
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -39,7 +39,7 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
     The call's ``backend`` argument wins over ``use_backend``, which wins over ``SSLKERNELS_BACKEND``. A forced backend
     that cannot run raises a ValueError with the reason; without one the fastest that can run is taken.
     """
-    forced = backend or _block_choice.get() or os.environ.get("SSLKERNELS_BACKEND") or None
+    forced = backend or _block_choice or os.environ.get("SSLKERNELS_BACKEND") or None
     if forced is not None:
         _check_name(forced)
         reason = why_not(forced, device, dtype)
@@ -58,18 +58,21 @@ def usable(device: torch.device, dtype: torch.dtype) -> list[str]:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op in this block on backend ``name`` ("reference", "cpu" or "triton").
+    """Run every op in this block on backend ``name`` ("reference", "cpu" or "triton"), in every thread.
+
+    A compiled function recompiles when the choice has changed; the environment variable it reads once, when traced.
 
     >>> import torch, sslkernels as sk
     >>> with sk.use_backend("reference"):
     ...     loss = sk.functional.nt_xent(torch.eye(2), torch.eye(2))
     """
+    global _block_choice
     _check_name(name)
-    token = _block_choice.set(name)
+    outer, _block_choice = _block_choice, name
     try:
         yield
     finally:
-        _block_choice.reset(token)
+        _block_choice = outer
 
 
 def info() -> str:

@@ -5,6 +5,6 @@
 #include <vector>
 
 namespace sslkernels {
-const Kernels &kernels();                // the variant in use
+const Kernels &kernels();                  // the variant in use
 std::vector<std::string> available_isas(); // what this processor can run, slowest first
 } // namespace sslkernels

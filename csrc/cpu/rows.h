@@ -37,7 +37,7 @@ template <class Acc, class A, class B> inline Acc dot(const A *a, const B *b, in
 
 template <class In, class Out, class Acc>
 void unit_rows_forward_typed(Rows z, int64_t d, void *unit, void *norms, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads_for(z.count * d, threads))
+#pragma omp parallel for schedule(static) num_threads(threads_for(z.count *d, threads))
     for (int64_t i = 0; i < z.count; ++i) {
         const In *in = row<In>(z, i);
         Out *out = static_cast<Out *>(unit) + i * d;
@@ -61,7 +61,7 @@ void unit_rows_forward_typed(Rows z, int64_t d, void *unit, void *norms, int thr
 
 template <class In, class Out, class Acc>
 void unit_rows_backward_typed(const void *unit, const void *norms, Rows grad, int64_t d, void *dz, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads_for(grad.count * d, threads))
+#pragma omp parallel for schedule(static) num_threads(threads_for(grad.count *d, threads))
     for (int64_t i = 0; i < grad.count; ++i) {
         const In *u = static_cast<const In *>(unit) + i * d;
         const In *g = row<In>(grad, i);
@@ -74,9 +74,8 @@ void unit_rows_backward_typed(const void *unit, const void *norms, Rows grad, in
     }
 }
 
-template <class In, class Acc>
-void row_dot_typed(Rows x, Rows y, int64_t d, int64_t shift, void *out, int threads) {
-#pragma omp parallel for schedule(static) num_threads(threads_for(x.count * d, threads))
+template <class In, class Acc> void row_dot_typed(Rows x, Rows y, int64_t d, int64_t shift, void *out, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads_for(x.count *d, threads))
     for (int64_t i = 0; i < x.count; ++i)
         static_cast<Acc *>(out)[i] = dot<Acc>(row<In>(x, i), row<In>(y, wrap(i + shift, y.count)), d);
 }
@@ -85,7 +84,7 @@ template <class In, class Acc>
 void scale_rows_typed(Rows y, int64_t d, int64_t shift, const void *grad, bool also, int64_t also_shift, int64_t n,
                       void *out, int threads) {
     const Acc *g = static_cast<const Acc *>(grad);
-#pragma omp parallel for schedule(static) num_threads(threads_for(n * d, threads))
+#pragma omp parallel for schedule(static) num_threads(threads_for(n *d, threads))
     for (int64_t i = 0; i < n; ++i) {
         In *o = static_cast<In *>(out) + i * d;
         const In *a = row<In>(y, wrap(i + shift, y.count));
@@ -94,8 +93,7 @@ void scale_rows_typed(Rows y, int64_t d, int64_t shift, const void *grad, bool a
             const int64_t j = wrap(i + also_shift, n);
             const In *b = row<In>(y, wrap(i + also_shift, y.count));
             const Acc gb = g[j];
-            for (int64_t k = 0; k < d; ++k)
-                o[k] = narrow<In>(Acc(ga * widen<Acc>(a[k]) + gb * widen<Acc>(b[k])));
+            for (int64_t k = 0; k < d; ++k) o[k] = narrow<In>(Acc(ga * widen<Acc>(a[k]) + gb * widen<Acc>(b[k])));
         } else {
             for (int64_t k = 0; k < d; ++k) o[k] = narrow<In>(Acc(ga * widen<Acc>(a[k])));
         }

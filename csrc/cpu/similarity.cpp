@@ -412,7 +412,8 @@ template <class W> void triangle(W &w, Blocks o, int64_t begin, int64_t end) {
 }
 enum class Meeting { kOneSide, kBothSides, kItself };
 
-template <class W> void run(const W &job, Meeting meeting, Blocks o, Blocks i, int threads, char *memory, int64_t each) {
+template <class W>
+void run(const W &job, Meeting meeting, Blocks o, Blocks i, int threads, char *memory, int64_t each) {
 #pragma omp parallel num_threads(threads)
     {
         const int t = omp_get_thread_num(), T = omp_get_num_threads();
@@ -501,15 +502,12 @@ template <class Acc> void finish_lse(const Acc *top, const Acc *total, int64_t n
             total[i] == 0 ? -Acc(INFINITY) : Acc((double(top[i]) + log2(double(total[i]))) * kLn2);
 }
 
-template <class P, class In>
-bool forward_typed(const Similarity &s, void *rows, void *columns, void *attended) {
+template <class P, class In> bool forward_typed(const Similarity &s, void *rows, void *columns, void *attended) {
     using Acc = typename P::Acc;
     const bool self = !s.y.data;
     const Rows y = self ? s.x : s.y;
     const int64_t n = s.x.count, m = y.count;
-    const Meeting meeting = self && !columns ? Meeting::kItself
-                            : columns        ? Meeting::kBothSides
-                                             : Meeting::kOneSide;
+    const Meeting meeting = self && !columns ? Meeting::kItself : columns ? Meeting::kBothSides : Meeting::kOneSide;
     const Plan p = plan<P>(meeting, n, m, s.d, s.threads);
     const bool attend = attended;
     const int64_t each = round_up(Tiles<P, In>::bytes(s.d, attend), 64), ld = round_up(s.d, kLanes<Acc>);
@@ -535,8 +533,8 @@ bool forward_typed(const Similarity &s, void *rows, void *columns, void *attende
         Attend<P, In> job{};
         set(job);
         job.logits = reinterpret_cast<Acc *>(memory.take(p.threads * kBlock * kBlock * int64_t(sizeof(Acc))));
-        job.attended = direct ? static_cast<Acc *>(attended)
-                              : reinterpret_cast<Acc *>(memory.take(n * ld * int64_t(sizeof(Acc))));
+        job.attended =
+            direct ? static_cast<Acc *>(attended) : reinterpret_cast<Acc *>(memory.take(n * ld * int64_t(sizeof(Acc))));
         job.ld = ld;
         memset(job.attended, 0, n * ld * sizeof(Acc));
         run(job, meeting, o, i, p.threads, scratch, each);
@@ -575,7 +573,7 @@ template <class In, class Acc>
 double finish_gradient(const Rows &x, const Acc *moved, int64_t ld, int64_t d, double scale, void *out, int threads) {
     constexpr int kParts = 64; // a fixed split keeps the sum's order whatever the thread count
     double parts[kParts] = {};
-#pragma omp parallel for schedule(static) num_threads(threads_for(x.count * d, threads))
+#pragma omp parallel for schedule(static) num_threads(threads_for(x.count *d, threads))
     for (int part = 0; part < kParts; ++part)
         for (int64_t i = x.count * part / kParts; i < x.count * (part + 1) / kParts; ++i) {
             const In *in = row<In>(x, i);
@@ -620,8 +618,7 @@ template <class P, class In> bool backward_typed(const Similarity &s, const Simi
     job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
     job.features = true;
     run(job, meeting, Blocks{owners.count, p.block}, Blocks{others.count, p.block}, p.threads, scratch, each);
-    const double total =
-        finish_gradient<In, Acc>(owners, job.own.moved, ld, s.d, s.scale, owner_out, s.threads);
+    const double total = finish_gradient<In, Acc>(owners, job.own.moved, ld, s.d, s.scale, owner_out, s.threads);
     if (both) finish_gradient<In, Acc>(others, job.oth.moved, ld, s.d, s.scale, grad.dy, s.threads);
     *static_cast<Acc *>(grad.dscale) = Acc(self ? total / 2 : total);
     return true;

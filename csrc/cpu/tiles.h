@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Register tiles: MR rows by three vectors of lanes, accumulated over k.
 //   dot_tile    S[m][n] = sum_k other[m][k] * owner[n][k]     owners in lanes, packed k-major
-//   grad_strip  C[m][:] += sum_k G[m][k] * rows[k][:]         G is the weight tile, rows packed in panels of NR features
+//   grad_strip  C[m][:] += sum_k G[m][k] * rows[k][:]         G is the weight tile, rows packed in panels of NR
+//   features
 // A policy names the element: Wide<T> multiplies in T; Pairs multiplies two bfloat16 at a time into fp32.
 // Per step of k a tile loads 3 vectors, broadcasts MR elements and does 3*MR multiply-adds: bound by the FMA units.
 #pragma once
@@ -62,8 +63,8 @@ struct Pairs {
                 const __m256i high = (__m256i)_mm512_cvtneps_pbh((__m512)load(g + (r + 1) * NR + v));
                 memcpy(rows + (m + r) * kBlock + n + v, &low, 32);
                 memcpy(rows + (m + r + 1) * kBlock + n + v, &high, 32);
-                const __m512i pair = _mm512_or_si512(_mm512_cvtepu16_epi32(low),
-                                                     _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+                const __m512i pair =
+                    _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
                 memcpy(by_owner + (m + r) / 2 * kBlock + n + v, &pair, 64);
             }
     }
@@ -83,8 +84,7 @@ SSLK_INLINE void multiply(const typename P::Elem *a, int64_t am, int64_t ak, con
 
 // a: MR rows of the packed others, `panel` elements from one panel of NR steps to the next.
 template <class P>
-void dot_tile(const typename P::Elem *a, int64_t panel, const typename P::Elem *b, int64_t steps,
-              typename P::Acc *s) {
+void dot_tile(const typename P::Elem *a, int64_t panel, const typename P::Elem *b, int64_t steps, typename P::Acc *s) {
     using Acc = typename P::Acc;
     Vector<Acc> acc[P::MR][3] = {};
     for (int64_t k = 0; k < steps; k += P::NR, a += panel)
@@ -109,8 +109,8 @@ SSLK_INLINE void grad_strip(const typename P::Elem *a, int64_t am, int64_t ak, c
 
 // C[rows][features] += G * packed rows. ByOwner walks the weights down their columns: owners' gradient.
 template <class P, bool ByOwner>
-void grad_block(const typename P::Elem *g, int64_t rows, int64_t steps, const typename P::Elem *packed, int64_t features,
-                typename P::Acc *c, int64_t ldc) {
+void grad_block(const typename P::Elem *g, int64_t rows, int64_t steps, const typename P::Elem *packed,
+                int64_t features, typename P::Acc *c, int64_t ldc) {
     constexpr int64_t am = ByOwner ? 1 : kBlock / P::kPack, ak = ByOwner ? kBlock : 1;
     constexpr int lanes = kLanes<typename P::Acc>;
     for (int64_t f = 0; f < features; f += P::NR, packed += kBlock / P::kPack * P::NR) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vector type for every instruction set: GCC/Clang vector extensions of SSLK_VECTOR_BYTES, set by CMake per variant.
-// Everything is in an anonymous namespace and uses no STL: a weak symbol compiled for AVX-512 must never win at link time.
+// One vector type for every instruction set: GCC/Clang vector extensions of SSLK_VECTOR_BYTES, set by CMake per
+// variant. Everything is in an anonymous namespace and uses no STL: a weak symbol compiled for AVX-512 must never win
+// at link time.
 #pragma once
 #include <math.h>
 #include <stdint.h>
