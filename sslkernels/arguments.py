@@ -21,7 +21,7 @@ def check_rows(function: str, name: str, value: object) -> Tensor:
         raise TypeError(f"{function}: {name} is a DTensor; pass its local shard, {name}.to_local(), and group=.")
     if value.dim() != 2:
         raise ValueError(
-            f"{function}: {name} has shape {shape_of(value)}; expected (N, D): rows are samples. Flatten the rest first."
+            f"{function}: {name} has shape {shape_of(value)}; expected (N, D), rows are samples; flatten the rest."
         )
     if value.dtype not in DTYPES:
         raise TypeError(

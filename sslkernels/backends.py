@@ -44,7 +44,8 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
         _check_name(forced)
         reason = why_not(forced, device, dtype)
         if reason is not None:
-            raise ValueError(f"backend {forced!r} cannot run: {reason} Accepted here: {', '.join(usable(device, dtype))}.")
+            accepted = ", ".join(usable(device, dtype))
+            raise ValueError(f"backend {forced!r} cannot run: {reason} Accepted here: {accepted}.")
         return forced
     if device.type == "cpu":
         return "cpu"

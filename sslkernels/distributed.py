@@ -8,14 +8,14 @@ process) or a ProcessGroup. Ranks may hold different numbers of rows: they are p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-GroupLike = dist.ProcessGroup | Literal["world"] | None
+GroupLike: TypeAlias = "dist.ProcessGroup | Literal['world'] | None"
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,30 @@ class Shard:
         return sum(self.sizes)
 
 
-def shard_of(x: Tensor, group: GroupLike) -> Shard | None:
-    """The shard that ``x (N, ...)`` is of ``group``, or None where there is one process. Costs one small collective.
+def shard_of(group: GroupLike, x: Tensor, *others: Tensor) -> Shard | None:
+    """The shard that ``x (N, D)`` is of ``group``, or None where there is one process. Costs one small collective.
 
-    Every rank must agree on whether ``x`` needs a gradient: the backward communicates too, and a rank that skipped it
-    would leave the others waiting.
+    Every rank must agree on D and on which of ``x`` and ``others`` need a gradient: the backward communicates too, and
+    a rank that skipped it would leave the others waiting.
     """
     resolved = _resolve(group)
     if resolved is None:
         return None
-    mine = torch.tensor([x.shape[0], int(x.requires_grad and torch.is_grad_enabled())], device=x.device)
-    everyone = mine.new_empty(dist.get_world_size(resolved) * 2)
+    needs = [int(tensor.requires_grad and torch.is_grad_enabled()) for tensor in (x, *others)]
+    mine = torch.tensor([*x.shape, *needs], device=x.device)
+    everyone = mine.new_empty(dist.get_world_size(resolved) * len(mine))
     _all_gather(everyone, mine, resolved)
-    facts = everyone.view(-1, 2).tolist()
-    if len({needs_grad for _, needs_grad in facts}) > 1:
+    facts = everyone.view(-1, len(mine)).tolist()
+    features = [fact[1] for fact in facts]
+    if len(set(features)) > 1:
+        raise ValueError(f"group: ranks hold rows of {features} features; every rank must pass the same number.")
+    needed = [tuple(map(bool, fact[2:])) for fact in facts]
+    if len(set(needed)) > 1:
         raise ValueError(
-            f"group: ranks disagree on whether the rows need a gradient ({[bool(g) for _, g in facts]} by rank); "
-            "train or freeze the encoder on all of them."
+            f"group: ranks disagree on which inputs need a gradient ({needed} by rank); "
+            "train or freeze the same modules on all of them."
         )
-    return Shard(resolved, tuple(rows for rows, _ in facts), dist.get_rank(resolved))
+    return Shard(resolved, tuple(fact[0] for fact in facts), dist.get_rank(resolved))
 
 
 def gather_rows(x: Tensor, shard: Shard) -> Tensor:

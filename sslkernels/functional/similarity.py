@@ -57,7 +57,7 @@ def nt_xent(
     n = z0.shape[0]
     anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
     scale = scale_tensor(1 / temperature, anchors)
-    shard = shard_of(anchors, group)
+    shard = shard_of(group, anchors, scale)
     own = torch.arange(2 * n, device=anchors.device)
     exclude = torch.stack((own, own.roll(n)), 1)
     if shard is None:
@@ -103,7 +103,9 @@ def info_nce(
     check_choice("info_nce", "reduction", reduction, REDUCTIONS)
     if negatives is not None:
         if symmetric:
-            raise ValueError("info_nce: symmetric=True came with negatives; a queue has no opposite direction. Drop one.")
+            raise ValueError(
+                "info_nce: symmetric=True came with negatives, and a queue has no opposite direction; drop one."
+            )
         check_alike("info_nce", "negatives", check_rows("info_nce", "negatives", negatives), "query", query, rows=False)
     if normalize:
         query, key = unit_rows(query, backend=backend), unit_rows(key, backend=backend)
@@ -112,7 +114,7 @@ def info_nce(
     scale = scale_tensor(1 / temperature, query)
     if symmetric:
         return _both_directions(query, key, scale, reduction, group, backend)
-    shard = shard_of(query, group)
+    shard = shard_of(group, query, key, scale)
     positive = scale * row_dot(query, key, backend=backend)
     if negatives is not None:
         others = checked_logsumexp(query, negatives.to(query.dtype), scale, None, False, backend)
@@ -166,7 +168,7 @@ def clip_loss(
 def _both_directions(
     x: Tensor, y: Tensor, scale: Tensor, reduction: str, group: GroupLike, backend: str | None
 ) -> Tensor:
-    shard = shard_of(x, group)
+    shard = shard_of(group, x, y, scale)
     own = torch.arange(x.shape[0], device=x.device)
     if shard is None:
         rows, columns = checked_logsumexp(x, y, scale, own[:, None], True, backend)

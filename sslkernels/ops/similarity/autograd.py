@@ -234,9 +234,7 @@ def _self_backward_of_both(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """x with itself, rows and columns: the same matrix twice, so x is passed on both sides and the two are added."""
-    dx, dy, dscale = similarity_backward(
-        x, x, scale, exclude, rows, rows_grad, cols, cols_grad, True, True, backend
-    )
+    dx, dy, dscale = similarity_backward(x, x, scale, exclude, rows, rows_grad, cols, cols_grad, True, True, backend)
     return dx + dy, dscale.to(scale.dtype)
 
 

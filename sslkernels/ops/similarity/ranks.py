@@ -27,9 +27,9 @@ def logsumexp_across_ranks(
     ``exclude`` holds global columns and must leave out symmetric pairs, as own rows and positives are.
     """
     name = choose(x.device, x.dtype, backend)
-    return _SelfAcrossRanks.apply(x, scale, exclude, shard, name) if y is None else _PairAcrossRanks.apply(
-        x, y, scale, exclude, shard, name
-    )
+    if y is None:
+        return _SelfAcrossRanks.apply(x, scale, exclude, shard, name)
+    return _PairAcrossRanks.apply(x, y, scale, exclude, shard, name)
 
 
 class _SelfAcrossRanks(torch.autograd.Function):
@@ -72,22 +72,17 @@ class _PairAcrossRanks(torch.autograd.Function):
         rows_grad, columns_grad = rows_grad.contiguous(), columns_grad.contiguous()
         everyones_rows = _everyone(rows, rows_grad, ctx.shard)
         everyones_columns = _everyone(columns, columns_grad, ctx.shard)
-        dx, _, dscale = similarity_backward(
-            x, all_y, scale, exclude, rows, rows_grad, *everyones_columns, True, False, ctx.backend
-        )
-        dy = None
-        if ctx.needs_input_grad[1]:
+        need_x, need_y, need_scale = ctx.needs_input_grad[:3]
+        dx = dy = dscale = None
+        if need_x or need_scale:
+            dx, _, dscale = similarity_backward(
+                x, all_y, scale, exclude, rows, rows_grad, *everyones_columns, True, False, ctx.backend
+            )
+        if need_y:
             dy, _, _ = similarity_backward(
                 y, all_x, scale, exclude, columns, columns_grad, *everyones_rows, True, False, ctx.backend
             )
-        return (
-            dx if ctx.needs_input_grad[0] else None,
-            dy,
-            dscale if ctx.needs_input_grad[2] else None,
-            None,
-            None,
-            None,
-        )
+        return dx if need_x else None, dy, dscale if need_scale else None, None, None, None
 
 
 def _everyone(lse: Tensor, grad: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
