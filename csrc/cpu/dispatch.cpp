@@ -6,6 +6,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#ifdef SSLK_HAVE_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace sslkernels {
 
@@ -16,6 +20,9 @@ extern const Kernels kernels_avx2, kernels_avx512;
 #ifdef SSLK_HAVE_AVX512BF16
 extern const Kernels kernels_avx512bf16;
 #endif
+#ifdef SSLK_HAVE_AMX
+extern const Kernels kernels_amx;
+#endif
 
 namespace {
 
@@ -23,6 +30,20 @@ namespace {
 bool has_avx512bf16() {
     unsigned a, b, c, d;
     return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+#endif
+
+#ifdef SSLK_HAVE_AMX
+// The processor has AMX-BF16, and the kernel keeps its tiles for this process once asked.
+bool has_amx() {
+#ifdef SSLK_EMULATE_AMX
+    return true;
+#else
+    unsigned a, b, c, d;
+    const bool present = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
+    constexpr int kRequestPermission = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return present && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#endif
 }
 #endif
 
@@ -35,7 +56,12 @@ std::vector<const Kernels *> available() {
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
             found.push_back(&kernels_avx512);
 #ifdef SSLK_HAVE_AVX512BF16
-            if (has_avx512bf16()) found.push_back(&kernels_avx512bf16);
+            if (has_avx512bf16()) {
+                found.push_back(&kernels_avx512bf16);
+#ifdef SSLK_HAVE_AMX
+                if (has_amx()) found.push_back(&kernels_amx);
+#endif
+            }
 #endif
         }
     }

@@ -17,7 +17,10 @@ constexpr int kBlock = 192; // rows of a block; a multiple of NR for every vecto
 template <class T> struct Wide {
     using Acc = T;
     using Elem = T;
-    static constexpr int kPack = 1; // elements of k in one Elem
+    static constexpr int kPack = 1;           // elements of k in one Elem
+    static constexpr int kAlign = 1;          // steps of k are a multiple of this, zeros added
+    static constexpr bool kOwnerRows = false; // keep() lays the weights by owner out in rows, not down columns
+    struct Session {};                        // lives on a thread while it multiplies
     static constexpr int MR = SSLK_VECTOR_BYTES == 64 ? 8 : 4;
     static constexpr int NR = 3 * kLanes<T>;
 
@@ -32,6 +35,7 @@ template <class T> struct Wide {
         for (int r = 0; r < MR; ++r)
             for (int v = 0; v < NR; v += kLanes<T>) store(by_other + (m + r) * kBlock + n + v, load(g + r * NR + v));
     }
+    static void clear_tails(Elem *, Elem *, int64_t, int64_t) {}
 };
 
 #if defined(__AVX512BF16__)
@@ -39,6 +43,9 @@ struct Pairs {
     using Acc = float;
     using Elem = uint32_t;
     static constexpr int kPack = 2;
+    static constexpr int kAlign = 1;
+    static constexpr bool kOwnerRows = false;
+    struct Session {};
     static constexpr int MR = 8;
     static constexpr int NR = 48;
 
@@ -55,19 +62,23 @@ struct Pairs {
     static uint32_t across(const bf16 *row, const bf16 *next, int64_t k) {
         return row[k].bits | (next ? uint32_t(next[k].bits) << 16 : 0);
     }
+    // Weights r and r + 1 as bfloat16: each into its row, and side by side for the owners.
+    static SSLK_INLINE __m512i round_pair(const float *g, int r, int v, uint16_t *even, uint16_t *odd) {
+        const __m256i low = (__m256i)_mm512_cvtneps_pbh((__m512)load(g + r * NR + v));
+        const __m256i high = (__m256i)_mm512_cvtneps_pbh((__m512)load(g + (r + 1) * NR + v));
+        memcpy(even + v, &low, 32);
+        memcpy(odd + v, &high, 32);
+        return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+    }
     static void keep(const float *g, int64_t m, int64_t n, uint32_t *by_other, uint32_t *by_owner) {
-        uint16_t *rows = reinterpret_cast<uint16_t *>(by_other);
+        uint16_t *rows = reinterpret_cast<uint16_t *>(by_other) + m * kBlock + n;
         for (int r = 0; r < MR; r += 2)
             for (int v = 0; v < NR; v += 16) {
-                const __m256i low = (__m256i)_mm512_cvtneps_pbh((__m512)load(g + r * NR + v));
-                const __m256i high = (__m256i)_mm512_cvtneps_pbh((__m512)load(g + (r + 1) * NR + v));
-                memcpy(rows + (m + r) * kBlock + n + v, &low, 32);
-                memcpy(rows + (m + r + 1) * kBlock + n + v, &high, 32);
-                const __m512i pair =
-                    _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+                const __m512i pair = round_pair(g, r, v, rows + r * kBlock, rows + (r + 1) * kBlock);
                 memcpy(by_owner + (m + r) / 2 * kBlock + n + v, &pair, 64);
             }
     }
+    static void clear_tails(Elem *, Elem *, int64_t, int64_t) {}
 };
 #endif
 
@@ -107,71 +118,16 @@ SSLK_INLINE void grad_strip(const typename P::Elem *a, int64_t am, int64_t ak, c
             }
 }
 
-// C[rows][features] += G * packed rows. ByOwner walks the weights down their columns: owners' gradient.
-template <class P, bool ByOwner>
-void grad_block(const typename P::Elem *g, int64_t rows, int64_t steps, const typename P::Elem *packed,
-                int64_t features, typename P::Acc *c, int64_t ldc) {
-    constexpr int64_t am = ByOwner ? 1 : kBlock / P::kPack, ak = ByOwner ? kBlock : 1;
-    constexpr int lanes = kLanes<typename P::Acc>;
-    for (int64_t f = 0; f < features; f += P::NR, packed += kBlock / P::kPack * P::NR) {
-        const int64_t left = features - f;
-        for (int64_t m = 0; m < rows; m += P::MR) {
-            const int valid = rows - m < P::MR ? int(rows - m) : P::MR;
-            typename P::Acc *out = c + m * ldc + f;
-            if (left > 2 * lanes)
-                grad_strip<P, 3>(g + m * am, am, ak, packed, steps, out, ldc, valid);
-            else if (left > lanes)
-                grad_strip<P, 2>(g + m * am, am, ak, packed, steps, out, ldc, valid);
-            else
-                grad_strip<P, 1>(g + m * am, am, ak, packed, steps, out, ldc, valid);
-        }
-    }
-}
-
-// Owners for dot_tile: [panel of NR owners][k][NR]; missing owners are zero.
-template <class P, class In>
-void pack_lanes(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
-    constexpr int kChunk = 16;
-    const int64_t steps = (d + P::kPack - 1) / P::kPack;
-    for (int64_t n0 = 0; n0 < count; n0 += P::NR, out += steps * P::NR)
-        for (int64_t k0 = 0; k0 < steps; k0 += kChunk) {
-            const int64_t width = steps - k0 < kChunk ? steps - k0 : kChunk;
-            typename P::Elem chunk[P::NR][kChunk] = {};
-            for (int n = 0; n < P::NR && n0 + n < count; ++n)
-                P::elements(row<In>(rows, first + n0 + n), k0, width, d, chunk[n]);
-            for (int64_t k = 0; k < width; ++k)
-                for (int n = 0; n < P::NR; ++n) out[(k0 + k) * P::NR + n] = chunk[n][k];
-        }
-}
-
-// Others for dot_tile: [panel of NR steps][row][NR]; rows up to a multiple of MR are zero.
-template <class P, class In>
-void pack_others(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
-    const int64_t steps = (d + P::kPack - 1) / P::kPack, padded = (count + P::MR - 1) / P::MR * P::MR;
-    for (int64_t k0 = 0; k0 < steps; k0 += P::NR, out += kBlock * P::NR) {
-        const int64_t width = steps - k0 < P::NR ? steps - k0 : P::NR;
-        for (int64_t r = 0; r < count; ++r) {
-            typename P::Elem *to = out + r * P::NR;
-            P::elements(row<In>(rows, first + r), k0, width, d, to);
-            for (int64_t k = width; k < P::NR; ++k) to[k] = 0;
-        }
-        memset(out + count * P::NR, 0, (padded - count) * P::NR * sizeof(typename P::Elem));
-    }
-}
-
-// Rows for grad_block: [panel of NR features][row / kPack][NR]; features past the end are zero.
-template <class P, class In>
-void pack_features(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
-    for (int64_t f = 0; f < d; f += P::NR, out += kBlock / P::kPack * P::NR) {
-        const int64_t width = d - f < P::NR ? d - f : P::NR;
-        for (int64_t r = 0; r < count; r += P::kPack) {
-            const In *in = row<In>(rows, first + r);
-            const In *next = r + 1 < count ? row<In>(rows, first + r + 1) : nullptr;
-            typename P::Elem *to = out + r / P::kPack * P::NR;
-            for (int64_t k = 0; k < width; ++k) to[k] = P::across(in, next, f + k);
-            for (int64_t k = width; k < P::NR; ++k) to[k] = 0;
-        }
-    }
+// One strip of MR rows and up to three vectors of features.
+template <class P>
+void grad_tile(const typename P::Elem *a, int64_t am, int64_t ak, const typename P::Elem *b, int64_t steps,
+               typename P::Acc *c, int64_t ldc, int rows, int vectors) {
+    if (vectors > 2)
+        grad_strip<P, 3>(a, am, ak, b, steps, c, ldc, rows);
+    else if (vectors > 1)
+        grad_strip<P, 2>(a, am, ak, b, steps, c, ldc, rows);
+    else
+        grad_strip<P, 1>(a, am, ak, b, steps, c, ldc, rows);
 }
 
 } // namespace

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// A block of owners (in vector lanes) meets a block of others: packing, logits tile by tile, and the pairs left out.
+#pragma once
+#include "../packing.h"
+
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
+// Values within 2^80 of each other share one exponential: sums and products stay normal in fp32.
+constexpr double kSharedRange = 80;
+constexpr double kLowest = -1e30, kNeutral = 1e30;
+
+struct Exclusion { // of pairs (owner, other); entry e of a row names an index on the other side
+    const int64_t *by_owner, *by_other;
+    int64_t entries;
+    bool shared; // a pair is left out of both sides' sums, whichever table names it
+};
+
+// The tiles of one pair of blocks: packing, products, and which of them hold an excluded pair.
+template <class P, class In> struct Tiles {
+    using Acc = typename P::Acc;
+    using Elem = typename P::Elem;
+    using Session = typename P::Session;
+    static constexpr int MR = P::MR, NR = P::NR, L = kLanes<Acc>;
+
+    Rows owners, others;
+    int64_t d, steps;
+    Acc scale2; // scale * log2(e)
+    Exclusion exclusion;
+    Elem *owner_lanes, *other_rows, *owner_features, *other_features, *by_other, *by_owner;
+    bool features; // a gradient follows: pack rows as its right-hand side too
+    int64_t o0, co, i0, ci;
+    bool dirty[kBlock / MR][kBlock / NR];
+
+    static int64_t padded(int64_t d) { return round_up(d, NR); }
+    static int64_t bytes(int64_t d, bool features) {
+        const int64_t side = kBlock * padded(d) * int64_t(sizeof(Elem));
+        return side * (features ? 4 : 2) + 2 * kBlock * kBlock * int64_t(sizeof(Acc));
+    }
+    void use(char *memory) {
+        const int64_t side = kBlock * padded(d);
+        owner_lanes = reinterpret_cast<Elem *>(memory);
+        other_rows = owner_lanes + side;
+        owner_features = features ? other_rows + side : nullptr;
+        other_features = P::kPack == 1 ? other_rows : features ? owner_features + side : nullptr;
+        by_other = other_rows + (features ? 3 : 1) * side;
+        by_owner = P::kPack == 1 ? by_other : by_other + kBlock * kBlock;
+        steps = steps_for<P>(d);
+    }
+    void take_owners(int64_t first, int64_t count, bool both) {
+        o0 = first, co = count;
+        pack_lanes<P, In>(owners, o0, co, d, owner_lanes);
+        if (features && both) pack_features<P, In>(owners, o0, co, d, owner_features);
+    }
+    void take_others(int64_t first, int64_t count) {
+        i0 = first, ci = count;
+        pack_others<P, In>(others, i0, ci, d, other_rows);
+        if (features && P::kPack > 1) pack_features<P, In>(others, i0, ci, d, other_features);
+        memset(dirty, 0, sizeof dirty);
+        each_pair(exclusion.by_owner, o0, co, i0, ci, [this](int64_t n, int64_t m) { dirty[m / MR][n / NR] = true; });
+        each_pair(exclusion.by_other, i0, ci, o0, co, [this](int64_t m, int64_t n) { dirty[m / MR][n / NR] = true; });
+    }
+    // f(k, l) for every entry of rows first + k that names an index start + l within reach.
+    template <class F>
+    void each_pair(const int64_t *table, int64_t first, int64_t rows, int64_t start, int64_t reach, F f) const {
+        if (!table) return;
+        const int64_t E = exclusion.entries, *entry = table + first * E;
+        for (int64_t k = 0; k < rows; ++k)
+            for (int64_t e = 0; e < E; ++e, ++entry)
+                if (uint64_t(*entry - start) < uint64_t(reach)) f(k, *entry - start);
+    }
+    void tile(int64_t m0, int64_t n0, Acc *t) const {
+        dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t);
+        for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale2);
+    }
+    bool clean(int64_t m0, int64_t n0) const { return !dirty[m0 / MR][n0 / NR]; }
+    // A tile as its owners see it (own) and, unless null, as the others do (oth): -inf where that side leaves the pair
+    // out, or where there is no row.
+    void masked(int64_t m0, int64_t n0, const Acc *t, Acc *own, Acc *oth) const {
+        const Acc nothing = -Acc(INFINITY);
+        const int64_t rows = least(MR, ci - m0), lanes = least(NR, co - n0);
+        if (own != t) memcpy(own, t, MR * NR * sizeof(Acc));
+        for (int64_t m = rows; m < MR; ++m)
+            for (int n = 0; n < NR; ++n) own[m * NR + n] = nothing;
+        for (int64_t n = lanes; n < NR; ++n)
+            for (int m = 0; m < MR; ++m) own[m * NR + n] = nothing;
+        if (oth) memcpy(oth, own, MR * NR * sizeof(Acc));
+        if (clean(m0, n0)) return;
+        const bool shared = exclusion.shared;
+        each_pair(exclusion.by_owner, o0 + n0, lanes, i0 + m0, rows, [=](int64_t n, int64_t m) {
+            own[m * NR + n] = nothing;
+            if (oth && shared) oth[m * NR + n] = nothing;
+        });
+        each_pair(exclusion.by_other, i0 + m0, rows, o0 + n0, lanes, [=](int64_t m, int64_t n) {
+            if (oth) oth[m * NR + n] = nothing;
+            if (shared) own[m * NR + n] = nothing;
+        });
+    }
+};
+
+} // namespace

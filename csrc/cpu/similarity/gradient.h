@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// The gradient without the matrix: G = a_i 2^(t - lse_i) + b_j 2^(t - lse_j); dX += G*Y and dY += G^T*X, unscaled.
+#pragma once
+#include "blocks.h"
+
+namespace {
+
+// One side's part of the gradient: weights grad * 2^(t - lse), and where they are added up.
+template <class Acc> struct Side {
+    Acc *lse, *grad; // base 2; a row without gradient has lse = kNeutral
+    Acc *moved;      // (rows, ld): the unscaled gradient, or null
+};
+
+template <class P, class In> struct Gradient : Tiles<P, In> {
+    using Base = Tiles<P, In>;
+    using Acc = typename P::Acc;
+    using Base::co, Base::ci, Base::MR, Base::NR, Base::L, Base::o0, Base::i0;
+
+    Side<Acc> own, oth;
+    int64_t ld;
+
+    void begin(int64_t first, int64_t count, bool both) { this->take_owners(first, count, both); }
+    void end() {}
+    void meet(int64_t first, int64_t count, bool both) {
+        this->take_others(first, count);
+        Acc low = Acc(kNeutral), high = Acc(kLowest);
+        const bool finite = widen_range(own, o0, co, low, high) & widen_range(oth, i0, ci, low, high);
+        if (finite && high == Acc(kLowest)) return; // no gradient arrives here
+        const bool narrow_range = finite && high - low < Acc(kSharedRange);
+        const Acc middle = narrow_range ? low + (high - low) / 2 : Acc(0);
+        Weights a(own, o0, co, middle), b(oth, i0, ci, middle);
+        for (int64_t m0 = 0; m0 < ci; m0 += MR)
+            for (int64_t n0 = 0; n0 < co; n0 += NR) {
+                Acc g[P::MR * P::NR];
+                this->tile(m0, n0, g);
+                if (narrow_range && this->clean(m0, n0))
+                    shared(g, middle, a.shifted + n0, b.shifted + m0);
+                else
+                    apart(g, m0, n0, a, b);
+                P::keep(g, m0, n0, this->by_other, this->by_owner);
+            }
+        P::clear_tails(this->by_other, this->by_owner, ci, co);
+        grad_block<P, true>(this->by_owner, co, steps_for<P>(ci), this->other_features, this->d, own.moved + o0 * ld,
+                            ld);
+        if (both)
+            grad_block<P, false>(this->by_other, ci, steps_for<P>(co), this->owner_features, this->d,
+                                 oth.moved + i0 * ld, ld);
+    }
+    static bool widen_range(const Side<Acc> &side, int64_t first, int64_t count, Acc &low, Acc &high) {
+        bool finite = true;
+        for (int64_t i = first; side.lse && i < first + count; ++i) {
+            const Acc x = side.lse[i];
+            if (x == Acc(kNeutral)) continue;
+            finite &= x - x == 0;
+            low = x < low ? x : low;
+            high = x > high ? x : high;
+        }
+        return finite;
+    }
+    // One block of a side; rows past its end are neutral. shifted = grad * 2^(middle - lse).
+    struct Weights {
+        Acc lse[kBlock], grad[kBlock], shifted[kBlock];
+        Weights(const Side<Acc> &side, int64_t first, int64_t count, Acc middle) {
+            for (int i = 0; i < kBlock; ++i) {
+                const bool there = side.lse && i < count;
+                lse[i] = there ? side.lse[first + i] : Acc(kNeutral);
+                grad[i] = there ? side.grad[first + i] : Acc(0);
+            }
+            for (int i = 0; i < kBlock; i += L) store(shifted + i, load(grad + i) * exp2v(middle - load(lse + i)));
+        }
+    };
+    static void shared(Acc *g, Acc middle, const Acc *a, const Acc *b) {
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NR; v += L) {
+                // A pair with no gradient on either side may exceed its sums: keep 2^x finite, it meets a zero.
+                const Vector<Acc> e = exp2v(smaller<Acc>(all<Acc>(Acc(100)), load(g + m * NR + v) - middle));
+                store(g + m * NR + v, e * (load(a + v) + b[m]));
+            }
+    }
+    void apart(Acc *g, int64_t m0, int64_t n0, const Weights &a, const Weights &b) const {
+        Acc mine[P::MR * P::NR], theirs[P::MR * P::NR];
+        this->masked(m0, n0, g, mine, theirs);
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NR; v += L) {
+                const int k = m * NR + v;
+                const Vector<Acc> own_weight = exp2v(load(mine + k) - load(a.lse + n0 + v));
+                const Vector<Acc> other_weight = exp2v(load(theirs + k) - b.lse[m0 + m]);
+                store(g + k, load(a.grad + n0 + v) * own_weight + b.grad[m0 + m] * other_weight);
+            }
+    }
+};
+
+} // namespace

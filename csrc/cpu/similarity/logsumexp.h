@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+// Row and column log-sum-exp in one pass: (max, sum) in base 2, t = s*log2(e)*<x, y>, merged exactly.
+// Owners' pairs stay while they sweep the others; the others' are merged strip by strip. One exponential serves both
+// sides where a tile's values lie close together, which they do for unit rows at any usual temperature.
+#pragma once
+#include "blocks.h"
+
+namespace {
+
+// (M, S) <- the sum of (M, S) and (m, s), each meaning s * 2^m.
+template <class Acc> void merge(Acc *M, Acc *S, const Acc *m, const Acc *s, int64_t count) {
+    constexpr int L = kLanes<Acc>;
+    for (int64_t i = 0; i < count; i += L) {
+        const int64_t n = least(L, count - i);
+        Acc block[4][L] = {};
+        memcpy(block[0], M + i, n * sizeof(Acc));
+        memcpy(block[1], S + i, n * sizeof(Acc));
+        memcpy(block[2], m + i, n * sizeof(Acc));
+        memcpy(block[3], s + i, n * sizeof(Acc));
+        const Vector<Acc> old = load(block[0]), add = load(block[2]), top = larger<Acc>(old, add);
+        store(block[1], load(block[1]) * exp2v(old - top) + load(block[3]) * exp2v(add - top));
+        store(block[0], top);
+        memcpy(M + i, block[0], n * sizeof(Acc));
+        memcpy(S + i, block[1], n * sizeof(Acc));
+    }
+}
+
+// Running (max, sum) of owners, kept while they sweep the others, and of the others, merged strip by strip.
+template <class P, class In> struct LogSumExp : Tiles<P, In> {
+    using Base = Tiles<P, In>;
+    using Acc = typename P::Acc;
+    using Base::co, Base::ci, Base::MR, Base::NR, Base::L, Base::o0, Base::i0;
+
+    Acc *owner_max, *owner_sum, *other_max, *other_sum; // whole problem
+    Acc shared_max[kBlock / P::NR], shared_sum[kBlock], own_max[kBlock], own_sum[kBlock];
+
+    void begin(int64_t first, int64_t count, bool both) {
+        this->take_owners(first, count, both);
+        for (Acc &x : shared_max) x = Acc(kLowest);
+        for (int n = 0; n < kBlock; ++n) own_max[n] = Acc(kLowest), own_sum[n] = shared_sum[n] = 0;
+    }
+    void end() {
+        Acc maxima[kBlock];
+        for (int n = 0; n < kBlock; ++n) maxima[n] = shared_max[n / NR];
+        merge(owner_max + o0, owner_sum + o0, maxima, shared_sum, co);
+        merge(owner_max + o0, owner_sum + o0, own_max, own_sum, co);
+    }
+    void meet(int64_t first, int64_t count, bool both) {
+        this->take_others(first, count);
+        for (int64_t m0 = 0; m0 < ci; m0 += MR) {
+            Acc strip_max = Acc(kLowest), row_max[MR], row_sum[MR];
+            Vector<Acc> strip_sum[MR] = {};
+            for (int m = 0; m < MR; ++m) row_max[m] = Acc(kLowest), row_sum[m] = 0;
+            for (int64_t n0 = 0; n0 < co; n0 += NR) {
+                Acc t[P::MR * P::NR];
+                this->tile(m0, n0, t);
+                Acc top, bottom;
+                range(t, top, bottom);
+                if (this->clean(m0, n0) && top - bottom < Acc(kSharedRange))
+                    shared(t, top, m0, n0, both, strip_max, strip_sum);
+                else
+                    apart(t, m0, n0, both, row_max, row_sum);
+            }
+            if (!both) continue;
+            const int64_t rows = least(MR, ci - m0);
+            Acc maxima[MR], sums[MR];
+            for (int m = 0; m < MR; ++m) maxima[m] = strip_max, sums[m] = sum<Acc>(strip_sum[m]);
+            merge(other_max + i0 + m0, other_sum + i0 + m0, maxima, sums, rows);
+            merge(other_max + i0 + m0, other_sum + i0 + m0, row_max, row_sum, rows);
+        }
+    }
+    static void range(const Acc *t, Acc &top, Acc &bottom) {
+        Vector<Acc> high = load(t), low = high;
+        for (int k = L; k < P::MR * P::NR; k += L) {
+            const Vector<Acc> v = load(t + k);
+            high = larger<Acc>(high, v), low = smaller<Acc>(low, v);
+        }
+        top = largest<Acc>(high), bottom = smallest<Acc>(low);
+    }
+    // Every entry lies within 2^80 of the tile's maximum: one exponential serves its row and its column.
+    void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum) {
+        Vector<Acc> columns[3] = {}, rows[P::MR] = {}, there[3];
+        for (int v = 0; v < 3; ++v)
+            for (int l = 0; l < L; ++l) there[v][l] = Acc(n0 + v * L + l < co);
+        const int valid = int(least(MR, ci - m0));
+        for (int m = 0; m < valid; ++m)
+            for (int v = 0; v < 3; ++v) {
+                const Vector<Acc> e = exp2v(load(t + m * NR + v * L) - top);
+                columns[v] += e * there[v], rows[m] += e * there[v];
+            }
+        Acc &maximum = shared_max[n0 / NR];
+        Acc keep = 1, add = 1;
+        rebase(maximum, top, keep, add);
+        for (int v = 0; v < 3; ++v) {
+            Acc *at = shared_sum + n0 + v * L;
+            store(at, load(at) * keep + columns[v] * add);
+        }
+        if (!both) return;
+        keep = add = 1;
+        rebase(strip_max, top, keep, add);
+        for (int m = 0; m < MR; ++m) strip_sum[m] = strip_sum[m] * keep + rows[m] * add;
+    }
+    static void rebase(Acc &maximum, Acc top, Acc &keep, Acc &add) {
+        if (top > maximum) {
+            keep = exp2s<Acc>(maximum - top);
+            maximum = top;
+        } else {
+            add = exp2s<Acc>(top - maximum);
+        }
+    }
+    void apart(const Acc *t, int64_t m0, int64_t n0, bool both, Acc *row_max, Acc *row_sum) {
+        Acc own[P::MR * P::NR], oth[P::MR * P::NR];
+        this->masked(m0, n0, t, own, both ? oth : nullptr);
+        for (int v = 0; v < NR; v += L) {
+            const Vector<Acc> old = load(own_max + n0 + v);
+            Vector<Acc> top = old;
+            for (int m = 0; m < MR; ++m) top = larger<Acc>(top, load(own + m * NR + v));
+            Vector<Acc> total = load(own_sum + n0 + v) * exp2v(old - top);
+            for (int m = 0; m < MR; ++m) total += exp2v(load(own + m * NR + v) - top);
+            store(own_max + n0 + v, top);
+            store(own_sum + n0 + v, total);
+        }
+        if (!both) return;
+        for (int m = 0; m < MR; ++m) {
+            Vector<Acc> high = all<Acc>(row_max[m]), total = {};
+            for (int v = 0; v < NR; v += L) high = larger<Acc>(high, load(oth + m * NR + v));
+            const Acc top = largest<Acc>(high);
+            for (int v = 0; v < NR; v += L) total += exp2v(load(oth + m * NR + v) - top);
+            row_sum[m] = row_sum[m] * exp2s<Acc>(row_max[m] - top) + sum<Acc>(total);
+            row_max[m] = top;
+        }
+    }
+};
+
+} // namespace

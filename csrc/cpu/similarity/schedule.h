@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which blocks meet, on which thread, in which order; and the scratch they use.
+//   x with itself   groups of blocks meet as in a round-robin tournament, so that no two threads ever write one row
+//   x with y        groups meet along the diagonals of a Latin square
+//   one side only   each thread keeps its owners
+#pragma once
+#include "blocks.h"
+#include <omp.h>
+#include <stdlib.h>
+
+namespace {
+
+struct Blocks {
+    int64_t rows, size;
+    int64_t count() const { return (rows + size - 1) / size; }
+    int64_t first(int64_t b) const { return b * size; }
+    int64_t length(int64_t b) const { return least(size, rows - b * size); }
+    int64_t begin_of(int64_t group, int64_t groups) const { return count() * group / groups; }
+};
+
+template <class W> void sweep(W &w, Blocks o, int64_t ob, int64_t oe, Blocks i, int64_t ib, int64_t ie, bool both) {
+    if (ib == ie) return;
+    for (int64_t b = ob; b < oe; ++b) {
+        w.begin(o.first(b), o.length(b), both);
+        for (int64_t c = ib; c < ie; ++c) w.meet(i.first(c), i.length(c), both);
+        w.end();
+    }
+}
+template <class W> void triangle(W &w, Blocks o, int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+        w.begin(o.first(b), o.length(b), true);
+        for (int64_t c = begin; c < b; ++c) w.meet(o.first(c), o.length(c), true);
+        w.meet(o.first(b), o.length(b), false); // the diagonal block is whole: each row meets all the others in it
+        w.end();
+    }
+}
+enum class Meeting { kOneSide, kBothSides, kItself };
+
+template <class W>
+void run(const W &job, Meeting meeting, Blocks o, Blocks i, int threads, char *memory, int64_t each) {
+#pragma omp parallel num_threads(threads)
+    {
+        const int t = omp_get_thread_num(), T = omp_get_num_threads();
+        [[maybe_unused]] typename W::Session session;
+        W w = job;
+        w.use(memory + t * each);
+        if (meeting == Meeting::kOneSide) {
+            sweep(w, o, o.begin_of(t, T), o.begin_of(t + 1, T), i, 0, i.count(), false);
+        } else if (meeting == Meeting::kBothSides) {
+            for (int r = 0; r < T; ++r) {
+                const int g = (t + r) % T;
+                sweep(w, o, o.begin_of(t, T), o.begin_of(t + 1, T), i, i.begin_of(g, T), i.begin_of(g + 1, T), true);
+#pragma omp barrier
+            }
+        } else if (T == 1) {
+            triangle(w, o, 0, o.count());
+        } else {
+            const int G = 2 * T;
+            triangle(w, o, o.begin_of(t, G), o.begin_of(t + 1, G));
+            triangle(w, o, o.begin_of(G - 1 - t, G), o.begin_of(G - t, G));
+            for (int r = 0; r < G - 1; ++r) { // the circle method: the last group stays, the others turn
+#pragma omp barrier
+                const int a = t == 0 ? r : (r + t) % (G - 1), b = t == 0 ? G - 1 : (r - t + G - 1) % (G - 1);
+                sweep(w, o, o.begin_of(a, G), o.begin_of(a + 1, G), o, o.begin_of(b, G), o.begin_of(b + 1, G), true);
+            }
+        }
+    }
+}
+
+struct Plan {
+    int threads;
+    int64_t block;
+};
+// Enough rows per thread to fill a block where possible; blocks shrink where rows are wide, to stay in the L2 cache.
+template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, int64_t d, int threads) {
+    const int64_t sides = meeting == Meeting::kOneSide ? 1 : 2;
+    const int64_t rows = meeting == Meeting::kBothSides ? least(owners, others) : owners;
+    int64_t T = owners * others * d < (1 << 20) ? 1 : least(threads, rows / (sides * 48));
+    T = T < 1 ? 1 : T;
+    const int64_t most = d > 768 ? kBlock / 2 : kBlock;
+    int64_t block = round_up((rows + sides * T - 1) / (sides * T), P::NR);
+    block = T == 1 ? most : least(block, most);
+    return {int(T), block};
+}
+
+// Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.
+constexpr int64_t kKeptBytes = 8 << 20;
+struct Scratch {
+    char *data = nullptr;
+    int64_t bytes = 0;
+    ~Scratch() { free(data); }
+};
+thread_local Scratch kept_scratch;
+
+struct Memory { // one allocation, cut into 64-byte aligned pieces
+    char *data = nullptr, *next = nullptr;
+    int64_t bytes;
+    explicit Memory(int64_t needed) : bytes(round_up(needed + 64, 64)) {
+        if (kept_scratch.bytes >= bytes) {
+            data = kept_scratch.data, bytes = kept_scratch.bytes;
+            kept_scratch.data = nullptr, kept_scratch.bytes = 0;
+        } else {
+            data = static_cast<char *>(aligned_alloc(64, bytes));
+        }
+        next = data;
+    }
+    ~Memory() {
+        const bool keep = data && bytes <= kKeptBytes && bytes > kept_scratch.bytes;
+        free(keep ? kept_scratch.data : data);
+        if (keep) kept_scratch.data = data, kept_scratch.bytes = bytes;
+    }
+    Memory(const Memory &) = delete;
+    char *take(int64_t size) {
+        char *at = next;
+        next += round_up(size, 64);
+        return at;
+    }
+};
+
+} // namespace
