@@ -66,7 +66,7 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
             direct ? static_cast<Acc *>(attended) : reinterpret_cast<Acc *>(memory.take(n * ld * int64_t(sizeof(Acc))));
         job.ld = ld;
         memset(job.attended, 0, n * ld * sizeof(Acc));
-        run(job, meeting, o, i, p.threads, scratch, each);
+        run(job, p.meeting, o, i, p.threads, scratch, each);
         if (!direct)
             for (int64_t r = 0; r < n; ++r)
                 memcpy(static_cast<Acc *>(attended) + r * s.d, job.attended + r * ld, s.d * sizeof(Acc));
@@ -75,7 +75,7 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
         set(job);
         job.other_max = meeting == Meeting::kItself ? state[0] : state[2];
         job.other_sum = meeting == Meeting::kItself ? state[1] : state[3];
-        run(job, meeting, o, i, p.threads, scratch, each);
+        run(job, p.meeting, o, i, p.threads, scratch, each);
     }
     finish_lse(state[0], state[1], n, rows);
     if (columns) finish_lse(state[2], state[3], m, columns);
@@ -146,7 +146,7 @@ template <class P, class In> bool backward_typed(const Similarity &s, const Simi
     job.owners = owners, job.others = others, job.d = s.d, job.ld = ld, job.scale2 = Acc(s.scale * kLog2e);
     job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
     job.features = true;
-    run(job, meeting, Blocks{owners.count, p.block}, Blocks{others.count, p.block}, p.threads, scratch, each);
+    run(job, p.meeting, Blocks{owners.count, p.block}, Blocks{others.count, p.block}, p.threads, scratch, each);
     const double total = finish_gradient<In, Acc>(owners, job.own.moved, ld, s.d, s.scale, owner_out, s.threads);
     if (both) finish_gradient<In, Acc>(others, job.oth.moved, ld, s.d, s.scale, grad.dy, s.threads);
     *static_cast<Acc *>(grad.dscale) = Acc(self ? total / 2 : total);

@@ -8,13 +8,12 @@ out of the sum, rather than subtracting it from the whole, keeps the gradient of
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_temperature, shape_of
 from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
 from sslkernels.ops.similarity import checked_logsumexp, compute_dtype, row_dot, scale_tensor, unit_rows
-from sslkernels.ops.similarity.ranks import logsumexp_across_ranks
+from sslkernels.ops.similarity.contrast import pair_contrast, self_contrast, softplus
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -58,14 +57,7 @@ def nt_xent(
     anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
     scale = scale_tensor(1 / temperature, anchors)
     shard = shard_of(group, anchors, scale)
-    own = torch.arange(2 * n, device=anchors.device)
-    exclude = torch.stack((own, own.roll(n)), 1)
-    if shard is None:
-        others = checked_logsumexp(anchors, None, scale, exclude, False, backend)
-    else:
-        others = logsumexp_across_ranks(anchors, None, scale, exclude + shard.start, shard, backend)
-    positive = scale * row_dot(anchors, shift=n, backend=backend)
-    return _reduce(F.softplus(others - positive, threshold=40), reduction, shard)
+    return _reduce(self_contrast(anchors, scale, n, shard, backend), reduction, shard)
 
 
 def info_nce(
@@ -112,18 +104,19 @@ def info_nce(
     else:
         query, key = query.to(compute_dtype(query)), key.to(compute_dtype(key))
     scale = scale_tensor(1 / temperature, query)
-    if symmetric:
-        return _both_directions(query, key, scale, reduction, group, backend)
     shard = shard_of(group, query, key, scale)
-    positive = scale * row_dot(query, key, backend=backend)
+    if symmetric:
+        return _reduce(pair_contrast(query, key, scale, shard, backend), reduction, shard)
     if negatives is not None:
         others = checked_logsumexp(query, negatives.to(query.dtype), scale, None, False, backend)
     else:
-        own = torch.arange(query.shape[0], device=query.device)
-        keys = key if shard is None else gather_rows(key, shard)
-        own = own if shard is None else own + shard.start
-        others = checked_logsumexp(query, keys, scale, own[:, None], False, backend)
-    return _reduce(F.softplus(others - positive, threshold=40), reduction, shard)
+        own = torch.arange(query.shape[0], device=query.device)[:, None]
+        keys = key
+        if shard is not None:
+            keys, own = gather_rows(key, shard), own + shard.start
+        others = checked_logsumexp(query, keys, scale, own, False, backend)
+    positive = scale * row_dot(query, key, backend=backend)
+    return _reduce(softplus(others - positive), reduction, shard)
 
 
 def clip_loss(
@@ -157,26 +150,14 @@ def clip_loss(
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
     dtype = compute_dtype(image)
     image, text = image.to(dtype), text.to(dtype)
-    loss = _both_directions(image, text, scale_tensor(logit_scale, image), reduction, group, backend)
+    scale = scale_tensor(logit_scale, image)
+    shard = shard_of(group, image, text, scale)
+    loss = _reduce(pair_contrast(image, text, scale, shard, backend), reduction, shard)
     if logit_bias is not None:
         check_scalar("clip_loss", "logit_bias", logit_bias)
         if isinstance(logit_bias, Tensor):
             loss = loss + 0 * logit_bias.sum()
     return loss
-
-
-def _both_directions(
-    x: Tensor, y: Tensor, scale: Tensor, reduction: str, group: GroupLike, backend: str | None
-) -> Tensor:
-    shard = shard_of(group, x, y, scale)
-    own = torch.arange(x.shape[0], device=x.device)
-    if shard is None:
-        rows, columns = checked_logsumexp(x, y, scale, own[:, None], True, backend)
-    else:
-        rows, columns = logsumexp_across_ranks(x, y, scale, (own + shard.start)[:, None], shard, backend)
-    positive = scale * row_dot(x, y, backend=backend)
-    losses = F.softplus(rows - positive, threshold=40) + F.softplus(columns - positive, threshold=40)
-    return _reduce(losses / 2, reduction, shard)
 
 
 def _reduce(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:

@@ -68,19 +68,21 @@ void run(const W &job, Meeting meeting, Blocks o, Blocks i, int threads, char *m
 }
 
 struct Plan {
+    Meeting meeting;
     int threads;
     int64_t block;
 };
 // Enough rows per thread to fill a block where possible; blocks shrink where rows are wide, to stay in the L2 cache.
+// x with itself sweeps the square where it has too few rows for a tournament of all threads.
 template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, int64_t d, int threads) {
+    constexpr int64_t kFewest = 48; // rows a thread should have on each side
+    if (owners * others * d < (1 << 20)) threads = 1;
+    if (meeting == Meeting::kItself && threads > 1 && owners < 2 * kFewest * threads) meeting = Meeting::kOneSide;
     const int64_t sides = meeting == Meeting::kOneSide ? 1 : 2;
     const int64_t rows = meeting == Meeting::kBothSides ? least(owners, others) : owners;
-    int64_t T = owners * others * d < (1 << 20) ? 1 : least(threads, rows / (sides * 48));
-    T = T < 1 ? 1 : T;
+    const int64_t T = rows < sides * kFewest ? 1 : least(threads, rows / (sides * kFewest));
     const int64_t most = d > 768 ? kBlock / 2 : kBlock;
-    int64_t block = round_up((rows + sides * T - 1) / (sides * T), P::NR);
-    block = T == 1 ? most : least(block, most);
-    return {int(T), block};
+    return {meeting, int(T), T == 1 ? most : least(round_up((rows + sides * T - 1) / (sides * T), P::NR), most)};
 }
 
 // Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.

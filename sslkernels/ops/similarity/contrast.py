@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""softplus(lse - positive): the loss of anchors whose negatives are the rest of the batch, on one rank or on many.
+
+    anchor i:   log(e^p_i + sum_j e^s_ij) - p_i  =  softplus(lse_i - p_i),   j over all but itself and its positive
+    backward    w_i = g_i sigmoid(lse_i - p_i);  dS_ij = w_i e^(s_ij - lse_i),  dp_i = -w_i
+
+Nothing cancels where p dominates, as it would in lse(all) - p. One autograd node holds the whole of it: at small N the
+nodes cost more than the arithmetic.
+
+Across ranks a row is an anchor here and a key of every anchor of the group. Its gradient as a key needs of the other
+ranks only their lse and weights, 2N floats, where a reduce-scatter would move N*D. Cost per rank with n of N rows:
+2*n*N*D operations forward and 4*n*N*D backward for each side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sslkernels.backends import choose
+from sslkernels.distributed import Shard, all_rows
+from sslkernels.ops.similarity.autograd import (
+    row_dot_backward,
+    row_dot_forward,
+    similarity_backward,
+    similarity_forward,
+)
+
+
+def self_contrast(x: Tensor, scale: Tensor, shift: int, shard: Shard | None, backend: str | None) -> Tensor:
+    """Losses ``(N,)`` of every row of x against all others; the positive of row i is row ``(i + shift) mod N``."""
+    return _SelfContrast.apply(x, scale, shift, shard, choose(x.device, x.dtype, backend))
+
+
+def pair_contrast(x: Tensor, y: Tensor, scale: Tensor, shard: Shard | None, backend: str | None) -> Tensor:
+    """Losses ``(N,)``: row i of x against all of y and row i of y against all of x, averaged; x_i matches y_i."""
+    return _PairContrast.apply(x, y, scale, shard, choose(x.device, x.dtype, backend))
+
+
+def softplus(gap: Tensor) -> Tensor:
+    """log(1 + e^gap), linear where fp32 cannot tell the difference any more."""
+    return F.softplus(gap, threshold=40)
+
+
+class _SelfContrast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: int, shard: Shard | None, backend: str) -> Tensor:
+        own = torch.arange(x.shape[0], device=x.device)
+        left_out = torch.stack((own, own.roll(-shift)), 1)
+        keys = None
+        if shard is not None:
+            keys, left_out = all_rows(x, shard), left_out + shard.start
+        lse, _, _ = similarity_forward(x, keys, scale, left_out, False, False, backend)
+        positive = row_dot_forward(x, None, shift, backend)
+        ctx.save_for_backward(x, keys, scale, left_out, lse, positive)
+        ctx.shift, ctx.shard, ctx.backend = shift, shard, backend
+        return softplus(lse - scale * positive)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, keys, scale, left_out, lse, positive = ctx.saved_tensors
+        weight = grad * torch.sigmoid(lse - scale * positive)
+        everyone = (lse, weight) if ctx.shard is None else _everyone(lse, weight, ctx.shard)
+        dx, _, dscale = similarity_backward(x, keys, scale, left_out, lse, weight, *everyone, True, False, ctx.backend)
+        if keys is not None:  # each pair stands in two ranks' sums, once as a row and once as a column: half from each
+            dscale = dscale / 2
+        from_positive, _ = row_dot_backward(x, None, ctx.shift, -scale * weight, True, False, ctx.backend)
+        need_x, need_scale = ctx.needs_input_grad[:2]
+        return (
+            dx + from_positive if need_x else None,
+            dscale - torch.dot(weight, positive) if need_scale else None,
+            None,
+            None,
+            None,
+        )
+
+
+class _PairContrast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, shard: Shard | None, backend: str) -> Tensor:
+        own = torch.arange(x.shape[0], device=x.device)[:, None]
+        all_x = all_y = None
+        if shard is None:
+            rows, columns, _ = similarity_forward(x, y, scale, own, True, False, backend)
+        else:
+            all_x, all_y, own = all_rows(x, shard), all_rows(y, shard), own + shard.start
+            rows, _, _ = similarity_forward(x, all_y, scale, own, False, False, backend)
+            columns, _, _ = similarity_forward(y, all_x, scale, own, False, False, backend)
+        positive = row_dot_forward(x, y, 0, backend)
+        ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive)
+        ctx.shard, ctx.backend = shard, backend
+        logits = scale * positive
+        return (softplus(rows - logits) + softplus(columns - logits)) / 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, y, all_x, all_y, scale, own, rows, columns, positive = ctx.saved_tensors
+        need_x, need_y, need_scale = ctx.needs_input_grad[:3]
+        logits = scale * positive
+        of_rows, of_columns = grad / 2 * torch.sigmoid(rows - logits), grad / 2 * torch.sigmoid(columns - logits)
+        dx = dy = dscale = None
+        if ctx.shard is None:
+            dx, dy, dscale = similarity_backward(
+                x, y, scale, own, rows, of_rows, columns, of_columns, need_x or need_scale, need_y, ctx.backend
+            )
+        else:
+            everyones_rows = _everyone(rows, of_rows, ctx.shard)
+            everyones_columns = _everyone(columns, of_columns, ctx.shard)
+            if need_x or need_scale:
+                dx, _, dscale = similarity_backward(
+                    x, all_y, scale, own, rows, of_rows, *everyones_columns, True, False, ctx.backend
+                )
+            if need_y:
+                dy, _, _ = similarity_backward(
+                    y, all_x, scale, own, columns, of_columns, *everyones_rows, True, False, ctx.backend
+                )
+        weight = of_rows + of_columns
+        dx_positive, dy_positive = row_dot_backward(x, y, 0, -scale * weight, need_x, need_y, ctx.backend)
+        return (
+            dx + dx_positive if need_x else None,
+            dy + dy_positive if need_y else None,
+            dscale - torch.dot(weight, positive) if need_scale else None,
+            None,
+            None,
+        )
+
+
+def _everyone(lse: Tensor, weight: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+    both = all_rows(torch.stack((lse, weight), 1), shard)
+    return both[:, 0].contiguous(), both[:, 1].contiguous()
