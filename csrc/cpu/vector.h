@@ -15,11 +15,11 @@ namespace {
 template <class T> struct VectorOf;
 template <> struct VectorOf<float> {
     typedef float type __attribute__((vector_size(SSLK_VECTOR_BYTES)));
-    typedef int32_t bits __attribute__((vector_size(SSLK_VECTOR_BYTES)));
+    typedef uint32_t bits __attribute__((vector_size(SSLK_VECTOR_BYTES)));
 };
 template <> struct VectorOf<double> {
     typedef double type __attribute__((vector_size(SSLK_VECTOR_BYTES)));
-    typedef int64_t bits __attribute__((vector_size(SSLK_VECTOR_BYTES)));
+    typedef uint64_t bits __attribute__((vector_size(SSLK_VECTOR_BYTES)));
 };
 template <class T> using Vector = typename VectorOf<T>::type;
 template <class T> constexpr int kLanes = SSLK_VECTOR_BYTES / int(sizeof(T));
@@ -60,7 +60,7 @@ template <class T> inline T smallest(Vector<T> v) {
     return s;
 }
 
-// 2^u. Below -126 it is exactly zero (an excluded pair has u = -inf); NaN stays NaN. Relative error 1e-7.
+// 2^u for u < 128. Below -126 it is exactly zero (an excluded pair has u = -inf); NaN stays NaN. Relative error 1e-7.
 inline Vector<float> exp2v(Vector<float> u) {
     const Vector<float> low = all<float>(-126.0f);
     const Vector<float> clamped = larger<float>(low, u);
