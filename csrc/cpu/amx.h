@@ -11,6 +11,9 @@
 
 namespace {
 
+// GCC's tile loads do not say that they read memory: what stands at p must be there before they run.
+inline void written(const void *p) { asm volatile("" : : "r"(p) : "memory"); }
+
 #if defined(SSLK_EMULATE_AMX)
 
 struct EmulatedTile {
@@ -54,6 +57,7 @@ struct TileSession { // eight tiles of 16 rows x 64 bytes
             uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
         } shape;
         static_assert(sizeof shape == 64, "the layout LDTILECFG reads");
+        written(&shape);
         _tile_loadconfig(&shape);
     }
     ~TileSession() { _tile_release(); }
@@ -111,6 +115,7 @@ struct Matrix : Pairs {
 
 template <> inline void dot_tile<Matrix>(const uint32_t *a, int64_t panel, const uint32_t *b, int64_t steps, float *s) {
     constexpr int64_t kRow = Matrix::NR * 4; // bytes
+    written(a);
     SSLK_TILE_ZERO(0);
     SSLK_TILE_ZERO(1);
     SSLK_TILE_ZERO(2);
@@ -132,6 +137,7 @@ template <>
 inline void grad_tile<Matrix>(const uint32_t *a, int64_t am, int64_t, const uint32_t *b, int64_t steps, float *c,
                               int64_t ldc, int rows, int vectors) {
     constexpr int64_t kRow = Matrix::NR * 4;
+    written(a);
     float sums[Matrix::MR * Matrix::NR];
     SSLK_TILE_ZERO(0);
     SSLK_TILE_ZERO(1);
