@@ -3,11 +3,11 @@
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def similarity_forward(
-    dtype: int, x: int, x_stride: int, n: int, y: int, y_stride: int, m: int, d: int, scale: float,
+    dtype: int, x: int, x_stride: int, n: int, y: int, y_stride: int, m: int, itself: bool, d: int, scale: float,
     exclude: int, excluded: int, rows: int, columns: int, attended: int, threads: int,
 ) -> None: ...
 def similarity_backward(
-    dtype: int, x: int, x_stride: int, n: int, y: int, y_stride: int, m: int, d: int, scale: float,
+    dtype: int, x: int, x_stride: int, n: int, y: int, y_stride: int, m: int, itself: bool, d: int, scale: float,
     exclude: int, excluded: int, rows: int, rows_grad: int, columns: int, columns_grad: int,
     dx: int, dy: int, dscale: int, threads: int,
 ) -> None: ...

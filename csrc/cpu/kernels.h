@@ -12,9 +12,10 @@ struct Rows {
     int64_t stride, count;
 };
 
-struct Similarity { // S = scale * X * Y^T; y.data is null where y is x
+struct Similarity { // S = scale * X * Y^T
     int dtype;
     Rows x, y;
+    bool itself; // y is x: each pair counts on both sides
     int64_t d;
     double scale;
     const int64_t *exclude; // (x.count, excluded), -1 for none

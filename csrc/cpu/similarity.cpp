@@ -33,8 +33,8 @@ template <class Acc> void finish_lse(const Acc *top, const Acc *total, int64_t n
 
 template <class P, class In> bool forward_typed(const Similarity &s, void *rows, void *columns, void *attended) {
     using Acc = typename P::Acc;
-    const bool self = !s.y.data;
-    const Rows y = self ? s.x : s.y;
+    const bool self = s.itself;
+    const Rows y = s.y;
     const int64_t n = s.x.count, m = y.count;
     const Meeting meeting = self && !columns ? Meeting::kItself : columns ? Meeting::kBothSides : Meeting::kOneSide;
     const Plan p = plan<P>(meeting, n, m, s.d, s.threads);
@@ -117,8 +117,8 @@ double finish_gradient(const Rows &x, const Acc *moved, int64_t ld, int64_t d, d
 
 template <class P, class In> bool backward_typed(const Similarity &s, const SimilarityGrad &grad) {
     using Acc = typename P::Acc;
-    const bool self = !s.y.data;
-    const Rows y = self ? s.x : s.y;
+    const bool self = s.itself;
+    const Rows y = s.y;
     const bool both = grad.dx && grad.dy, swap = !grad.dx;
     const Meeting meeting = self ? Meeting::kItself : both ? Meeting::kBothSides : Meeting::kOneSide;
     const Rows owners = swap ? y : s.x, others = swap ? s.x : y;

@@ -22,7 +22,7 @@ def forward(
     column_sums = torch.empty(m if columns else 0, dtype=wide)
     attended = torch.empty((n, d) if attend else (0,), dtype=wide)
     _C.similarity_forward(
-        _CODES[x.dtype], x.data_ptr(), x.stride(0), n, 0 if y is None else y.data_ptr(), keys.stride(0), m, d,
+        _CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, y is None, d,
         float(scale), 0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
         rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
         torch.get_num_threads(),
@@ -47,9 +47,11 @@ def backward(
     dx = torch.empty(x.shape, dtype=x.dtype)
     dy = torch.empty(keys.shape if need_y and y is not None else (0,), dtype=x.dtype)
     dscale = torch.empty((), dtype=_wide(x))
+    if x.shape[0] == 0 or keys.shape[0] == 0:  # empty tensors have no address, which stands for "not wanted"
+        return (dx.zero_() if need_x else dx.new_empty(0)), dy.zero_(), dscale.zero_()
     _C.similarity_backward(
-        _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], 0 if y is None else y.data_ptr(), keys.stride(0),
-        keys.shape[0], x.shape[1], float(scale),
+        _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0),
+        keys.shape[0], y is None, x.shape[1], float(scale),
         0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
         _pointer(rows), _pointer(rows_grad), _pointer(cols), _pointer(cols_grad),
         dx.data_ptr(), dy.data_ptr() if dy.numel() else 0, dscale.data_ptr(), torch.get_num_threads(),
