@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: ``sslkernels train | bench | explain | info``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+TRAIN_EXAMPLE = """examples:
+  sslkernels train simclr
+  sslkernels train simclr --data imagefolder:photos --epochs 50 --out runs/photos
+  sslkernels train simclr --out runs/photos --resume
+"""
+EXAMPLES = """examples:
+  sslkernels train simclr                   train on handwritten digits, evaluate, write a report
+  sslkernels bench run similarity --quick   time the kernels against plain PyTorch
+  sslkernels explain nt_xent --shape 4096,128 --dtype float32 --device cpu
+  sslkernels info
+"""
+BENCH_EXAMPLE = """example:
+  sslkernels bench run similarity --quick
+"""
+FROM_ELSEWHERE = {
+    "bench": ("sslkernels.bench.cli", "time the kernels against plain PyTorch and its peers", BENCH_EXAMPLE),
+    "explain": ("sslkernels.explain", "say which backend and path would run an op, and what it costs", None),
+}
+EXTRAS = {"bench": "bench", "train": "train"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, 2 after an error (one sentence on stderr), 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        options = _parser(arguments).parse_args(arguments)
+        return int(options.run(options) or 0)
+    except KeyboardInterrupt:
+        return _complain("interrupted.", 130)
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except ModuleNotFoundError as error:
+        command = arguments[0] if arguments else ""
+        extra = EXTRAS.get(command)
+        if extra is None or (error.name or "").startswith("sslkernels"):
+            raise
+        return _complain(f"{command} needs {error.name}, which is missing; pip install 'sslkernels[{extra}]'")
+    except (ValueError, TypeError, OSError) as error:
+        return _complain(" ".join(str(error).split()))
+
+
+def _complain(sentence: str, code: int = 2) -> int:
+    print(f"sslkernels: {sentence}", file=sys.stderr)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is an error like any other: one sentence, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}; see {self.prog} --help")
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    from sslkernels import __version__
+
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(
+        prog="sslkernels",
+        description="Fused kernels for self-supervised learning.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+    )
+    parser.add_argument("--version", action="version", version=f"sslkernels {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    train = commands.add_parser(
+        "train",
+        help="train a method, evaluate it, write a report",
+        description="Train on images without labels, evaluate the features, write metrics.json and report.html.",
+        epilog=TRAIN_EXAMPLE,
+        formatter_class=raw,
+    )
+    _add_train_arguments(train)
+    for name, (module, words, example) in FROM_ELSEWHERE.items():
+        command = commands.add_parser(
+            name, help=words, description=words.capitalize() + ".", epilog=example, formatter_class=raw
+        )
+        if name in arguments[:1]:  # the others' modules stay unread
+            imported = importlib.import_module(module)
+            imported.add_arguments(command)
+            command.set_defaults(run=imported.run)
+    info = commands.add_parser(
+        "info",
+        help="versions, instruction set and backends",
+        description="Print versions, the instruction set, and each backend or why it is absent.",
+        epilog="example:\n  sslkernels info\n",
+        formatter_class=raw,
+    )
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    from sslkernels.methods import available
+
+    parser.add_argument("method", metavar="METHOD", help=f"one of: {', '.join(available())}")
+    parser.add_argument("--data", help="digits (default), imagefolder:PATH, cifar10:PATH (binary version) or npz:PATH")
+    parser.add_argument("--image-size", type=int, help="pixels that an imagefolder is resized to (default 32)")
+    parser.add_argument("--epochs", type=int, help="passes over the training images (default: the method's)")
+    parser.add_argument("--batch-size", type=int, help="images of one forward pass over all devices")
+    parser.add_argument("--lr", type=float, help="peak learning rate of AdamW (default: the method's)")
+    parser.add_argument("--temperature", type=float, help="of the loss (default: the method's)")
+    parser.add_argument("--seed", type=int, help="of weights, order and views (default 0)")
+    parser.add_argument("--backend", help="reference, cpu or triton (default: the fastest that can run)")
+    parser.add_argument("--precision", help="32-true (default), bf16-mixed or 16-mixed")
+    parser.add_argument("--devices", type=int, help="GPUs, or processes on the CPU (default 1)")
+    parser.add_argument("--accumulate", type=int, help="forward passes of one optimizer step (default 1)")
+    parser.add_argument("--out", type=Path, help="folder for results (default runs/METHOD-TIMESTAMP)")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out after its last whole epoch")
+    parser.set_defaults(run=_train)
+
+
+def _train(options: argparse.Namespace) -> int:
+    if options.resume and options.out is None:
+        raise ValueError("train: --resume came without --out; pass --out with the folder of the run to continue.")
+    given = {name: value for name, value in vars(options).items() if name not in ("run", "out")}
+    out = options.out or Path("runs") / f"{options.method}-{datetime.now():%Y%m%d-%H%M%S}"
+
+    from sslkernels.training import train
+
+    try:
+        metrics = train(out=out, say=_say, **given)
+    except KeyboardInterrupt:
+        kept = out / "last.ckpt"
+        if not kept.is_file():
+            return _complain("interrupted before the first epoch was over; nothing to resume.", 130)
+        return _complain(f"interrupted; {kept} is whole, continue with --out {out} --resume.", 130)
+    print(f"report: {out / 'report.html'}")
+    _print_figures(metrics)
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _print_figures(metrics: dict) -> None:
+    for key, value in metrics.items():
+        if isinstance(value, float):
+            print(f"{key:30} {value:.4f}")
+        elif isinstance(value, (int, str)) or value is None:
+            print(f"{key:30} {value}")
+    print(f"{'loss':30} {metrics['loss'][-1]:.4f} after {len(metrics['loss'])} steps")
+
+
+def _info(options: argparse.Namespace) -> int:
+    from sslkernels.backends import info
+
+    print(info())
+    return 0

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two random views of every image of a batch, drawn from torch's random state so that a resumed run repeats them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+LARGE = 64
+
+
+class TwoViews(nn.Module):
+    """Images ``(N, C, H, W)`` in [0, 1] to two augmented batches of the same shape, made on the images' device.
+
+    One channel is taken for writing: crop, rotate, shift, shear, erase; a flipped digit is another digit. Three
+    channels are taken for photographs: SimCLR's crop, flip, colour and greyscale, with blur from 64 pixels on.
+
+    >>> import torch
+    >>> from sslkernels.data import TwoViews
+    >>> first, second = TwoViews(channels=1, image_size=(8, 8))(torch.rand(4, 1, 8, 8))
+    >>> first.shape
+    torch.Size([4, 1, 8, 8])
+    """
+
+    def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        import kornia.augmentation as K
+
+        if channels == 1:
+            self.augment = nn.Sequential(
+                K.RandomResizedCrop(image_size, scale=(0.4, 1.0), ratio=(0.8, 1.25)),
+                K.RandomAffine(15.0, translate=(0.1, 0.1), shear=10.0, p=1.0),
+                K.RandomErasing(scale=(0.02, 0.25), p=0.5),
+            )
+        else:
+            self.augment = nn.Sequential(
+                K.RandomResizedCrop(image_size, scale=(0.2, 1.0)),
+                K.RandomHorizontalFlip(),
+                K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8),
+                K.RandomGrayscale(p=0.2),
+            )
+            if min(image_size) >= LARGE:
+                self.augment.append(K.RandomGaussianBlur((7, 7), (0.1, 2.0), p=0.5))
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return self.augment(images), self.augment(images)

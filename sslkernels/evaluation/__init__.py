@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What frozen features are worth: few-shot nearest neighbour, linear probe, k nearest neighbours."""
+
+from __future__ import annotations
+
+from sslkernels.evaluation.features import calibrate_batchnorm, encode
+from sslkernels.evaluation.probes import few_shot, knn, linear_probe, nearest
+
+__all__ = ["calibrate_batchnorm", "encode", "few_shot", "knn", "linear_probe", "nearest"]

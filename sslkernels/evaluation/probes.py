@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Probes of features ``(N, D)`` with labels ``(N,)``: fixed seeds, so that two encoders meet the same draws."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CHUNK = 1024
+
+
+def few_shot(
+    features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, shots: int = 5, draws: int = 50
+) -> float | None:
+    """Accuracy of the nearest of ``shots`` labelled rows per class, by cosine; the mean of ``draws`` random choices.
+
+    None where a class has fewer rows than ``shots``.
+
+    >>> import torch
+    >>> from sslkernels.evaluation import few_shot
+    >>> rows, labels = torch.eye(2).repeat(5, 1), torch.tensor([0, 1]).repeat(5)
+    >>> few_shot(rows, labels, rows, labels)
+    1.0
+    """
+    keys, queries = F.normalize(features, dim=1), F.normalize(test_features, dim=1)
+    correct = [
+        (labels[chosen][(queries @ keys[chosen].T).argmax(1)] == test_labels).float().mean()
+        for chosen in _draws(labels, shots, draws)
+    ]
+    return float(torch.stack(correct).mean()) if correct else None
+
+
+def linear_probe(
+    features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, shots: int = 10, draws: int = 10
+) -> float | None:
+    """Accuracy of a logistic regression on ``shots`` labelled rows per class; the mean of ``draws`` random choices.
+
+    None where a class has fewer rows than ``shots``.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    scores = []
+    for chosen in _draws(labels, shots, draws):
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        probe.fit(features[chosen].numpy(), labels[chosen].numpy())
+        scores.append(probe.score(test_features.numpy(), test_labels.numpy()))
+    return float(sum(scores) / len(scores)) if scores else None
+
+
+def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, k: int = 20) -> float:
+    """Accuracy of the majority among the ``k`` nearest training rows by cosine; of equals, the lower label."""
+    votes = F.one_hot(labels[nearest(features, test_features, min(k, len(features)))]).sum(1)
+    return float((votes.argmax(1) == test_labels).float().mean())
+
+
+def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
+    """Indices ``(M, k)`` of the rows of ``features (N, D)`` nearest to ``queries (M, D)`` by cosine, nearest first."""
+    keys = F.normalize(features, dim=1)
+    return torch.cat([(F.normalize(part, dim=1) @ keys.T).topk(k).indices for part in queries.split(CHUNK)])
+
+
+def _draws(labels: Tensor, shots: int, draws: int) -> Iterator[Tensor]:
+    """Indices of ``shots`` rows of each class, ``draws`` times; nothing where a class is too small."""
+    members = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+    if min(map(len, members)) < shots:
+        return
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(draws):
+        yield torch.cat([rows[torch.randperm(len(rows), generator=generator)[:shots]] for rows in members])

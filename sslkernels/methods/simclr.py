@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SimCLR: agree on two views of an image, disagree with every other image of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import nt_xent
+from sslkernels.methods.method import Method
+from sslkernels.models import ProjectionHead
+
+
+class SimCLR(Method):
+    """A Simple Framework for Contrastive Learning of Visual Representations. Chen et al., ICML 2020.
+
+    Args:
+        backbone: images to features ``(N, feature_dim)``.
+        feature_dim: features of the backbone, and width of the projection's hidden layer.
+        projection_dim: features that the loss compares.
+        temperature: of the loss; see `sslkernels.functional.nt_xent`.
+        backend, group: see `Method`.
+
+    >>> import torch
+    >>> from sslkernels.methods import SimCLR
+    >>> from sslkernels.models import resnet_small
+    >>> method = SimCLR(resnet_small(), feature_dim=128)
+    >>> views = torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8)
+    >>> method(views)["loss"].shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        feature_dim: int,
+        projection_dim: int = 128,
+        temperature: float = 0.1,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.projector = ProjectionHead(feature_dim, feature_dim, projection_dim)
+        self.temperature = temperature
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        if len(views) != 2:
+            raise ValueError(f"SimCLR: {len(views)} views came; pass two views of the same images.")
+        z0, z1 = (self.projector(self.backbone(view)) for view in views)
+        return {"loss": self.loss(z0, z1), "embeddings": (z0, z1)}
+
+    def loss(self, z0: Tensor, z1: Tensor) -> Tensor:  # type: ignore[override]
+        return nt_xent(z0, z1, temperature=self.temperature, group=self.group, backend=self.backend)

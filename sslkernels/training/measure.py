@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a whole training step costs with one backend and with another: time, the loss's part of it, memory."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from sslkernels.methods import Method
+
+REPEATS = 10
+LOSS_REPEATS = 50
+WARMUPS = 3
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Medians of one training step: views, forward, backward, optimizer. The loss is timed forward and backward."""
+
+    images_per_second: float
+    loss_milliseconds: float
+    loss_share: float
+    peak_memory_bytes: int | None
+
+
+def step_costs(
+    method: Method, views: nn.Module, images: Tensor, backends: Sequence[str], autocast: torch.dtype | None
+) -> dict[str, StepCost]:
+    """Costs of a step on ``images`` with each of ``backends``, in turn in this process, on copies of ``method``."""
+    device = images.device
+    steps = {name: _step(_copy(method, name), views, images, autocast) for name in backends}
+    losses = {name: _loss(_copy(method, name), views, images, autocast) for name in backends}
+    step_seconds = _interleaved(steps, REPEATS, device)
+    loss_seconds = _interleaved(losses, LOSS_REPEATS, device)
+    peaks = {name: [peak_memory(steps[name], device) for _ in range(3)] for name in backends}
+    return {
+        name: StepCost(
+            images_per_second=len(images) / step_seconds[name],
+            loss_milliseconds=1e3 * loss_seconds[name],
+            loss_share=loss_seconds[name] / step_seconds[name],
+            peak_memory_bytes=None if None in peaks[name] else median(peaks[name]),  # type: ignore[type-var]
+        )
+        for name in backends
+    }
+
+
+def _copy(method: Method, backend: str) -> Method:
+    copied = copy.deepcopy(method).train()
+    copied.backend = backend
+    copied.group = None
+    return copied
+
+
+def _step(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
+    optimizer = torch.optim.AdamW(method.parameters())
+
+    def step() -> None:
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            loss = method(views(images))["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(0, 1)
+
+    return step
+
+
+def _loss(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
+    with torch.no_grad(), torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+        embeddings = [rows.detach().requires_grad_() for rows in method(views(images))["embeddings"]]
+
+    def loss() -> None:
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            value = method.loss(*embeddings)
+        torch.autograd.grad(value, embeddings)
+
+    return loss
+
+
+def _interleaved(calls: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(WARMUPS + repeats):
+        for name, call in calls.items():
+            _wait(device)
+            start = time.perf_counter()
+            call()
+            _wait(device)
+            if repeat >= WARMUPS:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(call: Callable[[], None], device: torch.device) -> int | None:
+    """Highest bytes during ``call`` above those before it; None where the system does not tell."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        call()
+        torch.cuda.synchronize(device)
+        return torch.cuda.max_memory_allocated(device) - before
+    try:
+        # Freed pages that the allocator keeps would be used again without showing.
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        before = _resident("VmRSS")
+        call()
+        return max(0, _resident("VmHWM") - before)
+    except (OSError, AttributeError, StopIteration):
+        return None
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A method as a LightningModule: the optimizer, its schedule, and what must survive a resume."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from sslkernels.methods import Method
+from sslkernels.training.checkpoint import random_state, set_random_state
+
+WARMUP = 0.05
+
+
+class LitMethod(LightningModule):
+    """Trains a `Method` under Lightning: AdamW, five percent of warm-up, then a cosine to zero.
+
+    Args:
+        method: called on the views of each batch; `Method.after_step` runs once per optimizer step, not per
+            micro-batch of an accumulation.
+        views: makes the views of a batch of images, such as `sslkernels.data.TwoViews`; None where the loader gives
+            the views themselves.
+        lr, weight_decay: of AdamW; biases and BatchNorm are not decayed.
+
+    ``losses`` holds the loss of every optimizer step (the mean of its micro-batches and ranks) once an epoch is over.
+    A checkpoint taken after an epoch resumes to the same losses: it also holds the random state of every rank.
+
+    >>> import torch
+    >>> from sslkernels.methods import SimCLR
+    >>> from sslkernels.models import resnet_small
+    >>> from sslkernels.training import LitMethod
+    >>> module = LitMethod(SimCLR(resnet_small(), feature_dim=128), lr=1e-3)
+    >>> module.losses
+    []
+    """
+
+    def __init__(
+        self, method: Method, *, views: nn.Module | None = None, lr: float = 1e-3, weight_decay: float = 1e-4
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.views = views
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.losses: list[float] = []
+        self._step_losses: list[Tensor] = []
+        self._micro_losses: list[Tensor] = []
+        self._random_states: list[dict[str, Any]] = []
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        views = batch if self.views is None else self.views(batch)
+        loss = self.method(views)["loss"]
+        self._micro_losses.append(loss.detach())
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        weights = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": self.weight_decay},
+            {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.lr)
+        total = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
+        step = self.trainer.global_step
+        super().optimizer_step(*arguments, **keywords)
+        self._step_losses.append(torch.stack(self._micro_losses).mean())
+        self._micro_losses.clear()
+        self.method.after_step(step, int(self.trainer.estimated_stepping_batches))
+
+    def on_train_start(self) -> None:
+        if self.global_rank and not self._random_states:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)  # ranks draw different views
+
+    def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
+        # What the loop and its loader drew since the last epoch does not count: a resumed one draws differently.
+        if batch_index == 0 and len(self._random_states) > self.global_rank:
+            set_random_state(self._random_states[self.global_rank])
+
+    def on_train_epoch_end(self) -> None:
+        losses = self.trainer.strategy.reduce(torch.stack(self._step_losses), reduce_op="mean")
+        self.losses += losses.tolist()
+        self._step_losses.clear()
+        self._random_states = [random_state()]
+        if self.trainer.world_size > 1:
+            self._random_states = [{} for _ in range(self.trainer.world_size)]
+            dist.all_gather_object(self._random_states, random_state())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["loss"] = list(self.losses)
+        checkpoint["random_states"] = self._random_states
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.losses = list(checkpoint["loss"])
+        self._random_states = checkpoint["random_states"]
+
+
+def warmup_cosine(step: int, total: int) -> float:
+    """The factor of the learning rate at ``step`` of ``total``: a line up, then half a cosine down to zero."""
+    warmup = max(1, round(WARMUP * total))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

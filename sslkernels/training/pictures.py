@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report's pictures as PNG bytes: the loss curve, the embedding in two dimensions, sample neighbours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslkernels.data import Dataset
+from sslkernels.evaluation import nearest
+
+INK, MUTED, ACCENT, GOOD, BAD = "#1f2933", "#7b8794", "#2563eb", "#15803d", "#dc2626"
+MOST_POINTS = 1000
+NEIGHBOURS = 8
+QUERIES = 6
+STYLE = {
+    "font.size": 10,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.edgecolor": "#cbd2d9",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "figure.dpi": 160,
+}
+
+
+def loss_curve(losses: Sequence[float]) -> bytes:
+    """Every step in light colour, and its running mean."""
+    values = torch.tensor(losses)
+    window = max(1, len(losses) // 50)
+    steps = torch.arange(1, len(losses) + 1)
+    smooth = values.unfold(0, window, 1).mean(1)
+    figure, axes = _figure(7.2, 3.0)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.plot(steps, values, color=ACCENT, alpha=0.25, linewidth=0.8)
+    axes.plot(
+        steps[window // 2 :][: len(smooth)],
+        smooth,
+        color=ACCENT,
+        linewidth=1.8,
+        marker="o" if len(losses) < 3 else None,
+    )
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss")
+    axes.margins(x=0.01)
+    return _png(figure)
+
+
+def embedding(features: Tensor, labels: Tensor, classes: Sequence[str]) -> bytes:
+    """Features ``(N, D)`` in two dimensions by t-SNE (PCA where there are too few), a colour for each class."""
+    from matplotlib import colormaps
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    kept = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MOST_POINTS]
+    rows, labels = torch.nn.functional.normalize(features[kept], dim=1).numpy(), labels[kept].numpy()
+    many = len(rows) > 90  # t-SNE at its usual perplexity of 30 needs more points than three times that
+    points = (TSNE(init="pca", random_state=0) if many else PCA(2)).fit_transform(rows)
+    palette = colormaps["tab10" if len(classes) <= 10 else "tab20"]
+    figure, axes = _figure(7.2, 5.0)
+    for label, name in enumerate(classes):
+        chosen = labels == label
+        colour = palette(label % palette.N)
+        axes.scatter(*points[chosen].T, s=22, color=colour, label=name, alpha=0.85, linewidths=0.4, edgecolors="white")
+    axes.set_axis_off()
+    if len(classes) <= 20:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.2, markerscale=1.4)
+    return _png(figure)
+
+
+def neighbours(dataset: Dataset, features: Tensor, test_features: Tensor) -> bytes:
+    """Test images, each with the training images nearest to it; the frame says whether the class is the same."""
+    queries = torch.randperm(len(test_features), generator=torch.Generator().manual_seed(0))[:QUERIES]
+    found = nearest(features, test_features[queries], min(NEIGHBOURS, len(features)))
+    rows, columns = found.shape
+    figure, _ = _figure(7.2, 0.76 * rows + 0.35, bare=True)
+    grid = figure.subplots(rows, columns + 2, squeeze=False, gridspec_kw={"width_ratios": [1, 0.25] + [1] * columns})
+    for row, query in enumerate(queries.tolist()):
+        truth = dataset.test_labels[query]
+        _show(grid[row][0], dataset.test_images[query], MUTED)
+        grid[row][1].set_axis_off()
+        for column, index in enumerate(found[row].tolist()):
+            colour = GOOD if dataset.train_labels[index] == truth else BAD
+            _show(grid[row][column + 2], dataset.train_images[index], colour)
+    grid[0][0].set_title("query", fontsize=9, color=MUTED)
+    grid[0][2].set_title("nearest", fontsize=9, color=MUTED)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=0.94, wspace=0.08, hspace=0.08)
+    return _png(figure)
+
+
+def _show(axes: Any, image: Tensor, frame: str) -> None:
+    from matplotlib.patches import Rectangle
+
+    axes.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=frame, linewidth=4))
+    axes.set_axis_off()
+
+
+def _figure(width: float, height: float, bare: bool = False) -> tuple[Any, Any]:
+    """A figure outside pyplot, which would look for a display and keep the figure."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height))
+        FigureCanvasAgg(figure)
+        return figure, None if bare else figure.subplots()
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()

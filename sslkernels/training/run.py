@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run from options to report: train or resume, evaluate, measure, write what was found."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import Tensor
+
+from sslkernels.backends import choose
+from sslkernels.data import Dataset, TwoViews, load
+from sslkernels.evaluation import calibrate_batchnorm, encode, few_shot, knn, linear_probe
+from sslkernels.methods import METHODS, Method
+from sslkernels.models import resnet_small
+from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint
+from sslkernels.training.config import FIELDS, TrainConfig
+from sslkernels.training.loader import ImageBatches
+from sslkernels.training.measure import step_costs
+from sslkernels.training.module import LitMethod
+from sslkernels.training.progress import ShowProgress
+from sslkernels.training.report import write_report
+
+AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+VERSIONS = ("torch", "lightning", "kornia", "scikit-learn", "numpy")
+
+
+def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], None] = print, **options: Any) -> dict:
+    """Train ``method`` and write ``metrics.json``, ``report.html``, ``last.ckpt`` and logs into ``out``.
+
+    Args:
+        method: one of `sslkernels.methods.available()`.
+        out: a folder that is empty or does not exist; with ``resume`` that of an interrupted run, which continues
+            after its last whole epoch on the same loss curve.
+        say: gets a line where a new part of the work begins.
+        options: fields of `TrainConfig`; those left out or None come from the method's preset or the checkpoint.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        ValueError, OSError: an option, the data or the checkpoint is wrong; nothing has been written then.
+    """
+    if resume:
+        config = _saved_config(out / NAME, method, options)
+    else:
+        config = TrainConfig.from_options(method, options)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise FileExistsError(
+                f"train: --out is {out}, which is not an empty folder; pass another, or --resume to continue its run."
+            )
+    dataset = load(config.data, config.image_size)
+    count = len(dataset.train_images)
+    if config.batch_size > count:
+        if options.get("batch_size") is not None:
+            raise ValueError(
+                f"train: --batch-size is {config.batch_size} and {config.data} has {count} training images; "
+                f"pass at most {count}."
+            )
+        config = replace(config, batch_size=count - count % config.devices)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and config.devices > torch.cuda.device_count():
+        raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
+    backend = choose(device, AUTOCAST[config.precision] or torch.float32, config.backend)
+
+    say(f"{config.method} on {config.data}: {count} images, {config.epochs} epochs, backend {backend}, into {out}")
+    with _quiet_engine():
+        seed_everything(config.seed, verbose=False)
+    learner = _method(config, dataset)
+    untrained = copy.deepcopy(learner.backbone).to(device)
+    views = TwoViews(dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:]))
+    losses = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
+
+    if not all(map(math.isfinite, losses)):
+        raise ValueError(f"train: the loss became {losses[-1]}; lower --lr or raise --temperature, with another --out.")
+
+    say("evaluating the features")
+    learner.to(device)
+    trained = copy.deepcopy(learner.backbone)
+    features: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, backbone in (("", trained), ("_untrained", untrained)):
+        calibrate_batchnorm(backbone, dataset.train_images)
+        features[name] = encode(backbone, dataset.train_images), encode(backbone, dataset.test_images)
+    features["_pixels"] = dataset.train_images.flatten(1), dataset.test_images.flatten(1)
+    metrics: dict[str, Any] = {"format": FORMAT}
+    for probe, accuracy in (("few_shot", few_shot), ("linear", linear_probe), ("knn", knn)):
+        for name, (rows, test_rows) in features.items():
+            metrics[probe + name] = accuracy(rows, dataset.train_labels, test_rows, dataset.test_labels)
+
+    say("measuring a training step")
+    images = dataset.train_images[: config.batch_size].to(device)
+    costs = step_costs(learner, views, images, list(dict.fromkeys((backend, "reference"))), AUTOCAST[config.precision])
+    for suffix, cost in (("", costs[backend]), ("_reference", costs["reference"])):
+        metrics |= {key + suffix: value for key, value in asdict(cost).items()}
+    metrics |= {
+        "backend": backend,
+        "method": config.method,
+        "data": config.data,
+        "seed": config.seed,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "config": asdict(config),
+        "versions": _versions(),
+        "loss": losses,
+    }
+    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    say("drawing the report")
+    write_atomically(out / "report.html", write_report(metrics, dataset, *features[""]))
+    return metrics
+
+
+def _saved_config(path: Path, method: str, options: dict[str, Any]) -> TrainConfig:
+    saved = read_checkpoint(path, method)["config"]
+    if not isinstance(saved, dict) or set(saved) != set(FIELDS):
+        raise ValueError(
+            f"train: {path} holds no configuration that this version reads; start anew with another --out."
+        )
+    config = TrainConfig(**saved)
+    config.check()
+    config.check_same(options, path)
+    return config
+
+
+def _method(config: TrainConfig, dataset: Dataset) -> Method:
+    # Convolutions of small images run a sixth faster on the CPU in this layout.
+    backbone = resnet_small(dataset.train_images.shape[1]).to(memory_format=torch.channels_last)
+    return METHODS[config.method](
+        backbone,
+        feature_dim=backbone.feature_dim,
+        temperature=config.temperature,
+        backend=config.backend,
+        group="world",
+    )
+
+
+def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> list[float]:
+    """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of every step."""
+    out.mkdir(parents=True, exist_ok=True)
+    stamp = {"format": FORMAT, "method": config.method, "config": asdict(config)}
+    with _quiet_engine():
+        trainer = Trainer(
+            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            devices=config.devices,
+            strategy="auto" if config.devices == 1 else "ddp_spawn",
+            sync_batchnorm=config.devices > 1 and torch.cuda.is_available(),
+            precision=config.precision,
+            max_epochs=config.epochs,
+            accumulate_grad_batches=config.accumulate,
+            logger=[CSVLogger(out, name="logs"), TensorBoardLogger(out, name="tensorboard")],
+            callbacks=[SaveLast(out), ShowProgress()],
+            plugins=[AtomicCheckpointIO(stamp)],
+            log_every_n_steps=1,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        batches = ImageBatches(dataset.train_images, config.batch_size, config.seed)
+        try:
+            trainer.fit(module, batches, ckpt_path=out / NAME if resume else None)
+        except SystemExit as error:  # what the engine makes of Ctrl-C
+            raise KeyboardInterrupt from error
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    checkpoint = read_checkpoint(out / NAME, config.method)  # several devices train in processes of their own
+    module.load_state_dict(checkpoint["state_dict"])
+    return checkpoint["loss"]
+
+
+@contextmanager
+def _quiet_engine() -> Iterator[None]:
+    """Without the engine's notices on devices and workers; errors and other warnings come through."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+        yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _versions() -> dict[str, str]:
+    from sslkernels import __version__
+
+    found = {name: importlib.metadata.version(name) for name in VERSIONS}
+    return {"sslkernels": __version__, "python": platform.python_version(), **found, "system": platform.platform()}

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every kind of data set, and the sentence that bad data gets."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sslkernels.data import load
+
+CIFAR_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
+
+
+def write_images(folder: Path, count: int = 10, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (20, 14), (100 * label, index, 255)).save(folder / name / f"{index}.png")
+    return folder
+
+
+def write_cifar(folder: Path) -> Path:
+    folder.mkdir()
+    for number, name in enumerate(CIFAR_FILES):
+        records = np.full((10, 3073), number, dtype=np.uint8)
+        records[:, 0] = np.arange(10)
+        records[:, 1:1025] = 255  # the red plane comes first
+        records.tofile(folder / name)
+    return folder
+
+
+def test_digits_have_a_fixed_split_without_overlap():
+    first, second = load("digits"), load("digits")
+    assert first.train_images.shape == (1438, 1, 8, 8)
+    assert first.test_images.shape == (359, 1, 8, 8)
+    assert torch.equal(first.test_images, second.test_images)
+    assert (first.train_images.min(), first.train_images.max()) == (0, 1)
+    assert torch.bincount(first.test_labels).min() >= 35
+    from sklearn.datasets import load_digits
+
+    everything = torch.cat([first.train_images, first.test_images]).flatten(1).double() * 16
+    theirs = torch.from_numpy(load_digits().data)
+    assert torch.equal(everything.unique(dim=0), theirs.unique(dim=0))
+
+
+def test_imagefolder_is_resized_and_split_per_class(tmp_path):
+    data = load(f"imagefolder:{write_images(tmp_path / 'photos')}", image_size=16)
+    assert data.classes == ("cat", "dog")
+    assert data.train_images.shape == (16, 3, 16, 16)
+    assert torch.bincount(data.test_labels).tolist() == [2, 2]
+    assert (data.train_images[data.train_labels == 1][:, 0] - 100 / 255).abs().max() < 1e-6
+    assert (data.train_images[:, 2] == 1).all()
+
+
+def test_imagefolder_keeps_its_own_split(tmp_path):
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "test", 3)
+    data = load(f"imagefolder:{tmp_path}")
+    assert (len(data.train_images), len(data.test_images)) == (12, 6)
+
+
+def test_cifar10_reads_label_then_planes(tmp_path):
+    data = load(f"cifar10:{write_cifar(tmp_path / 'cifar')}")
+    assert data.train_images.shape == (50, 3, 32, 32)
+    assert data.train_labels.tolist() == list(range(10)) * 5
+    assert (data.train_images[:, 0] == 1).all()
+    assert torch.equal(data.train_images[:, 1].amax((1, 2)), torch.arange(5).repeat_interleave(10) / 255)
+    assert (data.test_images[:, 2] == 5 / 255).all()
+
+
+@pytest.mark.parametrize("shape", [(30, 6, 5), (30, 6, 5, 1), (30, 1, 6, 5)])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
+def test_npz_takes_the_usual_layouts(tmp_path, shape, dtype):
+    values = np.random.RandomState(0).randint(0, 256, shape)
+    images = values.astype(np.uint8) if dtype == "uint8" else values / 255
+    np.savez(tmp_path / "x.npz", images=images, labels=np.array(["b", "a", "c"] * 10))
+    data = load(f"npz:{tmp_path / 'x.npz'}")
+    assert data.classes == ("a", "b", "c")
+    assert data.train_images.shape == (24, 1, 6, 5)
+    everything = torch.cat([data.train_images, data.test_images]).flatten(1)
+    expected = torch.from_numpy(values.reshape(30, -1) / 255).float()
+    torch.testing.assert_close(everything.sum(1).sort().values, expected.sum(1).sort().values)
+
+
+def test_npz_keeps_its_own_split(tmp_path):
+    images, labels = np.zeros((8, 4, 4, 3)), np.array([3, 5] * 4)
+    np.savez(tmp_path / "x.npz", images=images, labels=labels, test_images=images[:3], test_labels=labels[1:4])
+    data = load(f"npz:{tmp_path / 'x.npz'}")
+    assert data.train_images.shape == (8, 3, 4, 4)
+    assert data.test_labels.tolist() == [1, 0, 1]
+
+
+def refusal(spec: str, error: type[Exception] = ValueError) -> str:
+    with pytest.raises(error) as caught:
+        load(spec)
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+@pytest.mark.parametrize("spec", ["faces", "", "npz", "digits:here", "imagefolder:"])
+def test_unknown_data_is_refused(spec):
+    assert refusal(spec).startswith(f"data is {spec!r}")
+
+
+@pytest.mark.parametrize("kind", ["imagefolder", "cifar10", "npz"])
+def test_missing_path_is_named(tmp_path, kind):
+    assert str(tmp_path / "nothing") in refusal(f"{kind}:{tmp_path / 'nothing'}", FileNotFoundError)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", "half"])
+def test_unreadable_image_is_named(tmp_path, content):
+    write_images(tmp_path / "photos")
+    bad = tmp_path / "photos" / "dog" / "3.png"
+    bad.write_bytes(bad.read_bytes()[:60] if content == "half" else content)
+    assert f"{bad} cannot be read as an image" in refusal(f"imagefolder:{tmp_path / 'photos'}")
+
+
+def test_folder_without_classes_or_images_is_refused(tmp_path):
+    assert "has 0 sub-folders" in refusal(f"imagefolder:{tmp_path}")
+    write_images(tmp_path / "photos", 0)
+    assert "cat holds no image" in refusal(f"imagefolder:{tmp_path / 'photos'}")
+    write_images(tmp_path / "few", 2)
+    assert "class 'cat' has 2 images" in refusal(f"imagefolder:{tmp_path / 'few'}")
+    (tmp_path / "file").write_text("")
+    refusal(f"imagefolder:{tmp_path / 'file'}", NotADirectoryError)
+
+
+def test_truncated_or_missing_cifar_file_is_named(tmp_path):
+    folder = write_cifar(tmp_path / "cifar")
+    bad = folder / "data_batch_4.bin"
+    whole = bad.read_bytes()
+    bad.write_bytes(whole[:-100])
+    assert f"{bad} has 30630 bytes" in refusal(f"cifar10:{folder}")
+    bad.write_bytes(b"\xff" + whole[1:])
+    assert f"{bad} holds label 255" in refusal(f"cifar10:{folder}")
+    bad.unlink()
+    assert f"{bad} does not exist" in refusal(f"cifar10:{folder}", FileNotFoundError)
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path("exploded"),)
+
+
+def test_npz_never_unpickles(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.savez("objects.npz", images=np.array([Bomb()]), labels=np.array([0]))
+    Path("pickle.npz").write_bytes(pickle.dumps(Bomb()))
+    for name in ("objects.npz", "pickle.npz"):
+        assert "holds objects" in refusal(f"npz:{name}")
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"images": np.zeros((9, 4, 4))}, "has no array 'labels' among ['images']"),
+        ({"images": np.zeros((9, 4)), "labels": np.zeros(9, int)}, "images of .* has shape (9, 4)"),
+        ({"images": np.zeros((9, 4, 4, 2)), "labels": np.zeros(9, int)}, "has shape (9, 4, 4, 2)"),
+        ({"images": np.full((9, 4, 4), 7.0), "labels": np.zeros(9, int)}, "values from 7.0 to 7.0"),
+        ({"images": np.full((9, 4, 4), np.nan), "labels": np.zeros(9, int)}, "values from nan to nan"),
+        ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(9)}, "labels of .* dtype float64"),
+        ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(8, int)}, "holds 9 images and 8 labels"),
+    ],
+)
+def test_wrong_arrays_are_named(tmp_path, arrays, words):
+    np.savez(tmp_path / "x.npz", **arrays)
+    message = refusal(f"npz:{tmp_path / 'x.npz'}")
+    assert all(part in message for part in words.split(" .* "))
+
+
+def test_truncated_npz_is_refused(tmp_path):
+    path = tmp_path / "x.npz"
+    np.savez(path, images=np.zeros((9, 4, 4)), labels=np.zeros(9, int))
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "damaged" in refusal(f"npz:{path}")
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    assert "no .npz file" in refusal(f"npz:{tmp_path / 'x.npy'}")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two views: random, different, repeatable from torch's random state."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sslkernels.data import TwoViews
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 16), (3, 64)])
+def test_views_differ_and_repeat_with_the_random_state(channels, size):
+    views = TwoViews(channels, (size, size))
+    images = torch.rand(6, channels, size, size)
+    before = images.clone()
+    state = torch.get_rng_state()
+    first, second = views(images)
+    torch.set_rng_state(state)
+    again = views(images)
+    assert first.shape == images.shape and first.dtype == torch.float32
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again[0]) and torch.equal(second, again[1])
+    assert torch.equal(images, before)
+    assert first.min() >= 0 and first.max() <= 1 + 1e-5
+
+
+def test_images_of_a_batch_are_augmented_apart():
+    views, _ = TwoViews(1, (8, 8))(torch.rand(1, 1, 8, 8).expand(4, -1, -1, -1))
+    assert len(views.flatten(1).unique(dim=0)) == 4
+
+
+def test_digits_are_never_mirrored():
+    images = torch.zeros(256, 1, 8, 8)
+    images[..., :3] = 1
+    first, _ = TwoViews(1, (8, 8))(images)
+    left, right = first[..., :4].sum((1, 2, 3)), first[..., 4:].sum((1, 2, 3))
+    assert (left >= right).float().mean() > 0.95

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probes on rows whose answer is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from sslkernels.evaluation import calibrate_batchnorm, encode, few_shot, knn, linear_probe, nearest
+
+LABELS = torch.arange(3).repeat(20)
+CLUSTERS = torch.eye(3)[LABELS] + 0.01 * torch.arange(60)[:, None] / 60
+
+
+@pytest.mark.parametrize("probe", [few_shot, linear_probe, knn])
+def test_separated_classes_are_found_and_noise_is_chance(probe):
+    assert probe(CLUSTERS, LABELS, CLUSTERS * 7, LABELS) == 1.0
+    noise = torch.randn(60, 3)
+    assert probe(noise, LABELS, torch.randn(600, 3), LABELS.repeat(10)) == pytest.approx(1 / 3, abs=0.1)
+
+
+@pytest.mark.parametrize("probe", [few_shot, linear_probe])
+def test_draws_are_fixed_and_too_few_shots_give_none(probe):
+    rows = torch.randn(60, 3) + CLUSTERS
+    assert probe(rows, LABELS, rows, LABELS) == probe(rows, LABELS, rows, LABELS)
+    assert probe(rows, LABELS, rows, LABELS, shots=21) is None
+
+
+def test_one_shot_is_the_nearest_labelled_row():
+    rows, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
+    queries = torch.tensor([[9.0, 1.0], [1.0, 3.0], [2.0, 1.0]])
+    assert few_shot(rows, labels, queries, torch.tensor([0, 1, 1]), shots=1) == pytest.approx(2 / 3)
+
+
+def test_knn_is_the_majority():
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [0.0, 1.0]])
+    labels = torch.tensor([0, 1, 1, 0])
+    query = torch.tensor([[1.0, 0.0]])
+    assert nearest(rows, query, 3).tolist() == [[0, 1, 2]]
+    assert knn(rows, labels, query, torch.tensor([1]), k=3) == 1.0
+    assert knn(rows, labels, query, torch.tensor([0]), k=1) == 1.0
+    assert knn(rows, labels, query, torch.tensor([0]), k=99) == 1.0  # a draw of two and two
+
+
+def test_calibration_sets_the_statistics_of_the_images_and_nothing_else():
+    backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)).eval()
+    images = torch.randn(512, 1, 2, 2) * 3 + 5
+    calibrate_batchnorm(backbone, images)
+    norm = backbone[1]
+    torch.testing.assert_close(norm.running_mean, images.flatten(1).mean(0))
+    assert norm.momentum == 0.1 and not backbone.training
+    features = encode(backbone, images)
+    torch.testing.assert_close(features.mean(0), torch.zeros(4), atol=1e-4, rtol=0)
+    torch.testing.assert_close(features.std(0), torch.ones(4), atol=1e-2, rtol=0)
+
+
+def test_encoding_leaves_the_encoder_as_it_was():
+    backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)).train()
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    encode(backbone, torch.randn(10, 1, 2, 2))
+    assert backbone.training
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())

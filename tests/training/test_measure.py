@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cost of a step, measured."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+
+from sslkernels.data import TwoViews  # noqa: E402
+from sslkernels.methods import SimCLR  # noqa: E402
+from sslkernels.models import ResNet  # noqa: E402
+from sslkernels.training.measure import peak_memory, step_costs  # noqa: E402
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_peak_memory_sees_what_was_freed_again():
+    def call() -> None:
+        torch.ones(1 << 24).sum()
+
+    peak = peak_memory(call, torch.device("cpu"))
+    assert peak == pytest.approx(64 << 20, rel=0.1)
+    assert peak_memory(lambda: None, torch.device("cpu")) < 4 << 20
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_costs_of_both_backends_leave_the_method_alone(autocast):
+    method = SimCLR(ResNet(1, (4,), (1,)), feature_dim=4)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    costs = step_costs(method, TwoViews(1, (8, 8)), torch.rand(32, 1, 8, 8), ["cpu", "reference"], autocast)
+    assert set(costs) == {"cpu", "reference"}
+    for cost in costs.values():
+        assert 0 < cost.loss_share < 1
+        assert cost.loss_milliseconds / 1e3 == pytest.approx(cost.loss_share * 32 / cost.images_per_second)
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+    assert method.backend is None and all(weight.grad is None for weight in method.parameters())

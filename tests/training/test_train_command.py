@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``sslkernels train`` from the outside: what it writes, what a kill leaves, what bad input gets."""
+
+from __future__ import annotations
+
+import base64
+import html.parser
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+
+from sslkernels.cli import main  # noqa: E402
+
+COMMAND = Path(sys.executable).with_name("sslkernels")
+EPOCHS = "3"
+ACCURACIES = [probe + of for probe in ("few_shot", "linear", "knn") for of in ("", "_untrained", "_pixels")]
+COSTS = [
+    cost + of
+    for cost in ("images_per_second", "loss_milliseconds", "loss_share", "peak_memory_bytes")
+    for of in ("", "_reference")
+]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [COMMAND, "train", "simclr", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    try:
+        out, err = process.communicate(timeout=180)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+    while not (folder / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a whole run, and what it printed."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, out, err = finish(start(folder, "--epochs", EPOCHS, "--out", "run"))
+    assert (code, err) == (0, ""), err
+    return folder / "run", out
+
+
+@pytest.fixture(scope="module")
+def metrics(run: tuple[Path, str]) -> dict:
+    return json.loads((run[0] / "metrics.json").read_text())
+
+
+def test_metrics_hold_what_was_found(metrics):
+    assert all(0 < metrics[name] <= 1 for name in ACCURACIES)
+    assert all(metrics[name] > 0 for name in COSTS)
+    assert len(metrics["loss"]) == 15 and metrics["loss"][-1] < metrics["loss"][0]
+    assert (metrics["format"], metrics["method"], metrics["data"], metrics["seed"]) == (1, "simclr", "digits", 0)
+    assert metrics["backend"] == "cpu"
+    assert metrics["config"]["epochs"] == 3
+    assert metrics["versions"]["torch"] == torch.__version__
+
+
+def test_last_lines_are_the_figures(run, metrics):
+    lines = dict(line.split(maxsplit=1) for line in run[1].splitlines() if " " in line)
+    for name in ACCURACIES + COSTS:
+        assert float(lines[name]) == pytest.approx(metrics[name], abs=1e-4), name
+    assert run[1].rstrip().splitlines()[-1].startswith("loss ")
+    assert lines["epoch"].startswith("3/3")
+
+
+def test_folder_holds_logs_checkpoint_and_nothing_temporary(run):
+    assert sorted(os.listdir(run[0])) == ["last.ckpt", "logs", "metrics.json", "report.html", "tensorboard"]
+    rows = (run[0] / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 15
+    assert list((run[0] / "tensorboard").rglob("events.out.tfevents.*"))
+
+
+def test_report_is_whole_and_needs_no_other_file(run, metrics):
+    text = (run[0] / "report.html").read_text()
+    pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
+    assert len(pictures) == 3 == text.count("<img")
+    for picture in pictures:
+        assert base64.b64decode(picture, validate=True).startswith(b"\x89PNG")
+    assert "http" not in text and "<script" not in text
+    assert f"{metrics['few_shot']:.1%}" in text
+    first_section = text[: text.index("What the features are worth")]
+    assert f"{metrics['loss_milliseconds']:.2f} ms" in first_section
+
+    class Balanced(html.parser.HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.open = []
+
+        def handle_starttag(self, tag, attributes):
+            self.open += [tag] * (tag not in ("meta", "img"))
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+
+
+def test_killed_run_resumes_to_the_same_losses(tmp_path, metrics):
+    process = start(tmp_path, "--epochs", EPOCHS, "--out", "run")
+    wait_for_checkpoint(process, tmp_path / "run")
+    process.kill()
+    process.communicate()
+    kept = torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["loss"]
+    assert kept == metrics["loss"][: len(kept)]
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    code, _, err = finish(start(tmp_path, "--out", "run", "--resume"))
+    assert (code, err) == (0, "")
+    resumed = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert resumed["loss"] == metrics["loss"]
+    assert {name: resumed[name] for name in ACCURACIES} == {name: metrics[name] for name in ACCURACIES}
+
+
+def test_interrupt_keeps_a_whole_checkpoint(tmp_path):
+    process = start(tmp_path, "--epochs", "1000", "--out", "run")
+    wait_for_checkpoint(process, tmp_path / "run")
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130
+    assert err == "sslkernels: interrupted; run/last.ckpt is whole, continue with --out run --resume.\n"
+    assert torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["format"] == 1
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, ""), err
+    assert err.startswith("sslkernels: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "COMMAND"),
+        (["train"], "METHOD"),
+        (["train", "nope"], "method is 'nope'; accepted are simclr"),
+        (["train", "simclr", "--data", "imagefolder:nowhere"], "nowhere does not exist"),
+        (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are digits"),
+        (["train", "simclr", "--epochs", "0"], "--epochs is 0; pass a whole number of at least 1"),
+        (["train", "simclr", "--epochs", "many"], "--epochs"),
+        (["train", "simclr", "--lr", "-1"], "--lr is -1.0; pass a positive number"),
+        (["train", "simclr", "--lr", "nan"], "--lr is nan"),
+        (["train", "simclr", "--seed", "-1"], "--seed is -1"),
+        (["train", "simclr", "--batch-size", "1439"], "digits has 1438 training images; pass at most 1438"),
+        (["train", "simclr", "--batch-size", "1"], "--batch-size is 1; pass a whole number of at least 2"),
+        (["train", "simclr", "--devices", "3"], "a batch size that the devices divide"),
+        (["train", "simclr", "--backend", "cuda"], "--backend is 'cuda'; accepted are reference, cpu, triton"),
+        (["train", "simclr", "--precision", "8"], "--precision is '8'; accepted are 32-true"),
+        (["train", "simclr", "--resume"], "--resume came without --out"),
+        (["train", "simclr", "--resume", "--out", "new"], "last.ckpt does not exist"),
+    ],
+)
+def test_bad_options_get_one_sentence_and_leave_nothing(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(capsys, *arguments)
+    assert os.listdir(tmp_path) == []
+
+
+def test_truncated_cifar_gets_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data_batch_1.bin").write_bytes(b"\0" * 4000)
+    assert "data_batch_1.bin has 4000 bytes" in refused(capsys, "train", "simclr", "--data", f"cifar10:{tmp_path}")
+    assert os.listdir(tmp_path) == ["data_batch_1.bin"]
+
+
+def test_used_folder_is_kept(run, capsys):
+    before = (run[0] / "metrics.json").stat()
+    assert "is not an empty folder" in refused(capsys, "train", "simclr", "--out", str(run[0]))
+    assert (run[0] / "metrics.json").stat() == before
+
+
+def test_resume_refuses_another_curve(run, capsys):
+    message = refused(capsys, "train", "simclr", "--out", str(run[0]), "--resume", "--epochs", "5")
+    assert "--epochs is 5 and" in message and "was trained with 3" in message
+
+
+def test_truncated_checkpoint_gets_one_sentence(run, tmp_path, capsys):
+    half = (run[0] / "last.ckpt").read_bytes()[:100_000]
+    (tmp_path / "last.ckpt").write_bytes(half)
+    assert "is truncated or not a checkpoint" in refused(capsys, "train", "simclr", "--out", str(tmp_path), "--resume")
+    assert os.listdir(tmp_path) == ["last.ckpt"]
+    assert (tmp_path / "last.ckpt").read_bytes() == half
+
+
+def test_missing_extra_is_named(tmp_path):
+    code = (
+        "import sys; sys.modules['lightning'] = None; sys.modules['lightning.pytorch'] = None\n"
+        "from sslkernels.cli import main; sys.exit(main(['train', 'simclr']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'sslkernels[train]'" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["bench"], ["explain"], ["info"]])
+def test_help_has_an_example(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(r"^ +sslkernels " + " ".join(command), text.split("example", 1)[1], re.MULTILINE)
+
+
+def test_info_prints_backends(capsys):
+    assert main(["info"]) == 0
+    assert "backend cpu: available" in capsys.readouterr().out
