@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small workloads of the similarity family under pytest-benchmark: `pytest benchmarks`.
+
+The same workloads, providers and gate as `sslkernels bench run similarity`, for those who want its statistics, its
+history and its comparison. Providers run one after another here, not interleaved: for ratios use the command.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from sslkernels.bench import measure, workloads
+from sslkernels.bench.providers import PROVIDERS
+
+# float64 truth and five providers of anything larger take minutes.
+MOST_PAIRS = 1 << 24
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CASES = [
+    (workload, dtype)
+    for workload in workloads.select("small")
+    if workload.pairs <= MOST_PAIRS
+    for dtype in workloads.DTYPES
+]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
+def case(request: pytest.FixtureRequest) -> tuple[workloads.Workload, torch.dtype, dict, measure.Truth]:
+    workload, dtype = request.param[0], workloads.DTYPES[request.param[1]]
+    inputs = workload.inputs(dtype, DEVICE)
+    return workload, dtype, inputs, measure.Truth.of(workload, inputs)
+
+
+@pytest.mark.parametrize("phase", ["fwd", "fwd+bwd"])
+@pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda provider: provider.name)
+def test_similarity(benchmark: Any, case: tuple, provider: Any, phase: str) -> None:
+    workload, dtype, inputs, truth = case
+    reason = provider.why_not(workload, DEVICE, dtype)
+    if reason:
+        pytest.skip(reason)
+    step = provider.step(workload, inputs)
+    complaint = truth.gate(step, inputs).complaint
+    assert complaint is None, f"{provider.name} is wrong and was not timed: {complaint}"
+
+    wanted = list(measure.differentiable(inputs).values())
+
+    def once() -> None:
+        loss = step()
+        if phase == "fwd+bwd":
+            torch.autograd.grad(loss, wanted)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.group = f"{workload} {dtype} {phase}"
+    benchmark(once)

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sslkernels bench list | run | compare | plot`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from sslkernels.bench import report, runner, workloads
+from sslkernels.bench.providers import PROVIDERS
+from sslkernels.bench.providers import select as select_providers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAMILIES = ("similarity",)
+SECONDS, QUICK_SECONDS = 2.0, 0.05
+_FLOOR = """\
+floor: the larger of operations / peak and bytes / copy bandwidth, all measured in the same run. The peak is that of a
+large torch.mm in the dtype, or the best rate one of our kernels reached where that is higher (the table says which).
+A fraction of the floor counts no exponentials, which are most of the work in bf16.
+memory: on Linux the kernel's high-water mark of resident memory (VmHWM after writing 5 to /proc/self/clear_refs) above
+what was resident before; on CUDA the allocator's."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommands of ``sslkernels bench``."""
+    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="list|run|compare|plot")
+
+    def command(name: str, what: str, example: str, more: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=what,
+            description=what[0].upper() + what[1:] + ".",
+            epilog=f"example:\n  {example}" + (f"\n\n{more}" if more else ""),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    listing = command("list", "show workloads, targets and providers", "sslkernels bench list")
+    listing.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+
+    run_ = command(
+        "run",
+        "check every provider, then time it and measure its memory",
+        "sslkernels bench run similarity --only nt_xent --dtype fp32 --out results.jsonl",
+        _FLOOR,
+    )
+    run_.add_argument("family", choices=FAMILIES)
+    run_.add_argument("--only", action="append", default=[], metavar="TEXT", help="workloads whose name contains TEXT")
+    run_.add_argument("--dtype", choices=("fp32", "bf16"), help="one dtype; both by default")
+    run_.add_argument("--providers", default="", metavar="A,B", help=f"of {', '.join(PROVIDERS)}; all by default")
+    run_.add_argument("--preset", choices=("small", "recipe"), help="small on a CPU, recipe on a GPU by default")
+    run_.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    run_.add_argument("--seconds", type=float, default=SECONDS, help=f"timing per provider and case ({SECONDS:g})")
+    run_.add_argument("--quick", action="store_true", help="tiny workloads: does it run? The times mean nothing")
+    run_.add_argument("--out", type=Path, help="JSON lines; similarity-DATE.jsonl here by default")
+
+    compare = command(
+        "compare", "compare two result files", "sslkernels bench compare before.jsonl after.jsonl --fail-over 10"
+    )
+    compare.add_argument("before", type=Path, metavar="A")
+    compare.add_argument("after", type=Path, metavar="B")
+    compare.add_argument("--fail-over", type=float, metavar="PERCENT", help="exit 1 if ours became slower by more")
+
+    plot = command("plot", "draw the ratios of a result file", "sslkernels bench plot results.jsonl --out ratios.png")
+    plot.add_argument("file", type=Path)
+    plot.add_argument("--out", type=Path, required=True, help="the picture, a .png")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 done; 1 one of ours was wrong or broke, or became slower than --fail-over allows; 130 interrupted.
+
+    A mistake in the arguments is a ValueError of one sentence, a missing rich or matplotlib a ModuleNotFoundError.
+    """
+    command = {"list": _list, "run": _run, "compare": _compare, "plot": _plot}[args.bench_command]
+    try:
+        return command(args)
+    except KeyboardInterrupt:
+        print(f"sslkernels bench {args.bench_command}: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+
+
+def _list(args: argparse.Namespace) -> int:
+    from rich.table import Table
+
+    console, device = _console(), _device(args.device)
+    table = Table(title="workloads (N or N per view, M, D)", caption="each in fp32 and bf16")
+    for name in ("preset", "workload", "targets, forward + backward"):
+        table.add_column(name, no_wrap=name != "targets, forward + backward")
+    for workload in workloads.WORKLOADS:
+        targets = [
+            report.describe(target, dtype)
+            for dtype in workloads.DTYPES
+            for target in workload.targets_for(dtype, device.type)
+        ]
+        table.add_row(workload.preset, str(workload), ", ".join(targets))
+    console.print(table)
+    for name, provider in PROVIDERS.items():
+        why = provider.why_not(workloads.WORKLOADS[0], device, torch.float32)
+        console.print(f"provider {name}: {why or 'available'}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    device = _device(args.device)
+    preset: workloads.Preset = (
+        "quick" if args.quick else args.preset or ("recipe" if device.type == "cuda" else "small")
+    )
+    chosen = workloads.select(preset, args.only)
+    providers = select_providers([name for name in args.providers.split(",") if name])
+    dtypes = [{"fp32": "float32", "bf16": "bfloat16"}[args.dtype]] if args.dtype else list(workloads.DTYPES)
+    if not args.seconds > 0:
+        raise ValueError(f"--seconds is {args.seconds:g}; pass a positive number.")
+    seconds = QUICK_SECONDS if args.quick else args.seconds
+    out = args.out or Path(f"{args.family}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
+    _check_out(out)
+    console = _console()
+    with _progress(console, len(chosen) * len(dtypes)) as tell:
+        records = runner.run(chosen, dtypes, providers, device, seconds, tell)
+    runner.write(records, out)
+    report.print_run(records, console)
+    console.print(f"{len(records)} records written to {out}", highlight=False, markup=False, soft_wrap=True)
+    broken = sum(r["status"] == "failed" and r["provider"] not in report.OTHERS for r in records)
+    if broken:
+        print(f"sslkernels bench run: {broken} of our own results failed; see the lines above.", file=sys.stderr)
+    return 1 if broken else 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    before, after = runner.read(args.before), runner.read(args.after)
+    worst = report.print_comparison(before, after, _console())
+    if args.fail_over is not None and worst > 1 + args.fail_over / 100:
+        print(
+            f"sslkernels bench compare: ours became up to {worst - 1:.0%} slower, allowed is {args.fail_over:g}%.",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    if args.out.suffix.lower() != ".png":
+        raise ValueError(f"--out is {args.out}; pass a name that ends in .png.")
+    _check_out(args.out)
+    report.plot(runner.read(args.file), args.out)
+    print(f"{args.out} drawn from {args.file}")
+    return 0
+
+
+def _device(name: str) -> torch.device:
+    """A device that is here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}; accepted are cpu and cuda.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device is {name}, and torch finds no CUDA device here; run on cpu.")
+    return device
+
+
+def _check_out(path: Path) -> None:
+    """Before minutes of work rather than after."""
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--out is {path}; the folder {path.absolute().parent} does not exist, create it first.")
+    if path.is_dir():
+        raise ValueError(f"--out is {path}, which is a folder; pass a file name.")
+
+
+def _console() -> Console:
+    """As wide as the terminal; elsewhere wide enough for a table without folded cells."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=170)
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar on a terminal, elsewhere a line per case. A text without a colon opens the next case."""
+    if not console.is_terminal:
+        begun = 0
+
+        def line(text: str) -> None:
+            nonlocal begun
+            if ":" not in text:
+                begun += 1
+                print(f"[{begun}/{total}] {text}", flush=True)
+
+        yield line
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Four times a second is enough to follow and too little to disturb what is measured.
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task("", total=total)
+        begun = 0
+
+        def show(text: str) -> None:
+            nonlocal begun
+            begun += ":" not in text
+            bar.update(task, description=text, completed=max(0, begun - 1))
+
+        yield show

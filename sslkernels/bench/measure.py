@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gate, time, memory and peaks: how each number of the benchmark comes about.
+
+The gate      A provider's loss and gradients against float64 on the same tensors. Allowed is a small multiple of the
+              error that plain PyTorch makes in the provider's dtype. The largest are held against float32, to a few
+              roundings of their dtype: float64 would take longer than everything that is timed.
+Time          Slices of calls, providers in turn, in one process on the same tensors. A slice in which threads stood in
+              the run queue (another process had the processor) is discarded and taken again.
+Memory        Highest above what was there before. CPU: the kernel's own high-water mark of resident memory, reset
+              before the call (5 into /proc/self/clear_refs, then VmHWM). CUDA: the allocator's.
+Peaks         A large matrix product in that dtype and a large copy, the best of several.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import glob
+import platform
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from sslkernels.bench.workloads import TEMPERATURE, Cost, Workload
+
+Step = Callable[[], Tensor]  # a forward pass: the loss, with its graph
+
+# Allowed error: this many times that of plain PyTorch in the dtype. At least so many roundings, of the dtype where the
+# value is one number (eager may get it right by luck) and of float32, in which sums are kept, where it is a matrix.
+TIMES_EAGER = 4.0
+ROUNDINGS = 8.0
+
+_MOST_EXACT = 1 << 28  # pairs
+_EXACT_BLOCK, _EAGER_BLOCK = 1 << 23, 1 << 26  # pairs in memory at once
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Relative errors of loss and gradients, by name, with those of eager and what is allowed."""
+
+    errors: dict[str, float]
+    eager: dict[str, float]
+    allowed: dict[str, float]
+
+    @property
+    def complaint(self) -> str | None:
+        for name, error in self.errors.items():
+            if not error <= self.allowed[name]:  # NaN fails too
+                what = "loss" if name == "loss" else f"gradient of {name}"
+                return f"the {what} is off by {error:.1e}, allowed is {self.allowed[name]:.1e}"
+        return None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What every provider is held against on one workload's tensors; without eager's errors if that is float32."""
+
+    values: dict[str, Tensor]
+    eager_errors: dict[str, float]
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, workload: Workload, inputs: Mapping[str, Tensor]) -> Truth:
+        dtype = max((x.dtype for x in inputs.values() if x.dim()), key=lambda d: torch.finfo(d).eps)
+        if workload.pairs > _MOST_EXACT:
+            return cls(_in_blocks(workload, inputs, torch.float32, _EXACT_BLOCK), {}, dtype)
+        values = _in_blocks(workload, inputs, torch.float64, _EXACT_BLOCK)
+        eager = _in_blocks(workload, inputs, dtype, _EAGER_BLOCK)
+        return cls(values, _errors(eager, values), dtype)
+
+    def gate(self, step: Step, inputs: Mapping[str, Tensor]) -> Gate:
+        wanted = differentiable(inputs)
+        loss = step()
+        gradients = torch.autograd.grad(loss, list(wanted.values()))
+        errors = _errors({"loss": loss.detach(), **dict(zip(wanted, gradients, strict=True))}, self.values)
+        allowed = {}
+        for name, value in self.values.items():
+            least = torch.float32 if value.dim() and self.eager_errors else self.dtype
+            allowed[name] = max(TIMES_EAGER * self.eager_errors.get(name, 0.0), ROUNDINGS * torch.finfo(least).eps)
+        return Gate(errors, self.eager_errors, allowed)
+
+
+def differentiable(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: x for name, x in inputs.items() if x.requires_grad}
+
+
+def _errors(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:
+    norm = torch.linalg.vector_norm
+    return {name: float(norm(x.double() - truth[name].double()) / norm(truth[name])) for name, x in values.items()}
+
+
+def _in_blocks(workload: Workload, inputs: Mapping[str, Tensor], dtype: torch.dtype, block: int) -> dict[str, Tensor]:
+    """Loss and gradients as textbook cross-entropies in ``dtype``, a block of rows at a time."""
+    x = {}
+    for name, value in inputs.items():  # a learnable scale stays in float32 beside bfloat16 rows
+        kept = value.dtype if value.dim() == 0 and dtype != torch.float64 else dtype
+        x[name] = value.detach().to(kept).requires_grad_(value.requires_grad)
+    if workload.op == "nt_xent":
+        anchors = F.normalize(torch.cat([x["z0"], x["z1"]]), dim=1)
+        own = torch.arange(len(anchors), device=anchors.device)
+        loss = _cross_entropy(anchors, anchors, 1 / TEMPERATURE, own.roll(len(own) // 2), own, block)
+    elif workload.op == "info_nce":
+        query, key = F.normalize(x["query"], dim=1), F.normalize(x["key"], dim=1)
+        positive = (query * key).sum(1, keepdim=True) / TEMPERATURE
+        logits = torch.cat([positive, query @ x["negatives"].T / TEMPERATURE], 1)
+        loss = F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+    elif workload.op == "clip_loss":
+        image, text, scale = x["image"], x["text"], x["logit_scale"]
+        own = torch.arange(len(image), device=image.device)
+        there = _cross_entropy(image, text, scale, own, None, block)
+        loss = (there + _cross_entropy(text, image, scale, own, None, block)) / 2
+    else:
+        loss = _cross_entropy(x["x"], x["y"], 1.0, None, None, block)
+    wanted = differentiable(x)
+    gradients = torch.autograd.grad(loss, list(wanted.values()))
+    return {"loss": loss.detach(), **dict(zip(wanted, gradients, strict=True))}
+
+
+def _cross_entropy(
+    x: Tensor, y: Tensor, scale: float | Tensor, target: Tensor | None, own: Tensor | None, block: int
+) -> Tensor:
+    """The mean over rows of x; without a target, of the log-sum-exp alone."""
+
+    def of_rows(rows: Tensor, y: Tensor, scale: float | Tensor, target: Tensor | None, own: Tensor | None) -> Tensor:
+        logits = (scale * rows) @ y.T
+        if own is not None:
+            logits = logits.scatter(1, own[:, None], -torch.inf)
+        if target is None:
+            return logits.logsumexp(1).sum()
+        return F.cross_entropy(logits, target, reduction="sum")
+
+    size = max(1, block // len(y))
+    total = x.new_zeros(())
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        arguments = (x[part], y, scale, None if target is None else target[part], None if own is None else own[part])
+        total = total + checkpoint(of_rows, *arguments, use_reentrant=False)
+    return total / len(x)
+
+
+@dataclass
+class Timing:
+    """Seconds of each kept call, forward and backward, and what was seen around them."""
+
+    forward: list[float] = field(default_factory=list)
+    backward: list[float] = field(default_factory=list)
+    page_faults: int = 0
+    discarded: int = 0
+    disturbed: bool = False
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        both = [f + b for f, b in zip(self.forward, self.backward, strict=True)]
+        return {"fwd": _quantiles(self.forward), "bwd": _quantiles(self.backward), "fwd+bwd": _quantiles(both)}
+
+
+@dataclass
+class _Slice:
+    forward: list[float]
+    backward: list[float]
+    page_faults: int
+    disturbed: bool
+
+    @property
+    def spent(self) -> float:
+        return sum(self.forward) + sum(self.backward)
+
+
+ROUNDS = 8
+LEAST = 5
+MOST_CALLS = 400  # per slice
+# Share of a slice that threads may wait for a processor before it counts as disturbed.
+WAITING = 0.05
+
+
+def interleaved(
+    steps: Mapping[str, Step], inputs: Mapping[str, Tensor], seconds: float, watch: Callable[[str], None] | None = None
+) -> dict[str, Timing]:
+    """Time every step in turn, each for about ``seconds`` and `LEAST` calls.
+
+    A slow step ends at three calls and three times the seconds; a disturbed one at twice of either.
+    """
+    wanted = list(differentiable(inputs).values())
+    slices: dict[str, list[_Slice]] = {name: [] for name in steps}
+    waiting = list(steps)
+    while waiting:
+        for name in list(waiting):
+            if watch is not None:
+                watch(name)
+            taken = slices[name]
+            taken.append(_slice(steps[name], wanted, seconds / ROUNDS))
+            clean = [s for s in taken if not s.disturbed]
+            if _enough(clean, seconds, 1) or _enough(taken, seconds, 2) or len(taken) >= 3 * ROUNDS:
+                waiting.remove(name)
+    return {name: _kept(taken) for name, taken in slices.items()}
+
+
+def _enough(taken: list[_Slice], seconds: float, times: int) -> bool:
+    spent, calls = sum(s.spent for s in taken), sum(len(s.forward) for s in taken)
+    usual = spent >= times * seconds and calls >= times * LEAST
+    return usual or (spent >= 3 * times * seconds and calls >= 3 * times)
+
+
+def _slice(step: Step, wanted: list[Tensor], seconds: float) -> _Slice:
+    once = _once_cuda if wanted[0].is_cuda else _once
+    faults, waited, start = _page_faults(), waited_seconds(), time.perf_counter()
+    forward, backward = [], []
+    while True:
+        f, b = once(step, wanted)
+        forward.append(f)
+        backward.append(b)
+        wall = time.perf_counter() - start
+        if wall >= seconds or len(forward) >= MOST_CALLS:
+            break
+    disturbed = waited_seconds() - waited > WAITING * wall
+    return _Slice(forward, backward, (_page_faults() - faults) // len(forward), disturbed)
+
+
+def _kept(taken: list[_Slice]) -> Timing:
+    """The clean slices; where there are too few, all of them, and said so."""
+    clean = [s for s in taken if not s.disturbed]
+    disturbed = sum(len(s.forward) for s in clean) < 3 and len(clean) < len(taken)
+    kept = taken if disturbed else clean
+    timing = Timing(disturbed=disturbed, discarded=sum(len(s.forward) for s in taken if s not in kept))
+    for s in kept:
+        timing.forward += s.forward
+        timing.backward += s.backward
+    timing.page_faults = sorted(s.page_faults for s in kept)[len(kept) // 2]
+    return timing
+
+
+def _once(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
+    start = time.perf_counter()
+    loss = step()
+    middle = time.perf_counter()
+    torch.autograd.grad(loss, wanted)
+    return middle - start, time.perf_counter() - middle
+
+
+def _once_cuda(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
+    start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+    start.record()
+    loss = step()
+    middle.record()
+    torch.autograd.grad(loss, wanted)
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(middle) / 1e3, middle.elapsed_time(end) / 1e3
+
+
+def waited_seconds() -> float:
+    """Time that this process's threads were ready to run and had no processor; 0 where the system does not tell."""
+    total = 0
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        try:
+            total += int(Path(path).read_text().split()[1])
+        except (OSError, IndexError, ValueError):  # a thread that ended meanwhile
+            continue
+    return total / 1e9
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    values = torch.tensor(seconds, dtype=torch.float64)
+    p20, median, p80 = values.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
+    return {"median": median, "p20": p20, "p80": p80}
+
+
+def peak_memory(step: Step, inputs: Mapping[str, Tensor]) -> int | None:
+    """Highest bytes above what was there before one forward and backward; None where the system does not tell.
+
+    Includes the loss and the gradients, and on the CPU not the scratch that an earlier call kept (ours: at most 8 MiB).
+    """
+    wanted = list(differentiable(inputs).values())
+    gc.collect()
+    if wanted[0].is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        torch.autograd.grad(step(), wanted)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    if platform.system() != "Linux":
+        return None
+    _give_back_freed_memory()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    before = _status_bytes("VmRSS")
+    torch.autograd.grad(step(), wanted)
+    return max(0, _status_bytes("VmHWM") - before)
+
+
+def _give_back_freed_memory() -> None:
+    """Freed memory that the allocator still holds would be used again unseen."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
+def _status_bytes(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """No implementation of this cost is faster, exponentials apart."""
+
+    seconds: float
+    bound: str
+
+
+def floor(cost: Cost, peak: float, bandwidth: float) -> Floor:
+    """The larger of operations / peak and bytes / bandwidth, both per second."""
+    by_operations, by_bytes = cost.operations / peak, cost.bytes / bandwidth
+    return Floor(max(by_operations, by_bytes), "operations" if by_operations >= by_bytes else "bytes")
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations per second of a large matrix product; a 16-bit one is never below float32's, to which it can widen."""
+    rate = _matmul_rate(dtype, device)
+    return max(rate, _matmul_rate(torch.float32, device)) if dtype.itemsize < 4 else rate
+
+
+@cache
+def _matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    rate = 0.0
+    for n in (512, 8192 if device.type == "cuda" else 2048):
+        if rate and 2 * n**3 / rate > 1:
+            break  # a dtype that this device multiplies without haste, such as float16 on most CPUs
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        rate = max(rate, 2 * n**3 / _best(partial(torch.mm, a, b), device))
+    return rate
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second, read and written, of a large copy."""
+    source = torch.ones((1 << 30 if device.type == "cuda" else 1 << 28) // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best(lambda: target.copy_(source), device)
+
+
+def _best(call: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One record per workload, dtype and provider: gate first, then memory, then time, then the floor of the whole run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sslkernels
+from sslkernels import _C
+from sslkernels.bench import measure
+from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
+from sslkernels.bench.workloads import Workload
+
+FORMAT = 1
+Record = dict[str, Any]
+_ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+
+
+def run(
+    workloads: Sequence[Workload],
+    dtypes: Sequence[str],
+    providers: Sequence[Provider],
+    device: torch.device,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> list[Record]:
+    """Records of every combination, for ``seconds`` of timing each; ``tell`` hears what is being done."""
+    shared = environment(device)
+    bandwidth, peaks = _peaks(dtypes, device, tell)
+    records: list[Record] = []
+    for workload in workloads:
+        for dtype in dtypes:
+            tell(f"{workload} {dtype}")
+            records += [{**shared, **record} for record in _case(workload, dtype, providers, device, seconds, tell)]
+    _add_floors(records, bandwidth, peaks)
+    return records
+
+
+def environment(device: torch.device) -> Record:
+    """Where and with what: the same in every record of a run."""
+    return {
+        "format": FORMAT,
+        "family": "similarity",
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _commit(),
+        "versions": {
+            "sslkernels": sslkernels.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "device": {"type": device.type, "name": device_name(device), "isa": _C.isa(), "cpu_flags": _cpu_flags()},
+        "threads": torch.get_num_threads(),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _cpu_line("model name") or platform.processor() or platform.machine()
+
+
+def write(records: Iterable[Record], path: Path) -> None:
+    """JSON lines under a temporary name, then renamed: the file is whole or not there."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> list[Record]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}.") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not JSON; pass a file written by `bench run`.") from error
+        if not isinstance(record, dict) or record.get("format") != FORMAT:
+            raise ValueError(f"{path}, line {number} is not a benchmark record of format {FORMAT}.")
+        records.append(record)
+    if not records:
+        raise ValueError(f"{path} holds no record; pass a file written by `bench run`.")
+    return records
+
+
+def _case(
+    workload: Workload,
+    dtype_name: str,
+    providers: Sequence[Provider],
+    device: torch.device,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> list[Record]:
+    dtype = getattr(torch, dtype_name)
+    chosen = chosen_backend(device, dtype)
+    records: dict[str, Record] = {}
+    for provider in providers:
+        why = provider.why_not(workload, device, dtype)
+        records[provider.name] = {
+            "workload": str(workload),
+            "op": workload.op,
+            "shape": list(workload.shape),
+            "dtype": dtype_name,
+            "provider": provider.name,
+            "chosen": provider.name == chosen,
+            "status": "skipped" if why else "ok",
+            "why": why,
+        }
+    able = [provider for provider in providers if records[provider.name]["status"] == "ok"]
+    if not able:
+        return list(records.values())
+
+    inputs = workload.inputs(dtype, device)
+    truth = measure.Truth.of(workload, inputs)
+    steps: dict[str, measure.Step] = {}
+    for provider in able:
+        record = records[provider.name]
+        tell(f"{workload} {dtype_name}: checking {provider.name}")
+        try:
+            step = provider.step(workload, inputs)
+            gate = truth.gate(step, inputs)
+            record["memory_bytes"] = None if gate.complaint else measure.peak_memory(step, inputs)
+        except Exception as error:  # a provider that breaks is a result, and the others still run
+            first_line = next(iter(str(error).splitlines()), "")
+            record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
+            continue
+        record["gate"] = {"error": gate.errors, "eager_error": gate.eager, "allowed": gate.allowed}
+        if gate.complaint:
+            record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {gate.complaint}.")
+        else:
+            steps[provider.name] = step
+    timings = measure.interleaved(steps, inputs, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
+    load = os.getloadavg()[0]
+    for name, timing in timings.items():
+        records[name].update(
+            seconds=timing.summary(),
+            repeats=len(timing.forward),
+            discarded=timing.discarded,
+            disturbed=timing.disturbed,
+            page_faults=timing.page_faults,
+            load_average=load,
+        )
+    return list(records.values())
+
+
+def _peaks(
+    dtypes: Sequence[str], device: torch.device, tell: Callable[[str], None]
+) -> tuple[float, dict[str, tuple[float, str]]]:
+    tell("measuring peaks: a large copy and a large matrix product")
+    peaks = {dtype: (measure.matmul_peak(getattr(torch, dtype), device), "torch.mm") for dtype in dtypes}
+    return measure.copy_bandwidth(device), peaks
+
+
+def _add_floors(records: list[Record], bandwidth: float, peaks: dict[str, tuple[float, str]]) -> None:
+    """torch.mm need not reach what the processor can: where one of ours did better, that is the peak."""
+    timed = [record for record in records if "seconds" in record]
+    costs = {}
+    for record in timed:
+        workload = Workload(record["op"], tuple(record["shape"]))
+        cost = costs[id(record)] = workload.cost(getattr(torch, record["dtype"]))
+        reached = cost.operations / record["seconds"]["fwd+bwd"]["median"]
+        if isinstance(PROVIDERS.get(record["provider"]), Ours) and reached > peaks[record["dtype"]][0]:
+            peaks[record["dtype"]] = (reached, f"{record['provider']} on {workload}")
+    for record in timed:
+        cost, (peak, source) = costs[id(record)], peaks[record["dtype"]]
+        floor = measure.floor(cost, peak, bandwidth)
+        record["floor"] = {
+            "seconds": floor.seconds,
+            "fraction": floor.seconds / record["seconds"]["fwd+bwd"]["median"],
+            "bound": floor.bound,
+            "operations": cost.operations,
+            "bytes": cost.bytes,
+            "peak_operations_per_second": peak,
+            "peak_source": source,
+            "copy_bytes_per_second": bandwidth,
+        }
+
+
+def _commit() -> str | None:
+    """The commit of the package's own source tree, with "-dirty" where files differ; None when installed elsewhere."""
+    package = Path(sslkernels.__file__).parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *arguments], cwd=package, capture_output=True, text=True, timeout=20)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return None
+    commit = git("rev-parse", "HEAD")
+    return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _cpu_flags() -> list[str]:
+    flags = set((_cpu_line("flags") or _cpu_line("Features") or "").split())
+    return [flag for flag in _ISA_FLAGS if flag in flags]
+
+
+def _cpu_line(key: str) -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == key), None)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is timed: one definition of shapes, tensors, costs and targets for the command, the suites and `explain`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Preset = Literal["small", "recipe", "quick"]
+
+TEMPERATURE = 0.1
+LOGIT_SCALE = 1 / 0.07
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DIMENSIONS = {
+    "nt_xent": ("N", "D"),
+    "info_nce": ("N", "M", "D"),
+    "clip_loss": ("N", "D"),
+    "logsumexp_similarity": ("N", "M", "D"),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Operations where no matrix is stored, and the bytes that cannot be avoided: inputs read, gradients written."""
+
+    forward: int
+    backward: int
+    bytes: int
+
+    @property
+    def operations(self) -> int:
+        return self.forward + self.backward
+
+
+@dataclass(frozen=True)
+class Target:
+    """Forward + backward of ours on ``device``: a ratio, the seconds or the peak memory above the inputs."""
+
+    dtype: str
+    kind: Literal["eager", "compile", "lightly", "seconds", "bytes"]
+    value: float
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """An op at one shape: nt_xent (N per view, D), info_nce (N, M, D) with a frozen queue of M, clip_loss (N, D)."""
+
+    op: str
+    shape: tuple[int, ...]
+    preset: Preset = "small"
+    targets: tuple[Target, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.op}-{'x'.join(map(str, self.shape))}"
+
+    @property
+    def pairs(self) -> int:
+        """Entries of the matrix that a dense provider stores."""
+        first = self.shape[0]
+        return {"nt_xent": 4 * first * first, "clip_loss": first * first}.get(self.op, first * self.shape[1])
+
+    def targets_for(self, dtype: str, device: str) -> tuple[Target, ...]:
+        return tuple(target for target in self.targets if (target.dtype, target.device) == (dtype, device))
+
+    def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Tensor]:
+        """The tensors, by argument name. Those that a training step needs a gradient of require it."""
+        generator = torch.Generator().manual_seed(seed)
+        n, d = self.shape[0], self.shape[-1]
+
+        def rows(count: int) -> Tensor:
+            return torch.randn(count, d, generator=generator)
+
+        def ready(x: Tensor, grad: bool) -> Tensor:
+            return x.to(device=device, dtype=dtype).requires_grad_(grad)
+
+        anchors = rows(n)
+        related = anchors + rows(n)  # as two views are: alike, not equal
+        if self.op == "nt_xent":
+            return {"z0": ready(anchors, True), "z1": ready(related, True)}
+        if self.op == "info_nce":
+            queue = F.normalize(rows(self.shape[1]), dim=1)
+            return {"query": ready(anchors, True), "key": ready(related, False), "negatives": ready(queue, False)}
+        if self.op == "clip_loss":
+            scale = torch.tensor(LOGIT_SCALE, device=device, requires_grad=True)
+            unit = (F.normalize(side, dim=1) for side in (anchors, related))
+            image, text = (ready(side, True) for side in unit)
+            return {"image": image, "text": text, "logit_scale": scale}
+        unit = (F.normalize(side, dim=1) for side in (anchors, rows(self.shape[1])))
+        x, y = (ready(side, True) for side in unit)
+        return {"x": x, "y": y}
+
+    def cost(self, dtype: torch.dtype) -> Cost:
+        """Operations and bytes of one forward and one backward; the exponentials are not counted."""
+        n, d = self.shape[0], self.shape[-1]
+        if self.op == "nt_xent":  # half of the square forward; half recomputed and a whole product backward
+            forward, backward, read, written = self.pairs * d, 3 * self.pairs * d, 2 * n, 2 * n
+        elif self.op == "info_nce":  # one flash pass: logits, and their softmax times the queue
+            forward, backward, read, written = 4 * self.pairs * d, 0, 2 * n + self.shape[1], n
+        elif self.op == "clip_loss":
+            forward, backward, read, written = 2 * self.pairs * d, 6 * self.pairs * d, 2 * n, 2 * n
+        else:
+            rows = n + self.shape[1]
+            forward, backward, read, written = 2 * self.pairs * d, 6 * self.pairs * d, rows, rows
+        return Cost(forward, backward, (read + written) * d * dtype.itemsize)
+
+
+def _with(*stated: Target) -> tuple[Target, ...]:
+    """The targets stated, and where none stands against eager on the CPU: no slower than it."""
+    on_cpu = {target.dtype for target in stated if (target.kind, target.device) == ("eager", "cpu")}
+    return (*(Target(dtype, "eager", 1.0) for dtype in DTYPES if dtype not in on_cpu), *stated)
+
+
+_MIB = 1 << 20
+_F32, _BF16 = "float32", "bfloat16"
+
+WORKLOADS = (
+    Workload("nt_xent", (64, 128), "small", _with()),
+    Workload("nt_xent", (256, 128), "small", _with(Target(_F32, "eager", 1.5))),
+    Workload("nt_xent", (2048, 128), "small", _with(Target(_F32, "eager", 5.5))),
+    Workload(
+        "nt_xent",
+        (4096, 128),
+        "small",
+        _with(
+            Target(_F32, "eager", 5.5),
+            Target(_F32, "lightly", 11.0),
+            Target(_BF16, "eager", 12.0),
+            Target(_F32, "eager", 5.0, "cuda"),
+            Target(_BF16, "eager", 5.0, "cuda"),
+            Target(_F32, "compile", 2.0, "cuda"),
+            Target(_BF16, "compile", 2.0, "cuda"),
+        ),
+    ),
+    Workload("nt_xent", (4096, 512), "small", _with(Target(_F32, "eager", 2.5))),
+    Workload("nt_xent", (2048, 2048), "small", _with()),
+    Workload("nt_xent", (16384, 128), "small", (Target(_F32, "bytes", 96 * _MIB), Target(_BF16, "bytes", 96 * _MIB))),
+    Workload("info_nce", (256, 65536, 128), "small", _with(Target(_F32, "eager", 4.5), Target(_F32, "lightly", 5.0))),
+    Workload("clip_loss", (2048, 512), "small", _with()),
+    Workload("clip_loss", (4096, 768), "small", _with(Target(_F32, "eager", 1.5), Target(_BF16, "eager", 4.0))),
+    Workload("nt_xent", (4096, 256), "recipe"),
+    Workload("nt_xent", (65536, 256), "recipe"),
+    Workload("clip_loss", (32768, 512), "recipe"),
+    Workload("clip_loss", (32768, 768), "recipe"),
+    Workload("clip_loss", (32768, 1024), "recipe"),
+    Workload(
+        "clip_loss",
+        (65536, 512),
+        "recipe",
+        (Target(_BF16, "seconds", 0.043, "cuda"), Target(_BF16, "bytes", 1.5e9, "cuda")),
+    ),
+    Workload(
+        "clip_loss",
+        (65536, 768),
+        "recipe",
+        (Target(_BF16, "seconds", 0.065, "cuda"), Target(_BF16, "bytes", 1.5e9, "cuda")),
+    ),
+    Workload("clip_loss", (131072, 384), "recipe"),
+    Workload("nt_xent", (64, 32), "quick"),
+    Workload("info_nce", (32, 512, 32), "quick"),
+    Workload("clip_loss", (64, 32), "quick"),
+)
+
+# The shapes above that are timed on a GPU too, beside those of its own.
+_ALSO_RECIPE = ("nt_xent-4096x128", "nt_xent-16384x128", "info_nce-256x65536x128")
+
+
+def select(preset: Preset, only: Iterable[str] = ()) -> list[Workload]:
+    """Workloads of a preset; with ``only``, those whose name contains one of the texts."""
+    chosen = [w for w in WORKLOADS if w.preset == preset or (preset == "recipe" and str(w) in _ALSO_RECIPE)]
+    wanted = tuple(only)
+    if not wanted:
+        return chosen
+    found = [w for w in chosen if any(text in str(w) for text in wanted)]
+    if not found:
+        names = ", ".join(map(str, chosen))
+        raise ValueError(f"--only is {', '.join(wanted)!r}, which names no {preset} workload; there are {names}.")
+    return found

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sslkernels explain`: which backend and path would run an op, why, what it costs, and how near the floor it comes."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from typing import TYPE_CHECKING
+
+import torch
+
+from sslkernels import _C, backends
+
+if TYPE_CHECKING:
+    from sslkernels.bench.workloads import Workload
+
+_DTYPES = {
+    "fp32": torch.float32,
+    "fp64": torch.float64,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+_ACCEPTED_DTYPES = (*_DTYPES, *(str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()))
+_EXAMPLE = """\
+shapes: nt_xent N,D (N per view) · info_nce N,M,D (a frozen queue of M) · clip_loss N,D · logsumexp_similarity N,M,D
+
+example:
+  sslkernels explain nt_xent --shape 4096,128 --dtype bf16 --device cpu --measure"""
+_SECONDS = 1.0
+_ASSUMED_CAPABILITY = (9, 0)
+
+# What the C++ kernels do with each op, as csrc/cpu/similarity describes it.
+_CPU_PATHS = {
+    "nt_xent": "x with itself, triangular: groups of row blocks meet as in a round-robin tournament, so that each pair "
+    "of rows is computed once and serves both, and no two threads write one row.",
+    "info_nce": "frozen keys: one flash pass keeps a running maximum and the softmax times the queue; the gradient is "
+    "ready when the forward ends and the queue is not kept.",
+    "clip_loss": "both sides: threads walk the diagonals of a Latin square of blocks; a tile serves rows and columns.",
+    "logsumexp_similarity": "rows forward, one side: each thread keeps its rows; with gradients for x and y the "
+    "backward walks the diagonals of a Latin square of blocks.",
+}
+_CPU_ARITHMETIC = {
+    torch.float32: "float32 multiply-adds",
+    torch.float64: "float64 multiply-adds",
+    torch.bfloat16: "float32 multiply-adds on widened rows",
+    torch.float16: "float32 multiply-adds on widened rows",
+}
+_BF16_ARITHMETIC = {
+    "avx512bf16": "bfloat16 pair products, summed in float32",
+    "amx": "bfloat16 tiles, summed in float32",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``sslkernels explain``."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXAMPLE
+    parser.add_argument("op", metavar="OP", help="nt_xent, info_nce, clip_loss or logsumexp_similarity")
+    parser.add_argument("--shape", required=True, help="sizes, such as 4096,128 or 4096x128")
+    parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16, fp16 or fp64")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda; it need not be here")
+    parser.add_argument("--backend", help="explain this backend rather than the one chosen")
+    parser.add_argument("--measure", action="store_true", help="check, then time forward and backward on random rows")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the explanation. A wrong argument is a ValueError of one sentence."""
+    workload, dtype, device = _workload(args.op, args.shape), _dtype(args.dtype), _device(args.device)
+    for line in explain(workload, dtype, device, args.backend, args.measure):
+        print(line, flush=True)
+    return 0
+
+
+def explain(
+    workload: Workload, dtype: torch.dtype, device: torch.device, backend: str | None, measured: bool
+) -> list[str]:
+    """Lines of ``name: words``.
+
+    >>> import torch
+    >>> from sslkernels.bench.workloads import Workload
+    >>> lines = explain(Workload("clip_loss", (256, 64)), torch.float64, torch.device("cpu"), "reference", False)
+    >>> lines[1]
+    'backend      reference, because --backend asks for it'
+    """
+    from sslkernels.bench.workloads import DIMENSIONS
+
+    here = device.type == "cpu" or torch.cuda.is_available()
+    if measured and not here:
+        raise ValueError(f"explain: --measure came with --device {device}, and torch finds no CUDA device here.")
+    name = backends.choose(device, dtype, backend)
+    cost = workload.cost(dtype)
+    sizes = ", ".join(f"{k}={v}" for k, v in zip(DIMENSIONS[workload.op], workload.shape, strict=True))
+    if workload.op == "nt_xent":
+        sizes = sizes.replace(",", " per view,")
+    dense = workload.pairs * dtype.itemsize
+    lines = [
+        _line("op", f"{workload.op}, {sizes}, {_name(dtype)} on {device}"),
+        _line("backend", f"{name}, {_why(name, device, backend)}"),
+        *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype)),
+        _line("path", _path(name, workload, dtype, device, here)),
+        _line("operations", f"{_count(cost.forward)} forward, {_count(cost.backward)} backward"),
+        _line("bytes", f"{_bytes(cost.bytes)} at least; a dense path stores {_bytes(dense)} for its logits alone"),
+    ]
+    if not here:
+        return [*lines, _line("floor", "unknown, since the device is not here to be measured")]
+    return lines + _floor(workload, dtype, device, name, measured)
+
+
+def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: str, measured: bool) -> list[str]:
+    from sslkernels.bench import measure
+    from sslkernels.bench.providers import Ours
+
+    cost, source = workload.cost(dtype), "torch.mm"
+    peak, bandwidth = measure.matmul_peak(dtype, device), measure.copy_bandwidth(device)
+    found = []
+    if measured:
+        inputs = workload.inputs(dtype, device)
+        step = Ours(name).step(workload, inputs)
+        complaint = measure.Truth.of(workload, inputs).gate(step, inputs).complaint
+        if complaint:
+            raise ValueError(f"explain: {name} is wrong on these rows and was not timed: {complaint}.")
+        memory = measure.peak_memory(step, inputs)
+        timing = measure.interleaved({name: step}, inputs, _SECONDS)[name]
+        seconds = timing.summary()["fwd+bwd"]["median"]
+        reached = cost.operations / seconds
+        if reached > peak:
+            peak, source = reached, "reached here, above torch.mm"
+        share = measure.floor(cost, peak, bandwidth).seconds / seconds
+        calls = f"median of {len(timing.forward)} calls" + (", beside another busy process" if timing.disturbed else "")
+        found = [
+            _line("measured", f"{seconds * 1e3:.3g} ms forward and backward, {calls}: {share:.0%} of the floor"),
+            _line("memory", "unknown on this system" if memory is None else f"{_bytes(memory)} above the inputs"),
+        ]
+    floor = measure.floor(cost, peak, bandwidth)
+    rates = f"{_count(peak)}/s ({source}), copy {bandwidth / 1e9:.3g} GB/s; exponentials not counted"
+    return [_line("floor", f"{floor.seconds * 1e3:.3g} ms, bound by {floor.bound}: {rates}"), *found]
+
+
+def _why(name: str, device: torch.device, backend: str | None) -> str:
+    if backend is not None:
+        return "because --backend asks for it"
+    if os.environ.get("SSLKERNELS_BACKEND") == name:
+        return "because SSLKERNELS_BACKEND asks for it"
+    return f"the fastest that can run on {device.type}"
+
+
+def _absent(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str]]:
+    reasons = ((name, backends.why_not(name, device, dtype)) for name in backends.NAMES)
+    return [(name, reason) for name, reason in reasons if reason is not None]
+
+
+def _path(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, here: bool) -> str:
+    if name == "reference":
+        return "dense: the whole matrix of logits is stored, in float32 at least."
+    if name == "triton":
+        return _triton_path(workload, dtype, device, here)
+    isa = _C.isa()
+    arithmetic = _BF16_ARITHMETIC.get(isa) if dtype == torch.bfloat16 else None
+    return f"{_CPU_PATHS[workload.op]} Tiles in {isa}: {arithmetic or _CPU_ARITHMETIC[dtype]}."
+
+
+def _triton_path(workload: Workload, dtype: torch.dtype, device: torch.device, here: bool) -> str:
+    from sslkernels.ops.similarity.triton import plan
+
+    on_gpu = here and device.type == "cuda"
+    capability = torch.cuda.get_device_capability(device) if on_gpu else _ASSUMED_CAPABILITY
+    n, d = workload.shape[0], workload.shape[-1]
+    n, m = {"nt_xent": (2 * n, 2 * n), "clip_loss": (n, n)}.get(workload.op, (n, workload.shape[1]))
+    excluded = {"nt_xent": 2, "clip_loss": 1}.get(workload.op, 0)
+    assumed = "" if on_gpu else " (for compute capability {}.{}, assumed)".format(*capability)
+    return plan(n, m, d, dtype, capability, excluded).reason + assumed
+
+
+def _workload(op: str, shape: str) -> Workload:
+    from sslkernels.bench.workloads import DIMENSIONS, Workload
+
+    if op not in DIMENSIONS:
+        raise ValueError(f"explain: OP is {op!r}; accepted are {', '.join(DIMENSIONS)}.")
+    parts = re.split(r"[,x×]", shape.strip("() "))
+    dimensions = DIMENSIONS[op]
+    if len(parts) != len(dimensions) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(
+            f"explain: --shape is {shape!r}; {op} takes {len(dimensions)} positive whole numbers "
+            f"{','.join(dimensions)}, such as {','.join(('256', '4096', '128')[-len(dimensions) :])}."
+        )
+    return Workload(op, tuple(int(part) for part in parts))
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in _ACCEPTED_DTYPES:
+        raise ValueError(f"explain: --dtype is {name!r}; accepted are {', '.join(_ACCEPTED_DTYPES)}.")
+    return _DTYPES.get(name) or getattr(torch, name)
+
+
+def _device(name: str) -> torch.device:
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"explain: --device is {name!r}; accepted are cpu and cuda.")
+    return torch.device(name)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _line(name: str, words: str) -> str:
+    return f"{name:<12} {words}"
+
+
+def _count(operations: float) -> str:
+    for size, unit in ((1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP")):
+        if operations >= size:
+            return f"{operations / size:.3g} {unit}"
+    return f"{operations:.0f} FLOP"
+
+
+def _bytes(count: int) -> str:
+    for size, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} B"

@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sslkernels bench`, end to end on tiny workloads, and its instruments one by one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sslkernels.bench import measure, report, runner, workloads
+from sslkernels.bench.providers import PROVIDERS, Eager, Ours
+from sslkernels.cli import main
+
+ENVIRONMENT = {**os.environ, "PYTHONSAFEPATH": "1"}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Run a command in this process, in an empty folder: exit code, what was printed, what was complained."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        try:
+            code = main(["bench", *arguments])
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def known_peaks(monkeypatch):
+    peaks = {dtype: (1e9, "torch.mm") for dtype in workloads.DTYPES}
+    monkeypatch.setattr(runner, "_peaks", lambda *_: (1e9, dict(peaks)))
+
+
+def bench(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "sslkernels", "bench", *arguments]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("bench")
+    done = bench(folder, "run", "similarity", "--quick", "--providers", "cpu,eager,triton", "--out", "out.jsonl")
+    assert done.returncode == 0, done.stderr
+    return folder / "out.jsonl", done
+
+
+def test_run_writes_one_record_per_workload_dtype_and_provider(quick):
+    path, done = quick
+    assert [p.name for p in path.parent.iterdir()] == ["out.jsonl"], "a temporary file was left"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    expected = {
+        (str(w), dtype, p)
+        for w in workloads.select("quick")
+        for dtype in workloads.DTYPES
+        for p in ("cpu", "eager", "triton")
+    }
+    assert {(r["workload"], r["dtype"], r["provider"]) for r in records} == expected
+    assert len(records) == len(expected)
+    for record in records:
+        assert record["format"] == 1 and record["threads"] == torch.get_num_threads()
+        assert record["versions"]["torch"] == torch.__version__ and record["device"]["type"] == "cpu"
+        assert "commit" in record and record["device"]["isa"]
+        if record["provider"] == "triton":
+            assert record["status"] == "skipped" and "CUDA" in record["why"] and "seconds" not in record
+            continue
+        assert record["status"] == "ok" and record["repeats"] >= 3
+        assert record["chosen"] == (record["provider"] == "cpu")
+        for phase in ("fwd", "bwd", "fwd+bwd"):
+            spread = record["seconds"][phase]
+            assert 0 < spread["p20"] <= spread["median"] <= spread["p80"]
+        assert all(error <= record["gate"]["allowed"][name] for name, error in record["gate"]["error"].items())
+        assert 0 < record["floor"]["fraction"] <= 1 or record["provider"] != "cpu"
+        assert record["memory_bytes"] >= 0 and record["discarded"] >= 0 and record["page_faults"] >= 0
+    assert "nt_xent-64x32" in done.stdout and "[6/6]" in done.stdout and "skipped" in done.stdout
+
+
+def test_only_and_dtype_select(here, known_peaks, tmp_path):
+    chosen = ("--only", "clip", "--dtype", "fp32", "--providers", "cpu")
+    code, _, complaint = here("run", "similarity", "--quick", *chosen, "--out", "a")
+    assert code == 0, complaint
+    (record,) = runner.read(tmp_path / "a")
+    assert (record["op"], record["dtype"]) == ("clip_loss", "float32")
+
+
+class Wrong(Eager):
+    """Right loss, wrong gradient."""
+
+    def step(self, workload, inputs):
+        right = super().step(workload, inputs)
+
+        def wrong():
+            loss = right()
+            return loss + 0.01 * (loss - loss.detach())
+
+        return wrong
+
+
+class Broken(Eager):
+    def step(self, workload, inputs):
+        raise RuntimeError("no such kernel\nand more")
+
+
+def test_the_gate_refuses_a_wrong_gradient_and_times_the_others(known_peaks):
+    workload = workloads.Workload("nt_xent", (33, 17))
+    providers = [Ours("cpu"), Wrong("wrong"), Broken("broken")]
+    said = []
+    records = runner.run([workload], ["float32"], providers, CPU, 0.01, said.append)
+    ours, wrong, broken = records
+    assert ours["status"] == "ok" and "seconds" in ours
+    assert wrong["status"] == "failed" and "seconds" not in wrong
+    assert "gradient of z0" in wrong["why"] and "not timed" in wrong["why"]
+    assert broken["status"] == "failed" and broken["why"] == "broken raised RuntimeError: no such kernel"
+    assert not any("timing wrong" in text or "timing broken" in text for text in said)
+    assert any(line.startswith("[red]failed") and "wrong" in line for line in report.remarks(records))
+
+
+@pytest.mark.parametrize("scale", [float("nan"), 1 + 1e-4, 0.5])
+def test_the_gate_refuses_a_wrong_loss(scale):
+    workload = workloads.Workload("clip_loss", (40, 24))
+    inputs = workload.inputs(torch.float32)
+    truth = measure.Truth.of(workload, inputs)
+    right = Eager().step(workload, inputs)
+    assert truth.gate(right, inputs).complaint is None
+    assert truth.gate(lambda: right() * scale, inputs).complaint is not None
+
+
+@pytest.mark.parametrize(
+    "op, shape", [("nt_xent", (37, 16)), ("clip_loss", (37, 16)), ("logsumexp_similarity", (37, 5, 16))]
+)
+def test_truth_is_the_same_in_blocks(op, shape):
+    workload = workloads.Workload(op, shape)
+    inputs = workload.inputs(torch.float32)
+    whole = measure._in_blocks(workload, inputs, torch.float64, 1 << 20)
+    parts = measure._in_blocks(workload, inputs, torch.float64, 100)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-12, atol=1e-15)
+
+
+def test_the_largest_are_held_against_float32_and_still_gated(monkeypatch):
+    monkeypatch.setattr(measure, "_MOST_EXACT", 1)
+    workload = workloads.Workload("nt_xent", (40, 24))
+    for dtype in workloads.DTYPES.values():
+        inputs = workload.inputs(dtype)
+        truth = measure.Truth.of(workload, inputs)
+        assert truth.values["loss"].dtype == torch.float32 and truth.eager_errors == {}
+        right, wrong = Eager().step(workload, inputs), Wrong("wrong").step(workload, inputs)
+        assert truth.gate(right, inputs).complaint is None
+        # 1 % of the gradient is below what bfloat16 eager itself gets wrong.
+        assert dtype == torch.bfloat16 or truth.gate(wrong, inputs).complaint is not None
+        assert truth.gate(lambda step=right: step() * 1.2, inputs).complaint is not None
+
+
+def test_every_provider_passes_the_gate_on_every_op():
+    for workload in workloads.select("quick"):
+        for dtype in workloads.DTYPES.values():
+            inputs = workload.inputs(dtype)
+            truth = measure.Truth.of(workload, inputs)
+            for name in ("cpu", "reference", "eager"):
+                gate = truth.gate(PROVIDERS[name].step(workload, inputs), inputs)
+                assert gate.complaint is None, f"{name} on {workload} {dtype}: {gate.complaint}"
+
+
+def test_slices_beside_another_process_are_dropped_and_counted():
+    clean = measure._Slice([1.0] * 5, [2.0] * 5, page_faults=3, disturbed=False)
+    slow = measure._Slice([9.0] * 2, [9.0] * 2, page_faults=9, disturbed=True)
+    timing = measure._kept([slow, clean, slow])
+    assert (timing.discarded, timing.disturbed, timing.page_faults) == (4, False, 3)
+    assert timing.summary()["fwd+bwd"]["median"] == 3.0
+    never_quiet = measure._kept([slow, slow])
+    assert never_quiet.disturbed and never_quiet.discarded == 0 and len(never_quiet.forward) == 4
+
+
+def test_waiting_threads_make_a_slice_disturbed(monkeypatch):
+    clock = iter([0.0, 10.0])
+    monkeypatch.setattr(measure, "waited_seconds", lambda: next(clock))
+    x = torch.ones(3, requires_grad=True)
+    assert measure._slice(lambda: x.sum(), [x], 0.001).disturbed
+
+
+def test_peak_memory_sees_an_allocation_that_is_gone_again():
+    x = torch.ones(1, requires_grad=True)
+
+    def step() -> torch.Tensor:
+        torch.ones(64 << 18)  # 64 MiB of float32
+        return x.sum()
+
+    torch.ones(256 << 18)  # an earlier and higher mark, to be forgotten
+    peak = measure.peak_memory(step, {"x": x})
+    if peak is None:
+        pytest.skip("this system does not tell the resident memory's high-water mark")
+    assert 63 << 20 <= peak <= 80 << 20
+
+
+MEMORY = """
+import torch
+from sslkernels.bench import measure, workloads
+from sslkernels.bench.providers import Ours
+for shape in ((64, 128), (16384, 128)):  # the first brings code and thread stacks in
+    workload = workloads.Workload("nt_xent", shape)
+    inputs = workload.inputs(torch.float32)
+    peak = measure.peak_memory(Ours("cpu").step(workload, inputs), inputs)
+print(peak)
+"""
+
+
+def test_nt_xent_of_16384_rows_per_view_stays_under_96_mib(tmp_path):
+    command = [sys.executable, "-c", MEMORY]
+    done = subprocess.run(command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    if done.stdout.strip() == "None":
+        pytest.skip("this system does not tell the resident memory's high-water mark")
+    peak = int(done.stdout)
+    gradients = 2 * 16384 * 128 * 4
+    assert gradients <= peak <= 96 << 20, f"peak above the inputs is {peak / 2**20:.1f} MiB"
+
+
+def test_the_floor_takes_the_best_rate_and_says_whose():
+    def record(provider: str, shape: list[int], seconds: float) -> dict:
+        timing = {"fwd+bwd": {"median": seconds}}
+        return {"op": "nt_xent", "shape": shape, "dtype": "float32", "provider": provider, "seconds": timing}
+
+    cost = workloads.Workload("nt_xent", (64, 32)).cost(torch.float32)
+    records = [record("cpu", [64, 32], 1.0), record("cpu", [64, 32], 2.0), record("eager", [64, 32], 0.5)]
+    runner._add_floors(records, 1e30, {"float32": (cost.operations / 4.0, "torch.mm")})
+    assert [r["floor"]["fraction"] for r in records] == [1.0, 0.5, 2.0]
+    assert records[0]["floor"]["peak_source"] == "cpu on nt_xent-64x32"
+
+
+def test_compare_prints_ratios_and_fails_past_the_limit(quick, here):
+    path = str(quick[0])
+    slower = runner.read(quick[0])
+    for record in slower:
+        if record["provider"] == "cpu":
+            record["seconds"]["fwd+bwd"]["median"] *= 2
+    runner.write(slower, Path("slower.jsonl"))
+    code, table, _ = here("compare", path, path, "--fail-over", "10")
+    assert code == 0 and "1.00" in table
+    code, table, complaint = here("compare", path, "slower.jsonl", "--fail-over", "10")
+    assert code == 1 and "2.00" in table and "100% slower" in complaint
+    assert here("compare", path, "slower.jsonl")[0] == 0
+
+
+def test_plot_draws_a_png(quick, here, tmp_path):
+    code, _, complaint = here("plot", str(quick[0]), "--out", "ratios.png")
+    assert code == 0, complaint
+    assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in tmp_path.iterdir()] == ["ratios.png"]
+
+
+def test_losses_and_missed_targets_are_told():
+    def record(provider: str, seconds: float) -> dict:
+        spread = {"median": seconds, "p20": seconds, "p80": seconds}
+        return {
+            "workload": "nt_xent-2048x128",
+            "dtype": "float32",
+            "provider": provider,
+            "chosen": provider == "cpu",
+            "status": "ok",
+            "memory_bytes": 1,
+            "device": {"type": "cpu"},
+            "seconds": {"fwd": spread, "bwd": spread, "fwd+bwd": spread},
+        }
+
+    lines = report.remarks([record("cpu", 2.0), record("eager", 8.0), record("compile", 1.0)])
+    assert any("slower" in line and "0.50x of compile" in line for line in lines)
+    assert any("target missed" in line and "≥ 5.5x eager" in line and "4.00x" in line for line in lines)
+    assert not any("of eager" in line for line in lines)
+
+
+@pytest.mark.parametrize("command", ["list", "run", "compare", "plot"])
+def test_help_has_an_example(command, here):
+    code, text, _ = here(command, "--help")
+    assert code == 0 and f"example:\n  sslkernels bench {command}" in text
+
+
+def test_list_names_workloads_targets_and_absent_providers(here):
+    code, text, complaint = here("list")
+    assert code == 0, complaint
+    assert all(str(workload) in text for workload in workloads.WORKLOADS)
+    assert "fp32 ≥ 5.5x eager" in text and "provider triton: Triton" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("run", "similarity", "--only", "barlow"), "--only is 'barlow'"),
+        (("run", "similarity", "--providers", "cpu,faster"), "--providers has 'faster'"),
+        (("run", "similarity", "--device", "tpu"), "--device is 'tpu'"),
+        (("run", "similarity", "--seconds", "0"), "--seconds is 0"),
+        (("run", "similarity", "--quick", "--out", "no/such/folder.jsonl"), "does not exist"),
+        (("compare", "absent.jsonl", "absent.jsonl"), "absent.jsonl cannot be read"),
+        (("plot", "absent.jsonl", "--out", "a.png"), "absent.jsonl cannot be read"),
+        (("plot", "absent.jsonl", "--out", "a.svg"), "ends in .png"),
+        (("plot", "garbage.jsonl", "--out", "a.png"), "line 2 is not JSON"),
+        (("plot", "empty.jsonl", "--out", "a.png"), "holds no record"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, words, here, tmp_path):
+    (tmp_path / "garbage.jsonl").write_text('{"format": 1}\n{"format"')
+    (tmp_path / "empty.jsonl").write_text("")
+    before = sorted(tmp_path.iterdir())
+    code, printed, complaint = here(*arguments)
+    assert (code, printed) == (2, "") and words in complaint
+    assert len(complaint.strip().splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_interrupted_run_leaves_no_file(tmp_path):
+    command = [sys.executable, "-m", "sslkernels", "bench", "run", "similarity", "--only", "nt_xent-4096x512"]
+    process = subprocess.Popen(
+        [*command, "--providers", "cpu", "--out", "out.jsonl"], cwd=tmp_path, env=ENVIRONMENT,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and process.stdout.readline().startswith("[1/2]")
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    # Python itself ends by the signal where it arrived inside an exec of source text, as in a lazy import.
+    assert process.returncode in (130, -signal.SIGINT) and "nothing was written" in errors, errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "out.jsonl"
+    path.write_text("old\n")
+
+    def records():
+        yield {"format": 1}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        runner.write(records(), path)
+    assert path.read_text() == "old\n" and [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tests run against the installed package, with the compiled backend present."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+# The repository holds a folder of the package's name without its compiled module: no child process may import it.
+os.environ["PYTHONSAFEPATH"] = "1"
+# Threads that wait without spinning, or a second busy process makes these small problems a hundred times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+TESTS = Path(__file__).parent
+
+hypothesis.settings.register_profile(
+    "repeatable",
+    derandomize=True,
+    deadline=None,
+    max_examples=100,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("repeatable")
+
+
+def pytest_configure() -> None:
+    try:
+        from sslkernels.backends import choose
+    except ImportError as error:
+        raise pytest.UsageError(
+            f"{error} The tests need the installed package: run `pip install '.[test]'`, then `pytest` "
+            "(or PYTHONSAFEPATH=1 python -m pytest), so that the source folder does not shadow it."
+        ) from error
+    if choose(torch.device("cpu"), torch.float32) != "cpu" and "SSLKERNELS_BACKEND" not in os.environ:
+        raise pytest.UsageError("The tests need the compiled cpu backend, and another one was chosen.")
+
+
+@pytest.fixture(autouse=True)
+def seed(request: pytest.FixtureRequest) -> int:
+    """A seed of the test's own, printed when it fails."""
+    value = zlib.crc32(request.node.name.encode())
+    print(f"seed {value}")
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture(params=("reference", "cpu"), scope="session")
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+class _PoisonedTorch(ModuleType):
+    """torch, but what `empty` gives is NaN throughout."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def empty(*arguments: Any, **options: Any) -> torch.Tensor:
+        return torch.empty(*arguments, **options).fill_(torch.nan)
+
+
+@pytest.fixture(scope="module")
+def poisoned_outputs() -> Iterator[None]:
+    """Whatever a C++ kernel leaves unwritten, or reads before it writes, comes out as NaN."""
+    import sslkernels.ops.similarity.cpu as cpu
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu, "torch", _PoisonedTorch("torch"))
+        yield
+
+
+@pytest.fixture
+def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a snippet in a fresh interpreter, away from the source folder; the oracle can be imported."""
+
+    def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(TESTS), **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run

@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two and three gloo processes against one: values, and every parameter's gradient once averaged over ranks.
+
+Each world is spawned once and runs all its cases; each case is a test. A rank that fails or hangs fails the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+import sslkernels.functional as SF
+from sslkernels.losses import ClipLoss, InfoNCELoss, NTXentLoss
+
+SECONDS = 120  # for a whole world
+D_IN, D = 6, 5
+
+Loss = Callable[..., Tensor]
+# Ours and the oracle's, of two sides of rows, a temperature and a queue.
+LOSSES: dict[str, tuple[Loss, Loss]] = {
+    "nt_xent": (
+        lambda a, b, t, q, **o: SF.nt_xent(a, b, temperature=t, **o),
+        lambda a, b, t, q: oracle.nt_xent(a, b, t),
+    ),
+    "nt_xent-raw": (
+        lambda a, b, t, q, **o: SF.nt_xent(a, b, temperature=t, normalize=False, **o),
+        lambda a, b, t, q: oracle.nt_xent(a, b, t, normalize=False),
+    ),
+    "info_nce": (
+        lambda a, b, t, q, **o: SF.info_nce(a, b, temperature=t, **o),
+        lambda a, b, t, q: oracle.info_nce(a, b, temperature=t),
+    ),
+    "info_nce-raw": (
+        lambda a, b, t, q, **o: SF.info_nce(a, b, temperature=t, normalize=False, **o),
+        lambda a, b, t, q: oracle.info_nce(a, b, temperature=t, normalize=False),
+    ),
+    "info_nce-symmetric": (
+        lambda a, b, t, q, **o: SF.info_nce(a, b, temperature=t, symmetric=True, **o),
+        lambda a, b, t, q: oracle.info_nce(a, b, temperature=t, symmetric=True),
+    ),
+    "info_nce-queue": (
+        lambda a, b, t, q, **o: SF.info_nce(a, b, negatives=q, temperature=t, **o),
+        lambda a, b, t, q: oracle.info_nce(a, b, q, t),
+    ),
+    "info_nce-frozen-keys": (
+        lambda a, b, t, q, **o: SF.info_nce(a, b.detach(), temperature=t, **o),
+        lambda a, b, t, q: oracle.info_nce(a, b.detach(), temperature=t),
+    ),
+    "clip_loss": (
+        lambda a, b, t, q, **o: SF.clip_loss(a, b, 1 / t, **o),
+        lambda a, b, t, q: oracle.clip_loss(a, b, 1 / t),
+    ),
+    "clip_loss-frozen-text": (
+        lambda a, b, t, q, **o: SF.clip_loss(a, b.detach(), 1 / t, **o),
+        lambda a, b, t, q: oracle.clip_loss(a, b.detach(), 1 / t),
+    ),
+    "NTXentLoss": (
+        lambda a, b, t, q, **o: NTXentLoss(gather_distributed=True)(a, b),
+        lambda a, b, t, q: oracle.nt_xent(a, b, 0.5),
+    ),
+    "InfoNCELoss": (
+        lambda a, b, t, q, **o: InfoNCELoss(symmetric=True, gather_distributed=True)(a, b),
+        lambda a, b, t, q: oracle.info_nce(a, b, temperature=0.1, symmetric=True),
+    ),
+    "ClipLoss": (
+        lambda a, b, t, q, **o: ClipLoss(rank=dist.get_rank(), world_size=dist.get_world_size())(a, b, 1 / t),
+        lambda a, b, t, q: oracle.clip_loss(a, b, 1 / t),
+    ),
+}
+MODULES = ("NTXentLoss", "InfoNCELoss", "ClipLoss")
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
+SHARDS = {2: ((4, 4), (5, 2)), 3: ((3, 3, 3), (1, 5, 2))}
+
+
+@dataclass(frozen=True)
+class Case:
+    loss: str
+    sizes: tuple[int, ...]
+    reduction: str = "mean"
+    backend: str = "cpu"
+    dtype: torch.dtype = torch.float64
+    members: tuple[int, ...] | None = None  # ranks of a subgroup; None for the world
+
+    def __str__(self) -> str:
+        shape = "+".join(map(str, self.sizes))
+        group = "world" if self.members is None else "ranks" + "".join(map(str, self.members))
+        return f"{self.loss}-{self.reduction}-{shape}-{self.backend}-{str(self.dtype)[6:]}-{group}"
+
+
+def cases(world: int) -> list[Case]:
+    functions = [name for name in LOSSES if name not in MODULES]
+    made = [Case(loss, sizes) for loss in LOSSES for sizes in SHARDS[world]]
+    made += [Case(loss, sizes, backend="reference") for loss in functions for sizes in SHARDS[world][1:]]
+    made += [Case(loss, SHARDS[world][1], reduction) for loss in functions for reduction in ("sum", "none")]
+    made += [Case(loss, SHARDS[world][1], dtype=torch.float32) for loss in functions]
+    made += [Case(loss, SHARDS[world][1], dtype=torch.bfloat16) for loss in ("nt_xent", "info_nce", "clip_loss")]
+    if world == 3:
+        made += [Case(loss, (3, 4), members=(0, 2)) for loss in functions]
+    return made
+
+
+def weights_of(rows: int) -> Tensor:
+    """What a caller of reduction="none" multiplies the rows by."""
+    return torch.linspace(0.5, 1.5, rows, dtype=torch.float64)
+
+
+def problem(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The concatenated batch of both views, and the parameters every rank holds."""
+    generator = torch.Generator().manual_seed(len(str(case)))
+    total = sum(case.sizes)
+    x0, x1 = torch.randn(2, total, D_IN, generator=generator, dtype=torch.float64).unbind()
+    parameters = {
+        "encoder0": torch.randn(D_IN, D, generator=generator, dtype=torch.float64),
+        "encoder1": torch.randn(D_IN, D, generator=generator, dtype=torch.float64),
+        "temperature": torch.tensor(0.4, dtype=torch.float64),
+        "queue": torch.randn(7, D, generator=generator, dtype=torch.float64),
+    }
+    return x0, x1, {name: value.to(case.dtype).requires_grad_() for name, value in parameters.items()}
+
+
+def rows_of(case: Case, place: int, rows: int) -> Tensor:
+    """Which of the whole batch's losses are this member's: nt_xent has a second block, of z1's anchors."""
+    start, total = sum(case.sizes[:place]), sum(case.sizes)
+    own = torch.arange(start, start + case.sizes[place])
+    return torch.cat([own, own + total]) if rows == 2 * case.sizes[place] else own
+
+
+def run_case(case: Case, place: int, group: Any) -> dict[str, Any]:
+    x0, x1, parameters = problem(case)
+    start = sum(case.sizes[:place])
+    own = slice(start, start + case.sizes[place])
+    z0 = x0[own].to(case.dtype) @ parameters["encoder0"]
+    z1 = x1[own].to(case.dtype) @ parameters["encoder1"]
+    options = {} if case.loss in MODULES else {"reduction": case.reduction, "group": group, "backend": case.backend}
+    value = LOSSES[case.loss][0](z0, z1, parameters["temperature"], parameters["queue"], **options)
+    scalar = value
+    if case.reduction == "none":
+        whole = weights_of(sum(case.sizes) * value.shape[0] // case.sizes[place])
+        scalar = (value * whole[rows_of(case, place, value.shape[0])]).sum()
+    found = torch.autograd.grad(scalar, list(parameters.values()), allow_unused=True, materialize_grads=True)
+    return {"value": value.detach(), "gradients": dict(zip(parameters, found, strict=True))}
+
+
+def ddp_case(rank: int, world: int) -> dict[str, Any]:
+    """Two steps of a real DistributedDataParallel encoder with a learnable temperature."""
+    model = Encoder()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    for x0, x1 in ddp_batches(world):
+        own = slice(rank * 4, rank * 4 + 4)
+        z0, z1, temperature = wrapped(x0[own], x1[own])
+        model.step(SF.nt_xent(z0, z1, temperature=temperature, group="world"))
+    return {"state": model.state_dict()}
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layer = nn.Linear(D_IN, D, dtype=torch.float64)
+        self.log_temperature = nn.Parameter(torch.tensor(-1.0, dtype=torch.float64))
+
+    def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.layer(x0), self.layer(x1), self.log_temperature.exp()
+
+    def step(self, loss: Tensor) -> None:
+        self.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter -= 0.1 * parameter.grad
+
+
+def ddp_batches(world: int) -> Iterator[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(2):
+        yield tuple(torch.randn(2, 4 * world, D_IN, generator=generator, dtype=torch.float64))  # type: ignore[misc]
+
+
+def sentences(rank: int) -> dict[str, str]:
+    """What each rank reads where the ranks disagree; all of them must read it, or the others would wait."""
+    heard = {}
+    rows = torch.randn(3, 4 + rank)
+    frozen = torch.randn(3, 4, requires_grad=rank == 0)
+    for name, call in {
+        "features": lambda: SF.nt_xent(rows, rows, group="world"),
+        "needs": lambda: SF.nt_xent(frozen, frozen, group="world"),
+        "symmetric": lambda: SF.clip_loss(frozen, frozen, 1.0, group="world"),
+        "keys": lambda: SF.info_nce(torch.randn(3, 4), frozen, group="world"),
+    }.items():
+        try:
+            call()
+            heard[name] = "nothing was raised"
+        except ValueError as error:
+            heard[name] = str(error)
+    return heard
+
+
+def alone(rank: int) -> dict[str, float]:
+    """group=None inside a process group: different batches, nobody waits, each rank has its own loss."""
+    torch.manual_seed(rank)
+    z0, z1 = torch.randn(3 + rank, 4), torch.randn(3 + rank, 4)
+    loss = SF.nt_xent(z0, z1).item() if rank == 0 else 0.0  # the other ranks do not even call
+    return {"loss": loss, "exact": oracle.nt_xent(z0, z1).mean().item() if rank == 0 else 0.0}
+
+
+def rank_main(rank: int, world: int, folder: str) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    subgroups = {members: dist.new_group(list(members)) for members in {c.members for c in cases(world)} if members}
+    results: dict[str, Any] = {}
+    for case in cases(world):
+        members = case.members or tuple(range(world))
+        group = "world" if case.members is None else subgroups[case.members]
+        if rank in members:
+            results[str(case)] = _caught(run_case, case, members.index(rank), group)
+    results["ddp"] = _caught(ddp_case, rank, world)
+    results["sentences"] = _caught(sentences, rank)
+    results["alone"] = _caught(alone, rank)
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _caught(call: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return call(*arguments)
+    except Exception:
+        return traceback.format_exc()
+
+
+def spawn_world(world: int, folder: Path) -> list[dict[str, Any]]:
+    """Results by rank. No rank outlives the time limit."""
+    ranks = mp.start_processes(rank_main, (world, str(folder)), nprocs=world, join=False, start_method="spawn")
+    deadline = time.monotonic() + SECONDS
+    try:
+        while not ranks.join(timeout=1):
+            if time.monotonic() > deadline:
+                pytest.fail(f"the world of {world} did not finish in {SECONDS} s")
+    finally:
+        for process in ranks.processes:
+            if process.is_alive():
+                process.kill()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, Any]]]:
+    done: dict[int, list[dict[str, Any]]] = {}
+
+    def results(world: int) -> list[dict[str, Any]]:
+        if world not in done:
+            done[world] = []  # tried once: where it fails, the other tests do not wait for it again
+            done[world] = spawn_world(world, tmp_path_factory.mktemp(f"world{world}"))
+        assert done[world], f"the world of {world} did not start"
+        return done[world]
+
+    return results
+
+
+Worlds = Callable[[int], list[dict[str, Any]]]
+
+
+@pytest.mark.parametrize(
+    "world, case", [(world, case) for world in (2, 3) for case in cases(world)], ids=lambda value: str(value)
+)
+def test_ranks_together_equal_one_process(worlds: Worlds, world: int, case: Case) -> None:
+    members = case.members or tuple(range(world))
+    results = [worlds(world)[rank][str(case)] for rank in members]
+    for result in results:
+        assert isinstance(result, dict), result
+    x0, x1, parameters = problem(case)
+
+    def whole(encoder0: Tensor, encoder1: Tensor, temperature: Tensor, queue: Tensor) -> Tensor:
+        return LOSSES[case.loss][1](x0 @ encoder0, x1 @ encoder1, temperature, queue)
+
+    def reduced(*given: Tensor) -> Tensor:
+        rows = whole(*given)
+        if case.reduction == "none":
+            return (rows * weights_of(len(rows))).sum() + 0 * sum(x.sum() for x in given)
+        return (rows.mean() if case.reduction == "mean" else rows.sum()) + 0 * sum(x.sum() for x in given)
+
+    tolerance = TOLERANCE[case.dtype]
+    rows = whole(*(value.detach().double() for value in parameters.values()))
+    if case.reduction == "none":
+        for place, result in enumerate(results):
+            mine = rows[rows_of(case, place, result["value"].shape[0])]
+            torch.testing.assert_close(result["value"].double(), mine, rtol=tolerance, atol=tolerance)
+        averaged = 1.0  # rows are unscaled: gradients add up over ranks
+    else:
+        value = torch.stack([result["value"] for result in results]).double().mean()
+        expected = rows.mean() if case.reduction == "mean" else rows.sum()
+        torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
+        averaged = 1 / len(members)
+    exact = oracle.gradients(reduced, list(parameters.values()))
+    for name, gradient in zip(parameters, exact, strict=True):
+        assert gradient is not None
+        together = sum(result["gradients"][name].double() for result in results) * averaged
+        allowed = tolerance * (1 + float(gradient.abs().max()))
+        torch.testing.assert_close(together, gradient, rtol=0, atol=allowed, msg=lambda m: f"{name}: {m}")  # noqa: B023
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_data_parallel_trains_as_one_process(worlds: Worlds, world: int) -> None:
+    single = Encoder()
+    for x0, x1 in ddp_batches(world):
+        z0, z1, temperature = single(x0, x1)
+        single.step(oracle.nt_xent(z0, z1, temperature).mean())
+    for result in worlds(world):
+        assert isinstance(result["ddp"], dict), result["ddp"]
+        for name, value in single.state_dict().items():
+            torch.testing.assert_close(result["ddp"]["state"][name], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("disagreement", ["features", "needs", "symmetric", "keys"])
+def test_every_rank_reads_the_same_sentence(worlds: Worlds, world: int, disagreement: str) -> None:
+    heard = [result["sentences"][disagreement] for result in worlds(world)]
+    assert len(set(heard)) == 1
+    assert heard[0].startswith("group: ranks")
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_without_a_group_nothing_is_communicated(worlds: Worlds, world: int) -> None:
+    result = worlds(world)[0]["alone"]
+    assert result["loss"] == pytest.approx(result["exact"], rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_world_of_one_changes_nothing(loss: str) -> None:
+    case = Case(loss, (5,))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        grouped = run_case(case, 0, "world")
+        by_group = run_case(case, 0, dist.group.WORLD)
+        plain = run_case(case, 0, None)
+    finally:
+        dist.destroy_process_group()
+    for result in (grouped, by_group):
+        assert torch.equal(result["value"], plain["value"])
+        assert all(torch.equal(result["gradients"][name], plain["gradients"][name]) for name in plain["gradients"])

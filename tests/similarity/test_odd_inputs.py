@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Problems that hypothesis thinks of: odd shapes, strides, exclusions and scales, against the float64 oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import oracle
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+import sslkernels.functional as SF
+
+pytestmark = pytest.mark.usefixtures("poisoned_outputs")
+
+
+@dataclass
+class Problem:
+    x: Tensor
+    y: Tensor | None
+    scale: float
+    exclude: Tensor | None
+
+    @property
+    def keys(self) -> Tensor:
+        return self.x if self.y is None else self.y
+
+
+@st.composite
+def rows(draw: st.DrawFn, n: int, d: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    """n rows at any offset and stride, stride 0 included; sometimes zeros, duplicates, or a great magnitude."""
+    offset, gap = draw(st.integers(0, 3)), draw(st.sampled_from([0, 1, 5]))
+    stride = draw(st.sampled_from([d + gap, d + gap, 0, 1]))
+    step = draw(st.sampled_from([1, 1, 1, 2]))
+    storage = torch.randn(offset + 2 * n * (d + 5), generator=generator)
+    storage = (storage * draw(st.sampled_from([1.0, 1.0, 0.0, 1e-3, 20.0]))).to(dtype)
+    return torch.as_strided(storage, (n, d), (step * stride, step), offset)
+
+
+@st.composite
+def problems(draw: st.DrawFn, dtype: torch.dtype = torch.float64) -> Problem:
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16)))
+    n, m = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    d = draw(st.sampled_from([1, 2, 3, 7, 16, 17, 33]))
+    x = draw(rows(n, d, dtype, generator))
+    y = draw(st.one_of(st.none(), rows(m, d, dtype, generator)))
+    columns = n if y is None else m
+    exclude = None
+    if draw(st.booleans()):
+        width = draw(st.integers(1, 4))
+        exclude = torch.randint(-1, columns, (n, width), generator=generator)
+    return Problem(x, y, draw(st.sampled_from([1.0, 0.0, -0.5, 1e-3, 10.0, 50.0])), exclude)
+
+
+@given(problem=problems(torch.float32))
+def test_values(backend: str, problem: Problem) -> None:
+    rows, columns = SF.logsumexp_similarity(
+        problem.x, problem.y, problem.scale, exclude=problem.exclude, dim="both", backend=backend
+    )
+    alone = SF.logsumexp_similarity(problem.x, problem.y, problem.scale, exclude=problem.exclude, backend=backend)
+    expected = oracle.logsumexp_similarity(problem.x, problem.y, problem.scale, problem.exclude)
+    allowed = oracle.rounding(problem.x, problem.keys, problem.scale, 2.0**-23)
+    for actual, exact in ((rows, expected[0]), (alone, expected[0]), (columns, expected[1])):
+        torch.testing.assert_close(actual.double(), exact, rtol=0, atol=allowed)
+
+
+@given(problem=problems())
+def test_gradients(backend: str, problem: Problem) -> None:
+    scale = torch.tensor(problem.scale, dtype=torch.float64, requires_grad=True)
+    leaves = [problem.x, scale] if problem.y is None else [problem.x, scale, problem.y]
+    leaves = [leaf.detach().requires_grad_() for leaf in leaves]
+
+    def value(lse: tuple[Tensor, Tensor]) -> Tensor:
+        return sum(side[side.isfinite()].sin().sum() for side in lse)  # type: ignore[return-value]
+
+    def ours(x: Tensor, scale: Tensor, y: Tensor | None = None) -> Tensor:
+        options = {"exclude": problem.exclude, "backend": backend}
+        rows = SF.logsumexp_similarity(x, y, scale, **options)
+        return value(SF.logsumexp_similarity(x, y, scale, dim="both", **options)) + value((rows, rows))
+
+    def exact(x: Tensor, scale: Tensor, y: Tensor | None = None) -> Tensor:
+        rows, columns = oracle.logsumexp_similarity(x, y, scale, problem.exclude)
+        return value((rows, columns)) + value((rows, rows))
+
+    total = ours(*leaves)
+    actual = torch.autograd.grad(total, leaves)
+    allowed = oracle.rounding(problem.x, problem.keys, problem.scale, 1e-12)
+    for found, expected in zip(actual, oracle.gradients(exact, leaves), strict=True):
+        assert expected is not None
+        largest = 1 + float(expected.abs().max())
+        torch.testing.assert_close(found, expected, rtol=0, atol=allowed * largest * problem.x.shape[0])
+
+
+@given(problem=problems(torch.float32), temperature=st.sampled_from([0.01, 0.1, 1.0, -0.3, 1e3]))
+def test_losses(backend: str, problem: Problem, temperature: float) -> None:
+    x, y = problem.x, problem.keys
+    n = min(len(x), len(y))
+    x, y = x[:n], y[:n]
+    for loss, exact in (
+        (SF.nt_xent(x, y, temperature=temperature, backend=backend), oracle.nt_xent(x, y, temperature)),
+        (SF.info_nce(x, y, temperature=temperature, backend=backend), oracle.info_nce(x, y, None, temperature)),
+        (
+            SF.info_nce(x, y, negatives=problem.keys, temperature=temperature, backend=backend),
+            oracle.info_nce(x, y, problem.keys, temperature),
+        ),
+    ):
+        longest = 1 + float(torch.linalg.vector_norm(problem.keys.double(), dim=1).max())
+        torch.testing.assert_close(loss.double(), exact.mean(), rtol=1e-5, atol=2e-6 * (1 + longest / abs(temperature)))

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The family inside torch: op registration, compile, autocast, autograd's rules, determinism, one OpenMP runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import oracle
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
+
+import sslkernels.functional as SF
+from sslkernels.ops.similarity import row_dot, unit_rows
+
+OPS = torch.ops.sslkernels
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def nt_xent(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    return SF.nt_xent(a, b, **options)
+
+
+def info_nce(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    return SF.info_nce(a, b, **options)
+
+
+def moco(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    queue = torch.linspace(-1, 1, 9 * a.shape[1], dtype=a.dtype).view(9, -1)
+    return SF.info_nce(a, b.detach(), negatives=queue, **options)
+
+
+def clip_loss(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    return SF.clip_loss(a, b, a.new_full((), 2.0), **options)
+
+
+def logsumexp(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    rows, columns = SF.logsumexp_similarity(a, b, 0.5, exclude=torch.arange(len(a)), dim="both", **options)
+    return rows.mean() + columns.sin().mean()
+
+
+LOSSES = (nt_xent, info_nce, moco, clip_loss, logsumexp)
+
+
+def pair(n: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, d).to(dtype).requires_grad_(), torch.randn(n, d).to(dtype).requires_grad_()
+
+
+def gradients(loss: Callable[..., Tensor], a: Tensor, b: Tensor, **options: Any) -> list[Tensor]:
+    value = loss(a, b, **options)
+    return [value.detach(), *torch.autograd.grad(value, (a, b), allow_unused=True, materialize_grads=True)]
+
+
+def samples(backend: str, dtype: torch.dtype) -> dict[str, list[tuple]]:
+    """Arguments for every op: with and without the optional tensors, with and without each need."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, y = torch.randn(5, 4).to(dtype), torch.randn(3, 4).to(dtype)
+    scale, rows, columns = torch.tensor(0.7, dtype=wide), torch.randn(5, dtype=wide), torch.randn(3, dtype=wide)
+    out = torch.tensor([[0], [2], [-1], [1], [1]])
+    return {
+        "similarity_forward": [
+            (x, y, scale, out, True, False, backend),
+            (x, y, scale, None, False, True, backend),
+            (x, None, scale, out, False, False, backend),
+        ],
+        "similarity_backward": [
+            (x, y, scale, out, rows, rows, columns, columns, True, True, backend),
+            (x, y, scale, None, rows, rows, None, None, False, True, backend),
+            (x, None, scale, out, rows, rows, rows, rows, True, False, backend),
+        ],
+        "unit_rows_forward": [(x, y, dtype, backend), (x, None, torch.bfloat16, backend)],
+        "unit_rows_backward": [(x, rows.abs(), x, 3, dtype, backend), (x, rows.abs(), x, 5, dtype, backend)],
+        "row_dot_forward": [(x, None, 2, backend), (y, x, 0, backend)],
+        "row_dot_backward": [
+            (x, None, 2, rows, True, False, backend),
+            (y, x, 1, columns, True, True, backend),
+            (y, x, 0, columns, False, True, backend),
+        ],
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_opcheck_of_every_op(backend: str, dtype: torch.dtype) -> None:
+    registered = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if "sslkernels::" in name}
+    given = samples(backend, dtype)
+    assert set(given) == registered
+    for name, calls in given.items():
+        for arguments in calls:
+            torch.library.opcheck(getattr(OPS, name).default, arguments)
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_compiles_whole_and_once_for_three_batch_sizes(backend: str, loss: Callable, fresh_compiler: None) -> None:
+    """fullgraph, forward and backward; the second size makes the batch dynamic and the third compiles nothing."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        graphs.append(graph)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    compiled = torch.compile(loss, fullgraph=True, backend=counted)
+    for n in (6, 9, 14):
+        a, b = pair(n, 5)
+        for actual, expected in zip(
+            gradients(compiled, a, b, backend=backend), gradients(loss, a, b, backend=backend), strict=True
+        ):
+            torch.testing.assert_close(actual, expected)
+    assert len(graphs) <= 2
+
+
+def test_compiles_once_where_the_batch_is_marked_dynamic(fresh_compiler: None) -> None:
+    compiled = torch.compile(nt_xent, fullgraph=True, backend="aot_eager")
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for n in (6, 9, 14):
+            a, b = pair(n, 5)
+            torch._dynamo.mark_dynamic(a, 0), torch._dynamo.mark_dynamic(b, 0)
+            for actual, expected in zip(gradients(compiled, a, b), gradients(nt_xent, a, b), strict=True):
+                torch.testing.assert_close(actual, expected)
+
+
+def test_inductor(fresh_compiler: None) -> None:
+    compiled = torch.compile(nt_xent, fullgraph=True)
+    for n in (6, 9, 14):
+        a, b = pair(n, 5)
+        for actual, expected in zip(gradients(compiled, a, b), gradients(nt_xent, a, b), strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_autocast_computes_in_its_dtype(backend: str, loss: Callable, dtype: torch.dtype) -> None:
+    """fp32 rows inside autocast give what rows of autocast's dtype give; loss and gradients come back in fp32."""
+    a, b = pair(12, 7)
+    seen: list[torch.dtype] = []
+    with torch.autocast("cpu", dtype=dtype):
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.dtype) or t, lambda t: t):
+            inside, first, second = gradients(loss, a, b, backend=backend)
+    assert inside.dtype == torch.float32 and first.dtype == second.dtype == torch.float32
+    assert dtype in seen or loss is moco
+    if loss in (clip_loss, logsumexp):
+        low = [x.detach().to(dtype).requires_grad_() for x in (a, b)]
+        value, *expected = gradients(loss, *low, backend=backend)
+        assert torch.equal(inside, value)
+        assert torch.equal(first, expected[0].float()) and torch.equal(second, expected[1].float())
+    outside = gradients(loss, a, b, backend=backend)[0]
+    assert inside != outside, "autocast changed nothing"
+    torch.testing.assert_close(inside, outside, rtol=0.02, atol=0.02)
+
+
+def test_autocast_leaves_float64_alone(backend: str) -> None:
+    a, b = pair(5, 4, torch.float64)
+    outside = SF.nt_xent(a, b, backend=backend)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(SF.nt_xent(a, b, backend=backend), outside)
+
+
+def test_autocast_takes_two_dtypes(backend: str) -> None:
+    a, b = torch.randn(5, 4), torch.randn(5, 4).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert SF.nt_xent(a, b, backend=backend).isfinite()
+        assert SF.clip_loss(a, b, 2.0, backend=backend).isfinite()
+        assert SF.logsumexp_similarity(a, b, backend=backend).isfinite().all()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_grad_scaler_sized_gradients_in_float16(backend: str, loss: Callable) -> None:
+    """The gradient is multiplied by grad_output before it is rounded: small entries survive a scale of 65536."""
+    a, b = pair(64, 16)
+    with torch.autocast("cpu", dtype=torch.float16):
+        value = loss(a, b, backend=backend)
+    scaled = torch.autograd.grad(value, (a, b), torch.tensor(65536.0), allow_unused=True, materialize_grads=True)
+    exact = gradients(loss, *(x.detach().half().double().requires_grad_() for x in (a, b)), backend="reference")[1:]
+    for actual, expected in zip(scaled, exact, strict=True):
+        if expected.abs().max() == 0:
+            continue
+        error = (actual.double() / 65536 - expected).norm() / expected.norm()
+        assert actual.isfinite().all() and error < 2e-3
+
+
+def test_frozen_keys_round_once_in_float16(backend: str) -> None:
+    """The gradient that the forward leaves behind stays in fp32 until grad_output is known."""
+    query, queue = torch.randn(32, 16).half().requires_grad_(), torch.randn(400, 16).half()
+    lse = SF.logsumexp_similarity(query, queue, 1e-6, backend=backend)
+    (gradient,) = torch.autograd.grad(lse, query, torch.full((32,), 65536.0))
+    (exact,) = oracle.gradients(lambda q: 65536 * oracle.logsumexp_similarity(q, queue, 1e-6)[0].sum(), [query])
+    torch.testing.assert_close(gradient.double(), exact, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_retained_graph_gives_the_same_gradient_twice(backend: str, loss: Callable) -> None:
+    a, b = pair(20, 6)
+    value = loss(a, b, backend=backend)
+    once = torch.autograd.grad(value, (a, b), retain_graph=True, allow_unused=True, materialize_grads=True)
+    again = torch.autograd.grad(value, (a, b), allow_unused=True, materialize_grads=True)
+    assert all(torch.equal(x, y) for x, y in zip(once, again, strict=True))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda a, b, **o: SF.nt_xent(a, b, **o),
+        lambda a, b, **o: SF.info_nce(a, b.detach(), negatives=b.detach(), **o),
+        lambda a, b, **o: SF.clip_loss(a, b, 2.0, **o),
+        lambda a, b, **o: SF.logsumexp_similarity(a, b, **o).sum(),
+        lambda a, b, **o: unit_rows(a, b, **o).sum(),
+        lambda a, b, **o: row_dot(a, b, **o).sum(),
+    ],
+    ids=["nt_xent", "info_nce-queue", "clip_loss", "logsumexp_similarity", "unit_rows", "row_dot"],
+)
+def test_a_second_derivative_raises(backend: str, call: Callable) -> None:
+    """A gradient penalty must not be taken for a constant: that would train on a wrong number in silence."""
+    a, b = pair(4, 3)
+    with pytest.raises(RuntimeError, match="twice|second"):
+        value = call(a, b, backend=backend)
+        (gradient,) = torch.autograd.grad(value, a, create_graph=True)
+        (value + gradient.square().sum()).backward()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing(backend: str, loss: Callable, reentrant: bool) -> None:
+    a, b = pair(8, 5)
+    expected = gradients(loss, a, b, backend=backend)
+    actual = checkpoint(lambda a, b: loss(a, b, backend=backend), a, b, use_reentrant=reentrant)
+    actual.backward()
+    assert torch.equal(actual.detach(), expected[0]) and torch.equal(a.grad, expected[1])
+    assert b.grad is None or torch.equal(b.grad, expected[2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_inputs_are_never_written(backend: str, loss: Callable, dtype: torch.dtype) -> None:
+    a, b = pair(20, 6, dtype)
+    before = a.detach().clone(), b.detach().clone()
+    versions = a._version, b._version
+    gradients(loss, a, b, backend=backend)
+    assert torch.equal(a.detach(), before[0]) and torch.equal(b.detach(), before[1])
+    assert (a._version, b._version) == versions
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_same_bits_from_run_to_run(dtype: torch.dtype, threads: int, set_threads: Callable[[int], None]) -> None:
+    set_threads(threads)
+    a, b = pair(450, 24, dtype)
+    for loss in LOSSES:
+        first = gradients(loss, a, b, backend="cpu")
+        for _ in range(4):
+            for x, y in zip(gradients(loss, a, b, backend="cpu"), first, strict=True):
+                assert torch.equal(x, y), loss.__name__
+
+
+def test_inference_mode(backend: str) -> None:
+    with torch.inference_mode():
+        a, b = torch.randn(5, 4), torch.randn(5, 4)
+        inside = SF.nt_xent(a, b, backend=backend)
+    assert inside.item() == SF.nt_xent(a.clone(), b.clone(), backend=backend).item()
+
+
+def test_fake_tensors_reach_no_kernel(backend: str) -> None:
+    """Shapes and dtypes without memory: the fakes answer, forward and backward."""
+    with FakeTensorMode():
+        a, b = pair(6, 4)
+        for loss in (nt_xent, info_nce, moco, clip_loss):
+            value, first, second = gradients(loss, a, b, backend=backend)
+            assert value.shape == () and value.dtype == torch.float32
+            assert first.shape == second.shape == (6, 4)
+
+
+def test_one_openmp_runtime(run_python: Callable) -> None:
+    done = run_python(
+        "import torch, sslkernels.functional as SF\n"
+        "SF.nt_xent(torch.randn(300, 8), torch.randn(300, 8))\n"
+        "torch.randn(500, 500) @ torch.randn(500, 500)\n"
+        "paths = {line.split()[-1] for line in open('/proc/self/maps') if '/' in line}\n"
+        "print(sum('gomp' in path.rsplit('/', 1)[1] or 'iomp' in path or 'libomp' in path for path in paths))"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1"]

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which backend runs: the default, the three ways to override it, and the words that explain it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+import sslkernels as sk
+import sslkernels.functional as SF
+from sslkernels.backends import NAMES, choose, usable, why_not
+from sslkernels.ops.similarity import autograd
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """The backends that ops were sent to."""
+    seen: list[str] = []
+    implementation = autograd._implementation
+
+    def recorded(backend: str) -> Any:
+        seen.append(backend)
+        return implementation(backend)
+
+    monkeypatch.setattr(autograd, "_implementation", recorded)
+    yield seen
+
+
+@pytest.fixture(autouse=True)
+def no_choice_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSLKERNELS_BACKEND", raising=False)
+
+
+def loss(**options: Any) -> torch.Tensor:
+    return SF.nt_xent(torch.eye(3, requires_grad=True), torch.eye(3), **options)
+
+
+def test_the_compiled_backend_is_the_default_on_the_cpu(ran: list[str]) -> None:
+    loss().backward()
+    assert set(ran) == {"cpu"}
+    assert all(choose(CPU, dtype) == "cpu" for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16))
+
+
+def test_the_argument_chooses_for_forward_and_backward(ran: list[str]) -> None:
+    loss(backend="reference").backward()
+    assert set(ran) == {"reference"}
+
+
+def test_the_block_chooses_and_ends(ran: list[str]) -> None:
+    with sk.use_backend("reference"):
+        loss()
+        assert set(ran) == {"reference"}
+        with sk.use_backend("cpu"):
+            assert choose(CPU, torch.float32) == "cpu"
+        assert choose(CPU, torch.float32) == "reference"
+    with pytest.raises(KeyError), sk.use_backend("reference"):
+        raise KeyError
+    assert choose(CPU, torch.float32) == "cpu"
+
+
+def test_the_backward_keeps_the_choice_of_the_forward(ran: list[str]) -> None:
+    with sk.use_backend("reference"):
+        value = loss()
+    value.backward()
+    assert set(ran) == {"reference"}
+
+
+def test_the_block_holds_in_every_thread() -> None:
+    found: list[str] = []
+    with sk.use_backend("reference"):
+        worker = threading.Thread(target=lambda: found.append(choose(CPU, torch.float32)))
+        worker.start()
+        worker.join()
+    assert found == ["reference"]
+
+
+def test_argument_over_block_over_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSLKERNELS_BACKEND", "reference")
+    assert choose(CPU, torch.float32) == "reference"
+    with sk.use_backend("cpu"):
+        assert choose(CPU, torch.float32) == "cpu"
+        assert choose(CPU, torch.float32, "reference") == "reference"
+    monkeypatch.setenv("SSLKERNELS_BACKEND", "")
+    assert choose(CPU, torch.float32) == "cpu"
+
+
+def test_an_unknown_name_is_refused_wherever_it_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    for call in (lambda: loss(backend="abacus"), lambda: sk.use_backend("abacus").__enter__()):
+        with pytest.raises(ValueError, match="backend is 'abacus'; accepted are 'reference', 'cpu', 'triton'"):
+            call()
+    monkeypatch.setenv("SSLKERNELS_BACKEND", "abacus")
+    with pytest.raises(ValueError, match="abacus"):
+        loss()
+
+
+def test_a_backend_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sslkernels.backends as backends
+
+    monkeypatch.setattr(backends, "_INTERPRETED", False)
+    monkeypatch.setattr(backends, "_HAS_TRITON", True)
+    with pytest.raises(ValueError, match="'triton' cannot run: .*CUDA device.* on cpu.*Accepted here: reference, cpu."):
+        loss(backend="triton")
+    with pytest.raises(ValueError, match="'cpu' cannot run: .*host memory.* on cuda:0"):
+        choose(CUDA, torch.float32, "cpu")
+    with pytest.raises(ValueError, match="'triton' cannot run: .*float64.*Accepted here: reference"):
+        choose(CUDA, torch.float64, "triton")
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
+    with pytest.raises(ValueError, match=r"not installed; `pip install sslkernels\[triton\]`"):
+        choose(CUDA, torch.float32, "triton")
+
+
+def test_the_default_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sslkernels.backends as backends
+
+    monkeypatch.setattr(backends, "_HAS_TRITON", True)
+    assert choose(CUDA, torch.bfloat16) == "triton"
+    assert choose(CUDA, torch.float64) == "reference"
+    assert usable(CUDA, torch.float32) == ["reference", "triton"]
+    monkeypatch.setattr(backends, "_HAS_TRITON", False)
+    assert choose(CUDA, torch.float32) == "reference"
+
+
+def test_info_names_versions_instruction_set_and_every_backend() -> None:
+    text = sk.info()
+    for word in (sk.__version__, torch.__version__, "instruction set", "baseline"):
+        assert word in text
+    lines = {line.split(":")[0]: line for line in text.splitlines()}
+    device = torch.device("cuda") if torch.cuda.is_available() else CPU
+    for name in NAMES:
+        line = lines[f"backend {name}"]
+        reason = why_not(name, CPU if name == "cpu" else device, torch.float32)
+        assert line.endswith(reason or "available")
+    assert lines["backend cpu"].endswith("available") and lines["backend reference"].endswith("available")
+
+
+def test_the_environment_chooses_in_a_fresh_process(run_python: Callable) -> None:
+    code = "import torch\nfrom sslkernels.backends import choose\nprint(choose(torch.device('cpu'), torch.float32))"
+    assert run_python(code, SSLKERNELS_BACKEND="reference").stdout.split() == ["reference"]

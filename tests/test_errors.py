@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A wrong argument gets a sentence: whose it is, its name, what came, what is accepted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy
+import pytest
+import torch
+
+import sslkernels as sk
+import sslkernels.functional as SF
+from sslkernels.losses import ClipLoss, InfoNCELoss, NTXentLoss
+
+pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size")
+
+GOOD = torch.ones(4, 3)
+PAIRS: dict[str, tuple[Callable[..., Any], str, str]] = {
+    "nt_xent": (SF.nt_xent, "z0", "z1"),
+    "info_nce": (SF.info_nce, "query", "key"),
+    "clip_loss": (lambda a, b, **o: SF.clip_loss(a, b, 1.0, **o), "image", "text"),
+    "logsumexp_similarity": (SF.logsumexp_similarity, "x", "y"),
+}
+BAD_ROWS: dict[str, tuple[Any, type[Exception], str]] = {
+    "list": ([[1.0]], TypeError, "list"),
+    "array": (numpy.ones((4, 3)), TypeError, "ndarray"),
+    "none": (None, TypeError, "NoneType"),
+    "vector": (torch.ones(4), ValueError, r"\(4,\)"),
+    "cube": (torch.ones(4, 3, 2), ValueError, r"\(4, 3, 2\)"),
+    "no features": (torch.ones(4, 0), ValueError, r"\(4, 0\)"),
+    "integers": (torch.ones(4, 3, dtype=torch.int64), TypeError, "int64"),
+    "booleans": (torch.ones(4, 3, dtype=torch.bool), TypeError, "bool"),
+    "complex": (torch.ones(4, 3, dtype=torch.complex64), TypeError, "complex64"),
+    "sparse": (torch.eye(4, 3).to_sparse(), TypeError, "sparse"),
+}
+BAD_SCALARS: dict[str, tuple[Any, type[Exception], str]] = {
+    "text": ("0.1", TypeError, "str"),
+    "none": (None, TypeError, "NoneType"),
+    "bool": (True, TypeError, "bool"),
+    "nan": (float("nan"), ValueError, "nan"),
+    "infinity": (float("inf"), ValueError, "inf"),
+    "two numbers": (torch.ones(2), ValueError, r"\(2,\)"),
+    "integer tensor": (torch.tensor(1), ValueError, "int64"),
+}
+
+
+def cases() -> Iterator[Any]:
+    def case(name: str, call: Callable[[], Any], error: type[Exception], *words: str) -> Any:
+        return pytest.param(call, error, words, id=name)
+
+    for function, (call, first, second) in PAIRS.items():
+        for kind, (bad, error, came) in BAD_ROWS.items():
+            yield case(
+                f"{function}-{first}-{kind}", lambda c=call, b=bad: c(b, GOOD), error, function, rf"\b{first}\b", came
+            )
+            if function != "logsumexp_similarity" or bad is not None:
+                yield case(
+                    f"{function}-{second}-{kind}",
+                    lambda c=call, b=bad: c(GOOD, b), error, function, rf"\b{second}\b", came,
+                )  # fmt: skip
+        yield case(
+            f"{function}-features", lambda c=call: c(GOOD, torch.ones(4, 2)), ValueError,
+            function, first, second, r"\(4, 3\)", r"\(4, 2\)", "features",
+        )  # fmt: skip
+        yield case(
+            f"{function}-dtypes", lambda c=call: c(GOOD, GOOD.double()), TypeError,
+            function, first, second, "float32", "float64",
+        )  # fmt: skip
+        yield case(
+            f"{function}-devices", lambda c=call: c(GOOD, GOOD.to("meta")), ValueError,
+            function, first, second, "cpu", "meta",
+        )  # fmt: skip
+        yield case(
+            f"{function}-backend", lambda c=call: c(GOOD, GOOD, backend="abacus"), ValueError,
+            "backend", "abacus", "reference", "cpu", "triton",
+        )  # fmt: skip
+        if function == "logsumexp_similarity":
+            continue
+        yield case(
+            f"{function}-rows", lambda c=call: c(GOOD, torch.ones(5, 3)), ValueError,
+            function, first, second, r"\(4, 3\)", r"\(5, 3\)", "same rows",
+        )  # fmt: skip
+        yield case(
+            f"{function}-no-rows", lambda c=call: c(GOOD[:0], GOOD[:0]), ValueError, function, first, r"\(0, 3\)"
+        )
+        for reduction in ("average", None, 1):
+            yield case(
+                f"{function}-reduction-{reduction}", lambda c=call, r=reduction: c(GOOD, GOOD, reduction=r),
+                ValueError, function, "reduction", str(reduction), "mean", "sum", "none",
+            )  # fmt: skip
+        yield case(
+            f"{function}-group-name", lambda c=call: c(GOOD, GOOD, group="everyone"), ValueError,
+            "group", "everyone", "world", "ProcessGroup",
+        )  # fmt: skip
+        yield case(
+            f"{function}-group-kind", lambda c=call: c(GOOD, GOOD, group=3), TypeError, "group", "int", "ProcessGroup"
+        )
+
+    scalars: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+        ("nt_xent", "temperature", lambda value: SF.nt_xent(GOOD, GOOD, temperature=value)),
+        ("info_nce", "temperature", lambda value: SF.info_nce(GOOD, GOOD, temperature=value)),
+        ("clip_loss", "logit_scale", lambda value: SF.clip_loss(GOOD, GOOD, value)),
+        ("clip_loss", "logit_bias", lambda value: SF.clip_loss(GOOD, GOOD, 1.0, value)),
+        ("logsumexp_similarity", "scale", lambda value: SF.logsumexp_similarity(GOOD, None, value)),
+    )
+    for function, argument, given in scalars:
+        for kind, (bad, error, came) in BAD_SCALARS.items():
+            if argument == "logit_bias" and bad is None:
+                continue
+            yield case(
+                f"{function}-{argument}-{kind}",
+                lambda g=given, b=bad: g(b),
+                error,
+                function,
+                argument,
+                came,
+                "float|number",
+            )
+    for function, call in (("nt_xent", SF.nt_xent), ("info_nce", SF.info_nce)):
+        for zero in (0, 0.0):
+            yield case(
+                f"{function}-temperature-{zero!r}", lambda c=call, z=zero: c(GOOD, GOOD, temperature=z),
+                ValueError, function, "temperature", "0", "non-zero",
+            )  # fmt: skip
+
+    for kind, (bad, error, came) in BAD_ROWS.items():
+        if bad is not None:
+            yield case(
+                f"info_nce-negatives-{kind}", lambda b=bad: SF.info_nce(GOOD, GOOD, negatives=b), error,
+                "info_nce", "negatives", came,
+            )  # fmt: skip
+    yield case(
+        "info_nce-negatives-features", lambda: SF.info_nce(GOOD, GOOD, negatives=torch.ones(7, 2)), ValueError,
+        "info_nce", "negatives", r"\(7, 2\)", "features",
+    )  # fmt: skip
+    yield case(
+        "info_nce-negatives-dtype", lambda: SF.info_nce(GOOD, GOOD, negatives=GOOD.half()), TypeError,
+        "info_nce", "negatives", "float16", "float32",
+    )  # fmt: skip
+    yield case(
+        "info_nce-negatives-symmetric", lambda: SF.info_nce(GOOD, GOOD, negatives=GOOD, symmetric=True), ValueError,
+        "info_nce", "negatives", "symmetric",
+    )  # fmt: skip
+
+    def lse(**options: Any) -> Any:
+        return SF.logsumexp_similarity(GOOD, torch.ones(6, 3), **options)
+
+    name = "logsumexp_similarity"
+    bad_exclusions: dict[str, tuple[Any, type[Exception], str]] = {
+        "list": ([0, 1, 2, 3], TypeError, "list"),
+        "floats": (torch.zeros(4), TypeError, "float32"),
+        "int32": (torch.zeros(4, dtype=torch.int32), TypeError, "int32"),
+        "mask": (torch.zeros(4, 6, dtype=torch.bool), TypeError, "bool"),
+        "rows": (torch.zeros(5, dtype=torch.int64), ValueError, r"\(5,\)"),
+        "cube": (torch.zeros(4, 1, 1, dtype=torch.int64), ValueError, r"\(4, 1, 1\)"),
+        "number": (torch.tensor(0), ValueError, r"\(\)"),
+        "too large": (torch.tensor([0, 0, 6, 0]), IndexError, "6"),
+        "too small": (torch.tensor([0, -2, 0, 0]), IndexError, "-2"),
+        "device": (torch.zeros(4, dtype=torch.int64, device="meta"), ValueError, "meta"),
+    }
+    for kind, (bad, error, came) in bad_exclusions.items():
+        yield case(f"{name}-exclude-{kind}", lambda b=bad: lse(exclude=b), error, name, "exclude", came)
+    for dim in ("columns", 0, None):
+        yield case(f"{name}-dim-{dim}", lambda d=dim: lse(dim=d), ValueError, name, "dim", str(dim), "rows", "both")
+
+    yield case(
+        "NTXentLoss-temperature-0", lambda: NTXentLoss(temperature=0.0), ValueError, "NTXentLoss", "temperature", "0"
+    )
+    yield case(
+        "NTXentLoss-temperature-text",
+        lambda: NTXentLoss(temperature="0.5"),
+        TypeError,
+        "NTXentLoss",
+        "temperature",
+        "str",
+    )
+    for size in (-1, "8", (8,), (8, 4, 2), (0, 4), (8, 0), (8, 2.5), 2.5, None, True):
+        yield case(
+            f"NTXentLoss-memory_bank_size-{size}", lambda s=size: NTXentLoss(memory_bank_size=s),
+            (TypeError, ValueError), "NTXentLoss", "memory_bank_size", re.escape(str(size)), r"\(size, dim\)",
+        )  # fmt: skip
+    yield case(
+        "NTXentLoss-bank-features", lambda: NTXentLoss(memory_bank_size=(8, 5))(GOOD, GOOD), ValueError,
+        "features", r"\(4, 3\)", r"\(8, 5\)",
+    )  # fmt: skip
+    yield case(
+        "NTXentLoss-lazy-bank-vector",
+        lambda: NTXentLoss(memory_bank_size=8)(torch.ones(4), torch.ones(4)),
+        ValueError,
+        r"\(4,\)",
+    )
+    yield case("NTXentLoss-rows", lambda: NTXentLoss()(GOOD, GOOD[:2]), ValueError, r"\(4, 3\)", r"\(2, 3\)", "rows")
+    yield case(
+        "InfoNCELoss-temperature", lambda: InfoNCELoss(temperature=0)(GOOD, GOOD), ValueError, "temperature", "0"
+    )
+    yield case(
+        "InfoNCELoss-symmetric-queue", lambda: InfoNCELoss(symmetric=True)(GOOD, GOOD, GOOD), ValueError,
+        "symmetric", "negatives",
+    )  # fmt: skip
+    yield case(
+        "ClipLoss-no-group", lambda: ClipLoss(world_size=2)(GOOD, GOOD, 1.0), ValueError,
+        "ClipLoss", "world_size", "2", "init_process_group",
+    )  # fmt: skip
+    yield case("ClipLoss-scale", lambda: ClipLoss()(GOOD, GOOD, None), TypeError, "logit_scale", "NoneType")
+
+    for size in (0, -3, 2.5, "4", None, True):
+        yield case(
+            f"MemoryQueue-size-{size}", lambda s=size: sk.MemoryQueue(s, 4), (TypeError, ValueError),
+            "MemoryQueue", "size", str(size), "whole number",
+        )  # fmt: skip
+        yield case(
+            f"MemoryQueue-dim-{size}", lambda s=size: sk.MemoryQueue(4, s), (TypeError, ValueError),
+            "MemoryQueue", "dim", str(size), "whole number",
+        )  # fmt: skip
+    for kind, bad, came in (
+        ("features", torch.ones(2, 3), r"\(2, 3\)"),
+        ("vector", torch.ones(4), r"\(4,\)"),
+        ("cube", torch.ones(1, 2, 4), r"\(1, 2, 4\)"),
+        ("list", [[1.0] * 4], "list"),
+    ):
+        yield case(
+            f"MemoryQueue-keys-{kind}", lambda b=bad: sk.MemoryQueue(8, 4).enqueue(b), (TypeError, ValueError),
+            "MemoryQueue", "keys", came,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("call, error, words", list(cases()))
+def test_a_wrong_argument_gets_a_sentence(call: Callable[[], Any], error: Any, words: tuple[str, ...]) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    sentence = str(caught.value)
+    for word in words:
+        assert re.search(word, sentence), f"{word!r} is not in: {sentence}"
+    assert sentence.endswith((".", "?")), sentence
+    assert "\n" not in sentence
+
+
+def test_a_failed_call_leaves_the_bank_alone() -> None:
+    loss = NTXentLoss(memory_bank_size=(8, 3))
+    before = {name: value.clone() for name, value in loss.state_dict().items()}
+    with pytest.raises(ValueError):
+        loss(GOOD.clone().requires_grad_(), GOOD[:2])
+    assert all(torch.equal(value, before[name]) for name, value in loss.state_dict().items())
+
+
+class DTensor(torch.Tensor):
+    """Stands for torch.distributed's, which needs a device mesh."""
+
+
+def test_a_dtensor_is_sent_to_group() -> None:
+    with pytest.raises(TypeError, match=r"z0 is a DTensor.*to_local.*group="):
+        SF.nt_xent(GOOD.as_subclass(DTensor), GOOD)

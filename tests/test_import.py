@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `import sslkernels` does, and above all does not do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import sslkernels
+
+
+def test_import_takes_less_than_a_second_after_torch(run_python: Callable) -> None:
+    done = run_python(
+        "import time, torch\n"
+        "start = time.process_time()\n"  # our own work; another busy process does not count
+        "import sslkernels\n"
+        "print(time.process_time() - start)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1.0
+
+
+def test_import_is_light_and_touches_no_device(run_python: Callable) -> None:
+    done = run_python(
+        "import sys, torch\n"
+        "before = set(sys.modules)\n"
+        "import sslkernels, sslkernels.functional, sslkernels.losses\n"
+        "heavy = ('triton', 'lightning', 'kornia', 'sklearn', 'cupy', 'matplotlib', 'tensorboard', 'rich', 'PIL')\n"
+        "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
+        "assert not loaded & set(heavy), loaded & set(heavy)\n"
+        "assert not torch.cuda.is_initialized()\n"
+        "assert not torch.distributed.is_available() or not torch.distributed.is_initialized()\n"
+        "import threading\n"
+        "assert threading.active_count() == 1\n"
+        "sslkernels.functional.nt_xent(torch.eye(3), torch.eye(3), group='world')\n"
+        "assert 'triton' not in sys.modules or 'triton' in before\n"
+        "print(sslkernels.__version__)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == sslkernels.__version__
+
+
+@pytest.mark.parametrize("missing", ["triton", "cupy", "lightning", "kornia", "sklearn", "matplotlib"])
+def test_works_without_the_extras(run_python: Callable, missing: str) -> None:
+    done = run_python(
+        "import sys\n"
+        f"sys.modules[{missing!r}] = None\n"  # importing it now raises ImportError
+        "import torch, sslkernels\n"
+        "print(sslkernels.functional.nt_xent(torch.eye(3), torch.eye(3)).isfinite().item())"
+    )
+    assert done.stdout.split() == ["True"], done.stderr
+
+
+def test_a_missing_compiled_module_is_an_import_error_that_says_so(run_python: Callable, tmp_path: Path) -> None:
+    """The source folder without its compiled part: what an interpreter started inside the repository would see."""
+    source = Path(sslkernels.__file__).parent
+    shutil.copytree(source, tmp_path / "sslkernels", ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
+    done = run_python(
+        "import sys\n"
+        "sys.meta_path = [finder for finder in sys.meta_path if 'Redirect' not in type(finder).__name__]\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "import sslkernels"
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError") and "sslkernels._C is missing" in last and "pip install" in last
+
+
+def test_typing_information_is_shipped() -> None:
+    package = Path(sslkernels.__file__).parent
+    assert (package / "py.typed").exists() and (package / "_C.pyi").exists()
+
+
+def test_public_names() -> None:
+    assert set(sslkernels.__all__) >= {"MemoryQueue", "functional", "info", "losses", "use_backend", "__version__"}
+    for module in (sslkernels, sslkernels.functional, sslkernels.losses):
+        assert all(hasattr(module, name) for name in module.__all__)
