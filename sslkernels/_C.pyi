@@ -3,25 +3,74 @@
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def similarity_forward(
-    dtype: int, x: int, x_stride: int, n: int, y: int, y_stride: int, m: int, itself: bool, d: int, scale: float,
-    exclude: int, excluded: int, rows: int, columns: int, attended: int, threads: int,
+    dtype: int,
+    x: int,
+    x_stride: int,
+    n: int,
+    y: int,
+    y_stride: int,
+    m: int,
+    itself: bool,
+    d: int,
+    scale: float,
+    exclude: int,
+    excluded: int,
+    rows: int,
+    columns: int,
+    attended: int,
+    threads: int,
 ) -> None: ...
 def similarity_backward(
-    dtype: int, x: int, x_stride: int, n: int, y: int, y_stride: int, m: int, itself: bool, d: int, scale: float,
-    exclude: int, excluded: int, rows: int, rows_grad: int, columns: int, columns_grad: int,
-    dx: int, dy: int, dscale: int, threads: int,
+    dtype: int,
+    x: int,
+    x_stride: int,
+    n: int,
+    y: int,
+    y_stride: int,
+    m: int,
+    itself: bool,
+    d: int,
+    scale: float,
+    exclude: int,
+    excluded: int,
+    rows: int,
+    rows_grad: int,
+    columns: int,
+    columns_grad: int,
+    dx: int,
+    dy: int,
+    dscale: int,
+    threads: int,
 ) -> None: ...
 def unit_rows_forward(
     dtype: int, z: int, z_stride: int, n: int, d: int, out_dtype: int, unit: int, norms: int, threads: int
 ) -> None: ...
 def unit_rows_backward(
-    dtype: int, unit: int, norms: int, grad: int, grad_stride: int, n: int, d: int, out_dtype: int, dz: int,
+    dtype: int,
+    unit: int,
+    norms: int,
+    grad: int,
+    grad_stride: int,
+    n: int,
+    d: int,
+    out_dtype: int,
+    dz: int,
     threads: int,
 ) -> None: ...
 def row_dot_forward(
     dtype: int, x: int, x_stride: int, n: int, y: int, y_stride: int, m: int, d: int, shift: int, out: int, threads: int
 ) -> None: ...
 def scale_rows(
-    dtype: int, y: int, y_stride: int, m: int, d: int, shift: int, grad: int, also: int, also_shift: int, n: int,
-    out: int, threads: int,
+    dtype: int,
+    y: int,
+    y_stride: int,
+    m: int,
+    d: int,
+    shift: int,
+    grad: int,
+    also: int,
+    also_shift: int,
+    n: int,
+    out: int,
+    threads: int,
 ) -> None: ...

@@ -4,7 +4,7 @@
 import torch  # noqa: F401  torch first: it brings the OpenMP runtime that _C then shares
 
 try:
-    from sslkernels import _C  # noqa: F401
+    import sslkernels._C  # noqa: F401
 except ModuleNotFoundError as error:
     raise ImportError(
         "sslkernels: the compiled module sslkernels._C is missing; install the package with `pip install .` "

@@ -19,6 +19,8 @@ def check_rows(function: str, name: str, value: object) -> Tensor:
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a torch.Tensor of shape (N, D).")
     if type(value).__name__ == "DTensor":
         raise TypeError(f"{function}: {name} is a DTensor; pass its local shard, {name}.to_local(), and group=.")
+    if value.layout != torch.strided:
+        raise TypeError(f"{function}: {name} has layout {value.layout}; pass a dense tensor, {name}.to_dense().")
     if value.dim() != 2:
         raise ValueError(
             f"{function}: {name} has shape {shape_of(value)}; expected (N, D), rows are samples; flatten the rest."
@@ -67,6 +69,13 @@ def check_scalar(function: str, name: str, value: object) -> None:
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a float or a 0-dim tensor.")
     elif value != value or value in (float("inf"), float("-inf")):
         raise ValueError(f"{function}: {name} is {value}; pass a finite number.")
+
+
+def check_size(function: str, name: str, value: object, least: int = 1) -> int:
+    """A whole number of at least ``least``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{function}: {name} is {value!r}; pass a whole number of at least {least}.")
+    return value
 
 
 def check_choice(function: str, name: str, value: object, accepted: tuple[str, ...]) -> None:

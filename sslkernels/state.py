@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_rows, check_size, shape_of
+
 
 class MemoryQueue(nn.Module):
     """A ring of the last ``size`` keys; any batch size, nothing dropped at the wrap, saved with the model.
@@ -30,9 +32,8 @@ class MemoryQueue(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        for name, value in (("size", size), ("dim", dim)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"MemoryQueue: {name} is {value!r}; pass a whole number of at least 1.")
+        check_size("MemoryQueue", "size", size)
+        check_size("MemoryQueue", "dim", dim)
         self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
@@ -40,8 +41,8 @@ class MemoryQueue(nn.Module):
     def enqueue(self, keys: Tensor) -> None:
         """Write rows ``(N, dim)`` at the ring's position; of a batch longer than the ring the newest stay."""
         size, dim = self.keys.shape
-        if keys.dim() != 2 or keys.shape[1] != dim:
-            raise ValueError(f"MemoryQueue: keys has shape {tuple(keys.shape)}; expected (N, {dim}).")
+        if check_rows("MemoryQueue", "keys", keys).shape[1] != dim:
+            raise ValueError(f"MemoryQueue: keys has shape {shape_of(keys)}; expected (N, {dim}).")
         skipped = max(0, keys.shape[0] - size)
         slots = (self.position + skipped + torch.arange(keys.shape[0] - skipped, device=self.keys.device)) % size
         self.keys.index_copy_(0, slots, keys[skipped:].to(self.keys.dtype))

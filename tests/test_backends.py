@@ -23,13 +23,13 @@ CUDA = torch.device("cuda", 0)
 def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The backends that ops were sent to."""
     seen: list[str] = []
-    implementation = autograd._implementation
+    run = autograd._run
 
-    def recorded(backend: str) -> Any:
+    def recorded(function: str, backend: str, *arguments: Any) -> Any:
         seen.append(backend)
-        return implementation(backend)
+        return run(function, backend, *arguments)
 
-    monkeypatch.setattr(autograd, "_implementation", recorded)
+    monkeypatch.setattr(autograd, "_run", recorded)
     yield seen
 
 

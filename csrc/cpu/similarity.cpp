@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Log-sum-exp of S = s*X*Y^T over rows and columns, and its gradient, without the matrix.
 //
-//   forward   (max, sum) per row in base 2, t = s*log2(e)*<x, y>; one running pair per owner, merged exactly
-//   backward  G = a_i 2^(t - lse_i) + b_j 2^(t - lse_j);  dX = s*G*Y,  dY = s*G^T*X,  ds = sum x . (G*Y)
+//   forward   (max, sum) per row, meaning sum*e^max; one running pair per owner, merged exactly
+//   backward  G = a_i e^(t - lse_i) + b_j e^(t - lse_j);  dX = s*G*Y,  dY = s*G^T*X,  ds = sum x . (G*Y)
 //
 // Blocks of owners (in vector lanes) meet blocks of others. A pair of blocks serves both sides where both are wanted:
 //   x with itself   groups of blocks meet as in a round-robin tournament, so that no two threads ever write one row
@@ -27,8 +27,7 @@ template <class Acc> void fill(Acc *p, int64_t n, Acc x) {
 
 template <class Acc> void finish_lse(const Acc *top, const Acc *total, int64_t n, void *out) {
     for (int64_t i = 0; i < n; ++i)
-        static_cast<Acc *>(out)[i] =
-            total[i] == 0 ? -Acc(INFINITY) : Acc((double(top[i]) + log2(double(total[i]))) * kLn2);
+        static_cast<Acc *>(out)[i] = total[i] == 0 ? -Acc(INFINITY) : Acc(double(top[i]) + log(double(total[i])));
 }
 
 template <class P, class In> bool forward_typed(const Similarity &s, void *rows, void *columns, void *attended) {
@@ -55,7 +54,7 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
                               meeting != Meeting::kItself};
     const Blocks o{n, p.block}, i{m, p.block};
     auto set = [&](auto &job) {
-        job.owners = s.x, job.others = y, job.d = s.d, job.scale2 = Acc(s.scale * kLog2e), job.exclusion = exclusion;
+        job.owners = s.x, job.others = y, job.d = s.d, job.scale = Acc(s.scale), job.exclusion = exclusion;
         job.owner_max = state[0], job.owner_sum = state[1], job.features = attend;
     };
     if (attend) {
@@ -82,7 +81,7 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
     return true;
 }
 
-// lse in base 2, with rows that get no gradient (none arrives, or nothing was left to sum) made neutral.
+// lse, with rows that get no gradient (none arrives, or nothing was left to sum) made neutral.
 template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_t n, Memory &memory) {
     Side<Acc> side{};
     if (!lse || !grad) return side;
@@ -91,7 +90,7 @@ template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_
     for (int64_t i = 0; i < n; ++i) {
         const Acc x = static_cast<const Acc *>(lse)[i], g = static_cast<const Acc *>(grad)[i];
         const bool neutral = g == 0 || x == -Acc(INFINITY);
-        side.lse[i] = neutral ? Acc(kNeutral) : Acc(x * kLog2e);
+        side.lse[i] = neutral ? Acc(kNeutral) : x;
         side.grad[i] = neutral ? Acc(0) : g;
     }
     return side;
@@ -143,7 +142,7 @@ template <class P, class In> bool backward_typed(const Similarity &s, const Simi
     };
     job.own.moved = moved(owner_out, owners.count);
     job.oth.moved = self ? job.own.moved : both ? moved(grad.dy, others.count) : nullptr;
-    job.owners = owners, job.others = others, job.d = s.d, job.ld = ld, job.scale2 = Acc(s.scale * kLog2e);
+    job.owners = owners, job.others = others, job.d = s.d, job.ld = ld, job.scale = Acc(s.scale);
     job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
     job.features = true;
     run(job, p.meeting, Blocks{owners.count, p.block}, Blocks{others.count, p.block}, p.threads, scratch, each);

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_rows, check_scalar, check_size
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.ops.similarity import unit_rows
 from sslkernels.state import MemoryQueue
@@ -30,7 +31,7 @@ class NTXentLoss(nn.Module):
     >>> import torch
     >>> from sslkernels.losses import NTXentLoss
     >>> NTXentLoss(temperature=0.5)(torch.eye(4), torch.eye(4))
-    tensor(0.5938)
+    tensor(0.5944)
     """
 
     memory_bank: MemoryQueue | None
@@ -38,19 +39,24 @@ class NTXentLoss(nn.Module):
     def __init__(
         self,
         temperature: float = 0.5,
-        memory_bank_size: int | tuple[int, int] = 0,
+        memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
+        check_scalar("NTXentLoss", "temperature", temperature)
         if abs(temperature) < 1e-8:
             raise ValueError(f"NTXentLoss: temperature is {temperature}; pass a number of at least 1e-8 in size.")
         self.temperature = temperature
         self.gather_distributed = gather_distributed
         self.memory_bank = None
         self._lazy_size = 0
-        if isinstance(memory_bank_size, int):
-            if memory_bank_size < 0:
-                raise ValueError(f"NTXentLoss: memory_bank_size is {memory_bank_size}; pass 0 or (size, dim).")
+        if isinstance(memory_bank_size, Sequence) and not isinstance(memory_bank_size, str):
+            if len(memory_bank_size) != 2:
+                raise ValueError(f"NTXentLoss: memory_bank_size is {memory_bank_size!r}; pass 0 or (size, dim).")
+            size, dim = (check_size("NTXentLoss", "memory_bank_size", value) for value in memory_bank_size)
+            self.memory_bank = MemoryQueue(size, dim)
+        else:
+            check_size("NTXentLoss", "memory_bank_size", memory_bank_size, least=0)
             if memory_bank_size > 0:
                 warnings.warn(
                     f"memory_bank_size={memory_bank_size} creates the bank at the first call; "
@@ -58,12 +64,11 @@ class NTXentLoss(nn.Module):
                     stacklevel=2,
                 )
                 self._lazy_size = memory_bank_size
-        else:
-            self.memory_bank = MemoryQueue(*memory_bank_size)
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         if self.memory_bank is None and self._lazy_size:
-            self.memory_bank = MemoryQueue(self._lazy_size, out0.shape[1]).to(out0.device)
+            dim = check_rows("NTXentLoss", "out0", out0).shape[1]
+            self.memory_bank = MemoryQueue(self._lazy_size, dim).to(out0.device)
         group = "world" if self.gather_distributed else None
         if self.memory_bank is None:
             return nt_xent(out0, out1, temperature=self.temperature, group=group)

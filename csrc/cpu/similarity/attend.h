@@ -48,14 +48,14 @@ template <class P, class In> struct Attend : Tiles<P, In> {
                 Acc g[P::MR * P::NR];
                 for (int m = 0; m < MR; ++m)
                     for (int v = 0; v < NR; v += L) {
-                        const Vector<Acc> e = exp2v(load(logits + (m0 + m) * kBlock + n0 + v) - load(top + n0 + v));
+                        const Vector<Acc> e = expv(load(logits + (m0 + m) * kBlock + n0 + v) - load(top + n0 + v));
                         store(g + m * NR + v, e);
                         store(total + n0 + v, load(total + n0 + v) + e);
                     }
                 P::keep(g, m0, n0, this->by_other, this->by_owner);
             }
         for (int64_t n = 0; n < co; ++n) {
-            const Acc factor = exp2s<Acc>(owner_max[o0 + n] - top[n]);
+            const Acc factor = exps<Acc>(owner_max[o0 + n] - top[n]);
             owner_sum[o0 + n] = owner_sum[o0 + n] * factor + total[n];
             owner_max[o0 + n] = top[n];
             if (factor != 1)

@@ -5,9 +5,8 @@
 
 namespace {
 
-constexpr double kLog2e = 1.4426950408889634, kLn2 = 0.6931471805599453;
-// Values within 2^80 of each other share one exponential: sums and products stay normal in fp32.
-constexpr double kSharedRange = 80;
+// Values within e^55 of each other share one exponential: sums and products stay normal in fp32.
+constexpr double kSharedRange = 55;
 constexpr double kLowest = -1e30, kNeutral = 1e30;
 
 struct Exclusion { // of pairs (owner, other); entry e of a row names an index on the other side
@@ -25,7 +24,7 @@ template <class P, class In> struct Tiles {
 
     Rows owners, others;
     int64_t d, steps;
-    Acc scale2; // scale * log2(e)
+    Acc scale;
     Exclusion exclusion;
     Elem *owner_lanes, *other_rows, *owner_features, *other_features, *by_other, *by_owner;
     bool features; // a gradient follows: pack rows as its right-hand side too
@@ -71,7 +70,7 @@ template <class P, class In> struct Tiles {
     }
     void tile(int64_t m0, int64_t n0, Acc *t) const {
         dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t);
-        for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale2);
+        for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale);
     }
     bool clean(int64_t m0, int64_t n0) const { return !dirty[m0 / MR][n0 / NR]; }
     // A tile as its owners see it (own) and, unless null, as the others do (oth): -inf where that side leaves the pair

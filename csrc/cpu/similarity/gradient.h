@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gradient without the matrix: G = a_i 2^(t - lse_i) + b_j 2^(t - lse_j); dX += G*Y and dY += G^T*X, unscaled.
+// The gradient without the matrix: G = a_i e^(t - lse_i) + b_j e^(t - lse_j); dX += G*Y and dY += G^T*X, unscaled.
 #pragma once
 #include "blocks.h"
 
 namespace {
 
-// One side's part of the gradient: weights grad * 2^(t - lse), and where they are added up.
+// One side's part of the gradient: weights grad * e^(t - lse), and where they are added up.
 template <class Acc> struct Side {
-    Acc *lse, *grad; // base 2; a row without gradient has lse = kNeutral
+    Acc *lse, *grad; // a row without gradient has lse = kNeutral
     Acc *moved;      // (rows, ld): the unscaled gradient, or null
 };
 
@@ -57,7 +57,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         }
         return finite;
     }
-    // One block of a side; rows past its end are neutral. shifted = grad * 2^(middle - lse).
+    // One block of a side; rows past its end are neutral. shifted = grad * e^(middle - lse).
     struct Weights {
         Acc lse[kBlock], grad[kBlock], shifted[kBlock];
         Weights(const Side<Acc> &side, int64_t first, int64_t count, Acc middle) {
@@ -66,14 +66,14 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
                 lse[i] = there ? side.lse[first + i] : Acc(kNeutral);
                 grad[i] = there ? side.grad[first + i] : Acc(0);
             }
-            for (int i = 0; i < kBlock; i += L) store(shifted + i, load(grad + i) * exp2v(middle - load(lse + i)));
+            for (int i = 0; i < kBlock; i += L) store(shifted + i, load(grad + i) * expv(middle - load(lse + i)));
         }
     };
     static void shared(Acc *g, Acc middle, const Acc *a, const Acc *b) {
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L) {
-                // A pair with no gradient on either side may exceed its sums: keep 2^x finite, it meets a zero.
-                const Vector<Acc> e = exp2v(smaller<Acc>(all<Acc>(Acc(100)), load(g + m * NR + v) - middle));
+                // A pair with no gradient on either side may exceed its sums: keep e^x finite, it meets a zero.
+                const Vector<Acc> e = expv(smaller<Acc>(all<Acc>(Acc(70)), load(g + m * NR + v) - middle));
                 store(g + m * NR + v, e * (load(a + v) + b[m]));
             }
     }
@@ -83,8 +83,8 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L) {
                 const int k = m * NR + v;
-                const Vector<Acc> own_weight = exp2v(load(mine + k) - load(a.lse + n0 + v));
-                const Vector<Acc> other_weight = exp2v(load(theirs + k) - b.lse[m0 + m]);
+                const Vector<Acc> own_weight = expv(load(mine + k) - load(a.lse + n0 + v));
+                const Vector<Acc> other_weight = expv(load(theirs + k) - b.lse[m0 + m]);
                 store(g + k, load(a.grad + n0 + v) * own_weight + b.grad[m0 + m] * other_weight);
             }
     }

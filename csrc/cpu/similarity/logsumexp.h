@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row and column log-sum-exp in one pass: (max, sum) in base 2, t = s*log2(e)*<x, y>, merged exactly.
+// Row and column log-sum-exp in one pass: (max, sum) of t = s*<x, y>, merged exactly.
 // Owners' pairs stay while they sweep the others; the others' are merged strip by strip. One exponential serves both
 // sides where a tile's values lie close together, which they do for unit rows at any usual temperature.
 #pragma once
@@ -7,7 +7,7 @@
 
 namespace {
 
-// (M, S) <- the sum of (M, S) and (m, s), each meaning s * 2^m.
+// (M, S) <- the sum of (M, S) and (m, s), each meaning s * e^m.
 template <class Acc> void merge(Acc *M, Acc *S, const Acc *m, const Acc *s, int64_t count) {
     constexpr int L = kLanes<Acc>;
     for (int64_t i = 0; i < count; i += L) {
@@ -18,7 +18,7 @@ template <class Acc> void merge(Acc *M, Acc *S, const Acc *m, const Acc *s, int6
         memcpy(block[2], m + i, n * sizeof(Acc));
         memcpy(block[3], s + i, n * sizeof(Acc));
         const Vector<Acc> old = load(block[0]), add = load(block[2]), top = larger<Acc>(old, add);
-        store(block[1], load(block[1]) * exp2v(old - top) + load(block[3]) * exp2v(add - top));
+        store(block[1], load(block[1]) * expv(old - top) + load(block[3]) * expv(add - top));
         store(block[0], top);
         memcpy(M + i, block[0], n * sizeof(Acc));
         memcpy(S + i, block[1], n * sizeof(Acc));
@@ -77,7 +77,7 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
         }
         top = largest<Acc>(high), bottom = smallest<Acc>(low);
     }
-    // Every entry lies within 2^80 of the tile's maximum: one exponential serves its row and its column.
+    // Every entry lies within e^55 of the tile's maximum: one exponential serves its row and its column.
     void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum) {
         Vector<Acc> columns[3] = {}, rows[P::MR] = {}, there[3];
         for (int v = 0; v < 3; ++v)
@@ -85,7 +85,7 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
         const int valid = int(least(MR, ci - m0));
         for (int m = 0; m < valid; ++m)
             for (int v = 0; v < 3; ++v) {
-                const Vector<Acc> e = exp2v(load(t + m * NR + v * L) - top);
+                const Vector<Acc> e = expv(load(t + m * NR + v * L) - top);
                 columns[v] += e * there[v], rows[m] += e * there[v];
             }
         Acc &maximum = shared_max[n0 / NR];
@@ -102,10 +102,10 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
     }
     static void rebase(Acc &maximum, Acc top, Acc &keep, Acc &add) {
         if (top > maximum) {
-            keep = exp2s<Acc>(maximum - top);
+            keep = exps<Acc>(maximum - top);
             maximum = top;
         } else {
-            add = exp2s<Acc>(top - maximum);
+            add = exps<Acc>(top - maximum);
         }
     }
     void apart(const Acc *t, int64_t m0, int64_t n0, bool both, Acc *row_max, Acc *row_sum) {
@@ -115,8 +115,8 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             const Vector<Acc> old = load(own_max + n0 + v);
             Vector<Acc> top = old;
             for (int m = 0; m < MR; ++m) top = larger<Acc>(top, load(own + m * NR + v));
-            Vector<Acc> total = load(own_sum + n0 + v) * exp2v(old - top);
-            for (int m = 0; m < MR; ++m) total += exp2v(load(own + m * NR + v) - top);
+            Vector<Acc> total = load(own_sum + n0 + v) * expv(old - top);
+            for (int m = 0; m < MR; ++m) total += expv(load(own + m * NR + v) - top);
             store(own_max + n0 + v, top);
             store(own_sum + n0 + v, total);
         }
@@ -125,8 +125,8 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             Vector<Acc> high = all<Acc>(row_max[m]), total = {};
             for (int v = 0; v < NR; v += L) high = larger<Acc>(high, load(oth + m * NR + v));
             const Acc top = largest<Acc>(high);
-            for (int v = 0; v < NR; v += L) total += exp2v(load(oth + m * NR + v) - top);
-            row_sum[m] = row_sum[m] * exp2s<Acc>(row_max[m] - top) + sum<Acc>(total);
+            for (int v = 0; v < NR; v += L) total += expv(load(oth + m * NR + v) - top);
+            row_sum[m] = row_sum[m] * exps<Acc>(row_max[m] - top) + sum<Acc>(total);
             row_max[m] = top;
         }
     }

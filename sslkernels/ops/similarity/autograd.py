@@ -7,24 +7,30 @@ graph holds the same choice as the eager call. Reductions are fp32, or fp64 for 
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 _library = torch.library.Library("sslkernels", "DEF")
 _MODULES = {name: f"sslkernels.ops.similarity.{name}" for name in ("reference", "cpu", "triton")}
 _loaded: dict[str, ModuleType] = {}
 
 
-def _implementation(backend: str) -> ModuleType:
+def _run(function: str, backend: str, x: Tensor, *arguments: Any) -> Any:
+    """``function`` of the backend's module. The inputs have their dtypes already: autocast must not touch them."""
     module = _loaded.get(backend)
     if module is None:
         module = _loaded[backend] = importlib.import_module(_MODULES[backend])
-    return module
+    implementation = getattr(module, function)
+    if not torch.is_autocast_enabled(x.device.type):
+        return implementation(x, *arguments)
+    with torch.autocast(x.device.type, enabled=False):
+        return implementation(x, *arguments)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -34,7 +40,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 def _forward(
     x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _implementation(backend).forward(x, y, scale, exclude, columns, attend)
+    return _run("forward", backend, x, y, scale, exclude, columns, attend)
 
 
 def _forward_fake(
@@ -62,8 +68,7 @@ def _backward(
     need_y: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    implementation = _implementation(backend)
-    return implementation.backward(x, y, scale, exclude, rows, rows_grad, cols, cols_grad, need_x, need_y)
+    return _run("backward", backend, x, y, scale, exclude, rows, rows_grad, cols, cols_grad, need_x, need_y)
 
 
 def _backward_fake(
@@ -87,7 +92,7 @@ def _backward_fake(
 
 
 def _unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backend: str) -> tuple[Tensor, Tensor]:
-    return _implementation(backend).unit_rows_forward(z0, z1, dtype)
+    return _run("unit_rows_forward", backend, z0, z1, dtype)
 
 
 def _unit_rows_forward_fake(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backend: str) -> tuple[Tensor, Tensor]:
@@ -98,7 +103,7 @@ def _unit_rows_forward_fake(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, b
 def _unit_rows_backward(
     unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: torch.dtype, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return _implementation(backend).unit_rows_backward(unit, norms, grad, n0, dtype)
+    return _run("unit_rows_backward", backend, unit, norms, grad, n0, dtype)
 
 
 def _unit_rows_backward_fake(
@@ -109,7 +114,7 @@ def _unit_rows_backward_fake(
 
 
 def _row_dot_forward(x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor:
-    return _implementation(backend).row_dot_forward(x, y, shift)
+    return _run("row_dot_forward", backend, x, y, shift)
 
 
 def _row_dot_forward_fake(x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor:
@@ -119,7 +124,7 @@ def _row_dot_forward_fake(x: Tensor, y: Tensor | None, shift: int, backend: str)
 def _row_dot_backward(
     x: Tensor, y: Tensor | None, shift: int, grad: Tensor, need_x: bool, need_y: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    return _implementation(backend).row_dot_backward(x, y, shift, grad, need_x, need_y)
+    return _run("row_dot_backward", backend, x, y, shift, grad, need_x, need_y)
 
 
 def _row_dot_backward_fake(
@@ -176,6 +181,41 @@ row_dot_backward = _define(
 )
 
 
+class _NoSecondDerivative(torch.autograd.Function):
+    """Gradients that complain when they are differentiated, instead of passing for constants."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.view_as(gradient) for gradient in gradients)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise RuntimeError(
+            "sslkernels gives first derivatives only, and a second derivative was asked for; "
+            "compute the part that needs it (a gradient penalty, say) with plain PyTorch."
+        )
+
+
+def first_derivative(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """For the backward of an autograd.Function: its gradients have none of their own.
+
+    torch's once_differentiable complains only where the incoming gradient requires one; a gradient penalty on a loss
+    would pass through it as a constant.
+    """
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            outputs = backward(ctx, *grads)
+        present = [output for output in outputs if output is not None]
+        guarded = iter(_NoSecondDerivative.apply(torch.empty(0, requires_grad=True), *present))
+        return tuple(None if output is None else next(guarded) for output in outputs)
+
+    return wrapper
+
+
 class LogSumExpSimilarity(torch.autograd.Function):
     """Rows, and columns where asked. Frozen keys take the flash pass: dx is ready when the forward ends."""
 
@@ -195,7 +235,7 @@ class LogSumExpSimilarity(torch.autograd.Function):
         return (rows, cols) if columns else rows
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, rows_grad: Tensor, cols_grad: Tensor | None = None) -> Any:
         x, y, scale, exclude, rows, cols, attended = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
@@ -249,7 +289,7 @@ class UnitRows(torch.autograd.Function):
         return unit
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         unit, norms = ctx.saved_tensors
         dz0, dz1 = unit_rows_backward(unit, norms, grad, ctx.n0, ctx.dtype, ctx.backend)
@@ -266,7 +306,7 @@ class RowDot(torch.autograd.Function):
         return row_dot_forward(x, y, shift, backend)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, y = ctx.saved_tensors
         need_x, need_y = ctx.needs_input_grad[:2]

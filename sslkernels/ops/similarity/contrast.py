@@ -19,11 +19,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from sslkernels.backends import choose
 from sslkernels.distributed import Shard, all_rows
 from sslkernels.ops.similarity.autograd import (
+    first_derivative,
     row_dot_backward,
     row_dot_forward,
     similarity_backward,
@@ -61,7 +61,7 @@ class _SelfContrast(torch.autograd.Function):
         return softplus(lse - scale * positive)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, keys, scale, left_out, lse, positive = ctx.saved_tensors
         weight = grad * torch.sigmoid(lse - scale * positive)
@@ -98,7 +98,7 @@ class _PairContrast(torch.autograd.Function):
         return (softplus(rows - logits) + softplus(columns - logits)) / 2
 
     @staticmethod
-    @once_differentiable
+    @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, y, all_x, all_y, scale, own, rows, columns, positive = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]

@@ -61,7 +61,9 @@ def backward(
 def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Rows of both parts, stacked and divided by max(norm, 1e-12); and their norms."""
     z = _wide(z0 if z1 is None else torch.cat([z0, z1]))
-    norms = torch.linalg.vector_norm(z, dim=1)
+    peak = z.abs().amax(1, keepdim=True)  # squares of z / peak neither overflow nor vanish
+    peak = torch.where(peak == 0, 1, peak)
+    norms = peak[:, 0] * torch.linalg.vector_norm(z / peak, dim=1)
     return (z / norms.clamp_min(EPS)[:, None]).to(dtype), norms
 
 

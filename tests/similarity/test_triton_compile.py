@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every Triton kernel compiles for sm_80, sm_90 and sm_100 without spilling, within their registers and shared memory.
+
+No GPU is needed: Triton brings ptxas. The numbers are the subject of test_triton_interpreter.py.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The most shared memory that a block may ask for: 163 KiB, and 227 KiB from sm_90 on.
+SHARED = {80: 166912, 90: 232448, 100: 232448}
+
+
+def compile_kernels(folder: Path, *arguments: str) -> list[dict[str, Any]]:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed.")
+    script = Path(__file__).with_name("triton_compile.py")
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments],
+        cwd=folder,
+        env={**environment, "PYTHONSAFEPATH": "1", "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_CACHE_DIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def check(kernels: list[dict[str, Any]]) -> None:
+    too_much = [
+        kernel
+        for kernel in kernels
+        if kernel["stack"] > 0 or kernel["registers"] > 255 or kernel["shared"] > SHARED[kernel["sm"]]
+    ]
+    assert not too_much, "\n".join(map(str, too_much))
+
+
+@pytest.fixture(scope="module")
+def usual_kernels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return compile_kernels(tmp_path_factory.mktemp("compiled"), "90")
+
+
+def test_usual_kernels_fit(usual_kernels: list[dict[str, Any]]) -> None:
+    assert len(usual_kernels) >= 25
+    check(usual_kernels)
+
+
+def test_fused_kernels_load_ahead_and_use_tensor_cores(usual_kernels: list[dict[str, Any]]) -> None:
+    fused = [kernel for kernel in usual_kernels if kernel["kernel"].startswith(("forward", "backward"))]
+    assert len(fused) >= 6
+    for kernel in fused:
+        assert kernel["copies_ahead"] > 0 and kernel["tensor_cores"] > 0, kernel
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", SHARED)
+def test_every_kernel_fits(architecture: int, tmp_path: Path) -> None:
+    kernels = compile_kernels(tmp_path, "--all", str(architecture))
+    assert len(kernels) >= 120
+    check(kernels)

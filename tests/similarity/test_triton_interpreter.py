@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
+
+float32 and float16 only, since the interpreter multiplies bfloat16 wrongly. What the compiler makes of the same kernels
+is the subject of test_triton_compile.py.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def triton_is_too_old() -> str | None:
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "Triton is not installed."
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if (major, minor) < (3, 7):
+        return f"Triton {version} interprets too little of its language; 3.7 is needed."
+    return None
+
+
+if not INTERPRETED:
+
+    def run_interpreted(marker: str, folder: Path) -> None:
+        reason = triton_is_too_old()
+        if reason is not None:
+            pytest.skip(reason)
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
+        done = subprocess.run(
+            [*command, "-m", marker, str(Path(__file__).resolve())],
+            cwd=folder,
+            env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1", "TRITON_DEFAULT_FP_FUSION": "1"},
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+        assert " passed" in done.stdout, done.stdout[-2000:]
+
+    def test_interpreted(tmp_path: Path) -> None:
+        run_interpreted("not slow and not gpu", tmp_path)
+
+    @pytest.mark.slow
+    def test_interpreted_sweep(tmp_path: Path) -> None:
+        run_interpreted("slow", tmp_path)
+
+else:
+    from dense_oracle import EPS, ROUNDING, Oracle
+
+    import sslkernels.functional as SF
+    from sslkernels.ops.similarity import row_dot, triton, unit_rows
+    from sslkernels.ops.similarity.triton import Blocks, Plan
+
+    SIZES = (1, 2, 3, 17, 31, 33, 257)
+
+    @pytest.fixture(params=("fused", "chunked"))
+    def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        """Force a path, with blocks and a workspace so small that small problems cross many; poison what is new."""
+        blocks = Blocks(32, 16, 4, 1) if request.param == "fused" else Blocks(16, 32, 4, 1)
+        monkeypatch.setattr(triton, "plan", lambda *_: Plan(request.param, "forced", blocks, blocks, blocks))
+        monkeypatch.setattr(triton, "WORKSPACE", 3_000)
+        plain = triton._floats
+        monkeypatch.setattr(triton, "_floats", lambda *arguments: plain(*arguments).fill_(torch.nan))
+        return request.param
+
+    def problem(n: int, m: int | None, d: int, dtype: torch.dtype, excluded: int) -> tuple[Tensor, Any, Any]:
+        """Rows, keys (None for the rows themselves) and exclusions (None for none)."""
+        x = torch.randn(n, d).div(d**0.25).to(dtype)
+        y = None if m is None else torch.randn(m, d).div(d**0.25).to(dtype)
+        exclude = torch.randint(-1, n if m is None else m, (n, excluded)) if excluded else None
+        return x, y, exclude
+
+    def check(x: Tensor, y: Tensor | None, scale: float, exclude: Tensor | None, dim: str) -> None:
+        """Values and every gradient through the public function."""
+        oracle = Oracle(x, y, scale, exclude)
+        leaves = [x.clone().requires_grad_(), None if y is None else y.clone().requires_grad_()]
+        factor = torch.tensor(scale, requires_grad=True)
+        got = SF.logsumexp_similarity(leaves[0], leaves[1], factor, exclude=exclude, dim=dim, backend="triton")
+        sums = got if dim == "both" else (got,)
+        for value, want in zip(sums, (oracle.rows, oracle.columns), strict=False):
+            oracle.check_sums(value, want)
+        grads = [torch.randn(value.shape) for value in sums]
+        torch.autograd.backward(sums, grads)
+        dy = None if y is None else leaves[1].grad
+        oracle.check_gradients(leaves[0].grad, dy, factor.grad, grads[0], grads[1] if dim == "both" else None)
+
+    # --- sums and gradients -----------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize(
+        ("n", "m", "d"), ((1, 1, 1), (2, 3, 1), (3, 2, 17), (17, 31, 33), (33, 70, 3), (31, 17, 257)), ids=str
+    )
+    @pytest.mark.parametrize("dim", ("rows", "both"))
+    def test_rectangle(path: str, dim: str, n: int, m: int, d: int, dtype: torch.dtype) -> None:
+        check(*problem(n, m, d, dtype, 0)[:2], 0.7, None, dim)
+        x, y, exclude = problem(n, m, d, dtype, 2)
+        check(x, y, 0.7, exclude, dim)
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize(("n", "d"), ((1, 3), (2, 1), (17, 33), (65, 31), (33, 257)), ids=str)
+    @pytest.mark.parametrize("dim", ("rows", "both"))
+    def test_with_itself(path: str, dim: str, n: int, d: int, dtype: torch.dtype) -> None:
+        """Exclusions drawn at random are not symmetric: each row's sum has its own."""
+        x, _, exclude = problem(n, None, d, dtype, 2)
+        check(x, None, -0.5, exclude, dim)
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize("n", SIZES)
+    @pytest.mark.parametrize("m", (*SIZES, None))
+    def test_every_size(path: str, n: int, m: int | None, dtype: torch.dtype) -> None:
+        """A Latin square: every two of N, M and D meet."""
+        d = SIZES[(SIZES.index(n) + (0 if m is None else SIZES.index(m))) % len(SIZES)]
+        x, y, exclude = problem(n, m, d, dtype, 1)
+        check(x, y, 0.3, exclude, "both")
+
+    @pytest.mark.parametrize("scale", (1e-3, 0.0, 20.0, 1e3, -1e3))
+    def test_scale(path: str, scale: float) -> None:
+        x, y, exclude = problem(33, 40, 17, torch.float32, 1)
+        check(x, y, scale, exclude, "both")
+        check(x, None, scale, exclude.clamp_max(32), "rows")
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize(("n", "m", "d"), ((1, 2, 1), (17, 40, 33), (130, 40, 3)), ids=str)
+    def test_frozen_keys(path: str, n: int, m: int, d: int, dtype: torch.dtype) -> None:
+        """The flash pass: gradients of rows and scale are ready after the forward, and the keys may change then."""
+        for excluded in (0, 2):
+            x, y, exclude = problem(n, m, d, dtype, excluded)
+            oracle = Oracle(x, y, 1.5, exclude)
+            leaf, scale, keys = x.clone().requires_grad_(), torch.tensor(1.5, requires_grad=True), y.clone()
+            rows = SF.logsumexp_similarity(leaf, keys, scale, exclude=exclude, backend="triton")
+            keys.fill_(torch.nan)
+            oracle.check_sums(rows, oracle.rows)
+            grad = torch.randn(n)
+            rows.backward(grad)
+            oracle.check_gradients(leaf.grad, None, scale.grad, grad, None)
+
+    @pytest.mark.parametrize("needs", ("x", "y", "scale"))
+    def test_only_one_gradient(path: str, needs: str) -> None:
+        x, y, exclude = problem(33, 40, 5, torch.float32, 1)
+        oracle = Oracle(x, y, 0.7, exclude)
+        given = {"x": x.clone(), "y": y.clone(), "scale": torch.tensor(0.7)}
+        given[needs].requires_grad_()
+        rows, columns = SF.logsumexp_similarity(**given, exclude=exclude, dim="both", backend="triton")
+        rows_grad, columns_grad = torch.randn(33), torch.randn(40)
+        torch.autograd.backward((rows, columns), (rows_grad, columns_grad))
+        oracle.check_gradients(given["x"].grad, given["y"].grad, given["scale"].grad, rows_grad, columns_grad)
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    def test_everything_from_one_forward(path: str, dtype: torch.dtype) -> None:
+        x, y, exclude = problem(33, 40, 5, dtype, 2)
+        oracle = Oracle(x, y, 1.5, exclude)
+        rows, columns, attended = triton.forward(x, y, torch.tensor(1.5), exclude, True, True)
+        oracle.check_sums(rows, oracle.rows)
+        oracle.check_sums(columns, oracle.columns)
+        shares = oracle.shares(oracle.rows, 1)
+        error = shares @ oracle.y.abs() * (2 * oracle.logit_error + ROUNDING[dtype])
+        assert ((attended.double() - shares @ oracle.y).abs() <= error).all()
+
+    def test_more_exclusions_than_the_fused_path_takes() -> None:
+        assert triton.plan(40, 40, 5, torch.float16, (9, 0), 7).path == "chunked"
+        x, y, exclude = problem(20, 40, 5, torch.float16, 7)
+        check(x, y, 0.7, exclude, "both")
+
+    def test_rows_with_nothing_left(path: str) -> None:
+        """-inf, and gradients of zero, never NaN; likewise with no keys at all."""
+        for y in (torch.randn(4, 5), None):
+            x = torch.randn(4, 5, requires_grad=True)
+            exclude = torch.tensor([[0, 1, 2, 3], [0, 0, -1, 2], [-1, -1, -1, -1], [3, 2, 1, 0]])
+            rows = SF.logsumexp_similarity(x, y, exclude=exclude, backend="triton")
+            assert (rows == -torch.inf).tolist() == [True, False, False, True]
+            rows[1:3].sum().backward()
+            rows = SF.logsumexp_similarity(x, torch.randn(4, 5, requires_grad=True), exclude=exclude, backend="triton")
+            rows.backward(torch.ones(4))
+            assert x.grad.isfinite().all()
+        check(torch.randn(4, 5), torch.randn(4, 5), 1.0, exclude, "both")
+        check(torch.randn(4, 5), None, 1.0, exclude, "rows")
+        nothing = SF.logsumexp_similarity(x, torch.empty(0, 5, requires_grad=True), backend="triton")
+        assert (nothing == -torch.inf).all()
+        x.grad = None
+        nothing.sum().backward()
+        assert (x.grad == 0).all()
+
+    def test_nan_rows_give_nan(path: str) -> None:
+        x, y = torch.randn(20, 5), torch.randn(40, 5)
+        x[3, 2] = torch.nan
+        rows, columns = SF.logsumexp_similarity(x, y, dim="both", backend="triton")
+        assert rows.isnan().nonzero().flatten().tolist() == [3] and columns.isnan().all()
+        x, y = torch.randn(20, 5, requires_grad=True), y.requires_grad_()
+        poison = torch.ones(20)
+        poison[3] = torch.nan
+        SF.logsumexp_similarity(x, y, backend="triton").backward(poison)
+        assert x.grad.isnan().any(1).nonzero().flatten().tolist() == [3] and y.grad.isnan().all()
+
+    def test_large_values(path: str) -> None:
+        """1e4 in float32, not normalised: logits of 1e8 leave only the largest, exactly."""
+        x, y = 1e4 * torch.randn(17, 3), 1e4 * torch.randn(40, 3)
+        check(x, y, 1e-3, None, "rows")
+        check(1e4 * torch.ones(5, 3), 1e4 * torch.ones(7, 3), 1.0, None, "both")
+
+    def test_small_gradients_survive_half_precision(path: str) -> None:
+        """A mean over many equal pairs: weights near 1e-9, below what float16 holds."""
+        x, y = torch.ones(3, 4, dtype=torch.float16), torch.ones(300, 4, dtype=torch.float16)
+        leaf, keys = x.clone().requires_grad_(), y.clone().requires_grad_()
+        rows = SF.logsumexp_similarity(leaf, keys, backend="triton")
+        rows.backward(torch.full((3,), 1e-4))
+        torch.testing.assert_close(leaf.grad, torch.full_like(leaf, 1e-4), rtol=2e-3, atol=0)
+        huge = torch.full((3,), 65536.0)  # as a loss scaler sends it
+        (dx,) = torch.autograd.grad(SF.logsumexp_similarity(leaf, keys.detach() / 64, backend="triton"), leaf, huge)
+        torch.testing.assert_close(dx, torch.full_like(leaf, 1024.0), rtol=2e-3, atol=0)
+
+    def test_strides(path: str) -> None:
+        """Rows apart, rows on top of each other, features apart, and an odd start."""
+        wide = torch.randn(40, 12)
+        for x in (wide[::2, :5], wide[:1, :5].expand(20, 5), wide[:20, ::2], wide.flatten()[3:203].view(20, 10)):
+            y = torch.randn(30, x.shape[1])
+            rows = SF.logsumexp_similarity(x, y, backend="triton")
+            oracle = Oracle(x, y, 1.0, None)
+            oracle.check_sums(rows, oracle.rows)
+            rows, columns = SF.logsumexp_similarity(y, x, dim="both", backend="triton")
+            oracle.check_sums(columns, oracle.rows)
+            leaf, keys = x.detach().requires_grad_(), y.requires_grad_()
+            SF.logsumexp_similarity(leaf, keys, backend="triton").sum().backward()
+            oracle.check_gradients(leaf.grad, keys.grad, None, torch.ones(20), None)
+
+    def test_same_inputs_same_bits(path: str) -> None:
+        def once() -> list[Tensor]:
+            torch.manual_seed(7)
+            x, y = torch.randn(33, 5, requires_grad=True), torch.randn(70, 5, requires_grad=True)
+            rows, columns = SF.logsumexp_similarity(x, y, dim="both", backend="triton")
+            (rows.sum() + columns.sum()).backward()
+            return [rows, columns, x.grad, y.grad]
+
+        assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
+
+    # --- rows -------------------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize(("n", "d"), ((1, 1), (5, 3), (9, 33), (2, 2500)), ids=str)
+    def test_unit_rows(n: int, d: int, dtype: torch.dtype) -> None:
+        parts = [z.to(dtype).requires_grad_() for z in (torch.randn(n, d), torch.randn(n + 1, 2 * d)[:, ::2])]
+        unit = unit_rows(*parts, backend="triton")
+        exact = [part.detach().double().requires_grad_() for part in parts]
+        want = F.normalize(torch.cat(exact), dim=1, eps=1e-12)
+        eps = 2.0**-10 if dtype == torch.float16 else 8 * EPS
+        torch.testing.assert_close(unit.double(), want, rtol=eps, atol=2.0**-24 if dtype == torch.float16 else 0)
+        grad = torch.randn(unit.shape).to(dtype)
+        unit.backward(grad)
+        want.backward(grad.double())
+        for part, wide in zip(parts, exact, strict=True):
+            shortest = float(torch.cat(exact).detach().norm(dim=1).min())
+            error = 4 * eps * float(grad.abs().max()) * d**0.5 / shortest
+            torch.testing.assert_close(part.grad.double(), wide.grad, rtol=4 * eps, atol=error)
+
+    def test_unit_rows_at_the_ends_of_float32() -> None:
+        """A norm below 1e-12 counts as 1e-12; squares that leave the range of float32 do not take the norm with them."""
+        z = torch.tensor([[0.0, 0.0], [1e-25, 0.0], [3e-13, 4e-13], [3e15, 4e15], [1e25, 1e25], [torch.nan, 1.0]])
+        leaf = z.clone().requires_grad_()
+        unit = unit_rows(leaf, backend="triton")
+        want = torch.tensor(
+            [[0.0, 0.0], [1e-13, 0.0], [0.3, 0.4], [0.6, 0.8], [0.5**0.5, 0.5**0.5], [torch.nan, torch.nan]]
+        )
+        torch.testing.assert_close(unit, want, equal_nan=True)
+        unit[:5].sum().backward()
+        torch.testing.assert_close(leaf.grad[:3], torch.full((3, 2), 1e12))
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize(("n", "m", "d", "shift"), ((1, 1, 1, 0), (5, 5, 3, 2), (4, 9, 33, 7), (6, 6, 2500, -1)))
+    def test_row_dot(n: int, m: int, d: int, shift: int, dtype: torch.dtype) -> None:
+        for itself in (False, True):
+            x = torch.randn(n, d).to(dtype).requires_grad_()
+            y = None if itself else torch.randn(m, d).to(dtype).requires_grad_()
+            got = row_dot(x, y, shift=shift, backend="triton")
+            wide_x = x.detach().double().requires_grad_()
+            wide_y = wide_x if itself else y.detach().double().requires_grad_()
+            want = (wide_x * wide_y.roll(-shift, 0)[:n]).sum(1)
+            torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-5 * d**0.5)
+            grad = torch.randn(n)
+            got.backward(grad)
+            want.backward(grad.double())
+            for narrow, wide in [(x, wide_x)] if itself else [(x, wide_x), (y, wide_y)]:
+                relative = 2e-3 if dtype == torch.float16 else 1e-6
+                torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=relative, atol=1e-6)
+
+    # --- losses -----------------------------------------------------------------------------------------------------
+
+    def nt_xent(z0: Tensor, z1: Tensor, temperature: Tensor) -> Tensor:
+        z = F.normalize(torch.cat([z0, z1]), dim=1)
+        logits = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
+        return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z0)))
+
+    def clip_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+        logits, own = scale * image @ text.T, torch.arange(len(image))
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+    def moco(query: Tensor, key: Tensor, temperature: Tensor, queue: Tensor) -> Tensor:
+        query, key = F.normalize(query, dim=1), F.normalize(key, dim=1)
+        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / temperature
+        return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64))
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize("loss", ("nt_xent", "clip_loss", "moco"))
+    def test_losses(path: str, loss: str, dtype: torch.dtype) -> None:
+        a, b = torch.randn(19, 12).to(dtype), torch.randn(19, 12).to(dtype)
+        queue = F.normalize(torch.randn(50, 12), dim=1).to(dtype)
+        number = torch.tensor(0.5)
+        leaves = [part.clone().requires_grad_() for part in (a, b, number)]
+        exact = [part.double().requires_grad_() for part in (a, b, number)]
+        if loss == "nt_xent":
+            got, want = SF.nt_xent(*leaves[:2], temperature=leaves[2], backend="triton"), nt_xent(*exact)
+        elif loss == "clip_loss":
+            got, want = SF.clip_loss(*leaves, backend="triton"), clip_loss(*exact)
+        else:
+            got = SF.info_nce(*leaves[:2], negatives=queue, temperature=leaves[2], backend="triton")
+            want = moco(*exact, queue.double())
+        got.backward()
+        want.backward()
+        loose = 4e-3 if dtype == torch.float16 else 1e-5
+        torch.testing.assert_close(got.double(), want, rtol=loose, atol=loose)
+        for narrow, wide in zip(leaves, exact, strict=True):
+            largest = float(wide.grad.abs().max())
+            torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=loose, atol=loose * largest)
+
+    # --- the choice -------------------------------------------------------------------------------------------------
+
+    def test_plan_says_why() -> None:
+        assert triton.plan(4096, 4096, 128, torch.bfloat16, (9, 0)).reason.startswith("fused: 16-bit rows of D = 128")
+        for d, dtype, capability, because in (
+            (128, torch.float32, (9, 0), "float32"),
+            (257, torch.float16, (9, 0), "D = 257"),
+            (128, torch.float16, (8, 6), "8.6"),
+            (128, torch.float16, (0, 0), "0.0"),
+        ):
+            chosen = triton.plan(4096, 4096, d, dtype, capability)
+            assert chosen.path == "chunked" and because in chosen.reason
+
+    @pytest.mark.parametrize(("n", "m"), ((1, 1), (7, 10**6), (10**6, 7), (10**5, 10**5), (1000, 999)))
+    def test_chunks_fit_the_workspace(n: int, m: int) -> None:
+        height, width = triton._chunk(n, m, 6)
+        assert 1 <= height <= n and 1 <= width <= m and 6 * height * width <= triton.WORKSPACE
+        assert height * width >= min(n * m, triton.WORKSPACE // 6 // 2), "a chunk wastes the workspace"

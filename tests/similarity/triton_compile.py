@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile the Triton kernels of the similarity family for GPUs that are not there, and read what they use.
+
+    python triton_compile.py [--all] [--only PREFIX] [80 90 100]
+
+One line of JSON per kernel: what was compiled, registers per thread, bytes of stack (spills) and of shared memory,
+and how many instructions copy ahead of the loop and run on tensor cores.
+Runs in a process of its own, without TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from sslkernels.ops.similarity import triton as launcher
+from sslkernels.ops.similarity import triton_kernels as kernels
+
+INTEGERS = {
+    "n", "m", "d", "x_stride", "y_stride", "z_stride", "grad_stride", "total_n", "total_m", "first_row", "first_column",
+    "row_programs", "column_programs", "parts", "shift", "out_rows", "excluded_count", "more_rows", "more_columns",
+}  # fmt: skip
+# Terms of G, and whose lists each leaves out: x with itself; dx, dy of a rectangle with both sums; with row sums only.
+SWEEPS = [
+    ("both", True, True), ("both", True, False), ("both", False, True), ("own", True, False), ("other", False, True)
+]  # fmt: skip
+LISTS = {"exclude": "*i64"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("architectures", nargs="*", type=int, default=[80, 90, 100])
+    parser.add_argument("--all", action="store_true", help="every dtype, width and variant of the table")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="kernels whose line begins so")
+    arguments = parser.parse_args()
+    for architecture in arguments.architectures:
+        for name, kernel, types, constants, options in variants(architecture, arguments.all):
+            if name.startswith(arguments.only):
+                used = compiled(kernel, types, constants, options, architecture)
+                print(json.dumps({"kernel": name, "sm": architecture, **used}), flush=True)
+
+
+def variants(
+    architecture: int, everything: bool
+) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
+    """Name, kernel, pointer types, compile-time constants and launch options."""
+    table = launcher.TABLE[architecture // 10]
+    for width, (forward, attend, backward) in table.items():
+        for dtype, excluded in (("bf16", 0), ("bf16", 1), ("bf16", 2), ("fp16", 2)) if everything else (("bf16", 2),):
+            for columns in (False, True) if everything else (True,):
+                yield fused_forward(dtype, width, forward, excluded, columns, False)
+            if everything or width == 128:
+                yield fused_forward(dtype, width, attend, excluded, False, True)
+            for terms, own_lists, other_lists in SWEEPS if everything else SWEEPS[:1]:
+                yield fused_backward(dtype, width, backward, excluded, terms, own_lists, other_lists)
+    for dtype in ("bf16", "fp32"):
+        yield from epilogues(dtype)
+        for width in (16, 128, 4096) if everything else (128,):
+            yield from row_kernels(dtype, width)
+
+
+def fused_forward(dtype: str, width: int, blocks: Any, excluded: int, columns: bool, attend: bool) -> Any:
+    constants = {
+        "EXCLUDED": excluded, "COLUMNS": columns, "ATTEND": attend, "HEADROOM": 14 if attend and dtype == "fp16" else 0,
+        "PRECISION": "ieee", "BLOCK_N": blocks.n, "BLOCK_M": blocks.m, "BLOCK_D": width,
+    }  # fmt: skip
+    absent = [] if excluded else ["exclude"]
+    absent += [] if columns else ["column_peaks", "column_totals"]
+    absent += [] if attend else ["attended"]
+    name = f"forward {dtype} D={width} E={excluded} columns={columns} attend={attend}"
+    return (
+        name, kernels.forward_kernel, {"x": dtype, "y": dtype}, {**constants, **dict.fromkeys(absent)},
+        {"num_warps": blocks.warps, "num_stages": blocks.stages},
+    )  # fmt: skip
+
+
+def fused_backward(
+    dtype: str, width: int, blocks: Any, excluded: int, terms: str, own_lists: bool, other_lists: bool
+) -> Any:
+    constants = {
+        "EXCLUDED": excluded, "OWN_LISTS": own_lists, "OTHER_LISTS": other_lists,
+        "PRECISION": "ieee", "BLOCK_N": blocks.n, "BLOCK_M": blocks.m, "BLOCK_D": width,
+    }  # fmt: skip
+    absent = [] if excluded else ["exclude"]
+    absent += {"own": ["other_lse", "other_grad"], "other": ["lse", "grad"], "both": []}[terms]
+    return (
+        f"backward {dtype} D={width} E={excluded} {terms} {own_lists} {other_lists}", kernels.backward_kernel,
+        {"x": dtype, "y": dtype}, {**constants, **dict.fromkeys(absent)},
+        {"num_warps": blocks.warps, "num_stages": blocks.stages},
+    )  # fmt: skip
+
+
+def epilogues(dtype: str) -> Iterator[Any]:
+    blocks = launcher.EPILOGUE
+    tile = {"BLOCK_N": blocks.n, "BLOCK_M": blocks.m}
+    for exclude in (True, False):
+        absent = {} if exclude else {"exclude": None, "excluded_count": 0}
+        yield (
+            f"chunk_forward exclude={exclude}", kernels.chunk_forward_kernel, {}, {"COLUMNS": True, **tile, **absent},
+            {"num_warps": blocks.warps},
+        )  # fmt: skip
+        yield (
+            f"chunk_backward {dtype} exclude={exclude}", kernels.chunk_backward_kernel, {"weights_out": dtype},
+            {"SELF": True, **tile, **absent}, {"num_warps": blocks.warps},
+        )  # fmt: skip
+
+
+def row_kernels(dtype: str, width: int) -> Iterator[Any]:
+    size = launcher._row_tiles(width)
+    options = {"num_warps": size.pop("num_warps")}
+    rows = dict.fromkeys(("x", "y", "z", "unit", "dx", "dz", "out"), dtype)
+    yield f"gradient {dtype} D={width}", kernels.gradient_kernel, {**rows, "unit": "fp32"}, size, options
+    yield f"attended D={width}", kernels.attended_kernel, {}, size, options
+    yield f"merge D={width}", kernels.merge_kernel, {}, {"BLOCK": 128}, options
+    yield f"unit_rows {dtype} D={width}", kernels.unit_rows_kernel, rows, size, options
+    yield (
+        f"unit_rows_backward {dtype} D={width}",
+        kernels.unit_rows_backward_kernel,
+        {**rows, "grad": dtype},
+        size,
+        options,
+    )
+    yield f"row_dot {dtype} D={width}", kernels.row_dot_kernel, {**rows, "out": "fp32"}, size, options
+    both = {"GIVEN": True, "RECEIVED": True, **size}
+    yield f"row_dot_backward {dtype} D={width}", kernels.row_dot_backward_kernel, rows, both, options
+
+
+def compiled(
+    kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, int], architecture: int
+) -> dict[str, int]:
+    """Registers, stack and shared memory of one kernel; pointers not in ``types`` are float32.
+
+    As in a usual call, pointers and the sizes that a launch specialises on are multiples of 16.
+    """
+    signature, attributes = {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+            continue
+        if name in LISTS:
+            signature[name] = LISTS[name]
+        elif name in INTEGERS:
+            signature[name] = "i32"
+        else:
+            signature[name] = "*" + types.get(name, "fp32")
+        if not kernel.params[place].do_not_specialize and name != "excluded_count":
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
+    built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    ptx = built.asm["ptx"]
+    return {
+        **usage(built.asm["cubin"]),
+        "shared": built.metadata.shared,
+        "copies_ahead": ptx.count("cp.async.cg"),
+        "tensor_cores": sum(ptx.count(name) for name in ("mma.sync", "wgmma.mma_async", "tcgen05.mma")),
+    }
+
+
+def usage(cubin: bytes) -> dict[str, int]:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = {key: int(re.search(rf"{key}:(\d+)", report)[1]) for key in ("REG", "STACK", "LOCAL")}
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
+
+
+if __name__ == "__main__":
+    main()
