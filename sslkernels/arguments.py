@@ -71,11 +71,13 @@ def check_scalar(function: str, name: str, value: object) -> None:
         raise ValueError(f"{function}: {name} is {value}; pass a finite number.")
 
 
-def check_size(function: str, name: str, value: object, least: int = 1) -> int:
-    """A whole number of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{function}: {name} is {value!r}; pass a whole number of at least {least}.")
-    return value
+def is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def check_size(function: str, name: str, value: object) -> None:
+    if not is_whole(value, 1):
+        raise ValueError(f"{function}: {name} is {value!r}; pass a whole number of at least 1.")
 
 
 def check_choice(function: str, name: str, value: object, accepted: tuple[str, ...]) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_rows, check_scalar, check_size
+from sslkernels.arguments import check_rows, check_scalar, is_whole
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.ops.similarity import unit_rows
 from sslkernels.state import MemoryQueue
@@ -50,20 +50,21 @@ class NTXentLoss(nn.Module):
         self.gather_distributed = gather_distributed
         self.memory_bank = None
         self._lazy_size = 0
-        if isinstance(memory_bank_size, Sequence) and not isinstance(memory_bank_size, str):
-            if len(memory_bank_size) != 2:
-                raise ValueError(f"NTXentLoss: memory_bank_size is {memory_bank_size!r}; pass 0 or (size, dim).")
-            size, dim = (check_size("NTXentLoss", "memory_bank_size", value) for value in memory_bank_size)
-            self.memory_bank = MemoryQueue(size, dim)
-        else:
-            check_size("NTXentLoss", "memory_bank_size", memory_bank_size, least=0)
-            if memory_bank_size > 0:
+        if isinstance(memory_bank_size, int) and is_whole(memory_bank_size, 0):
+            self._lazy_size = memory_bank_size
+            if memory_bank_size:
                 warnings.warn(
                     f"memory_bank_size={memory_bank_size} creates the bank at the first call; "
                     f"pass ({memory_bank_size}, dim) so that it is there when a checkpoint is loaded.",
                     stacklevel=2,
                 )
-                self._lazy_size = memory_bank_size
+        elif isinstance(memory_bank_size, Sequence) and [is_whole(n, 1) for n in memory_bank_size] == [True, True]:
+            self.memory_bank = MemoryQueue(*memory_bank_size)
+        else:
+            raise ValueError(
+                f"NTXentLoss: memory_bank_size is {memory_bank_size!r}; "
+                "pass 0 for none, or (size, dim) with whole numbers of at least 1."
+            )
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         if self.memory_bank is None and self._lazy_size:

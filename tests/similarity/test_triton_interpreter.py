@@ -267,7 +267,7 @@ else:
             torch.testing.assert_close(part.grad.double(), wide.grad, rtol=4 * eps, atol=error)
 
     def test_unit_rows_at_the_ends_of_float32() -> None:
-        """A norm below 1e-12 counts as 1e-12; squares that leave the range of float32 do not take the norm with them."""
+        """A norm below 1e-12 counts as 1e-12; squares that leave float32's range do not take it with them."""
         z = torch.tensor([[0.0, 0.0], [1e-25, 0.0], [3e-13, 4e-13], [3e15, 4e15], [1e25, 1e25], [torch.nan, 1.0]])
         leaf = z.clone().requires_grad_()
         unit = unit_rows(leaf, backend="triton")
