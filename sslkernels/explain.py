@@ -33,7 +33,8 @@ _ASSUMED_CAPABILITY = (9, 0)
 # What the C++ kernels do with each op, as csrc/cpu/similarity describes it.
 _CPU_PATHS = {
     "nt_xent": "x with itself, triangular: groups of row blocks meet as in a round-robin tournament, so that each pair "
-    "of rows is computed once and serves both, and no two threads write one row.",
+    "of rows is computed once and serves both, and no two threads write one row; too few rows for that sweep the "
+    "square.",
     "info_nce": "frozen keys: one flash pass keeps a running maximum and the softmax times the queue; the gradient is "
     "ready when the forward ends and the queue is not kept.",
     "clip_loss": "both sides: threads walk the diagonals of a Latin square of blocks; a tile serves rows and columns.",
