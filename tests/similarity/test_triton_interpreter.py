@@ -212,6 +212,24 @@ else:
         check(x, y, 1e-3, None, "rows")
         check(1e4 * torch.ones(5, 3), 1e4 * torch.ones(7, 3), 1.0, None, "both")
 
+    @pytest.mark.parametrize("scale", (1.0, 10.0, -300.0))
+    def test_a_clear_winner_takes_the_whole_gradient(path: str, scale: float) -> None:
+        """Logits of 1e8 to 1e11, further apart than float32 can blur: e^(S - lse) is exactly one or zero."""
+        x, y = (1e4 * torch.randn(20, 3)).requires_grad_(), (1e4 * torch.randn(40, 3)).requires_grad_()
+        logits = scale * x.detach().double() @ y.detach().double().T
+        rows, columns = SF.logsumexp_similarity(x, y, scale, dim="both", backend="triton")
+        for sums, leaf, keys, of in ((rows, x, y, logits), (columns, y, x, logits.T)):
+            first, second = of.topk(2, 1).values.T
+            clear = first - second > 1e-4 * first.abs()
+            assert clear.sum() > 10
+            (gradient,) = torch.autograd.grad(sums.sum(), leaf, retain_graph=True)
+            torch.testing.assert_close(gradient[clear], scale * keys.detach()[of.argmax(1)][clear], rtol=1e-6, atol=0)
+        frozen = SF.logsumexp_similarity(x, y.detach(), scale, backend="triton")
+        (gradient,) = torch.autograd.grad(frozen.sum(), x)
+        first, second = logits.topk(2, 1).values.T
+        clear = first - second > 1e-4 * first.abs()
+        torch.testing.assert_close(gradient[clear], scale * y.detach()[logits.argmax(1)][clear], rtol=1e-6, atol=0)
+
     def test_small_gradients_survive_half_precision(path: str) -> None:
         """A mean over many equal pairs: weights near 1e-9, below what float16 holds."""
         x, y = torch.ones(3, 4, dtype=torch.float16), torch.ones(300, 4, dtype=torch.float16)

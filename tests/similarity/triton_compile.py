@@ -71,7 +71,7 @@ def variants(
 
 def fused_forward(dtype: str, width: int, blocks: Any, excluded: int, columns: bool, attend: bool) -> Any:
     constants = {
-        "EXCLUDED": excluded, "COLUMNS": columns, "ATTEND": attend, "HEADROOM": 14 if attend and dtype == "fp16" else 0,
+        "EXCLUDED": excluded, "COLUMNS": columns, "ATTEND": attend, "HEADROOM": 2.0**14 if dtype == "fp16" else 1.0,
         "PRECISION": "ieee", "BLOCK_N": blocks.n, "BLOCK_M": blocks.m, "BLOCK_D": width,
     }  # fmt: skip
     absent = [] if excluded else ["exclude"]

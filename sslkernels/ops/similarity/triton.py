@@ -18,8 +18,8 @@ from sslkernels.ops.similarity import triton_kernels as kernels
 
 # Bytes of logits (and of weights beside them) that the chunked path holds at once.
 WORKSPACE = 256 * 2**20
-# Exponents of float16 left above 1: weights of 65536 equal pairs, 2^-16, would be subnormal there.
-HALF_HEADROOM = 14
+# What float16 weights, at most 1, are multiplied by: those of 65536 equal pairs, 2^-16, would be subnormal there.
+HEADROOM = 2.0**14
 # More exclusions per row than this are looped over, which only the chunked path does; the losses need two.
 FUSED_EXCLUSIONS = 2
 
@@ -60,7 +60,7 @@ TABLE: dict[int, dict[int, tuple[Blocks, Blocks, Blocks]]] = {
         256: (Blocks(128, 64, 8, 3), Blocks(64, 32, 8, 2), Blocks(64, 64, 8, 2)),
     },
     10: {
-        64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(64, 64, 8, 2)),
+        64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3)),
         128: (Blocks(64, 64, 8, 3), Blocks(64, 64, 8, 2), Blocks(128, 64, 8, 3)),
         256: (Blocks(128, 32, 16, 2), Blocks(32, 32, 8, 2), Blocks(128, 32, 8, 2)),
     },
@@ -159,7 +159,7 @@ def _fused_forward(
     kernels.forward_kernel[(row_programs * column_programs,)](
         x, keys, scale, exclude, row_peaks, row_totals, column_peaks, column_totals, moved,
         n, m, d, x.stride(0), keys.stride(0), row_programs, column_programs,
-        EXCLUDED=_listed(exclude), COLUMNS=columns, ATTEND=attend, HEADROOM=_headroom(x) if attend else 0,
+        EXCLUDED=_listed(exclude), COLUMNS=columns, ATTEND=attend, HEADROOM=_headroom(x),
         **_tiles(blocks, x),
     )  # fmt: skip
     rows = _merge(row_peaks, row_totals)
@@ -258,7 +258,7 @@ def _chunked_attend(
     height = min(n, max(64, WORKSPACE // ((4 + itemsize) * m)))
     products, attended, sums = _floats(x, height * m), _floats(x, n, d), _floats(x, n)
     weights = x.new_empty(height * m) if itemsize else products
-    one = _floats(x, height).fill_(2.0 ** _headroom(x))
+    one = _floats(x, height).fill_(_headroom(x))
     row_programs, column_programs = _grid(height, m, way.forward, x.device, False)
     for i in range(0, n, height):
         part = _products(x[i : i + height], keys, products)
@@ -273,8 +273,8 @@ def _chunked_attend(
         _merge(row_peaks, row_totals, rows)
         part_weights = _weights(way, part, weights, scale, exclude, (rows, one), None, i, 0, False)
         _accumulate(attended[i : i + height], part_weights, keys, first=True)
-    if _headroom(x):
-        attended.mul_(2.0 ** -_headroom(x))
+    if _headroom(x) != 1:
+        attended.mul_(1 / _headroom(x))
     column_sums = _chunked_forward(way, x, keys, scale, exclude, True, False)[1] if columns else _floats(x, 0)
     return sums, column_sums, attended
 
@@ -414,13 +414,13 @@ def _with_headroom(
     """Gradients brought to at most 2^14, so that float16 weights keep their digits, and what undoes it."""
     grads = [term[1] for term in terms if term is not None]
     largest = torch.stack([torch.linalg.vector_norm(grad, torch.inf) for grad in grads]).amax()
-    unit = largest.clamp_min(2.0**-100) * 2.0**-HALF_HEADROOM
+    unit = largest.clamp_min(2.0**-100) / HEADROOM
     first, second = (None if term is None else (term[0], term[1] / unit) for term in terms)
     return first, second, unit
 
 
-def _headroom(x: Tensor) -> int:
-    return HALF_HEADROOM if x.dtype == torch.float16 else 0
+def _headroom(x: Tensor) -> float:
+    return HEADROOM if x.dtype == torch.float16 else 1.0
 
 
 def _grid(n: int, m: int, blocks: Blocks, device: torch.device, columns: bool) -> tuple[int, int]:

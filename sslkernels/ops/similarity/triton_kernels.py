@@ -15,14 +15,13 @@ Two ways through the pairs, chosen in triton.py:
 
 Programs form a grid of row programs by column programs. Each owns a running (peak, total) for its rows and one for its
 columns, which merge_kernel then joins in a fixed order: no atomics, so the same inputs give the same bits.
-Exponentials are taken in base 2: one multiplication by s*log2(e) per logit. Offsets of rows are int64.
+Logits and lse stay in the natural base although the hardware's is 2: converted and converted back, an lse of 1e8 moves
+by several ulp, each a factor of e^8. Offsets of rows are int64.
 """
 
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
-LN2 = tl.constexpr(0.6931471805599453)
 INF = tl.constexpr(float("inf"))
 
 
@@ -49,15 +48,12 @@ def _reference_point(peak):
 
 
 @triton.jit
-def _join_rows(peak, total, logits, HEADROOM: tl.constexpr):
-    """A tile joins the running (peak, total) of its rows; also its exponentials and the factor for older ones.
-
-    HEADROOM keeps exponentials at most 2^HEADROOM instead of 1, so that small ones survive rounding to float16.
-    """
-    new = tl.maximum(peak, tl.max(logits, 1) - HEADROOM)
+def _join_rows(peak, total, logits):
+    """A tile joins the running (peak, total) of its rows; also its exponentials and the factor for older ones."""
+    new = tl.maximum(peak, tl.max(logits, 1))
     point = _reference_point(new)
-    weights = tl.exp2(logits - point[:, None])
-    fade = tl.exp2(peak - point)
+    weights = tl.exp(logits - point[:, None])
+    fade = tl.exp(peak - point)
     return new, total * fade + tl.sum(weights, 1), weights, fade
 
 
@@ -68,7 +64,7 @@ def _join_columns(peaks, totals, state, columns, m, known, logits):
     total = tl.load(totals + state + columns, mask=columns < known, other=0.0)
     new = tl.maximum(peak, tl.max(logits, 0))
     point = _reference_point(new)
-    total = total * tl.exp2(peak - point) + tl.sum(tl.exp2(logits - point[None, :]), 0)
+    total = total * tl.exp(peak - point) + tl.sum(tl.exp(logits - point[None, :]), 0)
     tl.store(peaks + state + columns, new, mask=columns < m)
     tl.store(totals + state + columns, total, mask=columns < m)
 
@@ -110,9 +106,9 @@ def _drop_all(logits, exclude, listers, n, first_row, first_column, excluded_cou
 
 @triton.jit
 def _load_lse(lse, indices, n):
-    """In base 2; +inf where nothing was left to sum, so that every weight e^(S - lse) is zero there."""
+    """+inf where nothing was left to sum, so that every weight e^(S - lse) is zero there."""
     loaded = tl.load(lse + indices, mask=indices < n, other=-INF)
-    return tl.where(loaded == -INF, INF, loaded * LOG2E)
+    return tl.where(loaded == -INF, INF, loaded)
 
 
 # --- fused: the logits live in registers ----------------------------------------------------------------------------
@@ -125,10 +121,13 @@ def forward_kernel(
     EXCLUDED: tl.constexpr, COLUMNS: tl.constexpr, ATTEND: tl.constexpr, HEADROOM: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Running (peak, total) of rows (column_programs, N) and columns (row_programs, M), and sum of e^S*y (.., N, D)."""
+    """Running (peak, total) of rows (column_programs, N) and columns (row_programs, M), and sum of e^S*y (.., N, D).
+
+    HEADROOM, a power of two: weights are at most this instead of 1, so that small ones survive rounding to float16.
+    """
     row_program = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
-    scale2 = tl.load(scale) * LOG2E
+    factor = tl.load(scale)
     features = tl.arange(0, BLOCK_D)
     span = tl.cdiv(tl.cdiv(m, BLOCK_M), column_programs) * BLOCK_M
     begin = column_program * span
@@ -146,21 +145,21 @@ def forward_kernel(
             columns = start + tl.arange(0, BLOCK_M)
             keys = _load_rows(y, columns, features, m, d, y_stride)
             beyond = tl.where(columns < m, 0.0, -INF)
-            logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale2 + beyond[None, :]
+            logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor + beyond[None, :]
             logits = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True)
             if COLUMNS:
                 kept = tl.where(rows[:, None] < n, logits, -INF)
                 known = tl.where(block == row_program, 0, m)
                 _join_columns(column_peaks, column_totals, column_state, columns, m, known, kept)
-            peak, total, weights, fade = _join_rows(peak, total, logits, HEADROOM)
+            peak, total, weights, fade = _join_rows(peak, total, logits)
             if ATTEND:
                 moved = moved * fade[:, None]
-                moved = tl.dot(weights.to(keys.dtype), keys, moved, input_precision=PRECISION)
+                moved = tl.dot((weights * HEADROOM).to(keys.dtype), keys, moved, input_precision=PRECISION)
         tl.store(row_peaks + row_state + rows, peak, mask=rows < n)
         tl.store(row_totals + row_state + rows, total, mask=rows < n)
         if ATTEND:
             inside = (rows[:, None] < n) & (features[None, :] < d)
-            tl.store(_pairs(attended, row_state + rows, features, d), moved, mask=inside)
+            tl.store(_pairs(attended, row_state + rows, features, d), moved / HEADROOM, mask=inside)
         if COLUMNS:
             tl.debug_barrier()  # the next block of rows reads the column state that other threads wrote
 
@@ -180,7 +179,7 @@ def backward_kernel(
     """
     block = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
-    scale2 = tl.load(scale) * LOG2E
+    factor = tl.load(scale)
     features = tl.arange(0, BLOCK_D)
     span = tl.cdiv(tl.cdiv(m, BLOCK_M), column_programs) * BLOCK_M
     begin = column_program * span
@@ -195,21 +194,21 @@ def backward_kernel(
         columns = start + tl.arange(0, BLOCK_M)
         keys = _load_rows(y, columns, features, m, d, y_stride)
         beyond = tl.where(columns < m, 0.0, -INF)
-        logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * scale2 + beyond[None, :]
+        logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor + beyond[None, :]
         weights = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         if lse is not None:
             if OWN_LISTS:
                 kept = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True)
             else:
                 kept = _drop_each(logits, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False)
-            weights += row_grad[:, None] * tl.exp2(kept - row_lse[:, None])
+            weights += row_grad[:, None] * tl.exp(kept - row_lse[:, None])
         if other_lse is not None:
             if OTHER_LISTS:
                 kept = _drop_each(logits, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False)
             else:
                 kept = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True)
             column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0)
-            weights += column_grad[None, :] * tl.exp2(kept - _load_lse(other_lse, columns, m)[None, :])
+            weights += column_grad[None, :] * tl.exp(kept - _load_lse(other_lse, columns, m)[None, :])
         moved = tl.dot(weights.to(keys.dtype), keys, moved, input_precision=PRECISION)
     inside = (rows[:, None] < n) & (features[None, :] < d)
     tl.store(_pairs(moved_out, column_program.to(tl.int64) * n + rows, features, d), moved, mask=inside)
@@ -235,7 +234,7 @@ def chunk_forward_kernel(
     """
     row_program = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
-    scale2 = tl.load(scale) * LOG2E
+    factor = tl.load(scale)
     span = tl.cdiv(tl.cdiv(m, BLOCK_M), column_programs) * BLOCK_M
     begin = column_program * span
     end = tl.minimum(begin + span, m)
@@ -249,13 +248,13 @@ def chunk_forward_kernel(
             columns = start + tl.arange(0, BLOCK_M)
             inside = (rows[:, None] < n) & (columns[None, :] < m)
             logits = tl.load(_pairs(products, rows, columns, m), mask=inside, other=0.0)
-            logits = tl.where(inside, logits * scale2, -INF)
+            logits = tl.where(inside, logits * factor, -INF)
             first = first_column + start
             logits = _drop_all(logits, exclude, rows, n, block * BLOCK_N, first, excluded_count, True)
             if COLUMNS:
                 known = tl.where(block == row_program, m * more_columns, m)
                 _join_columns(column_peaks, column_totals, column_state, columns, m, known, logits)
-            peak, total, weights, fade = _join_rows(peak, total, logits, 0)
+            peak, total, weights, fade = _join_rows(peak, total, logits)
         tl.store(row_peaks + row_state + rows, peak, mask=rows < n)
         tl.store(row_totals + row_state + rows, total, mask=rows < n)
         if COLUMNS:
@@ -279,7 +278,7 @@ def chunk_backward_kernel(
     rows = row_block + tl.arange(0, BLOCK_N)
     columns = column_block + tl.arange(0, BLOCK_M)
     inside = (rows[:, None] < n) & (columns[None, :] < m)
-    logits = tl.load(_pairs(products, rows, columns, m), mask=inside, other=0.0) * (tl.load(scale) * LOG2E)
+    logits = tl.load(_pairs(products, rows, columns, m), mask=inside, other=0.0) * tl.load(scale)
     logits = tl.where(inside, logits, -INF)
     weights = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     first = first_row + row_block
@@ -287,14 +286,14 @@ def chunk_backward_kernel(
     kept = _drop_all(logits, exclude, first_row + rows, first_row + n, first, start, excluded_count, True)
     if lse is not None:
         row_grad = tl.load(grad + rows, mask=rows < n, other=0.0)
-        weights += row_grad[:, None] * tl.exp2(kept - _load_lse(lse, rows, n)[:, None])
+        weights += row_grad[:, None] * tl.exp(kept - _load_lse(lse, rows, n)[:, None])
     if other_lse is not None:
         if SELF:
             kept = _drop_all(
                 logits, exclude, first_column + columns, first_column + m, first, start, excluded_count, False
             )
         column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0)
-        weights += column_grad[None, :] * tl.exp2(kept - _load_lse(other_lse, columns, m)[None, :])
+        weights += column_grad[None, :] * tl.exp(kept - _load_lse(other_lse, columns, m)[None, :])
     tl.store(_pairs(weights_out, rows, columns, m), weights.to(weights_out.dtype.element_ty), mask=inside)
 
 
@@ -313,9 +312,9 @@ def merge_kernel(peaks, totals, lse, n, parts, BLOCK: tl.constexpr):
         next_total = tl.load(totals + offsets, mask=indices < n, other=0.0)
         new = tl.maximum(peak, next_peak)
         point = _reference_point(new)
-        total = total * tl.exp2(peak - point) + next_total * tl.exp2(next_peak - point)
+        total = total * tl.exp(peak - point) + next_total * tl.exp(next_peak - point)
         peak = new
-    tl.store(lse + indices, (_reference_point(peak) + tl.log2(total)) * LN2, mask=indices < n)
+    tl.store(lse + indices, _reference_point(peak) + tl.log(total), mask=indices < n)
 
 
 @triton.jit(do_not_specialize=["n", "parts"])
@@ -333,7 +332,7 @@ def attended_kernel(
             state = tl.cast(part, tl.int64) * n + rows
             peak = tl.load(row_peaks + state, mask=rows < n, other=-INF)
             some = tl.load(_pairs(moved, state, features, d), mask=inside, other=0.0)
-            total += some * tl.exp2(peak - row_lse)[:, None]
+            total += some * tl.exp(peak - row_lse)[:, None]
         tl.store(_pairs(attended, rows, features, d), total, mask=inside)
 
 
