@@ -121,7 +121,7 @@ def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: s
         complaint = measure.Truth.of(workload, inputs).gate(step, inputs).complaint
         if complaint:
             raise ValueError(f"explain: {name} is wrong on these rows and was not timed: {complaint}.")
-        memory = measure.peak_memory(step, inputs)
+        memory = measure.step_memory(step, inputs)
         timing = measure.interleaved({name: step}, inputs, _SECONDS)[name]
         seconds = timing.summary()["fwd+bwd"]["median"]
         reached = cost.operations / seconds

@@ -6,17 +6,13 @@ The gate      A provider's loss and gradients against float64 on the same tensor
               roundings of their dtype: float64 would take longer than everything that is timed.
 Time          Slices of calls, providers in turn, in one process on the same tensors. A slice in which threads stood in
               the run queue (another process had the processor) is discarded and taken again.
-Memory        Highest above what was there before. CPU: the kernel's own high-water mark of resident memory, reset
-              before the call (5 into /proc/self/clear_refs, then VmHWM). CUDA: the allocator's.
+Memory        Highest above what was there before; see `sslkernels.memory`.
 Peaks         A large matrix product in that dtype and a large copy, the best of several.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import glob
-import platform
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +26,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sslkernels.bench.workloads import TEMPERATURE, Cost, Workload
+from sslkernels.memory import peak_memory
 
 Step = Callable[[], Tensor]  # a forward pass: the loss, with its graph
 
@@ -276,42 +273,10 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
     return {"median": median, "p20": p20, "p80": p80}
 
 
-def peak_memory(step: Step, inputs: Mapping[str, Tensor]) -> int | None:
-    """Highest bytes above what was there before one forward and backward; None where the system does not tell.
-
-    Includes the loss and the gradients, and on the CPU not the scratch that an earlier call kept (ours: at most 8 MiB).
-    """
+def step_memory(step: Step, inputs: Mapping[str, Tensor]) -> int | None:
+    """`peak_memory` of one forward and backward, loss and gradients included."""
     wanted = list(differentiable(inputs).values())
-    gc.collect()
-    if wanted[0].is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        torch.autograd.grad(step(), wanted)
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    if platform.system() != "Linux":
-        return None
-    _give_back_freed_memory()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    before = _status_bytes("VmRSS")
-    torch.autograd.grad(step(), wanted)
-    return max(0, _status_bytes("VmHWM") - before)
-
-
-def _give_back_freed_memory() -> None:
-    """Freed memory that the allocator still holds would be used again unseen."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _status_bytes(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
+    return peak_memory(lambda: torch.autograd.grad(step(), wanted), wanted[0].device)
 
 
 @dataclass(frozen=True)

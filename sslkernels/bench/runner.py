@@ -133,7 +133,7 @@ def _case(
         try:
             step = provider.step(workload, inputs)
             gate = truth.gate(step, inputs)
-            record["memory_bytes"] = None if gate.complaint else measure.peak_memory(step, inputs)
+            record["memory_bytes"] = None if gate.complaint else measure.step_memory(step, inputs)
         except Exception as error:  # a provider that breaks is a result, and the others still run
             first_line = next(iter(str(error).splitlines()), "")
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")

@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 import copy
-import ctypes
-import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
 
+from sslkernels.memory import peak_memory
 from sslkernels.methods import Method
 
 REPEATS = 10
@@ -102,28 +100,3 @@ def _interleaved(calls: dict[str, Callable[[], None]], repeats: int, device: tor
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak_memory(call: Callable[[], None], device: torch.device) -> int | None:
-    """Highest bytes during ``call`` above those before it; None where the system does not tell."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        call()
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device) - before
-    try:
-        # Freed pages that the allocator keeps would be used again without showing.
-        ctypes.CDLL(None).malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = _resident("VmRSS")
-        call()
-        return max(0, _resident("VmHWM") - before)
-    except (OSError, AttributeError, StopIteration):
-        return None
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

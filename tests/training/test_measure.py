@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 import torch
 
@@ -13,17 +11,7 @@ pytest.importorskip("lightning")
 from sslkernels.data import TwoViews  # noqa: E402
 from sslkernels.methods import SimCLR  # noqa: E402
 from sslkernels.models import ResNet  # noqa: E402
-from sslkernels.training.measure import peak_memory, step_costs  # noqa: E402
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_peak_memory_sees_what_was_freed_again():
-    def call() -> None:
-        torch.ones(1 << 24).sum()
-
-    peak = peak_memory(call, torch.device("cpu"))
-    assert peak == pytest.approx(64 << 20, rel=0.1)
-    assert peak_memory(lambda: None, torch.device("cpu")) < 4 << 20
+from sslkernels.training.measure import step_costs  # noqa: E402
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
