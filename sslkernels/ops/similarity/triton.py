@@ -47,11 +47,12 @@ class Plan:
 
 
 # Compute capability (major) -> padded D -> blocks of the forward, of the forward with attended keys, of the backward.
-# Chosen so that Triton 3.9 compiles every variant for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
+# Chosen so that Triton 3.9 compiles every variant for sm_80, sm_90 and sm_100 without spills, and Triton 3.6 with at
+# most 16 bytes of them; not measured on a GPU.
 TABLE: dict[int, dict[int, tuple[Blocks, Blocks, Blocks]]] = {
     8: {
         64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 32, 8, 2)),
-        128: (Blocks(128, 32, 8, 3), Blocks(64, 64, 8, 2), Blocks(64, 64, 8, 2)),
+        128: (Blocks(128, 32, 8, 3), Blocks(64, 64, 8, 2), Blocks(64, 64, 8, 3)),
         256: (Blocks(128, 32, 8, 3), Blocks(64, 32, 8, 2), Blocks(64, 32, 8, 2)),
     },
     9: {
@@ -60,9 +61,9 @@ TABLE: dict[int, dict[int, tuple[Blocks, Blocks, Blocks]]] = {
         256: (Blocks(128, 64, 8, 3), Blocks(64, 32, 8, 2), Blocks(64, 64, 8, 2)),
     },
     10: {
-        64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3)),
+        64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 32, 8, 3)),
         128: (Blocks(64, 64, 8, 3), Blocks(64, 64, 8, 2), Blocks(128, 64, 8, 3)),
-        256: (Blocks(128, 32, 16, 2), Blocks(32, 32, 8, 2), Blocks(128, 32, 8, 2)),
+        256: (Blocks(128, 32, 16, 2), Blocks(32, 32, 8, 2), Blocks(64, 32, 8, 2)),
     },
 }
 # Epilogues read a chunk once from memory: small tiles, many programs.
