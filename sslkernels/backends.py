@@ -15,6 +15,8 @@ from sslkernels import _C
 NAMES = ("reference", "cpu", "triton")
 # A plain global, as torch's own defaults are: torch.compile guards on it, on a ContextVar it cannot.
 _block_choice: str | None = None
+# Bytes that an op may take for a while to go faster: what it keeps of a matrix, or the chunk of it that it works on.
+WORKSPACE = int(os.environ.get("SSLKERNELS_WORKSPACE_MIB", "256")) << 20
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 

@@ -20,6 +20,7 @@ struct Similarity { // S = scale * X * Y^T
     double scale;
     const int64_t *exclude; // (x.count, excluded), -1 for none
     int64_t excluded;
+    void *kept; // exponentials that the forward leaves for the backward, or null
     int threads;
 };
 

@@ -74,6 +74,7 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
         set(job);
         job.other_max = meeting == Meeting::kItself ? state[0] : state[2];
         job.other_sum = meeting == Meeting::kItself ? state[1] : state[3];
+        job.kept = Kept<P>(s.kept, n, m, {p.meeting == Meeting::kItself, 0, p.block});
         run(job, p.meeting, o, i, p.threads, scratch, each);
     }
     finish_lse(state[0], state[1], n, rows);
@@ -145,6 +146,10 @@ template <class P, class In> bool backward_typed(const Similarity &s, const Simi
     job.owners = owners, job.others = others, job.d = s.d, job.ld = ld, job.scale = Acc(s.scale);
     job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
     job.features = true;
+    if (!swap) job.kept = Kept<P>(s.kept, owners.count, others.count);
+    if (job.kept.tiles && job.kept.header->triangle &&
+        (p.meeting != Meeting::kItself || job.kept.header->block != p.block))
+        job.kept = {};
     run(job, p.meeting, Blocks{owners.count, p.block}, Blocks{others.count, p.block}, p.threads, scratch, each);
     const double total = finish_gradient<In, Acc>(owners, job.own.moved, ld, s.d, s.scale, owner_out, s.threads);
     if (both) finish_gradient<In, Acc>(others, job.oth.moved, ld, s.d, s.scale, grad.dy, s.threads);

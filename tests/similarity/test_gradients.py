@@ -207,7 +207,7 @@ def test_each_combination_of_needs_of_losses(backend: str, name: str, need_a: bo
         else:
             assert leaf.grad is None
     if name == "clip_loss" and not need_b:
-        assert [given[9] for op, given in calls.seen if op == "similarity_backward"] == [False]
+        assert [given[10] for op, given in calls.seen if op == "similarity_backward"] == [False]
 
 
 def test_frozen_keys_take_one_pass_and_are_not_kept(backend: str) -> None:
@@ -225,12 +225,12 @@ def test_nothing_is_computed_for_frozen_sides(backend: str) -> None:
     with Calls() as calls:
         SF.logsumexp_similarity(x, y, 0.5, backend=backend).sum().backward()
     assert calls.names() == ["similarity_forward", "similarity_backward"]
-    need_x, need_y = calls.seen[1][1][8:10]
+    need_x, need_y = calls.seen[1][1][9:11]
     assert (need_x, need_y) == (False, True)
     lse = SF.logsumexp_similarity(x, y.detach(), 0.5, backend=backend)
     none = torch.empty(0, dtype=torch.float64)
     dx, _, _ = torch.ops.sslkernels.similarity_backward(
-        x, y.detach(), number(0.5, False), None, lse, torch.ones_like(lse), None, None, False, True, backend
+        x, y.detach(), number(0.5, False), None, lse, torch.ones_like(lse), None, None, None, False, True, backend
     )
     assert torch.equal(dx, none)
 

@@ -62,14 +62,14 @@ def samples(backend: str, dtype: torch.dtype) -> dict[str, list[tuple]]:
     out = torch.tensor([[0], [2], [-1], [1], [1]])
     return {
         "similarity_forward": [
-            (x, y, scale, out, True, False, backend),
-            (x, y, scale, None, False, True, backend),
-            (x, None, scale, out, False, False, backend),
+            (x, y, scale, out, True, False, 0, backend),
+            (x, y, scale, None, False, True, 0, backend),
+            (x, None, scale, out, False, False, 0, backend),
         ],
         "similarity_backward": [
-            (x, y, scale, out, rows, rows, columns, columns, True, True, backend),
-            (x, y, scale, None, rows, rows, None, None, False, True, backend),
-            (x, None, scale, out, rows, rows, rows, rows, True, False, backend),
+            (x, y, scale, out, rows, rows, columns, columns, None, True, True, backend),
+            (x, y, scale, None, rows, rows, None, None, None, False, True, backend),
+            (x, None, scale, out, rows, rows, rows, rows, None, True, False, backend),
         ],
         "unit_rows_forward": [(x, y, dtype, backend), (x, None, torch.bfloat16, backend)],
         "unit_rows_backward": [(x, rows.abs(), x, 3, dtype, backend), (x, rows.abs(), x, 5, dtype, backend)],

@@ -15,7 +15,7 @@ template <class P, class In> struct Attend : Tiles<P, In> {
     int64_t ld;
     Acc *logits; // kBlock x kBlock for each thread
 
-    void use(char *memory) {
+    void use(char *memory, int) {
         Base::use(memory);
         logits += int64_t(omp_get_thread_num()) * kBlock * kBlock;
     }

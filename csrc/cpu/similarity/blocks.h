@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A block of owners (in vector lanes) meets a block of others: packing, logits tile by tile, and the pairs left out.
 #pragma once
-#include "../packing.h"
+#include "kept.h"
 
 namespace {
 
@@ -28,6 +28,7 @@ template <class P, class In> struct Tiles {
     Exclusion exclusion;
     Elem *owner_lanes, *other_rows, *owner_features, *other_features, *by_other, *by_owner;
     bool features; // a gradient follows: pack rows as its right-hand side too
+    Kept<P> kept;
     int64_t o0, co, i0, ci;
     bool dirty[kBlock / MR][kBlock / NR];
 
@@ -73,6 +74,7 @@ template <class P, class In> struct Tiles {
         for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale);
     }
     bool clean(int64_t m0, int64_t n0) const { return !dirty[m0 / MR][n0 / NR]; }
+    int64_t place(int64_t m0, int64_t n0) const { return kept.place(o0, i0, n0, m0); }
     // A tile as its owners see it (own) and, unless null, as the others do (oth): -inf where that side leaves the pair
     // out, or where there is no row.
     void masked(int64_t m0, int64_t n0, const Acc *t, Acc *own, Acc *oth) const {

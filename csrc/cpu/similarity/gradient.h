@@ -19,6 +19,11 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
     Side<Acc> own, oth;
     int64_t ld;
 
+    void use(char *memory, int T) {
+        Base::use(memory);
+        const Kept<P> &kept = this->kept;
+        if (kept.tiles && kept.header->triangle && kept.header->threads != T) this->kept = {};
+    }
     void begin(int64_t first, int64_t count, bool both) { this->take_owners(first, count, both); }
     void end() {}
     void meet(int64_t first, int64_t count, bool both) {
@@ -32,11 +37,21 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         for (int64_t m0 = 0; m0 < ci; m0 += MR)
             for (int64_t n0 = 0; n0 < co; n0 += NR) {
                 Acc g[P::MR * P::NR];
-                this->tile(m0, n0, g);
-                if (narrow_range && this->clean(m0, n0))
-                    shared(g, middle, a.shifted + n0, b.shifted + m0);
-                else
-                    apart(g, m0, n0, a, b);
+                const bool alike = narrow_range && this->clean(m0, n0);
+                const Acc *left = this->kept.tiles ? this->kept.tiles + this->place(m0, n0) * MR * NR : nullptr;
+                const Acc top = left ? this->kept.tops[this->place(m0, n0)] : Acc(NAN);
+                if (alike && top == top) {
+                    shared_kept(g, left, top - middle, a.shifted + n0, b.shifted + m0);
+                } else {
+                    if (left && top != top)
+                        memcpy(g, left, sizeof g);
+                    else
+                        this->tile(m0, n0, g);
+                    if (alike)
+                        shared(g, middle, a.shifted + n0, b.shifted + m0);
+                    else
+                        apart(g, m0, n0, a, b);
+                }
                 P::keep(g, m0, n0, this->by_other, this->by_owner);
             }
         P::clear_tails(this->by_other, this->by_owner, ci, co);
@@ -76,6 +91,14 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
                 const Vector<Acc> e = expv(smaller<Acc>(all<Acc>(Acc(70)), load(g + m * NR + v) - middle));
                 store(g + m * NR + v, e * (load(a + v) + b[m]));
             }
+    }
+    // The forward's e^(t - top), moved to e^(t - middle). A pair with a gradient has t < middle + 28, and top lies at most
+    // e^55 above it; beyond that only zeros are met, and 85 keeps the product finite.
+    static void shared_kept(Acc *g, const Acc *left, Acc shift, const Acc *a, const Acc *b) {
+        const Acc factor = exps<Acc>(shift < Acc(85) ? shift : Acc(85));
+        for (int m = 0; m < MR; ++m)
+            for (int v = 0; v < NR; v += L)
+                store(g + m * NR + v, load(left + m * NR + v) * factor * (load(a + v) + b[m]));
     }
     void apart(Acc *g, int64_t m0, int64_t n0, const Weights &a, const Weights &b) const {
         Acc mine[P::MR * P::NR], theirs[P::MR * P::NR];

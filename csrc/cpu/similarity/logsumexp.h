@@ -34,6 +34,10 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
     Acc *owner_max, *owner_sum, *other_max, *other_sum; // whole problem
     Acc shared_max[kBlock / P::NR], shared_sum[kBlock], own_max[kBlock], own_sum[kBlock];
 
+    void use(char *memory, int T) {
+        Base::use(memory);
+        if (this->kept.tiles && omp_get_thread_num() == 0) this->kept.header->threads = T;
+    }
     void begin(int64_t first, int64_t count, bool both) {
         this->take_owners(first, count, both);
         for (Acc &x : shared_max) x = Acc(kLowest);
@@ -56,10 +60,13 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
                 this->tile(m0, n0, t);
                 Acc top, bottom;
                 range(t, top, bottom);
-                if (this->clean(m0, n0) && top - bottom < Acc(kSharedRange))
-                    shared(t, top, m0, n0, both, strip_max, strip_sum);
+                Acc *left = this->kept.tiles ? this->kept.tiles + this->place(m0, n0) * MR * NR : nullptr;
+                const bool alike = this->clean(m0, n0) && top - bottom < Acc(kSharedRange);
+                if (left) this->kept.tops[this->place(m0, n0)] = alike ? top : Acc(NAN);
+                if (alike)
+                    shared(t, top, m0, n0, both, strip_max, strip_sum, left);
                 else
-                    apart(t, m0, n0, both, row_max, row_sum);
+                    apart(t, m0, n0, both, row_max, row_sum, left);
             }
             if (!both) continue;
             const int64_t rows = least(MR, ci - m0);
@@ -78,7 +85,8 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
         top = largest<Acc>(high), bottom = smallest<Acc>(low);
     }
     // Every entry lies within e^55 of the tile's maximum: one exponential serves its row and its column.
-    void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum) {
+    void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum,
+                Acc *left) {
         Vector<Acc> columns[3] = {}, rows[P::MR] = {}, there[3];
         for (int v = 0; v < 3; ++v)
             for (int l = 0; l < L; ++l) there[v][l] = Acc(n0 + v * L + l < co);
@@ -87,7 +95,9 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             for (int v = 0; v < 3; ++v) {
                 const Vector<Acc> e = expv(load(t + m * NR + v * L) - top);
                 columns[v] += e * there[v], rows[m] += e * there[v];
+                if (left) store(left + m * NR + v * L, e);
             }
+        if (left) memset(left + valid * NR, 0, (MR - valid) * NR * sizeof(Acc));
         Acc &maximum = shared_max[n0 / NR];
         Acc keep = 1, add = 1;
         rebase(maximum, top, keep, add);
@@ -108,7 +118,8 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             add = exps<Acc>(top - maximum);
         }
     }
-    void apart(const Acc *t, int64_t m0, int64_t n0, bool both, Acc *row_max, Acc *row_sum) {
+    void apart(const Acc *t, int64_t m0, int64_t n0, bool both, Acc *row_max, Acc *row_sum, Acc *left) {
+        if (left) memcpy(left, t, MR * NR * sizeof(Acc));
         Acc own[P::MR * P::NR], oth[P::MR * P::NR];
         this->masked(m0, n0, t, own, both ? oth : nullptr);
         for (int v = 0; v < NR; v += L) {

@@ -43,7 +43,7 @@ void run(const W &job, Meeting meeting, Blocks o, Blocks i, int threads, char *m
         const int t = omp_get_thread_num(), T = omp_get_num_threads();
         [[maybe_unused]] typename W::Session session;
         W w = job;
-        w.use(memory + t * each);
+        w.use(memory + t * each, T);
         if (meeting == Meeting::kOneSide) {
             sweep(w, o, o.begin_of(t, T), o.begin_of(t + 1, T), i, 0, i.count(), false);
         } else if (meeting == Meeting::kBothSides) {
@@ -82,7 +82,7 @@ template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, in
     const int64_t rows = meeting == Meeting::kBothSides ? least(owners, others) : owners;
     const int64_t T = rows < sides * kFewest ? 1 : least(threads, rows / (sides * kFewest));
     const int64_t most = d > 768 ? kBlock / 2 : kBlock;
-    return {meeting, int(T), T == 1 ? most : least(round_up((rows + sides * T - 1) / (sides * T), P::NR), most)};
+    return {meeting, int(T), T == 1 ? most : least(round_up((rows + sides * T - 1) / (sides * T), Kept<P>::kUnit), most)};
 }
 
 // Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.

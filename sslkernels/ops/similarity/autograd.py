@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslkernels.backends import WORKSPACE
+
 _library = torch.library.Library("sslkernels", "DEF")
 _MODULES = {name: f"sslkernels.ops.similarity.{name}" for name in ("reference", "cpu", "triton")}
 _loaded: dict[str, ModuleType] = {}
@@ -38,20 +40,35 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    return _run("forward", backend, x, y, scale, exclude, columns, attend)
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    exclude: Tensor | None,
+    columns: bool,
+    attend: bool,
+    keep: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _run("forward", backend, x, y, scale, exclude, columns, attend, keep)
 
 
 def _forward_fake(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, backend: str
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor,
+    exclude: Tensor | None,
+    columns: bool,
+    attend: bool,
+    keep: int,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, m = x.shape[0], (x if y is None else y).shape[0]
     wide = _wide(x.dtype)
     return (
         x.new_empty((n,), dtype=wide),
         x.new_empty((m if columns else 0,), dtype=wide),
         x.new_empty((n, x.shape[1]) if attend else (0,), dtype=wide),
+        x.new_empty((keep,), dtype=wide),
     )
 
 
@@ -64,11 +81,12 @@ def _backward(
     rows_grad: Tensor | None,
     cols: Tensor | None,
     cols_grad: Tensor | None,
+    kept: Tensor | None,
     need_x: bool,
     need_y: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _run("backward", backend, x, y, scale, exclude, rows, rows_grad, cols, cols_grad, need_x, need_y)
+    return _run("backward", backend, x, y, scale, exclude, rows, rows_grad, cols, cols_grad, kept, need_x, need_y)
 
 
 def _backward_fake(
@@ -80,6 +98,7 @@ def _backward_fake(
     rows_grad: Tensor | None,
     cols: Tensor | None,
     cols_grad: Tensor | None,
+    kept: Tensor | None,
     need_x: bool,
     need_y: bool,
     backend: str,
@@ -146,14 +165,15 @@ def _define(schema: str, implementation: Any, fake: Any) -> Any:
 
 
 similarity_forward = _define(
-    "similarity_forward(Tensor x, Tensor? y, Tensor scale, Tensor? exclude, bool columns, bool attend, str backend)"
-    " -> (Tensor, Tensor, Tensor)",
+    "similarity_forward(Tensor x, Tensor? y, Tensor scale, Tensor? exclude, bool columns, bool attend, SymInt keep,"
+    " str backend) -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _forward_fake,
 )
 similarity_backward = _define(
     "similarity_backward(Tensor x, Tensor? y, Tensor scale, Tensor? exclude, Tensor? rows, Tensor? rows_grad,"
-    " Tensor? cols, Tensor? cols_grad, bool need_x, bool need_y, str backend) -> (Tensor, Tensor, Tensor)",
+    " Tensor? cols, Tensor? cols_grad, Tensor? kept, bool need_x, bool need_y, str backend)"
+    " -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
@@ -216,6 +236,21 @@ def first_derivative(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., 
     return wrapper
 
 
+def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> int:
+    """Size of the workspace in which the forward leaves its exponentials for the backward, 0 where it leaves none.
+
+    They save the backward a product of all pairs and its exponentials; `half`: only a triangle is touched. The C++
+    kernels alone use it, on a grid of tiles whose sides divide 48.
+    """
+    if backend != "cpu" or not needed:
+        return 0
+    n, m = (-(-rows.shape[0] // 48) * 48 for rows in (x, x if y is None else y))
+    if n * m * _wide(x.dtype).itemsize > (2 if half else 1) * WORKSPACE:
+        return 0
+    slots = 288 * n + 36864 if half else 0  # what blocks of at most 192 rows add to a triangle beyond its square
+    return (n * m + slots) // 24 * 25 + 64  # a maximum for each tile of at least 24, and a header
+
+
 class LogSumExpSimilarity(torch.autograd.Function):
     """Rows, and columns where asked. Frozen keys take the flash pass: dx is ready when the forward ends."""
 
@@ -225,19 +260,21 @@ class LogSumExpSimilarity(torch.autograd.Function):
     ) -> Any:
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
         attend = y is not None and not need_y and not columns and (need_x or need_scale)
-        rows, cols, attended = similarity_forward(x, y, scale, exclude, columns, attend, backend)
+        needed = not attend and any((need_x, need_y, need_scale))
+        keep = kept_numbers(x, y, y is None and not columns, backend, needed)
+        rows, cols, attended, kept = similarity_forward(x, y, scale, exclude, columns, attend, keep, backend)
         ctx.attend, ctx.columns, ctx.backend = attend, columns, backend
         if attend:  # the keys are not kept: a queue may be overwritten before the backward runs
-            ctx.save_for_backward(x if need_scale else None, None, scale, None, None, None, attended)
+            ctx.save_for_backward(x if need_scale else None, None, scale, None, None, None, attended, None)
         else:
-            ctx.save_for_backward(x, y, scale, exclude, rows, cols if columns else None, None)
+            ctx.save_for_backward(x, y, scale, exclude, rows, cols if columns else None, None, kept if keep else None)
         ctx.x_dtype = x.dtype
         return (rows, cols) if columns else rows
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, rows_grad: Tensor, cols_grad: Tensor | None = None) -> Any:
-        x, y, scale, exclude, rows, cols, attended = ctx.saved_tensors
+        x, y, scale, exclude, rows, cols, attended, kept = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
         if ctx.attend:
             dx = (attended * (scale * rows_grad)[:, None]).to(ctx.x_dtype) if need_x else None
@@ -248,10 +285,10 @@ class LogSumExpSimilarity(torch.autograd.Function):
         rows_grad = rows_grad.contiguous()
         cols_grad = None if cols_grad is None else cols_grad.contiguous()
         if y is None and ctx.columns:
-            dx, dscale = _self_backward_of_both(x, scale, exclude, rows, rows_grad, cols, cols_grad, ctx.backend)
+            dx, dscale = _self_backward_of_both(x, scale, exclude, rows, rows_grad, cols, cols_grad, kept, ctx.backend)
             return dx, None, dscale if need_scale else None, None, None, None
         dx, dy, dscale = similarity_backward(
-            x, y, scale, exclude, rows, rows_grad, cols, cols_grad, need_x or y is None, need_y, ctx.backend
+            x, y, scale, exclude, rows, rows_grad, cols, cols_grad, kept, need_x or y is None, need_y, ctx.backend
         )
         return (
             dx if need_x else None,
@@ -271,10 +308,13 @@ def _self_backward_of_both(
     rows_grad: Tensor,
     cols: Tensor | None,
     cols_grad: Tensor | None,
+    kept: Tensor | None,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     """x with itself, rows and columns: the same matrix twice, so x is passed on both sides and the two are added."""
-    dx, dy, dscale = similarity_backward(x, x, scale, exclude, rows, rows_grad, cols, cols_grad, True, True, backend)
+    dx, dy, dscale = similarity_backward(
+        x, x, scale, exclude, rows, rows_grad, cols, cols_grad, kept, True, True, backend
+    )
     return dx + dy, dscale.to(scale.dtype)
 
 

@@ -24,6 +24,7 @@ from sslkernels.backends import choose
 from sslkernels.distributed import Shard, all_rows
 from sslkernels.ops.similarity.autograd import (
     first_derivative,
+    kept_numbers,
     row_dot_backward,
     row_dot_forward,
     similarity_backward,
@@ -54,19 +55,22 @@ class _SelfContrast(torch.autograd.Function):
         keys = None
         if shard is not None:
             keys, left_out = all_rows(x, shard), left_out + shard.start
-        lse, _, _ = similarity_forward(x, keys, scale, left_out, False, False, backend)
+        keep = kept_numbers(x, keys, keys is None, backend, any(ctx.needs_input_grad))
+        lse, _, _, kept = similarity_forward(x, keys, scale, left_out, False, False, keep, backend)
         positive = row_dot_forward(x, None, shift, backend)
-        ctx.save_for_backward(x, keys, scale, left_out, lse, positive)
+        ctx.save_for_backward(x, keys, scale, left_out, lse, positive, kept if keep else None)
         ctx.shift, ctx.shard, ctx.backend = shift, shard, backend
         return softplus(lse - scale * positive)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, keys, scale, left_out, lse, positive = ctx.saved_tensors
+        x, keys, scale, left_out, lse, positive, kept = ctx.saved_tensors
         weight = grad * torch.sigmoid(lse - scale * positive)
         everyone = (lse, weight) if ctx.shard is None else _everyone(lse, weight, ctx.shard)
-        dx, _, dscale = similarity_backward(x, keys, scale, left_out, lse, weight, *everyone, True, False, ctx.backend)
+        dx, _, dscale = similarity_backward(
+            x, keys, scale, left_out, lse, weight, *everyone, kept, True, False, ctx.backend
+        )
         if keys is not None:  # each pair stands in two ranks' sums, once as a row and once as a column: half from each
             dscale = dscale / 2
         from_positive, _ = row_dot_backward(x, None, ctx.shift, -scale * weight, True, False, ctx.backend)
@@ -84,15 +88,20 @@ class _PairContrast(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, shard: Shard | None, backend: str) -> Tensor:
         own = torch.arange(x.shape[0], device=x.device)[:, None]
-        all_x = all_y = None
+        needed = any(ctx.needs_input_grad)
+        all_x = all_y = kept_there = None
         if shard is None:
-            rows, columns, _ = similarity_forward(x, y, scale, own, True, False, backend)
+            keep = kept_numbers(x, y, False, backend, needed)
+            rows, columns, _, kept = similarity_forward(x, y, scale, own, True, False, keep, backend)
         else:
             all_x, all_y, own = all_rows(x, shard), all_rows(y, shard), own + shard.start
-            rows, _, _ = similarity_forward(x, all_y, scale, own, False, False, backend)
-            columns, _, _ = similarity_forward(y, all_x, scale, own, False, False, backend)
+            keep = kept_numbers(x, all_y, False, backend, needed)
+            rows, _, _, kept = similarity_forward(x, all_y, scale, own, False, False, keep, backend)
+            columns, _, _, kept_there = similarity_forward(y, all_x, scale, own, False, False, keep, backend)
         positive = row_dot_forward(x, y, 0, backend)
-        ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive)
+        if not keep:
+            kept = kept_there = None
+        ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive, kept, kept_there)
         ctx.shard, ctx.backend = shard, backend
         logits = scale * positive
         return (softplus(rows - logits) + softplus(columns - logits)) / 2
@@ -100,25 +109,25 @@ class _PairContrast(torch.autograd.Function):
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, y, all_x, all_y, scale, own, rows, columns, positive = ctx.saved_tensors
+        x, y, all_x, all_y, scale, own, rows, columns, positive, kept, kept_there = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
         logits = scale * positive
         of_rows, of_columns = grad / 2 * torch.sigmoid(rows - logits), grad / 2 * torch.sigmoid(columns - logits)
         dx = dy = dscale = None
         if ctx.shard is None:
             dx, dy, dscale = similarity_backward(
-                x, y, scale, own, rows, of_rows, columns, of_columns, need_x or need_scale, need_y, ctx.backend
+                x, y, scale, own, rows, of_rows, columns, of_columns, kept, need_x or need_scale, need_y, ctx.backend
             )
         else:
             everyones_rows = _everyone(rows, of_rows, ctx.shard)
             everyones_columns = _everyone(columns, of_columns, ctx.shard)
             if need_x or need_scale:
                 dx, _, dscale = similarity_backward(
-                    x, all_y, scale, own, rows, of_rows, *everyones_columns, True, False, ctx.backend
+                    x, all_y, scale, own, rows, of_rows, *everyones_columns, kept, True, False, ctx.backend
                 )
             if need_y:
                 dy, _, _ = similarity_backward(
-                    y, all_x, scale, own, columns, of_columns, *everyones_rows, True, False, ctx.backend
+                    y, all_x, scale, own, columns, of_columns, *everyones_rows, kept_there, True, False, ctx.backend
                 )
         weight = of_rows + of_columns
         dx_positive, dy_positive = row_dot_backward(x, y, 0, -scale * weight, need_x, need_y, ctx.backend)

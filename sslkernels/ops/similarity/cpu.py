@@ -12,8 +12,8 @@ _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 
 
 def forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, y, exclude = _rows(x), None if y is None else _rows(y), None if exclude is None else exclude.contiguous()
     keys = x if y is None else y
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
@@ -21,13 +21,15 @@ def forward(
     rows = torch.empty(n, dtype=wide)
     column_sums = torch.empty(m if columns else 0, dtype=wide)
     attended = torch.empty((n, d) if attend else (0,), dtype=wide)
+    kept = torch.empty(keep, dtype=wide)
     _C.similarity_forward(
         _CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, y is None, d,
         float(scale), 0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
+        kept.data_ptr() if keep else 0,
         rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
         torch.get_num_threads(),
     )  # fmt: skip
-    return rows, column_sums, attended
+    return rows, column_sums, attended, kept
 
 
 def backward(
@@ -39,6 +41,7 @@ def backward(
     rows_grad: Tensor | None,
     cols: Tensor | None,
     cols_grad: Tensor | None,
+    kept: Tensor | None,
     need_x: bool,
     need_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,7 +55,7 @@ def backward(
     _C.similarity_backward(
         _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0),
         keys.shape[0], y is None, x.shape[1], float(scale),
-        0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
+        0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1], _pointer(kept),
         _pointer(rows), _pointer(rows_grad), _pointer(cols), _pointer(cols_grad),
         dx.data_ptr(), dy.data_ptr() if dy.numel() else 0, dscale.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip

@@ -13,15 +13,15 @@ EPS = 1e-12
 
 
 def forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Row log-sum-exp (N,), column log-sum-exp (M,) if ``columns``, and softmax(S) @ y (N, D) if ``attend``."""
     logits, _, keys = _logits(x, y, scale)
     logits = logits.masked_fill(_left_out(exclude, logits), -torch.inf)
     rows = logits.logsumexp(1)
     column_sums = logits.logsumexp(0) if columns else logits.new_empty(0)
     attended = _weights(logits, rows[:, None]) @ keys if attend else logits.new_empty(0)
-    return rows, column_sums, attended
+    return rows, column_sums, attended, logits.new_empty(keep)
 
 
 def backward(
@@ -33,6 +33,7 @@ def backward(
     rows_grad: Tensor | None,
     cols: Tensor | None,
     cols_grad: Tensor | None,
+    kept: Tensor | None,
     need_x: bool,
     need_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:

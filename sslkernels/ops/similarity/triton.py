@@ -14,10 +14,9 @@ import torch
 import triton
 from torch import Tensor
 
+from sslkernels.backends import WORKSPACE  # what the chunked path holds of logits, and of weights beside them
 from sslkernels.ops.similarity import triton_kernels as kernels
 
-# Bytes of logits (and of weights beside them) that the chunked path holds at once.
-WORKSPACE = 256 * 2**20
 # What float16 weights, at most 1, are multiplied by: those of 65536 equal pairs, 2^-16, would be subnormal there.
 HEADROOM = 2.0**14
 # More exclusions per row than this are looped over, which only the chunked path does; the losses need two.
@@ -94,8 +93,8 @@ def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int]
 
 
 def forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, keys, exclude = _rows(x), _rows(x if y is None else y), _lists(exclude)
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     if n == 0 or m == 0:
@@ -104,11 +103,12 @@ def forward(
             rows,
             _floats(x, m if columns else 0).fill_(-torch.inf),
             _floats(x, *((n, d) if attend else (0,))).zero_(),
+            _floats(x, keep),
         )
     way = _plan_for(x, m, exclude)
     with torch.cuda.device_of(x):
         run = _fused_forward if way.path == "fused" else _chunked_attend if attend else _chunked_forward
-        return run(way, x, keys, scale, exclude, columns, attend)
+        return *run(way, x, keys, scale, exclude, columns, attend), _floats(x, keep)
 
 
 def backward(
@@ -120,6 +120,7 @@ def backward(
     rows_grad: Tensor | None,
     cols: Tensor | None,
     cols_grad: Tensor | None,
+    kept: Tensor | None,
     need_x: bool,
     need_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:

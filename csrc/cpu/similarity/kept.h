@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the forward leaves for the backward where there is room: of each tile its e^(t - top), or plain logits where it
+// shared no top, which a top of NaN says. It saves the backward a product of all pairs and their exponentials, and costs
+// a write and a read of every pair that is met.
+//   rectangle   tiles lie on one grid whatever the blocks are, so that any schedule finds them
+//   triangle    x with itself: a slot per pair of blocks, whichever of the two was the owner; that follows from threads
+//               and block, so only the same of both may read it
+#pragma once
+#include "../packing.h"
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace {
+
+template <class P> struct Kept {
+    using Acc = typename P::Acc;
+    static constexpr int64_t kTile = P::MR * P::NR;
+    static constexpr int64_t kUnit = P::NR % P::MR ? 2 * P::NR : P::NR; // blocks start on the grid of tiles
+    struct Header {
+        int64_t triangle, threads, block;
+    } *header = nullptr;
+    Acc *tops = nullptr, *tiles = nullptr;
+    int64_t across = 0, down = 0, side = 0; // tiles of a row and a column of the grid; rows of a slot
+
+    Kept() = default;
+    // The forward's: says how it will be met, and asks for large pages, since faults on small ones cost more than the
+    // backward gains.
+    Kept(void *memory, int64_t owners, int64_t others, Header meant) {
+        if (!memory) return;
+        *static_cast<Header *>(memory) = meant;
+        *this = Kept(memory, owners, others);
+#if defined(MADV_HUGEPAGE)
+        constexpr uintptr_t kPage = 2 << 20;
+        const uintptr_t begin = round_up(reinterpret_cast<uintptr_t>(memory), kPage);
+        const uintptr_t end = reinterpret_cast<uintptr_t>(tiles + count() * kTile) / kPage * kPage;
+        if (end > begin + kPage) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+    }
+    Kept(void *memory, int64_t owners, int64_t others) {
+        if (!memory) return;
+        header = static_cast<Header *>(memory);
+        across = (owners + P::NR - 1) / P::NR, down = (others + P::MR - 1) / P::MR;
+        side = least(header->block, round_up(owners > 0 ? owners : 1, kUnit));
+        tops = reinterpret_cast<Acc *>(static_cast<char *>(memory) + 64);
+        tiles = tops + round_up(count(), kLanes<Acc>);
+    }
+    int64_t count() const {
+        if (!header->triangle) return across * down;
+        const int64_t blocks = (across * P::NR + side - 1) / side;
+        return blocks * (blocks + 1) / 2 * (side / P::MR) * (side / P::NR);
+    }
+    // The tile of owners from o0 + n0 and others from i0 + m0; o0 and i0 begin a block.
+    int64_t place(int64_t o0, int64_t i0, int64_t n0, int64_t m0) const {
+        if (!header->triangle) return (i0 + m0) / P::MR * across + (o0 + n0) / P::NR;
+        const int64_t a = o0 / side, b = i0 / side, high = a > b ? a : b, low = a > b ? b : a;
+        return ((high * (high + 1) / 2 + low) * (side / P::MR) + m0 / P::MR) * (side / P::NR) + n0 / P::NR;
+    }
+};
+
+} // namespace
