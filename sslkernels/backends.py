@@ -16,9 +16,19 @@ NAMES = ("reference", "cpu", "triton")
 # A plain global, as torch's own defaults are: torch.compile guards on it, on a ContextVar it cannot.
 _block_choice: str | None = None
 # Bytes that an op may take for a while to go faster: what it keeps of a matrix, or the chunk of it that it works on.
-WORKSPACE = int(os.environ.get("SSLKERNELS_WORKSPACE_MIB", "256")) << 20
+WORKSPACE_VARIABLE, WORKSPACE_MIB = "SSLKERNELS_WORKSPACE_MIB", 256
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def _workspace() -> int:
+    given = os.environ.get(WORKSPACE_VARIABLE) or str(WORKSPACE_MIB)
+    if not given.isdecimal():
+        raise ValueError(f"{WORKSPACE_VARIABLE} is {given!r}; pass a whole number of MiB, 0 for none.")
+    return int(given) << 20
+
+
+WORKSPACE = _workspace()
 
 
 def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -86,6 +96,7 @@ def info() -> str:
     lines = [
         f"sslkernels {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads",
         f"instruction set: {_C.isa()} (this processor can run {', '.join(_C.available_isas())})",
+        f"workspace: {WORKSPACE >> 20} MiB ({WORKSPACE_VARIABLE} sets it)",
     ]
     for name in NAMES:
         on = torch.device("cpu") if name == "cpu" else device

@@ -100,7 +100,10 @@ def explain(
         _line("backend", f"{name}, {_why(name, device, backend)}"),
         *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype)),
         _line("path", _path(name, workload, dtype, device, here)),
-        _line("operations", f"{_count(cost.forward)} forward, {_count(cost.backward)} backward"),
+        *([_line("workspace", _kept(workload, dtype))] if name == "cpu" and workload.op != "info_nce" else []),
+        _line(
+            "operations", f"{_count(cost.forward)} forward, {_count(cost.backward)} backward where nothing is repeated"
+        ),
         _line("bytes", f"{_bytes(cost.bytes)} at least; a dense path stores {_bytes(dense)} for its logits alone"),
     ]
     if not here:
@@ -159,6 +162,20 @@ def _path(name: str, workload: Workload, dtype: torch.dtype, device: torch.devic
     isa = _C.isa()
     arithmetic = _BF16_ARITHMETIC.get(isa) if dtype == torch.bfloat16 else None
     return f"{_CPU_PATHS[workload.op]} Tiles in {isa}: {arithmetic or _CPU_ARITHMETIC[dtype]}."
+
+
+def _kept(workload: Workload, dtype: torch.dtype) -> str:
+    """Whether the forward leaves its exponentials, by the very rule that the op asks."""
+    from sslkernels.ops.similarity.autograd import kept_bytes
+
+    itself = workload.op == "nt_xent"
+    n = 2 * workload.shape[0] if itself else workload.shape[0]
+    m = workload.shape[1] if workload.op == "logsumexp_similarity" else n
+    needed = kept_bytes(n, m, dtype, itself)
+    limit = f"the {backends.WORKSPACE >> 20} MiB of {backends.WORKSPACE_VARIABLE}"
+    if needed <= backends.WORKSPACE:
+        return f"the forward leaves its exponentials for the backward, {_bytes(needed)} of {limit}"
+    return f"exponentials of {_bytes(needed)} exceed {limit}: the backward multiplies all pairs once more"
 
 
 def _triton_path(workload: Workload, dtype: torch.dtype, device: torch.device, here: bool) -> str:

@@ -143,3 +143,11 @@ def test_info_names_versions_instruction_set_and_every_backend() -> None:
 def test_the_environment_chooses_in_a_fresh_process(run_python: Callable) -> None:
     code = "import torch\nfrom sslkernels.backends import choose\nprint(choose(torch.device('cpu'), torch.float32))"
     assert run_python(code, SSLKERNELS_BACKEND="reference").stdout.split() == ["reference"]
+
+
+def test_the_workspace_comes_from_the_environment(run_python: Callable) -> None:
+    code = "from sslkernels.backends import WORKSPACE\nprint(WORKSPACE)"
+    assert run_python(code, SSLKERNELS_WORKSPACE_MIB="3").stdout.split() == [str(3 << 20)]
+    assert run_python(code, SSLKERNELS_WORKSPACE_MIB="").stdout.split() == [str(256 << 20)]
+    refused = run_python(code, SSLKERNELS_WORKSPACE_MIB="lots")
+    assert "SSLKERNELS_WORKSPACE_MIB is 'lots'; pass a whole number of MiB" in refused.stderr

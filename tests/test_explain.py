@@ -47,8 +47,8 @@ def test_the_cpu_path_is_told(op, shape, words, known_peaks, capsys):
 
 
 def test_the_floor_is_the_larger_of_operations_and_bytes(known_peaks, capsys):
-    wide = explained("clip_loss", "--shape", "1000,500", capsys=capsys)  # 4 GFLOP at 1 TFLOP/s, 8 MB at 10 GB/s
-    assert wide["floor"].startswith("4 ms, bound by operations: 1 TFLOP/s (torch.mm), copy 10 GB/s")
+    wide = explained("clip_loss", "--shape", "1000,500", capsys=capsys)  # 3 GFLOP at 1 TFLOP/s, 8 MB at 10 GB/s
+    assert wide["floor"].startswith("3 ms, bound by operations: 1 TFLOP/s (torch.mm), copy 10 GB/s")
     narrow = explained("clip_loss", "--shape", "10,500", capsys=capsys)
     assert narrow["floor"].startswith("0.008 ms, bound by bytes")
 
@@ -61,8 +61,15 @@ def test_measure_adds_time_share_of_the_floor_and_memory(capsys):
 
 def test_operations_are_those_of_the_algorithm(known_peaks, capsys):
     told = explained("clip_loss", "--shape", "1000,500", "--backend", "reference", capsys=capsys)
-    assert told["operations"] == "1 GFLOP forward, 3 GFLOP backward"
+    assert told["operations"] == "1 GFLOP forward, 2 GFLOP backward where nothing is repeated"
     assert told["backend"] == "reference, because --backend asks for it" and "dense" in told["path"]
+
+
+def test_the_workspace_is_told(known_peaks, monkeypatch, capsys):
+    assert "leaves its exponentials" in explained("nt_xent", "--shape", "4096,128", capsys=capsys)["workspace"]
+    large = explained("nt_xent", "--shape", "16384,128", capsys=capsys)["workspace"]
+    assert "2 GiB exceed the 256 MiB of SSLKERNELS_WORKSPACE_MIB" in large
+    assert "workspace" not in explained("info_nce", "--shape", "32,128,16", capsys=capsys)
 
 
 def test_a_forced_environment_is_named(known_peaks, monkeypatch, capsys):

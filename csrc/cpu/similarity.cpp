@@ -9,7 +9,8 @@
 //   x with y        groups meet along the diagonals of a Latin square
 //   one side only   each thread keeps its owners
 // No atomics, no copies per thread, and the order of every sum depends on the thread count alone.
-// Cost: 2*N*M*D operations forward, 4 to 6*N*M*D backward, half of that for x with itself; O((N+M)*D) bytes.
+// Cost: 2*N*M*D operations forward, 4 to 6*N*M*D backward, half of that for x with itself; O((N+M)*D) bytes. Where the
+// caller gives room, the forward leaves its exponentials and the backward saves 2*N*M*D (similarity/kept.h).
 // Derivation and measurements: docs/design/similarity.md
 #include "similarity/attend.h"
 #include "similarity/gradient.h"

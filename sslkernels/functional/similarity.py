@@ -42,8 +42,9 @@ def nt_xent(
     Returns:
         0-dim float32 (float64 for float64 rows), or ``(2N,)``.
 
-    Cost: about ``4*(2N)^2*D`` operations forward and backward together, half of what a stored matrix takes, and
-    ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` holds for ``group=None``.
+    Cost: ``3*(2N)^2*D`` operations forward and backward together, half of what a dense matrix takes, while the
+    triangle of pairs fits the workspace (256 MiB unless ``SSLKERNELS_WORKSPACE_MIB`` says otherwise); above it
+    ``4*(2N)^2*D`` and ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` holds for ``group=None``.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -83,7 +84,8 @@ def info_nce(
         symmetric: average both directions (MoCo v3, CLIP); not with ``negatives``.
         group: as in `nt_xent`; keys of other ranks are negatives.
 
-    Cost: ``6*N*M*D`` operations forward and backward (``4*N*M*D`` where the keys are frozen), ``O((N + M)*D)`` memory.
+    Cost: ``6*N*M*D`` operations forward and backward while the pairs fit the workspace (see `nt_xent`), ``8*N*M*D``
+    above it, ``4*N*M*D`` where the keys are frozen; ``O((N + M)*D)`` memory besides.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -138,7 +140,8 @@ def clip_loss(
         reduction: ``"none"`` gives ``(N,)``, the mean of both directions of each pair.
         group, backend: as in `nt_xent`.
 
-    Cost: ``8*N^2*D`` operations forward and backward, ``O(N*D)`` memory.
+    Cost: ``6*N^2*D`` operations forward and backward while the pairs fit the workspace (see `nt_xent`), ``8*N^2*D``
+    above it; ``O(N*D)`` memory besides.
 
     >>> import torch
     >>> import sslkernels.functional as SF

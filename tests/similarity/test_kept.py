@@ -96,7 +96,7 @@ def test_tiles_with_nothing_in_common(scale: float, dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("poisoned_outputs")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_wide_tiles_of_rows_whose_sums_are_alike(dtype: torch.dtype) -> None:
-    """Logits from -100 to 100, and every sum near 100: left as logits by the forward, one exponential in the backward."""
+    """Logits from -100 to 100, every sum near 100: left as logits by the forward, one exponential in the backward."""
     x = torch.nn.functional.normalize(torch.randn(203, 3), dim=1).to(dtype)
     gradient_of(x, None, 100.0, None)
     gradient_of(x, x.flip(0), 100.0, None)

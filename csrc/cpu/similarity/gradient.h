@@ -92,8 +92,8 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
                 store(g + m * NR + v, e * (load(a + v) + b[m]));
             }
     }
-    // The forward's e^(t - top), moved to e^(t - middle). A pair with a gradient has t < middle + 28, and top lies at most
-    // e^55 above it; beyond that only zeros are met, and 85 keeps the product finite.
+    // The forward's e^(t - top), moved to e^(t - middle). A pair with a gradient has t < middle + 28, and top lies at
+    // most e^55 above it; beyond that only zeros are met, and 85 keeps the product finite.
     static void shared_kept(Acc *g, const Acc *left, Acc shift, const Acc *a, const Acc *b) {
         const Acc factor = exps<Acc>(shift < Acc(85) ? shift : Acc(85));
         for (int m = 0; m < MR; ++m)

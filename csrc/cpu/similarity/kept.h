@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the forward leaves for the backward where there is room: of each tile its e^(t - top), or plain logits where it
-// shared no top, which a top of NaN says. It saves the backward a product of all pairs and their exponentials, and costs
-// a write and a read of every pair that is met.
+// shared no top, which a top of NaN says. It saves the backward a product of all pairs and their exponentials, and
+// costs a write and a read of every pair that is met.
 //   rectangle   tiles lie on one grid whatever the blocks are, so that any schedule finds them
 //   triangle    x with itself: a slot per pair of blocks, whichever of the two was the owner; that follows from threads
 //               and block, so only the same of both may read it

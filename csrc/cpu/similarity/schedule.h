@@ -82,7 +82,8 @@ template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, in
     const int64_t rows = meeting == Meeting::kBothSides ? least(owners, others) : owners;
     const int64_t T = rows < sides * kFewest ? 1 : least(threads, rows / (sides * kFewest));
     const int64_t most = d > 768 ? kBlock / 2 : kBlock;
-    return {meeting, int(T), T == 1 ? most : least(round_up((rows + sides * T - 1) / (sides * T), Kept<P>::kUnit), most)};
+    return {meeting, int(T),
+            T == 1 ? most : least(round_up((rows + sides * T - 1) / (sides * T), Kept<P>::kUnit), most)};
 }
 
 // Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.

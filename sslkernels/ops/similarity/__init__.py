@@ -44,7 +44,7 @@ def logsumexp_similarity(
     dim: Literal["rows", "both"] = "rows",
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """``lse_i = log sum_j exp(scale * <x_i, y_j>)`` over the j that row i does not exclude; the matrix is never stored.
+    """``lse_i = log sum_j exp(scale * <x_i, y_j>)`` over the j that row i does not exclude, without the matrix.
 
     Args:
         x: rows ``(N, D)``; float32, float64, bfloat16 or float16. Any row stride.
@@ -63,7 +63,8 @@ def logsumexp_similarity(
         IndexError: an excluded column outside ``[-1, M)``, checked on the CPU.
 
     Cost: ``2*N*M*D`` operations forward and ``4*N*M*D`` to ``6*N*M*D`` backward (half for x with itself),
-    ``O((N + M) * D)`` bytes. Gradients are those of the textbook formula; a second derivative raises.
+    ``O((N + M) * D)`` bytes; with a gradient to come, and while they fit the workspace of ``SSLKERNELS_WORKSPACE_MIB``
+    (256), the exponentials stay for the backward. Gradients are the textbook's; a second derivative raises.
 
     >>> import torch
     >>> import sslkernels.functional as SF

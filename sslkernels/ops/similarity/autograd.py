@@ -245,10 +245,15 @@ def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: 
     if backend != "cpu" or not needed:
         return 0
     n, m = (-(-rows.shape[0] // 48) * 48 for rows in (x, x if y is None else y))
-    if n * m * _wide(x.dtype).itemsize > (2 if half else 1) * WORKSPACE:
+    if kept_bytes(n, m, x.dtype, half) > WORKSPACE:
         return 0
     slots = 288 * n + 36864 if half else 0  # what blocks of at most 192 rows add to a triangle beyond its square
     return (n * m + slots) // 24 * 25 + 64  # a maximum for each tile of at least 24, and a header
+
+
+def kept_bytes(n: int, m: int, dtype: torch.dtype, half: bool) -> int:
+    """What of that workspace is written."""
+    return n * m * _wide(dtype).itemsize // (2 if half else 1)
 
 
 class LogSumExpSimilarity(torch.autograd.Function):
