@@ -94,12 +94,13 @@ def poisoned_outputs() -> Iterator[None]:
 @pytest.fixture
 def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a snippet in a fresh interpreter, away from the source folder; the oracle can be imported."""
+    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
 
     def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-c", code],
             cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(TESTS), **environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
             capture_output=True,
             text=True,
             timeout=120,
