@@ -164,11 +164,21 @@ def test_autocast_leaves_float64_alone(backend: str) -> None:
         assert torch.equal(SF.nt_xent(a, b, backend=backend), outside)
 
 
-def test_autocast_takes_two_dtypes(backend: str) -> None:
-    a, b = torch.randn(5, 4), torch.randn(5, 4).bfloat16()
+@pytest.mark.parametrize("other", [torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("swap", [False, True])
+def test_autocast_takes_two_dtypes(backend: str, other: torch.dtype, swap: bool) -> None:
+    a, b = torch.randn(5, 4), torch.randn(5, 4).to(other)
+    if swap:
+        a, b = b, a
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert SF.nt_xent(a, b, backend=backend).isfinite()
         assert SF.clip_loss(a, b, 2.0, backend=backend).isfinite()
+        for symmetric in (False, True):
+            for normalize in (False, True):
+                options = {"symmetric": symmetric, "normalize": normalize}
+                value = SF.info_nce(a, b, **options, backend=backend).double()
+                exact = SF.info_nce(a.double(), b.double(), **options, backend="reference")
+                torch.testing.assert_close(value, exact, rtol=5e-2, atol=5e-2)
         assert SF.logsumexp_similarity(a, b, backend=backend).isfinite().all()
 
 
@@ -224,6 +234,23 @@ def test_a_second_derivative_raises(backend: str, call: Callable) -> None:
         value = call(a, b, backend=backend)
         (gradient,) = torch.autograd.grad(value, a, create_graph=True)
         (value + gradient.square().sum()).backward()
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_second_derivative_of_chosen_parameters_raises(backend: str, loss: Callable) -> None:
+    """autograd.grad visits only what leads to its inputs: the complaint must lie on that way."""
+    layer = torch.nn.Linear(3, 3)
+    x, b = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    for wanted in (list(layer.parameters()), [x]):
+        value = loss(layer(x), b, backend=backend)
+        (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+        with pytest.raises(RuntimeError, match="second derivative"):
+            torch.autograd.grad(value + gradient.square().sum(), wanted)
+    queue = torch.randn(7, 3)
+    value = SF.info_nce(layer(x), b, negatives=queue, normalize=False, backend=backend)
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        torch.autograd.grad(value + gradient.square().sum(), list(layer.parameters()))
 
 
 @pytest.mark.parametrize("loss", LOSSES)

@@ -132,7 +132,7 @@ def scale_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
     wide = torch.float64 if like.dtype == torch.float64 else torch.float32
     if isinstance(scale, Tensor):
         return scale.reshape(()).to(device=like.device, dtype=wide)
-    return torch.full((), scale, dtype=wide, device=like.device)
+    return torch.full((), float(scale), dtype=wide, device=like.device)
 
 
 def _check_exclude(exclude: Tensor, x: Tensor, keys: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ _CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 
 def forward(
     x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x, y, exclude = _rows(x), None if y is None else _rows(y), None if exclude is None else exclude.contiguous()
+    x, y, exclude = _rows(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
     keys = x if y is None else y
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     wide = _wide(x)
@@ -25,7 +25,7 @@ def forward(
     _C.similarity_forward(
         _CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, y is None, d,
         float(scale), 0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
-        kept.data_ptr() if keep else 0,
+        kept.data_ptr() if keep else 0, kept.nbytes,
         rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
         torch.get_num_threads(),
     )  # fmt: skip
@@ -45,7 +45,7 @@ def backward(
     need_x: bool,
     need_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, y, exclude = _rows(x), None if y is None else _rows(y), None if exclude is None else exclude.contiguous()
+    x, y, exclude = _rows(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
     keys = x if y is None else y
     dx = torch.empty(x.shape, dtype=x.dtype)
     dy = torch.empty(keys.shape if need_y and y is not None else (0,), dtype=x.dtype)
@@ -56,7 +56,7 @@ def backward(
         _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0),
         keys.shape[0], y is None, x.shape[1], float(scale),
         0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1], _pointer(kept),
-        _pointer(rows), _pointer(rows_grad), _pointer(cols), _pointer(cols_grad),
+        0 if kept is None else kept.nbytes, _pointer(rows), _pointer(rows_grad), _pointer(cols), _pointer(cols_grad),
         dx.data_ptr(), dy.data_ptr() if dy.numel() else 0, dscale.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return (dx if need_x else dx.new_empty(0)), dy, dscale
@@ -93,7 +93,7 @@ def unit_rows_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype
 
 
 def row_dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
-    x, y = _rows(x), _rows(x if y is None else y)
+    x, y = _rows(x), _keys(x, x if y is None else y)
     out = torch.empty(x.shape[0], dtype=_wide(x))
     _C.row_dot_forward(
         _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[0], x.shape[1],
@@ -126,6 +126,13 @@ def _scale_rows(like: Tensor, y: Tensor, grad: Tensor, shift: int, also_shift: i
         int(also_shift is not None), also_shift or 0, like.shape[0], out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+def _keys(x: Tensor, y: Tensor) -> Tensor:
+    """Rows that the kernel will read as it reads those of x."""
+    if y.dtype != x.dtype:
+        raise TypeError(f"x has dtype {x.dtype} and y {y.dtype}; the kernels read both alike.")
+    return _rows(y)
 
 
 def _rows(x: Tensor) -> Tensor:
