@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,19 +70,19 @@ def run(args: argparse.Namespace) -> int:
     """Print the explanation. A wrong argument is a ValueError of one sentence."""
     workload, dtype, device = _workload(args.op, args.shape), _dtype(args.dtype), _device(args.device)
     for line in explain(workload, dtype, device, args.backend, args.measure):
-        print(line, flush=True)
+        print(line, flush=True)  # what is known stands there before anything is measured
     return 0
 
 
 def explain(
     workload: Workload, dtype: torch.dtype, device: torch.device, backend: str | None, measured: bool
-) -> list[str]:
+) -> Iterator[str]:
     """Lines of ``name: words``.
 
     >>> import torch
     >>> from sslkernels.bench.workloads import Workload
     >>> lines = explain(Workload("clip_loss", (256, 64)), torch.float64, torch.device("cpu"), "reference", False)
-    >>> lines[1]
+    >>> list(lines)[1]
     'backend      reference, because --backend asks for it'
     """
     from sslkernels.bench.workloads import DIMENSIONS
@@ -95,7 +96,7 @@ def explain(
     if workload.op == "nt_xent":
         sizes = sizes.replace(",", " per view,")
     dense = workload.pairs * dtype.itemsize
-    lines = [
+    yield from (
         _line("op", f"{workload.op}, {sizes}, {_name(dtype)} on {device}"),
         _line("backend", f"{name}, {_why(name, device, backend)}"),
         *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype)),
@@ -105,10 +106,11 @@ def explain(
             "operations", f"{_count(cost.forward)} forward, {_count(cost.backward)} backward where nothing is repeated"
         ),
         _line("bytes", f"{_bytes(cost.bytes)} at least; a dense path stores {_bytes(dense)} for its logits alone"),
-    ]
-    if not here:
-        return [*lines, _line("floor", "unknown, since the device is not here to be measured")]
-    return lines + _floor(workload, dtype, device, name, measured)
+    )
+    if here:
+        yield from _floor(workload, dtype, device, name, measured)
+    else:
+        yield _line("floor", "unknown, since the device is not here to be measured")
 
 
 def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: str, measured: bool) -> list[str]:
@@ -166,14 +168,16 @@ def _path(name: str, workload: Workload, dtype: torch.dtype, device: torch.devic
 
 def _kept(workload: Workload, dtype: torch.dtype) -> str:
     """Whether the forward leaves its exponentials, by the very rule that the op asks."""
-    from sslkernels.ops.similarity.autograd import kept_bytes
+    from sslkernels.ops.similarity.autograd import kept_bytes, kept_limit
 
     itself = workload.op == "nt_xent"
     n = 2 * workload.shape[0] if itself else workload.shape[0]
     m = workload.shape[1] if workload.op == "logsumexp_similarity" else n
-    needed = kept_bytes(n, m, dtype, itself)
+    needed, most = kept_bytes(n, m, dtype, itself), kept_limit(workload.shape[-1], dtype)
     limit = f"the {backends.WORKSPACE >> 20} MiB of {backends.WORKSPACE_VARIABLE}"
-    if needed <= backends.WORKSPACE:
+    if most < backends.WORKSPACE:
+        limit = f"the {most >> 20} MiB that pay for 16-bit rows of D < 768"
+    if needed <= most:
         return f"the forward leaves its exponentials for the backward, {_bytes(needed)} of {limit}"
     return f"exponentials of {_bytes(needed)} exceed {limit}: the backward multiplies all pairs once more"
 

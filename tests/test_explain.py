@@ -111,7 +111,7 @@ def test_a_mistake_is_a_sentence(arguments, words):
 def test_measuring_an_absent_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="--measure came with --device cuda"):
-        explain.explain(Workload("nt_xent", (8, 8)), torch.float32, torch.device("cuda"), None, True)
+        list(explain.explain(Workload("nt_xent", (8, 8)), torch.float32, torch.device("cuda"), None, True))
 
 
 def test_from_the_command_line(tmp_path):

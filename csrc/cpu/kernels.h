@@ -20,7 +20,8 @@ struct Similarity { // S = scale * X * Y^T
     double scale;
     const int64_t *exclude; // (x.count, excluded), -1 for none
     int64_t excluded;
-    void *kept; // exponentials that the forward leaves for the backward, or null
+    void *kept; // room for exponentials that the forward leaves for the backward, or null
+    int64_t kept_bytes;
     int threads;
 };
 

@@ -75,7 +75,7 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
         set(job);
         job.other_max = meeting == Meeting::kItself ? state[0] : state[2];
         job.other_sum = meeting == Meeting::kItself ? state[1] : state[3];
-        job.kept = Kept<P>(s.kept, n, m, {p.meeting == Meeting::kItself, 0, p.block});
+        job.kept = Kept<P>(s.kept, s.kept_bytes, n, m, {p.meeting == Meeting::kItself, 0, p.block});
         run(job, p.meeting, o, i, p.threads, scratch, each);
     }
     finish_lse(state[0], state[1], n, rows);

@@ -128,3 +128,10 @@ def test_above_the_budget_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
     with hooks:
         SF.nt_xent(x, x.flip(0), backend="cpu")
     assert max(sizes) == 200 * 8
+
+
+def test_too_little_room_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel knows what its schedule takes, and neither writes nor reads beyond what it was given."""
+    monkeypatch.setattr(autograd, "kept_numbers", lambda *_: 5000)
+    gradient_of(torch.randn(300, 8), None, 0.5, None)
+    gradient_of(torch.randn(300, 8), torch.randn(200, 8), 0.5, None)

@@ -18,7 +18,7 @@ template <class P> struct Kept {
     static constexpr int64_t kTile = P::MR * P::NR;
     static constexpr int64_t kUnit = P::NR % P::MR ? 2 * P::NR : P::NR; // blocks start on the grid of tiles
     struct Header {
-        int64_t triangle, threads, block;
+        int64_t triangle, threads, block; // no block: there was too little room
     } *header = nullptr;
     Acc *tops = nullptr, *tiles = nullptr;
     int64_t across = 0, down = 0, side = 0; // tiles of a row and a column of the grid; rows of a slot
@@ -26,10 +26,15 @@ template <class P> struct Kept {
     Kept() = default;
     // The forward's: says how it will be met, and asks for large pages, since faults on small ones cost more than the
     // backward gains.
-    Kept(void *memory, int64_t owners, int64_t others, Header meant) {
+    Kept(void *memory, int64_t bytes, int64_t owners, int64_t others, Header meant) {
         if (!memory) return;
         *static_cast<Header *>(memory) = meant;
         *this = Kept(memory, owners, others);
+        if (reinterpret_cast<char *>(tiles + count() * kTile) > static_cast<char *>(memory) + bytes) {
+            header->block = 0;
+            *this = {};
+            return;
+        }
 #if defined(MADV_HUGEPAGE)
         constexpr uintptr_t kPage = 2 << 20;
         const uintptr_t begin = round_up(reinterpret_cast<uintptr_t>(memory), kPage);
@@ -38,7 +43,7 @@ template <class P> struct Kept {
 #endif
     }
     Kept(void *memory, int64_t owners, int64_t others) {
-        if (!memory) return;
+        if (!memory || static_cast<Header *>(memory)->block == 0) return;
         header = static_cast<Header *>(memory);
         across = (owners + P::NR - 1) / P::NR, down = (others + P::MR - 1) / P::MR;
         side = least(header->block, round_up(owners > 0 ? owners : 1, kUnit));

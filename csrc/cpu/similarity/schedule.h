@@ -73,17 +73,20 @@ struct Plan {
     int64_t block;
 };
 // Enough rows per thread to fill a block where possible; blocks shrink where rows are wide, to stay in the L2 cache.
-// x with itself sweeps the square where it has too few rows for a tournament of all threads.
 template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, int64_t d, int threads) {
     constexpr int64_t kFewest = 48; // rows a thread should have on each side
     if (owners * others * d < (1 << 20)) threads = 1;
-    if (meeting == Meeting::kItself && threads > 1 && owners < 2 * kFewest * threads) meeting = Meeting::kOneSide;
     const int64_t sides = meeting == Meeting::kOneSide ? 1 : 2;
     const int64_t rows = meeting == Meeting::kBothSides ? least(owners, others) : owners;
     const int64_t T = rows < sides * kFewest ? 1 : least(threads, rows / (sides * kFewest));
     const int64_t most = d > 768 ? kBlock / 2 : kBlock;
-    return {meeting, int(T),
-            T == 1 ? most : least(round_up((rows + sides * T - 1) / (sides * T), Kept<P>::kUnit), most)};
+    // A lone thread too cuts few rows of a triangle into blocks: one on the diagonal is computed whole.
+    const int64_t parts = T > 1 ? sides * T : meeting == Meeting::kItself ? 4 : 1;
+    const int64_t block = rows ? least(round_up((rows + parts - 1) / parts, Kept<P>::kUnit), most) : most;
+    // A tournament with fewer threads than there are, or with groups that have no block, loses to sweeping the square.
+    if (meeting == Meeting::kItself && threads > 1 && (T < threads || (rows + block - 1) / block < parts))
+        return plan<P>(Meeting::kOneSide, owners, others, d, threads);
+    return {meeting, int(T), block};
 }
 
 // Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.

@@ -21,6 +21,7 @@ from sslkernels.backends import WORKSPACE
 _library = torch.library.Library("sslkernels", "DEF")
 _MODULES = {name: f"sslkernels.ops.similarity.{name}" for name in ("reference", "cpu", "triton")}
 _loaded: dict[str, ModuleType] = {}
+NARROW_WORKSPACE = 64 << 20
 
 
 def _run(function: str, backend: str, x: Tensor, *arguments: Any) -> Any:
@@ -202,11 +203,14 @@ row_dot_backward = _define(
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """Gradients that complain when they are differentiated, instead of passing for constants."""
+    """Gradients that complain when they are differentiated, instead of passing for constants.
+
+    The first ``count`` tensors are what they depend on: whoever differentiates with respect to those must come by here.
+    """
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, *gradients: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient.view_as(gradient) for gradient in gradients)
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.view_as(gradient) for gradient in tensors[count:])
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
@@ -230,7 +234,8 @@ def first_derivative(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., 
         with torch.no_grad():
             outputs = backward(ctx, *grads)
         present = [output for output in outputs if output is not None]
-        guarded = iter(_NoSecondDerivative.apply(torch.empty(0, requires_grad=True), *present))
+        inputs = [x for x in (*ctx.saved_tensors, *grads) if x is not None and x.requires_grad]
+        guarded = iter(_NoSecondDerivative.apply(len(inputs), *inputs, *present))
         return tuple(None if output is None else next(guarded) for output in outputs)
 
     return wrapper
@@ -239,21 +244,26 @@ def first_derivative(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., 
 def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> int:
     """Size of the workspace in which the forward leaves its exponentials for the backward, 0 where it leaves none.
 
-    They save the backward a product of all pairs and its exponentials; `half`: only a triangle is touched. The C++
-    kernels alone use it, on a grid of tiles whose sides divide 48.
+    They save the backward a product of all pairs and its exponentials; ``half``: a triangle of pairs. The C++ kernels
+    alone use it, on a grid of tiles whose sides divide 48, and recompute where another schedule takes more room.
     """
     if backend != "cpu" or not needed:
         return 0
     n, m = (-(-rows.shape[0] // 48) * 48 for rows in (x, x if y is None else y))
-    if kept_bytes(n, m, x.dtype, half) > WORKSPACE:
+    if kept_bytes(n, m, x.dtype, half) > kept_limit(x.shape[1], x.dtype):
         return 0
-    slots = 288 * n + 36864 if half else 0  # what blocks of at most 192 rows add to a triangle beyond its square
-    return (n * m + slots) // 24 * 25 + 64  # a maximum for each tile of at least 24, and a header
+    pairs = (n + 192) * (n + 384) // 2 if half else n * m  # a slot for each two blocks of at most 192 rows
+    return pairs // 24 * 25 + 64  # a maximum for each tile of at least 24, and a header
 
 
 def kept_bytes(n: int, m: int, dtype: torch.dtype, half: bool) -> int:
     """What of that workspace is written."""
     return n * m * _wide(dtype).itemsize // (2 if half else 1)
+
+
+def kept_limit(d: int, dtype: torch.dtype) -> int:
+    """The workspace that pays: products of few 16-bit features cost no more than writing and reading their result."""
+    return WORKSPACE if dtype.itemsize > 2 or d >= 768 else min(WORKSPACE, NARROW_WORKSPACE)
 
 
 class LogSumExpSimilarity(torch.autograd.Function):
@@ -270,7 +280,7 @@ class LogSumExpSimilarity(torch.autograd.Function):
         rows, cols, attended, kept = similarity_forward(x, y, scale, exclude, columns, attend, keep, backend)
         ctx.attend, ctx.columns, ctx.backend = attend, columns, backend
         if attend:  # the keys are not kept: a queue may be overwritten before the backward runs
-            ctx.save_for_backward(x if need_scale else None, None, scale, None, None, None, attended, None)
+            ctx.save_for_backward(x, None, scale, None, None, None, attended, None)
         else:
             ctx.save_for_backward(x, y, scale, exclude, rows, cols if columns else None, None, kept if keep else None)
         ctx.x_dtype = x.dtype

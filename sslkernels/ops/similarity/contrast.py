@@ -58,15 +58,16 @@ class _SelfContrast(torch.autograd.Function):
         keep = kept_numbers(x, keys, keys is None, backend, any(ctx.needs_input_grad))
         lse, _, _, kept = similarity_forward(x, keys, scale, left_out, False, False, keep, backend)
         positive = row_dot_forward(x, None, shift, backend)
-        ctx.save_for_backward(x, keys, scale, left_out, lse, positive, kept if keep else None)
+        gap = torch.addcmul(lse, scale, positive, value=-1)
+        ctx.save_for_backward(x, keys, scale, left_out, lse, positive, gap, kept if keep else None)
         ctx.shift, ctx.shard, ctx.backend = shift, shard, backend
-        return softplus(lse - scale * positive)
+        return softplus(gap)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, keys, scale, left_out, lse, positive, kept = ctx.saved_tensors
-        weight = grad * torch.sigmoid(lse - scale * positive)
+        x, keys, scale, left_out, lse, positive, gap, kept = ctx.saved_tensors
+        weight = grad * torch.sigmoid(gap)
         everyone = (lse, weight) if ctx.shard is None else _everyone(lse, weight, ctx.shard)
         dx, _, dscale = similarity_backward(
             x, keys, scale, left_out, lse, weight, *everyone, kept, True, False, ctx.backend
