@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
+LARGEST = torch.finfo(torch.float32).max
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -65,10 +67,10 @@ def check_scalar(function: str, name: str, value: object) -> None:
                 f"{function}: {name} is a tensor of shape {shape_of(value)} and dtype {value.dtype}; "
                 "pass a float or a floating-point tensor with one element."
             )
-    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+    elif isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a float or a 0-dim tensor.")
-    elif value != value or value in (float("inf"), float("-inf")):
-        raise ValueError(f"{function}: {name} is {value}; pass a finite number.")
+    elif not abs(value) <= LARGEST:
+        raise ValueError(f"{function}: {name} is {value}; pass a finite number that float32 can hold.")
 
 
 def is_whole(value: object, least: int) -> bool:
@@ -87,5 +89,7 @@ def check_choice(function: str, name: str, value: object, accepted: tuple[str, .
 
 def check_temperature(function: str, value: object) -> None:
     check_scalar(function, "temperature", value)
-    if not isinstance(value, Tensor) and value == 0:
-        raise ValueError(f"{function}: temperature is 0, which divides by zero; pass a non-zero number such as 0.1.")
+    if not isinstance(value, Tensor) and not abs(1 / value if value else float("inf")) <= LARGEST:  # type: ignore[operator]
+        raise ValueError(
+            f"{function}: temperature is {value}, whose inverse is no number; pass a non-zero one such as 0.1."
+        )

@@ -7,6 +7,7 @@ process) or a ProcessGroup. Ranks may hold different numbers of rows: they are p
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -14,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from sslkernels.arguments import DTYPES
 
 GroupLike: TypeAlias = "dist.ProcessGroup | Literal['world'] | None"
 
@@ -43,30 +46,38 @@ class Shard:
         return sum(self.sizes)
 
 
-def shard_of(group: GroupLike, x: Tensor, *others: Tensor) -> Shard | None:
+def shard_of(group: GroupLike, function: str, x: Tensor, *others: Tensor) -> Shard | None:
     """The shard that ``x (N, D)`` is of ``group``, or None where there is one process. Costs one small collective.
 
-    Every rank must agree on D and on which of ``x`` and ``others`` need a gradient: the backward communicates too, and
-    a rank that skipped it would leave the others waiting.
+    Every rank must agree on ``function``, D, dtype, and which of ``x`` and ``others`` need a gradient: the backward
+    communicates too, and a rank that skipped it would leave the others waiting. A rank may hold no row.
     """
     resolved = _resolve(group)
     if resolved is None:
         return None
-    needs = [int(tensor.requires_grad and torch.is_grad_enabled()) for tensor in (x, *others)]
-    mine = torch.tensor([*x.shape, *needs], device=x.device)
+    needs = "".join(str(int(tensor.requires_grad and torch.is_grad_enabled())) for tensor in (x, *others))
+    # As many numbers whatever is called, so that ranks that call different things still hear of it.
+    mine = torch.tensor(
+        [*x.shape, zlib.crc32(function.encode()), DTYPES.index(x.dtype), int("1" + needs, 2)], device=x.device
+    )
     everyone = mine.new_empty(dist.get_world_size(resolved) * len(mine))
     _all_gather(everyone, mine, resolved)
-    facts = everyone.view(-1, len(mine)).tolist()
-    features = [fact[1] for fact in facts]
+    sizes, features, functions, dtypes, needed = zip(*everyone.view(-1, len(mine)).tolist(), strict=True)
+    rank = dist.get_rank(resolved)
+    if len(set(functions)) > 1:
+        raise ValueError(f"group: ranks call different losses, rank {rank} {function}; call the same on all of them.")
     if len(set(features)) > 1:
-        raise ValueError(f"group: ranks hold rows of {features} features; every rank must pass the same number.")
-    needed = [tuple(map(bool, fact[2:])) for fact in facts]
+        raise ValueError(f"group: ranks hold rows of {list(features)} features; every rank must pass the same number.")
+    if len(set(dtypes)) > 1:
+        names = [str(DTYPES[code]).removeprefix("torch.") for code in dtypes]
+        raise ValueError(f"group: ranks compute in {names}; use one dtype and one autocast setting on all of them.")
     if len(set(needed)) > 1:
+        flags = [f"{code:b}"[1:] for code in needed]
         raise ValueError(
-            f"group: ranks disagree on which inputs need a gradient ({needed} by rank); "
+            f"group: ranks disagree on which inputs need a gradient ({flags} by rank, 1 for yes); "
             "train or freeze the same modules on all of them."
         )
-    return Shard(resolved, tuple(fact[0] for fact in facts), dist.get_rank(resolved))
+    return Shard(resolved, sizes, rank)
 
 
 def gather_rows(x: Tensor, shard: Shard) -> Tensor:

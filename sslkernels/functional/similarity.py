@@ -51,13 +51,13 @@ def nt_xent(
     >>> SF.nt_xent(torch.eye(4), torch.eye(4), temperature=0.5)
     tensor(0.5944)
     """
-    _check_pair("nt_xent", "z0", z0, "z1", z1)
+    _check_pair("nt_xent", "z0", z0, "z1", z1, group)
     check_temperature("nt_xent", temperature)
     check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
     n = z0.shape[0]
     anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
-    scale = scale_tensor(1 / temperature, anchors)
-    shard = shard_of(group, anchors, scale)
+    scale = _inverse(temperature, anchors)
+    shard = _shard(group, "nt_xent", anchors, scale)
     return _reduce(self_contrast(anchors, scale, n, shard, backend), reduction, shard)
 
 
@@ -92,7 +92,7 @@ def info_nce(
     >>> SF.info_nce(torch.eye(3), torch.eye(3), temperature=1.0)
     tensor(0.5514)
     """
-    _check_pair("info_nce", "query", query, "key", key)
+    _check_pair("info_nce", "query", query, "key", key, group)
     check_temperature("info_nce", temperature)
     check_choice("info_nce", "reduction", reduction, REDUCTIONS)
     if negatives is not None:
@@ -101,12 +101,14 @@ def info_nce(
                 "info_nce: symmetric=True came with negatives, and a queue has no opposite direction; drop one."
             )
         check_alike("info_nce", "negatives", check_rows("info_nce", "negatives", negatives), "query", query, rows=False)
+    key = key.to(query.dtype)  # autocast lets them differ
     if normalize:
         query, key = unit_rows(query, backend=backend), unit_rows(key, backend=backend)
     else:
         query, key = query.to(compute_dtype(query)), key.to(compute_dtype(key))
-    scale = scale_tensor(1 / temperature, query)
-    shard = shard_of(group, query, key, scale)
+    scale = _inverse(temperature, query)
+    way = "symmetric info_nce" if symmetric else "info_nce" if negatives is None else "info_nce with negatives"
+    shard = _shard(group, way, query, key, scale)
     if symmetric:
         return _reduce(pair_contrast(query, key, scale, shard, backend), reduction, shard)
     if negatives is not None:
@@ -148,13 +150,13 @@ def clip_loss(
     >>> SF.clip_loss(torch.eye(3), torch.eye(3), 1.0)
     tensor(0.5514)
     """
-    _check_pair("clip_loss", "image", image, "text", text)
+    _check_pair("clip_loss", "image", image, "text", text, group)
     check_scalar("clip_loss", "logit_scale", logit_scale)
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
     dtype = compute_dtype(image)
     image, text = image.to(dtype), text.to(dtype)
     scale = scale_tensor(logit_scale, image)
-    shard = shard_of(group, image, text, scale)
+    shard = _shard(group, "clip_loss", image, text, scale)
     loss = _reduce(pair_contrast(image, text, scale, shard, backend), reduction, shard)
     if logit_bias is not None:
         check_scalar("clip_loss", "logit_bias", logit_bias)
@@ -170,12 +172,27 @@ def _reduce(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
     if shard is None:
         return losses.mean() if reduction == "mean" else losses.sum()
     total = losses.sum() * shard.ranks
-    return total / (losses.shape[0] * shard.total / shard.rows) if reduction == "mean" else total
+    return total / shard.total if reduction == "mean" else total
 
 
-def _check_pair(function: str, name0: str, value0: Tensor, name1: str, value1: Tensor) -> None:
+def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
+    """1 / temperature, taken in the dtype of the sums whatever dtype the temperature has."""
+    if isinstance(temperature, Tensor):
+        return scale_tensor(temperature, like).reciprocal()
+    return scale_tensor(1 / temperature, like)
+
+
+def _shard(group: GroupLike, function: str, x: Tensor, *others: Tensor) -> Shard | None:
+    """`shard_of`; a loss needs a row, on some rank if not on this one."""
+    shard = shard_of(group, function, x, *others)
+    if (x.shape[0] if shard is None else shard.total) == 0:
+        raise ValueError(f"{function}: no rank holds a row; a loss needs at least one row.")
+    return shard
+
+
+def _check_pair(function: str, name0: str, value0: Tensor, name1: str, value1: Tensor, group: GroupLike) -> None:
     check_rows(function, name0, value0)
     check_rows(function, name1, value1)
     check_alike(function, name1, value1, name0, value0, rows=True)
-    if value0.shape[0] == 0:
+    if group is None and value0.shape[0] == 0:
         raise ValueError(f"{function}: {name0} has shape {shape_of(value0)}; a loss needs at least one row.")

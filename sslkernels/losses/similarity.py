@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_rows, check_scalar, is_whole
+from sslkernels.arguments import check_rows, check_scalar, check_temperature, is_whole
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.ops.similarity import unit_rows
 from sslkernels.state import MemoryQueue
@@ -101,6 +101,7 @@ class InfoNCELoss(nn.Module):
 
     def __init__(self, temperature: float = 0.1, symmetric: bool = False, gather_distributed: bool = False) -> None:
         super().__init__()
+        check_temperature("InfoNCELoss", temperature)
         self.temperature, self.symmetric, self.gather_distributed = temperature, symmetric, gather_distributed
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:

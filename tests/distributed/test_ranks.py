@@ -82,7 +82,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 }
 MODULES = ("NTXentLoss", "InfoNCELoss", "ClipLoss")
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
-SHARDS = {2: ((4, 4), (5, 2)), 3: ((3, 3, 3), (1, 5, 2))}
+SHARDS = {2: ((4, 4), (5, 2), (6, 0)), 3: ((3, 3, 3), (1, 5, 2), (0, 4, 3))}
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,10 @@ def sentences(rank: int) -> dict[str, str]:
         "needs": lambda: SF.nt_xent(frozen, frozen, group="world"),
         "symmetric": lambda: SF.clip_loss(frozen, frozen, 1.0, group="world"),
         "keys": lambda: SF.info_nce(torch.randn(3, 4), frozen, group="world"),
+        "dtypes": lambda: SF.nt_xent(*torch.ones(2, 3, 4).to(torch.float64 if rank else torch.bfloat16), group="world"),
+        "losses": lambda: (SF.nt_xent if rank else SF.info_nce)(*torch.ones(2, 3, 4), group="world"),
+        "ways": lambda: SF.info_nce(*torch.ones(2, 3, 4), symmetric=rank == 1, group="world"),
+        "no rows": lambda: SF.nt_xent(*torch.ones(2, 0, 4), group="world"),
     }.items():
         try:
             call()
@@ -328,11 +332,24 @@ def test_data_parallel_trains_as_one_process(worlds: Worlds, world: int) -> None
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("disagreement", ["features", "needs", "symmetric", "keys"])
+@pytest.mark.parametrize("disagreement", ["features", "needs", "symmetric", "keys", "dtypes"])
 def test_every_rank_reads_the_same_sentence(worlds: Worlds, world: int, disagreement: str) -> None:
     heard = [result["sentences"][disagreement] for result in worlds(world)]
     assert len(set(heard)) == 1
     assert heard[0].startswith("group: ranks")
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_that_call_different_losses_all_hear_of_it(worlds: Worlds, world: int) -> None:
+    for rank, result in enumerate(worlds(world)):
+        name = "nt_xent" if rank else "info_nce"
+        assert result["sentences"]["losses"].startswith(f"group: ranks call different losses, rank {rank} {name};")
+        assert result["sentences"]["ways"].startswith(f"group: ranks call different losses, rank {rank} ")
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_a_batch_without_rows_is_refused_on_every_rank(worlds: Worlds, world: int) -> None:
+    assert all("at least one row" in result["sentences"]["no rows"] for result in worlds(world))
 
 
 @pytest.mark.parametrize("world", [2, 3])
