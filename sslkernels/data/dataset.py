@@ -40,6 +40,18 @@ def load(spec: str, image_size: int = 32) -> Dataset:
     >>> load("digits").train_images.shape
     torch.Size([1438, 1, 8, 8])
     """
+    dataset = _load(spec, image_size)
+    if len(dataset.classes) < 2:
+        raise ValueError(f"data is {spec!r} and holds one class; the evaluation compares at least two.")
+    train, test = tuple(dataset.train_images.shape[1:]), tuple(dataset.test_images.shape[1:])
+    if train != test:
+        raise ValueError(f"data is {spec!r} with training images of {train} and test images of {test}; use one size.")
+    if len(dataset.test_images) < 2:
+        raise ValueError(f"data is {spec!r} and holds out {len(dataset.test_images)} image; the report needs two.")
+    return dataset
+
+
+def _load(spec: str, image_size: int) -> Dataset:
     kind, separator, path = spec.partition(":")
     if spec == "digits":
         from sslkernels.data.digits import load_digits

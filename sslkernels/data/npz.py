@@ -32,7 +32,9 @@ def load_npz(path: Path) -> Dataset:
     classes = tuple(map(str, names))
     images = _images(path, "images", arrays)
     _check_rows(path, "images", images, "labels", labels)
-    if "test_images" not in arrays or "test_labels" not in arrays:
+    if ("test_images" in arrays) != ("test_labels" in arrays):
+        raise ValueError(f"npz: {path} has one of test_images and test_labels; pass both, or none to hold out a fifth.")
+    if "test_images" not in arrays:
         return split(str(path), classes, images, torch.from_numpy(labels).long())
     test_names = _labels(path, "test_labels", arrays)
     if not np.isin(test_names, names).all():

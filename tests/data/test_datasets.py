@@ -64,6 +64,30 @@ def test_imagefolder_keeps_its_own_split(tmp_path):
     assert (len(data.train_images), len(data.test_images)) == (12, 6)
 
 
+def test_imagefolder_takes_val_for_the_held_out_part_and_skips_hidden_files(tmp_path):
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "val", 3)
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "train" / "cat" / "._0.png").write_bytes(b"no image")
+    data = load(f"imagefolder:{tmp_path}")
+    assert (len(data.train_images), len(data.test_images), len(data.classes)) == (12, 6, 2)
+
+
+def test_sixteen_bit_grey_is_scaled(tmp_path):
+    from PIL import Image
+
+    values = (np.arange(64).reshape(8, 8) * 1000).astype(np.uint16)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.fromarray(values).save(tmp_path / name / f"{number}.png")
+    image = load(f"imagefolder:{tmp_path}", 8).train_images[0]
+    expected = torch.from_numpy((values >> 8).astype(np.float32) / 255)
+    torch.testing.assert_close(image, expected.expand(3, 8, 8))
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "a" / "6.tiff")
+    assert "floating-point pixels" in refusal(f"imagefolder:{tmp_path}")
+
+
 def test_cifar10_reads_label_then_planes(tmp_path):
     data = load(f"cifar10:{write_cifar(tmp_path / 'cifar')}")
     assert data.train_images.shape == (50, 3, 32, 32)
@@ -129,6 +153,8 @@ def test_folder_without_classes_or_images_is_refused(tmp_path):
     assert "class 'cat' has 2 images" in refusal(f"imagefolder:{tmp_path / 'few'}")
     (tmp_path / "file").write_text("")
     refusal(f"imagefolder:{tmp_path / 'file'}", NotADirectoryError)
+    write_images(tmp_path / "half" / "train", 3)
+    assert "none of test or val" in refusal(f"imagefolder:{tmp_path / 'half'}")
 
 
 def test_truncated_or_missing_cifar_file_is_named(tmp_path):
@@ -167,6 +193,26 @@ def test_npz_never_unpickles(tmp_path, monkeypatch):
         ({"images": np.full((9, 4, 4), np.nan), "labels": np.zeros(9, int)}, "values from nan to nan"),
         ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(9)}, "labels of .* dtype float64"),
         ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(8, int)}, "holds 9 images and 8 labels"),
+        ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(9, int)}, "holds one class"),
+        ({"images": np.zeros((9, 4, 4)), "labels": np.arange(9), "test_images": np.zeros((2, 4, 4))}, "has one of"),
+        (
+            {
+                "images": np.zeros((4, 4, 4)),
+                "labels": np.array([0, 1, 0, 1]),
+                "test_images": np.zeros((2, 5, 5)),
+                "test_labels": np.array([0, 1]),
+            },
+            "training images of (1, 4, 4) and test images of (1, 5, 5)",
+        ),
+        (
+            {
+                "images": np.zeros((4, 4, 4)),
+                "labels": np.array([0, 1, 0, 1]),
+                "test_images": np.zeros((1, 4, 4)),
+                "test_labels": np.array([0]),
+            },
+            "holds out 1 image",
+        ),
     ],
 )
 def test_wrong_arrays_are_named(tmp_path, arrays, words):
