@@ -151,6 +151,8 @@ def _say(line: str) -> None:
 
 def _print_figures(metrics: dict) -> None:
     for key, value in metrics.items():
+        if key == "format":
+            continue
         if isinstance(value, float):
             print(f"{key:30} {value:.4f}")
         elif isinstance(value, (int, str)) or value is None:

@@ -40,14 +40,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class SaveLast(Checkpoint):
-    """Saves ``last.ckpt`` after each epoch: as a `Checkpoint` it runs after the module's own epoch end."""
+    """Saves ``last.ckpt`` after each epoch of finite losses: as a `Checkpoint` it runs after the module's epoch end."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = folder / NAME
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
+        if not trainer.should_stop:
+            trainer.save_checkpoint(self.path)
 
 
 def read_checkpoint(path: Path, method: str) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from sslkernels.methods import Method
 REPEATS = 10
 LOSS_REPEATS = 50
 WARMUPS = 3
+# Large images: fewer, once this much time has gone.
+SECONDS, LEAST = 20.0, 3
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,10 @@ def _loss(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtyp
 
 def _interleaved(calls: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in calls}
+    begun = time.perf_counter()
     for repeat in range(WARMUPS + repeats):
+        if repeat >= LEAST and time.perf_counter() - begun > SECONDS and all(seconds.values()):
+            break
         for name, call in calls.items():
             _wait(device)
             start = time.perf_counter()

@@ -27,7 +27,8 @@ class LitMethod(LightningModule):
             the views themselves.
         lr, weight_decay: of AdamW; biases and BatchNorm are not decayed.
 
-    ``losses`` holds the loss of every optimizer step (the mean of its micro-batches and ranks) once an epoch is over.
+    ``losses`` holds the loss of every optimizer step (the mean of its micro-batches and ranks) once an epoch is over;
+    after an epoch with a loss that is no finite number the training stops.
     A checkpoint taken after an epoch resumes to the same losses: it also holds the random state of every rank.
 
     >>> import torch
@@ -89,6 +90,8 @@ class LitMethod(LightningModule):
     def on_train_epoch_end(self) -> None:
         losses = self.trainer.strategy.reduce(torch.stack(self._step_losses), reduce_op="mean")
         self.losses += losses.tolist()
+        if not losses.isfinite().all():
+            self.trainer.should_stop = True
         self._step_losses.clear()
         self._random_states = [random_state()]
         if self.trainer.world_size > 1:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINES = 10
+ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
 class ShowProgress(Callback):
@@ -20,6 +22,10 @@ class ShowProgress(Callback):
         self.bar: Progress | None = None
         self.task: Any = None
         self.started = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for name in ENGINE_LOGGERS:  # again, in the processes of several devices
+            logging.getLogger(name).setLevel(logging.ERROR)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()

@@ -7,7 +7,6 @@ import copy
 import importlib.metadata
 import json
 import logging
-import math
 import os
 import platform
 import warnings
@@ -32,11 +31,12 @@ from sslkernels.training.config import FIELDS, TrainConfig
 from sslkernels.training.loader import ImageBatches
 from sslkernels.training.measure import step_costs
 from sslkernels.training.module import LitMethod
-from sslkernels.training.progress import ShowProgress
+from sslkernels.training.progress import ENGINE_LOGGERS, ShowProgress
 from sslkernels.training.report import write_report
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-VERSIONS = ("torch", "lightning", "kornia", "scikit-learn", "numpy")
+LEFT_BY_AN_INTERRUPTED_RUN = ("logs", "tensorboard")
+VERSIONS = ("lightning", "kornia", "scikit-learn", "numpy")
 
 
 def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], None] = print, **options: Any) -> dict:
@@ -59,7 +59,7 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         config = _saved_config(out / NAME, method, options)
     else:
         config = TrainConfig.from_options(method, options)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and not _is_free(out):
             raise FileExistsError(
                 f"train: --out is {out}, which is not an empty folder; pass another, or --resume to continue its run."
             )
@@ -72,11 +72,19 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
                 f"pass at most {count}."
             )
         config = replace(config, batch_size=count - count % config.devices)
+    if config.batch_size < 2 * config.devices:
+        raise ValueError(
+            f"train: --devices is {config.devices} and a batch has {config.batch_size} images; every device needs two."
+        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
     backend = choose(device, AUTOCAST[config.precision] or torch.float32, config.backend)
 
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"train: --out is {out}, which cannot be created ({error.strerror}); pass another.") from error
     say(f"{config.method} on {config.data}: {count} images, {config.epochs} epochs, backend {backend}, into {out}")
     with _quiet_engine():
         seed_everything(config.seed, verbose=False)
@@ -84,9 +92,6 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
     untrained = copy.deepcopy(learner.backbone).to(device)
     views = TwoViews(dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:]))
     losses = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
-
-    if not all(map(math.isfinite, losses)):
-        raise ValueError(f"train: the loss became {losses[-1]}; lower --lr or raise --temperature, with another --out.")
 
     say("evaluating the features")
     learner.to(device)
@@ -123,6 +128,11 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
     return metrics
 
 
+def _is_free(out: Path) -> bool:
+    """An empty folder, or one that a run left before it had a checkpoint."""
+    return out.is_dir() and {entry.name for entry in out.iterdir()} <= set(LEFT_BY_AN_INTERRUPTED_RUN)
+
+
 def _saved_config(path: Path, method: str, options: dict[str, Any]) -> TrainConfig:
     saved = read_checkpoint(path, method)["config"]
     if not isinstance(saved, dict) or set(saved) != set(FIELDS):
@@ -149,7 +159,6 @@ def _method(config: TrainConfig, dataset: Dataset) -> Method:
 
 def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> list[float]:
     """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of every step."""
-    out.mkdir(parents=True, exist_ok=True)
     stamp = {"format": FORMAT, "method": config.method, "config": asdict(config)}
     with _quiet_engine():
         trainer = Trainer(
@@ -175,7 +184,15 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
             raise KeyboardInterrupt from error
     if trainer.interrupted:
         raise KeyboardInterrupt
-    checkpoint = read_checkpoint(out / NAME, config.method)  # several devices train in processes of their own
+    # Several devices train in processes of their own: what happened there is known from the checkpoint.
+    checkpoint: dict[str, Any] = {"epoch": -1}
+    if (out / NAME).is_file():
+        checkpoint = read_checkpoint(out / NAME, config.method)
+    if checkpoint["epoch"] + 1 < config.epochs:
+        raise ValueError(
+            f"train: the loss was no finite number in epoch {checkpoint['epoch'] + 2}; "
+            "lower --lr or raise --temperature, with another --out."
+        )
     module.load_state_dict(checkpoint["state_dict"])
     return checkpoint["loss"]
 
@@ -183,7 +200,7 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
 @contextmanager
 def _quiet_engine() -> Iterator[None]:
     """Without the engine's notices on devices and workers; errors and other warnings come through."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    loggers = [logging.getLogger(name) for name in ENGINE_LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)
@@ -205,4 +222,5 @@ def _versions() -> dict[str, str]:
     from sslkernels import __version__
 
     found = {name: importlib.metadata.version(name) for name in VERSIONS}
-    return {"sslkernels": __version__, "python": platform.python_version(), **found, "system": platform.platform()}
+    own = {"sslkernels": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {**own, **found, "system": platform.platform()}

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import html.parser
 import json
+import math
 import os
 import re
 import signal
@@ -194,6 +195,22 @@ def test_used_folder_is_kept(run, capsys):
     before = (run[0] / "metrics.json").stat()
     assert "is not an empty folder" in refused(capsys, "train", "simclr", "--out", str(run[0]))
     assert (run[0] / "metrics.json").stat() == before
+
+
+def test_divergence_stops_the_run_and_keeps_the_last_whole_epoch(capsys, tmp_path):
+    code = main(["train", "simclr", "--lr", "1e30", "--epochs", "50", "--out", str(tmp_path / "run")])
+    out, err = capsys.readouterr()
+    assert code == 2 and "no finite number in epoch" in err and err.count("\n") == 1
+    assert "epoch 10/50" not in out and not (tmp_path / "run" / "metrics.json").exists()
+    if (tmp_path / "run" / "last.ckpt").exists():
+        assert all(map(math.isfinite, torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["loss"]))
+
+
+def test_a_folder_left_before_the_first_checkpoint_is_free(run, tmp_path):
+    for name in ("logs", "tensorboard"):
+        (tmp_path / "run" / name / "version_0").mkdir(parents=True)
+    code, _, err = finish(start(tmp_path, "--epochs", "1", "--out", "run"))
+    assert (code, err) == (0, "")
 
 
 def test_resume_refuses_another_curve(run, capsys):
