@@ -91,10 +91,27 @@ def read(path: Path) -> list[Record]:
             raise ValueError(f"{path}, line {number} is not JSON; pass a file written by `bench run`.") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(f"{path}, line {number} is not a benchmark record of format {FORMAT}.")
+        if not _is_whole(record):
+            raise ValueError(f"{path}, line {number} is incomplete or damaged; pass a file written by `bench run`.")
         records.append(record)
     if not records:
         raise ValueError(f"{path} holds no record; pass a file written by `bench run`.")
     return records
+
+
+def _is_whole(record: Record) -> bool:
+    """What the tables and the picture read is there."""
+    needed = {"workload": str, "op": str, "shape": list, "dtype": str, "provider": str, "status": str, "device": dict}
+    if not all(isinstance(record.get(name), kind) for name, kind in needed.items()):
+        return False
+    if not {"name", "type", "isa"} <= set(record["device"]) or "torch" not in record.get("versions", ()):
+        return False
+    if "seconds" not in record:
+        return True
+    try:
+        return all(record["seconds"][phase]["median"] > 0 for phase in ("fwd", "bwd", "fwd+bwd"))
+    except (KeyError, TypeError):
+        return False
 
 
 def _case(

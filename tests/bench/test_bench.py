@@ -289,12 +289,15 @@ def test_list_names_workloads_targets_and_absent_providers(here):
         (("compare", "absent.jsonl", "absent.jsonl"), "absent.jsonl cannot be read"),
         (("plot", "absent.jsonl", "--out", "a.png"), "absent.jsonl cannot be read"),
         (("plot", "absent.jsonl", "--out", "a.svg"), "ends in .png"),
-        (("plot", "garbage.jsonl", "--out", "a.png"), "line 2 is not JSON"),
+        (("plot", "garbage.jsonl", "--out", "a.png"), "line 1 is not JSON"),
+        (("plot", "half.jsonl", "--out", "a.png"), "half.jsonl, line 1 is incomplete"),
+        (("compare", "half.jsonl", "half.jsonl"), "half.jsonl, line 1 is incomplete"),
         (("plot", "empty.jsonl", "--out", "a.png"), "holds no record"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, words, here, tmp_path):
-    (tmp_path / "garbage.jsonl").write_text('{"format": 1}\n{"format"')
+    (tmp_path / "garbage.jsonl").write_text('{"format"')
+    (tmp_path / "half.jsonl").write_text('{"format": 1}\n')
     (tmp_path / "empty.jsonl").write_text("")
     before = sorted(tmp_path.iterdir())
     code, printed, complaint = here(*arguments)
