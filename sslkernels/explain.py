@@ -173,10 +173,8 @@ def _kept(workload: Workload, dtype: torch.dtype) -> str:
     itself = workload.op == "nt_xent"
     n = 2 * workload.shape[0] if itself else workload.shape[0]
     m = workload.shape[1] if workload.op == "logsumexp_similarity" else n
-    needed, most = kept_bytes(n, m, dtype, itself), kept_limit(workload.shape[-1], dtype)
-    limit = f"the {backends.WORKSPACE >> 20} MiB of {backends.WORKSPACE_VARIABLE}"
-    if most < backends.WORKSPACE:
-        limit = f"the {most >> 20} MiB that pay for 16-bit rows of D < 768"
+    needed, most = kept_bytes(n, m, dtype, itself), kept_limit(workload.shape[-1])
+    limit = f"the {most >> 20} MiB that pay" if most < backends.WORKSPACE else f"{backends.WORKSPACE_VARIABLE}"
     if needed <= most:
         return f"the forward leaves its exponentials for the backward, {_bytes(needed)} of {limit}"
     return f"exponentials of {_bytes(needed)} exceed {limit}: the backward multiplies all pairs once more"

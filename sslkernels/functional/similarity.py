@@ -43,8 +43,8 @@ def nt_xent(
         0-dim float32 (float64 for float64 rows), or ``(2N,)``.
 
     Cost: ``3*(2N)^2*D`` operations forward and backward together, half of what a dense matrix takes, while the
-    triangle of pairs fits the workspace (256 MiB unless ``SSLKERNELS_WORKSPACE_MIB`` says otherwise); above it
-    ``4*(2N)^2*D`` and ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` holds for ``group=None``.
+    triangle of pairs fits the workspace (64 MiB, or 32 where ``D < 512``; ``SSLKERNELS_WORKSPACE_MIB`` can lower it);
+    above it ``4*(2N)^2*D`` and ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` holds for ``group=None``.
 
     >>> import torch
     >>> import sslkernels.functional as SF

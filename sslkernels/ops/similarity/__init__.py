@@ -63,8 +63,8 @@ def logsumexp_similarity(
         IndexError: an excluded column outside ``[-1, M)``, checked on the CPU.
 
     Cost: ``2*N*M*D`` operations forward and ``4*N*M*D`` to ``6*N*M*D`` backward (half for x with itself),
-    ``O((N + M) * D)`` bytes; with a gradient to come, and while they fit the workspace of ``SSLKERNELS_WORKSPACE_MIB``
-    (256), the exponentials stay for the backward. Gradients are the textbook's; a second derivative raises.
+    ``O((N + M) * D)`` bytes; with a gradient to come, up to 64 MiB of exponentials (32 where ``D < 512``) stay for the
+    backward, fewer where ``SSLKERNELS_WORKSPACE_MIB`` says so. A second derivative raises.
 
     >>> import torch
     >>> import sslkernels.functional as SF

@@ -21,7 +21,6 @@ from sslkernels.backends import WORKSPACE
 _library = torch.library.Library("sslkernels", "DEF")
 _MODULES = {name: f"sslkernels.ops.similarity.{name}" for name in ("reference", "cpu", "triton")}
 _loaded: dict[str, ModuleType] = {}
-NARROW_WORKSPACE = 64 << 20
 
 
 def _run(function: str, backend: str, x: Tensor, *arguments: Any) -> Any:
@@ -249,9 +248,10 @@ def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: 
     """
     if backend != "cpu" or not needed:
         return 0
-    n, m = (-(-rows.shape[0] // 48) * 48 for rows in (x, x if y is None else y))
-    if kept_bytes(n, m, x.dtype, half) > kept_limit(x.shape[1], x.dtype):
+    n, m = x.shape[0], (x if y is None else y).shape[0]
+    if kept_bytes(n, m, x.dtype, half) > kept_limit(x.shape[1]):
         return 0
+    n, m = -(-n // 48) * 48, -(-m // 48) * 48
     pairs = (n + 192) * (n + 384) // 2 if half else n * m  # a slot for each two blocks of at most 192 rows
     return pairs // 24 * 25 + 64  # a maximum for each tile of at least 24, and a header
 
@@ -261,9 +261,11 @@ def kept_bytes(n: int, m: int, dtype: torch.dtype, half: bool) -> int:
     return n * m * _wide(dtype).itemsize // (2 if half else 1)
 
 
-def kept_limit(d: int, dtype: torch.dtype) -> int:
-    """The workspace that pays: products of few 16-bit features cost no more than writing and reading their result."""
-    return WORKSPACE if dtype.itemsize > 2 or d >= 768 else min(WORKSPACE, NARROW_WORKSPACE)
+def kept_limit(d: int) -> int:
+    """The workspace that pays. Up to 32 MiB the allocator hands the same memory out again; more comes fresh from the
+    system, which can cost what a product of fewer than 512 features does, and beyond 64 MiB what any does.
+    """
+    return min(WORKSPACE, (64 if d >= 512 else 32) << 20)
 
 
 class LogSumExpSimilarity(torch.autograd.Function):

@@ -14,8 +14,11 @@ import torch
 import triton
 from torch import Tensor
 
-from sslkernels.backends import WORKSPACE  # what the chunked path holds of logits, and of weights beside them
+from sslkernels import backends
 from sslkernels.ops.similarity import triton_kernels as kernels
+
+# What the chunked path holds at once of logits, and of weights beside them: it cannot do without any.
+WORKSPACE = max(backends.WORKSPACE, 1 << 20)
 
 # What float16 weights, at most 1, are multiplied by: those of 65536 equal pairs, 2^-16, would be subnormal there.
 HEADROOM = 2.0**14
