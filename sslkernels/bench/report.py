@@ -265,11 +265,13 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[_KEY, dict[s
         axis.plot([min(ends), max(ends)], [row, row], color="#c9ccd1", lw=2, zorder=1, solid_capstyle="round")
         for value, other in points:
             axis.plot(value, row, _MARKS[other], color=_COLOURS[other], ms=8.5, mec="white", mew=0.8, zorder=3)
+        slowest = min(value for value, _ in points)
         for value, other in points:
             if value < 1:  # said below, in red
+                side = "center" if value == slowest else "left"
                 axis.annotate(
                     f"{_number(value)}×", (value, row), xytext=(0, -7), textcoords="offset points", va="top",
-                    ha="center", fontsize=9, fontweight="bold", color=_LOSS, path_effects=outlined,
+                    ha=side, fontsize=9, fontweight="bold", color=_LOSS, path_effects=outlined,
                 )  # fmt: skip
             elif other == used[0]:
                 axis.annotate(
