@@ -262,8 +262,8 @@ def kept_bytes(n: int, m: int, dtype: torch.dtype, half: bool) -> int:
 
 
 def kept_limit(d: int) -> int:
-    """The workspace that pays. Up to 32 MiB the allocator hands the same memory out again; more comes fresh from the
-    system, which can cost what a product of fewer than 512 features does, and beyond 64 MiB what any does.
+    """The workspace that pays, as measured on one machine: fresh memory, beyond what the allocator reuses, can cost more
+    than the product saved. docs/design/similarity.md has the figures, and where they are close.
     """
     return min(WORKSPACE, (64 if d >= 512 else 32) << 20)
 
