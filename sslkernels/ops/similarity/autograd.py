@@ -262,7 +262,7 @@ def kept_bytes(n: int, m: int, dtype: torch.dtype, half: bool) -> int:
 
 
 def kept_limit(d: int) -> int:
-    """The workspace that pays, as measured on one machine: fresh memory, beyond what the allocator reuses, can cost more
+    """The workspace that pays, as measured on one machine: beyond what the allocator reuses, fresh memory can cost more
     than the product saved. docs/design/similarity.md has the figures, and where they are close.
     """
     return min(WORKSPACE, (64 if d >= 512 else 32) << 20)
