@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_temperature, shape_of
 from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
-from sslkernels.ops.similarity import checked_logsumexp, compute_dtype, row_dot, scale_tensor, unit_rows
+from sslkernels.ops.registry import compute_dtype
+from sslkernels.ops.similarity import checked_logsumexp, row_dot, scale_tensor, unit_rows
 from sslkernels.ops.similarity.contrast import pair_contrast, self_contrast, softplus
 
 REDUCTIONS = ("mean", "sum", "none")

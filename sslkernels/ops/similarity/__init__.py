@@ -10,9 +10,10 @@ from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, shape_of
 from sslkernels.backends import choose
+from sslkernels.ops.registry import compute_dtype
 from sslkernels.ops.similarity.autograd import LogSumExpSimilarity, RowDot, UnitRows
 
-__all__ = ["checked_logsumexp", "compute_dtype", "logsumexp_similarity", "row_dot", "scale_tensor", "unit_rows"]
+__all__ = ["checked_logsumexp", "logsumexp_similarity", "row_dot", "scale_tensor", "unit_rows"]
 
 
 @overload
@@ -117,14 +118,6 @@ def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str 
     tensor([1., 1.])
     """
     return RowDot.apply(x, y, shift, choose(x.device, x.dtype, backend))
-
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a matrix product of ``x`` would run in: autocast's, or its own."""
-    kind = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
 
 
 def scale_tensor(scale: float | Tensor, like: Tensor) -> Tensor:

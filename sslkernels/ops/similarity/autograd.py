@@ -1,42 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration of the similarity ops, their fakes, and their gradients.
-
-Each op is defined once and takes the backend's name; the name is resolved before the op is called, so that a compiled
-graph holds the same choice as the eager call. Reductions are fp32, or fp64 for fp64 rows.
-"""
+"""Registration of the similarity ops, their fakes, and their gradients. Reductions are fp32, or fp64 for fp64 rows."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslkernels.backends import WORKSPACE
+from sslkernels.ops.registry import define, family, first_derivative, wide
 
-_library = torch.library.Library("sslkernels", "DEF")
-_MODULES = {name: f"sslkernels.ops.similarity.{name}" for name in ("reference", "cpu", "triton")}
-_loaded: dict[str, ModuleType] = {}
-
-
-def _run(function: str, backend: str, x: Tensor, *arguments: Any) -> Any:
-    """``function`` of the backend's module. The inputs have their dtypes already: autocast must not touch them."""
-    module = _loaded.get(backend)
-    if module is None:
-        module = _loaded[backend] = importlib.import_module(_MODULES[backend])
-    implementation = getattr(module, function)
-    if not torch.is_autocast_enabled(x.device.type):
-        return implementation(x, *arguments)
-    with torch.autocast(x.device.type, enabled=False):
-        return implementation(x, *arguments)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+_run = family("similarity")
 
 
 def _forward(
@@ -63,12 +38,12 @@ def _forward_fake(
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     n, m = x.shape[0], (x if y is None else y).shape[0]
-    wide = _wide(x.dtype)
+    dtype = wide(x.dtype)
     return (
-        x.new_empty((n,), dtype=wide),
-        x.new_empty((m if columns else 0,), dtype=wide),
-        x.new_empty((n, x.shape[1]) if attend else (0,), dtype=wide),
-        x.new_empty((keep,), dtype=wide),
+        x.new_empty((n,), dtype=dtype),
+        x.new_empty((m if columns else 0,), dtype=dtype),
+        x.new_empty((n, x.shape[1]) if attend else (0,), dtype=dtype),
+        x.new_empty((keep,), dtype=dtype),
     )
 
 
@@ -106,7 +81,7 @@ def _backward_fake(
     return (
         x.new_empty(tuple(x.shape) if need_x else (0,)),
         y.new_empty(tuple(y.shape)) if need_y and y is not None else x.new_empty(0),
-        x.new_empty((), dtype=_wide(x.dtype)),
+        x.new_empty((), dtype=wide(x.dtype)),
     )
 
 
@@ -116,7 +91,7 @@ def _unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backen
 
 def _unit_rows_forward_fake(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backend: str) -> tuple[Tensor, Tensor]:
     n = z0.shape[0] + (0 if z1 is None else z1.shape[0])
-    return z0.new_empty((n, z0.shape[1]), dtype=dtype), z0.new_empty((n,), dtype=_wide(z0.dtype))
+    return z0.new_empty((n, z0.shape[1]), dtype=dtype), z0.new_empty((n,), dtype=wide(z0.dtype))
 
 
 def _unit_rows_backward(
@@ -137,7 +112,7 @@ def _row_dot_forward(x: Tensor, y: Tensor | None, shift: int, backend: str) -> T
 
 
 def _row_dot_forward_fake(x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor:
-    return x.new_empty((x.shape[0],), dtype=_wide(x.dtype))
+    return x.new_empty((x.shape[0],), dtype=wide(x.dtype))
 
 
 def _row_dot_backward(
@@ -155,89 +130,41 @@ def _row_dot_backward_fake(
     )
 
 
-def _define(schema: str, implementation: Any, fake: Any) -> Any:
-    name = schema.split("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    for key in ("CPU", "CUDA", "MPS", "XPU"):
-        _library.impl(name, implementation, key)
-    torch.library.register_fake(f"sslkernels::{name}", fake, lib=_library)
-    return getattr(torch.ops.sslkernels, name).default
-
-
-similarity_forward = _define(
+similarity_forward = define(
     "similarity_forward(Tensor x, Tensor? y, Tensor scale, Tensor? exclude, bool columns, bool attend, SymInt keep,"
     " str backend) -> (Tensor, Tensor, Tensor, Tensor)",
     _forward,
     _forward_fake,
 )
-similarity_backward = _define(
+similarity_backward = define(
     "similarity_backward(Tensor x, Tensor? y, Tensor scale, Tensor? exclude, Tensor? rows, Tensor? rows_grad,"
     " Tensor? cols, Tensor? cols_grad, Tensor? kept, bool need_x, bool need_y, str backend)"
     " -> (Tensor, Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
-unit_rows_forward = _define(
+unit_rows_forward = define(
     "unit_rows_forward(Tensor z0, Tensor? z1, ScalarType dtype, str backend) -> (Tensor, Tensor)",
     _unit_rows_forward,
     _unit_rows_forward_fake,
 )
-unit_rows_backward = _define(
+unit_rows_backward = define(
     "unit_rows_backward(Tensor unit, Tensor norms, Tensor grad, SymInt n0, ScalarType dtype, str backend)"
     " -> (Tensor, Tensor)",
     _unit_rows_backward,
     _unit_rows_backward_fake,
 )
-row_dot_forward = _define(
+row_dot_forward = define(
     "row_dot_forward(Tensor x, Tensor? y, SymInt shift, str backend) -> Tensor",
     _row_dot_forward,
     _row_dot_forward_fake,
 )
-row_dot_backward = _define(
+row_dot_backward = define(
     "row_dot_backward(Tensor x, Tensor? y, SymInt shift, Tensor grad, bool need_x, bool need_y, str backend)"
     " -> (Tensor, Tensor)",
     _row_dot_backward,
     _row_dot_backward_fake,
 )
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    """Gradients that complain when they are differentiated, instead of passing for constants.
-
-    The first ``count`` tensors are what they depend on: whoever differentiates with respect to those must come by here.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient.view_as(gradient) for gradient in tensors[count:])
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise RuntimeError(
-            "sslkernels gives first derivatives only, and a second derivative was asked for; "
-            "compute the part that needs it (a gradient penalty, say) with plain PyTorch."
-        )
-
-
-def first_derivative(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """For the backward of an autograd.Function: its gradients have none of their own.
-
-    torch's once_differentiable complains only where the incoming gradient requires one; a gradient penalty on a loss
-    would pass through it as a constant.
-    """
-
-    @functools.wraps(backward)
-    def wrapper(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return backward(ctx, *grads)
-        with torch.no_grad():
-            outputs = backward(ctx, *grads)
-        present = [output for output in outputs if output is not None]
-        inputs = [x for x in (*ctx.saved_tensors, *grads) if x is not None and x.requires_grad]
-        guarded = iter(_NoSecondDerivative.apply(len(inputs), *inputs, *present))
-        return tuple(None if output is None else next(guarded) for output in outputs)
-
-    return wrapper
 
 
 def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> int:
@@ -258,7 +185,7 @@ def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: 
 
 def kept_bytes(n: int, m: int, dtype: torch.dtype, half: bool) -> int:
     """What of that workspace is written."""
-    return n * m * _wide(dtype).itemsize // (2 if half else 1)
+    return n * m * wide(dtype).itemsize // (2 if half else 1)
 
 
 def kept_limit(d: int) -> int:

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from sslkernels.backends import choose
 from sslkernels.distributed import Shard, all_rows
+from sslkernels.ops.registry import first_derivative
 from sslkernels.ops.similarity.autograd import (
-    first_derivative,
     kept_numbers,
     row_dot_backward,
     row_dot_forward,

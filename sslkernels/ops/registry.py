@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the ops of every family are registered, find their backend, and refuse a second derivative.
+
+Each op is defined once and takes the backend's name; the name is resolved before the op is called, so that a compiled
+graph holds the same choice as the eager call.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_library = torch.library.Library("sslkernels", "DEF")
+
+
+def family(name: str) -> Callable[..., Any]:
+    """``run(function, backend, x, *arguments)`` for the ops of a family: the function of that name in the backend's
+    module, sslkernels.ops.<family>.<backend>. The inputs have their dtypes already: autocast must not touch them.
+    """
+    loaded: dict[str, ModuleType] = {}
+
+    def run(function: str, backend: str, x: Tensor, *arguments: Any) -> Any:
+        module = loaded.get(backend)
+        if module is None:
+            module = loaded[backend] = importlib.import_module(f"sslkernels.ops.{name}.{backend}")
+        implementation = getattr(module, function)
+        if not torch.is_autocast_enabled(x.device.type):
+            return implementation(x, *arguments)
+        with torch.autocast(x.device.type, enabled=False):
+            return implementation(x, *arguments)
+
+    return run
+
+
+def define(schema: str, implementation: Any, fake: Any) -> Any:
+    """Registers an op for every device that a backend may run on, and returns what calls it."""
+    name = schema.split("(")[0]
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA", "MPS", "XPU"):
+        _library.impl(name, implementation, key)
+    torch.library.register_fake(f"sslkernels::{name}", fake, lib=_library)
+    return getattr(torch.ops.sslkernels, name).default
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums of numbers of ``dtype``."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """The dtype a matrix product of ``x`` would run in: autocast's, or its own."""
+    kind = x.device.type
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
+
+
+class _NoSecondDerivative(torch.autograd.Function):
+    """Gradients that complain when they are differentiated, instead of passing for constants.
+
+    The first ``count`` tensors are what they depend on: whoever differentiates with respect to those must come by here.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(gradient.view_as(gradient) for gradient in tensors[count:])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise RuntimeError(
+            "sslkernels gives first derivatives only, and a second derivative was asked for; "
+            "compute the part that needs it (a gradient penalty, say) with plain PyTorch."
+        )
+
+
+def first_derivative(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+    """For the backward of an autograd.Function: its gradients have none of their own.
+
+    torch's once_differentiable complains only where the incoming gradient requires one; a gradient penalty on a loss
+    would pass through it as a constant.
+    """
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return backward(ctx, *grads)
+        with torch.no_grad():
+            outputs = backward(ctx, *grads)
+        present = [output for output in outputs if output is not None]
+        inputs = [x for x in (*ctx.saved_tensors, *grads) if x is not None and x.requires_grad]
+        guarded = iter(_NoSecondDerivative.apply(len(inputs), *inputs, *present))
+        return tuple(None if output is None else next(guarded) for output in outputs)
+
+    return wrapper
