@@ -73,6 +73,15 @@ def check_scalar(function: str, name: str, value: object) -> None:
         raise ValueError(f"{function}: {name} is {value}; pass a finite number that float32 can hold.")
 
 
+def check_number(function: str, name: str, value: object, least: float | None = None) -> None:
+    """A finite number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
+        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a number.")
+    if not abs(value) <= LARGEST or (least is not None and value < least):
+        at_least = "" if least is None else f" of at least {least:g}"
+        raise ValueError(f"{function}: {name} is {value}; pass a finite number{at_least}.")
+
+
 def is_whole(value: object, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 

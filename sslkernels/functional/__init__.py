@@ -1,7 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses and ops as pure functions."""
 
+from sslkernels.functional.correlation import (
+    barlow_twins,
+    covariance_penalty,
+    cross_correlation_sq,
+    variance_hinge,
+    vicreg,
+)
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.ops.similarity import logsumexp_similarity
 
-__all__ = ["clip_loss", "info_nce", "logsumexp_similarity", "nt_xent"]
+__all__ = [
+    "barlow_twins",
+    "clip_loss",
+    "covariance_penalty",
+    "cross_correlation_sq",
+    "info_nce",
+    "logsumexp_similarity",
+    "nt_xent",
+    "variance_hinge",
+    "vicreg",
+]

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decorrelation losses over `column_moments`: none forms a D x D matrix where an N x N one is smaller.
+
+Every function takes ``group``: the value is then that of the rows of all ranks, the same on each, and gradients
+averaged over ranks (DDP) are those of one process. The exchange is O(N*D) numbers where N < D, else D*D.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, shape_of
+from sslkernels.distributed import GroupLike, Shard, shard_of
+from sslkernels.ops.correlation import SIDES, Scaling, column_moments
+
+STATISTICS = ("local", "global")
+
+
+def cross_correlation_sq(
+    a: Tensor, b: Tensor, *, side: str | None = None, group: GroupLike = None, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
+    """``(diagonal (D,), total)`` of ``C = a^T b``: C_ii, and the sum of C_ij^2 over all i and j. Nothing is centred.
+
+    Args:
+        a, b: rows ``(N, D)``, ``N >= 1``; float32, float64, bfloat16 or float16.
+        side: ``"samples"`` uses |a^T b|^2 = <a a^T, b b^T>, ``"features"`` the D x D matrix; by default the smaller.
+        group: ranks whose rows are summed too; ``None`` never communicates.
+        backend: see `logsumexp_similarity`.
+
+    Returns:
+        float32 (float64 for float64 rows). Both are differentiable, once.
+
+    The total less the squared diagonal cancels on the side of samples: its error is some 1e-7 of the total in fp32.
+    The side of features sums the rest directly. Cost forward and backward: ``6*N*D*min(N, D)`` operations,
+    ``O(N*D + min(N, D)^2)`` memory.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.cross_correlation_sq(torch.eye(2, 3), torch.ones(2, 3))
+    (tensor([1., 1., 0.]), tensor(6.))
+    """
+    shard = _check_views("cross_correlation_sq", {"a": a, "b": b}, side, group, least=1)
+    _, diagonal, _, off = column_moments(a, b, "cross", centre=False, side=side, shard=shard, backend=backend)
+    return diagonal, off[0] + diagonal.square().sum()
+
+
+def barlow_twins(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    lambd: float = 5e-3,
+    eps: float = 1e-5,
+    statistics: str = "local",
+    convention: str = "official",
+    side: str | None = None,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Barlow Twins (Zbontar et al. 2021): ``sum_i (1 - C_ii)^2 + lambd * sum_(i != j) C_ij^2``.
+
+    Args:
+        z0, z1: two views ``(N, D)``, ``N >= 2``. C is the mean over rows of products of their standardised columns.
+        lambd: weight of what lies off the diagonal.
+        eps: added to the variance (biased, as batch normalisation has it) under the root.
+        statistics: under a ``group``, columns are standardised with each rank's own mean and variance ("local", as
+            every library does) or with those of all rows ("global", as with SyncBatchNorm). C is over all rows.
+        convention: "official" (also lightly and solo-learn, which multiplies the loss by 0.025), or
+            "stable-pretraining": columns divided by (unbiased standard deviation + eps).
+        side: see `cross_correlation_sq`.
+        group, backend: see `nt_xent`. Exchanged per rank and view: N*D numbers, or D*D in all where N >= D.
+
+    Returns:
+        0-dim float32 (float64 for float64 rows).
+
+    The gradient goes through means and variances; a constant column, all zeros once centred, needs ``eps > 0``.
+    Cost: see `cross_correlation_sq`.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> SF.barlow_twins(z, z.flip(1), eps=0.0)
+    tensor(2.0100)
+    """
+    check_choice("barlow_twins", "statistics", statistics, STATISTICS)
+    check_choice("barlow_twins", "convention", convention, ("official", "stable-pretraining"))
+    check_number("barlow_twins", "lambd", lambd)
+    check_number("barlow_twins", "eps", eps, least=0)
+    shared = statistics == "global"
+    shard = _check_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared)
+    outside = convention == "stable-pretraining"
+    scaling = Scaling(eps, unbiased=outside, outside=outside)
+    moments = column_moments(z0, z1, "cross", scaling=scaling, side=side, shard=shard, shared=shared, backend=backend)
+    rows = z0.shape[0] if shard is None else shard.total
+    return (1 - moments.diagonal / rows).square().sum() + lambd * moments.off[0] / rows**2
+
+
+def vicreg(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    sim: float = 25.0,
+    var: float = 25.0,
+    cov: float = 1.0,
+    eps: float = 1e-4,
+    side: str | None = None,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """VICReg (Bardes et al. 2022), the official loss.
+
+    ``sim * mean((z0 - z1)^2) + var * (hinge(z0) + hinge(z1)) / 2 + cov * (penalty(z0) + penalty(z1))`` with
+    `variance_hinge` and `covariance_penalty`. solo-learn does not halve the variance term: that is ``var=50``.
+
+    Args:
+        z0, z1: two views ``(N, D)``, ``N >= 2``.
+        sim, var, cov: weights.
+        eps: added to the variances under the root.
+        side, group, backend: see `barlow_twins`; statistics are those of all rows of the group.
+
+    Returns:
+        0-dim float32 (float64 for float64 rows).
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.vicreg(torch.eye(4), torch.eye(4).roll(1, 0))
+    tensor(25.)
+    """
+    for name, value in (("sim", sim), ("var", var), ("cov", cov)):
+        check_number("vicreg", name, value)
+    check_number("vicreg", "eps", eps, least=0)
+    shard = _check_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2)
+    moments = column_moments(z0, z1, "each", side=side, shard=shard, backend=backend)
+    rows = z0.shape[0] if shard is None else shard.total
+    hinges = _hinges(moments.squares, rows, eps).sum()
+    penalties = _penalties(moments.off, rows, z0.shape[1]).sum()
+    return sim * moments.gap / (rows * z0.shape[1]) + var * hinges / 2 + cov * penalties
+
+
+def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, backend: str | None = None) -> Tensor:
+    """VICReg's variance term: the mean over columns of ``max(0, 1 - sqrt(variance + eps))``, variance unbiased.
+
+    ``z`` is ``(N, D)`` with ``N >= 2``; the value 0-dim float32 (float64 for float64 rows). Cost: O(N*D).
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.variance_hinge(torch.tensor([[0.5, 3.0], [-0.5, -3.0]]))
+    tensor(0.1464)
+    """
+    check_number("variance_hinge", "eps", eps, least=0)
+    shard = _check_views("variance_hinge", {"z": z}, None, group, least=2)
+    moments = column_moments(z, None, "none", shard=shard, backend=backend)
+    return _hinges(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0]
+
+
+def covariance_penalty(
+    z: Tensor, *, side: str | None = None, group: GroupLike = None, backend: str | None = None
+) -> Tensor:
+    """VICReg's covariance term: ``sum_(i != j) cov_ij^2 / D`` with the unbiased covariance of the columns.
+
+    ``z`` is ``(N, D)`` with ``N >= 2``; the value 0-dim float32 (float64 for float64 rows). ``side`` and cost: see
+    `cross_correlation_sq`; half the operations, forward.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.covariance_penalty(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+    tensor(4.)
+    """
+    shard = _check_views("covariance_penalty", {"z": z}, side, group, least=2)
+    moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
+    return _penalties(moments.off, z.shape[0] if shard is None else shard.total, z.shape[1])[0]
+
+
+def _hinges(squares: Tensor, rows: int, eps: float) -> Tensor:
+    """One per view."""
+    return (1 - (squares / (rows - 1) + eps).sqrt()).clamp_min(0).mean(1)
+
+
+def _penalties(off: Tensor, rows: int, features: int) -> Tensor:
+    """One per view."""
+    return off / (rows - 1) ** 2 / features
+
+
+def _check_views(
+    function: str,
+    views: dict[str, Tensor],
+    side: str | None,
+    group: GroupLike,
+    least: int,
+    each: bool = False,
+) -> Shard | None:
+    """The shard, of views that can be compared and hold ``least`` rows, on ``each`` rank or on all together."""
+    (first, z0), *rest = views.items()
+    check_rows(function, first, z0)
+    for name, z in rest:
+        check_rows(function, name, z)
+        check_alike(function, name, z, first, z0, rows=True)
+    if side is not None:
+        check_choice(function, "side", side, SIDES)
+    shard = shard_of(group, f"{function} on {side}", *views.values())
+    fewest = z0.shape[0] if shard is None else min(shard.sizes) if each else shard.total
+    if fewest < least:
+        came = shape_of(z0) if shard is None else f"{list(shard.sizes)} rows by rank"
+        needs = "a row" if least == 1 else "two rows, or there is no variance"
+        raise ValueError(f"{function}: {first} has {came}; the loss needs at least {needs}.")
+    return shard

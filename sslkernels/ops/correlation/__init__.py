@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second moments of columns, and the energy off the diagonal of their correlation matrix, which need not exist."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sslkernels.backends import choose
+from sslkernels.distributed import Shard
+from sslkernels.ops.correlation.autograd import ColumnMoments, Scaling
+from sslkernels.ops.registry import compute_dtype
+
+__all__ = ["SIDES", "Moments", "Scaling", "choose_side", "column_moments"]
+
+SIDES = ("samples", "features")
+
+
+class Moments(NamedTuple):
+    """Of columns ``a = (z0 - mean) * scale`` and ``b``, likewise of z1."""
+
+    squares: Tensor  # (V, D): sum over rows of (z - mean)^2
+    diagonal: Tensor  # (D,): sum over rows of a b, where a and b are crossed
+    gap: Tensor  # (): sum over everything of (z0 - z1)^2
+    off: Tensor  # (1,) of a^T b or (V,) of a^T a, b^T b: sum of squares off the diagonal
+
+
+def column_moments(
+    z0: Tensor,
+    z1: Tensor | None,
+    energy: str,
+    *,
+    centre: bool = True,
+    scaling: Scaling | None = None,
+    side: str | None = None,
+    shard: Shard | None = None,
+    shared: bool = True,
+    backend: str | None = None,
+) -> Moments:
+    """The moments that every loss of the family is made of; ``energy`` is "cross", "each" (view) or "none"."""
+    dtype = compute_dtype(z0)
+    if z1 is not None and z1.dtype != z0.dtype:  # autocast lets them differ
+        z1 = z1.to(z0.dtype)
+    rows = z0.shape[0] if shard is None else shard.total
+    side = side or choose_side(rows, z0.shape[1])
+    eps, unbiased, outside = scaling or (None, False, False)
+    chosen = choose(z0.device, z0.dtype, backend)
+    return Moments(
+        *ColumnMoments.apply(
+            z0, z1, energy, centre, eps, unbiased, outside, side, dtype, shard, shared, chosen
+        )
+    )  # fmt: skip
+
+
+def choose_side(rows: int, features: int) -> str:
+    """The side with less to multiply: 6*N^2*D operations for N x N matrices, 6*N*D^2 for D x D."""
+    return "samples" if rows < features else "features"

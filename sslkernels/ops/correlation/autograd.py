@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Second moments of the columns of one or two views, as one differentiable function of the rows.
+
+    a = (z0 - mean0) * scale0, b likewise of z1;  C = a^T b
+    squares_v = sum_n (z_v - mean_v)^2,  diagonal = sum_n a b,  gap = sum (z0 - z1)^2,  off = sum_(i != j) C_ij^2
+
+Backward, with g_x the gradient of x and every sum over rows in closed form, so that one pass over the rows is enough:
+    da    = 2 g_off off(C) b  +  g_diagonal b                (each view with itself: 4 g_off off(C) a)
+    dz    = scale da  +  through s a  +  2 g_squares (z - mean)  +  2 g_gap (z0 - z1),     s_j = sum_n da_nj a_nj
+``through`` carries the gradient of the scale, itself a function of the variance; that of the mean vanishes, because the
+columns of b are centred. off(C) b is formed on the side that is smaller (docs/design/correlation.md):
+    features   C itself, D x D
+    samples    C b^T = a (b b^T): N x N matrices, and the diagonal's share taken off through ``diagonal``
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkernels.distributed import Shard
+from sslkernels.ops.correlation import ranks
+from sslkernels.ops.registry import define, family, first_derivative, wide
+
+_run = family("correlation")
+
+
+def _moments(z0: Tensor, z1: Tensor | None, centre: bool, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _run("moments", backend, z0, z1, centre)
+
+
+def _moments_fake(z0: Tensor, z1: Tensor | None, centre: bool, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    views, d, dtype = 1 if z1 is None else 2, z0.shape[1], wide(z0.dtype)
+    return (
+        z0.new_empty((views, d), dtype=dtype),
+        z0.new_empty((views, d), dtype=dtype),
+        z0.new_empty((d if views == 2 else 0,), dtype=dtype),
+        z0.new_empty((), dtype=dtype),
+    )
+
+
+def _matrix(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    cross: bool,
+    side: str,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+    backend: str,
+) -> Tensor:
+    return _run("matrix", backend, z0, z1, mean, scale, cross, side, dtype, first, count)
+
+
+def _matrix_fake(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    cross: bool,
+    side: str,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+    backend: str,
+) -> Tensor:
+    (n, d), views = z0.shape, 1 if z1 is None else 2
+    shape = (views, count, n) if side == "samples" else (1 if cross else views, d, d)
+    return z0.new_empty(shape, dtype=wide(z0.dtype))
+
+
+def _energies(matrix: Tensor, other: Tensor, cross: bool, side: str, backend: str) -> Tensor:
+    return _run("energies", backend, matrix, other, cross, side)
+
+
+def _energies_fake(matrix: Tensor, other: Tensor, cross: bool, side: str, backend: str) -> Tensor:
+    if side == "samples":
+        return matrix.new_empty((1 if cross else matrix.shape[0], 1), dtype=torch.float64)
+    return matrix.new_empty((2 if cross else matrix.shape[0], matrix.shape[1]))
+
+
+def _backward(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    matrix: Tensor | None,
+    factor: Tensor | None,
+    cross: bool,
+    side: str,
+    own: Tensor | None,
+    mixed: Tensor | None,
+    pull: Tensor | None,
+    through: Tensor | None,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+    need0: bool,
+    need1: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    return _run(
+        "backward", backend, z0, z1, mean, scale, matrix, factor, cross, side, own, mixed, pull, through,
+        dtype, first, count, need0, need1,
+    )  # fmt: skip
+
+
+def _backward_fake(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    matrix: Tensor | None,
+    factor: Tensor | None,
+    cross: bool,
+    side: str,
+    own: Tensor | None,
+    mixed: Tensor | None,
+    pull: Tensor | None,
+    through: Tensor | None,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+    need0: bool,
+    need1: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    shape = (count, z0.shape[1])
+    return (
+        z0.new_empty(shape if need0 else (0,)),
+        z0.new_empty(shape if need1 else (0,)),
+    )
+
+
+correlation_moments = define(
+    "correlation_moments(Tensor z0, Tensor? z1, bool centre, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    _moments,
+    _moments_fake,
+)
+correlation_matrix = define(
+    "correlation_matrix(Tensor z0, Tensor? z1, Tensor? mean, Tensor? scale, bool cross, str side, ScalarType dtype,"
+    " SymInt first, SymInt count, str backend) -> Tensor",
+    _matrix,
+    _matrix_fake,
+)
+correlation_energies = define(
+    "correlation_energies(Tensor matrix, Tensor other, bool cross, str side, str backend) -> Tensor",
+    _energies,
+    _energies_fake,
+)
+correlation_backward = define(
+    "correlation_backward(Tensor z0, Tensor? z1, Tensor? mean, Tensor? scale, Tensor? matrix, Tensor? factor,"
+    " bool cross, str side, Tensor? own, Tensor? mixed, Tensor? pull, Tensor? through, ScalarType dtype, SymInt first,"
+    " SymInt count, bool need0, bool need1, str backend) -> (Tensor, Tensor)",
+    _backward,
+    _backward_fake,
+)
+
+
+class Scaling(NamedTuple):
+    """What columns are divided by: sqrt(variance + eps), or sqrt(variance) + eps where ``outside``."""
+
+    eps: float
+    unbiased: bool = False
+    outside: bool = False
+
+
+class ColumnMoments(torch.autograd.Function):
+    """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)).
+
+    Of the rows of all ranks where there is a ``shard``; ``shared`` says that its ranks share means and variances.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        z0: Tensor,
+        z1: Tensor | None,
+        energy: str,
+        centre: bool,
+        eps: float | None,
+        unbiased: bool,
+        outside: bool,
+        side: str,
+        dtype: torch.dtype,
+        shard: Shard | None,
+        shared: bool,
+        backend: str,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        cross = energy == "cross"
+        mean, squares, products, gap = correlation_moments(z0, z1, centre, backend)
+        rows = z0.shape[0]
+        if shard is not None and shared:
+            mean, squares, products, gap = ranks.merged(mean, squares, products, gap, centre, shard)
+            rows = shard.total
+        scale, through = _scale_of(squares, rows, None if eps is None else Scaling(eps, unbiased, outside))
+        # of the rows that share statistics, and of all: sum a b, or sum a a of each view
+        own_diagonal = (products * scale[0] * scale[-1])[None] if cross else squares * scale * scale
+        diagonal = own_diagonal
+        if shard is not None and not shared:
+            diagonal, gap = ranks.summed(diagonal, shard), ranks.summed(gap, shard)
+        matrix = energies = every0 = every1 = None
+        off = squares.new_empty(0)
+        if energy != "none":
+            if shard is None:
+                matrix = correlation_matrix(z0, z1, mean, scale, cross, side, dtype, 0, z0.shape[0], backend)
+                energies = correlation_energies(matrix, matrix, cross, side, backend)
+                totals = energies
+            elif side == "features":
+                mine = correlation_matrix(z0, z1, mean, scale, cross, side, dtype, 0, z0.shape[0], backend)
+                matrix = ranks.summed(mine, shard)
+                totals = correlation_energies(matrix, matrix, cross, side, backend)
+                energies = totals if shared else correlation_energies(matrix, mine, cross, side, backend)
+            else:
+                every0, every1 = ranks.gathered_columns(z0, z1, mean, scale, dtype, shard)
+                matrix = correlation_matrix(
+                    every0, every1, None, None, cross, side, dtype, shard.start, shard.rows, backend
+                )
+                totals = ranks.summed(correlation_energies(matrix, matrix, cross, side, backend), shard)
+            sums = totals[:1] if cross else totals  # the rows of C have the energy of its columns
+            off = sums.sum(1, dtype=torch.float64)
+            if side == "samples":  # which counts the diagonal of C too
+                off = (off - diagonal.double().square().sum(1)).clamp_min(0)
+            off = off.to(squares.dtype)
+        ctx.save_for_backward(z0, z1, mean, scale, through, own_diagonal, diagonal, matrix, energies, every0, every1)
+        ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard, ctx.shared = cross, side, dtype, backend, shard, shared
+        return squares.clone(), diagonal[0].clone() if cross else squares.new_empty(0), gap.clone(), off
+
+    @staticmethod
+    @first_derivative
+    def backward(ctx: Any, g_squares: Tensor, g_diagonal: Tensor, g_gap: Tensor, g_off: Tensor) -> Any:
+        z0, z1, mean, scale, through, own_diagonal, diagonal, matrix, energies, every0, every1 = ctx.saved_tensors
+        cross, side, dtype, backend, shard = ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard
+        need0, need1 = ctx.needs_input_grad[:2]
+        if shard is not None:
+            g_squares, g_diagonal, g_gap, g_off = ranks.all_summed((g_squares, g_diagonal, g_gap, g_off), shard)
+        # da = factor off(C) b + along b, and b is a unless they are crossed; s = sum_n da a
+        factor = None if matrix is None else (2 * g_off).expand(2).contiguous() if cross else 4 * g_off
+        along = g_diagonal.expand(2, -1) if cross else torch.zeros_like(g_squares)
+        if factor is not None and side == "samples":
+            along = along - factor[:, None] * diagonal
+        s = along * own_diagonal
+        if factor is not None and side == "features":
+            s = s + factor[:, None] * energies
+        from_rows: tuple[Tensor | None, Tensor | None] = (None, None)
+        if every0 is not None:
+            da = correlation_backward(
+                every0, every1, None, None, matrix, factor, cross, side, None, None, None, None,
+                dtype, shard.start, shard.rows, need0, need1, backend,
+            )  # fmt: skip
+            from_rows, more = ranks.finished(da, (every0, every1), scale, through, shard, ctx.shared)
+            s = s if more is None else s + more
+            matrix = factor = None
+        own = 2 * g_squares
+        mixed = scale[0] * scale[1] * along[0] if cross else None
+        if not cross:
+            own = own + scale * scale * along
+        if through is not None:
+            through = through * scale
+            own = own + through * s
+        dz0, dz1 = correlation_backward(
+            z0, z1, mean, scale, matrix, factor, cross, side, own, mixed, 2 * g_gap,
+            through if side == "samples" and matrix is not None else None,
+            dtype, 0, z0.shape[0], need0, need1, backend,
+        )  # fmt: skip
+        if from_rows[0] is not None:
+            dz0 = (dz0 + from_rows[0]).to(z0.dtype)
+        if from_rows[1] is not None:
+            dz1 = (dz1 + from_rows[1]).to(z0.dtype)
+        return (dz0 if need0 else None, dz1 if need1 else None, *(None,) * 10)
+
+
+def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tensor, Tensor | None]:
+    """What columns are multiplied by, and ``through = 2 (d scale / d variance) / (scale^2 rows)``, (V, D) each."""
+    if scaling is None:
+        return torch.ones_like(squares), None
+    divisor = rows - 1 if scaling.unbiased else rows
+    variance = squares / divisor
+    if scaling.outside:
+        deviation = variance.sqrt()
+        # A constant column has no s either: its standard deviation has no derivative, and 0 is as good as any.
+        inverse = torch.where(deviation > 0, 1 / deviation, 0)
+        return 1 / (deviation + scaling.eps), -inverse / divisor
+    scale = torch.rsqrt(variance + scaling.eps)
+    return scale, -scale / divisor

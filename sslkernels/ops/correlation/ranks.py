@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the correlation family exchanges between ranks, which hold n of N rows each.
+
+    statistics   5*D floats per rank gathered where means and variances are shared, D summed where they are each rank's
+    features     C, D*D floats, summed over ranks in the forward; nothing in the backward
+    samples      rows of a and b, N*D numbers each in the dtype of the product, gathered in the forward. A rank forms
+                 its n rows of the N x N matrices, and its da = K b needs no collective: rows of others are there.
+Where the backward communicates it sums the gradients that each rank's loss sends (a few D floats), so that ranks whose
+losses have unlike weights get the gradient of what they weigh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sslkernels.distributed import Shard, all_rows
+
+
+def summed(x: Tensor, shard: Shard) -> Tensor:
+    """The sum over ranks."""
+    x = x.clone()
+    dist.all_reduce(x, group=shard.group)
+    return x
+
+
+def all_summed(tensors: Sequence[Tensor], shard: Shard) -> list[Tensor]:
+    """Each summed over ranks, in one collective."""
+    flat = summed(torch.cat([x.reshape(-1) for x in tensors]), shard)
+    return [part.view_as(x) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
+
+
+def merged(
+    mean: Tensor, squares: Tensor, products: Tensor, gap: Tensor, centre: bool, shard: Shard
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The moments of all rows from those of each rank, in double precision."""
+    parts = (mean, squares, products, gap)
+    mine = torch.cat([x.reshape(-1) for x in parts])[None]
+    everyone = all_rows(mine, Shard(shard.group, (1,) * shard.ranks, shard.rank))
+    means, squared, crossed, gaps = (
+        part.view(shard.ranks, *x.shape)
+        for part, x in zip(everyone.double().split([x.numel() for x in parts], 1), parts, strict=True)
+    )
+    counts = torch.tensor(shard.sizes, dtype=torch.float64, device=mean.device)
+    middle = torch.einsum("r,rvd->vd", counts, means) / shard.total
+    total = squared.sum(0)
+    across = crossed.sum(0)
+    if centre:
+        away = means - middle
+        total = total + torch.einsum("r,rvd->vd", counts, away.square())
+        if products.numel():
+            across = across + torch.einsum("r,rd->d", counts, away[:, 0] * away[:, 1])
+    return middle.to(mean.dtype), total.to(mean.dtype), across.to(mean.dtype), gaps.sum(0).to(mean.dtype)
+
+
+def gathered_columns(
+    z0: Tensor, z1: Tensor | None, mean: Tensor, scale: Tensor, dtype: torch.dtype, shard: Shard
+) -> tuple[Tensor, Tensor | None]:
+    """a and b of every rank, rounded to ``dtype`` for the way and widened again."""
+
+    def gathered(z: Tensor, view: int) -> Tensor:
+        columns = ((z.to(mean.dtype) - mean[view]) * scale[view]).to(dtype)
+        return all_rows(columns, shard).to(mean.dtype)
+
+    return gathered(z0, 0), None if z1 is None else gathered(z1, 1)
+
+
+def finished(
+    da: Sequence[Tensor],
+    every: Sequence[Tensor | None],
+    scale: Tensor,
+    through: Tensor | None,
+    shard: Shard,
+    shared: bool,
+) -> tuple[tuple[Tensor | None, Tensor | None], Tensor | None]:
+    """scale * da for each view, and what ``s = sum da a`` takes of them where the scale depends on the rows."""
+    mine = slice(shard.start, shard.start + shard.rows)
+    scaled = [part * scale[view] if part.numel() else None for view, part in enumerate(da)]
+    if through is None:
+        return (scaled[0], scaled[1]), None
+    sums = torch.zeros_like(scale)
+    for view, (part, rows) in enumerate(zip(da, every, strict=True)):
+        if part.numel() and rows is not None:
+            sums[view] = (part * rows[mine]).sum(0)
+    return (scaled[0], scaled[1]), summed(sums, shard) if shared else sums

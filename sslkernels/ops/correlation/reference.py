@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The correlation family in plain PyTorch: the specification of every other backend, and a backend of its own.
+
+Views are z0 (N, D) and perhaps z1; their columns a = (z - mean) * scale are rounded to ``dtype`` before products, as
+torch.mm would find them, and everything is summed in fp32 (fp64 for fp64 rows).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels.ops.registry import wide
+
+
+def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per view mean and sum of squares about it (V, D); sum of products (D,), or (0,); sum of (z0 - z1)^2 ().
+
+    Without ``centre`` the means are zero.
+    """
+    views = [_wide(z) for z in (z0, z1) if z is not None]
+    means = [z.mean(0) if centre else z.new_zeros(z.shape[1]) for z in views]
+    centred = [z - mean for z, mean in zip(views, means, strict=True)]
+    squares = torch.stack([z.square().sum(0) for z in centred])
+    if z1 is None:
+        return torch.stack(means), squares, squares.new_empty(0), squares.new_zeros(())
+    return torch.stack(means), squares, (centred[0] * centred[1]).sum(0), (views[0] - views[1]).square().sum()
+
+
+def matrix(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    cross: bool,
+    side: str,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+) -> Tensor:
+    """samples: rows ``first`` to ``first + count`` of a a^T per view (V, count, N). features: a^T b (1, D, D), or a^T a
+    per view (V, D, D) unless ``cross``.
+    """
+    columns = _columns(z0, z1, mean, scale, dtype)
+    if side == "samples":
+        return torch.stack([a[first : first + count] @ a.T for a in columns])
+    if cross:
+        return (columns[0].T @ columns[1])[None]
+    return torch.stack([a.T @ a for a in columns])
+
+
+def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
+    """samples: <K0, K1> (1, 1), or <K, K> per view (V, 1), in fp64. features: sums of matrix * other over rows, and
+    over columns where ``cross`` (2, D), or over rows per view (V, D); without the diagonal.
+    """
+    if side == "samples":
+        products = matrix[:1].double() * matrix[1:].double() if cross else matrix.double().square()
+        return products.sum((1, 2))[:, None]
+    products = matrix * other
+    products.diagonal(dim1=1, dim2=2).zero_()
+    return torch.stack([products[0].sum(1), products[0].sum(0)]) if cross else products.sum(2)
+
+
+def backward(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    matrix: Tensor | None,
+    factor: Tensor | None,
+    cross: bool,
+    side: str,
+    own: Tensor | None,
+    mixed: Tensor | None,
+    pull: Tensor | None,
+    through: Tensor | None,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+    need0: bool,
+    need1: bool,
+) -> tuple[Tensor, Tensor]:
+    """dz of each view: scale * da + own * (z - mean) + mixed * (z' - mean') + pull * (z - z'), z' the other view.
+
+    da = factor * K a (samples; K of the other view where ``cross``), or factor * off(C) applied to the other view
+    (``cross``) or to this one (features). ``through``: own + through * sum_n(da a) takes the place of own.
+    """
+    views = [z for z in (z0, z1) if z is not None]
+    gradients = []
+    for view, (z, needed) in enumerate(zip(views, (need0, need1), strict=False)):
+        if not needed:
+            gradients.append(z.new_empty(0))
+            continue
+        rows = slice(first, first + count)
+        dz: Tensor | float = 0.0
+        weights = own[view] if own is not None else None
+        if matrix is not None and factor is not None:
+            columns = _columns(z0, z1, mean, scale, dtype)
+            if side == "samples":
+                da = factor[view] * (matrix[1 - view if cross else view] @ columns[view])
+            else:
+                off = matrix[0 if cross else view].clone()
+                off.fill_diagonal_(0)
+                da = factor[view] * (columns[1 - view if cross else view] @ (off if view else off.T))
+                da = da[rows]
+            dz = da if scale is None else da * scale[view]
+            if through is not None and weights is not None:
+                weights = weights + through[view] * (da * columns[view][rows]).sum(0)
+        if weights is not None and mean is not None:
+            centred = [_wide(x)[rows] - centre for x, centre in zip(views, mean, strict=True)]
+            dz = dz + weights * centred[view]
+            if mixed is not None:
+                dz = dz + mixed * centred[1 - view]
+            if len(views) == 2 and pull is not None:
+                dz = dz + pull * (_wide(z) - _wide(views[1 - view]))[rows]
+        assert isinstance(dz, Tensor)
+        gradients.append(dz.to(z.dtype))
+    return gradients[0], gradients[1] if len(gradients) == 2 else z0.new_empty(0)
+
+
+def _columns(
+    z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | None, dtype: torch.dtype
+) -> list[Tensor]:
+    columns = [_wide(z) for z in (z0, z1) if z is not None]
+    if mean is not None:
+        columns = [z - centre for z, centre in zip(columns, mean, strict=True)]
+    if scale is not None:
+        columns = [z * factor for z, factor in zip(columns, scale, strict=True)]
+    return [a.to(dtype).to(a.dtype) for a in columns]
+
+
+def _wide(z: Tensor) -> Tensor:
+    return z.to(wide(z.dtype))
