@@ -2,6 +2,7 @@
 // The Python module sslkernels._C: pointers, sizes and strides in, nothing out. It links no torch, so that one build
 // serves every torch version; the ops in sslkernels/ops allocate and check before they call.
 #include "cpu/dispatch.h"
+#include <array>
 #include <new>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -51,6 +52,68 @@ static void backward(int dtype, Address x, int64_t x_stride, int64_t n, Address 
     if (!kernels().similarity_backward(problem, grad)) throw std::bad_alloc();
 }
 
+static Columns columns_at(Address rows, int64_t stride, int64_t n, Address mean, Address scale) {
+    return {{at(rows), stride, n}, at(mean), at(scale)};
+}
+static void must(bool done) {
+    if (!done) throw std::bad_alloc();
+}
+
+static void add_correlation(py::module_ &module) {
+    module.def("correlation_moments",
+               [](int dtype, Address z0, int64_t stride0, Address z1, int64_t stride1, int64_t n, int64_t d,
+                  bool centre, Address mean, Address squares, Address products, Address gap, int threads) {
+                   py::gil_scoped_release release;
+                   must(kernels().correlation->moments(dtype, {at(z0), stride0, n}, {at(z1), stride1, n}, d, centre,
+                                                       at(mean), at(squares), at(products), at(gap), threads));
+               });
+    module.def("correlation_samples",
+               [](int dtype, int compute, Address z, int64_t stride, int64_t n, int64_t d, Address mean, Address scale,
+                  int64_t first, int64_t count, Address out, int threads) {
+                   py::gil_scoped_release release;
+                   must(kernels().correlation->samples(dtype, compute, columns_at(z, stride, n, mean, scale), d, first,
+                                                       count, at(out), threads));
+               });
+    module.def("correlation_features", [](int dtype, int compute, Address a, int64_t a_stride, Address a_mean,
+                                          Address a_scale, Address b, int64_t b_stride, Address b_mean, Address b_scale,
+                                          bool itself, int64_t n, int64_t d, Address out, int threads) {
+        py::gil_scoped_release release;
+        must(kernels().correlation->features(dtype, compute, columns_at(a, a_stride, n, a_mean, a_scale),
+                                             columns_at(b, b_stride, n, b_mean, b_scale), itself, d, at(out), threads));
+    });
+    module.def("correlation_energies", [](int dtype, Address x, Address y, int64_t n, int64_t m, Address rows,
+                                          Address columns, Address total, int threads) {
+        py::gil_scoped_release release;
+        must(kernels().correlation->energies(dtype, at(x), at(y), n, m, at(rows), at(columns),
+                                             static_cast<double *>(at(total)), threads));
+    });
+    using Pair = std::array<Address, 2>;
+    module.def("correlation_backward", [](int dtype, int compute, Pair z, std::array<int64_t, 2> strides, Pair mean,
+                                          Pair scale, int64_t n, int64_t d, int64_t first, int64_t count, bool samples,
+                                          bool cross, Pair matrix, std::array<double, 2> factor, Address own,
+                                          Address mixed, Address through, double pull, Pair out, int threads) {
+        const CorrelationGrad grad{
+            dtype,
+            compute,
+            {columns_at(z[0], strides[0], n, mean[0], scale[0]), columns_at(z[1], strides[1], n, mean[1], scale[1])},
+            d,
+            first,
+            count,
+            samples,
+            cross,
+            {at(matrix[0]), at(matrix[1])},
+            {factor[0], factor[1]},
+            at(own),
+            at(mixed),
+            at(through),
+            pull,
+            {at(out[0]), at(out[1])},
+            threads};
+        py::gil_scoped_release release;
+        must(kernels().correlation->backward(grad));
+    });
+}
+
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled CPU kernels of sslkernels. Private: call sslkernels.functional instead.";
     kernels(); // a wrong SSLKERNELS_ISA is an import error, not a surprise later
@@ -78,4 +141,5 @@ PYBIND11_MODULE(_C, module) {
         py::gil_scoped_release release;
         kernels().scale_rows(dtype, {at(y), y_stride, m}, d, shift, at(grad), also, also_shift, n, at(out), threads);
     });
+    add_correlation(module);
 }

@@ -78,3 +78,24 @@ def scale_rows(
     out: int,
     threads: int,
 ) -> None: ...
+def correlation_moments(
+    dtype: int, z0: int, stride0: int, z1: int, stride1: int, n: int, d: int, centre: bool,
+    mean: int, squares: int, products: int, gap: int, threads: int,
+) -> None: ...  # fmt: skip
+def correlation_samples(
+    dtype: int, compute: int, z: int, stride: int, n: int, d: int, mean: int, scale: int, first: int, count: int,
+    out: int, threads: int,
+) -> None: ...  # fmt: skip
+def correlation_features(
+    dtype: int, compute: int, a: int, a_stride: int, a_mean: int, a_scale: int, b: int, b_stride: int, b_mean: int,
+    b_scale: int, itself: bool, n: int, d: int, out: int, threads: int,
+) -> None: ...  # fmt: skip
+def correlation_energies(
+    dtype: int, x: int, y: int, n: int, m: int, rows: int, columns: int, total: int, threads: int
+) -> None: ...
+def correlation_backward(
+    dtype: int, compute: int, z: tuple[int, int], strides: tuple[int, int], mean: tuple[int, int],
+    scale: tuple[int, int], n: int, d: int, first: int, count: int, samples: bool, cross: bool,
+    matrix: tuple[int, int], factor: tuple[float, float], own: int, mixed: int, through: int, pull: float,
+    out: tuple[int, int], threads: int,
+) -> None: ...  # fmt: skip

@@ -30,6 +30,35 @@ struct SimilarityGrad { // of sum(rows_grad * rows) + sum(columns_grad * columns
     void *dx, *dy, *dscale;
 };
 
+struct Columns { // of one view: a = (z - mean) * scale, in fp32 (fp64); mean and scale null: a = z
+    Rows rows;
+    const void *mean, *scale;
+};
+
+struct CorrelationGrad { // dz = scale * da + own * (z - mean) + mixed * (z' - mean') + pull * (z - z'), z' the other
+                         // view
+    int dtype, compute;
+    Columns views[2];        // of one view the second is without data
+    int64_t d, first, count; // rows that receive a gradient
+    bool samples, cross;
+    const void *matrix[2]; // per view: K, N x N of `samples`, with da = factor * K a; or C, D x D; or null: no da
+    double factor[2];
+    const void *own, *mixed, *through; // (views, d), (d), (views, d): own + through * sum of da a; or null
+    double pull;
+    void *out[2]; // null where not wanted
+    int threads;
+};
+
+struct CorrelationKernels {
+    bool (*moments)(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, void *squares, void *products,
+                    void *gap, int threads);
+    bool (*samples)(int dtype, int compute, Columns a, int64_t d, int64_t first, int64_t count, void *out, int threads);
+    bool (*features)(int dtype, int compute, Columns a, Columns b, bool itself, int64_t d, void *out, int threads);
+    bool (*energies)(int dtype, const void *x, const void *y, int64_t n, int64_t m, void *rows, void *columns,
+                     double *total, int threads);
+    bool (*backward)(const CorrelationGrad &);
+};
+
 struct Kernels {
     const char *name;
     bool (*similarity_forward)(const Similarity &, void *rows, void *columns, void *attended);
@@ -40,6 +69,7 @@ struct Kernels {
     void (*row_dot_forward)(int dtype, Rows x, Rows y, int64_t d, int64_t shift, void *out, int threads);
     void (*scale_rows)(int dtype, Rows y, int64_t d, int64_t shift, const void *grad, bool also, int64_t also_shift,
                        int64_t n, void *out, int threads);
+    const CorrelationKernels *correlation;
 };
 
 } // namespace sslkernels

@@ -16,6 +16,7 @@
 #include "similarity/gradient.h"
 #include "similarity/logsumexp.h"
 #include "similarity/schedule.h"
+#include "variant.h"
 
 namespace {
 
@@ -158,14 +159,6 @@ template <class P, class In> bool backward_typed(const Similarity &s, const Simi
     return true;
 }
 
-#if defined(SSLK_MATRIX)
-using BFloat16Policy = Matrix;
-#elif defined(__AVX512BF16__)
-using BFloat16Policy = Pairs;
-#else
-using BFloat16Policy = Wide<float>;
-#endif
-
 bool similarity_forward(const Similarity &s, void *rows, void *columns, void *attended) {
     switch (s.dtype) {
     case sslkernels::kFloat64: return forward_typed<Wide<double>, double>(s, rows, columns, attended);
@@ -182,22 +175,6 @@ bool similarity_backward(const Similarity &s, const SimilarityGrad &grad) {
     default: return backward_typed<Wide<float>, float>(s, grad);
     }
 }
-
-// Calls f with a value of the dtype's type.
-template <class F> void with_type(int dtype, F f) {
-    switch (dtype) {
-    case sslkernels::kFloat64: return f(double());
-    case sslkernels::kBFloat16: return f(bf16());
-    case sslkernels::kFloat16: return f(f16());
-    default: return f(float());
-    }
-}
-template <class T> struct Accumulator {
-    using type = float;
-};
-template <> struct Accumulator<double> {
-    using type = double;
-};
 
 void unit_rows_forward(int dtype, Rows z, int64_t d, int out_dtype, void *unit, void *norms, int threads) {
     with_type(dtype, [&](auto in) {
@@ -233,14 +210,10 @@ void scale_rows(int dtype, Rows y, int64_t d, int64_t shift, const void *grad, b
 
 } // namespace
 
-#define SSLK_CONCAT_(a, b) a##b
-#define SSLK_CONCAT(a, b) SSLK_CONCAT_(a, b)
-#define SSLK_TEXT_(a) #a
-#define SSLK_TEXT(a) SSLK_TEXT_(a)
-
 namespace sslkernels {
-extern const Kernels SSLK_CONCAT(kernels_, SSLK_VARIANT);
-const Kernels SSLK_CONCAT(kernels_, SSLK_VARIANT) = {
+extern const CorrelationKernels SSLK_NAME(correlation_);
+extern const Kernels SSLK_NAME(kernels_);
+const Kernels SSLK_NAME(kernels_) = {
     SSLK_TEXT(SSLK_VARIANT), similarity_forward, similarity_backward, unit_rows_forward,
-    unit_rows_backward,      row_dot_forward,    scale_rows};
+    unit_rows_backward,      row_dot_forward,    scale_rows,          &SSLK_NAME(correlation_)};
 } // namespace sslkernels

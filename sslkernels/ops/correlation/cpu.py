@@ -1,6 +1,136 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation family on the CPU; for now by way of the reference."""
+"""The correlation family on the compiled C++ kernels: allocate, pass pointers, return."""
 
-from sslkernels.ops.correlation.reference import backward, energies, matrix, moments
+from __future__ import annotations
 
-__all__ = ["backward", "energies", "matrix", "moments"]
+import torch
+from torch import Tensor
+
+from sslkernels import _C
+from sslkernels.ops.registry import wide
+
+_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    views = _views(z0, z1)
+    (n, d), dtype = z0.shape, wide(z0.dtype)
+    mean, squares = torch.empty((len(views), d), dtype=dtype), torch.empty((len(views), d), dtype=dtype)
+    products, gap = torch.empty(d if z1 is not None else 0, dtype=dtype), torch.empty((), dtype=dtype)
+    second = views[-1]
+    _C.correlation_moments(
+        _CODES[z0.dtype], views[0].data_ptr(), views[0].stride(0), second.data_ptr() if len(views) == 2 else 0,
+        second.stride(0), n, d, centre, mean.data_ptr(), squares.data_ptr(), products.data_ptr(), gap.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return mean, squares, products, gap
+
+
+def matrix(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    cross: bool,
+    side: str,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+) -> Tensor:
+    views = _views(z0, z1)
+    (n, d), threads = z0.shape, torch.get_num_threads()
+    codes = _CODES[z0.dtype], _CODES[dtype]
+    means, scales = _each(mean), _each(scale)
+    if side == "samples":
+        out = torch.empty((len(views), count, n), dtype=wide(z0.dtype))
+        for z, k, at_mean, at_scale in zip(views, out, means, scales, strict=False):
+            if count:
+                _C.correlation_samples(
+                    *codes, z.data_ptr(), z.stride(0), n, d, at_mean, at_scale, first, count, k.data_ptr(), threads
+                )
+        return out
+    pairs = [(0, 1)] if cross else [(view, view) for view in range(len(views))]
+    out = torch.empty((len(pairs), d, d), dtype=wide(z0.dtype))
+    for (i, j), c in zip(pairs, out, strict=True):
+        _C.correlation_features(
+            *codes, views[i].data_ptr(), views[i].stride(0), means[i], scales[i],
+            views[j].data_ptr(), views[j].stride(0), means[j], scales[j], i == j, n, d, c.data_ptr(), threads,
+        )  # fmt: skip
+    return out
+
+
+def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
+    code, (views, n, m), threads = _CODES[matrix.dtype], matrix.shape, torch.get_num_threads()
+    if side == "samples":
+        out = torch.empty((1 if cross else views, 1), dtype=torch.float64)
+        for view, total in enumerate(out):
+            x, y = (matrix[0], matrix[1]) if cross else (matrix[view], matrix[view])
+            _C.correlation_energies(code, x.data_ptr(), y.data_ptr(), n, m, 0, 0, total.data_ptr(), threads)
+        return out
+    out = torch.empty((2 if cross else views, m), dtype=matrix.dtype)
+    for view in range(views):
+        _C.correlation_energies(
+            code, matrix[view].data_ptr(), other[view].data_ptr(), n, m, out[view].data_ptr(),
+            out[1].data_ptr() if cross else 0, 0, threads,
+        )  # fmt: skip
+    return out
+
+
+def backward(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    matrix: Tensor | None,
+    factor: Tensor | None,
+    cross: bool,
+    side: str,
+    own: Tensor | None,
+    mixed: Tensor | None,
+    pull: Tensor | None,
+    through: Tensor | None,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+    need0: bool,
+    need1: bool,
+) -> tuple[Tensor, Tensor]:
+    views = _views(z0, z1)
+    (n, d), samples = z0.shape, side == "samples"
+    out = [torch.empty((count, d) if need else (0,), dtype=z0.dtype) for need in (need0, need1)]
+    if count == 0 or not (need0 or need1):
+        return out[0], out[1]
+    matrices, factors = (0, 0), (0.0, 0.0)
+    if matrix is not None and factor is not None:
+        each = _each(matrix)
+        matrices = (each[1], each[0]) if cross and samples else (each[0], each[0]) if cross else each
+        factors = (float(factor[0]), float(factor[-1]))
+    _C.correlation_backward(
+        _CODES[z0.dtype], _CODES[dtype], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
+        _each(mean), _each(scale), n, d, first, count, samples, cross, matrices, factors,
+        _pointer(own), _pointer(mixed), _pointer(through), 0.0 if pull is None else float(pull),
+        (out[0].data_ptr() if need0 else 0, out[1].data_ptr() if need1 else 0), torch.get_num_threads(),
+    )  # fmt: skip
+    return out[0], out[1]
+
+
+def _views(z0: Tensor, z1: Tensor | None) -> list[Tensor]:
+    """Rows with unit stride inside; any stride, zero included, between them."""
+    if z1 is not None and z1.dtype != z0.dtype:
+        raise TypeError(f"z0 has dtype {z0.dtype} and z1 {z1.dtype}; the kernels read both alike.")
+    return [z if z.stride(1) == 1 or z.shape[1] == 1 else z.contiguous() for z in (z0, z1) if z is not None]
+
+
+def _each(x: Tensor | None) -> tuple[int, int]:
+    """Addresses of the first two parts of x; 0 for one that is not there."""
+    if x is None:
+        return 0, 0
+    return x[0].data_ptr(), x[1].data_ptr() if x.shape[0] > 1 else 0
+
+
+def _pair(values: list[int]) -> tuple[int, int]:
+    return values[0], values[1] if len(values) == 2 else 0
+
+
+def _pointer(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Correlation of columns without a matrix larger than need be: |a^T b|^2 = <a a^T, b b^T>.
+//
+//   a = (z - mean) * scale per column, rounded to the dtype of the product; never stored whole
+//   samples    K = a a^T, N x N per view     da = K b          where N < D
+//   features   C = a^T b, D x D              da = b off(C)^T   where N >= D
+//
+// Cost, forward and backward of two views: 6*N*D*min(N, D) operations and three passes over the rows, one to write.
+// Derivation and measurements: docs/design/correlation.md
+#include "correlation/gradient.h"
+#include "variant.h"
+
+namespace {
+
+// Calls f(policy, element) for rows of `dtype` whose products run in `compute`.
+template <class P, class In> struct Chosen {
+    using Policy = P;
+    using Element = In;
+};
+template <class F> bool with_policy(int dtype, int compute, F f) {
+    const bool narrow_product = compute == sslkernels::kBFloat16;
+    switch (dtype) {
+    case sslkernels::kFloat64: return f(Chosen<Wide<double>, double>());
+    case sslkernels::kBFloat16:
+        return narrow_product ? f(Chosen<BFloat16Policy, bf16>()) : f(Chosen<Wide<float>, bf16>());
+    case sslkernels::kFloat16: return narrow_product ? f(Chosen<BFloat16Policy, f16>()) : f(Chosen<Wide<float>, f16>());
+    default: return narrow_product ? f(Chosen<BFloat16Policy, float>()) : f(Chosen<Wide<float>, float>());
+    }
+}
+
+bool moments(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, void *squares, void *products, void *gap,
+             int threads) {
+    const Rows views[2] = {z0, z1};
+    bool done = false;
+    with_type(dtype, [&](auto in) {
+        using In = decltype(in);
+        using Acc = typename Accumulator<In>::type;
+        done = moments_typed<In, Acc>(views, z1.data ? 2 : 1, d, centre, static_cast<Acc *>(mean),
+                                      static_cast<Acc *>(squares), static_cast<Acc *>(products),
+                                      static_cast<Acc *>(gap), threads);
+    });
+    return done;
+}
+bool samples(int dtype, int compute, Columns a, int64_t d, int64_t first, int64_t count, void *out, int threads) {
+    return with_policy(dtype, compute, [&](auto chosen) {
+        using C = decltype(chosen);
+        return samples_typed<typename C::Policy, typename C::Element>(a, d, first, count, out, threads);
+    });
+}
+bool features(int dtype, int compute, Columns a, Columns b, bool itself, int64_t d, void *out, int threads) {
+    return with_policy(dtype, compute, [&](auto chosen) {
+        using C = decltype(chosen);
+        return features_typed<typename C::Policy, typename C::Element>(a, b, itself, d, out, threads);
+    });
+}
+bool energies(int dtype, const void *x, const void *y, int64_t n, int64_t m, void *rows, void *columns, double *total,
+              int threads) {
+    auto run = [&](auto acc) {
+        using Acc = decltype(acc);
+        return energies_typed<Acc>(static_cast<const Acc *>(x), static_cast<const Acc *>(y), n, m,
+                                   static_cast<Acc *>(rows), static_cast<Acc *>(columns), total, threads);
+    };
+    return dtype == sslkernels::kFloat64 ? run(double()) : run(float());
+}
+bool backward(const CorrelationGrad &g) {
+    return with_policy(g.dtype, g.compute, [&](auto chosen) {
+        using C = decltype(chosen);
+        return gradient_typed<typename C::Policy, typename C::Element>(g);
+    });
+}
+
+} // namespace
+
+namespace sslkernels {
+extern const CorrelationKernels SSLK_NAME(correlation_);
+const CorrelationKernels SSLK_NAME(correlation_) = {moments, samples, features, energies, backward};
+} // namespace sslkernels

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Columns of one or two views: their moments, and blocks of them standardised on the way to a product.
+#pragma once
+#include "../memory.h"
+#include <omp.h>
+
+namespace {
+
+using sslkernels::Columns;
+
+constexpr int kSegment = 192; // rows summed in Acc before they are merged in fp64
+
+// Running mean and sum of squares of a column, or of products of two: segments merge exactly (Chan et al. 1979).
+template <class In, class Acc> struct ColumnBlock {
+    static constexpr int kWidest = 256;
+    double mean[2][kWidest] = {}, squares[2][kWidest] = {}, products[kWidest] = {}, gap = 0;
+    int64_t seen = 0;
+
+    void take(const Rows *views, int count, bool centre, int64_t first, int64_t rows, int64_t f, int64_t width) {
+        Acc middle[2][kWidest] = {}, square[2][kWidest] = {}, product[kWidest] = {}, apart[kWidest] = {};
+        for (int v = 0; centre && v < count; ++v) {
+            for (int64_t r = 0; r < rows; ++r) {
+                const In *z = row<In>(views[v], first + r) + f;
+                for (int64_t k = 0; k < width; ++k) middle[v][k] += widen<Acc>(z[k]);
+            }
+            for (int64_t k = 0; k < width; ++k) middle[v][k] /= Acc(rows);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+            const In *z0 = row<In>(views[0], first + r) + f;
+            if (count == 1) {
+                for (int64_t k = 0; k < width; ++k) {
+                    const Acc a = widen<Acc>(z0[k]) - middle[0][k];
+                    square[0][k] += a * a;
+                }
+                continue;
+            }
+            const In *z1 = row<In>(views[1], first + r) + f;
+            for (int64_t k = 0; k < width; ++k) {
+                const Acc x = widen<Acc>(z0[k]), y = widen<Acc>(z1[k]);
+                const Acc a = x - middle[0][k], b = y - middle[1][k], c = x - y;
+                square[0][k] += a * a, square[1][k] += b * b, product[k] += a * b, apart[k] += c * c;
+            }
+        }
+        const double share = double(rows) / double(seen + rows), weight = double(seen) * share;
+        for (int64_t k = 0; k < width; ++k) {
+            double away[2] = {0, 0};
+            for (int v = 0; v < count; ++v) {
+                away[v] = double(middle[v][k]) - mean[v][k];
+                squares[v][k] += double(square[v][k]) + away[v] * away[v] * weight;
+                mean[v][k] += away[v] * share;
+            }
+            products[k] += double(product[k]) + away[0] * away[1] * weight;
+            gap += double(apart[k]);
+        }
+        seen += rows;
+    }
+};
+
+template <class In, class Acc>
+bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *mean, Acc *squares, Acc *products,
+                   Acc *gap, int threads) {
+    using Block = ColumnBlock<In, Acc>;
+    const int64_t n = views[0].count, T = threads_for(n * d * count, threads);
+    const int64_t even = round_up((d + 2 * T - 1) / (2 * T), 16), width = least(even, Block::kWidest);
+    const int64_t blocks = (d + width - 1) / width;
+    Memory memory(blocks * int64_t(sizeof(double)));
+    if (!memory.data) return false;
+    double *gaps = reinterpret_cast<double *>(memory.take(blocks * int64_t(sizeof(double))));
+#pragma omp parallel for schedule(static) num_threads(T)
+    for (int64_t b = 0; b < blocks; ++b) {
+        const int64_t f = b * width, w = least(width, d - f);
+        Block block;
+        for (int64_t first = 0; first < n; first += kSegment)
+            block.take(views, count, centre, first, least(kSegment, n - first), f, w);
+        for (int64_t k = 0; k < w; ++k) {
+            for (int v = 0; v < count; ++v) {
+                mean[v * d + f + k] = Acc(block.mean[v][k]);
+                squares[v * d + f + k] = Acc(block.squares[v][k]);
+            }
+            if (count == 2) products[f + k] = Acc(block.products[k]);
+        }
+        gaps[b] = block.gap;
+    }
+    double total = 0;
+    for (int64_t b = 0; b < blocks; ++b) total += gaps[b];
+    *gap = Acc(total);
+    return true;
+}
+
+// out[r][k] = a of row first + r and feature f + k, zeros from `width` to `ld`.
+template <class In, class Out, class Acc>
+void stage(const Columns &a, int64_t first, int64_t rows, int64_t f, int64_t width, Out *out, int64_t ld) {
+    const Acc *mean = static_cast<const Acc *>(a.mean), *scale = static_cast<const Acc *>(a.scale);
+    for (int64_t r = 0; r < rows; ++r, out += ld) {
+        const In *z = row<In>(a.rows, first + r) + f;
+        if (mean)
+            for (int64_t k = 0; k < width; ++k)
+                out[k] = narrow<Out>(Acc((widen<Acc>(z[k]) - mean[f + k]) * scale[f + k]));
+        else
+            for (int64_t k = 0; k < width; ++k) out[k] = narrow<Out>(widen<Acc>(z[k]));
+        memset(out + width, 0, (ld - width) * sizeof(Out));
+    }
+}
+
+} // namespace

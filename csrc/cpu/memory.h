@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scratch of one call.
+#pragma once
+#include "packing.h"
+#include <stdlib.h>
+
+namespace {
+
+// Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.
+constexpr int64_t kKeptBytes = 8 << 20;
+struct Scratch {
+    char *data = nullptr;
+    int64_t bytes = 0;
+    ~Scratch() { free(data); }
+};
+thread_local Scratch kept_scratch;
+
+struct Memory { // one allocation, cut into 64-byte aligned pieces
+    char *data = nullptr, *next = nullptr;
+    int64_t bytes;
+    explicit Memory(int64_t needed) : bytes(round_up(needed + 64, 64)) {
+        if (kept_scratch.bytes >= bytes) {
+            data = kept_scratch.data, bytes = kept_scratch.bytes;
+            kept_scratch.data = nullptr, kept_scratch.bytes = 0;
+        } else {
+            data = static_cast<char *>(aligned_alloc(64, bytes));
+        }
+        next = data;
+    }
+    ~Memory() {
+        const bool keep = data && bytes <= kKeptBytes && bytes > kept_scratch.bytes;
+        free(keep ? kept_scratch.data : data);
+        if (keep) kept_scratch.data = data, kept_scratch.bytes = bytes;
+    }
+    Memory(const Memory &) = delete;
+    char *take(int64_t size) {
+        char *at = next;
+        next += round_up(size, 64);
+        return at;
+    }
+};
+
+} // namespace
