@@ -1,31 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two and three gloo processes against one: values, and every parameter's gradient once averaged over ranks.
-
-Each world is spawned once and runs all its cases; each case is a test. A rank that fails or hangs fails the tests.
-"""
+"""Two and three gloo processes against one: values, and every parameter's gradient once averaged over ranks."""
 
 from __future__ import annotations
 
-import os
-import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import oracle
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from worlds import WorldsOf, caught
 
 import sslkernels.functional as SF
 from sslkernels.losses import ClipLoss, InfoNCELoss, NTXentLoss
 
-SECONDS = 120  # for a whole world
 D_IN, D = 6, 5
 
 Loss = Callable[..., Tensor]
@@ -220,61 +211,23 @@ def alone(rank: int) -> dict[str, float]:
     return {"loss": loss, "exact": oracle.nt_xent(z0, z1).mean().item() if rank == 0 else 0.0}
 
 
-def rank_main(rank: int, world: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
+def job(rank: int, world: int) -> dict[str, Any]:
     subgroups = {members: dist.new_group(list(members)) for members in {c.members for c in cases(world)} if members}
     results: dict[str, Any] = {}
     for case in cases(world):
         members = case.members or tuple(range(world))
         group = "world" if case.members is None else subgroups[case.members]
         if rank in members:
-            results[str(case)] = _caught(run_case, case, members.index(rank), group)
-    results["ddp"] = _caught(ddp_case, rank, world)
-    results["sentences"] = _caught(sentences, rank)
-    results["alone"] = _caught(alone, rank)
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def _caught(call: Callable[..., Any], *arguments: Any) -> Any:
-    try:
-        return call(*arguments)
-    except Exception:
-        return traceback.format_exc()
-
-
-def spawn_world(world: int, folder: Path) -> list[dict[str, Any]]:
-    """Results by rank. No rank outlives the time limit."""
-    ranks = mp.start_processes(rank_main, (world, str(folder)), nprocs=world, join=False, start_method="spawn")
-    deadline = time.monotonic() + SECONDS
-    try:
-        while not ranks.join(timeout=1):
-            if time.monotonic() > deadline:
-                pytest.fail(f"the world of {world} did not finish in {SECONDS} s")
-    finally:
-        for process in ranks.processes:
-            if process.is_alive():
-                process.kill()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world)]
+            results[str(case)] = caught(run_case, case, members.index(rank), group)
+    results["ddp"] = caught(ddp_case, rank, world)
+    results["sentences"] = caught(sentences, rank)
+    results["alone"] = caught(alone, rank)
+    return results
 
 
 @pytest.fixture(scope="session")
 def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, Any]]]:
-    done: dict[int, list[dict[str, Any]]] = {}
-
-    def results(world: int) -> list[dict[str, Any]]:
-        if world not in done:
-            done[world] = []  # tried once: where it fails, the other tests do not wait for it again
-            done[world] = spawn_world(world, tmp_path_factory.mktemp(f"world{world}"))
-        assert done[world], f"the world of {world} did not start"
-        return done[world]
-
-    return results
+    return WorldsOf(job, tmp_path_factory)
 
 
 Worlds = Callable[[int], list[dict[str, Any]]]

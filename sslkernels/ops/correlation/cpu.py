@@ -17,6 +17,8 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     (n, d), dtype = z0.shape, wide(z0.dtype)
     mean, squares = torch.empty((len(views), d), dtype=dtype), torch.empty((len(views), d), dtype=dtype)
     products, gap = torch.empty(d if z1 is not None else 0, dtype=dtype), torch.empty((), dtype=dtype)
+    if n == 0:
+        return mean.zero_(), squares.zero_(), products.zero_(), gap.zero_()
     second = views[-1]
     _C.correlation_moments(
         _CODES[z0.dtype], views[0].data_ptr(), views[0].stride(0), second.data_ptr() if len(views) == 2 else 0,

@@ -19,7 +19,7 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     Without ``centre`` the means are zero.
     """
     views = [_wide(z) for z in (z0, z1) if z is not None]
-    means = [z.mean(0) if centre else z.new_zeros(z.shape[1]) for z in views]
+    means = [z.sum(0) / max(len(z), 1) if centre else z.new_zeros(z.shape[1]) for z in views]
     centred = [z - mean for z, mean in zip(views, means, strict=True)]
     squares = torch.stack([z.square().sum(0) for z in centred])
     if z1 is None:
