@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -84,10 +85,10 @@ class _PoisonedTorch(ModuleType):
 @pytest.fixture(scope="module")
 def poisoned_outputs() -> Iterator[None]:
     """Whatever a C++ kernel leaves unwritten, or reads before it writes, comes out as NaN."""
-    import sslkernels.ops.similarity.cpu as cpu
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cpu, "torch", _PoisonedTorch("torch"))
+        for family in ("similarity", "correlation"):
+            module = importlib.import_module(f"sslkernels.ops.{family}.cpu")
+            patch.setattr(module, "torch", _PoisonedTorch("torch"))
         yield
 
 

@@ -10,14 +10,16 @@ using sslkernels::Columns;
 
 constexpr int kSegment = 192; // rows summed in Acc before they are merged in fp64
 
-// Running mean and sum of squares of a column, or of products of two: segments merge exactly (Chan et al. 1979).
+// Running mean and sum of squares of a column, or of products of two: segments merge exactly (Chan et al. 1979). A mean
+// summed in fp32 is off where columns lie far from zero; what is left about it corrects it, and the squares.
 template <class In, class Acc> struct ColumnBlock {
     static constexpr int kWidest = 256;
     double mean[2][kWidest] = {}, squares[2][kWidest] = {}, products[kWidest] = {}, gap = 0;
     int64_t seen = 0;
 
     void take(const Rows *views, int count, bool centre, int64_t first, int64_t rows, int64_t f, int64_t width) {
-        Acc middle[2][kWidest] = {}, square[2][kWidest] = {}, product[kWidest] = {}, apart[kWidest] = {};
+        Acc middle[2][kWidest] = {}, square[2][kWidest] = {}, left[2][kWidest] = {};
+        Acc product[kWidest] = {}, apart[kWidest] = {};
         for (int v = 0; centre && v < count; ++v) {
             for (int64_t r = 0; r < rows; ++r) {
                 const In *z = row<In>(views[v], first + r) + f;
@@ -30,7 +32,7 @@ template <class In, class Acc> struct ColumnBlock {
             if (count == 1) {
                 for (int64_t k = 0; k < width; ++k) {
                     const Acc a = widen<Acc>(z0[k]) - middle[0][k];
-                    square[0][k] += a * a;
+                    square[0][k] += a * a, left[0][k] += a;
                 }
                 continue;
             }
@@ -39,17 +41,20 @@ template <class In, class Acc> struct ColumnBlock {
                 const Acc x = widen<Acc>(z0[k]), y = widen<Acc>(z1[k]);
                 const Acc a = x - middle[0][k], b = y - middle[1][k], c = x - y;
                 square[0][k] += a * a, square[1][k] += b * b, product[k] += a * b, apart[k] += c * c;
+                left[0][k] += a, left[1][k] += b;
             }
         }
         const double share = double(rows) / double(seen + rows), weight = double(seen) * share;
         for (int64_t k = 0; k < width; ++k) {
-            double away[2] = {0, 0};
-            for (int v = 0; v < count; ++v) {
-                away[v] = double(middle[v][k]) - mean[v][k];
-                squares[v][k] += double(square[v][k]) + away[v] * away[v] * weight;
+            double off[2] = {0, 0}, away[2] = {0, 0}; // from the segment's mean, and from the mean so far
+            for (int v = 0; v < count && centre; ++v) {
+                off[v] = double(left[v][k]) / double(rows);
+                away[v] = double(middle[v][k]) + off[v] - mean[v][k];
                 mean[v][k] += away[v] * share;
             }
-            products[k] += double(product[k]) + away[0] * away[1] * weight;
+            for (int v = 0; v < count; ++v)
+                squares[v][k] += double(square[v][k]) - off[v] * off[v] * double(rows) + away[v] * away[v] * weight;
+            products[k] += double(product[k]) - off[0] * off[1] * double(rows) + away[0] * away[1] * weight;
             gap += double(apart[k]);
         }
         seen += rows;
