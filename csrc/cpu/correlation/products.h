@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two small matrices: K = a a^T (N x N, over chunks of features) and C = a^T b (D x D, over chunks of rows).
-// All threads pack a chunk, wait for each other, and share out the tiles of the result, to which the chunk adds: no
-// copies per thread, and the order of every sum is the same for any number of threads. Chunks alternate between two
-// buffers, so that one wait per chunk is enough. A matrix that is symmetric by construction is computed below the
-// diagonal and mirrored.
+// Where a result for each thread is small (kApart), every thread takes chunks of its own, packed where it uses them,
+// and the results are added in the end. Else all threads pack a chunk, wait for each other, and share out the tiles of
+// the one result; chunks alternate between two buffers, so that one wait per chunk is enough. Waiting is what costs on
+// a machine whose cores are busy with something else. A matrix that is symmetric by construction is computed below the
+// diagonal and mirrored. The order of every sum depends on the number of threads alone.
 #pragma once
 #include "columns.h"
 
@@ -42,25 +43,55 @@ template <class P> struct TileGrid {
     }
 };
 
-// Packs and multiplies `chunks` chunks into `sum` (rows, ld). job.pack(chunk, panel, buffer) fills a panel of one of
-// two buffers; job.tile(chunk, row, panel, buffer, at) adds a tile's product there.
+constexpr int64_t kApart = 16 << 20; // bytes of results beyond which threads share one
+
+struct Split {
+    int threads;
+    bool apart;
+    int64_t results, buffers;
+    Split(int64_t operations, int64_t bytes, int64_t chunks, int wanted)
+        : threads(operations < (1 << 20) ? 1 : wanted), apart(threads > 1 && threads * bytes <= kApart) {
+        if (apart) threads = int(least(threads, chunks));
+        results = apart ? threads : 1;
+        buffers = threads > 2 && apart ? threads : 2;
+    }
+};
+
+// Packs and multiplies `chunks` chunks into sums[0] (rows, ld), `size` elements from one result to the next.
+// job.pack(chunk, panel, buffer) fills a panel of a buffer; job.tile(chunk, row, panel, buffer, at, ...) adds a tile's
+// product there.
 template <class P, class Job>
-void accumulate(Job &job, const TileGrid<P> &grid, int64_t packed, int64_t chunks, typename P::Acc *sum, int64_t ld,
-                int threads) {
-#pragma omp parallel num_threads(threads)
+void accumulate(Job &job, const TileGrid<P> &grid, const Split &split, int64_t packed, int64_t chunks,
+                typename P::Acc *sums, int64_t ld, int64_t size) {
+    using Acc = typename P::Acc;
+#pragma omp parallel num_threads(split.threads)
     {
         const int t = omp_get_thread_num(), T = omp_get_num_threads();
         [[maybe_unused]] typename P::Session session;
-#pragma omp for schedule(static)
-        for (int64_t r = 0; r < grid.rows; ++r) memset(sum + r * ld, 0, ld * sizeof *sum);
-        for (int64_t c = 0; c < chunks; ++c) {
-            for (int64_t p = packed * t / T; p < packed * (t + 1) / T; ++p) job.pack(c, p, c & 1);
+        const bool apart = split.apart && T == split.threads;
+        const int64_t part = apart ? 0 : t, parts = apart ? 1 : T;
+        const int64_t begin = apart ? chunks * t / T : 0, end = apart ? chunks * (t + 1) / T : chunks;
+        Acc *sum = sums + (apart ? t * size : 0);
+        for (int64_t r = grid.rows * part / parts; r < grid.rows * (part + 1) / parts; ++r)
+            memset(sum + r * ld, 0, ld * sizeof(Acc));
+        for (int64_t c = begin; c < end; ++c) {
+            const int64_t buffer = apart ? t : c & 1;
+            for (int64_t p = packed * part / parts; p < packed * (part + 1) / parts; ++p) job.pack(c, p, buffer);
+            if (!apart) {
 #pragma omp barrier
-            grid.share(t, T, [&](int64_t row, int64_t panel) {
-                const int64_t columns = least(P::NR, grid.columns - panel * P::NR), lanes = kLanes<typename P::Acc>;
-                job.tile(c, row, panel, c & 1, sum + row * ld + panel * P::NR, ld, int(least(P::MR, grid.rows - row)),
+            }
+            grid.share(part, parts, [&](int64_t row, int64_t panel) {
+                const int64_t columns = least(P::NR, grid.columns - panel * P::NR), lanes = kLanes<Acc>;
+                job.tile(c, row, panel, buffer, sum + row * ld + panel * P::NR, ld, int(least(P::MR, grid.rows - row)),
                          int((columns + lanes - 1) / lanes));
             });
+        }
+#pragma omp barrier
+        if (apart) {
+#pragma omp for schedule(static)
+            for (int64_t r = 0; r < grid.rows; ++r)
+                for (int k = 1; k < T; ++k)
+                    for (int64_t i = r * ld; i < r * ld + ld; ++i) sums[i] += sums[k * size + i];
         }
     }
 }
@@ -85,20 +116,21 @@ template <class P, class In> struct Gram {
     static constexpr int64_t kSteps = 192, kFeatures = kSteps * P::kPack, NR = P::NR;
 
     Columns a;
-    int64_t d, first;
-    Elem *rows[2], *lanes[2]; // (N, kSteps), and panels of (steps, NR)
+    int64_t d, first, side;
+    Elem *rows, *lanes; // of each buffer: (N, kSteps), and panels of (steps, NR)
 
     int64_t width(int64_t chunk) const { return least(kFeatures, d - chunk * kFeatures); }
-    void pack(int64_t chunk, int64_t panel, int buffer) const {
+    void pack(int64_t chunk, int64_t panel, int64_t buffer) const {
         const int64_t at = panel * NR, count = least(NR, a.rows.count - at);
-        Staged<P> *staged = reinterpret_cast<Staged<P> *>(rows[buffer] + at * kSteps);
+        Staged<P> *staged = reinterpret_cast<Staged<P> *>(rows + buffer * side + at * kSteps);
         stage<In, Staged<P>, Acc>(a, at, count, chunk * kFeatures, width(chunk), staged, kFeatures);
-        pack_lanes<P, Staged<P>>({staged, kFeatures, count}, 0, count, width(chunk), lanes[buffer] + at * kSteps);
+        pack_lanes<P, Staged<P>>({staged, kFeatures, count}, 0, count, width(chunk),
+                                 lanes + buffer * side + at * kSteps);
     }
-    void tile(int64_t chunk, int64_t row, int64_t panel, int buffer, Acc *at, int64_t ld, int height,
+    void tile(int64_t chunk, int64_t row, int64_t panel, int64_t buffer, Acc *at, int64_t ld, int height,
               int vectors) const {
-        grad_tile<P>(rows[buffer] + (first + row) * kSteps, kSteps, 1, lanes[buffer] + panel * NR * kSteps,
-                     steps_for<P>(width(chunk)), at, ld, height, vectors);
+        grad_tile<P>(rows + buffer * side + (first + row) * kSteps, kSteps, 1,
+                     lanes + buffer * side + panel * NR * kSteps, steps_for<P>(width(chunk)), at, ld, height, vectors);
     }
 };
 
@@ -106,22 +138,26 @@ template <class P, class In>
 bool samples_typed(const Columns &a, int64_t d, int64_t first, int64_t count, void *out, int threads) {
     using Acc = typename P::Acc;
     using Job = Gram<P, In>;
-    const int64_t n = a.rows.count, ld = round_up(n, kLanes<Acc>), padded = round_up(n, P::NR) + P::MR;
+    using Elem = typename P::Elem;
+    const int64_t n = a.rows.count, ld = round_up(n, kLanes<Acc>), chunks = (d + Job::kFeatures - 1) / Job::kFeatures;
     const TileGrid<P> grid{count, n, count == n};
-    const int64_t side = padded * Job::kSteps * int64_t(sizeof(typename P::Elem));
-    const bool direct = ld == n;
-    Memory memory(4 * (side + 64) + (direct ? 0 : count * ld * int64_t(sizeof(Acc)) + 64));
+    const Split split(count * n * d, count * ld * int64_t(sizeof(Acc)), chunks, threads);
+    const int64_t side = round_up((round_up(n, P::NR) + P::MR) * Job::kSteps, 16);
+    const int64_t packed = split.buffers * side * int64_t(sizeof(Elem));
+    const bool direct = ld == n && split.results == 1;
+    Memory memory(2 * (packed + 64) + (direct ? 0 : split.results * count * ld * int64_t(sizeof(Acc)) + 64));
     if (!memory.data) return false;
-    Job job{a, d, first, {}, {}};
-    for (int b = 0; b < 2; ++b) {
-        job.rows[b] = reinterpret_cast<typename P::Elem *>(memory.take(side));
-        job.lanes[b] = reinterpret_cast<typename P::Elem *>(memory.take(side));
-    }
+    Job job{a,
+            d,
+            first,
+            side,
+            reinterpret_cast<Elem *>(memory.take(packed)),
+            reinterpret_cast<Elem *>(memory.take(packed))};
     Acc *result = static_cast<Acc *>(out);
-    Acc *sum = direct ? result : reinterpret_cast<Acc *>(memory.take(count * ld * int64_t(sizeof(Acc))));
-    const int T = count * n * d < (1 << 20) ? 1 : threads;
-    accumulate(job, grid, (n + P::NR - 1) / P::NR, (d + Job::kFeatures - 1) / Job::kFeatures, sum, ld, T);
-    if (!direct || grid.triangle) deliver(sum, ld, count, n, grid.triangle, result, T);
+    Acc *sums =
+        direct ? result : reinterpret_cast<Acc *>(memory.take(split.results * count * ld * int64_t(sizeof(Acc))));
+    accumulate(job, grid, split, (n + P::NR - 1) / P::NR, chunks, sums, ld, count * ld);
+    if (!direct || grid.triangle) deliver(sums, ld, count, n, grid.triangle, result, split.threads);
     return true;
 }
 
@@ -135,8 +171,8 @@ template <class P, class In> struct Cross {
 
     Columns a, b;
     bool itself;
-    int64_t d, panels;
-    Elem *left[2], *right[2], *turned[2]; // panels of (kSteps, NR); turned: (D, kSteps)
+    int64_t d, panels, side;
+    Elem *left, *right, *turned; // of each buffer: panels of (kSteps, NR); turned: (D, kSteps)
 
     int64_t rows(int64_t chunk) const { return least(kBlock, a.rows.count - chunk * kBlock); }
     void pack_side(const Columns &columns, int64_t chunk, int64_t panel, Elem *out) const {
@@ -145,23 +181,19 @@ template <class P, class In> struct Cross {
         stage<In, Staged<P>, Acc>(columns, chunk * kBlock, rows(chunk), f, width, staged, NR);
         pack_features<P, Staged<P>>({staged, NR, rows(chunk)}, 0, rows(chunk), width, out);
     }
-    void pack(int64_t chunk, int64_t panel, int buffer) const {
-        const int64_t side = panel % panels * kSteps * NR;
-        if (panel < panels) {
-            pack_side(a, chunk, panel, left[buffer] + side);
-            if (kTurned)
-                for (int64_t k = 0; k < steps_for<P>(rows(chunk)); ++k)
-                    for (int64_t f = 0; f < NR; ++f)
-                        turned[buffer][(panel * NR + f) * kSteps + k] = left[buffer][side + k * NR + f];
-        } else {
-            pack_side(b, chunk, panel % panels, right[buffer] + side);
-        }
+    void pack(int64_t chunk, int64_t panel, int64_t buffer) const {
+        const int64_t at = buffer * side + panel % panels * kSteps * NR;
+        if (panel >= panels) return pack_side(b, chunk, panel % panels, right + at);
+        pack_side(a, chunk, panel, left + at);
+        for (int64_t k = 0; kTurned && k < steps_for<P>(rows(chunk)); ++k)
+            for (int64_t f = 0; f < NR; ++f) turned[at + f * kSteps + k] = left[at + k * NR + f];
     }
-    void tile(int64_t chunk, int64_t row, int64_t panel, int buffer, Acc *at, int64_t ld, int height,
+    void tile(int64_t chunk, int64_t row, int64_t panel, int64_t buffer, Acc *at, int64_t ld, int height,
               int vectors) const {
-        const Elem *from = kTurned ? turned[buffer] + row * kSteps : left[buffer] + row / NR * kSteps * NR + row % NR;
+        const int64_t first = buffer * side;
+        const Elem *from = kTurned ? turned + first + row * kSteps : left + first + row / NR * kSteps * NR + row % NR;
         grad_tile<P>(from, kTurned ? kSteps : 1, kTurned ? 1 : NR,
-                     (itself ? left : right)[buffer] + panel * kSteps * NR, steps_for<P>(rows(chunk)), at, ld, height,
+                     (itself ? left : right) + first + panel * kSteps * NR, steps_for<P>(rows(chunk)), at, ld, height,
                      vectors);
     }
 };
@@ -172,22 +204,21 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, int64_t d, 
     using Elem = typename P::Elem;
     using Job = Cross<P, In>;
     const int64_t n = a.rows.count, ld = round_up(d, kLanes<Acc>), panels = (d + P::NR - 1) / P::NR;
+    const int64_t chunks = (n + kBlock - 1) / kBlock;
     const TileGrid<P> grid{d, d, itself};
-    const int64_t side = (panels * P::NR + P::MR) * Job::kSteps * int64_t(sizeof(Elem));
-    const bool direct = ld == d;
-    Memory memory(6 * (side + 64) + (direct ? 0 : d * ld * int64_t(sizeof(Acc)) + 64));
+    const Split split(n * d * d, d * ld * int64_t(sizeof(Acc)), chunks, threads);
+    const int64_t side = (panels * P::NR + P::MR) * Job::kSteps, packed = split.buffers * side * int64_t(sizeof(Elem));
+    const bool direct = ld == d && split.results == 1;
+    Memory memory(3 * (packed + 64) + (direct ? 0 : split.results * d * ld * int64_t(sizeof(Acc)) + 64));
     if (!memory.data) return false;
-    Job job{a, b, itself, d, panels, {}, {}, {}};
-    for (int i = 0; i < 2; ++i) {
-        job.left[i] = reinterpret_cast<Elem *>(memory.take(side));
-        job.right[i] = reinterpret_cast<Elem *>(memory.take(side));
-        job.turned[i] = reinterpret_cast<Elem *>(memory.take(side));
-    }
+    Job job{a, b, itself, d, panels, side, {}, {}, {}};
+    job.left = reinterpret_cast<Elem *>(memory.take(packed));
+    job.right = itself ? nullptr : reinterpret_cast<Elem *>(memory.take(packed));
+    job.turned = Job::kTurned ? reinterpret_cast<Elem *>(memory.take(packed)) : nullptr;
     Acc *result = static_cast<Acc *>(out);
-    Acc *sum = direct ? result : reinterpret_cast<Acc *>(memory.take(d * ld * int64_t(sizeof(Acc))));
-    const int T = n * d * d < (1 << 20) ? 1 : threads;
-    accumulate(job, grid, itself ? panels : 2 * panels, (n + kBlock - 1) / kBlock, sum, ld, T);
-    if (!direct || itself) deliver(sum, ld, d, d, itself, result, T);
+    Acc *sums = direct ? result : reinterpret_cast<Acc *>(memory.take(split.results * d * ld * int64_t(sizeof(Acc))));
+    accumulate(job, grid, split, itself ? panels : 2 * panels, chunks, sums, ld, d * ld);
+    if (!direct || itself) deliver(sums, ld, d, d, itself, result, split.threads);
     return true;
 }
 
