@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of ``sslkernels explain``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLE
-    parser.add_argument("op", metavar="OP", help="nt_xent, info_nce, clip_loss or logsumexp_similarity")
+    parser.add_argument(
+        "op", metavar="OP", help="nt_xent, info_nce, clip_loss, logsumexp_similarity, barlow_twins or vicreg"
+    )
     parser.add_argument("--shape", required=True, help="sizes, such as 4096,128 or 4096x128")
     parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16, fp16 or fp64")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda; it need not be here")
@@ -93,19 +95,20 @@ def explain(
     name = backends.choose(device, dtype, backend)
     cost = workload.cost(dtype)
     sizes = ", ".join(f"{k}={v}" for k, v in zip(DIMENSIONS[workload.op], workload.shape, strict=True))
-    if workload.op == "nt_xent":
+    if workload.op in ("nt_xent", "barlow_twins", "vicreg"):
         sizes = sizes.replace(",", " per view,")
     dense = workload.pairs * dtype.itemsize
+    what = "logits" if workload.family == "similarity" else "matrix of columns"
     yield from (
         _line("op", f"{workload.op}, {sizes}, {_name(dtype)} on {device}"),
         _line("backend", f"{name}, {_why(name, device, backend)}"),
         *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype)),
         _line("path", _path(name, workload, dtype, device, here)),
-        *([_line("workspace", _kept(workload, dtype))] if name == "cpu" and workload.op != "info_nce" else []),
+        *([_line("workspace", _kept(workload, dtype))] if name == "cpu" and _keeps(workload) else []),
         _line(
             "operations", f"{_count(cost.forward)} forward, {_count(cost.backward)} backward where nothing is repeated"
         ),
-        _line("bytes", f"{_bytes(cost.bytes)} at least; a dense path stores {_bytes(dense)} for its logits alone"),
+        _line("bytes", f"{_bytes(cost.bytes)} at least; a dense path stores {_bytes(dense)} for its {what} alone"),
     )
     if here:
         yield from _floor(workload, dtype, device, name, measured)
@@ -157,13 +160,34 @@ def _absent(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str]]:
 
 
 def _path(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, here: bool) -> str:
+    if workload.family == "correlation":
+        return _correlation_path(name, workload, dtype)
     if name == "reference":
         return "dense: the whole matrix of logits is stored, in float32 at least."
     if name == "triton":
         return _triton_path(workload, dtype, device, here)
+    return f"{_CPU_PATHS[workload.op]} {_tiles_of(dtype)}"
+
+
+def _correlation_path(name: str, workload: Workload, dtype: torch.dtype) -> str:
+    from sslkernels.ops.correlation import choose_side
+
+    n, d = workload.shape
+    side = choose_side(n, d)
+    size, why = (n, f"N = {n} < D = {d}") if side == "samples" else (d, f"D = {d} <= N = {n}")
+    matrices = "one" if side == "features" and workload.op == "barlow_twins" else "two"
+    path = f"side of {side}, since {why}: {matrices} of {size} x {size}, kept for the backward"
+    return f"{path}. {_tiles_of(dtype)}" if name == "cpu" else f"{path}."
+
+
+def _tiles_of(dtype: torch.dtype) -> str:
     isa = _C.isa()
     arithmetic = _BF16_ARITHMETIC.get(isa) if dtype == torch.bfloat16 else None
-    return f"{_CPU_PATHS[workload.op]} Tiles in {isa}: {arithmetic or _CPU_ARITHMETIC[dtype]}."
+    return f"Tiles in {isa}: {arithmetic or _CPU_ARITHMETIC[dtype]}."
+
+
+def _keeps(workload: Workload) -> bool:
+    return workload.family == "similarity" and workload.op != "info_nce"
 
 
 def _kept(workload: Workload, dtype: torch.dtype) -> str:

@@ -20,7 +20,6 @@ from sslkernels.bench.providers import select as select_providers
 if TYPE_CHECKING:
     from rich.console import Console
 
-FAMILIES = ("similarity",)
 SECONDS, QUICK_SECONDS = 2.0, 0.05
 _FLOOR = """\
 floor: the larger of operations / peak and bytes / copy bandwidth, all measured in the same run. The peak is that of a
@@ -52,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sslkernels bench run similarity --only nt_xent --dtype fp32 --out results.jsonl",
         _FLOOR,
     )
-    run_.add_argument("family", choices=FAMILIES)
+    run_.add_argument("family", choices=tuple(workloads.FAMILIES))
     run_.add_argument("--only", action="append", default=[], metavar="TEXT", help="workloads whose name contains TEXT")
     run_.add_argument("--dtype", choices=("fp32", "bf16"), help="one dtype; both by default")
     run_.add_argument("--providers", default="", metavar="A,B", help=f"of {', '.join(PROVIDERS)}; all by default")
@@ -60,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     run_.add_argument("--seconds", type=float, default=SECONDS, help=f"timing per provider and case ({SECONDS:g})")
     run_.add_argument("--quick", action="store_true", help="tiny workloads: does it run? The times mean nothing")
-    run_.add_argument("--out", type=Path, help="JSON lines; similarity-DATE.jsonl here by default")
+    run_.add_argument("--out", type=Path, help="JSON lines; FAMILY-DATE.jsonl here by default")
 
     compare = command(
         "compare", "compare two result files", "sslkernels bench compare before.jsonl after.jsonl --fail-over 10"
@@ -113,7 +112,7 @@ def _run(args: argparse.Namespace) -> int:
     preset: workloads.Preset = (
         "quick" if args.quick else args.preset or ("recipe" if device.type == "cuda" else "small")
     )
-    chosen = workloads.select(preset, args.only)
+    chosen = workloads.select(args.family, preset, args.only)
     providers = select_providers([name for name in args.providers.split(",") if name])
     dtypes = [{"fp32": "float32", "bf16": "bfloat16"}[args.dtype]] if args.dtype else list(workloads.DTYPES)
     if not args.seconds > 0:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sslkernels.bench.workloads import TEMPERATURE, Cost, Workload
+from sslkernels.bench.workloads import LAMBD, TEMPERATURE, Cost, Workload
 from sslkernels.memory import peak_memory
 
 Step = Callable[[], Tensor]  # a forward pass: the loss, with its graph
@@ -95,7 +95,7 @@ def _errors(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[s
 
 
 def _in_blocks(workload: Workload, inputs: Mapping[str, Tensor], dtype: torch.dtype, block: int) -> dict[str, Tensor]:
-    """Loss and gradients as textbook cross-entropies in ``dtype``, a block of rows at a time."""
+    """Loss and gradients by the textbook in ``dtype``, a block of rows of logits or of columns at a time."""
     x = {}
     for name, value in inputs.items():  # a learnable scale stays in float32 beside bfloat16 rows
         kept = value.dtype if value.dim() == 0 and dtype != torch.float64 else dtype
@@ -114,11 +114,35 @@ def _in_blocks(workload: Workload, inputs: Mapping[str, Tensor], dtype: torch.dt
         own = torch.arange(len(image), device=image.device)
         there = _cross_entropy(image, text, scale, own, None, block)
         loss = (there + _cross_entropy(text, image, scale, own, None, block)) / 2
+    elif workload.op == "barlow_twins":
+        a, b = (F.batch_norm(x[view], None, None, training=True) for view in ("z0", "z1"))
+        diagonal, off = _correlation(a, b, len(a), block)
+        loss = (1 - diagonal).square().sum() + LAMBD * off
+    elif workload.op == "vicreg":
+        terms = [25 * F.mse_loss(x["z0"], x["z1"])]
+        for z in (x["z0"] - x["z0"].mean(0), x["z1"] - x["z1"].mean(0)):
+            variances, off = _correlation(z, z, len(z) - 1, block)
+            terms += [12.5 * F.relu(1 - (variances + 1e-4).sqrt()).mean(), off / z.shape[1]]
+        loss = sum(terms, z.new_zeros(()))
     else:
         loss = _cross_entropy(x["x"], x["y"], 1.0, None, None, block)
     wanted = differentiable(x)
     gradients = torch.autograd.grad(loss, list(wanted.values()))
     return {"loss": loss.detach(), **dict(zip(wanted, gradients, strict=True))}
+
+
+def _correlation(a: Tensor, b: Tensor, divisor: int, block: int) -> tuple[Tensor, Tensor]:
+    """The diagonal of a^T b / divisor, and the sum of squares off it."""
+
+    def of_columns(a: Tensor, b: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        c = a.T @ b / divisor
+        own = torch.arange(b.shape[1], device=c.device)
+        diagonal = c[own + start, own]
+        return diagonal, c.index_put((own + start, own), c.new_zeros(())).square().sum()
+
+    size = max(1, block // a.shape[1])
+    parts = [checkpoint(of_columns, a, part, k * size, use_reentrant=False) for k, part in enumerate(b.split(size, 1))]
+    return torch.cat([diagonal for diagonal, _ in parts]), sum((off for _, off in parts), a.new_zeros(()))
 
 
 def _cross_entropy(

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 import sslkernels.functional as SF
 from sslkernels import backends
 from sslkernels.bench.measure import Step
-from sslkernels.bench.workloads import TEMPERATURE, Workload
+from sslkernels.bench.workloads import LAMBD, TEMPERATURE, Workload
 
 # A dense provider holds logits, their softmax and its gradient: three numbers a pair. Past this it would swap.
 _DENSE_BYTES_PER_PAIR = 12
@@ -35,6 +36,13 @@ class Provider(Protocol):
     def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step: ...
 
 
+OURS: dict[str, Callable[..., Tensor]] = {
+    "clip_loss": SF.clip_loss,
+    "barlow_twins": partial(SF.barlow_twins, lambd=LAMBD),
+    "vicreg": SF.vicreg,
+}
+
+
 @dataclass(frozen=True)
 class Ours:
     """The library on one of its backends."""
@@ -50,8 +58,8 @@ class Ours:
             return lambda: SF.nt_xent(**inputs, temperature=TEMPERATURE, backend=self.name)
         if workload.op == "info_nce":
             return lambda: SF.info_nce(**inputs, temperature=TEMPERATURE, backend=self.name)
-        if workload.op == "clip_loss":
-            return lambda: SF.clip_loss(**inputs, backend=self.name)
+        if workload.op in OURS:
+            return lambda: OURS[workload.op](**inputs, backend=self.name)
         return lambda: SF.logsumexp_similarity(**inputs, backend=self.name).mean()
 
 
@@ -76,11 +84,53 @@ def eager_clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
+def eager_barlow_twins(z0: Tensor, z1: Tensor) -> Tensor:
+    a, b = (F.batch_norm(z, None, None, training=True) for z in (z0, z1))
+    c = a.T @ b / len(a)
+    return (c.diagonal() - 1).square().sum() + LAMBD * _off_diagonal(c).square().sum()
+
+
+def eager_vicreg(z0: Tensor, z1: Tensor) -> Tensor:
+    loss = 25 * F.mse_loss(z0, z1)
+    for z in (z0, z1):
+        loss = loss + 12.5 * F.relu(1 - (z.var(0) + 1e-4).sqrt()).mean()
+        z = z - z.mean(0)
+        loss = loss + _off_diagonal(z.T @ z / (len(z) - 1)).square().sum() / z.shape[1]
+    return loss
+
+
+def _off_diagonal(c: Tensor) -> Tensor:
+    """A view of the square matrix without its diagonal: no mask, no copy."""
+    d = len(c)
+    return c.flatten()[1:].view(d - 1, d + 1)[:, :-1]
+
+
+def dual_barlow_twins(z0: Tensor, z1: Tensor) -> Tensor:
+    a, b = (F.batch_norm(z, None, None, training=True) for z in (z0, z1))
+    diagonal = (a * b).mean(0)
+    total = ((a @ a.T) * (b @ b.T)).sum() / len(a) ** 2
+    return (diagonal - 1).square().sum() + LAMBD * (total - diagonal.square().sum())
+
+
+def dual_vicreg(z0: Tensor, z1: Tensor) -> Tensor:
+    loss = 25 * F.mse_loss(z0, z1)
+    for z in (z0, z1):
+        z = z - z.mean(0)
+        variances = z.square().sum(0) / (len(z) - 1)
+        loss = loss + 12.5 * F.relu(1 - (variances + 1e-4).sqrt()).mean()
+        total = (z @ z.T).square().sum() / (len(z) - 1) ** 2
+        loss = loss + (total - variances.square().sum()) / z.shape[1]
+    return loss
+
+
 EAGER: dict[str, Callable[..., Tensor]] = {
     "nt_xent": eager_nt_xent,
     "info_nce": eager_info_nce,
     "clip_loss": eager_clip_loss,
+    "barlow_twins": eager_barlow_twins,
+    "vicreg": eager_vicreg,
 }
+DUAL = {"barlow_twins": dual_barlow_twins, "vicreg": dual_vicreg}
 
 
 @dataclass(frozen=True)
@@ -117,8 +167,24 @@ class Compile:
 
 
 @dataclass(frozen=True)
+class Dual:
+    """Plain PyTorch with |a^T b|^2 = <a a^T, b b^T>: what the identity gives without kernels. No library has it."""
+
+    name: str = "dual"
+
+    def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
+        if workload.op not in DUAL or workload.shape[0] >= workload.shape[1]:
+            return "the dual is for correlations of fewer rows than features."
+        return None
+
+    def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step:
+        function = DUAL[workload.op]
+        return lambda: function(**inputs)
+
+
+@dataclass(frozen=True)
 class Lightly:
-    """lightly's NTXentLoss; with its memory bank for the queue, set to the workload's negatives."""
+    """lightly's module of the loss; NTXentLoss with its memory bank for the queue, set to the workload's negatives."""
 
     name: str = "lightly"
 
@@ -134,8 +200,11 @@ class Lightly:
         return _too_large(workload, device)
 
     def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step:
-        from lightly.loss import NTXentLoss
+        from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
 
+        if workload.family == "correlation":
+            module = BarlowTwinsLoss(LAMBD) if workload.op == "barlow_twins" else VICRegLoss()
+            return lambda: module(inputs["z0"], inputs["z1"])
         if workload.op == "nt_xent":
             loss = NTXentLoss(temperature=TEMPERATURE)
             return lambda: loss(inputs["z0"], inputs["z1"])
@@ -145,7 +214,7 @@ class Lightly:
         return lambda: loss(query, key)
 
 
-_ALL: tuple[Provider, ...] = (Ours("cpu"), Ours("triton"), Ours("reference"), Eager(), Compile(), Lightly())
+_ALL: tuple[Provider, ...] = (Ours("cpu"), Ours("triton"), Ours("reference"), Eager(), Compile(), Lightly(), Dual())
 PROVIDERS = {provider.name: provider for provider in _ALL}
 
 

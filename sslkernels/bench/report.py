@@ -13,7 +13,7 @@ from sslkernels.bench.workloads import WORKLOADS, Target
 if TYPE_CHECKING:
     from rich.console import Console
 
-OTHERS = ("eager", "compile", "lightly")
+OTHERS = ("eager", "compile", "lightly", "dual")
 _KEY = tuple[str, str]
 
 
@@ -73,14 +73,15 @@ def print_run(records: Sequence[Record], console: Console) -> None:
     )
     table.add_column("workload", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
-    for name in ("ours", "fwd", "p20…p80", *OTHERS, "memory", "eager's", "of floor"):
+    others = [other for other in OTHERS if any("seconds" in case.get(other, ()) for case in found.values())]
+    for name in ("ours", "fwd", "p20…p80", *others, "memory", "eager's", "of floor"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("target")
     for key, case in found.items():
         mine = ours(case)
         if mine is None:
             why = next((f"{r['status']}" for n, r in case.items() if n not in OTHERS), "not run")
-            times = [_time(r) for r in (case.get(n) for n in OTHERS)]
+            times = [_time(r) for r in (case.get(n) for n in others)]
             table.add_row(key[0], _short(key[1]), why, "", "", *times, "", "", "", "")
             continue
         spread = mine["seconds"]["fwd+bwd"]
@@ -90,7 +91,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
             ("~" if mine["disturbed"] else "") + _seconds(median(mine)),
             _seconds(median(mine, "fwd")),
             f"{_number(spread['p20'] * 1e3)}…{_number(spread['p80'] * 1e3)}",
-            *(_ratio(ratio(case, other)) for other in OTHERS),
+            *(_ratio(ratio(case, other)) for other in others),
             _bytes(mine["memory_bytes"]),
             _bytes(case["eager"].get("memory_bytes")) if "eager" in case else "",
             f"{mine['floor']['fraction']:.0%}",
@@ -154,7 +155,7 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
     table = Table(
         title="forward + backward, A against B",
         caption=f"A: {_place(before[0])}\nB: {_place(after[0])}\nB ÷ A: below 1 B is faster; "
-        "eager, compile and lightly show how far the machine itself moved",
+        "the others show how far the machine itself moved",
     )
     for name in ("workload", "dtype", "provider"):
         table.add_column(name, no_wrap=True)
@@ -187,10 +188,16 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
     return worst
 
 
-_COLOURS = {"eager": "#1f5fa8", "compile": "#d9791a", "lightly": "#3f8f4f"}
+_COLOURS = {"eager": "#1f5fa8", "compile": "#d9791a", "lightly": "#3f8f4f", "dual": "#7b4fa3"}
 _LOSS = "#b3261e"
-_MARKS = {"eager": "o", "compile": "D", "lightly": "s"}
-_TITLES = {"nt_xent": "NT-Xent", "info_nce": "queue InfoNCE", "clip_loss": "CLIP"}
+_MARKS = {"eager": "o", "compile": "D", "lightly": "s", "dual": "^"}
+_TITLES = {
+    "nt_xent": "NT-Xent",
+    "info_nce": "queue InfoNCE",
+    "clip_loss": "CLIP",
+    "barlow_twins": "Barlow Twins",
+    "vicreg": "VICReg",
+}
 
 
 def plot(records: Sequence[Record], path: Path) -> None:
@@ -204,7 +211,7 @@ def plot(records: Sequence[Record], path: Path) -> None:
     found = {key: case for key, case in cases(records).items() if any(ratio(case, other) for other in OTHERS)}
     if not found:
         raise ValueError(
-            "the file has no ratio to draw: it needs one of our backends beside eager, compile or lightly."
+            "the file has no ratio to draw: it needs one of our backends beside eager, compile, lightly or dual."
         )
     workloads = list(dict.fromkeys(workload for workload, _ in found))
     dtypes = list(dict.fromkeys(dtype for _, dtype in found))

@@ -49,7 +49,6 @@ def environment(device: torch.device) -> Record:
     """Where and with what: the same in every record of a run."""
     return {
         "format": FORMAT,
-        "family": "similarity",
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": _commit(),
         "versions": {
@@ -128,6 +127,7 @@ def _case(
     for provider in providers:
         why = provider.why_not(workload, device, dtype)
         records[provider.name] = {
+            "family": workload.family,
             "workload": str(workload),
             "op": workload.op,
             "shape": list(workload.shape),

@@ -15,12 +15,19 @@ Preset = Literal["small", "recipe", "quick"]
 
 TEMPERATURE = 0.1
 LOGIT_SCALE = 1 / 0.07
+LAMBD = 5e-3
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DIMENSIONS = {
     "nt_xent": ("N", "D"),
     "info_nce": ("N", "M", "D"),
     "clip_loss": ("N", "D"),
     "logsumexp_similarity": ("N", "M", "D"),
+    "barlow_twins": ("N", "D"),
+    "vicreg": ("N", "D"),
+}
+FAMILIES = {
+    "similarity": ("nt_xent", "info_nce", "clip_loss", "logsumexp_similarity"),
+    "correlation": ("barlow_twins", "vicreg"),
 }
 
 
@@ -42,14 +49,14 @@ class Target:
     """Forward + backward of ours on ``device``: a ratio, the seconds or the peak memory above the inputs."""
 
     dtype: str
-    kind: Literal["eager", "compile", "lightly", "seconds", "bytes"]
+    kind: Literal["eager", "compile", "lightly", "dual", "seconds", "bytes"]
     value: float
     device: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Workload:
-    """An op at one shape: nt_xent (N per view, D), info_nce (N, M, D) with a frozen queue of M, clip_loss (N, D)."""
+    """An op at one shape: nt_xent (N per view, D), info_nce (N, M, D) with a frozen queue of M, the others (N, D)."""
 
     op: str
     shape: tuple[int, ...]
@@ -60,8 +67,14 @@ class Workload:
         return f"{self.op}-{'x'.join(map(str, self.shape))}"
 
     @property
+    def family(self) -> str:
+        return next(family for family, ops in FAMILIES.items() if self.op in ops)
+
+    @property
     def pairs(self) -> int:
-        """Entries of the matrix that a dense provider stores."""
+        """Entries of the matrix that a dense provider stores: logits of rows, or correlations of columns."""
+        if self.family == "correlation":
+            return self.shape[1] ** 2
         first = self.shape[0]
         return {"nt_xent": 4 * first * first, "clip_loss": first * first}.get(self.op, first * self.shape[1])
 
@@ -81,7 +94,7 @@ class Workload:
 
         anchors = rows(n)
         related = anchors + rows(n)  # as two views are: alike, not equal
-        if self.op == "nt_xent":
+        if self.op == "nt_xent" or self.family == "correlation":
             return {"z0": ready(anchors, True), "z1": ready(related, True)}
         if self.op == "info_nce":
             queue = F.normalize(rows(self.shape[1]), dim=1)
@@ -104,6 +117,8 @@ class Workload:
             forward, backward, read, written = 4 * self.pairs * d, 0, 2 * n + self.shape[1], n
         elif self.op == "clip_loss":
             forward, backward, read, written = 2 * self.pairs * d, 4 * self.pairs * d, 2 * n, 2 * n
+        elif self.family == "correlation":  # two halves of symmetric products or one whole, and two whole ones backward
+            forward, backward, read, written = 2 * n * d * min(n, d), 4 * n * d * min(n, d), 2 * n, 2 * n
         else:
             rows = n + self.shape[1]
             forward, backward, read, written = 2 * self.pairs * d, 4 * self.pairs * d, rows, rows
@@ -118,6 +133,7 @@ def _with(*stated: Target) -> tuple[Target, ...]:
 
 _MIB = 1 << 20
 _F32, _BF16 = "float32", "bfloat16"
+_TWICE = (Target(_F32, "lightly", 2.0), Target(_BF16, "lightly", 2.0))
 
 WORKLOADS = (
     Workload("nt_xent", (64, 128), "small", _with()),
@@ -143,6 +159,22 @@ WORKLOADS = (
     Workload("info_nce", (256, 65536, 128), "small", _with(Target(_F32, "eager", 4.5), Target(_F32, "lightly", 5.0))),
     Workload("clip_loss", (2048, 512), "small", _with()),
     Workload("clip_loss", (4096, 768), "small", _with(Target(_F32, "eager", 1.5), Target(_BF16, "eager", 4.0))),
+    Workload("barlow_twins", (128, 8192), "small", _with()),
+    Workload("barlow_twins", (256, 8192), "small", _with(Target(_F32, "eager", 30.0), Target(_F32, "lightly", 30.0))),
+    Workload("barlow_twins", (512, 4096), "small", _with(Target(_F32, "eager", 8.0))),
+    Workload("barlow_twins", (2048, 512), "small", _with(*_TWICE)),
+    Workload("barlow_twins", (512, 512), "small", _with(*_TWICE)),
+    Workload("vicreg", (128, 8192), "small", _with()),
+    Workload("vicreg", (256, 8192), "small", _with(Target(_F32, "eager", 60.0), Target(_F32, "lightly", 40.0))),
+    Workload("vicreg", (512, 4096), "small", _with()),
+    Workload("vicreg", (2048, 512), "small", _with(*_TWICE)),
+    Workload("vicreg", (512, 512), "small", _with(*_TWICE)),
+    Workload("barlow_twins", (2048, 8192), "recipe", tuple(Target(t, "eager", 3.0, "cuda") for t in DTYPES)),
+    Workload("barlow_twins", (4096, 2048), "recipe"),
+    Workload("barlow_twins", (2048, 16384), "recipe"),
+    Workload("vicreg", (2048, 8192), "recipe"),
+    Workload("vicreg", (4096, 2048), "recipe"),
+    Workload("vicreg", (2048, 16384), "recipe"),
     Workload("nt_xent", (4096, 256), "recipe"),
     Workload("nt_xent", (65536, 256), "recipe"),
     Workload("clip_loss", (32768, 512), "recipe"),
@@ -164,15 +196,24 @@ WORKLOADS = (
     Workload("nt_xent", (64, 32), "quick"),
     Workload("info_nce", (32, 512, 32), "quick"),
     Workload("clip_loss", (64, 32), "quick"),
+    Workload("barlow_twins", (32, 96), "quick"),
+    Workload("vicreg", (96, 32), "quick"),
 )
 
 # The shapes above that are timed on a GPU too, beside those of its own.
-_ALSO_RECIPE = ("nt_xent-4096x128", "nt_xent-16384x128", "info_nce-256x65536x128")
+_ALSO_RECIPE = (
+    "nt_xent-4096x128",
+    "nt_xent-16384x128",
+    "info_nce-256x65536x128",
+    "barlow_twins-256x8192",
+    "vicreg-256x8192",
+)
 
 
-def select(preset: Preset, only: Iterable[str] = ()) -> list[Workload]:
-    """Workloads of a preset; with ``only``, those whose name contains one of the texts."""
-    chosen = [w for w in WORKLOADS if w.preset == preset or (preset == "recipe" and str(w) in _ALSO_RECIPE)]
+def select(family: str, preset: Preset, only: Iterable[str] = ()) -> list[Workload]:
+    """Workloads of a family and preset; with ``only``, those whose name contains one of the texts."""
+    ours = [w for w in WORKLOADS if w.family == family]
+    chosen = [w for w in ours if w.preset == preset or (preset == "recipe" and str(w) in _ALSO_RECIPE)]
     wanted = tuple(only)
     if not wanted:
         return chosen

@@ -62,7 +62,7 @@ def test_run_writes_one_record_per_workload_dtype_and_provider(quick):
     records = [json.loads(line) for line in path.read_text().splitlines()]
     expected = {
         (str(w), dtype, p)
-        for w in workloads.select("quick")
+        for w in workloads.select("similarity", "quick")
         for dtype in workloads.DTYPES
         for p in ("cpu", "eager", "triton")
     }
@@ -137,7 +137,7 @@ def test_the_gate_refuses_a_wrong_loss(scale):
 
 
 @pytest.mark.parametrize(
-    "op, shape", [("nt_xent", (37, 16)), ("clip_loss", (37, 16)), ("logsumexp_similarity", (37, 5, 16))]
+    "op, shape", [("nt_xent", (37, 16)), ("clip_loss", (37, 16)), ("logsumexp_similarity", (37, 5, 16)), ("vicreg", (16, 37))]
 )
 def test_truth_is_the_same_in_blocks(op, shape):
     workload = workloads.Workload(op, shape)
@@ -163,7 +163,7 @@ def test_the_largest_are_held_against_float32_and_still_gated(monkeypatch):
 
 
 def test_every_provider_passes_the_gate_on_every_op():
-    for workload in workloads.select("quick"):
+    for workload in [w for family in workloads.FAMILIES for w in workloads.select(family, "quick")]:
         for dtype in workloads.DTYPES.values():
             inputs = workload.inputs(dtype)
             truth = measure.Truth.of(workload, inputs)

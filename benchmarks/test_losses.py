@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The small workloads of the similarity family under pytest-benchmark: `pytest benchmarks`.
+"""The small workloads of every family under pytest-benchmark: `pytest benchmarks`.
 
-The same workloads, providers and gate as `sslkernels bench run similarity`, for those who want its statistics, its
+The same workloads, providers and gate as `sslkernels bench run`, for those who want its statistics, its
 history and its comparison. Providers run one after another here, not interleaved: for ratios use the command.
 """
 
@@ -20,7 +20,8 @@ MOST_PAIRS = 1 << 24
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CASES = [
     (workload, dtype)
-    for workload in workloads.select("small")
+    for family in workloads.FAMILIES
+    for workload in workloads.select(family, "small")
     if workload.pairs <= MOST_PAIRS
     for dtype in workloads.DTYPES
 ]
@@ -35,7 +36,7 @@ def case(request: pytest.FixtureRequest) -> tuple[workloads.Workload, torch.dtyp
 
 @pytest.mark.parametrize("phase", ["fwd", "fwd+bwd"])
 @pytest.mark.parametrize("provider", PROVIDERS.values(), ids=lambda provider: provider.name)
-def test_similarity(benchmark: Any, case: tuple, provider: Any, phase: str) -> None:
+def test_loss(benchmark: Any, case: tuple, provider: Any, phase: str) -> None:
     workload, dtype, inputs, truth = case
     reason = provider.why_not(workload, DEVICE, dtype)
     if reason:
