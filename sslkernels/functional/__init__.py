@@ -8,6 +8,7 @@ from sslkernels.functional.correlation import (
     variance_hinge,
     vicreg,
 )
+from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.ops.similarity import logsumexp_similarity
 
@@ -16,9 +17,13 @@ __all__ = [
     "clip_loss",
     "covariance_penalty",
     "cross_correlation_sq",
+    "frossl",
     "info_nce",
     "logsumexp_similarity",
     "nt_xent",
+    "tico",
     "variance_hinge",
+    "vcreg",
+    "vibcreg",
     "vicreg",
 ]

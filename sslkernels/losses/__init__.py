@@ -1,6 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses as modules, under the names and arguments of the libraries people come from."""
 
+from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
+from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss
 from sslkernels.losses.similarity import ClipLoss, InfoNCELoss, NTXentLoss
 
-__all__ = ["ClipLoss", "InfoNCELoss", "NTXentLoss"]
+__all__ = [
+    "BarlowTwinsLoss",
+    "ClipLoss",
+    "FroSSLLoss",
+    "InfoNCELoss",
+    "NTXentLoss",
+    "TiCoLoss",
+    "VCRegLoss",
+    "VICRegLoss",
+    "VIbCRegLoss",
+]

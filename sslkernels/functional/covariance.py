@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kin of VICReg: losses of one covariance matrix per view, which none of them forms where an N x N one is smaller.
+
+``side``, ``group`` and ``backend`` are those of `sslkernels.functional.barlow_twins`; statistics are those of all rows
+of the group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sslkernels.arguments import check_number, check_rows, shape_of
+from sslkernels.distributed import GroupLike
+from sslkernels.functional.correlation import _check_views, _hinges, _penalties
+from sslkernels.ops.correlation import Scaling, column_moments
+from sslkernels.ops.correlation.ranks import summed
+from sslkernels.ops.registry import wide
+from sslkernels.ops.similarity import row_dot, unit_rows
+
+# Columns of length sqrt(N); one that is all zeros stays so, and nothing else feels the addend.
+UNIT = Scaling(1e-20, outside=True)
+
+
+def vcreg(
+    z: Tensor,
+    *,
+    var: float = 25.0,
+    cov: float = 1.0,
+    eps: float = 1e-4,
+    side: str | None = None,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """VICReg's regulariser of one embedding (VCReg, Zhu et al. 2023), as stable-pretraining weighs it.
+
+    ``var * variance_hinge(z) / 2 + cov * covariance_penalty(z)`` from one pass over ``z (N, D)``, ``N >= 2``. The paper
+    does not halve the first term and divides the second by ``D - 1`` too: ``var=2*alpha, cov=beta/(D-1)``.
+
+    Returns:
+        0-dim float32 (float64 for float64 rows).
+
+    Cost: half of `sslkernels.functional.vicreg`.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.vcreg(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
+    tensor(4.)
+    """
+    for name, value in (("var", var), ("cov", cov)):
+        check_number("vcreg", name, value)
+    check_number("vcreg", "eps", eps, least=0)
+    shard = _check_views("vcreg", {"z": z}, side, group, least=2)
+    moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
+    rows = z.shape[0] if shard is None else shard.total
+    return var * _hinges(moments.squares, rows, eps)[0] / 2 + cov * _penalties(moments.off, rows, z.shape[1])[0]
+
+
+def vibcreg(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    sim: float = 25.0,
+    var: float = 25.0,
+    cov: float = 200.0,
+    eps: float = 1e-4,
+    side: str | None = None,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """VIbCReg (Lee and Aune 2021), as in solo-learn: VICReg with correlations in the place of covariances.
+
+    ``sim * mean((z0 - z1)^2) + var * (hinge(z0) + hinge(z1)) + cov * (penalty(z0) + penalty(z1))`` where hinge is
+    `variance_hinge`, not halved, and penalty is ``sum_(i != j) r_ij^2 / D^2`` with the correlations r of the columns.
+
+    Args:
+        z0, z1: two views ``(N, D)``, ``N >= 2``.
+        sim, var, cov: weights.
+        eps: added to the variances under the root of the hinge.
+
+    Returns:
+        0-dim float32 (float64 for float64 rows). A constant column correlates with none.
+
+    Cost: that of `sslkernels.functional.vicreg`.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> z = torch.tensor([[2.0, 2.0], [-2.0, -2.0]])
+    >>> SF.vibcreg(z, z)
+    tensor(200.)
+    """
+    for name, value in (("sim", sim), ("var", var), ("cov", cov)):
+        check_number("vibcreg", name, value)
+    check_number("vibcreg", "eps", eps, least=0)
+    shard = _check_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2)
+    moments = column_moments(z0, z1, "each", scaling=UNIT, side=side, shard=shard, backend=backend)
+    rows, features = z0.shape[0] if shard is None else shard.total, z0.shape[1]
+    hinges = _hinges(moments.squares, rows, eps).sum()
+    return sim * moments.gap / (rows * features) + var * hinges + cov * moments.off.sum() / (rows * features) ** 2
+
+
+def frossl(
+    views: Sequence[Tensor],
+    *,
+    invariance_weight: float = 1.0,
+    side: str | None = None,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """FroSSL (Skean et al. 2023), as in lightly, for two views or more.
+
+    ``sum_v log |S_v / trace S_v|_F^2 + invariance_weight * V / N * sum_v |u_v - mean(u)|^2``: u_v are the columns of
+    view v divided by their L2 norm, nothing centred, and ``S_v = u_v^T u_v``.
+
+    Args:
+        views: V tensors ``(N, D)``, ``N >= 1``.
+        invariance_weight: of the second term.
+
+    Returns:
+        0-dim float32 (float64 for float64 rows).
+
+    Under a ``group`` the mean over ranks of what is returned is the loss of all rows.
+    Cost: ``3*V*N*D*min(N, D)`` operations forward and backward, ``O(V*N*D + min(N, D)^2)`` memory.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.frossl([torch.eye(4), torch.eye(4)])
+    tensor(-2.7726)
+    """
+    check_number("frossl", "invariance_weight", invariance_weight)
+    if isinstance(views, Tensor) or not isinstance(views, Sequence):
+        raise TypeError(f"frossl: views is a {type(views).__name__}; pass a list of tensors of shape (N, D).")
+    if len(views) < 2:
+        raise ValueError(f"frossl: views has length {len(views)}; pass at least two views of the same samples.")
+    shard = _check_views("frossl", {f"views[{v}]": z for v, z in enumerate(views)}, side, group, least=1)
+    local, features = views[0].shape
+    rows, ranks = (local, 1) if shard is None else (shard.total, shard.ranks)
+    regularization, columns = views[0].new_zeros((), dtype=wide(views[0].dtype)), []
+    for z in views:
+        moments = column_moments(
+            z, None, "each", centre=False, scaling=UNIT, side=side, shard=shard, backend=backend
+        )  # fmt: skip
+        squares = moments.squares[0]
+        trace = (squares > 0).sum().to(squares.dtype)  # the columns have length 1, or 0
+        regularization = regularization + (moments.off[0] / rows**2 + trace).log() - 2 * trace.log()
+        columns.append(z.to(squares.dtype) * squares.clamp_min(1e-24).rsqrt())
+    unit = torch.stack(columns)
+    spread = (unit - unit.mean(0)).square().sum() * ranks
+    return regularization + invariance_weight * len(views) / rows * spread
+
+
+def tico(
+    z0: Tensor,
+    z1: Tensor,
+    covariance: Tensor | None = None,
+    *,
+    beta: float = 0.9,
+    rho: float = 8.0,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]:
+    """TiCo (Zhu et al. 2022): ``1 - mean(<u0, u1>) + rho * mean(u0^T C u0)``, and C, which is remembered.
+
+    Args:
+        z0, z1: two views ``(N, D)``, ``N >= 1``; u are their rows divided by their norm. In the paper z1 comes from a
+            teacher.
+        covariance: the C of the step before, ``(D, D)``; None is all zeros.
+        beta: ``C = beta * covariance + (1 - beta) * u0^T u0 / N``, with the rows of all ranks of the group.
+        rho: weight of the second term.
+        group: as in `nt_xent`: the mean over ranks of the loss is that of all rows. D*D numbers are exchanged.
+
+    Returns:
+        The loss, 0-dim float32 (float64 for float64 rows), and C, which has no gradient: it is a constant of the loss.
+
+    Cost: ``6*N*D^2`` operations, ``O(N*D + D^2)`` memory.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> loss, covariance = SF.tico(torch.eye(4), torch.eye(4))
+    >>> loss
+    tensor(0.2000)
+    """
+    check_number("tico", "rho", rho)
+    check_number("tico", "beta", beta, least=0)
+    if beta > 1:
+        raise ValueError(f"tico: beta is {beta}; pass a number from 0 to 1.")
+    shard = _check_views("tico", {"z0": z0, "z1": z1}, None, group, least=1)
+    features, sums = z0.shape[1], wide(z0.dtype)
+    if covariance is not None:
+        check_rows("tico", "covariance", covariance)
+        if covariance.shape != (features, features):
+            raise ValueError(
+                f"tico: covariance has shape {shape_of(covariance)} and z0 {shape_of(z0)}; "
+                f"expected ({features}, {features}). Was it made by embeddings of another width?"
+            )
+    u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1.to(z0.dtype), backend=backend)
+    rows, ranks = (z0.shape[0], 1) if shard is None else (shard.total, shard.ranks)
+    with torch.autocast(z0.device.type, enabled=False):  # what is remembered is not rounded
+        wide0 = u0.to(sums)
+        with torch.no_grad():
+            batch = wide0.T @ wide0
+            if shard is not None:
+                batch = summed(batch, shard)
+            batch = (1 - beta) / rows * batch
+            matrix = batch if covariance is None else beta * covariance.to(batch) + batch
+        contrast = (wide0 @ matrix * wide0).sum()
+    agreement = row_dot(u0, u1, backend=backend).sum()
+    return 1 + ranks / rows * (rho * contrast - agreement), matrix

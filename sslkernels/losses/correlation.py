@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BarlowTwinsLoss and VICRegLoss as in lightly, and in the conventions of the other libraries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, shape_of
+from sslkernels.functional.correlation import barlow_twins, vicreg
+
+CONVENTIONS = ("lightly", "official", "solo-learn", "stable-pretraining")
+SOLO_SCALE = 0.025
+
+
+class BarlowTwinsLoss(nn.Module):
+    """Barlow Twins with lightly's arguments: ``from sslkernels.losses import BarlowTwinsLoss`` is the whole change.
+
+    Args:
+        lambda_param: weight of what lies off the diagonal; ``lambd`` of `sslkernels.functional.barlow_twins`.
+        gather_distributed: correlate the rows of every rank.
+        convention: whose loss it is. "lightly" standardises columns with each rank's own mean and variance; "official"
+            with those of all rows, as SyncBatchNorm does; "solo-learn" is lightly's times 0.025 (its ``scale_loss``);
+            "stable-pretraining" divides columns by (unbiased standard deviation + 1e-5) where the others divide by
+            sqrt(biased variance + 1e-5).
+
+    ``forward(z_a, z_b)`` with ``(N, D)`` each, ``N >= 2``, gives a 0-dim loss: float32, or float64 for float64 rows.
+
+    >>> import torch
+    >>> from sslkernels.losses import BarlowTwinsLoss
+    >>> z = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    >>> BarlowTwinsLoss()(z, z.flip(1))
+    tensor(2.0100)
+    """
+
+    def __init__(
+        self, lambda_param: float = 5e-3, gather_distributed: bool = False, *, convention: str = "lightly"
+    ) -> None:
+        super().__init__()
+        check_number("BarlowTwinsLoss", "lambda_param", lambda_param)
+        check_choice("BarlowTwinsLoss", "convention", convention, CONVENTIONS)
+        self.lambda_param = lambda_param
+        self.gather_distributed = gather_distributed
+        self.convention = convention
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        check_pair("BarlowTwinsLoss", z_a, z_b, self.gather_distributed)
+        loss = barlow_twins(
+            z_a,
+            z_b,
+            lambd=self.lambda_param,
+            statistics="global" if self.convention == "official" else "local",
+            convention="stable-pretraining" if self.convention == "stable-pretraining" else "official",
+            group="world" if self.gather_distributed else None,
+        )
+        return SOLO_SCALE * loss if self.convention == "solo-learn" else loss
+
+
+class VICRegLoss(nn.Module):
+    """VICReg with lightly's arguments: ``from sslkernels.losses import VICRegLoss`` is the whole change.
+
+    Args:
+        lambda_param, mu_param, nu_param: weights of invariance, variance and covariance, which are ``sim``, ``var`` and
+            ``cov`` of `sslkernels.functional.vicreg`.
+        gather_distributed: means and covariances of the rows of every rank.
+        eps: added to the variances under the root.
+        convention: "lightly", "official" and "stable-pretraining" are the same; "solo-learn" does not halve the
+            variance term.
+
+    ``forward(z_a, z_b)`` with ``(N, ..., D)`` each, ``N >= 2``, gives a 0-dim loss: float32, or float64 for float64
+    rows. With more than two dimensions it is the mean over positions of the loss at each, one after another.
+
+    >>> import torch
+    >>> from sslkernels.losses import VICRegLoss
+    >>> VICRegLoss()(torch.eye(4), torch.eye(4).roll(1, 0))
+    tensor(25.0392)
+    """
+
+    def __init__(
+        self,
+        lambda_param: float = 25.0,
+        mu_param: float = 25.0,
+        nu_param: float = 1.0,
+        gather_distributed: bool = False,
+        eps: float = 1e-4,
+        *,
+        convention: str = "lightly",
+    ) -> None:
+        super().__init__()
+        for name, value in (("lambda_param", lambda_param), ("mu_param", mu_param), ("nu_param", nu_param)):
+            check_number("VICRegLoss", name, value)
+        check_number("VICRegLoss", "eps", eps, least=0)
+        check_choice("VICRegLoss", "convention", convention, CONVENTIONS)
+        self.lambda_param, self.mu_param, self.nu_param = lambda_param, mu_param, nu_param
+        self.gather_distributed = gather_distributed
+        self.eps = eps
+        self.convention = convention
+
+    def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        pairs = [(z_a, z_b)]
+        if isinstance(z_a, Tensor) and isinstance(z_b, Tensor) and z_a.dim() > 2:
+            if z_a.shape != z_b.shape or z_a.numel() == 0:
+                raise ValueError(
+                    f"VICRegLoss: z_a has shape {shape_of(z_a)} and z_b {shape_of(z_b)}; "
+                    "both need the same shape (N, ..., D) with at least one position and one feature."
+                )
+            pairs = list(zip(z_a.flatten(1, -2).unbind(1), z_b.flatten(1, -2).unbind(1), strict=True))
+        check_pair("VICRegLoss", *pairs[0], self.gather_distributed)
+        losses = [
+            vicreg(
+                a,
+                b,
+                sim=self.lambda_param,
+                var=2 * self.mu_param if self.convention == "solo-learn" else self.mu_param,
+                cov=self.nu_param,
+                eps=self.eps,
+                group="world" if self.gather_distributed else None,
+            )
+            for a, b in pairs
+        ]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+
+
+def check_pair(loss: str, z_a: Tensor, z_b: Tensor, gathered: bool, least: int = 2) -> None:
+    """Two views of the same rows, under the names that the module's caller knows; of ``least`` rows unless other ranks
+    may bring them.
+    """
+    check_rows(loss, "z_a", z_a)
+    check_rows(loss, "z_b", z_b)
+    check_alike(loss, "z_b", z_b, "z_a", z_a, rows=True)
+    if not gathered and z_a.shape[0] < least:
+        raise ValueError(f"{loss}: z_a has shape {shape_of(z_a)}; pass a batch of at least {least} rows.")
