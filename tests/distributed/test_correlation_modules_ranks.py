@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The correlation modules on two and three gloo processes: the mean over ranks of losses and of parameter gradients is
+what one process finds for all rows, uneven ranks included.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+
+from sslkernels.losses import BarlowTwinsLoss, FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss, VICRegLoss
+
+SECONDS = 120
+D_IN = 4
+ROWS = {2: (3, 2), 3: (2, 4, 3)}  # of each rank
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def twice(loss: TiCoLoss) -> Loss:
+    """The second call meets the covariance of the first, which must be that of all rows."""
+
+    def call(a: Tensor, b: Tensor) -> Tensor:
+        loss(b, a)
+        return loss(a, b)
+
+    return call
+
+
+LOSSES: dict[str, Callable[[bool], Loss]] = {
+    "barlow official": lambda gathered: BarlowTwinsLoss(0.1, gathered, convention="official"),
+    "barlow statistics of each rank": lambda gathered: BarlowTwinsLoss(0.1, gathered),
+    "vicreg": lambda gathered: VICRegLoss(gather_distributed=gathered),
+    "vicreg solo-learn": lambda gathered: VICRegLoss(gather_distributed=gathered, convention="solo-learn"),
+    "vcreg": lambda gathered: lambda a, b: VCRegLoss(gather_distributed=gathered)(a),
+    "vibcreg": lambda gathered: VIbCRegLoss(gather_distributed=gathered),
+    "frossl": lambda gathered: lambda a, b: FroSSLLoss(0.7, gathered)([a, b, a + b]),
+    "tico": lambda gathered: twice(TiCoLoss(gather_distributed=gathered)),
+}
+WIDTHS = (3, 12)  # both sides: features fewer than all rows, and more
+WHOLE = [name for name in LOSSES if "each rank" not in name]
+
+
+def problem(world: int, width: int) -> tuple[Tensor, Tensor, nn.Linear]:
+    generator = torch.Generator().manual_seed(world * 100 + width)
+    x0, x1 = torch.randn(2, sum(ROWS[world]), D_IN, dtype=torch.float64, generator=generator)
+    encoder = nn.Linear(D_IN, width, dtype=torch.float64)
+    with torch.no_grad():
+        encoder.weight.copy_(torch.randn(width, D_IN, dtype=torch.float64, generator=generator) / 3)
+        encoder.bias.fill_(0.3)
+    return x0, x1, encoder
+
+
+def run(name: str, world: int, width: int, rank: int | None) -> dict[str, Tensor]:
+    """Value and gradients, of one rank's rows or (None) of all."""
+    x0, x1, encoder = problem(world, width)
+    rows = slice(None) if rank is None else slice(sum(ROWS[world][:rank]), sum(ROWS[world][: rank + 1]))
+    value = LOSSES[name](rank is not None)(encoder(x0[rows]), encoder(x1[rows]))
+    value.backward()
+    return {"value": value.detach(), "weight": encoder.weight.grad, "bias": encoder.bias.grad}
+
+
+def rank_main(rank: int, world: int, folder: str) -> None:
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    results = {f"{name} {width}": run(name, world, width, rank) for name in LOSSES for width in WIDTHS}
+    torch.save(results, f"{folder}/rank{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
+    """Results by rank. No rank outlives the time limit."""
+    folder = tmp_path_factory.mktemp(f"world{request.param}")
+    ranks = mp.start_processes(
+        rank_main, (request.param, str(folder)), nprocs=request.param, join=False, start_method="spawn"
+    )
+    deadline = time.monotonic() + SECONDS
+    try:
+        while not ranks.join(timeout=1):
+            if time.monotonic() > deadline:
+                pytest.fail(f"the world of {request.param} did not finish in {SECONDS} s")
+    finally:
+        for process in ranks.processes:
+            if process.is_alive():
+                process.kill()
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(request.param)]
+
+
+def averaged(world: list[dict[str, dict]], case: str) -> dict[str, Tensor]:
+    return {key: torch.stack([rank[case][key] for rank in world]).mean(0) for key in world[0][case]}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("name", WHOLE)
+def test_ranks_together_equal_one_process(world: list[dict[str, dict]], name: str, width: int) -> None:
+    whole = run(name, len(world), width, None)
+    for key, value in averaged(world, f"{name} {width}").items():
+        torch.testing.assert_close(value, whole[key], rtol=1e-8, atol=1e-8, msg=lambda m: f"{key}: {m}")  # noqa: B023
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_barlow_standardises_with_each_ranks_statistics(world: list[dict[str, dict]], width: int) -> None:
+    """As lightly does: the formula over what one process would find rank by rank."""
+    sizes = ROWS[len(world)]
+    x0, x1, encoder = problem(len(world), width)
+
+    def standard(x: Tensor) -> Tensor:
+        parts = encoder(x).split(sizes)
+        return torch.cat([(z - z.mean(0)) / (z.var(0, unbiased=False) + 1e-5).sqrt() for z in parts])
+
+    c = standard(x0).T @ standard(x1) / sum(sizes)
+    off = c - torch.diag(c.diagonal())
+    value = (c.diagonal() - 1).square().sum() + 0.1 * off.square().sum()
+    value.backward()
+    found = averaged(world, f"barlow statistics of each rank {width}")
+    torch.testing.assert_close(found["value"], value.detach())
+    torch.testing.assert_close(found["weight"], encoder.weight.grad, rtol=1e-7, atol=1e-7)
