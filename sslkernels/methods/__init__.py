@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sslkernels.methods.barlow_twins import BarlowTwins
 from sslkernels.methods.method import Method
 from sslkernels.methods.simclr import SimCLR
+from sslkernels.methods.vicreg import VICReg
 
-METHODS: dict[str, Callable[..., Method]] = {"simclr": SimCLR}
+METHODS: dict[str, Callable[..., Method]] = {"barlow_twins": BarlowTwins, "simclr": SimCLR, "vicreg": VICReg}
 
 
 def available() -> list[str]:
@@ -16,9 +18,9 @@ def available() -> list[str]:
 
     >>> import sslkernels.methods
     >>> sslkernels.methods.available()
-    ['simclr']
+    ['barlow_twins', 'simclr', 'vicreg']
     """
     return sorted(METHODS)
 
 
-__all__ = ["METHODS", "Method", "SimCLR", "available"]
+__all__ = ["METHODS", "BarlowTwins", "Method", "SimCLR", "VICReg", "available"]

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 from torch import nn
 
+from sslkernels.arguments import is_whole
+
 
 class ProjectionHead(nn.Sequential):
-    """SimCLR's projection (Chen et al. 2020, section 4.2): linear, BatchNorm, ReLU, linear.
+    """``layers`` linear maps with BatchNorm and ReLU between them.
+
+    With two it is SimCLR's projection (Chen et al. 2020, section 4.2), with three and no ``bias`` Barlow Twins'
+    (Zbontar et al. 2021, section 2.2) and VICReg's expander (Bardes et al. 2022, section 4.2).
 
     Args:
         in_dim, hidden_dim, out_dim: features ``(N, in_dim)`` become ``(N, out_dim)``.
+        layers: linear maps, at least one.
+        bias: of the last map; a loss that centres its columns has no use for it.
 
     >>> import torch
     >>> from sslkernels.models import ProjectionHead
@@ -18,10 +25,16 @@ class ProjectionHead(nn.Sequential):
     torch.Size([8, 32])
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int) -> None:
-        super().__init__(
-            nn.Linear(in_dim, hidden_dim, bias=False),  # the BatchNorm that follows brings the bias
-            nn.BatchNorm1d(hidden_dim),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden_dim, out_dim),
-        )
+    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, layers: int = 2, bias: bool = True) -> None:
+        if not is_whole(layers, 1):
+            raise ValueError(f"ProjectionHead: layers is {layers!r}; pass a whole number of at least 1.")
+        modules: list[nn.Module] = []
+        width = in_dim
+        for _ in range(layers - 1):
+            modules += [
+                nn.Linear(width, hidden_dim, bias=False),  # the BatchNorm that follows brings the bias
+                nn.BatchNorm1d(hidden_dim),
+                nn.ReLU(inplace=True),
+            ]
+            width = hidden_dim
+        super().__init__(*modules, nn.Linear(width, out_dim, bias=bias))

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from sslkernels.backends import NAMES
@@ -11,17 +11,23 @@ from sslkernels.methods import available
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
-# Found on the digits (seeds 0 to 2, two cores, within two minutes).
+# Found on the digits (seeds 0 to 2, two cores, within two minutes). What is in OWN is an option of this method.
 PRESETS: dict[str, dict[str, Any]] = {
-    "simclr": {"epochs": 120, "batch_size": 256, "lr": 3e-3, "temperature": 0.5},
-}
+    "barlow_twins": {"epochs": 60, "batch_size": 256, "lr": 3e-3, "projection_dim": 1024, "lambd": 5e-3},
+    "simclr": {"epochs": 120, "batch_size": 256, "lr": 3e-3, "projection_dim": 128, "temperature": 0.5},
+    "vicreg": {
+        "epochs": 60, "batch_size": 256, "lr": 3e-3, "projection_dim": 1024, "sim": 25.0, "var": 25.0, "cov": 1.0,
+    },
+}  # fmt: skip
+OWN = ("projection_dim", "temperature", "lambd", "sim", "var", "cov")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides the loss curve; saved in the checkpoint, and a resumed run must agree with it.
 
-    ``batch_size`` counts the images of one forward pass over all devices; ``accumulate`` passes make one step.
+    ``batch_size`` counts the images of one forward pass over all devices; ``accumulate`` passes make one step. The
+    options of other methods than ``method`` are None.
     """
 
     method: str
@@ -30,18 +36,24 @@ class TrainConfig:
     epochs: int
     batch_size: int
     lr: float
-    temperature: float
     seed: int
     backend: str | None
     precision: str
     devices: int
     accumulate: int
+    projection_dim: int | None = None
+    temperature: float | None = None
+    lambd: float | None = None
+    sim: float | None = None
+    var: float | None = None
+    cov: float | None = None
 
     @classmethod
     def from_options(cls, method: str, options: dict[str, Any]) -> TrainConfig:
         """The method's preset with ``options`` over it; an option of None is one that was not given."""
         if method not in available():
             raise ValueError(f"train: method is {method!r}; accepted are {', '.join(available())}.")
+        check_own(method, options)
         defaults = {
             "data": "digits",
             "image_size": 32,
@@ -57,15 +69,40 @@ class TrainConfig:
         config.check()
         return config
 
+    @classmethod
+    def from_saved(cls, saved: object) -> TrainConfig | None:
+        """The configuration of a checkpoint, or None where it is none. One from before an option of the method was
+        there was trained as the preset has it.
+        """
+        if not isinstance(saved, dict) or saved.get("method") not in PRESETS:
+            return None
+        preset = PRESETS[saved["method"]]
+        whole: dict[str, Any] = {name: preset.get(name) for name in OWN} | saved
+        return cls(**whole) if set(whole) == set(FIELDS) else None
+
+    def saved(self) -> dict[str, Any]:
+        """What checkpoints and metrics hold of it: nothing that is another method's."""
+        own = self.own()
+        return {name: value for name, value in asdict(self).items() if name not in OWN or name in own}
+
+    def own(self) -> dict[str, Any]:
+        """The arguments of the method that options set."""
+        return {name: getattr(self, name) for name in OWN if name in PRESETS[self.method]}
+
     def check(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2), ("image_size", 8), ("devices", 1), ("accumulate", 1)):
+        wholes = {"epochs": 1, "batch_size": 2, "image_size": 8, "devices": 1, "accumulate": 1, "projection_dim": 1}
+        for name, least in wholes.items():
             value = getattr(self, name)
-            if value < least:
+            if value is not None and value < least:
                 raise ValueError(f"train: {option(name)} is {value}; pass a whole number of at least {least}.")
         for name in ("lr", "temperature"):
             value = getattr(self, name)
-            if not 0 < value < float("inf"):
+            if value is not None and not 0 < value < float("inf"):
                 raise ValueError(f"train: {option(name)} is {value}; pass a positive number.")
+        for name in ("lambd", "sim", "var", "cov"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"train: {option(name)} is {value}; pass a finite number of at least 0.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"train: --seed is {self.seed}; pass a whole number from 0 to 4294967295.")
         for name, accepted in (("backend", (None, *NAMES)), ("precision", PRECISIONS)):
@@ -81,12 +118,24 @@ class TrainConfig:
 
     def check_same(self, options: dict[str, Any], path: object) -> None:
         """Refuse options that would continue the run of checkpoint ``path`` on another curve."""
+        check_own(self.method, options)
         for name, value in options.items():
             if value is not None and value != getattr(self, name):
                 raise ValueError(
                     f"train: {option(name)} is {value} and {path} was trained with {getattr(self, name)}; "
                     "leave the option out to continue that run, or start a new one with another --out."
                 )
+
+
+def check_own(method: str, options: dict[str, Any]) -> None:
+    """Refuse options that other methods have and ``method`` has not."""
+    has = [name for name in OWN if name in PRESETS[method]]
+    for name in OWN:
+        if name not in has and options.get(name) is not None:
+            raise ValueError(
+                f"train: {option(name)} came and {method} has no such option; leave it out. "
+                f"Its own are {', '.join(map(option, has))}."
+            )
 
 
 def option(name: str) -> str:

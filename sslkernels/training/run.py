@@ -27,7 +27,7 @@ from sslkernels.evaluation import calibrate_batchnorm, encode, few_shot, knn, li
 from sslkernels.methods import METHODS, Method
 from sslkernels.models import resnet_small
 from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint
-from sslkernels.training.config import FIELDS, TrainConfig
+from sslkernels.training.config import TrainConfig
 from sslkernels.training.loader import ImageBatches
 from sslkernels.training.measure import step_costs
 from sslkernels.training.module import LitMethod
@@ -118,7 +118,7 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         "seed": config.seed,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
-        "config": asdict(config),
+        "config": config.saved(),
         "versions": _versions(),
         "loss": losses,
     }
@@ -134,12 +134,11 @@ def _is_free(out: Path) -> bool:
 
 
 def _saved_config(path: Path, method: str, options: dict[str, Any]) -> TrainConfig:
-    saved = read_checkpoint(path, method)["config"]
-    if not isinstance(saved, dict) or set(saved) != set(FIELDS):
+    config = TrainConfig.from_saved(read_checkpoint(path, method)["config"])
+    if config is None:
         raise ValueError(
             f"train: {path} holds no configuration that this version reads; start anew with another --out."
         )
-    config = TrainConfig(**saved)
     config.check()
     config.check_same(options, path)
     return config
@@ -151,15 +150,15 @@ def _method(config: TrainConfig, dataset: Dataset) -> Method:
     return METHODS[config.method](
         backbone,
         feature_dim=backbone.feature_dim,
-        temperature=config.temperature,
         backend=config.backend,
         group="world",
+        **config.own(),
     )
 
 
 def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> list[float]:
     """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of every step."""
-    stamp = {"format": FORMAT, "method": config.method, "config": asdict(config)}
+    stamp = {"format": FORMAT, "method": config.method, "config": config.saved()}
     with _quiet_engine():
         trainer = Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
@@ -189,9 +188,9 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
     if (out / NAME).is_file():
         checkpoint = read_checkpoint(out / NAME, config.method)
     if checkpoint["epoch"] + 1 < config.epochs:
+        remedy = "lower --lr" if config.temperature is None else "lower --lr or raise --temperature"
         raise ValueError(
-            f"train: the loss was no finite number in epoch {checkpoint['epoch'] + 2}; "
-            "lower --lr or raise --temperature, with another --out."
+            f"train: the loss was no finite number in epoch {checkpoint['epoch'] + 2}; {remedy}, with another --out."
         )
     module.load_state_dict(checkpoint["state_dict"])
     return checkpoint["loss"]

@@ -41,6 +41,18 @@ def test_projection_normalises_over_the_batch():
     torch.testing.assert_close(head(rows), head(rows * 3 + 1), atol=2e-3, rtol=1e-3)
 
 
+def test_projection_has_as_many_layers_as_asked():
+    head = ProjectionHead(8, 16, 4, layers=3, bias=False)
+    shapes = [tuple(layer.weight.shape) for layer in head if isinstance(layer, torch.nn.Linear)]
+    assert shapes == [(16, 8), (16, 16), (4, 16)] and head[-1].bias is None
+    assert ProjectionHead(8, 16, 4, layers=1)(torch.randn(3, 8)).shape == (3, 4)
+    assert [name for name, _ in ProjectionHead(8, 16, 4).named_parameters()] == [
+        "0.weight", "1.weight", "1.bias", "3.weight", "3.bias",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="ProjectionHead: layers is 0; pass a whole number of at least 1"):
+        ProjectionHead(8, 16, 4, layers=0)
+
+
 def test_models_and_methods_need_torch_alone(run_python):
     done = run_python(
         "import sys, sslkernels.models, sslkernels.methods, sslkernels.cli\n"

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Barlow Twins: two views of an image give the same features, and no two features say the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import barlow_twins
+from sslkernels.methods.method import Method
+from sslkernels.models import ProjectionHead
+
+
+class BarlowTwins(Method):
+    """Barlow Twins: Self-Supervised Learning via Redundancy Reduction. Zbontar et al., ICML 2021.
+
+    Args:
+        backbone: images to features ``(N, feature_dim)``.
+        feature_dim: features of the backbone.
+        projection_dim: width of the projector's three layers, and features that the loss decorrelates. Wide ones pay:
+            8192 in the paper.
+        lambd: weight of the redundancy; see `sslkernels.functional.barlow_twins`.
+        backend, group: see `Method`. Columns are standardised with each rank's own mean and variance.
+
+    >>> import torch
+    >>> from sslkernels.methods import BarlowTwins
+    >>> from sslkernels.models import resnet_small
+    >>> method = BarlowTwins(resnet_small(), feature_dim=128, projection_dim=64)
+    >>> views = torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8)
+    >>> method(views)["loss"].shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        feature_dim: int,
+        projection_dim: int = 8192,
+        lambd: float = 5e-3,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.projector = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, bias=False)
+        self.lambd = lambd
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        if len(views) != 2:
+            raise ValueError(f"BarlowTwins: {len(views)} views came; pass two views of the same images.")
+        z0, z1 = (self.projector(self.backbone(view)) for view in views)
+        return {"loss": self.loss(z0, z1), "embeddings": (z0, z1)}
+
+    def loss(self, z0: Tensor, z1: Tensor) -> Tensor:  # type: ignore[override]
+        return barlow_twins(z0, z1, lambd=self.lambd, group=self.group, backend=self.backend)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VICReg: two views of an image agree, every feature varies, and no two features vary together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import vicreg
+from sslkernels.methods.method import Method
+from sslkernels.models import ProjectionHead
+
+
+class VICReg(Method):
+    """VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning. Bardes et al., ICLR 2022.
+
+    Args:
+        backbone: images to features ``(N, feature_dim)``.
+        feature_dim: features of the backbone.
+        projection_dim: width of the expander's three layers, and features that the loss regularises; 8192 in the paper.
+        sim, var, cov: weights of invariance, variance and covariance; see `sslkernels.functional.vicreg`.
+        backend, group: see `Method`.
+
+    >>> import torch
+    >>> from sslkernels.methods import VICReg
+    >>> from sslkernels.models import resnet_small
+    >>> method = VICReg(resnet_small(), feature_dim=128, projection_dim=64)
+    >>> views = torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8)
+    >>> method(views)["loss"].shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        feature_dim: int,
+        projection_dim: int = 8192,
+        sim: float = 25.0,
+        var: float = 25.0,
+        cov: float = 1.0,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.expander = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, bias=False)
+        self.sim, self.var, self.cov = sim, var, cov
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        if len(views) != 2:
+            raise ValueError(f"VICReg: {len(views)} views came; pass two views of the same images.")
+        z0, z1 = (self.expander(self.backbone(view)) for view in views)
+        return {"loss": self.loss(z0, z1), "embeddings": (z0, z1)}
+
+    def loss(self, z0: Tensor, z1: Tensor) -> Tensor:  # type: ignore[override]
+        return vicreg(z0, z1, sim=self.sim, var=self.var, cov=self.cov, group=self.group, backend=self.backend)
