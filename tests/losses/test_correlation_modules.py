@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sslkernels.functional as SF
 from sslkernels.losses import BarlowTwinsLoss, FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss, VICRegLoss
@@ -180,6 +181,26 @@ def test_backends_agree(backend: str) -> None:
     assert_alike(lambda x, y: SF.vibcreg(x, y, backend=backend), vibcreg, a, b)
     assert_alike(lambda x, y: SF.frossl([x, y], backend=backend), frossl, a, b)
     assert_alike(lambda x, y: SF.tico(x, y, backend=backend)[0], tico, a, b)
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest result of any op."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for x in result if isinstance(result, (tuple, list)) else (result,):
+            self.numbers = max(self.numbers, x.numel() if isinstance(x, Tensor) else 0)
+        return result
+
+
+@pytest.mark.parametrize("name", ["barlow", "vicreg", "vibcreg", "frossl"])
+def test_no_matrix_of_features_where_that_of_samples_is_smaller(name: str) -> None:
+    a, b = pair(3, 50)
+    with Largest() as largest:
+        ALIKE[name][0](a, b).backward()
+    assert 0 < largest.numbers <= 2 * 3 * 50
 
 
 def test_vibcreg_and_frossl_bear_a_constant_column() -> None:
