@@ -14,18 +14,20 @@ from sslkernels.cli import main  # noqa: E402
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run_seed", [0, 1, 2])
-def test_simclr_on_digits_beats_pixels_and_the_untrained_encoder(tmp_path, run_seed):
-    assert main(["train", "simclr", "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
+@pytest.mark.parametrize(("method", "gain"), [("simclr", 0.12), ("barlow_twins", 0.10), ("vicreg", 0.10)])
+def test_digits_beat_pixels_and_the_untrained_encoder(tmp_path, method, gain, run_seed):
+    assert main(["train", method, "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["few_shot"] > 0.852
     assert metrics["few_shot"] > metrics["few_shot_pixels"]
-    assert metrics["few_shot"] >= metrics["few_shot_untrained"] + 0.12
+    assert metrics["few_shot"] >= metrics["few_shot_untrained"] + gain
     assert metrics["knn"] > max(metrics["knn_untrained"], metrics["knn_pixels"])
 
 
 @pytest.mark.slow
-def test_two_devices_train_and_resume(tmp_path, capfd):
-    arguments = ["train", "simclr", "--epochs", "2", "--devices", "2", "--out", str(tmp_path)]
+@pytest.mark.parametrize("method", ["simclr", "barlow_twins", "vicreg"])
+def test_two_devices_train_and_resume(tmp_path, capfd, method):
+    arguments = ["train", method, "--epochs", "2", "--devices", "2", "--out", str(tmp_path)]
     assert main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert len(metrics["loss"]) == 10 and metrics["loss"][-1] < metrics["loss"][0]
