@@ -39,7 +39,7 @@ def cross_correlation_sq(
     >>> SF.cross_correlation_sq(torch.eye(2, 3), torch.ones(2, 3))
     (tensor([1., 1., 0.]), tensor(6.))
     """
-    shard = _check_views("cross_correlation_sq", {"a": a, "b": b}, side, group, least=1)
+    shard = check_views("cross_correlation_sq", {"a": a, "b": b}, side, group, least=1)
     _, diagonal, _, off = column_moments(a, b, "cross", centre=False, side=side, shard=shard, backend=backend)
     return diagonal, off[0] + diagonal.square().sum()
 
@@ -86,7 +86,7 @@ def barlow_twins(
     check_number("barlow_twins", "lambd", lambd)
     check_number("barlow_twins", "eps", eps, least=0)
     shared = statistics == "global"
-    shard = _check_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared)
+    shard = check_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared)
     outside = convention == "stable-pretraining"
     scaling = Scaling(eps, unbiased=outside, outside=outside)
     moments = column_moments(z0, z1, "cross", scaling=scaling, side=side, shard=shard, shared=shared, backend=backend)
@@ -128,11 +128,11 @@ def vicreg(
     for name, value in (("sim", sim), ("var", var), ("cov", cov)):
         check_number("vicreg", name, value)
     check_number("vicreg", "eps", eps, least=0)
-    shard = _check_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2)
+    shard = check_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2)
     moments = column_moments(z0, z1, "each", side=side, shard=shard, backend=backend)
     rows = z0.shape[0] if shard is None else shard.total
-    hinges = _hinges(moments.squares, rows, eps).sum()
-    penalties = _penalties(moments.off, rows, z0.shape[1]).sum()
+    hinges = hinges_of(moments.squares, rows, eps).sum()
+    penalties = penalties_of(moments.off, rows, z0.shape[1]).sum()
     return sim * moments.gap / (rows * z0.shape[1]) + var * hinges / 2 + cov * penalties
 
 
@@ -147,9 +147,9 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, bac
     tensor(0.1464)
     """
     check_number("variance_hinge", "eps", eps, least=0)
-    shard = _check_views("variance_hinge", {"z": z}, None, group, least=2)
+    shard = check_views("variance_hinge", {"z": z}, None, group, least=2)
     moments = column_moments(z, None, "none", shard=shard, backend=backend)
-    return _hinges(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0]
+    return hinges_of(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0]
 
 
 def covariance_penalty(
@@ -165,22 +165,22 @@ def covariance_penalty(
     >>> SF.covariance_penalty(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
     tensor(4.)
     """
-    shard = _check_views("covariance_penalty", {"z": z}, side, group, least=2)
+    shard = check_views("covariance_penalty", {"z": z}, side, group, least=2)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
-    return _penalties(moments.off, z.shape[0] if shard is None else shard.total, z.shape[1])[0]
+    return penalties_of(moments.off, z.shape[0] if shard is None else shard.total, z.shape[1])[0]
 
 
-def _hinges(squares: Tensor, rows: int, eps: float) -> Tensor:
+def hinges_of(squares: Tensor, rows: int, eps: float) -> Tensor:
     """One per view."""
     return (1 - (squares / (rows - 1) + eps).sqrt()).clamp_min(0).mean(1)
 
 
-def _penalties(off: Tensor, rows: int, features: int) -> Tensor:
+def penalties_of(off: Tensor, rows: int, features: int) -> Tensor:
     """One per view."""
     return off / (rows - 1) ** 2 / features
 
 
-def _check_views(
+def check_views(
     function: str,
     views: dict[str, Tensor],
     side: str | None,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sslkernels.arguments import check_number, check_rows, shape_of
 from sslkernels.distributed import GroupLike
-from sslkernels.functional.correlation import _check_views, _hinges, _penalties
+from sslkernels.functional.correlation import check_views, hinges_of, penalties_of
 from sslkernels.ops.correlation import Scaling, column_moments
 from sslkernels.ops.correlation.ranks import summed
 from sslkernels.ops.registry import wide
@@ -52,10 +52,10 @@ def vcreg(
     for name, value in (("var", var), ("cov", cov)):
         check_number("vcreg", name, value)
     check_number("vcreg", "eps", eps, least=0)
-    shard = _check_views("vcreg", {"z": z}, side, group, least=2)
+    shard = check_views("vcreg", {"z": z}, side, group, least=2)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
     rows = z.shape[0] if shard is None else shard.total
-    return var * _hinges(moments.squares, rows, eps)[0] / 2 + cov * _penalties(moments.off, rows, z.shape[1])[0]
+    return var * hinges_of(moments.squares, rows, eps)[0] / 2 + cov * penalties_of(moments.off, rows, z.shape[1])[0]
 
 
 def vibcreg(
@@ -94,10 +94,10 @@ def vibcreg(
     for name, value in (("sim", sim), ("var", var), ("cov", cov)):
         check_number("vibcreg", name, value)
     check_number("vibcreg", "eps", eps, least=0)
-    shard = _check_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2)
+    shard = check_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2)
     moments = column_moments(z0, z1, "each", scaling=UNIT, side=side, shard=shard, backend=backend)
     rows, features = z0.shape[0] if shard is None else shard.total, z0.shape[1]
-    hinges = _hinges(moments.squares, rows, eps).sum()
+    hinges = hinges_of(moments.squares, rows, eps).sum()
     return sim * moments.gap / (rows * features) + var * hinges + cov * moments.off.sum() / (rows * features) ** 2
 
 
@@ -134,7 +134,7 @@ def frossl(
         raise TypeError(f"frossl: views is a {type(views).__name__}; pass a list of tensors of shape (N, D).")
     if len(views) < 2:
         raise ValueError(f"frossl: views has length {len(views)}; pass at least two views of the same samples.")
-    shard = _check_views("frossl", {f"views[{v}]": z for v, z in enumerate(views)}, side, group, least=1)
+    shard = check_views("frossl", {f"views[{v}]": z for v, z in enumerate(views)}, side, group, least=1)
     local, features = views[0].shape
     rows, ranks = (local, 1) if shard is None else (shard.total, shard.ranks)
     regularization, columns = views[0].new_zeros((), dtype=wide(views[0].dtype)), []
@@ -186,7 +186,7 @@ def tico(
     check_number("tico", "beta", beta, least=0)
     if beta > 1:
         raise ValueError(f"tico: beta is {beta}; pass a number from 0 to 1.")
-    shard = _check_views("tico", {"z0": z0, "z1": z1}, None, group, least=1)
+    shard = check_views("tico", {"z0": z0, "z1": z1}, None, group, least=1)
     features, sums = z0.shape[1], wide(z0.dtype)
     if covariance is not None:
         check_rows("tico", "covariance", covariance)

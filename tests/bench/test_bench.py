@@ -137,7 +137,8 @@ def test_the_gate_refuses_a_wrong_loss(scale):
 
 
 @pytest.mark.parametrize(
-    "op, shape", [("nt_xent", (37, 16)), ("clip_loss", (37, 16)), ("logsumexp_similarity", (37, 5, 16)), ("vicreg", (16, 37))]
+    "op, shape",
+    [("nt_xent", (37, 16)), ("clip_loss", (37, 16)), ("logsumexp_similarity", (37, 5, 16)), ("vicreg", (16, 37))],
 )
 def test_truth_is_the_same_in_blocks(op, shape):
     workload = workloads.Workload(op, shape)
