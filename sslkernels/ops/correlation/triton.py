@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The correlation family on Triton: allocate, split what would leave a device idle, launch.
+
+Nothing here waits for the device: factors are read from their pointers, and every size follows from shapes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sslkernels.ops.correlation import triton_kernels as kernels
+
+# What float16 entries of a matrix are brought to at most: sums over them are float32, and the small ones keep digits.
+HEADROOM = 2.0**14
+# The least that a part of a split sum is of: shorter, and writing parts costs more than the multiprocessors they fill.
+SHORTEST_PART = 256
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Rows and columns of a tile, how much of the sum a step takes, warps, pipeline stages."""
+
+    n: int
+    m: int
+    k: int
+    warps: int
+    stages: int
+
+
+# How products run -> blocks of the matrix, of the backward. "16": 16-bit operands; else how float32 is multiplied.
+# Chosen so that Triton 3.9 compiles every variant for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
+TABLE: dict[str, tuple[Blocks, Blocks]] = {
+    "16": (Blocks(128, 128, 32, 8, 3), Blocks(128, 128, 32, 8, 3)),
+    "tf32": (Blocks(64, 64, 32, 4, 3), Blocks(64, 64, 32, 4, 3)),
+    "ieee": (Blocks(64, 64, 16, 4, 2), Blocks(64, 64, 16, 4, 2)),
+}
+# Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, warps.
+MOMENTS = (64, 32, 4)
+SAMPLE_ENERGIES = (4096, 4)
+FEATURE_ENERGIES = (64, 64, 4)
+# Programs that a multiprocessor is given of the moments, before rows are no longer split.
+MOMENTS_PROGRAMS = 4
+
+
+class View(NamedTuple):
+    """Rows and what standardises their columns."""
+
+    z: Tensor
+    mean: Tensor | None
+    scale: Tensor | None
+
+    def rows(self, first: int, count: int) -> View:
+        return self._replace(z=self.z[first : first + count])
+
+
+class Terms(NamedTuple):
+    """What dz of ``view`` has beside da; ``other`` where it has any of the other view."""
+
+    view: View
+    other: View | None
+    own: Tensor | None
+    mixed: Tensor | None
+    pull: Tensor | None
+
+    def arguments(self) -> tuple[Tensor | None, ...]:
+        z, other_mean = (None, None) if self.other is None else (self.other.z, self.other.mean)
+        return self.view.z, z, self.view.mean, other_mean, self.view.scale, self.own, self.mixed, self.pull
+
+    def strides(self) -> tuple[int, int]:
+        return self.view.z.stride(0), 0 if self.other is None else self.other.z.stride(0)
+
+
+_TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    z0, z1 = _rows(z0), None if z1 is None else _rows(z1)
+    (n, d), views = z0.shape, 1 if z1 is None else 2
+    block_n, block_d, warps = MOMENTS
+    means, squares = _floats(z0, views, d), _floats(z0, views, d)
+    products, gaps = (None, None) if z1 is None else (_floats(z0, d), _floats(z0, d))
+    if n == 0 or d == 0:  # a rank may hold no row
+        for x in (means, squares, products, gaps):
+            if x is not None:
+                x.zero_()
+    else:
+        row_blocks, column_blocks = triton.cdiv(n, block_n), triton.cdiv(d, block_d)
+        span = triton.cdiv(row_blocks, max(1, min(row_blocks, _processors(z0) * MOMENTS_PROGRAMS // column_blocks)))
+        parts, span = triton.cdiv(row_blocks, span), span * block_n
+        whole = (means, squares, products, gaps)
+        split = whole if parts == 1 else tuple(None if x is None else _floats(z0, parts, *x.shape) for x in whole)
+        with torch.cuda.device_of(z0):
+            kernels.moments_kernel[(parts * column_blocks,)](
+                z0, z1, *split, n, d, z0.stride(0), 0 if z1 is None else z1.stride(0), span, column_blocks,
+                CENTRE=centre, WHOLE=parts == 1, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps,
+            )  # fmt: skip
+            if parts > 1:
+                kernels.merge_kernel[(triton.cdiv(d, 128),)](
+                    z0, z1, *split, *whole, n, d, span, parts, CENTRE=centre, BLOCK=128, num_warps=4
+                )
+    if products is None or gaps is None:
+        return means, squares, _floats(z0, 0), _floats(z0).zero_()
+    return means, squares, products, gaps.sum()
+
+
+def matrix(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    cross: bool,
+    side: str,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+) -> Tensor:
+    views = _views(z0, z1, mean, scale)
+    n, d = z0.shape
+    samples = side == "samples"
+    height, width, depth = (count, n, d) if samples else (d, d, n)
+    out = _floats(z0, 1 if cross and not samples else len(views), height, width)
+    if out.numel() == 0 or depth == 0:
+        return out.zero_()
+    with torch.cuda.device_of(z0):
+        for view in range(out.shape[0]):
+            right = views[1] if cross and not samples else views[view]
+            left = views[view].rows(first, count) if samples else views[view]
+            symmetric = count == n if samples else not cross
+            _multiply(left, right, out[view], depth, samples, symmetric, dtype)
+    return out
+
+
+def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
+    matrix, other = matrix.contiguous(), other.contiguous()
+    views, height, width = matrix.shape
+    views = 1 if cross else views
+    if side == "samples":
+        block, warps = SAMPLE_ENERGIES
+        blocks = triton.cdiv(height * width, block)
+        parts = _floats(matrix, views, blocks)
+        if blocks:
+            with torch.cuda.device_of(matrix):
+                kernels.sample_energies_kernel[(blocks, views)](
+                    matrix, matrix[1:] if cross else matrix, parts, height * width, blocks, BLOCK=block, num_warps=warps
+                )
+        return parts.sum(1, keepdim=True, dtype=torch.float64)
+    block_n, block_m, warps = FEATURE_ENERGIES
+    row_blocks, column_blocks = triton.cdiv(width, block_n), triton.cdiv(width, block_m)
+    row_parts = _floats(matrix, views, column_blocks, width)
+    column_parts = _floats(matrix, views, row_blocks, width) if cross else None
+    if width:
+        with torch.cuda.device_of(matrix):
+            kernels.feature_energies_kernel[(row_blocks * column_blocks, views)](
+                matrix, other, row_parts, column_parts, width, row_blocks, column_blocks,
+                BLOCK_N=block_n, BLOCK_M=block_m, num_warps=warps,
+            )  # fmt: skip
+    sums = row_parts.sum(1)
+    return sums if column_parts is None else torch.cat([sums, column_parts.sum(1)])
+
+
+def backward(
+    z0: Tensor,
+    z1: Tensor | None,
+    mean: Tensor | None,
+    scale: Tensor | None,
+    matrix: Tensor | None,
+    factor: Tensor | None,
+    cross: bool,
+    side: str,
+    own: Tensor | None,
+    mixed: Tensor | None,
+    pull: Tensor | None,
+    through: Tensor | None,
+    dtype: torch.dtype,
+    first: int,
+    count: int,
+    need0: bool,
+    need1: bool,
+) -> tuple[Tensor, Tensor]:
+    views = _views(z0, z1, mean, scale)
+    if own is None or mean is None:
+        own = mixed = pull = through = None
+    if matrix is not None:
+        matrix = matrix.contiguous()
+    unit = _unit(matrix) if matrix is not None and matrix.numel() and dtype == torch.float16 else None
+    gradients = []
+    for view, need in enumerate((need0, need1 and z1 is not None)):
+        dz = z0.new_empty((count, z0.shape[1]) if need else 0)
+        gradients.append(dz)
+        if dz.numel() == 0:
+            continue
+        terms = Terms(
+            views[view].rows(first, count),
+            views[1 - view].rows(first, count) if z1 is not None and (mixed is not None or pull is not None) else None,
+            None if own is None else own[view].contiguous(),
+            None if mixed is None else mixed.contiguous(),
+            None if z1 is None else pull,
+        )
+        with torch.cuda.device_of(z0):
+            if matrix is None or factor is None:
+                _finish(None, terms, dz)
+                continue
+            if side == "samples":
+                source, index = views[view], 1 - view if cross else view
+            else:
+                source, index = (views[1 - view] if cross else views[view]).rows(first, count), 0 if cross else view
+            product = (source, matrix[index], None if unit is None else unit[index], factor[view])
+            transposed = cross and view == 0
+            if through is None or terms.own is None:
+                _product(*product, terms, dz, None, side == "samples", transposed, first, dtype)
+            else:
+                # The sum of da a over rows is part of dz, and no program has all rows without computing da twice: da is
+                # stored in float32, 4*N*D bytes beside 2*N^2*D operations, in place where dz is float32 too.
+                da = dz if dz.dtype == torch.float32 else _floats(dz, *dz.shape)
+                sums = _floats(dz, triton.cdiv(count, _blocks(dtype)[1].n), dz.shape[1])
+                _product(*product, terms, da, sums, side == "samples", transposed, first, dtype)
+                _finish(da, terms._replace(own=terms.own + through[view] * sums.sum(0)), dz)
+    return gradients[0], gradients[1]
+
+
+# --- launches -------------------------------------------------------------------------------------------------------
+
+
+def _multiply(
+    left: View, right: View, out: Tensor, depth: int, samples: bool, symmetric: bool, dtype: torch.dtype
+) -> None:
+    """``out`` from ``depth`` features (samples) or rows, split where tiles are fewer than multiprocessors."""
+    blocks = _blocks(dtype)[0]
+    height, width = out.shape
+    row_blocks, column_blocks = triton.cdiv(height, blocks.n), triton.cdiv(width, blocks.m)
+    tiles = row_blocks * (row_blocks + 1) // 2 if symmetric else row_blocks * column_blocks
+    parts = max(1, min(_processors(out) // tiles, depth // SHORTEST_PART))
+    into = out[None] if parts == 1 else _floats(out, parts, height, width)
+    kernels.matrix_kernel[(tiles * parts,)](
+        left.z, right.z, left.mean, left.scale, right.mean, right.scale, into,
+        height, width, depth, left.z.stride(0), right.z.stride(0), parts,
+        SAMPLES=samples, SYMMETRIC=symmetric, BLOCK_N=blocks.n, BLOCK_M=blocks.m, **_options(blocks, dtype),
+    )  # fmt: skip
+    if parts > 1:
+        torch.sum(into, 0, out=out)
+
+
+def _product(
+    source: View,
+    matrix: Tensor,
+    unit: Tensor | None,
+    factor: Tensor,
+    terms: Terms,
+    out: Tensor,
+    sums: Tensor | None,
+    samples: bool,
+    transposed: bool,
+    first: int,
+    dtype: torch.dtype,
+) -> None:
+    blocks = _blocks(dtype)[1]
+    n, d = out.shape
+    kernels.backward_kernel[(triton.cdiv(n, blocks.n) * triton.cdiv(d, blocks.m),)](
+        *source, matrix, unit, factor, *terms.arguments(), out, sums,
+        n, d, matrix.shape[1], first, source.z.stride(0), *terms.strides(),
+        SAMPLES=samples, TRANSPOSED=transposed and not samples, BLOCK_N=blocks.n, BLOCK_D=blocks.m,
+        **_options(blocks, dtype),
+    )  # fmt: skip
+
+
+def _finish(da: Tensor | None, terms: Terms, dz: Tensor) -> None:
+    n, d = dz.shape
+    block_d = min(256, max(16, triton.next_power_of_2(d)))
+    block_n = 2048 // block_d
+    kernels.finish_kernel[(triton.cdiv(n, block_n) * triton.cdiv(d, block_d),)](
+        da, *terms.arguments(), dz, n, d, *terms.strides(), BLOCK_N=block_n, BLOCK_D=block_d, num_warps=4
+    )
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _views(z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | None) -> list[View]:
+    return [
+        View(
+            _rows(z),
+            None if mean is None else mean[view].contiguous(),
+            None if scale is None else scale[view].contiguous(),
+        )
+        for view, z in enumerate((z0, z1))
+        if z is not None
+    ]
+
+
+def _unit(matrix: Tensor) -> Tensor:
+    """Per view, what brings the largest entry to 2^14: K of standardised columns holds sums of N*D, beyond float16."""
+    return torch.linalg.vector_norm(matrix, torch.inf, dim=(1, 2)).clamp_min(2.0**-100) / HEADROOM
+
+
+def _blocks(dtype: torch.dtype) -> tuple[Blocks, Blocks]:
+    return TABLE[_precision() if dtype == torch.float32 else "16"]
+
+
+def _options(blocks: Blocks, dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "DTYPE": _TYPES[dtype],
+        "PRECISION": _precision(),
+        "BLOCK_K": blocks.k,
+        "num_warps": blocks.warps,
+        "num_stages": blocks.stages,
+    }
+
+
+def _precision() -> str:
+    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def _processors(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.device.type == "cuda" else 4
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Rows with unit stride inside; any stride, zero included, between them."""
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+
+
+def _floats(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device=like.device)

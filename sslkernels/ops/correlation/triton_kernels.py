@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The correlation family in Triton: moments of columns, products of standardised columns, energies, and gradients.
+
+    a = (z - mean) * scale, rounded to the dtype of the product as it is loaded: standardised columns are never stored
+    samples    K = a a^T, N x N       2*N^2*D operations per view, half of that where all rows are there (symmetric)
+    features   C = a^T b, D x D       2*N*D^2 operations, half of that per view where b is a
+    energies   one read of the matrix
+    da         K a or a off(C)        2*N^2*D or 2*N*D^2 operations per view, dz written by the same kernel
+
+Sums are float32 and their order depends on shapes alone: programs that share a sum leave parts of it, which are added
+in a fixed order. No atomics, so the same inputs give the same bits. Offsets of rows are int64.
+"""
+
+import triton
+import triton.language as tl
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _pairs(x, rows, columns, stride):
+    """Pointers to (row, column): int64 per row, so that only the offset within a row is 32 bits wide."""
+    return (x + rows.to(tl.int64) * stride)[:, None] + columns[None, :]
+
+
+@triton.jit
+def _load_rows(z, rows, features, n, d, stride):
+    inside = (rows[:, None] < n) & (features[None, :] < d)
+    return tl.load(_pairs(z, rows, features, stride), mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_features(x, features, d):
+    """One number per feature, to go with a tile of rows."""
+    return tl.load(x + features, mask=features < d, other=0.0)[None, :]
+
+
+@triton.jit
+def _load_columns(z, mean, scale, rows, features, n, d, stride, DTYPE: tl.constexpr):
+    """A tile of a, zero beyond N and D: -mean * scale would be added to every sum over rows otherwise."""
+    part = _load_rows(z, rows, features, n, d, stride)
+    if mean is not None:
+        part -= _load_features(mean, features, d)
+        part = tl.where(rows[:, None] < n, part, 0.0)
+    if scale is not None:
+        part *= _load_features(scale, features, d)
+    return part.to(DTYPE)
+
+
+@triton.jit
+def _load_off_diagonal(matrix, shrink, rows, columns, height, width, first, DTYPE: tl.constexpr):
+    """A tile of a matrix whose row i has its diagonal element, left out, in column ``first`` + i."""
+    inside = (rows[:, None] < height) & (columns[None, :] < width)
+    part = tl.load(_pairs(matrix, rows, columns, width), mask=inside, other=0.0)
+    return tl.where(rows[:, None] + first == columns[None, :], 0.0, part * shrink).to(DTYPE)
+
+
+@triton.jit
+def _triangle(place):
+    """Row and column of a tile of the lower triangle, counted row by row."""
+    row = ((tl.sqrt(8.0 * place + 1.0) - 1.0) * 0.5).to(tl.int32)
+    row = tl.where(row * (row + 1) // 2 > place, row - 1, row)  # the root is rounded
+    row = tl.where((row + 1) * (row + 2) // 2 <= place, row + 1, row)
+    return row, place - row * (row + 1) // 2
+
+
+@triton.jit
+def _grouped(place, row_blocks, column_blocks, GROUP: tl.constexpr):
+    """Row and column of a tile of a rectangle, in an order in which tiles that run together share rows and columns."""
+    first = place // (GROUP * column_blocks) * GROUP
+    size = tl.minimum(row_blocks - first, GROUP)
+    within = place % (GROUP * column_blocks)
+    return first + within % size, within // size
+
+
+# --- moments --------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _pivot(z, features, d, CENTRE: tl.constexpr):
+    """What means are kept relative to, the first row: a mean of 1000 in float32 is off by some 3e-5, and the distance
+    of two such, which the squares take, by as much. Zero where nothing is centred.
+    """
+    if CENTRE:
+        pivot = tl.load(z + features, mask=features < d, other=0.0).to(tl.float32)
+    else:
+        pivot = tl.zeros(features.shape, tl.float32)
+    return pivot
+
+
+@triton.jit
+def _apart(z, pivot, rows, features, n, d, stride, count, CENTRE: tl.constexpr):
+    """A block of rows: itself, its mean relative to the pivot, and what it has about its mean."""
+    part = _load_rows(z, rows, features, n, d, stride)
+    moved = tl.where(rows[:, None] < n, part - pivot[None, :], 0.0)
+    mean = tl.zeros(pivot.shape, tl.float32)
+    if CENTRE:
+        mean += tl.sum(moved, 0) / count
+        moved = tl.where(rows[:, None] < n, moved - mean[None, :], 0.0)
+    return part, mean, moved
+
+
+@triton.jit(do_not_specialize=["n", "span", "column_blocks"])
+def moments_kernel(
+    z0, z1, means, squares, products, gaps, n, d, z0_stride, z1_stride, span, column_blocks,
+    CENTRE: tl.constexpr, WHOLE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Of ``span`` rows each: means and squares (parts, V, D); with z1 products and gaps (parts, D).
+
+    A block of rows has its sums about its own mean and joins those before it by Chan's formula, so that nothing cancels
+    where the mean is large: N*mean^2 never appears. WHOLE: ``span`` is all; else means stay relative to the pivot.
+    """
+    part = (tl.program_id(0) // column_blocks).to(tl.int64)
+    features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
+    begin = (part * span).to(tl.int32)
+    end = tl.minimum(begin + span, n)
+    pivot0 = _pivot(z0, features, d, CENTRE)
+    mean0 = tl.zeros((BLOCK_D,), tl.float32)
+    squares0 = tl.zeros((BLOCK_D,), tl.float32)
+    if z1 is not None:
+        pivot1 = _pivot(z1, features, d, CENTRE)
+        mean1 = tl.zeros((BLOCK_D,), tl.float32)
+        squares1 = tl.zeros((BLOCK_D,), tl.float32)
+        product = tl.zeros((BLOCK_D,), tl.float32)
+        gap = tl.zeros((BLOCK_D,), tl.float32)
+    for start in range(begin, end, BLOCK_N):
+        rows = start + tl.arange(0, BLOCK_N)
+        before = tl.cast(start - begin, tl.float32)
+        count = tl.cast(tl.minimum(end - start, BLOCK_N), tl.float32)
+        share = count / (before + count)
+        part0, block_mean0, apart0 = _apart(z0, pivot0, rows, features, n, d, z0_stride, count, CENTRE)
+        away0 = block_mean0 - mean0
+        mean0 += away0 * share
+        squares0 += tl.sum(apart0 * apart0, 0) + away0 * away0 * (before * share)
+        if z1 is not None:
+            part1, block_mean1, apart1 = _apart(z1, pivot1, rows, features, n, d, z1_stride, count, CENTRE)
+            away1 = block_mean1 - mean1
+            mean1 += away1 * share
+            squares1 += tl.sum(apart1 * apart1, 0) + away1 * away1 * (before * share)
+            product += tl.sum(apart0 * apart1, 0) + away0 * away1 * (before * share)
+            gap += tl.sum((part0 - part1) * (part0 - part1), 0)
+    inside = features < d
+    if WHOLE:
+        mean0 += pivot0
+        if z1 is not None:
+            mean1 += pivot1
+    if z1 is not None:
+        tl.store(means + 2 * part * d + features, mean0, mask=inside)
+        tl.store(means + (2 * part + 1) * d + features, mean1, mask=inside)
+        tl.store(squares + 2 * part * d + features, squares0, mask=inside)
+        tl.store(squares + (2 * part + 1) * d + features, squares1, mask=inside)
+        tl.store(products + part * d + features, product, mask=inside)
+        tl.store(gaps + part * d + features, gap, mask=inside)
+    else:
+        tl.store(means + part * d + features, mean0, mask=inside)
+        tl.store(squares + part * d + features, squares0, mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "span", "parts"])
+def merge_kernel(
+    z0, z1, part_means, part_squares, part_products, part_gaps, means, squares, products, gaps, n, d, span, parts,
+    CENTRE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The moments of all rows from those of ``parts`` spans of them, joined in order."""
+    features = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = features < d
+    mean0 = tl.zeros((BLOCK,), tl.float32)
+    squares0 = tl.zeros((BLOCK,), tl.float32)
+    if z1 is not None:
+        mean1 = tl.zeros((BLOCK,), tl.float32)
+        squares1 = tl.zeros((BLOCK,), tl.float32)
+        product = tl.zeros((BLOCK,), tl.float32)
+        gap = tl.zeros((BLOCK,), tl.float32)
+    for part in range(parts):
+        before = tl.cast(part * span, tl.float32)
+        count = tl.cast(tl.minimum(n - part * span, span), tl.float32)
+        share = count / (before + count)
+        state = tl.cast(part, tl.int64) * d + features
+        if z1 is not None:
+            first, second = state + tl.cast(part, tl.int64) * d, state + tl.cast(part + 1, tl.int64) * d
+            away0 = tl.load(part_means + first, mask=inside, other=0.0) - mean0
+            away1 = tl.load(part_means + second, mask=inside, other=0.0) - mean1
+            mean0 += away0 * share
+            mean1 += away1 * share
+            squares0 += tl.load(part_squares + first, mask=inside, other=0.0) + away0 * away0 * (before * share)
+            squares1 += tl.load(part_squares + second, mask=inside, other=0.0) + away1 * away1 * (before * share)
+            product += tl.load(part_products + state, mask=inside, other=0.0) + away0 * away1 * (before * share)
+            gap += tl.load(part_gaps + state, mask=inside, other=0.0)
+        else:
+            away0 = tl.load(part_means + state, mask=inside, other=0.0) - mean0
+            mean0 += away0 * share
+            squares0 += tl.load(part_squares + state, mask=inside, other=0.0) + away0 * away0 * (before * share)
+    tl.store(means + features, mean0 + _pivot(z0, features, d, CENTRE), mask=inside)
+    tl.store(squares + features, squares0, mask=inside)
+    if z1 is not None:
+        tl.store(means + d + features, mean1 + _pivot(z1, features, d, CENTRE), mask=inside)
+        tl.store(squares + d + features, squares1, mask=inside)
+        tl.store(products + features, product, mask=inside)
+        tl.store(gaps + features, gap, mask=inside)
+
+
+# --- the matrix -----------------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["height", "depth", "parts"])
+def matrix_kernel(
+    left, right, left_mean, left_scale, right_mean, right_scale, out,
+    height, width, depth, left_stride, right_stride, parts,
+    SAMPLES: tl.constexpr, SYMMETRIC: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A tile of a b^T (SAMPLES: a sum over features) or a^T b (over rows), over one of ``parts`` of ``depth``.
+
+    SYMMETRIC: b is a, and only tiles of the lower triangle run; each is stored twice, the second time transposed.
+    """
+    place = tl.program_id(0) // parts
+    part = tl.program_id(0) % parts
+    if SYMMETRIC:
+        row_block, column_block = _triangle(place)
+    else:
+        row_block, column_block = _grouped(place, tl.cdiv(height, BLOCK_N), tl.cdiv(width, BLOCK_M), 8)
+    rows = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = column_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    span = tl.cdiv(tl.cdiv(depth, BLOCK_K), parts) * BLOCK_K
+    begin = part * span
+    end = tl.minimum(begin + span, depth)
+    total = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    for start in range(begin, end, BLOCK_K):
+        along = start + tl.arange(0, BLOCK_K)
+        if SAMPLES:
+            a = _load_columns(left, left_mean, left_scale, rows, along, height, depth, left_stride, DTYPE)
+            b = _load_columns(right, right_mean, right_scale, columns, along, width, depth, right_stride, DTYPE)
+            total = tl.dot(a, tl.trans(b), total, input_precision=PRECISION)
+        else:
+            a = _load_columns(left, left_mean, left_scale, along, rows, depth, height, left_stride, DTYPE)
+            b = _load_columns(right, right_mean, right_scale, along, columns, depth, width, right_stride, DTYPE)
+            total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
+    out += part.to(tl.int64) * height * width
+    inside = (rows[:, None] < height) & (columns[None, :] < width)
+    tl.store(_pairs(out, rows, columns, width), total, mask=inside)
+    if SYMMETRIC:
+        below = tl.where(row_block == column_block, 0, width)
+        mirrored = (columns[:, None] < below) & (rows[None, :] < height)
+        tl.store(_pairs(out, columns, rows, width), tl.trans(total), mask=mirrored)
+
+
+# --- energies -------------------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["size", "blocks"])
+def sample_energies_kernel(matrix, other, parts, size, blocks, BLOCK: tl.constexpr):
+    """Sums of matrix * other over BLOCK numbers each, (V, blocks)."""
+    block = tl.program_id(0).to(tl.int64)
+    view = tl.program_id(1).to(tl.int64)
+    places = block * BLOCK + tl.arange(0, BLOCK)
+    a = tl.load(matrix + view * size + places, mask=places < size, other=0.0)
+    b = tl.load(other + view * size + places, mask=places < size, other=0.0)
+    tl.store(parts + view * blocks + block, tl.sum(a * b, 0))
+
+
+@triton.jit(do_not_specialize=["row_blocks", "column_blocks"])
+def feature_energies_kernel(
+    matrix, other, row_parts, column_parts, d, row_blocks, column_blocks,
+    BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Sums of matrix * other off the diagonal, a tile each: along rows (V, column_blocks, D), and along columns
+    (V, row_blocks, D) unless ``column_parts`` is None.
+    """
+    row_block = tl.program_id(0) // column_blocks
+    column_block = tl.program_id(0) % column_blocks
+    view = tl.program_id(1).to(tl.int64)
+    rows = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = column_block * BLOCK_M + tl.arange(0, BLOCK_M)
+    a = _load_off_diagonal(matrix + view * d * d, 1.0, rows, columns, d, d, 0, tl.float32)
+    b = _load_off_diagonal(other + view * d * d, 1.0, rows, columns, d, d, 0, tl.float32)
+    products = a * b
+    tl.store(row_parts + (view * column_blocks + column_block) * d + rows, tl.sum(products, 1), mask=rows < d)
+    if column_parts is not None:
+        tl.store(column_parts + (view * row_blocks + row_block) * d + columns, tl.sum(products, 0), mask=columns < d)
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _add_terms(total, z, other, mean, other_mean, own, mixed, pull, rows, features, n, d, z_stride, other_stride):
+    """total + own (z - mean) + mixed (z' - mean') + pull (z - z'); what is None is left out."""
+    if own is not None:
+        mine = _load_rows(z, rows, features, n, d, z_stride)
+        total += _load_features(own, features, d) * (mine - _load_features(mean, features, d))
+        if other is not None:
+            theirs = _load_rows(other, rows, features, n, d, other_stride)
+            if mixed is not None:
+                total += _load_features(mixed, features, d) * (theirs - _load_features(other_mean, features, d))
+            if pull is not None:
+                total += tl.load(pull) * (mine - theirs)
+    return total
+
+
+@triton.jit(do_not_specialize=["n", "depth", "first"])
+def backward_kernel(
+    source, source_mean, source_scale, matrix, unit, factor,
+    z, other, mean, other_mean, scale, own, mixed, pull, out, sums,
+    n, d, depth, first, source_stride, z_stride, other_stride,
+    SAMPLES: tl.constexpr, TRANSPOSED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """A tile of da = factor K a (SAMPLES) or factor a off(C) (TRANSPOSED: off(C)^T), a the columns of ``source``; then
+    of dz = scale da + the terms of `_add_terms`.
+
+    ``sums``: where given, ``out`` is da in float32, and sums of da a over a block of rows go here, (row blocks, D): dz
+    needs those over all rows, which no program has yet. finish_kernel takes it from there.
+    ``unit``: what entries of the matrix are divided by so that float16 holds them, or None.
+
+    The matrix is rounded to DTYPE without its diagonal. K's is some D where the rest are some sqrt(D), and most of what
+    it adds is taken away again by the gradient of the scale: it is multiplied in float32 and never rounded.
+    """
+    row_block, column_block = _grouped(tl.program_id(0), tl.cdiv(n, BLOCK_N), tl.cdiv(d, BLOCK_D), 8)
+    rows = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    features = column_block * BLOCK_D + tl.arange(0, BLOCK_D)
+    shrink = 1.0
+    if unit is not None:
+        shrink = 1.0 / tl.load(unit)
+    total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    for start in range(0, depth, BLOCK_K):
+        along = start + tl.arange(0, BLOCK_K)
+        if SAMPLES:
+            left = _load_off_diagonal(matrix, shrink, rows, along, n, depth, first, DTYPE)
+            right = _load_columns(
+                source, source_mean, source_scale, along, features, depth, d, source_stride, DTYPE
+            )  # fmt: skip
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+        else:
+            left = _load_columns(source, source_mean, source_scale, rows, along, n, depth, source_stride, DTYPE)
+            if TRANSPOSED:
+                right = tl.trans(_load_off_diagonal(matrix, shrink, features, along, d, d, 0, DTYPE))
+            else:
+                right = _load_off_diagonal(matrix, shrink, along, features, d, d, 0, DTYPE)
+            total = tl.dot(left, right, total, input_precision=PRECISION)
+    if unit is not None:
+        total *= tl.load(unit)
+    if SAMPLES:
+        a = _load_columns(z, mean, scale, rows, features, n, d, z_stride, DTYPE).to(tl.float32)
+        diagonal = tl.load(matrix + rows.to(tl.int64) * (depth + 1) + first, mask=rows < n, other=0.0)
+        total += diagonal[:, None] * a
+    total *= tl.load(factor)
+    inside = (rows[:, None] < n) & (features[None, :] < d)
+    if sums is not None:
+        tl.store(sums + row_block.to(tl.int64) * d + features, tl.sum(total * a, 0), mask=features < d)
+    else:
+        if scale is not None:
+            total *= _load_features(scale, features, d)
+        total = _add_terms(
+            total, z, other, mean, other_mean, own, mixed, pull, rows, features, n, d, z_stride, other_stride
+        )
+    tl.store(_pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["n"])
+def finish_kernel(
+    da, z, other, mean, other_mean, scale, own, mixed, pull, dz, n, d, z_stride, other_stride,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """dz = scale da + the terms of `_add_terms`. ``da``: float32, or None for none; it may be ``dz`` itself."""
+    column_blocks = tl.cdiv(d, BLOCK_D)
+    rows = (tl.program_id(0) // column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
+    features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
+    total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    if da is not None:
+        total = _load_rows(da, rows, features, n, d, d)
+        if scale is not None:
+            total *= _load_features(scale, features, d)
+    total = _add_terms(
+        total, z, other, mean, other_mean, own, mixed, pull, rows, features, n, d, z_stride, other_stride
+    )
+    inside = (rows[:, None] < n) & (features[None, :] < d)
+    tl.store(_pairs(dz, rows, features, d), total.to(dz.dtype.element_ty), mask=inside)
