@@ -7,56 +7,23 @@ is the subject of test_triton_compile.py.
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from interpreted import INTERPRETED, run_interpreted
 from torch import Tensor
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def triton_is_too_old() -> str | None:
-    try:
-        version = importlib.metadata.version("triton")
-    except importlib.metadata.PackageNotFoundError:
-        return "Triton is not installed."
-    major, minor = (int(part) for part in version.split(".")[:2])
-    if (major, minor) < (3, 7):
-        return f"Triton {version} interprets too little of its language; 3.7 is needed."
-    return None
-
 
 if not INTERPRETED:
 
-    def run_interpreted(marker: str, folder: Path) -> None:
-        reason = triton_is_too_old()
-        if reason is not None:
-            pytest.skip(reason)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
-        done = subprocess.run(
-            [*command, "-m", marker, str(Path(__file__).resolve())],
-            cwd=folder,
-            env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1", "TRITON_DEFAULT_FP_FUSION": "1"},
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-        assert " passed" in done.stdout, done.stdout[-2000:]
-
     def test_interpreted(tmp_path: Path) -> None:
-        run_interpreted("not slow and not gpu", tmp_path)
+        run_interpreted(__file__, "not slow and not gpu", tmp_path)
 
     @pytest.mark.slow
     def test_interpreted_sweep(tmp_path: Path) -> None:
-        run_interpreted("slow", tmp_path)
+        run_interpreted(__file__, "slow", tmp_path)
 
 else:
     from dense_oracle import EPS, ROUNDING, Oracle
