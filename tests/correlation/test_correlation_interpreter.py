@@ -35,16 +35,18 @@ else:
     # One program does all there is, or every sum is split into as many parts as there are blocks.
     IDLE, BUSY = 1, 1 << 20
 
-    @pytest.fixture(autouse=True, params=(IDLE, BUSY), ids=("whole", "split"))
+    both_ways = pytest.mark.parametrize("small_blocks", (IDLE, BUSY), ids=("whole", "split"), indirect=True)
+
+    @pytest.fixture(autouse=True)
     def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         """Blocks so small that small problems cross many; poison what is new."""
-        blocks = Blocks(32, 32, 16, 4, 1), Blocks(16, 32, 16, 4, 1)
+        blocks = Blocks(32, 32, 32, 4, 1), Blocks(16, 32, 32, 4, 1)
         monkeypatch.setattr(triton, "TABLE", dict.fromkeys(triton.TABLE, blocks))
-        monkeypatch.setattr(triton, "SHORTEST_PART", 16)
-        monkeypatch.setattr(triton, "MOMENTS", (16, 32, 4))
+        monkeypatch.setattr(triton, "SHORTEST_PART", 32)
+        monkeypatch.setattr(triton, "MOMENTS", (16, 64, 4))
         monkeypatch.setattr(triton, "SAMPLE_ENERGIES", (256, 4))
         monkeypatch.setattr(triton, "FEATURE_ENERGIES", (32, 64, 4))
-        monkeypatch.setattr(triton, "_processors", lambda _: request.param)
+        monkeypatch.setattr(triton, "_processors", lambda _: getattr(request, "param", BUSY))
         plain = triton._floats
         monkeypatch.setattr(triton, "_floats", lambda *arguments: plain(*arguments).fill_(torch.nan))
 
@@ -67,9 +69,12 @@ else:
         return 25 * repr_loss + 25 * std_loss + cov_loss
 
     def sizes(z0: Tensor, z1: Tensor, loss: str, lambd: float) -> list[Tensor]:
-        """Per view and column, the sums of the absolute terms that a gradient is of: what rounding is relative to."""
+        """Per view and column, the sums of the absolute terms that a gradient is of: what rounding is relative to, more
+        of it where a mean is larger than what is about it.
+        """
         n, d = z0.shape
         centred = [z - z.mean(0) for z in (z0, z1)]
+        far_off = 1 + sum(z.mean(0).abs() * (z.var(0, correction=0) + 1e-5).rsqrt() for z in (z0, z1))
         found = []
         for view in (0, 1):
             z, other = centred[view], centred[1 - view]
@@ -79,12 +84,12 @@ else:
                 da = 2 * lambd / n**2 * ((b @ b.T).abs() @ a.abs() + d**0.5 * a.abs() + b.abs() * (a * b).sum(0).abs())
                 da = da + 2 / n * b.abs() * (1 + (a * b).mean(0).abs())
                 s = (da * a.abs()).sum(0) / n
-                found.append((scale * (da + s * a.abs())).amax(0))
+                found.append((scale * (da + s * a.abs())).amax(0) * far_off)
             else:
                 pull = 50 / (n * d) * (z0 - z1).abs()
                 push = 12.5 / ((n - 1) * d) * z.abs() / (z.var(0) + 1e-4).sqrt()
                 apart = 4 / (n - 1) ** 2 / d * ((z @ z.T).abs() @ z.abs() + z.abs() * z.square().sum(0))
-                found.append((pull + push + apart).amax(0))
+                found.append((pull + push + apart).amax(0) * far_off)
         return found
 
     def rows_of(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -113,13 +118,14 @@ else:
             assert (error <= bound).all(), f"view {view}: off by {(error / bound).max():.1f} times its bound"
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize(("n", "d"), ((2, 5), (7, 33), (33, 1), (70, 64), (33, 130)), ids=str)
+    @pytest.mark.parametrize(("n", "d"), ((2, 5), (7, 33), (33, 1), (40, 35)), ids=str)
     @pytest.mark.parametrize("side", SIDES)
     @pytest.mark.parametrize("loss", ("barlow_twins", "vicreg"))
     def test_loss(loss: str, side: str, n: int, d: int, dtype: torch.dtype) -> None:
         check(loss, side, *rows_of(n, d, dtype))
 
     @pytest.mark.slow
+    @both_ways
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("d", (1, 5, 33, 64, 130))
     @pytest.mark.parametrize("n", (2, 7, 33, 70))
@@ -132,10 +138,10 @@ else:
     @pytest.mark.parametrize("loss", ("barlow_twins", "vicreg"))
     def test_constant_column_and_large_mean(loss: str, side: str) -> None:
         """A column without variance gets finite gradients; means of 1000 cost digits of what is about them, no more."""
-        z0, z1 = rows_of(33, 20, torch.float32)
+        z0, z1 = rows_of(17, 20, torch.float32)
         z0[:, 3] = z1[:, 3] = 2.0
         check(loss, side, z0, z1)
-        far = [(z + 1000).detach() for z in rows_of(33, 20, torch.float32)]
+        far = [(z + 1000).detach() for z in rows_of(17, 20, torch.float32)]
         near = [(z.double() - 1000).float() for z in far]  # exact: both lie within a factor of two
         leaves = [[z.clone().requires_grad_() for z in views] for views in (far, near)]
         losses = [getattr(SF, loss)(*views, side=side, backend="triton") for views in leaves]
@@ -148,8 +154,8 @@ else:
     @pytest.mark.parametrize("side", SIDES)
     def test_half_precision_beyond_its_range(side: str) -> None:
         """Entries of K and C of some 10^6, and of 10^-6, where float16 ends at 65504 and 6e-8."""
-        z0, z1 = rows_of(33, 130, torch.float32)
-        check("vicreg", side, (100 * z0).half(), (100 * z1).half())
+        z0, z1 = rows_of(17, 40, torch.float32)
+        check("vicreg", side, (300 * z0).half(), (300 * z1).half(), scale=2.0**-6)
         check("vicreg", side, (1e-3 * z0).half(), (1e-3 * z1).half(), scale=1024.0)
         check("barlow_twins", side, (1e-2 * z0).half(), (1e-2 * z1).half(), scale=128.0)
 
@@ -190,7 +196,7 @@ else:
     @pytest.mark.parametrize("side", SIDES)
     def test_only_one_gradient(side: str, needs: int) -> None:
         for loss in (SF.barlow_twins, SF.vicreg):
-            both = [z.requires_grad_() for z in rows_of(17, 20, torch.float32)]
+            both = [z.requires_grad_() for z in rows_of(5, 20, torch.float32)]
             loss(*both, side=side, backend="triton").backward()
             one = [z.detach().clone() for z in both]
             one[needs].requires_grad_()
@@ -200,7 +206,7 @@ else:
     @pytest.mark.parametrize("side", SIDES)
     def test_autocast(side: str) -> None:
         """float32 rows whose columns are multiplied in float16; gradients come back in float32."""
-        exact = [z.double().requires_grad_() for z in rows_of(33, 40, torch.float32)]
+        exact = [z.double().requires_grad_() for z in rows_of(17, 35, torch.float32)]
         leaves = [z.detach().float().requires_grad_() for z in exact]
         with torch.autocast("cpu", torch.float16):
             loss = SF.barlow_twins(*leaves, lambd=0.05, side=side, backend="triton")
@@ -216,8 +222,9 @@ else:
     def test_strides() -> None:
         """Rows apart, rows on top of each other, features apart, and an odd start."""
         wide = torch.randn(40, 12)
-        for x in (wide[::2, :5], wide[:1, :5].expand(20, 5), wide[:20, ::2], wide.flatten()[3:203].view(20, 10)):
-            y = torch.randn(12, x.shape[1]).T.contiguous().T[:1].expand_as(x) + x
+        apart, on_top, features_apart = wide[::2, :5], wide[:1, :5].expand(20, 5), wide[:20, ::2]
+        odd = wide.flatten()[3:203].view(20, 10)
+        for x, y in ((apart, on_top), (on_top, apart), (features_apart, odd[:, :6]), (odd, odd.flip(1))):
             for side in SIDES:
                 got, plain = ([z.detach().requires_grad_() for z in (x, y)] for _ in range(2))
                 SF.vicreg(*got, side=side, backend="triton").backward()
@@ -235,7 +242,7 @@ else:
     def test_same_inputs_same_bits() -> None:
         def once(side: str) -> list[Tensor]:
             torch.manual_seed(7)
-            leaves = [z.requires_grad_() for z in rows_of(70, 40, torch.float32)]
+            leaves = [z.requires_grad_() for z in rows_of(33, 35, torch.float32)]
             loss = SF.barlow_twins(*leaves, side=side, backend="triton")
             loss.backward()
             return [loss, *(z.grad for z in leaves)]
@@ -245,8 +252,9 @@ else:
 
     # --- what losses on one rank do not reach -----------------------------------------------------------------------
 
+    @both_ways
     @pytest.mark.parametrize("centre", (True, False))
-    @pytest.mark.parametrize(("n", "d"), ((1, 3), (16, 1), (33, 40), (1000, 33)), ids=str)
+    @pytest.mark.parametrize(("n", "d"), ((1, 3), (16, 1), (100, 70)), ids=str)
     def test_moments(n: int, d: int, centre: bool) -> None:
         """A deviation of 1 about a mean of 1000, and of 1000 about a mean of 1."""
         z0, z1 = torch.randn(n, d) + 1000, 1000 * torch.randn(n, d) + 1
@@ -271,7 +279,7 @@ else:
             assert (x == 0).all()
 
     @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize(("first", "count"), ((0, 5), (5, 33), (38, 2), (3, 0)), ids=str)
+    @pytest.mark.parametrize(("first", "count"), ((0, 5), (5, 33), (3, 0)), ids=str)
     def test_some_rows_of_all(first: int, count: int, dtype: torch.dtype) -> None:
         """What a rank does with its rows and those of all ranks, which are standardised already."""
         a, b = (z.float() for z in rows_of(40, 35, dtype))
@@ -312,7 +320,7 @@ else:
 
     def test_tiles_of_the_triangle() -> None:
         """Symmetric products run each tile of the lower triangle once, and every entry is written."""
-        z = torch.randn(200, 17)
-        k = triton.matrix(z, None, None, None, False, "samples", torch.float32, 0, 200)[0]
+        z = torch.randn(130, 5)
+        k = triton.matrix(z, None, None, None, False, "samples", torch.float32, 0, 130)[0]
         torch.testing.assert_close(k, z @ z.T)
         assert torch.equal(k[:32, 64:], k[64:, :32].T)

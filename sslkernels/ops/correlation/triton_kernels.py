@@ -248,14 +248,14 @@ def matrix_kernel(
 
 
 @triton.jit(do_not_specialize=["size", "blocks"])
-def sample_energies_kernel(matrix, other, parts, size, blocks, BLOCK: tl.constexpr):
+def sample_energies_kernel(matrix, other, sums, size, blocks, BLOCK: tl.constexpr):
     """Sums of matrix * other over BLOCK numbers each, (V, blocks)."""
     block = tl.program_id(0).to(tl.int64)
     view = tl.program_id(1).to(tl.int64)
     places = block * BLOCK + tl.arange(0, BLOCK)
     a = tl.load(matrix + view * size + places, mask=places < size, other=0.0)
     b = tl.load(other + view * size + places, mask=places < size, other=0.0)
-    tl.store(parts + view * blocks + block, tl.sum(a * b, 0))
+    tl.store(sums + view * blocks + block, tl.sum(a * b, 0))
 
 
 @triton.jit(do_not_specialize=["row_blocks", "column_blocks"])

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every Triton kernel compiles for sm_80, sm_90 and sm_100 without spilling, within their registers and shared memory.
 
-No GPU is needed: Triton brings ptxas. The numbers are the subject of test_triton_interpreter.py.
+No GPU is needed: Triton brings ptxas. The numbers are the subject of the tests that run Triton's interpreter.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,25 +49,35 @@ def check(kernels: list[dict[str, Any]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def usual_kernels(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return compile_kernels(tmp_path_factory.mktemp("compiled"), "90")
+def usual_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
+    """Those of a family for sm_90, compiled once."""
+    return functools.cache(lambda family: compile_kernels(tmp_path_factory.mktemp("compiled"), family, "90"))
 
 
-def test_usual_kernels_fit(usual_kernels: list[dict[str, Any]]) -> None:
-    assert len(usual_kernels) >= 25
-    check(usual_kernels)
+@pytest.mark.parametrize(("family", "least"), (("similarity", 25), ("correlation", 30)))
+def test_usual_kernels_fit(usual_kernels: Callable[[str], list[dict[str, Any]]], family: str, least: int) -> None:
+    kernels = usual_kernels(family)
+    assert len(kernels) >= least
+    check(kernels)
 
 
-def test_fused_kernels_load_ahead_and_use_tensor_cores(usual_kernels: list[dict[str, Any]]) -> None:
-    fused = [kernel for kernel in usual_kernels if kernel["kernel"].startswith(("forward", "backward"))]
-    assert len(fused) >= 6
-    for kernel in fused:
+@pytest.mark.parametrize(
+    ("family", "products", "least"),
+    (("similarity", ("forward", "backward"), 6), ("correlation", ("matrix", "backward"), 15)),
+)
+def test_products_load_ahead_and_use_tensor_cores(
+    usual_kernels: Callable[[str], list[dict[str, Any]]], family: str, products: tuple[str, ...], least: int
+) -> None:
+    found = [kernel for kernel in usual_kernels(family) if kernel["kernel"].startswith(products)]
+    assert len(found) >= least
+    for kernel in found:
         assert kernel["copies_ahead"] > 0 and kernel["tensor_cores"] > 0, kernel
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", SHARED)
-def test_every_kernel_fits(architecture: int, tmp_path: Path) -> None:
-    kernels = compile_kernels(tmp_path, "--all", str(architecture))
-    assert len(kernels) >= 120
+@pytest.mark.parametrize(("family", "least"), (("similarity", 120), ("correlation", 80)))
+def test_every_kernel_fits(family: str, least: int, architecture: int, tmp_path: Path) -> None:
+    kernels = compile_kernels(tmp_path, "--all", family, str(architecture))
+    assert len(kernels) >= least
     check(kernels)

@@ -1,27 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the Triton kernels of the similarity family for GPUs that are not there, and read what they use.
-
-    python triton_compile.py [--all] [--only PREFIX] [80 90 100]
-
-One line of JSON per kernel: what was compiled, registers per thread, bytes of stack (spills) and of shared memory,
-and how many instructions copy ahead of the loop and run on tensor cores.
-Runs in a process of its own, without TRITON_INTERPRET.
-"""
+"""The Triton kernels of the similarity family, as triton_compile.py compiles them."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import re
-import subprocess
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
-
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 from sslkernels.ops.similarity import triton as launcher
 from sslkernels.ops.similarity import triton_kernels as kernels
@@ -34,20 +17,9 @@ INTEGERS = {
 SWEEPS = [
     ("both", True, True), ("both", True, False), ("both", False, True), ("own", True, False), ("other", False, True)
 ]  # fmt: skip
-LISTS = {"exclude": "*i64"}
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("architectures", nargs="*", type=int, default=[80, 90, 100])
-    parser.add_argument("--all", action="store_true", help="every dtype, width and variant of the table")
-    parser.add_argument("--only", default="", metavar="PREFIX", help="kernels whose line begins so")
-    arguments = parser.parse_args()
-    for architecture in arguments.architectures:
-        for name, kernel, types, constants, options in variants(architecture, arguments.all):
-            if name.startswith(arguments.only):
-                used = compiled(kernel, types, constants, options, architecture)
-                print(json.dumps({"kernel": name, "sm": architecture, **used}), flush=True)
+POINTERS = {"exclude": "i64"}
+# Integers that no launch specialises on, although the kernel lets it: they are rarely multiples of 16.
+INDIVISIBLE = {"excluded_count"}
 
 
 def variants(
@@ -133,49 +105,3 @@ def row_kernels(dtype: str, width: int) -> Iterator[Any]:
     yield f"row_dot {dtype} D={width}", kernels.row_dot_kernel, {**rows, "out": "fp32"}, size, options
     both = {"GIVEN": True, "RECEIVED": True, **size}
     yield f"row_dot_backward {dtype} D={width}", kernels.row_dot_backward_kernel, rows, both, options
-
-
-def compiled(
-    kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, int], architecture: int
-) -> dict[str, int]:
-    """Registers, stack and shared memory of one kernel; pointers not in ``types`` are float32.
-
-    As in a usual call, pointers and the sizes that a launch specialises on are multiples of 16.
-    """
-    signature, attributes = {}, {}
-    for place, name in enumerate(kernel.arg_names):
-        if name in constants:
-            signature[name] = "constexpr"
-            continue
-        if name in LISTS:
-            signature[name] = LISTS[name]
-        elif name in INTEGERS:
-            signature[name] = "i32"
-        else:
-            signature[name] = "*" + types.get(name, "fp32")
-        if not kernel.params[place].do_not_specialize and name != "excluded_count":
-            attributes[(place,)] = [["tt.divisibility", 16]]
-    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
-    built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    ptx = built.asm["ptx"]
-    return {
-        **usage(built.asm["cubin"]),
-        "shared": built.metadata.shared,
-        "copies_ahead": ptx.count("cp.async.cg"),
-        "tensor_cores": sum(ptx.count(name) for name in ("mma.sync", "wgmma.mma_async", "tcgen05.mma")),
-    }
-
-
-def usage(cubin: bytes) -> dict[str, int]:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = {key: int(re.search(rf"{key}:(\d+)", report)[1]) for key in ("REG", "STACK", "LOCAL")}
-    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compile the Triton kernels of a family for GPUs that are not there, and read what they use.
+
+    python triton_compile.py [--all] [--only PREFIX] FAMILY [80 90 100]
+
+One line of JSON per kernel: what was compiled, registers per thread, bytes of stack (spills) and of shared memory,
+and how many instructions copy ahead of the loop and run on tensor cores.
+Which kernels, in which variants, is said by FAMILY/triton_variants.py. Runs in a process of its own, without
+TRITON_INTERPRET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("family")
+    parser.add_argument("architectures", nargs="*", type=int, default=[80, 90, 100])
+    parser.add_argument("--all", action="store_true", help="every dtype, width and variant of the table")
+    parser.add_argument("--only", default="", metavar="PREFIX", help="kernels whose line begins so")
+    arguments = parser.parse_args()
+    family = variants_of(arguments.family)
+    for architecture in arguments.architectures:
+        for name, kernel, types, constants, options in family.variants(architecture, arguments.all):
+            if name.startswith(arguments.only):
+                used = compiled(family, kernel, types, constants, options, architecture)
+                print(json.dumps({"kernel": name, "sm": architecture, **used}), flush=True)
+
+
+def variants_of(family: str) -> ModuleType:
+    """``variants(architecture, everything)`` gives name, kernel, pointer types, compile-time constants and launch
+    options; INTEGERS and POINTERS are the types of arguments wherever they occur, INDIVISIBLE no multiples of 16.
+    """
+    file = Path(__file__).parent / family / "triton_variants.py"
+    spec = importlib.util.spec_from_file_location("triton_variants", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def compiled(
+    family: ModuleType,
+    kernel: Any,
+    types: dict[str, str],
+    constants: dict[str, Any],
+    options: dict[str, int],
+    architecture: int,
+) -> dict[str, int]:
+    """Registers, stack and shared memory of one kernel; pointers of no given type are float32.
+
+    As in a usual call, pointers and the sizes that a launch specialises on are multiples of 16.
+    """
+    signature, attributes = {}, {}
+    for place, name in enumerate(kernel.arg_names):
+        if name in constants:
+            signature[name] = "constexpr"
+            continue
+        if name in family.INTEGERS:
+            signature[name] = "i32"
+        else:
+            signature[name] = "*" + {**family.POINTERS, **types}.get(name, "fp32")
+        if not kernel.params[place].do_not_specialize and name not in family.INDIVISIBLE:
+            attributes[(place,)] = [["tt.divisibility", 16]]
+    places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
+    built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+    ptx = built.asm["ptx"]
+    return {
+        **usage(built.asm["cubin"]),
+        "shared": built.metadata.shared,
+        "copies_ahead": ptx.count("cp.async.cg"),
+        "tensor_cores": sum(ptx.count(name) for name in ("mma.sync", "wgmma.mma_async", "tcgen05.mma")),
+    }
+
+
+def usage(cubin: bytes) -> dict[str, int]:
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = {key: int(re.search(rf"{key}:(\d+)", report)[1]) for key in ("REG", "STACK", "LOCAL")}
+    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
+
+
+if __name__ == "__main__":
+    main()
