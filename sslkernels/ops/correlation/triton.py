@@ -37,8 +37,8 @@ class Blocks:
 # Chosen so that Triton 3.9 compiles every variant for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
 TABLE: dict[str, tuple[Blocks, Blocks]] = {
     "16": (Blocks(128, 128, 32, 8, 3), Blocks(128, 64, 32, 8, 3)),
-    "tf32": (Blocks(64, 64, 32, 8, 3), Blocks(64, 64, 32, 4, 3)),
-    "ieee": (Blocks(64, 64, 16, 4, 2), Blocks(64, 64, 16, 4, 2)),
+    "tf32": (Blocks(64, 64, 64, 8, 2), Blocks(64, 64, 32, 4, 3)),
+    "ieee": (Blocks(64, 64, 16, 4, 2), Blocks(64, 64, 16, 8, 2)),
 }
 # Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, warps.
 MOMENTS = (64, 32, 4)

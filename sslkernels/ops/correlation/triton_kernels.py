@@ -202,7 +202,8 @@ def merge_kernel(
 # --- the matrix -----------------------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["height", "depth", "parts"])
+# Launches specialise on the sizes that masks along a row compare with: multiples of 16 load and store in wide words.
+@triton.jit(do_not_specialize=["parts"])
 def matrix_kernel(
     left, right, left_mean, left_scale, right_mean, right_scale, out,
     height, width, depth, left_stride, right_stride, parts,
@@ -247,7 +248,7 @@ def matrix_kernel(
 # --- energies -------------------------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["size", "blocks"])
+@triton.jit(do_not_specialize=["blocks"])
 def sample_energies_kernel(matrix, other, sums, size, blocks, BLOCK: tl.constexpr):
     """Sums of matrix * other over BLOCK numbers each, (V, blocks)."""
     block = tl.program_id(0).to(tl.int64)
@@ -297,7 +298,7 @@ def _add_terms(total, z, other, mean, other_mean, own, mixed, pull, rows, featur
     return total
 
 
-@triton.jit(do_not_specialize=["n", "depth", "first"])
+@triton.jit(do_not_specialize=["n", "first"])
 def backward_kernel(
     source, source_mean, source_scale, matrix, unit, factor,
     z, other, mean, other_mean, scale, own, mixed, pull, out, sums,
