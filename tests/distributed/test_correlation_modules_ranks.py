@@ -5,20 +5,15 @@ what one process finds for all rows, uneven ranks included.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Callable
-from datetime import timedelta
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
+from worlds import WorldsOf
 
 from sslkernels.losses import BarlowTwinsLoss, FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss, VICRegLoss
 
-SECONDS = 120
 D_IN = 4
 ROWS = {2: (3, 2), 3: (2, 4, 3)}  # of each rank
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -67,35 +62,19 @@ def run(name: str, world: int, width: int, rank: int | None) -> dict[str, Tensor
     return {"value": value.detach(), "weight": encoder.weight.grad, "bias": encoder.bias.grad}
 
 
-def rank_main(rank: int, world: int, folder: str) -> None:
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", f"file://{folder}/meeting", rank=rank, world_size=world, timeout=timedelta(seconds=60)
-    )
-    results = {f"{name} {width}": run(name, world, width, rank) for name in LOSSES for width in WIDTHS}
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+def every_case(rank: int, world: int) -> dict[str, dict[str, Tensor]]:
+    return {f"{name} {width}": run(name, world, width, rank) for name in LOSSES for width in WIDTHS}
 
 
-@pytest.fixture(scope="module", params=[2, 3])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
-    """Results by rank. No rank outlives the time limit."""
-    folder = tmp_path_factory.mktemp(f"world{request.param}")
-    ranks = mp.start_processes(
-        rank_main, (request.param, str(folder)), nprocs=request.param, join=False, start_method="spawn"
-    )
-    deadline = time.monotonic() + SECONDS
-    try:
-        while not ranks.join(timeout=1):
-            if time.monotonic() > deadline:
-                pytest.fail(f"the world of {request.param} did not finish in {SECONDS} s")
-    finally:
-        for process in ranks.processes:
-            if process.is_alive():
-                process.kill()
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(request.param)]
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> WorldsOf:
+    return WorldsOf(every_case, tmp_path_factory)
+
+
+@pytest.fixture(params=[2, 3])
+def world(request: pytest.FixtureRequest, worlds: WorldsOf) -> list[dict[str, dict]]:
+    """Results by rank."""
+    return worlds(request.param)
 
 
 def averaged(world: list[dict[str, dict]], case: str) -> dict[str, Tensor]:
