@@ -227,17 +227,29 @@ class ColumnMoments(torch.autograd.Function):
                 off = (off - diagonal.double().square().sum(1)).clamp_min(0)
             off = off.to(squares.dtype)
         ctx.save_for_backward(z0, z1, mean, scale, through, own_diagonal, diagonal, matrix, energies, every0, every1)
+        ctx.set_materialize_grads(False)  # a gap that no loss uses is not read for
         ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard, ctx.shared = cross, side, dtype, backend, shard, shared
         return squares.clone(), diagonal[0].clone() if cross else squares.new_empty(0), gap.clone(), off
 
     @staticmethod
     @first_derivative
-    def backward(ctx: Any, g_squares: Tensor, g_diagonal: Tensor, g_gap: Tensor, g_off: Tensor) -> Any:
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
         z0, z1, mean, scale, through, own_diagonal, diagonal, matrix, energies, every0, every1 = ctx.saved_tensors
         cross, side, dtype, backend, shard = ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard
         need0, need1 = ctx.needs_input_grad[:2]
+        pull = None if grads[2] is None else 2 * grads[2]
+        sizes = (
+            mean.shape,
+            (mean.shape[1] if cross else 0,),
+            (),
+            (0 if matrix is None else 1 if cross else len(mean),),
+        )
+        g_squares, g_diagonal, g_gap, g_off = (
+            mean.new_zeros(size) if grad is None else grad for grad, size in zip(grads, sizes, strict=True)
+        )
         if shard is not None:
             g_squares, g_diagonal, g_gap, g_off = ranks.all_summed((g_squares, g_diagonal, g_gap, g_off), shard)
+            pull = None if pull is None else 2 * g_gap
         # da = factor off(C) b + along b, and b is a unless they are crossed; s = sum_n da a
         factor = None if matrix is None else (2 * g_off).expand(2).contiguous() if cross else 4 * g_off
         along = g_diagonal.expand(2, -1) if cross else torch.zeros_like(g_squares)
@@ -263,7 +275,7 @@ class ColumnMoments(torch.autograd.Function):
             through = through * scale
             own = own + through * s
         dz0, dz1 = correlation_backward(
-            z0, z1, mean, scale, matrix, factor, cross, side, own, mixed, 2 * g_gap,
+            z0, z1, mean, scale, matrix, factor, cross, side, own, mixed, pull,
             through if side == "samples" and matrix is not None else None,
             dtype, 0, z0.shape[0], need0, need1, backend,
         )  # fmt: skip

@@ -53,7 +53,9 @@ def merged(
         total = total + torch.einsum("r,rvd->vd", counts, away.square())
         if products.numel():
             across = across + torch.einsum("r,rd->d", counts, away[:, 0] * away[:, 1])
-    return middle.to(mean.dtype), total.to(mean.dtype), across.to(mean.dtype), gaps.sum(0).to(mean.dtype)
+    found = (middle, total, across, gaps.sum(0))
+    # einsum may leave any strides; kernels read addresses
+    return tuple(x.to(mean.dtype).contiguous() for x in found)  # type: ignore[return-value]
 
 
 def gathered_columns(
