@@ -43,6 +43,8 @@ template <class P> struct TileGrid {
     }
 };
 
+constexpr int64_t kDepth =
+    128; // steps of a chunk: a panel of them, and the left side of a tile, fit the first-level cache
 constexpr int64_t kApart = 16 << 20; // bytes of results beyond which threads share one
 
 struct Split {
@@ -113,7 +115,7 @@ void deliver(const Acc *sum, int64_t ld, int64_t rows, int64_t columns, bool tri
 template <class P, class In> struct Gram {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
-    static constexpr int64_t kSteps = 192, kFeatures = kSteps * P::kPack, NR = P::NR;
+    static constexpr int64_t kSteps = kDepth, kFeatures = kSteps * P::kPack, NR = P::NR;
 
     Columns a;
     int64_t d, first, side;
@@ -164,7 +166,7 @@ bool samples_typed(const Columns &a, int64_t d, int64_t first, int64_t count, vo
 template <class P, class In> struct Cross {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
-    static constexpr int64_t NR = P::NR, kSteps = kBlock / P::kPack;
+    static constexpr int64_t NR = P::NR, kRows = kDepth, kSteps = kRows / P::kPack;
     // The left side of a tile comes down the columns of a panel, unless it wants rows or would run over the panel's
     // end.
     static constexpr bool kTurned = P::kOwnerRows || P::NR % P::MR != 0;
@@ -174,11 +176,11 @@ template <class P, class In> struct Cross {
     int64_t d, panels, side;
     Elem *left, *right, *turned; // of each buffer: panels of (kSteps, NR); turned: (D, kSteps)
 
-    int64_t rows(int64_t chunk) const { return least(kBlock, a.rows.count - chunk * kBlock); }
+    int64_t rows(int64_t chunk) const { return least(kRows, a.rows.count - chunk * kRows); }
     void pack_side(const Columns &columns, int64_t chunk, int64_t panel, Elem *out) const {
         const int64_t f = panel * NR, width = least(NR, d - f);
         Staged<P> staged[kBlock * NR];
-        stage<In, Staged<P>, Acc>(columns, chunk * kBlock, rows(chunk), f, width, staged, NR);
+        stage<In, Staged<P>, Acc>(columns, chunk * kRows, rows(chunk), f, width, staged, NR);
         pack_features<P, Staged<P>>({staged, NR, rows(chunk)}, 0, rows(chunk), width, out);
     }
     void pack(int64_t chunk, int64_t panel, int64_t buffer) const {
@@ -204,7 +206,7 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, int64_t d, 
     using Elem = typename P::Elem;
     using Job = Cross<P, In>;
     const int64_t n = a.rows.count, ld = round_up(d, kLanes<Acc>), panels = (d + P::NR - 1) / P::NR;
-    const int64_t chunks = (n + kBlock - 1) / kBlock;
+    const int64_t chunks = (n + Job::kRows - 1) / Job::kRows;
     const TileGrid<P> grid{d, d, itself};
     const Split split(n * d * d, d * ld * int64_t(sizeof(Acc)), chunks, threads);
     const int64_t side = (panels * P::NR + P::MR) * Job::kSteps, packed = split.buffers * side * int64_t(sizeof(Elem));
