@@ -114,6 +114,26 @@ static void add_correlation(py::module_ &module) {
     });
 }
 
+static void add_characteristic(py::module_ &module) {
+    using Sizes = std::array<int64_t, 4>; // views, samples, slices, knots
+    using Turns = std::array<double, 3>;
+    static const auto problem = [](int dtype, Address p, const Sizes &sizes, double step, const Turns &turns,
+                                   int threads) {
+        return Characteristic{
+            dtype, at(p), sizes[0], sizes[1], sizes[2], sizes[3], step, {turns[0], turns[1], turns[2]}, threads};
+    };
+    module.def("characteristic_sums",
+               [](int dtype, Address p, Sizes sizes, double step, Turns turns, Address out, int threads) {
+                   py::gil_scoped_release release;
+                   must(kernels().characteristic->sums(problem(dtype, p, sizes, step, turns, threads), at(out)));
+               });
+    module.def("characteristic_adjoint", [](int dtype, Address p, Sizes sizes, double step, Turns turns, Address grad,
+                                            Address dp, int threads) {
+        py::gil_scoped_release release;
+        must(kernels().characteristic->adjoint(problem(dtype, p, sizes, step, turns, threads), at(grad), at(dp)));
+    });
+}
+
 PYBIND11_MODULE(_C, module) {
     module.doc() = "Compiled CPU kernels of sslkernels. Private: call sslkernels.functional instead.";
     kernels(); // a wrong SSLKERNELS_ISA is an import error, not a surprise later
@@ -142,4 +162,5 @@ PYBIND11_MODULE(_C, module) {
         kernels().scale_rows(dtype, {at(y), y_stride, m}, d, shift, at(grad), also, also_shift, n, at(out), threads);
     });
     add_correlation(module);
+    add_characteristic(module);
 }

@@ -99,3 +99,11 @@ def correlation_backward(
     matrix: tuple[int, int], factor: tuple[float, float], own: int, mixed: int, through: int, pull: float,
     out: tuple[int, int], threads: int,
 ) -> None: ...  # fmt: skip
+def characteristic_sums(
+    dtype: int, p: int, sizes: tuple[int, int, int, int], step: float, turns: tuple[float, float, float], out: int,
+    threads: int,
+) -> None: ...  # fmt: skip
+def characteristic_adjoint(
+    dtype: int, p: int, sizes: tuple[int, int, int, int], step: float, turns: tuple[float, float, float], grad: int,
+    dp: int, threads: int,
+) -> None: ...  # fmt: skip

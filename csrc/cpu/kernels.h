@@ -59,6 +59,19 @@ struct CorrelationKernels {
     bool (*backward)(const CorrelationGrad &);
 };
 
+struct Characteristic { // e^(i k step p) for k < knots, of projections p (views, n, slices) without gaps
+    int dtype;          // fp32 or fp64
+    const void *p;
+    int64_t views, n, slices, knots;
+    double step, turns[3]; // turns: step / 2 pi in pieces of few bits (characteristic/circle.h)
+    int threads;
+};
+
+struct CharacteristicKernels {
+    bool (*sums)(const Characteristic &, void *out); // (views, 2, knots, slices): of cosines, of sines
+    bool (*adjoint)(const Characteristic &, const void *grad, void *dp);
+};
+
 struct Kernels {
     const char *name;
     bool (*similarity_forward)(const Similarity &, void *rows, void *columns, void *attended);
@@ -70,6 +83,7 @@ struct Kernels {
     void (*scale_rows)(int dtype, Rows y, int64_t d, int64_t shift, const void *grad, bool also, int64_t also_shift,
                        int64_t n, void *out, int threads);
     const CorrelationKernels *correlation;
+    const CharacteristicKernels *characteristic;
 };
 
 } // namespace sslkernels
