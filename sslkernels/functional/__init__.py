@@ -9,6 +9,7 @@ from sslkernels.functional.correlation import (
     vicreg,
 )
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
+from sslkernels.functional.sigreg import lejepa, sigreg
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.ops.similarity import logsumexp_similarity
 
@@ -19,8 +20,10 @@ __all__ = [
     "cross_correlation_sq",
     "frossl",
     "info_nce",
+    "lejepa",
     "logsumexp_similarity",
     "nt_xent",
+    "sigreg",
     "tico",
     "variance_hinge",
     "vcreg",

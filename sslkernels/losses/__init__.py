@@ -3,6 +3,7 @@
 
 from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
 from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss
+from sslkernels.losses.sigreg import LeJEPALoss, SIGReg
 from sslkernels.losses.similarity import ClipLoss, InfoNCELoss, NTXentLoss
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "ClipLoss",
     "FroSSLLoss",
     "InfoNCELoss",
+    "LeJEPALoss",
     "NTXentLoss",
+    "SIGReg",
     "TiCoLoss",
     "VCRegLoss",
     "VICRegLoss",

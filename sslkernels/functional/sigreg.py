@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LeJEPA's SIGReg over `characteristic_sums`: no tensor over the knots exists, forward or backward."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sslkernels.arguments import check_alike, check_number, check_rows, check_size, is_whole, shape_of
+from sslkernels.distributed import GroupLike, Shard, shard_of
+from sslkernels.ops.characteristic import characteristic_sums
+from sslkernels.ops.registry import wide
+
+
+def sigreg(
+    z: Tensor,
+    slices: Tensor | None = None,
+    *,
+    knots: int = 17,
+    t_max: float = 3.0,
+    num_slices: int = 1024,
+    generator: torch.Generator | None = None,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """SIGReg of LeJEPA (Balestriero & LeCun 2025): how far projections on random lines are from a standard normal.
+
+    Per view and slice a, with ``p_n = <z_n, a>``, the Epps-Pulley statistic: N times the trapezoidal integral over
+    [-t_max, t_max] of ``exp(-t^2/2) |mean_n exp(i t p_n) - exp(-t^2/2)|^2``. The loss is its mean over both.
+
+    Args:
+        z: ``(..., N, C)``, N samples of each view; float32, float64, bfloat16 or float16. Under autocast projections
+            are formed in its dtype; everything after them is float32 (float64 for float64 ``z``).
+        slices: ``(C, S)``, unit columns, constants: no gradient. By default ``num_slices`` are drawn anew.
+        knots: points of the trapezoidal rule on [0, t_max], both ends included; at least 2.
+        t_max: where the integral ends.
+        num_slices: how many slices are drawn.
+        generator: for drawing them, on the device of ``z``; by default torch's own.
+        group: the value is that of the samples of all ranks, the same on each, and gradients averaged over ranks (DDP)
+            are those of one process; ranks may hold different N. The slices of the group's first rank are used on all
+            of them, given ones too. ``None`` never communicates.
+        backend: see `logsumexp_similarity`.
+
+    Returns:
+        0-dim float32 (float64 for float64 ``z``). Differentiable once.
+
+    Cost beside the product with the slices: per projection one pass forward and one backward of some 7 operations per
+    knot, and in memory the projections (M*N*S), their gradient, and M*S*knots sums. Exchanged: 2*M*S*knots floats,
+    forward and backward, and C*S of slices. Nothing waits for the device without a group.
+
+    ``torch.compile(fullgraph=True)`` works for ``group=None``; with a group compile the part before the loss.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> z = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    >>> SF.sigreg(z, torch.eye(2)), SF.sigreg(10 * z, torch.eye(2))
+    (tensor(0.), tensor(0.))
+    """
+    check_projections("sigreg", "z", z)
+    z = z.reshape(-1, *z.shape[-2:])
+    count = _check_knots("sigreg", z, slices, knots, t_max, num_slices)
+    shard = _shard("sigreg", z, count, knots, t_max, group)
+    return _epps_pulley(z, _slices(z, slices, count, generator, shard), knots, t_max, shard, backend)
+
+
+def lejepa(
+    local_z: Tensor,
+    global_z: Tensor,
+    slices: Tensor | None = None,
+    *,
+    weight: float = 0.05,
+    knots: int = 17,
+    t_max: float = 3.0,
+    num_slices: int = 1024,
+    generator: torch.Generator | None = None,
+    group: GroupLike = None,
+    backend: str | None = None,
+) -> Tensor:
+    """LeJEPA (Balestriero & LeCun 2025): ``weight * sigreg(all views) + (1 - weight) * invariance``.
+
+    Invariance is the mean of ``(z - centre)^2`` over all views, ``centre`` the mean of a sample's global views.
+
+    Args:
+        local_z, global_z: ``(V, N, C)`` each, at least one view and the same N and C.
+        weight: of the regulariser, in [0, 1].
+        slices, knots, t_max, num_slices, generator, group, backend: see `sigreg`.
+
+    Returns:
+        0-dim float32 (float64 for float64 ``z``). Under a ``group`` its mean over ranks is the value of one process.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.lejepa(torch.ones(1, 4, 3), torch.zeros(2, 4, 3), torch.eye(3), weight=0.0)
+    tensor(0.3333)
+    """
+    for name, views in (("local_z", local_z), ("global_z", global_z)):
+        check_projections("lejepa", name, views)
+        if views.dim() != 3 or views.shape[0] == 0:
+            raise ValueError(f"lejepa: {name} has shape {shape_of(views)}; expected (V, N, C) with a view or more.")
+    if local_z.shape[1:] != global_z.shape[1:]:
+        raise ValueError(
+            f"lejepa: local_z has shape {shape_of(local_z)} and global_z {shape_of(global_z)}; "
+            "both need the same samples and features."
+        )
+    check_alike("lejepa", "global_z", global_z[0], "local_z", local_z[0], rows=True)
+    check_number("lejepa", "weight", weight, least=0)
+    if weight > 1:
+        raise ValueError(f"lejepa: weight is {weight}; pass a number from 0 to 1.")
+    every = torch.cat([global_z, local_z])
+    count = _check_knots("lejepa", every, slices, knots, t_max, num_slices)
+    shard = _shard("lejepa", every, count, knots, t_max, group)
+    regularizer = _epps_pulley(every, _slices(every, slices, count, generator, shard), knots, t_max, shard, backend)
+    wider = every.to(wide(every.dtype))
+    distance = (wider - wider[: global_z.shape[0]].mean(0)).square().sum()
+    samples, ranks = (every.shape[1], 1) if shard is None else (shard.total, shard.ranks)
+    invariance = distance * (ranks / (every.shape[0] * samples * every.shape[2]))
+    return weight * regularizer + (1 - weight) * invariance
+
+
+def _epps_pulley(
+    z: Tensor, slices: Tensor, knots: int, t_max: float, shard: Shard | None, backend: str | None
+) -> Tensor:
+    """The mean over views and slices of N * sum_k w_k |phi_k - exp(-t_k^2/2)|^2."""
+    step = t_max / (knots - 1)
+    samples = z.shape[1] if shard is None else shard.total
+    projections = torch.mm(z.reshape(-1, z.shape[2]), slices).view(*z.shape[:2], -1)
+    sums = characteristic_sums(projections, step, knots, shard=shard, backend=backend)
+    t = torch.arange(knots, dtype=sums.dtype, device=z.device) * step
+    normal = torch.exp(-t.square() / 2)
+    weights = 2 * step * normal  # twice: the integrand is even in t
+    weights = torch.cat([weights[:1] / 2, weights[1:-1], weights[-1:] / 2])
+    target = torch.stack([normal, torch.zeros_like(normal)])[..., None]
+    deviation = (sums / samples - target).square()
+    return samples * (deviation * weights[:, None]).sum((1, 2)).mean()
+
+
+def _slices(
+    z: Tensor, slices: Tensor | None, count: int, generator: torch.Generator | None, shard: Shard | None
+) -> Tensor:
+    """Unit columns (C, S) in the dtype of z: those given or drawn, the first rank's on every rank."""
+    if slices is None:
+        slices = torch.randn(z.shape[2], count, generator=generator, dtype=wide(z.dtype), device=z.device)
+        slices = slices / slices.norm(dim=0)
+    slices = slices.detach().to(z.dtype)
+    if shard is not None:
+        slices = slices.clone(memory_format=torch.contiguous_format)
+        dist.broadcast(slices, group=shard.group, group_src=0)
+    return slices
+
+
+def _shard(function: str, z: Tensor, count: int, knots: int, t_max: float, group: GroupLike) -> Shard | None:
+    shard = None
+    if group is not None:
+        # Views, slices and knots are part of the name: ranks that differ in them would exchange sums of unlike sizes.
+        shard = shard_of(group, f"{function} of {z.shape[0]} views, {count} slices, {knots} knots to {t_max}", z[0])
+    if (z.shape[1] if shard is None else shard.total) == 0:
+        raise ValueError(f"{function}: there are no samples; the loss needs at least one.")
+    return shard
+
+
+def check_projections(function: str, name: str, z: object) -> None:
+    """A tensor ``(..., N, C)`` with at least one view."""
+    if not isinstance(z, Tensor) or z.dim() < 2:
+        check_rows(function, name, z)
+    assert isinstance(z, Tensor)
+    check_rows(function, name, z if z.dim() == 2 else z.flatten(0, -2))
+    if z.shape[:-2].numel() == 0:
+        raise ValueError(f"{function}: {name} has shape {shape_of(z)}; expected (..., N, C) with a view or more.")
+
+
+def _check_knots(function: str, z: Tensor, slices: Tensor | None, knots: int, t_max: float, num_slices: int) -> int:
+    """How many slices there are, of arguments that make sense."""
+    if not is_whole(knots, 2):
+        raise ValueError(f"{function}: knots is {knots!r}; pass a whole number of at least 2, both ends included.")
+    check_number(function, "t_max", t_max)
+    if t_max <= 0:
+        raise ValueError(f"{function}: t_max is {t_max}; pass a number above 0.")
+    check_size(function, "num_slices", num_slices)
+    if slices is None:
+        return num_slices
+    check_rows(function, "slices", slices)
+    if slices.shape[0] != z.shape[2]:
+        raise ValueError(
+            f"{function}: slices has shape {shape_of(slices)} and z {z.shape[2]} features; "
+            "slices are columns, (C, S): did you pass their transpose?"
+        )
+    if slices.device != z.device:
+        raise ValueError(f"{function}: slices is on {slices.device} and z on {z.device}; move both to one device.")
+    return slices.shape[1]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGReg and LeJEPALoss as in lightly."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sslkernels.arguments import check_number, check_size, is_whole
+from sslkernels.functional.sigreg import lejepa, sigreg
+
+
+class SIGReg(nn.Module):
+    """lightly's SIGReg: same arguments, same call, same values from the same slices.
+
+    Args:
+        knots, t_max: of the trapezoidal rule, as in `sslkernels.functional.sigreg`.
+        num_vectors: slices drawn at each call.
+        gather_distributed: take the samples of every rank; ranks may hold different numbers of them.
+
+    ``forward(proj, slices=None)`` with ``(..., N, C)`` gives a 0-dim loss. ``slices (C, S)`` are used instead of drawn
+    ones. Drawn in float32, as lightly does for float32, they are the same after the same ``torch.manual_seed``.
+
+    >>> import torch
+    >>> from sslkernels.losses import SIGReg
+    >>> SIGReg()(torch.zeros(4, 8, 16))
+    tensor(0.)
+    """
+
+    def __init__(
+        self, *, knots: int = 17, t_max: float = 3.0, num_vectors: int = 1024, gather_distributed: bool = False
+    ) -> None:
+        super().__init__()
+        if not is_whole(knots, 2):
+            raise ValueError(f"SIGReg: knots is {knots!r}; pass a whole number of at least 2, both ends included.")
+        check_number("SIGReg", "t_max", t_max)
+        if t_max <= 0:
+            raise ValueError(f"SIGReg: t_max is {t_max}; pass a number above 0.")
+        check_size("SIGReg", "num_vectors", num_vectors)
+        self.knots, self.t_max, self.num_vectors = knots, t_max, num_vectors
+        self.gather_distributed = gather_distributed
+        # Nothing reads them: checkpoints of lightly's module hold them, and load here, as ours load there.
+        step = t_max / (knots - 1)
+        t = torch.linspace(0, t_max, knots, dtype=torch.float32)
+        phi = torch.exp(-t.square() / 2)
+        rule = torch.full((knots,), 2 * step, dtype=torch.float32)
+        rule[[0, -1]] = step
+        self.register_buffer("t", t)
+        self.register_buffer("phi", phi)
+        self.register_buffer("weights", rule * phi)
+
+    def forward(self, proj: Tensor, slices: Tensor | None = None) -> Tensor:
+        return sigreg(
+            proj,
+            slices,
+            knots=self.knots,
+            t_max=self.t_max,
+            num_slices=self.num_vectors,
+            group="world" if self.gather_distributed else None,
+        )
+
+
+class LeJEPALoss(nn.Module):
+    """lightly's LeJEPALoss: ``lambda_param * SIGReg + (1 - lambda_param) * invariance``; same arguments, same call.
+
+    ``forward(local_proj=, global_proj=)`` with ``(V, N, D)`` each gives a 0-dim loss. With ``gather_distributed`` both
+    terms are those of the samples of all ranks once averaged over ranks, uneven ones too.
+
+    >>> import torch
+    >>> from sslkernels.losses import LeJEPALoss
+    >>> LeJEPALoss(lambda_param=0.0)(local_proj=torch.ones(1, 4, 3), global_proj=torch.zeros(2, 4, 3))
+    tensor(0.3333)
+    """
+
+    def __init__(
+        self,
+        lambda_param: float = 0.05,
+        gather_distributed: bool = False,
+        sigreg_knots: int = 17,
+        sigreg_t_max: float = 3.0,
+        sigreg_num_vectors: int = 1024,
+    ) -> None:
+        super().__init__()
+        check_number("LeJEPALoss", "lambda_param", lambda_param, least=0)
+        if lambda_param > 1:
+            raise ValueError(f"LeJEPALoss: lambda_param is {lambda_param}; pass a number from 0 to 1.")
+        self.lambda_param = lambda_param
+        self.sigreg = SIGReg(
+            knots=sigreg_knots,
+            t_max=sigreg_t_max,
+            num_vectors=sigreg_num_vectors,
+            gather_distributed=gather_distributed,
+        )
+
+    def forward(self, *, local_proj: Tensor, global_proj: Tensor) -> Tensor:
+        return lejepa(
+            local_proj,
+            global_proj,
+            weight=self.lambda_param,
+            knots=self.sigreg.knots,
+            t_max=self.sigreg.t_max,
+            num_slices=self.sigreg.num_vectors,
+            group="world" if self.sigreg.gather_distributed else None,
+        )

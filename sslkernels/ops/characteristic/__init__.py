@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The empirical characteristic function of projections at equally spaced knots, without a tensor over the knots."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sslkernels.backends import choose
+from sslkernels.distributed import Shard
+from sslkernels.ops.characteristic.autograd import CharacteristicSums
+from sslkernels.ops.registry import wide
+
+
+def characteristic_sums(
+    p: Tensor, step: float, knots: int, *, shard: Shard | None = None, backend: str | None = None
+) -> Tensor:
+    """Sums over the N samples of all ranks of ``cos(k step p)`` and of ``sin(k step p)``, for k = 0 to ``knots - 1``.
+
+    ``p`` is (M, N, S) or (N, S); the sums are (M, 2, T, S) or (2, T, S), cosines first, in fp32 (fp64 for fp64 ``p``).
+    """
+    views = p.to(wide(p.dtype))
+    if p.dim() == 2:
+        views = views[None]
+    sums = CharacteristicSums.apply(views, step, knots, shard, choose(p.device, views.dtype, backend))
+    return sums[0] if p.dim() == 2 else sums

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums of cosines and sines of projections, as one differentiable function.
+
+    cos_k = sum_n cos(t_k p_n),  sin_k = sum_n sin(t_k p_n),  t_k = k step
+    dp_n = sum_k t_k (g_sin_k cos(t_k p_n) - g_cos_k sin(t_k p_n))
+The second pass evaluates again what the first one did: keeping it would take ``knots`` times the projections.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslkernels.distributed import Shard
+from sslkernels.ops.correlation.ranks import summed
+from sslkernels.ops.registry import define, family, first_derivative
+
+_run = family("characteristic")
+_TURNS_PER_RADIAN = Fraction("0.159154943091895335768883763372514362034459645740456448747667")
+
+
+def _sums(p: Tensor, step: float, knots: int, backend: str) -> Tensor:
+    return _run("sums", backend, p, step, knots)
+
+
+def _sums_fake(p: Tensor, step: float, knots: int, backend: str) -> Tensor:
+    return p.new_empty((p.shape[0], 2, knots, p.shape[2]))
+
+
+def _adjoint(p: Tensor, grad: Tensor, step: float, backend: str) -> Tensor:
+    return _run("adjoint", backend, p, grad, step)
+
+
+def _adjoint_fake(p: Tensor, grad: Tensor, step: float, backend: str) -> Tensor:
+    return p.new_empty(p.shape)
+
+
+characteristic_sums = define(
+    "characteristic_sums(Tensor p, float step, SymInt knots, str backend) -> Tensor", _sums, _sums_fake
+)
+characteristic_adjoint = define(
+    "characteristic_adjoint(Tensor p, Tensor grad, float step, str backend) -> Tensor", _adjoint, _adjoint_fake
+)
+
+
+class CharacteristicSums(torch.autograd.Function):
+    """(M, 2, knots, S) of projections (M, N, S) in fp32 or fp64, summed over ranks where there is a ``shard``.
+
+    The backward sums over ranks what each one's loss sends back, so that gradients averaged over ranks are those of one
+    process that holds all samples.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, step: float, knots: int, shard: Shard | None, backend: str) -> Tensor:
+        sums = characteristic_sums(p, step, knots, backend)
+        ctx.save_for_backward(p)
+        ctx.step, ctx.shard, ctx.backend = step, shard, backend
+        return sums if shard is None else summed(sums, shard)
+
+    @staticmethod
+    @first_derivative
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (p,) = ctx.saved_tensors
+        grad = grad.contiguous() if ctx.shard is None else summed(grad.contiguous(), ctx.shard)
+        return characteristic_adjoint(p, grad, ctx.step, ctx.backend), None, None, None, None
+
+
+@functools.lru_cache
+def turns(step: float, dtype: torch.dtype) -> tuple[float, float, float]:
+    """``step / 2 pi`` as a sum. The first two have few bits: their products with half of a number's bits are exact.
+
+    >>> turns(3 / 16, torch.float32)
+    (0.029838562, 2.859e-06, 1.7e-10)
+    """
+    bits = 26 if dtype == torch.float64 else 12
+    rest, pieces = Fraction(step) * _TURNS_PER_RADIAN, []
+    for _ in range(2):
+        unit = Fraction(2) ** (math.frexp(float(rest))[1] - bits)
+        piece = rest // unit * unit
+        pieces.append(float(piece))
+        rest -= piece
+    return pieces[0], pieces[1], float(rest)

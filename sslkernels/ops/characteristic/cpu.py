@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The characteristic family on the compiled C++ kernels: allocate, pass pointers, return."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels import _C
+from sslkernels.ops.characteristic.autograd import turns
+
+_CODES = {torch.float32: 0, torch.float64: 1}
+
+
+def sums(p: Tensor, step: float, knots: int) -> Tensor:
+    p = p.contiguous()
+    views, n, slices = p.shape
+    out = torch.empty((views, 2, knots, slices), dtype=p.dtype)
+    _C.characteristic_sums(
+        _CODES[p.dtype], p.data_ptr(), (views, n, slices, knots), step, turns(step, p.dtype), out.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+    return out
+
+
+def adjoint(p: Tensor, grad: Tensor, step: float) -> Tensor:
+    p, grad = p.contiguous(), grad.contiguous()
+    views, n, slices = p.shape
+    dp = torch.empty((views, n, slices), dtype=p.dtype)
+    _C.characteristic_adjoint(
+        _CODES[p.dtype], p.data_ptr(), (views, n, slices, grad.shape[2]), step, turns(step, p.dtype), grad.data_ptr(),
+        dp.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return dp
