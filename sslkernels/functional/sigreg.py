@@ -58,7 +58,7 @@ def sigreg(
     (tensor(0.), tensor(0.))
     """
     check_projections("sigreg", "z", z)
-    z = z.reshape(-1, *z.shape[-2:])
+    z = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
     count = _check_knots("sigreg", z, slices, knots, t_max, num_slices)
     shard = _shard("sigreg", z, count, knots, t_max, group)
     return _epps_pulley(z, _slices(z, slices, count, generator, shard), knots, t_max, shard, backend)
@@ -124,7 +124,7 @@ def _epps_pulley(
     """The mean over views and slices of N * sum_k w_k |phi_k - exp(-t_k^2/2)|^2."""
     step = t_max / (knots - 1)
     samples = z.shape[1] if shard is None else shard.total
-    projections = torch.mm(z.reshape(-1, z.shape[2]), slices).view(*z.shape[:2], -1)
+    projections = torch.mm(z.reshape(-1, z.shape[2]), slices).view(*z.shape[:2], slices.shape[1])
     sums = characteristic_sums(projections, step, knots, shard=shard, backend=backend)
     t = torch.arange(knots, dtype=sums.dtype, device=z.device) * step
     normal = torch.exp(-t.square() / 2)

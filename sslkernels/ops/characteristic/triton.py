@@ -10,10 +10,9 @@ from torch import Tensor
 from sslkernels.ops.characteristic import triton_kernels as kernels
 from sslkernels.ops.characteristic.autograd import turns
 
-# Samples by slices of a program. The powers of 8 projections fill a thread's registers, those of 4 leave room for the
-# gradients. Chosen so that Triton 3.9 compiles both for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
-SUMS_TILE = {"BLOCK_N": 16, "BLOCK_S": 64, "num_warps": 4}
-ADJOINT_TILE = {"BLOCK_N": 16, "BLOCK_S": 64, "num_warps": 8}
+# Samples by slices of a program: the powers of 4 projections per thread leave room for the rest (those of 8 spill).
+# Triton 3.9 compiles both kernels for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
+TILE = {"BLOCK_N": 16, "BLOCK_S": 32, "num_warps": 4}
 # Programs per multiprocessor below which samples are split among programs, each with sums of its own.
 PROGRAMS = 4
 
@@ -23,12 +22,12 @@ def sums(p: Tensor, step: float, knots: int) -> Tensor:
     views, n, slices = p.shape
     if n == 0:
         return p.new_zeros((views, 2, knots, slices))
-    across = triton.cdiv(slices, SUMS_TILE["BLOCK_S"])
-    parts = max(1, min(triton.cdiv(n, SUMS_TILE["BLOCK_N"]), PROGRAMS * _multiprocessors(p.device) // (across * views)))
+    across = triton.cdiv(slices, TILE["BLOCK_S"])
+    parts = max(1, min(triton.cdiv(n, TILE["BLOCK_N"]), PROGRAMS * _multiprocessors(p.device) // (across * views)))
     partial = _floats(p, views, parts, 2, knots, slices)
     with torch.cuda.device_of(p):
         kernels.sums_kernel[(across * parts * views,)](
-            p, partial, n, slices, knots, parts, *turns(step, torch.float32), **SUMS_TILE
+            p, partial, n, slices, knots, parts, *turns(step, torch.float32), **TILE
         )
     total = partial.sum(1) if parts > 1 else partial[:, 0]
     total[:, 0, 0], total[:, 1, 0] = n, 0  # knot 0, which is no program's work
@@ -40,10 +39,10 @@ def adjoint(p: Tensor, grad: Tensor, step: float) -> Tensor:
     views, n, slices = p.shape
     dp = _floats(p, views, n, slices)
     if n:
-        across, along = triton.cdiv(slices, ADJOINT_TILE["BLOCK_S"]), triton.cdiv(n, ADJOINT_TILE["BLOCK_N"])
+        across, along = triton.cdiv(slices, TILE["BLOCK_S"]), triton.cdiv(n, TILE["BLOCK_N"])
         with torch.cuda.device_of(p):
             kernels.adjoint_kernel[(across * along * views,)](
-                p, grad, dp, n, slices, grad.shape[2], step, *turns(step, torch.float32), **ADJOINT_TILE
+                p, grad, dp, n, slices, grad.shape[2], step, *turns(step, torch.float32), **TILE
             )
     return dp
 
