@@ -55,7 +55,7 @@ def sigreg(
     >>> import sslkernels.functional as SF
     >>> z = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
     >>> SF.sigreg(z, torch.eye(2)), SF.sigreg(10 * z, torch.eye(2))
-    (tensor(0.), tensor(0.))
+    (tensor(0.2057), tensor(5.3949))
     """
     check_projections("sigreg", "z", z)
     z = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])

@@ -24,7 +24,7 @@ class SIGReg(nn.Module):
     >>> import torch
     >>> from sslkernels.losses import SIGReg
     >>> SIGReg()(torch.zeros(4, 8, 16))
-    tensor(0.)
+    tensor(3.2164)
     """
 
     def __init__(

@@ -4,9 +4,9 @@
 //   angle / 2 pi = p * (c1 + c2 + c3)  turns; p = p1 + p2
 //   p1 c1, p2 c1, p1 c2 are exact, so that whole turns fall away without a rounding; nor does it matter whether the
 //   compiler fuses these products into multiply-adds, which not every instruction set has.
-// What is left is kept as a sum of two numbers, hence the angle is right to half an ulp of a quarter turn (2e-8 in
-// fp32) up to |p| = 2^12 / c1, 1e5 for steps of 3/16; beyond, the error is some 1e-14 |p| c1 turns. Points stay on the
-// circle at any finite p; infinities and NaN give NaN.
+// What is left is kept as a sum of two numbers, right to 2^-24 min(1, |p| c1 / 2^12) turns in fp32 and rounded to half
+// an ulp of a quarter turn (2e-8) only where it is evaluated. From |p| c1 = 2^24 on the pieces themselves lose turns:
+// points stay on the circle at any finite p, and say nothing. Infinities and NaN give NaN.
 #pragma once
 #include "../vector.h"
 
