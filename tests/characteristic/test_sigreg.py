@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import dense
+import dense_sigreg as dense
 import pytest
 import torch
 from torch import Tensor

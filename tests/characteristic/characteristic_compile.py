@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compile the Triton kernels of the characteristic family for GPUs that are not there, and read what they use.
 
-    python triton_compile.py [80 90 100]
+    python characteristic_compile.py [80 90 100]
 
 One line of JSON per kernel: registers per thread, bytes of stack (spills) and of shared memory.
 Runs in a process of its own, without TRITON_INTERPRET.

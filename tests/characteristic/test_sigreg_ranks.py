@@ -9,7 +9,7 @@ import traceback
 from datetime import timedelta
 from typing import Any
 
-import dense
+import dense_sigreg as dense
 import pytest
 import torch
 import torch.distributed as dist
