@@ -96,6 +96,13 @@ def all_rows(x: Tensor, shard: Shard) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(gathered.split(longest), shard.sizes, strict=True)])
 
 
+def summed(x: Tensor, shard: Shard) -> Tensor:
+    """The sum over ranks, without a gradient."""
+    x = x.detach().clone()
+    dist.all_reduce(x, group=shard.group)
+    return x
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shard: Shard) -> Tensor:

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_number, check_rows, shape_of
-from sslkernels.distributed import GroupLike
+from sslkernels.distributed import GroupLike, summed
 from sslkernels.functional.correlation import check_views, hinges_of, penalties_of
 from sslkernels.ops.correlation import Scaling, column_moments
-from sslkernels.ops.correlation.ranks import summed
 from sslkernels.ops.registry import wide
 from sslkernels.ops.similarity import row_dot, unit_rows
 

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkernels.distributed import Shard
-from sslkernels.ops.correlation.ranks import summed
+from sslkernels.distributed import Shard, summed
 from sslkernels.ops.registry import define, family, first_derivative
 
 _run = family("characteristic")

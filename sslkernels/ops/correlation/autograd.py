@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sslkernels.distributed import Shard
+from sslkernels.distributed import Shard, summed
 from sslkernels.ops.correlation import ranks
 from sslkernels.ops.registry import define, family, first_derivative, wide
 
@@ -202,7 +202,7 @@ class ColumnMoments(torch.autograd.Function):
         own_diagonal = (products * scale[0] * scale[-1])[None] if cross else squares * scale * scale
         diagonal = own_diagonal
         if shard is not None and not shared:
-            diagonal, gap = ranks.summed(diagonal, shard), ranks.summed(gap, shard)
+            diagonal, gap = summed(diagonal, shard), summed(gap, shard)
         matrix = energies = every0 = every1 = None
         off = squares.new_empty(0)
         if energy != "none":
@@ -212,7 +212,7 @@ class ColumnMoments(torch.autograd.Function):
                 totals = energies
             elif side == "features":
                 mine = correlation_matrix(z0, z1, mean, scale, cross, side, dtype, 0, z0.shape[0], backend)
-                matrix = ranks.summed(mine, shard)
+                matrix = summed(mine, shard)
                 totals = correlation_energies(matrix, matrix, cross, side, backend)
                 energies = totals if shared else correlation_energies(matrix, mine, cross, side, backend)
             else:
@@ -220,7 +220,7 @@ class ColumnMoments(torch.autograd.Function):
                 matrix = correlation_matrix(
                     every0, every1, None, None, cross, side, dtype, shard.start, shard.rows, backend
                 )
-                totals = ranks.summed(correlation_energies(matrix, matrix, cross, side, backend), shard)
+                totals = summed(correlation_energies(matrix, matrix, cross, side, backend), shard)
             sums = totals[:1] if cross else totals  # the rows of C have the energy of its columns
             off = sums.sum(1, dtype=torch.float64)
             if side == "samples":  # which counts the diagonal of C too

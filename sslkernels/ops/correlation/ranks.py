@@ -14,17 +14,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from sslkernels.distributed import Shard, all_rows
-
-
-def summed(x: Tensor, shard: Shard) -> Tensor:
-    """The sum over ranks."""
-    x = x.clone()
-    dist.all_reduce(x, group=shard.group)
-    return x
+from sslkernels.distributed import Shard, all_rows, summed
 
 
 def all_summed(tensors: Sequence[Tensor], shard: Shard) -> list[Tensor]:
