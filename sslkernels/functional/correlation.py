@@ -171,8 +171,9 @@ def covariance_penalty(
 
 
 def hinges_of(squares: Tensor, rows: int, eps: float) -> Tensor:
-    """One per view."""
-    return (1 - (squares / (rows - 1) + eps).sqrt()).clamp_min(0).mean(1)
+    """One per view. In fp64, for a few D numbers: fp32 would round more columns over the hinge's edge."""
+    deviations = (squares.double() / (rows - 1) + eps).sqrt()
+    return (1 - deviations).clamp_min(0).mean(1).to(squares.dtype)
 
 
 def penalties_of(off: Tensor, rows: int, features: int) -> Tensor:

@@ -8,7 +8,7 @@ namespace {
 
 using sslkernels::Columns;
 
-constexpr int kSegment = 192; // rows summed in Acc before they are merged in fp64
+constexpr int kSegment = 32; // rows summed in Acc before they are merged in fp64: squares are right to an ulp or two
 
 // Running mean and sum of squares of a column, or of products of two: segments merge exactly (Chan et al. 1979). A mean
 // summed in fp32 is off where columns lie far from zero; what is left about it corrects it, and the squares.
