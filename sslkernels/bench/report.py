@@ -227,7 +227,10 @@ def plot(records: Sequence[Record], path: Path) -> None:
             _panel(axis, dtype, workloads, found, used)
             axis.set_xscale("log")
             axis.set_xlim(low, high)
-            ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= t <= high]
+            every = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+            ticks = [
+                t for t in (every if high < 100 * low else (0.1, 1, 3, 10, 30, 100, 300, 1000)) if low <= t <= high
+            ]
             axis.xaxis.set_major_locator(FixedLocator(ticks))
             axis.xaxis.set_minor_locator(NullLocator())
             axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
@@ -273,8 +276,12 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[_KEY, dict[s
         for value, other in points:
             axis.plot(value, row, _MARKS[other], color=_COLOURS[other], ms=8.5, mec="white", mew=0.8, zorder=3)
         slowest = min(value for value, _ in points)
-        for value, other in points:
-            if value < 1:  # said below, in red
+        said = 0.0
+        for value, other in sorted(points):
+            if value < 1:  # said below, in red, where it does not cover another
+                if value < 1.25 * said:
+                    continue
+                said = value
                 side = "center" if value == slowest else "left"
                 axis.annotate(
                     f"{_number(value)}×", (value, row), xytext=(0, -7), textcoords="offset points", va="top",

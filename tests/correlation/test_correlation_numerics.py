@@ -95,7 +95,7 @@ def decorrelated(n: int, d: int, noise: float) -> Tensor:
 def test_cancellation_stays_within_its_bound(backend: str, n: int, d: int, noise: float) -> None:
     """Off-diagonal mass far below the diagonal. Samples: within rounding of all of C's energy. Features: of itself.
 
-    An entry of K sums D products in fp32, where small ones can drown: worst case 192 roundings (a chunk), 1.1e-5.
+    An entry of K sums D products in fp32, where small ones can drown: worst case 128 roundings (a chunk), 8e-6.
     The worst seen is 1.2e-6.
     """
     z = decorrelated(n, d, noise).requires_grad_()
