@@ -37,6 +37,9 @@ def explained(*arguments: str, capsys: pytest.CaptureFixture) -> dict[str, str]:
         ("info_nce", "32x128x16", "flash"),
         ("clip_loss", "64x32", "Latin square"),
         ("logsumexp_similarity", "16,24,8", "one side"),
+        ("barlow_twins", "32,96", "side of samples, since N = 32 < D = 96: two of 32 x 32"),
+        ("barlow_twins", "96,32", "side of features, since D = 32 <= N = 96: one of 32 x 32"),
+        ("vicreg", "96,32", "two of 32 x 32"),
     ],
 )
 def test_the_cpu_path_is_told(op, shape, words, known_peaks, capsys):
