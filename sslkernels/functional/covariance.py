@@ -19,8 +19,8 @@ from sslkernels.ops.correlation import Scaling, column_moments
 from sslkernels.ops.registry import wide
 from sslkernels.ops.similarity import row_dot, unit_rows
 
-# Columns of length sqrt(N); one that is all zeros stays so, and nothing else feels the addend.
-UNIT = Scaling(1e-20, outside=True)
+# Columns of length sqrt(N); one that is all zeros stays so. The addend's inverse has a square in fp32.
+UNIT = Scaling(1e-16, outside=True)
 
 
 def vcreg(

@@ -140,7 +140,8 @@ def _slices(
 ) -> Tensor:
     """Unit columns (C, S) in the dtype of z: those given or drawn, the first rank's on every rank."""
     if slices is None:
-        slices = torch.randn(z.shape[2], count, generator=generator, dtype=wide(z.dtype), device=z.device)
+        drawn = {} if generator is None else {"generator": generator}  # torch.compile knows no None here
+        slices = torch.randn(z.shape[2], count, dtype=wide(z.dtype), device=z.device, **drawn)
         slices = slices / slices.norm(dim=0)
     slices = slices.detach().to(z.dtype)
     if shard is not None:

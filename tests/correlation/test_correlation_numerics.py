@@ -176,3 +176,25 @@ def test_threads_change_rounding_alone(n: int, d: int, set_threads: Callable[[in
     for value, gradient in found[1:]:
         torch.testing.assert_close(value, found[0][0], rtol=1e-6, atol=0)
         assert relative(gradient, found[0][1].double()) < 1e-6
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_one_wide_column_hides_nothing(backend: str, dtype: torch.dtype, side: str) -> None:
+    """Thirty times as wide, its variance is nearly all of C's energy, which must not cost the rest their digits."""
+    z = torch.randn(64, 128)
+    z[:, 0] *= 30
+    z = z.to(dtype)
+    exact = correlation_oracle.covariance_penalty(z)
+    value = SF.covariance_penalty(z, side=side, backend=backend)
+    assert relative(value, exact) < (5e-3 if side == "features" and dtype != torch.float32 else 1e-4)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1])
+def test_kin_of_vicreg_bear_a_constant_column(backend: str, constant: float) -> None:
+    z, other = torch.randn(16, 4), torch.randn(16, 4)
+    z[:, 1] = constant
+    for loss in (SF.vibcreg, lambda a, b, **o: SF.frossl([a, b], **o), lambda a, b, **o: SF.vcreg(a, **o)):
+        leaf = z.clone().requires_grad_()
+        value = loss(leaf, other, backend=backend)
+        assert value.isfinite() and slopes(value, leaf)[0].isfinite().all()

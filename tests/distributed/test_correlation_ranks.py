@@ -107,11 +107,12 @@ def run_case(case: Case, place: int) -> dict[str, Any]:
     return {"value": value.detach(), "gradients": list(gradients)}
 
 
-def sentences() -> dict[str, str]:
+def sentences(rank: int) -> dict[str, str]:
     heard = {}
     rows = torch.randn(3, 4)
     for name, call in {
         "one row": lambda: SF.barlow_twins(rows[:1], rows[:1], group="world"),
+        "statistics": lambda: SF.barlow_twins(rows, rows, statistics="local" if rank else "global", group="world"),
         "no row": lambda: SF.vicreg(rows[:0], rows[:0], group="world"),
     }.items():
         try:
@@ -124,7 +125,7 @@ def sentences() -> dict[str, str]:
 
 def job(rank: int, world: int) -> dict[str, Any]:
     results = {str(case): caught(run_case, case, rank) for case in cases(world)}
-    return {**results, "sentences": caught(sentences)}
+    return {**results, "sentences": caught(sentences, rank)}
 
 
 Worlds = Callable[[int], list[dict[str, Any]]]
@@ -162,3 +163,8 @@ def test_too_few_rows_are_refused_on_every_rank(worlds: Worlds, world: int) -> N
     for result in worlds(world):
         assert "z0 has [1, 1" in result["sentences"]["one row"] and "two rows" in result["sentences"]["one row"]
         assert "two rows" in result["sentences"]["no row"]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_ranks_that_disagree_on_statistics_all_hear_of_it(worlds: Worlds, world: int) -> None:
+    assert all("ranks call different losses" in result["sentences"]["statistics"] for result in worlds(world))
