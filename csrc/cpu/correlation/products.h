@@ -43,8 +43,8 @@ template <class P> struct TileGrid {
     }
 };
 
-constexpr int64_t kDepth =
-    128; // steps of a chunk: a panel of them, and the left side of a tile, fit the first-level cache
+// Steps of a chunk: a panel of them and the left side of a tile fit the first-level cache.
+constexpr int64_t kDepth = 128;
 constexpr int64_t kApart = 16 << 20; // bytes of results beyond which threads share one
 
 struct Split {

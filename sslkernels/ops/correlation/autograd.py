@@ -216,7 +216,7 @@ class ColumnMoments(torch.autograd.Function):
                 totals = correlation_energies(matrix, matrix, cross, side, backend)
                 energies = totals if shared else correlation_energies(matrix, mine, cross, side, backend)
             else:
-                every0, every1 = ranks.gathered_columns(z0, z1, mean, scale, dtype, shard)
+                every0, every1 = ranks.gathered_columns(z0, z1, mean, scale, shard)
                 matrix = correlation_matrix(
                     every0, every1, None, None, cross, side, dtype, shard.start, shard.rows, backend
                 )

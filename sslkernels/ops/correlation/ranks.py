@@ -3,7 +3,7 @@
 
     statistics   5*D floats per rank gathered where means and variances are shared, D summed where they are each rank's
     features     C, D*D floats, summed over ranks in the forward; nothing in the backward
-    samples      rows of a and b, N*D numbers each in the dtype of the product, gathered in the forward. A rank forms
+    samples      rows of a and b, N*D floats each, gathered in the forward. A rank forms
                  its n rows of the N x N matrices, and its da = K b needs no collective: rows of others are there.
 Where the backward communicates it sums the gradients that each rank's loss sends (a few D floats), so that ranks whose
 losses have unlike weights get the gradient of what they weigh.
@@ -51,13 +51,12 @@ def merged(
 
 
 def gathered_columns(
-    z0: Tensor, z1: Tensor | None, mean: Tensor, scale: Tensor, dtype: torch.dtype, shard: Shard
+    z0: Tensor, z1: Tensor | None, mean: Tensor, scale: Tensor, shard: Shard
 ) -> tuple[Tensor, Tensor | None]:
-    """a and b of every rank, rounded to ``dtype`` for the way and widened again."""
+    """a and b of every rank, in fp32 (fp64) as the products on the side of samples take them."""
 
     def gathered(z: Tensor, view: int) -> Tensor:
-        columns = ((z.to(mean.dtype) - mean[view]) * scale[view]).to(dtype)
-        return all_rows(columns, shard).to(mean.dtype)
+        return all_rows((z.to(mean.dtype) - mean[view]) * scale[view], shard)
 
     return gathered(z0, 0), None if z1 is None else gathered(z1, 1)
 
