@@ -52,8 +52,8 @@ static void backward(int dtype, Address x, int64_t x_stride, int64_t n, Address 
     if (!kernels().similarity_backward(problem, grad)) throw std::bad_alloc();
 }
 
-static Columns columns_at(Address rows, int64_t stride, int64_t n, Address mean, Address scale) {
-    return {{at(rows), stride, n}, at(mean), at(scale)};
+static Columns columns_at(Address rows, int64_t stride, int64_t n, int64_t d, Address mean, Address scale) {
+    return {{at(rows), stride, n}, d, at(mean), at(scale)};
 }
 static void must(bool done) {
     if (!done) throw std::bad_alloc();
@@ -67,19 +67,18 @@ static void add_correlation(py::module_ &module) {
                    must(kernels().correlation->moments(dtype, {at(z0), stride0, n}, {at(z1), stride1, n}, d, centre,
                                                        at(mean), at(squares), at(products), at(gap), threads));
                });
-    module.def("correlation_samples",
-               [](int dtype, int compute, Address z, int64_t stride, int64_t n, int64_t d, Address mean, Address scale,
-                  int64_t first, int64_t count, Address out, int threads) {
-                   py::gil_scoped_release release;
-                   must(kernels().correlation->samples(dtype, compute, columns_at(z, stride, n, mean, scale), d, first,
-                                                       count, at(out), threads));
-               });
+    module.def("correlation_samples", [](int dtype, Address z, int64_t stride, int64_t n, int64_t d, Address mean,
+                                         Address scale, int64_t first, int64_t count, Address out, int threads) {
+        py::gil_scoped_release release;
+        must(kernels().correlation->samples(dtype, columns_at(z, stride, n, d, mean, scale), first, count, at(out),
+                                            threads));
+    });
     module.def("correlation_features", [](int dtype, int compute, Address a, int64_t a_stride, Address a_mean,
                                           Address a_scale, Address b, int64_t b_stride, Address b_mean, Address b_scale,
                                           bool itself, int64_t n, int64_t d, Address out, int threads) {
         py::gil_scoped_release release;
-        must(kernels().correlation->features(dtype, compute, columns_at(a, a_stride, n, a_mean, a_scale),
-                                             columns_at(b, b_stride, n, b_mean, b_scale), itself, d, at(out), threads));
+        must(kernels().correlation->features(dtype, compute, columns_at(a, a_stride, n, d, a_mean, a_scale),
+                                             columns_at(b, b_stride, n, d, b_mean, b_scale), itself, at(out), threads));
     });
     module.def("correlation_energies", [](int dtype, Address x, Address y, int64_t n, int64_t m, Address rows,
                                           Address columns, Address total, int threads) {
@@ -92,23 +91,22 @@ static void add_correlation(py::module_ &module) {
                                           Pair scale, int64_t n, int64_t d, int64_t first, int64_t count, bool samples,
                                           bool cross, Pair matrix, std::array<double, 2> factor, Address own,
                                           Address mixed, Address through, double pull, Pair out, int threads) {
-        const CorrelationGrad grad{
-            dtype,
-            compute,
-            {columns_at(z[0], strides[0], n, mean[0], scale[0]), columns_at(z[1], strides[1], n, mean[1], scale[1])},
-            d,
-            first,
-            count,
-            samples,
-            cross,
-            {at(matrix[0]), at(matrix[1])},
-            {factor[0], factor[1]},
-            at(own),
-            at(mixed),
-            at(through),
-            pull,
-            {at(out[0]), at(out[1])},
-            threads};
+        const CorrelationGrad grad{dtype,
+                                   compute,
+                                   {columns_at(z[0], strides[0], n, d, mean[0], scale[0]),
+                                    columns_at(z[1], strides[1], n, d, mean[1], scale[1])},
+                                   first,
+                                   count,
+                                   samples,
+                                   cross,
+                                   {at(matrix[0]), at(matrix[1])},
+                                   {factor[0], factor[1]},
+                                   at(own),
+                                   at(mixed),
+                                   at(through),
+                                   pull,
+                                   {at(out[0]), at(out[1])},
+                                   threads};
         py::gil_scoped_release release;
         must(kernels().correlation->backward(grad));
     });

@@ -83,8 +83,8 @@ def correlation_moments(
     mean: int, squares: int, products: int, gap: int, threads: int,
 ) -> None: ...  # fmt: skip
 def correlation_samples(
-    dtype: int, compute: int, z: int, stride: int, n: int, d: int, mean: int, scale: int, first: int, count: int,
-    out: int, threads: int,
+    dtype: int, z: int, stride: int, n: int, d: int, mean: int, scale: int, first: int, count: int, out: int,
+    threads: int,
 ) -> None: ...  # fmt: skip
 def correlation_features(
     dtype: int, compute: int, a: int, a_stride: int, a_mean: int, a_scale: int, b: int, b_stride: int, b_mean: int,

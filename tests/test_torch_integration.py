@@ -105,15 +105,16 @@ def correlation_samples(backend: str, dtype: torch.dtype) -> dict[str, list[tupl
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     z0, z1 = torch.randn(5, 4).to(dtype), torch.randn(5, 4).to(dtype)
     mean, scale, own = torch.randn(3, 2, 4, dtype=wide).unbind()
+    means = torch.stack([mean, 1e-8 * mean], 1)
     gram, c, factor, pull = torch.randn(2, 5, 5, dtype=wide), torch.randn(1, 4, 4, dtype=wide), scale[0, :2], own[0, 0]
     factor, pull = factor.clone(), pull.clone()
     return {
         "correlation_moments": [(z0, z1, True, backend), (z0, None, True, backend), (z0, z1, False, backend)],
         "correlation_matrix": [
-            (z0, z1, mean, scale, True, "samples", dtype, 0, 5, backend),
-            (z0, z1, None, None, False, "samples", dtype, 1, 3, backend),
-            (z0, z1, mean, scale, True, "features", dtype, 0, 5, backend),
-            (z0, None, mean[:1], scale[:1], False, "features", torch.bfloat16, 0, 5, backend),
+            (z0, z1, means, scale, True, "samples", wide, 0, 5, backend),
+            (z0, z1, None, None, False, "samples", wide, 1, 3, backend),
+            (z0, z1, means, scale, True, "features", dtype, 0, 5, backend),
+            (z0, None, means[:1], scale[:1], False, "features", torch.bfloat16, 0, 5, backend),
         ],
         "correlation_energies": [
             (gram, gram, True, "samples", backend),
@@ -122,15 +123,15 @@ def correlation_samples(backend: str, dtype: torch.dtype) -> dict[str, list[tupl
             (c, c, False, "features", backend),
         ],
         "correlation_backward": [
-            (z0, z1, mean, scale, gram, factor, True, "samples", own, mean[0], pull, scale, dtype, 0, 5, True, True,
+            (z0, z1, means, scale, gram, factor, True, "samples", own, mean[0], pull, scale, wide, 0, 5, True, True,
              backend),
-            (z0, z1, mean, scale, c, factor, True, "features", own, mean[0], pull, None, dtype, 0, 5, True, False,
+            (z0, z1, means, scale, c, factor, True, "features", own, mean[0], pull, None, dtype, 0, 5, True, False,
              backend),
-            (z0, None, mean[:1], scale[:1], c, factor[:1], False, "features", own[:1], None, pull, None, dtype, 0, 5,
+            (z0, None, means[:1], scale[:1], c, factor[:1], False, "features", own[:1], None, pull, None, dtype, 0, 5,
              True, False, backend),
-            (z0, z1, mean, scale, None, None, False, "samples", own, None, pull, None, dtype, 0, 5, False, True,
+            (z0, z1, means, scale, None, None, False, "samples", own, None, pull, None, wide, 0, 5, False, True,
              backend),
-            (z0, z1, None, None, gram[:, :3], factor, True, "samples", None, None, None, None, dtype, 1, 3, True, True,
+            (z0, z1, None, None, gram[:, :3], factor, True, "samples", None, None, None, None, wide, 1, 3, True, True,
              backend),
         ],
     }  # fmt: skip

@@ -54,6 +54,7 @@ def usual_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], l
     return functools.cache(lambda family: compile_kernels(tmp_path_factory.mktemp("compiled"), family, "90"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "least"), (("similarity", 25), ("correlation", 30)))
 def test_usual_kernels_fit(usual_kernels: Callable[[str], list[dict[str, Any]]], family: str, least: int) -> None:
     kernels = usual_kernels(family)
@@ -61,6 +62,7 @@ def test_usual_kernels_fit(usual_kernels: Callable[[str], list[dict[str, Any]]],
     check(kernels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "products", "least"),
     (("similarity", ("forward", "backward"), 6), ("correlation", ("matrix", "backward"), 15)),

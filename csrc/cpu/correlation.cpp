@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Correlation of columns without a matrix larger than need be: |a^T b|^2 = <a a^T, b b^T>.
 //
-//   a = (z - mean) * scale per column, rounded to the dtype of the product; never stored whole
-//   samples    K = a a^T, N x N per view     da = K b          where N < D
-//   features   C = a^T b, D x D              da = b off(C)^T   where N >= D
+//   a = (z - mean) * scale per column, never stored whole
+//   samples    K = a a^T, N x N per view     da = K b          where N < D, in fp32 (fp64)
+//   features   C = a^T b, D x D              da = b off(C)^T   where N >= D, a and b rounded to the product's dtype
 //
 // Cost, forward and backward of two views: 6*N*D*min(N, D) operations and three passes over the rows, one to write.
 // Derivation and measurements: docs/design/correlation.md
@@ -41,16 +41,18 @@ bool moments(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, vo
     });
     return done;
 }
-bool samples(int dtype, int compute, Columns a, int64_t d, int64_t first, int64_t count, void *out, int threads) {
-    return with_policy(dtype, compute, [&](auto chosen) {
-        using C = decltype(chosen);
-        return samples_typed<typename C::Policy, typename C::Element>(a, d, first, count, out, threads);
+bool samples(int dtype, Columns a, int64_t first, int64_t count, void *out, int threads) {
+    bool done = false;
+    with_type(dtype, [&](auto in) {
+        using In = decltype(in);
+        done = samples_typed<typename Accumulator<In>::type, In>(a, first, count, out, threads);
     });
+    return done;
 }
-bool features(int dtype, int compute, Columns a, Columns b, bool itself, int64_t d, void *out, int threads) {
+bool features(int dtype, int compute, Columns a, Columns b, bool itself, void *out, int threads) {
     return with_policy(dtype, compute, [&](auto chosen) {
         using C = decltype(chosen);
-        return features_typed<typename C::Policy, typename C::Element>(a, b, itself, d, out, threads);
+        return features_typed<typename C::Policy, typename C::Element>(a, b, itself, out, threads);
     });
 }
 bool energies(int dtype, const void *x, const void *y, int64_t n, int64_t m, void *rows, void *columns, double *total,

@@ -32,14 +32,16 @@ struct SimilarityGrad { // of sum(rows_grad * rows) + sum(columns_grad * columns
 
 struct Columns { // of one view: a = (z - mean) * scale, in fp32 (fp64); mean and scale null: a = z
     Rows rows;
-    const void *mean, *scale;
+    int64_t d;
+    const void *mean; // (2, d): rounded, and what rounding left of it
+    const void *scale;
 };
 
 struct CorrelationGrad { // dz = scale * da + own * (z - mean) + mixed * (z' - mean') + pull * (z - z'), z' the other
                          // view
     int dtype, compute;
-    Columns views[2];        // of one view the second is without data
-    int64_t d, first, count; // rows that receive a gradient
+    Columns views[2];     // of one view the second is without data
+    int64_t first, count; // rows that receive a gradient
     bool samples, cross;
     const void *matrix[2]; // per view: K, N x N of `samples`, with da = factor * K a; or C, D x D; or null: no da
     double factor[2];
@@ -52,8 +54,8 @@ struct CorrelationGrad { // dz = scale * da + own * (z - mean) + mixed * (z' - m
 struct CorrelationKernels {
     bool (*moments)(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, void *squares, void *products,
                     void *gap, int threads);
-    bool (*samples)(int dtype, int compute, Columns a, int64_t d, int64_t first, int64_t count, void *out, int threads);
-    bool (*features)(int dtype, int compute, Columns a, Columns b, bool itself, int64_t d, void *out, int threads);
+    bool (*samples)(int dtype, Columns a, int64_t first, int64_t count, void *out, int threads);
+    bool (*features)(int dtype, int compute, Columns a, Columns b, bool itself, void *out, int threads);
     bool (*energies)(int dtype, const void *x, const void *y, int64_t n, int64_t m, void *rows, void *columns,
                      double *total, int threads);
     bool (*backward)(const CorrelationGrad &);

@@ -69,12 +69,9 @@ else:
         return 25 * repr_loss + 25 * std_loss + cov_loss
 
     def sizes(z0: Tensor, z1: Tensor, loss: str, lambd: float) -> list[Tensor]:
-        """Per view and column, the sums of the absolute terms that a gradient is of: what rounding is relative to, more
-        of it where a mean is larger than what is about it.
-        """
+        """Per view and column, the sums of the absolute terms that a gradient is of: what rounding is relative to."""
         n, d = z0.shape
         centred = [z - z.mean(0) for z in (z0, z1)]
-        far_off = 1 + sum(z.mean(0).abs() * (z.var(0, correction=0) + 1e-5).rsqrt() for z in (z0, z1))
         found = []
         for view in (0, 1):
             z, other = centred[view], centred[1 - view]
@@ -84,12 +81,12 @@ else:
                 da = 2 * lambd / n**2 * ((b @ b.T).abs() @ a.abs() + d**0.5 * a.abs() + b.abs() * (a * b).sum(0).abs())
                 da = da + 2 / n * b.abs() * (1 + (a * b).mean(0).abs())
                 s = (da * a.abs()).sum(0) / n
-                found.append((scale * (da + s * a.abs())).amax(0) * far_off)
+                found.append((scale * (da + s * a.abs())).amax(0))
             else:
                 pull = 50 / (n * d) * (z0 - z1).abs()
                 push = 12.5 / ((n - 1) * d) * z.abs() / (z.var(0) + 1e-4).sqrt()
                 apart = 4 / (n - 1) ** 2 / d * ((z @ z.T).abs() @ z.abs() + z.abs() * z.square().sum(0))
-                found.append((pull + push + apart).amax(0) * far_off)
+                found.append((pull + push + apart).amax(0))
         return found
 
     def rows_of(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -137,7 +134,7 @@ else:
     @pytest.mark.parametrize("side", SIDES)
     @pytest.mark.parametrize("loss", ("barlow_twins", "vicreg"))
     def test_constant_column_and_large_mean(loss: str, side: str) -> None:
-        """A column without variance gets finite gradients; means of 1000 cost digits of what is about them, no more."""
+        """A column without variance gets finite gradients; means of 1000 cost it nothing."""
         z0, z1 = rows_of(17, 20, torch.float32)
         z0[:, 3] = z1[:, 3] = 2.0
         check(loss, side, z0, z1)
@@ -145,11 +142,11 @@ else:
         near = [(z.double() - 1000).float() for z in far]  # exact: both lie within a factor of two
         leaves = [[z.clone().requires_grad_() for z in views] for views in (far, near)]
         losses = [getattr(SF, loss)(*views, side=side, backend="triton") for views in leaves]
-        torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
         for value in losses:
             value.backward()
         for there, here in zip(*leaves, strict=True):
-            torch.testing.assert_close(there.grad, here.grad, rtol=0, atol=1e-3 * float(here.grad.abs().max()))
+            torch.testing.assert_close(there.grad, here.grad, rtol=0, atol=1e-5 * float(here.grad.abs().max()))
 
     @pytest.mark.parametrize("side", SIDES)
     def test_half_precision_beyond_its_range(side: str) -> None:
@@ -263,7 +260,9 @@ else:
         for view, z in enumerate((wide0, wide1)):
             about = z.mean(0) if centre else torch.zeros(d, dtype=torch.float64)
             scale = float(z.abs().max())
-            torch.testing.assert_close(mean[view].double(), about, rtol=0, atol=2e-7 * scale)
+            torch.testing.assert_close(mean[view, 0].double(), about, rtol=0, atol=2e-7 * scale)
+            spread = float((z - about).abs().max()) if centre else 0
+            torch.testing.assert_close(mean[view].double().sum(0), about, rtol=0, atol=3e-7 * spread)
             want = (z - about).square().sum(0)
             torch.testing.assert_close(squares[view].double(), want, rtol=1e-5, atol=1e-6 * n)
         a, b = (z - z.mean(0) if centre else z for z in (wide0, wide1))
@@ -278,14 +277,13 @@ else:
         for x in triton.moments(torch.empty(0, 3), torch.empty(0, 3), True):
             assert (x == 0).all()
 
-    @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize(("first", "count"), ((0, 5), (5, 33), (3, 0)), ids=str)
-    def test_some_rows_of_all(first: int, count: int, dtype: torch.dtype) -> None:
+    def test_some_rows_of_all(first: int, count: int) -> None:
         """What a rank does with its rows and those of all ranks, which are standardised already."""
-        a, b = (z.float() for z in rows_of(40, 35, dtype))
+        a, b = rows_of(40, 35, torch.float32)
         mine = slice(first, first + count)
         wide = [a.double(), b.double()]
-        k = triton.matrix(a, b, None, None, True, "samples", dtype, first, count)
+        k = triton.matrix(a, b, None, None, True, "samples", torch.float32, first, count)
         for view in (0, 1):
             want = wide[view][mine] @ wide[view].T
             torch.testing.assert_close(k[view].double(), want, rtol=1e-5, atol=1e-4)
@@ -297,13 +295,14 @@ else:
         factor = torch.tensor([0.5, -2.0])
         for cross in (True, False):
             got = triton.backward(
-                a, b, None, None, k, factor, cross, "samples", None, None, None, None, dtype, first, count, True, True
-            )
+                a, b, None, None, k, factor, cross, "samples", None, None, None, None, torch.float32, first, count,
+                True, True,
+            )  # fmt: skip
             for view in (0, 1):
                 matrix = wide[1 - view if cross else view]
                 want = factor[view].double() * (matrix[mine] @ matrix.T) @ wide[view]
                 assert got[view].dtype == torch.float32
-                atol = 4 * EPS[dtype] * float(want.abs().max()) if count else 0
+                atol = 4 * EPS[torch.float32] * float(want.abs().max()) if count else 0
                 torch.testing.assert_close(got[view].double(), want, rtol=0, atol=atol)
 
     @pytest.mark.parametrize("d", (1, 33, 70))

@@ -18,27 +18,34 @@ INTEGERS = {
 POINTERS: dict[str, str] = {}
 INDIVISIBLE: set[str] = set()
 DTYPES = {"fp32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
-# How rows are stored and multiplied: autocast makes the two differ.
-USUAL = [("bf16", "bf16", "ieee"), ("fp32", "fp32", "tf32")]
-EVERY = [*USUAL, ("fp32", "fp32", "ieee"), ("fp16", "fp16", "ieee"), ("fp32", "bf16", "tf32"), ("fp32", "fp16", "ieee")]
+# How rows are stored and multiplied. On the side of samples that is in float32; else autocast makes the two differ.
+SAMPLES = [("bf16", "fp32", "tf32"), ("fp32", "fp32", "tf32")]
+EVERY_SAMPLES = [*SAMPLES, ("fp32", "fp32", "ieee"), ("fp16", "fp32", "tf32"), ("bf16", "fp32", "ieee")]
+FEATURES = [("bf16", "bf16", "ieee"), ("fp32", "fp32", "tf32")]
+EVERY_FEATURES = [
+    *FEATURES,
+    ("fp32", "fp32", "ieee"),
+    ("fp16", "fp16", "ieee"),
+    ("fp32", "bf16", "tf32"),
+    ("fp32", "fp16", "ieee"),
+]
 
 
 def variants(
     architecture: int, everything: bool
 ) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
-    for stored, dtype, precision in EVERY if everything else USUAL:
-        how = f"{stored} {dtype} {precision}"
-        for samples in (True, False):
+    for samples, usual, every in ((True, SAMPLES, EVERY_SAMPLES), (False, FEATURES, EVERY_FEATURES)):
+        kinds = [kind for kind, (of_samples, _, _) in BACKWARDS.items() if of_samples == samples]
+        for stored, dtype, precision in every if everything else usual:
+            how = f"{stored} {dtype} {precision}"
             for symmetric in (True, False):
                 yield matrix(
                     f"{how} samples={samples} symmetric={symmetric}", stored, dtype, precision, samples, symmetric
                 )
-        for kind in BACKWARDS if everything else ("each", "through", "features"):
-            yield backward(f"{how} {kind}", stored, dtype, precision, kind)
+            for kind in kinds if everything else kinds[:2]:
+                yield backward(f"{how} {kind}", stored, dtype, precision, kind)
     # the rows of all ranks, standardised already
-    for samples in (True, False) if everything else ():
-        yield matrix(f"all ranks samples={samples}", "fp32", "bf16", "ieee", samples, not samples, standardised=True)
-    yield backward("all ranks", "fp32", "bf16", "ieee", "ranks")
+    yield matrix("all ranks", "fp32", "fp32", "tf32", True, False, standardised=True)
     for stored in ("bf16", "fp32"):
         yield from moments(stored)
         yield from finish(stored, everything)
@@ -112,8 +119,8 @@ def moments(stored: str) -> Iterator[Any]:
 
 
 def finish(stored: str, everything: bool) -> Iterator[Any]:
-    rows = dict.fromkeys(("z", "other", "dz"), stored)
+    rows, (size, warps) = dict.fromkeys(("z", "other", "dz"), stored), launcher.FINISH
     for block_d in (16, 256) if everything else (256,):
         for da in (True, False):
-            constants = {"BLOCK_N": 2048 // block_d, "BLOCK_D": block_d, **({} if da else {"da": None, "scale": None})}
-            yield f"finish {stored} D={block_d} da={da}", kernels.finish_kernel, rows, constants, {"num_warps": 4}
+            constants = {"BLOCK_N": size // block_d, "BLOCK_D": block_d, **({} if da else {"da": None, "scale": None})}
+            yield f"finish {stored} D={block_d} da={da}", kernels.finish_kernel, rows, constants, {"num_warps": warps}

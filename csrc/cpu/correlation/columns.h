@@ -79,7 +79,9 @@ bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *me
             block.take(views, count, centre, first, least(kSegment, n - first), f, w);
         for (int64_t k = 0; k < w; ++k) {
             for (int v = 0; v < count; ++v) {
-                mean[v * d + f + k] = Acc(block.mean[v][k]);
+                const Acc rounded = Acc(block.mean[v][k]);
+                mean[2 * v * d + f + k] = rounded;
+                mean[(2 * v + 1) * d + f + k] = Acc(block.mean[v][k] - double(rounded));
                 squares[v * d + f + k] = Acc(block.squares[v][k]);
             }
             if (count == 2) products[f + k] = Acc(block.products[k]);
@@ -92,6 +94,12 @@ bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *me
     return true;
 }
 
+// z - mean, where mean is (2, d): what is left once z - mean[k] has cancelled needs the digits that rounding took from
+// the mean, or columns far from zero are not centred and their gradients have a part along 1 that they must not have.
+template <class Acc, class In> inline Acc centred(In z, const Acc *mean, int64_t d, int64_t k) {
+    return (widen<Acc>(z) - mean[k]) - mean[d + k];
+}
+
 // out[r][k] = a of row first + r and feature f + k, zeros from `width` to `ld`.
 template <class In, class Out, class Acc>
 void stage(const Columns &a, int64_t first, int64_t rows, int64_t f, int64_t width, Out *out, int64_t ld) {
@@ -100,7 +108,7 @@ void stage(const Columns &a, int64_t first, int64_t rows, int64_t f, int64_t wid
         const In *z = row<In>(a.rows, first + r) + f;
         if (mean)
             for (int64_t k = 0; k < width; ++k)
-                out[k] = narrow<Out>(Acc((widen<Acc>(z[k]) - mean[f + k]) * scale[f + k]));
+                out[k] = narrow<Out>(Acc(centred<Acc>(z[k], mean, a.d, f + k) * scale[f + k]));
         else
             for (int64_t k = 0; k < width; ++k) out[k] = narrow<Out>(widen<Acc>(z[k]));
         memset(out + width, 0, (ld - width) * sizeof(Out));

@@ -16,7 +16,7 @@ template <class P, class In> struct ColumnGradient {
     static constexpr int64_t NR = P::NR, MR = P::MR;
 
     const CorrelationGrad &g;
-    int64_t n, steps; // steps of the contraction: over rows or over features, padded to kBlock
+    int64_t n, d, steps; // steps of the contraction: over rows or over features, padded to kBlock
     Elem *weights[2];
 
     static constexpr int64_t padded_steps(int64_t k) { return round_up(k, kBlock) / P::kPack; }
@@ -37,15 +37,14 @@ template <class P, class In> struct ColumnGradient {
                 for (int64_t r = 0; r < rows; ++r) {
                     const In *in = row<In>(z.rows, g.first + from + r) + at;
                     for (int64_t k = 0; k < w; ++k)
-                        sums[k] += da[r * ld + s + k] * ((widen<Acc>(in[k]) - mean[at + k]) * scale[at + k]);
+                        sums[k] += da[r * ld + s + k] * (centred<Acc>(in[k], mean, d, at + k) * scale[at + k]);
                 }
             for (int64_t k = 0; k < w; ++k)
-                weight[k] =
-                    own ? own[v * g.d + at + k] + (through ? through[v * g.d + at + k] * sums[k] : Acc(0)) : Acc(0);
+                weight[k] = own ? own[v * d + at + k] + (through ? through[v * d + at + k] * sums[k] : Acc(0)) : Acc(0);
             for (int64_t r = 0; r < rows; ++r) {
                 const In *in = row<In>(z.rows, g.first + from + r) + at;
                 const In *there = row<In>(other.rows, g.first + from + r) + at;
-                In *out = static_cast<In *>(g.out[v]) + (from + r) * g.d + at;
+                In *out = static_cast<In *>(g.out[v]) + (from + r) * d + at;
                 Acc dz[kSpan];
                 if (!da)
                     for (int64_t k = 0; k < w; ++k) dz[k] = 0;
@@ -54,10 +53,10 @@ template <class P, class In> struct ColumnGradient {
                 else
                     for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k];
                 if (own)
-                    for (int64_t k = 0; k < w; ++k) dz[k] += weight[k] * (widen<Acc>(in[k]) - mean[at + k]);
+                    for (int64_t k = 0; k < w; ++k) dz[k] += weight[k] * centred<Acc>(in[k], mean, d, at + k);
                 if (own && mixed)
                     for (int64_t k = 0; k < w; ++k)
-                        dz[k] += mixed[at + k] * (widen<Acc>(there[k]) - other_mean[at + k]);
+                        dz[k] += mixed[at + k] * centred<Acc>(there[k], other_mean, d, at + k);
                 if (own && pull != 0)
                     for (int64_t k = 0; k < w; ++k) dz[k] += pull * (widen<Acc>(in[k]) - widen<Acc>(there[k]));
                 for (int64_t k = 0; k < w; ++k) out[k] = narrow<In>(dz[k]);
@@ -76,15 +75,15 @@ template <class P, class In> struct ColumnGradient {
     void take_panel(int v, int64_t panel) const {
         const bool turn = g.cross && v == 0;
         const Acc *c = static_cast<const Acc *>(g.matrix[v]), factor = Acc(g.factor[v]);
-        const int64_t f = panel * NR, width = least(NR, g.d - f);
+        const int64_t f = panel * NR, width = least(NR, d - f);
         Staged<P> block[kBlock * NR];
-        for (int64_t k0 = 0; k0 < g.d; k0 += kBlock) {
-            const int64_t count = least(kBlock, g.d - k0);
+        for (int64_t k0 = 0; k0 < d; k0 += kBlock) {
+            const int64_t count = least(kBlock, d - k0);
             for (int64_t k = 0; k < count; ++k)
                 for (int64_t j = 0; j < width; ++j) {
                     const int64_t i = k0 + k, o = f + j;
                     block[k * NR + j] =
-                        narrow<Staged<P>>(Acc(i == o ? Acc(0) : factor * (turn ? c[o * g.d + i] : c[i * g.d + o])));
+                        narrow<Staged<P>>(Acc(i == o ? Acc(0) : factor * (turn ? c[o * d + i] : c[i * d + o])));
                 }
             pack_features<P, Staged<P>>({block, NR, count}, 0, count, width,
                                         weights[v] + panel * steps * NR + k0 / P::kPack * NR);
@@ -103,7 +102,7 @@ template <class P, class In> struct ColumnGradient {
                                  da + m * ld + p * NR, ld, int(least(MR, rows - m)), 3);
     }
     void by_features(int v, int64_t panel, int64_t panels, char *memory) const {
-        const int64_t f = panel * NR, width = least(panels * NR, g.d - f);
+        const int64_t f = panel * NR, width = least(panels * NR, d - f);
         Elem *right = reinterpret_cast<Elem *>(memory);
         Acc *da = reinterpret_cast<Acc *>(memory + round_up(panels * steps * NR * int64_t(sizeof(Elem)), 64));
         Staged<P> block[kBlock * NR];
@@ -118,13 +117,13 @@ template <class P, class In> struct ColumnGradient {
         finish(v, da, panels * NR, 0, g.count, f, width);
     }
     void by_rows(int v, int64_t from, int64_t rows, char *memory) const {
-        const int64_t panels = (g.d + NR - 1) / NR;
+        const int64_t panels = (d + NR - 1) / NR;
         Elem *left = reinterpret_cast<Elem *>(memory);
         Acc *da = reinterpret_cast<Acc *>(memory + round_up((rows + MR) * steps * int64_t(sizeof(Elem)), 64));
-        stage<In, Staged<P>, Acc>(g.views[g.cross ? 1 - v : v], g.first + from, rows, 0, g.d,
+        stage<In, Staged<P>, Acc>(g.views[g.cross ? 1 - v : v], g.first + from, rows, 0, d,
                                   reinterpret_cast<Staged<P> *>(left), steps * P::kPack);
-        multiply_block(left, steps, weights[v], steps * NR, g.d, rows, panels, da);
-        finish(v, da, panels * NR, from, rows, 0, g.d);
+        multiply_block(left, steps, weights[v], steps * NR, d, rows, panels, da);
+        finish(v, da, panels * NR, from, rows, 0, d);
     }
 };
 
@@ -142,11 +141,11 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
     using Elem = typename P::Elem;
     using Acc = typename P::Acc;
     constexpr int64_t NR = P::NR, MR = P::MR;
-    const int64_t n = g.views[0].rows.count, panels = (g.d + NR - 1) / NR;
+    const int64_t n = g.views[0].rows.count, d = g.views[0].d, panels = (d + NR - 1) / NR;
     const bool product = g.matrix[0] || g.matrix[1];
     const bool samples = product && g.samples;
-    const int T = g.count * g.d * (product ? (g.samples ? n : g.d) : 1) < (1 << 18) ? 1 : g.threads;
-    Job job{g, n, Job::padded_steps(g.samples ? n : g.d), {}};
+    const int T = g.count * d * (product ? (g.samples ? n : d) : 1) < (1 << 18) ? 1 : g.threads;
+    Job job{g, n, d, Job::padded_steps(g.samples ? n : d), {}};
     // The operands of a part should stay in the second-level cache.
     constexpr int64_t kCache = 512 << 10;
     const int64_t width = (job.steps * int64_t(sizeof(Elem)) + g.count * int64_t(sizeof(Acc))) * NR;
@@ -182,7 +181,7 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
                 const int64_t begin = parts.begin(p), length = parts.begin(p + 1) - begin;
                 if (!g.out[v]) continue;
                 if (!product)
-                    job.finish(v, nullptr, 0, begin, length, 0, g.d);
+                    job.finish(v, nullptr, 0, begin, length, 0, d);
                 else if (g.samples)
                     job.by_features(v, begin, length, scratch + t * each);
                 else

@@ -112,53 +112,44 @@ void deliver(const Acc *sum, int64_t ld, int64_t rows, int64_t columns, bool tri
     }
 }
 
-template <class P, class In> struct Gram {
-    using Acc = typename P::Acc;
-    using Elem = typename P::Elem;
-    static constexpr int64_t kSteps = kDepth, kFeatures = kSteps * P::kPack, NR = P::NR;
+template <class Acc, class In> struct Gram {
+    using P = Wide<Acc>;
+    static constexpr int64_t NR = P::NR;
 
     Columns a;
-    int64_t d, first, side;
-    Elem *rows, *lanes; // of each buffer: (N, kSteps), and panels of (steps, NR)
+    int64_t first, side;
+    Acc *rows, *lanes; // of each buffer: (N, kDepth), and panels of (kDepth, NR)
 
-    int64_t width(int64_t chunk) const { return least(kFeatures, d - chunk * kFeatures); }
+    int64_t width(int64_t chunk) const { return least(kDepth, a.d - chunk * kDepth); }
     void pack(int64_t chunk, int64_t panel, int64_t buffer) const {
         const int64_t at = panel * NR, count = least(NR, a.rows.count - at);
-        Staged<P> *staged = reinterpret_cast<Staged<P> *>(rows + buffer * side + at * kSteps);
-        stage<In, Staged<P>, Acc>(a, at, count, chunk * kFeatures, width(chunk), staged, kFeatures);
-        pack_lanes<P, Staged<P>>({staged, kFeatures, count}, 0, count, width(chunk),
-                                 lanes + buffer * side + at * kSteps);
+        Acc *staged = rows + buffer * side + at * kDepth;
+        stage<In, Acc, Acc>(a, at, count, chunk * kDepth, width(chunk), staged, kDepth);
+        pack_lanes<P, Acc>({staged, kDepth, count}, 0, count, width(chunk), lanes + buffer * side + at * kDepth);
     }
     void tile(int64_t chunk, int64_t row, int64_t panel, int64_t buffer, Acc *at, int64_t ld, int height,
               int vectors) const {
-        grad_tile<P>(rows + buffer * side + (first + row) * kSteps, kSteps, 1,
-                     lanes + buffer * side + panel * NR * kSteps, steps_for<P>(width(chunk)), at, ld, height, vectors);
+        grad_tile<P>(rows + buffer * side + (first + row) * kDepth, kDepth, 1,
+                     lanes + buffer * side + panel * NR * kDepth, steps_for<P>(width(chunk)), at, ld, height, vectors);
     }
 };
 
-template <class P, class In>
-bool samples_typed(const Columns &a, int64_t d, int64_t first, int64_t count, void *out, int threads) {
-    using Acc = typename P::Acc;
-    using Job = Gram<P, In>;
-    using Elem = typename P::Elem;
-    const int64_t n = a.rows.count, ld = round_up(n, kLanes<Acc>), chunks = (d + Job::kFeatures - 1) / Job::kFeatures;
+template <class Acc, class In>
+bool samples_typed(const Columns &a, int64_t first, int64_t count, void *out, int threads) {
+    using Job = Gram<Acc, In>;
+    using P = typename Job::P;
+    const int64_t n = a.rows.count, ld = round_up(n, kLanes<Acc>), chunks = (a.d + kDepth - 1) / kDepth;
     const TileGrid<P> grid{count, n, count == n};
-    const Split split(count * n * d, count * ld * int64_t(sizeof(Acc)), chunks, threads);
-    const int64_t side = round_up((round_up(n, P::NR) + P::MR) * Job::kSteps, 16);
-    const int64_t packed = split.buffers * side * int64_t(sizeof(Elem));
+    const int64_t size = int64_t(sizeof(Acc)), whole = count * ld;
+    const Split split(count * n * a.d, whole * size, chunks, threads);
+    const int64_t side = round_up((round_up(n, P::NR) + P::MR) * kDepth, 16), packed = split.buffers * side;
     const bool direct = ld == n && split.results == 1;
-    Memory memory(2 * (packed + 64) + (direct ? 0 : split.results * count * ld * int64_t(sizeof(Acc)) + 64));
+    Memory memory(2 * (packed * size + 64) + (direct ? 0 : split.results * whole * size + 64));
     if (!memory.data) return false;
-    Job job{a,
-            d,
-            first,
-            side,
-            reinterpret_cast<Elem *>(memory.take(packed)),
-            reinterpret_cast<Elem *>(memory.take(packed))};
-    Acc *result = static_cast<Acc *>(out);
-    Acc *sums =
-        direct ? result : reinterpret_cast<Acc *>(memory.take(split.results * count * ld * int64_t(sizeof(Acc))));
-    accumulate(job, grid, split, (n + P::NR - 1) / P::NR, chunks, sums, ld, count * ld);
+    const auto room = [&](int64_t count) { return reinterpret_cast<Acc *>(memory.take(count * size)); };
+    Job job{a, first, side, room(packed), room(packed)};
+    Acc *result = static_cast<Acc *>(out), *sums = direct ? result : room(split.results * whole);
+    accumulate(job, grid, split, (n + P::NR - 1) / P::NR, chunks, sums, ld, whole);
     if (!direct || grid.triangle) deliver(sums, ld, count, n, grid.triangle, result, split.threads);
     return true;
 }
@@ -173,12 +164,12 @@ template <class P, class In> struct Cross {
 
     Columns a, b;
     bool itself;
-    int64_t d, panels, side;
+    int64_t panels, side;
     Elem *left, *right, *turned; // of each buffer: panels of (kSteps, NR); turned: (D, kSteps)
 
     int64_t rows(int64_t chunk) const { return least(kRows, a.rows.count - chunk * kRows); }
     void pack_side(const Columns &columns, int64_t chunk, int64_t panel, Elem *out) const {
-        const int64_t f = panel * NR, width = least(NR, d - f);
+        const int64_t f = panel * NR, width = least(NR, a.d - f);
         Staged<P> staged[kBlock * NR];
         stage<In, Staged<P>, Acc>(columns, chunk * kRows, rows(chunk), f, width, staged, NR);
         pack_features<P, Staged<P>>({staged, NR, rows(chunk)}, 0, rows(chunk), width, out);
@@ -201,11 +192,11 @@ template <class P, class In> struct Cross {
 };
 
 template <class P, class In>
-bool features_typed(const Columns &a, const Columns &b, bool itself, int64_t d, void *out, int threads) {
+bool features_typed(const Columns &a, const Columns &b, bool itself, void *out, int threads) {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
     using Job = Cross<P, In>;
-    const int64_t n = a.rows.count, ld = round_up(d, kLanes<Acc>), panels = (d + P::NR - 1) / P::NR;
+    const int64_t n = a.rows.count, d = a.d, ld = round_up(d, kLanes<Acc>), panels = (d + P::NR - 1) / P::NR;
     const int64_t chunks = (n + Job::kRows - 1) / Job::kRows;
     const TileGrid<P> grid{d, d, itself};
     const Split split(n * d * d, d * ld * int64_t(sizeof(Acc)), chunks, threads);
@@ -213,7 +204,7 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, int64_t d, 
     const bool direct = ld == d && split.results == 1;
     Memory memory(3 * (packed + 64) + (direct ? 0 : split.results * d * ld * int64_t(sizeof(Acc)) + 64));
     if (!memory.data) return false;
-    Job job{a, b, itself, d, panels, side, {}, {}, {}};
+    Job job{a, b, itself, panels, side, {}, {}, {}};
     job.left = reinterpret_cast<Elem *>(memory.take(packed));
     job.right = itself ? nullptr : reinterpret_cast<Elem *>(memory.take(packed));
     job.turned = Job::kTurned ? reinterpret_cast<Elem *>(memory.take(packed)) : nullptr;

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from sslkernels import _C
 from sslkernels.ops.characteristic.autograd import turns
-
-_CODES = {torch.float32: 0, torch.float64: 1}
+from sslkernels.ops.launch import CODES
 
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:
@@ -17,7 +16,7 @@ def sums(p: Tensor, step: float, knots: int) -> Tensor:
     views, n, slices = p.shape
     out = torch.empty((views, 2, knots, slices), dtype=p.dtype)
     _C.characteristic_sums(
-        _CODES[p.dtype], p.data_ptr(), (views, n, slices, knots), step, turns(step, p.dtype), out.data_ptr(),
+        CODES[p.dtype], p.data_ptr(), (views, n, slices, knots), step, turns(step, p.dtype), out.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -28,7 +27,7 @@ def adjoint(p: Tensor, grad: Tensor, step: float) -> Tensor:
     views, n, slices = p.shape
     dp = torch.empty((views, n, slices), dtype=p.dtype)
     _C.characteristic_adjoint(
-        _CODES[p.dtype], p.data_ptr(), (views, n, slices, grad.shape[2]), step, turns(step, p.dtype), grad.data_ptr(),
+        CODES[p.dtype], p.data_ptr(), (views, n, slices, grad.shape[2]), step, turns(step, p.dtype), grad.data_ptr(),
         dp.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return dp

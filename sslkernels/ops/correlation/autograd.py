@@ -34,7 +34,7 @@ def _moments(z0: Tensor, z1: Tensor | None, centre: bool, backend: str) -> tuple
 def _moments_fake(z0: Tensor, z1: Tensor | None, centre: bool, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     views, d, dtype = 1 if z1 is None else 2, z0.shape[1], wide(z0.dtype)
     return (
-        z0.new_empty((views, d), dtype=dtype),
+        z0.new_empty((views, 2, d), dtype=dtype),
         z0.new_empty((views, d), dtype=dtype),
         z0.new_empty((d if views == 2 else 0,), dtype=dtype),
         z0.new_empty((), dtype=dtype),
@@ -239,13 +239,13 @@ class ColumnMoments(torch.autograd.Function):
         need0, need1 = ctx.needs_input_grad[:2]
         pull = None if grads[2] is None else 2 * grads[2]
         sizes = (
-            mean.shape,
-            (mean.shape[1] if cross else 0,),
+            scale.shape,
+            (scale.shape[1] if cross else 0,),
             (),
-            (0 if matrix is None else 1 if cross else len(mean),),
+            (0 if matrix is None else 1 if cross else len(scale),),
         )
         g_squares, g_diagonal, g_gap, g_off = (
-            mean.new_zeros(size) if grad is None else grad for grad, size in zip(grads, sizes, strict=True)
+            scale.new_zeros(size) if grad is None else grad for grad, size in zip(grads, sizes, strict=True)
         )
         if shard is not None:
             g_squares, g_diagonal, g_gap, g_off = ranks.all_summed((g_squares, g_diagonal, g_gap, g_off), shard)

@@ -7,21 +7,20 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
+from sslkernels.ops.launch import CODES, pointer, rows_of
 from sslkernels.ops.registry import wide
-
-_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     views = _views(z0, z1)
     (n, d), dtype = z0.shape, wide(z0.dtype)
-    mean, squares = torch.empty((len(views), d), dtype=dtype), torch.empty((len(views), d), dtype=dtype)
+    mean, squares = torch.empty((len(views), 2, d), dtype=dtype), torch.empty((len(views), d), dtype=dtype)
     products, gap = torch.empty(d if z1 is not None else 0, dtype=dtype), torch.empty((), dtype=dtype)
     if n == 0:
         return mean.zero_(), squares.zero_(), products.zero_(), gap.zero_()
     second = views[-1]
     _C.correlation_moments(
-        _CODES[z0.dtype], views[0].data_ptr(), views[0].stride(0), second.data_ptr() if len(views) == 2 else 0,
+        CODES[z0.dtype], views[0].data_ptr(), views[0].stride(0), second.data_ptr() if len(views) == 2 else 0,
         second.stride(0), n, d, centre, mean.data_ptr(), squares.data_ptr(), products.data_ptr(), gap.data_ptr(),
         torch.get_num_threads(),
     )  # fmt: skip
@@ -41,28 +40,28 @@ def matrix(
 ) -> Tensor:
     views = _views(z0, z1)
     (n, d), threads = z0.shape, torch.get_num_threads()
-    codes = _CODES[z0.dtype], _CODES[dtype]
     means, scales = _each(mean), _each(scale)
     if side == "samples":
         out = torch.empty((len(views), count, n), dtype=wide(z0.dtype))
         for z, k, at_mean, at_scale in zip(views, out, means, scales, strict=False):
             if count:
                 _C.correlation_samples(
-                    *codes, z.data_ptr(), z.stride(0), n, d, at_mean, at_scale, first, count, k.data_ptr(), threads
-                )
+                    CODES[z.dtype], z.data_ptr(), z.stride(0), n, d, at_mean, at_scale, first, count, k.data_ptr(),
+                    threads,
+                )  # fmt: skip
         return out
     pairs = [(0, 1)] if cross else [(view, view) for view in range(len(views))]
     out = torch.empty((len(pairs), d, d), dtype=wide(z0.dtype))
     for (i, j), c in zip(pairs, out, strict=True):
         _C.correlation_features(
-            *codes, views[i].data_ptr(), views[i].stride(0), means[i], scales[i],
+            CODES[z0.dtype], CODES[dtype], views[i].data_ptr(), views[i].stride(0), means[i], scales[i],
             views[j].data_ptr(), views[j].stride(0), means[j], scales[j], i == j, n, d, c.data_ptr(), threads,
         )  # fmt: skip
     return out
 
 
 def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
-    code, (views, n, m), threads = _CODES[matrix.dtype], matrix.shape, torch.get_num_threads()
+    code, (views, n, m), threads = CODES[matrix.dtype], matrix.shape, torch.get_num_threads()
     if side == "samples":
         out = torch.empty((1 if cross else views, 1), dtype=torch.float64)
         for view, total in enumerate(out):
@@ -108,19 +107,18 @@ def backward(
         matrices = (each[1], each[0]) if cross and samples else (each[0], each[0]) if cross else each
         factors = (float(factor[0]), float(factor[-1]))
     _C.correlation_backward(
-        _CODES[z0.dtype], _CODES[dtype], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
+        CODES[z0.dtype], CODES[dtype], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
         _each(mean), _each(scale), n, d, first, count, samples, cross, matrices, factors,
-        _pointer(own), _pointer(mixed), _pointer(through), 0.0 if pull is None else float(pull),
+        pointer(own), pointer(mixed), pointer(through), 0.0 if pull is None else float(pull),
         (out[0].data_ptr() if need0 else 0, out[1].data_ptr() if need1 else 0), torch.get_num_threads(),
     )  # fmt: skip
     return out[0], out[1]
 
 
 def _views(z0: Tensor, z1: Tensor | None) -> list[Tensor]:
-    """Rows with unit stride inside; any stride, zero included, between them."""
     if z1 is not None and z1.dtype != z0.dtype:
         raise TypeError(f"z0 has dtype {z0.dtype} and z1 {z1.dtype}; the kernels read both alike.")
-    return [z if z.stride(1) == 1 or z.shape[1] == 1 else z.contiguous() for z in (z0, z1) if z is not None]
+    return [rows_of(z) for z in (z0, z1) if z is not None]
 
 
 def _each(x: Tensor | None) -> tuple[int, int]:
@@ -132,7 +130,3 @@ def _each(x: Tensor | None) -> tuple[int, int]:
 
 def _pair(values: list[int]) -> tuple[int, int]:
     return values[0], values[1] if len(values) == 2 else 0
-
-
-def _pointer(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the correlation family exchanges between ranks, which hold n of N rows each.
 
-    statistics   5*D floats per rank gathered where means and variances are shared, D summed where they are each rank's
+    statistics   7*D floats per rank gathered where means and variances are shared, D summed where they are each rank's
     features     C, D*D floats, summed over ranks in the forward; nothing in the backward
     samples      rows of a and b, N*D floats each, gathered in the forward. A rank forms
                  its n rows of the N x N matrices, and its da = K b needs no collective: rows of others are there.
@@ -37,6 +37,7 @@ def merged(
         for part, x in zip(everyone.double().split([x.numel() for x in parts], 1), parts, strict=True)
     )
     counts = torch.tensor(shard.sizes, dtype=torch.float64, device=mean.device)
+    means = means.sum(2)  # rounded, and what rounding left
     middle = torch.einsum("r,rvd->vd", counts, means) / shard.total
     total = squared.sum(0)
     across = crossed.sum(0)
@@ -45,9 +46,10 @@ def merged(
         total = total + torch.einsum("r,rvd->vd", counts, away.square())
         if products.numel():
             across = across + torch.einsum("r,rd->d", counts, away[:, 0] * away[:, 1])
-    found = (middle, total, across, gaps.sum(0))
+    rounded = middle.to(mean.dtype)
+    both = torch.stack([rounded, (middle - rounded).to(mean.dtype)], 1)
     # einsum may leave any strides; kernels read addresses
-    return tuple(x.to(mean.dtype).contiguous() for x in found)  # type: ignore[return-value]
+    return both, *(x.to(mean.dtype).contiguous() for x in (total, across, gaps.sum(0)))
 
 
 def gathered_columns(
@@ -56,7 +58,8 @@ def gathered_columns(
     """a and b of every rank, in fp32 (fp64) as the products on the side of samples take them."""
 
     def gathered(z: Tensor, view: int) -> Tensor:
-        return all_rows((z.to(mean.dtype) - mean[view]) * scale[view], shard)
+        rounded, left = mean[view]
+        return all_rows((z.to(mean.dtype) - rounded - left) * scale[view], shard)
 
     return gathered(z0, 0), None if z1 is None else gathered(z1, 1)
 

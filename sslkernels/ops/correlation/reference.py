@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The correlation family in plain PyTorch: the specification of every other backend, and a backend of its own.
 
-Views are z0 (N, D) and perhaps z1; their columns a = (z - mean) * scale are rounded to ``dtype`` before products, as
-torch.mm would find them, and everything is summed in fp32 (fp64 for fp64 rows).
+Views are z0 (N, D) and perhaps z1. Their means are in two parts, rounded and what rounding left, (V, 2, D): columns far
+from zero would not be centred without the second. Columns a = (z - mean) * scale are rounded to ``dtype`` before
+products, as torch.mm would find them, and everything is summed in fp32 (fp64 for fp64 rows); on the side of samples
+``dtype`` is that of the sums.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ from sslkernels.ops.registry import wide
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per view mean and sum of squares about it (V, D); sum of products (D,), or (0,); sum of (z0 - z1)^2 ().
+    """Per view mean (V, 2, D) and sum of squares about it (V, D); sum of products (D,), or (0,); sum of (z0 - z1)^2 ().
 
     Without ``centre`` the means are zero.
     """
     views = [_wide(z) for z in (z0, z1) if z is not None]
-    means = [z.sum(0) / max(len(z), 1) if centre else z.new_zeros(z.shape[1]) for z in views]
-    centred = [z - mean for z, mean in zip(views, means, strict=True)]
+    means = [_mean(z) if centre else z.new_zeros(2, z.shape[1]) for z in views]
+    centred = [_centred(z, mean) for z, mean in zip(views, means, strict=True)]
     squares = torch.stack([z.square().sum(0) for z in centred])
     if z1 is None:
         return torch.stack(means), squares, squares.new_empty(0), squares.new_zeros(())
@@ -107,7 +109,7 @@ def backward(
             if through is not None and weights is not None:
                 weights = weights + through[view] * (da * columns[view][rows]).sum(0)
         if weights is not None and mean is not None:
-            centred = [_wide(x)[rows] - centre for x, centre in zip(views, mean, strict=True)]
+            centred = [_centred(_wide(x)[rows], middle) for x, middle in zip(views, mean, strict=True)]
             dz = dz + weights * centred[view]
             if mixed is not None:
                 dz = dz + mixed * centred[1 - view]
@@ -123,10 +125,19 @@ def _columns(
 ) -> list[Tensor]:
     columns = [_wide(z) for z in (z0, z1) if z is not None]
     if mean is not None:
-        columns = [z - centre for z, centre in zip(columns, mean, strict=True)]
+        columns = [_centred(z, middle) for z, middle in zip(columns, mean, strict=True)]
     if scale is not None:
         columns = [z * factor for z, factor in zip(columns, scale, strict=True)]
     return [a.to(dtype).to(a.dtype) for a in columns]
+
+
+def _mean(z: Tensor) -> Tensor:
+    rounded = z.sum(0) / max(len(z), 1)
+    return torch.stack([rounded, (z - rounded).sum(0) / max(len(z), 1)])
+
+
+def _centred(z: Tensor, mean: Tensor) -> Tensor:
+    return (z - mean[0]) - mean[1]
 
 
 def _wide(z: Tensor) -> Tensor:

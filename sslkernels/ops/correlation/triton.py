@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sslkernels.ops.correlation import triton_kernels as kernels
+from sslkernels.ops.launch import rows_of
 
 # What float16 entries of a matrix are brought to at most: sums over them are float32, and the small ones keep digits.
 HEADROOM = 2.0**14
@@ -38,13 +39,15 @@ class Blocks:
 # measured on a GPU.
 TABLE: dict[str, tuple[Blocks, Blocks]] = {
     "16": (Blocks(128, 128, 32, 8, 3), Blocks(128, 64, 32, 8, 3)),
-    "tf32": (Blocks(64, 64, 64, 8, 2), Blocks(64, 64, 32, 4, 3)),
-    "ieee": (Blocks(64, 64, 16, 4, 2), Blocks(64, 64, 16, 8, 2)),
+    "tf32": (Blocks(64, 64, 32, 8, 3), Blocks(64, 64, 32, 8, 3)),
+    "ieee": (Blocks(64, 64, 32, 8, 2), Blocks(64, 64, 16, 8, 2)),
 }
-# Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, warps.
+# Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, numbers
+# of one of the pass that finishes a gradient; warps.
 MOMENTS = (64, 32, 4)
 SAMPLE_ENERGIES = (4096, 4)
 FEATURE_ENERGIES = (64, 64, 4)
+FINISH = (1024, 4)
 # Programs that a multiprocessor is given of the moments, before rows are no longer split.
 MOMENTS_PROGRAMS = 4
 
@@ -81,10 +84,10 @@ _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: 
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    z0, z1 = _rows(z0), None if z1 is None else _rows(z1)
+    z0, z1 = rows_of(z0), None if z1 is None else rows_of(z1)
     (n, d), views = z0.shape, 1 if z1 is None else 2
     block_n, block_d, warps = MOMENTS
-    means, squares = _floats(z0, views, d), _floats(z0, views, d)
+    means, squares = _floats(z0, views, 2, d), _floats(z0, views, d)
     products, gaps = (None, None) if z1 is None else (_floats(z0, d), _floats(z0, d))
     if n == 0 or d == 0:  # a rank may hold no row
         for x in (means, squares, products, gaps):
@@ -95,7 +98,10 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
         span = triton.cdiv(row_blocks, max(1, min(row_blocks, _processors(z0) * MOMENTS_PROGRAMS // column_blocks)))
         parts, span = triton.cdiv(row_blocks, span), span * block_n
         whole = (means, squares, products, gaps)
-        split = whole if parts == 1 else tuple(None if x is None else _floats(z0, parts, *x.shape) for x in whole)
+        split: tuple[Tensor | None, ...] = whole
+        if parts > 1:  # means of parts have no remainder
+            shapes = (squares, squares, products, gaps)
+            split = tuple(None if x is None else _floats(z0, parts, *x.shape) for x in shapes)
         with torch.cuda.device_of(z0):
             kernels.moments_kernel[(parts * column_blocks,)](
                 z0, z1, *split, n, d, z0.stride(0), 0 if z1 is None else z1.stride(0), span, column_blocks,
@@ -272,10 +278,11 @@ def _product(
 
 def _finish(da: Tensor | None, terms: Terms, dz: Tensor) -> None:
     n, d = dz.shape
+    size, warps = FINISH
     block_d = min(256, max(16, triton.next_power_of_2(d)))
-    block_n = 2048 // block_d
+    block_n = size // block_d
     kernels.finish_kernel[(triton.cdiv(n, block_n) * triton.cdiv(d, block_d),)](
-        da, *terms.arguments(), dz, n, d, *terms.strides(), BLOCK_N=block_n, BLOCK_D=block_d, num_warps=4
+        da, *terms.arguments(), dz, n, d, *terms.strides(), BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps
     )
 
 
@@ -285,7 +292,7 @@ def _finish(da: Tensor | None, terms: Terms, dz: Tensor) -> None:
 def _views(z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | None) -> list[View]:
     return [
         View(
-            _rows(z),
+            rows_of(z),
             None if mean is None else mean[view].contiguous(),
             None if scale is None else scale[view].contiguous(),
         )
@@ -295,7 +302,7 @@ def _views(z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | N
 
 
 def _unit(matrix: Tensor) -> Tensor:
-    """Per view, what brings the largest entry to 2^14: K of standardised columns holds sums of N*D, beyond float16."""
+    """Per view, what brings the largest entry to 2^14: C is a sum over N rows, and may be beyond float16."""
     return torch.linalg.vector_norm(matrix, torch.inf, dim=(1, 2)).clamp_min(2.0**-100) / HEADROOM
 
 
@@ -319,11 +326,6 @@ def _precision() -> str:
 
 def _processors(x: Tensor) -> int:
     return torch.cuda.get_device_properties(x.device).multi_processor_count if x.device.type == "cuda" else 4
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Rows with unit stride inside; any stride, zero included, between them."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
 
 
 def _floats(like: Tensor, *shape: int) -> Tensor:

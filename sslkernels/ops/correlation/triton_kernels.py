@@ -2,7 +2,9 @@
 """The correlation family in Triton: moments of columns, products of standardised columns, energies, and gradients.
 
     a = (z - mean) * scale, rounded to the dtype of the product as it is loaded: standardised columns are never stored
-    samples    K = a a^T, N x N       2*N^2*D operations per view, half of that where all rows are there (symmetric)
+    mean       (2, D) per view: rounded, and what rounding left of it
+    samples    K = a a^T, N x N       2*N^2*D operations per view, half of that where all rows are there (symmetric),
+                                      in float32
     features   C = a^T b, D x D       2*N*D^2 operations, half of that per view where b is a
     energies   one read of the matrix
     da         K a or a off(C)        2*N^2*D or 2*N*D^2 operations per view, dz written by the same kernel
@@ -36,12 +38,18 @@ def _load_features(x, features, d):
 
 
 @triton.jit
+def _load_centred(z, mean, rows, features, n, d, stride):
+    part = _load_rows(z, rows, features, n, d, stride)
+    return (part - _load_features(mean, features, d)) - _load_features(mean + d, features, d)
+
+
+@triton.jit
 def _load_columns(z, mean, scale, rows, features, n, d, stride, DTYPE: tl.constexpr):
     """A tile of a, zero beyond N and D: -mean * scale would be added to every sum over rows otherwise."""
-    part = _load_rows(z, rows, features, n, d, stride)
     if mean is not None:
-        part -= _load_features(mean, features, d)
-        part = tl.where(rows[:, None] < n, part, 0.0)
+        part = tl.where(rows[:, None] < n, _load_centred(z, mean, rows, features, n, d, stride), 0.0)
+    else:
+        part = _load_rows(z, rows, features, n, d, stride)
     if scale is not None:
         part *= _load_features(scale, features, d)
     return part.to(DTYPE)
@@ -89,6 +97,16 @@ def _pivot(z, features, d, CENTRE: tl.constexpr):
 
 
 @triton.jit
+def _store_mean(to, mean, pivot, features, d):
+    """pivot + mean as two numbers: rounded, and what rounding left of it (Knuth's exact sum)."""
+    rounded = pivot + mean
+    added = rounded - pivot
+    left = (pivot - (rounded - added)) + (mean - added)
+    tl.store(to + features, rounded, mask=features < d)
+    tl.store(to + d + features, left, mask=features < d)
+
+
+@triton.jit
 def _apart(z, pivot, rows, features, n, d, stride, count, CENTRE: tl.constexpr):
     """A block of rows: itself, its mean relative to the pivot, and what it has about its mean."""
     part = _load_rows(z, rows, features, n, d, stride)
@@ -108,7 +126,8 @@ def moments_kernel(
     """Of ``span`` rows each: means and squares (parts, V, D); with z1 products and gaps (parts, D).
 
     A block of rows has its sums about its own mean and joins those before it by Chan's formula, so that nothing cancels
-    where the mean is large: N*mean^2 never appears. WHOLE: ``span`` is all; else means stay relative to the pivot.
+    where the mean is large: N*mean^2 never appears. WHOLE: ``span`` is all, and means are (V, 2, D); else they stay
+    relative to the pivot.
     """
     part = (tl.program_id(0) // column_blocks).to(tl.int64)
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -141,18 +160,20 @@ def moments_kernel(
             gap += tl.sum((part0 - part1) * (part0 - part1), 0)
     inside = features < d
     if WHOLE:
-        mean0 += pivot0
+        _store_mean(means, mean0, pivot0, features, d)
         if z1 is not None:
-            mean1 += pivot1
-    if z1 is not None:
+            _store_mean(means + 2 * d, mean1, pivot1, features, d)
+    elif z1 is not None:
         tl.store(means + 2 * part * d + features, mean0, mask=inside)
         tl.store(means + (2 * part + 1) * d + features, mean1, mask=inside)
+    else:
+        tl.store(means + part * d + features, mean0, mask=inside)
+    if z1 is not None:
         tl.store(squares + 2 * part * d + features, squares0, mask=inside)
         tl.store(squares + (2 * part + 1) * d + features, squares1, mask=inside)
         tl.store(products + part * d + features, product, mask=inside)
         tl.store(gaps + part * d + features, gap, mask=inside)
     else:
-        tl.store(means + part * d + features, mean0, mask=inside)
         tl.store(squares + part * d + features, squares0, mask=inside)
 
 
@@ -190,10 +211,10 @@ def merge_kernel(
             away0 = tl.load(part_means + state, mask=inside, other=0.0) - mean0
             mean0 += away0 * share
             squares0 += tl.load(part_squares + state, mask=inside, other=0.0) + away0 * away0 * (before * share)
-    tl.store(means + features, mean0 + _pivot(z0, features, d, CENTRE), mask=inside)
+    _store_mean(means, mean0, _pivot(z0, features, d, CENTRE), features, d)
     tl.store(squares + features, squares0, mask=inside)
     if z1 is not None:
-        tl.store(means + d + features, mean1 + _pivot(z1, features, d, CENTRE), mask=inside)
+        _store_mean(means + 2 * d, mean1, _pivot(z1, features, d, CENTRE), features, d)
         tl.store(squares + d + features, squares1, mask=inside)
         tl.store(products + features, product, mask=inside)
         tl.store(gaps + features, gap, mask=inside)
@@ -287,14 +308,14 @@ def feature_energies_kernel(
 def _add_terms(total, z, other, mean, other_mean, own, mixed, pull, rows, features, n, d, z_stride, other_stride):
     """total + own (z - mean) + mixed (z' - mean') + pull (z - z'); what is None is left out."""
     if own is not None:
-        mine = _load_rows(z, rows, features, n, d, z_stride)
-        total += _load_features(own, features, d) * (mine - _load_features(mean, features, d))
-        if other is not None:
-            theirs = _load_rows(other, rows, features, n, d, other_stride)
-            if mixed is not None:
-                total += _load_features(mixed, features, d) * (theirs - _load_features(other_mean, features, d))
-            if pull is not None:
-                total += tl.load(pull) * (mine - theirs)
+        mine = _load_centred(z, mean, rows, features, n, d, z_stride)
+        total += _load_features(own, features, d) * mine
+        if mixed is not None:
+            theirs = _load_centred(other, other_mean, rows, features, n, d, other_stride)
+            total += _load_features(mixed, features, d) * theirs
+        if pull is not None:
+            gap = _load_rows(z, rows, features, n, d, z_stride) - _load_rows(other, rows, features, n, d, other_stride)
+            total += tl.load(pull) * gap
     return total
 
 
@@ -311,10 +332,10 @@ def backward_kernel(
 
     ``sums``: where given, ``out`` is da in float32, and sums of da a over a block of rows go here, (row blocks, D): dz
     needs those over all rows, which no program has yet. finish_kernel takes it from there.
-    ``unit``: what entries of the matrix are divided by so that float16 holds them, or None.
+    ``unit``: what entries of C are divided by so that float16 holds them, or None.
 
-    The matrix is rounded to DTYPE without its diagonal. K's is some D where the rest are some sqrt(D), and most of what
-    it adds is taken away again by the gradient of the scale: it is multiplied in float32 and never rounded.
+    The diagonal of K is some D where the rest are some sqrt(D), and most of what it adds is taken away again by the
+    gradient of the scale: it stays out of the product, which tf32 may round, and is multiplied in float32.
     """
     row_block, column_block = _grouped(tl.program_id(0), tl.cdiv(n, BLOCK_N), tl.cdiv(d, BLOCK_D), 8)
     rows = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -326,7 +347,7 @@ def backward_kernel(
     for start in range(0, depth, BLOCK_K):
         along = start + tl.arange(0, BLOCK_K)
         if SAMPLES:
-            left = _load_off_diagonal(matrix, shrink, rows, along, n, depth, first, DTYPE)
+            left = _load_off_diagonal(matrix, 1.0, rows, along, n, depth, first, DTYPE)
             right = _load_columns(
                 source, source_mean, source_scale, along, features, depth, d, source_stride, DTYPE
             )  # fmt: skip

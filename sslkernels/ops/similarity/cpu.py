@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
-
-_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+from sslkernels.ops.launch import CODES, pointer, rows_of
 
 
 def forward(
     x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x, y, exclude = _rows(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
+    x, y, exclude = rows_of(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
     keys = x if y is None else y
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     wide = _wide(x)
@@ -23,7 +22,7 @@ def forward(
     attended = torch.empty((n, d) if attend else (0,), dtype=wide)
     kept = torch.empty(keep, dtype=wide)
     _C.similarity_forward(
-        _CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, y is None, d,
+        CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, y is None, d,
         float(scale), 0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
         kept.data_ptr() if keep else 0, kept.nbytes,
         rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
@@ -45,7 +44,7 @@ def backward(
     need_x: bool,
     need_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, y, exclude = _rows(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
+    x, y, exclude = rows_of(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
     keys = x if y is None else y
     dx = torch.empty(x.shape, dtype=x.dtype)
     dy = torch.empty(keys.shape if need_y and y is not None else (0,), dtype=x.dtype)
@@ -53,10 +52,10 @@ def backward(
     if x.shape[0] == 0 or keys.shape[0] == 0:  # empty tensors have no address, which stands for "not wanted"
         return (dx.zero_() if need_x else dx.new_empty(0)), dy.zero_(), dscale.zero_()
     _C.similarity_backward(
-        _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0),
+        CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0),
         keys.shape[0], y is None, x.shape[1], float(scale),
-        0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1], _pointer(kept),
-        0 if kept is None else kept.nbytes, _pointer(rows), _pointer(rows_grad), _pointer(cols), _pointer(cols_grad),
+        0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1], pointer(kept),
+        0 if kept is None else kept.nbytes, pointer(rows), pointer(rows_grad), pointer(cols), pointer(cols_grad),
         dx.data_ptr(), dy.data_ptr() if dy.numel() else 0, dscale.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return (dx if need_x else dx.new_empty(0)), dy, dscale
@@ -69,9 +68,9 @@ def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tupl
     norms = torch.empty(n, dtype=_wide(z0))
     for part, start in ((z0, 0), (z1, n0)):
         if part is not None:
-            part = _rows(part)
+            part = rows_of(part)
             _C.unit_rows_forward(
-                _CODES[part.dtype], part.data_ptr(), part.stride(0), part.shape[0], d, _CODES[dtype],
+                CODES[part.dtype], part.data_ptr(), part.stride(0), part.shape[0], d, CODES[dtype],
                 unit.data_ptr() + start * d * unit.element_size(), norms.data_ptr() + start * norms.element_size(),
                 torch.get_num_threads(),
             )  # fmt: skip
@@ -80,23 +79,23 @@ def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tupl
 
 def unit_rows_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     n, d = unit.shape
-    grad = _rows(grad)
+    grad = rows_of(grad)
     parts = (torch.empty((n0, d), dtype=dtype), torch.empty((n - n0, d), dtype=dtype))
     for part, start in zip(parts, (0, n0), strict=True):
         _C.unit_rows_backward(
-            _CODES[unit.dtype], unit.data_ptr() + start * d * unit.element_size(),
+            CODES[unit.dtype], unit.data_ptr() + start * d * unit.element_size(),
             norms.data_ptr() + start * norms.element_size(),
             grad.data_ptr() + start * grad.stride(0) * grad.element_size(), grad.stride(0), part.shape[0], d,
-            _CODES[dtype], part.data_ptr(), torch.get_num_threads(),
+            CODES[dtype], part.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
     return parts
 
 
 def row_dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
-    x, y = _rows(x), _keys(x, x if y is None else y)
+    x, y = rows_of(x), _keys(x, x if y is None else y)
     out = torch.empty(x.shape[0], dtype=_wide(x))
     _C.row_dot_forward(
-        _CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[0], x.shape[1],
+        CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[0], x.shape[1],
         shift, out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -119,10 +118,10 @@ def row_dot_backward(
 
 def _scale_rows(like: Tensor, y: Tensor, grad: Tensor, shift: int, also_shift: int | None) -> Tensor:
     """grad_i * y_(i + shift), plus grad_(i + also_shift) * y_(i + also_shift)."""
-    y = _rows(y)
+    y = rows_of(y)
     out = torch.empty(like.shape, dtype=like.dtype)
     _C.scale_rows(
-        _CODES[y.dtype], y.data_ptr(), y.stride(0), y.shape[0], y.shape[1], shift, grad.data_ptr(),
+        CODES[y.dtype], y.data_ptr(), y.stride(0), y.shape[0], y.shape[1], shift, grad.data_ptr(),
         int(also_shift is not None), also_shift or 0, like.shape[0], out.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return out
@@ -132,17 +131,8 @@ def _keys(x: Tensor, y: Tensor) -> Tensor:
     """Rows that the kernel will read as it reads those of x."""
     if y.dtype != x.dtype:
         raise TypeError(f"x has dtype {x.dtype} and y {y.dtype}; the kernels read both alike.")
-    return _rows(y)
-
-
-def _rows(x: Tensor) -> Tensor:
-    """Rows with unit stride inside; any stride, zero included, between them."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
+    return rows_of(y)
 
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
-
-
-def _pointer(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()

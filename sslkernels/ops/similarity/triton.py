@@ -15,6 +15,7 @@ import triton
 from torch import Tensor
 
 from sslkernels import backends
+from sslkernels.ops.launch import rows_of
 from sslkernels.ops.similarity import triton_kernels as kernels
 
 # What the chunked path holds at once of logits, and of weights beside them: it cannot do without any.
@@ -98,7 +99,7 @@ def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int]
 def forward(
     x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    x, keys, exclude = _rows(x), _rows(x if y is None else y), _lists(exclude)
+    x, keys, exclude = rows_of(x), rows_of(x if y is None else y), _lists(exclude)
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     if n == 0 or m == 0:
         rows = _floats(x, n).fill_(-torch.inf)
@@ -127,8 +128,8 @@ def backward(
     need_x: bool,
     need_y: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    x, exclude = _rows(x), _lists(exclude)
-    keys, itself = x if y is None else _rows(y), y is None
+    x, exclude = rows_of(x), _lists(exclude)
+    keys, itself = x if y is None else rows_of(y), y is None
     need_y = need_y and not itself
     if x.shape[0] == 0 or keys.shape[0] == 0:
         return (
@@ -483,11 +484,6 @@ def _power_of_two(d: int) -> int:
     return 1 << (d - 1).bit_length()
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Rows with unit stride inside; any stride, zero included, between them."""
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous()
-
-
 def _lists(exclude: Tensor | None) -> Tensor | None:
     return None if exclude is None or exclude.shape[1] == 0 else exclude.contiguous()
 
@@ -511,7 +507,7 @@ def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tupl
     with torch.cuda.device_of(z0):
         for part, here in ((z0, slice(0, n0)), (z1, slice(n0, n))):
             if part is not None and part.shape[0]:
-                part = _rows(part)
+                part = rows_of(part)
                 kernels.unit_rows_kernel[(triton.cdiv(part.shape[0], size["BLOCK_N"]),)](
                     part, unit[here], norms[here], part.shape[0], d, part.stride(0), **size
                 )
@@ -520,7 +516,7 @@ def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tupl
 
 def unit_rows_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     n, d = unit.shape
-    grad = _rows(grad)
+    grad = rows_of(grad)
     parts = unit.new_empty((n0, d), dtype=dtype), unit.new_empty((n - n0, d), dtype=dtype)
     size = _row_tiles(d)
     with torch.cuda.device_of(unit):
@@ -533,7 +529,7 @@ def unit_rows_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype
 
 
 def row_dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
-    x, y = _rows(x), _rows(x if y is None else y)
+    x, y = rows_of(x), rows_of(x if y is None else y)
     n, d = x.shape
     out = _floats(x, n)
     size = _row_tiles(d)
@@ -557,7 +553,7 @@ def row_dot_backward(
 
 
 def _partner_gradient(x: Tensor, y: Tensor, shift: int, grad: Tensor, given: bool, received: bool) -> Tensor:
-    x, y, grad = _rows(x), _rows(y), grad.contiguous()
+    x, y, grad = rows_of(x), rows_of(y), grad.contiguous()
     like = x if given else y
     n, d = like.shape
     out = like.new_empty((n, d))
