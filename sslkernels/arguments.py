@@ -15,18 +15,19 @@ def shape_of(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-def check_rows(function: str, name: str, value: object) -> Tensor:
-    """A floating-point matrix of rows ``(N, D)`` with ``D >= 1``."""
+ROWS = "(N, D), rows are samples; flatten the rest"
+
+
+def check_rows(function: str, name: str, value: object, expected: str = ROWS) -> Tensor:
+    """A floating-point matrix of rows ``(N, D)`` with ``D >= 1``; ``expected`` is what a caller is told to pass."""
     if not isinstance(value, Tensor):
-        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a torch.Tensor of shape (N, D).")
+        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a torch.Tensor of shape {expected}.")
     if type(value).__name__ == "DTensor":
         raise TypeError(f"{function}: {name} is a DTensor; pass its local shard, {name}.to_local(), and group=.")
     if value.layout != torch.strided:
         raise TypeError(f"{function}: {name} has layout {value.layout}; pass a dense tensor, {name}.to_dense().")
     if value.dim() != 2:
-        raise ValueError(
-            f"{function}: {name} has shape {shape_of(value)}; expected (N, D), rows are samples; flatten the rest."
-        )
+        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; expected {expected}.")
     if value.dtype not in DTYPES:
         raise TypeError(
             f"{function}: {name} has dtype {value.dtype}; accepted are float32, float64, bfloat16 and float16. "

@@ -133,7 +133,9 @@ def frossl(
         raise TypeError(f"frossl: views is a {type(views).__name__}; pass a list of tensors of shape (N, D).")
     if len(views) < 2:
         raise ValueError(f"frossl: views has length {len(views)}; pass at least two views of the same samples.")
-    shard = check_views("frossl", {f"views[{v}]": z for v, z in enumerate(views)}, side, group, least=1)
+    shard = check_views(
+        f"frossl of {len(views)} views", {f"views[{v}]": z for v, z in enumerate(views)}, side, group, least=1
+    )
     local, features = views[0].shape
     rows, ranks = (local, 1) if shard is None else (shard.total, shard.ranks)
     regularization, columns = views[0].new_zeros((), dtype=wide(views[0].dtype)), []
@@ -188,7 +190,7 @@ def tico(
     shard = check_views("tico", {"z0": z0, "z1": z1}, None, group, least=1)
     features, sums = z0.shape[1], wide(z0.dtype)
     if covariance is not None:
-        check_rows("tico", "covariance", covariance)
+        check_rows("tico", "covariance", covariance, f"({features}, {features})")
         if covariance.shape != (features, features):
             raise ValueError(
                 f"tico: covariance has shape {shape_of(covariance)} and z0 {shape_of(z0)}; "

@@ -12,6 +12,8 @@ from sslkernels.distributed import GroupLike, Shard, shard_of
 from sslkernels.ops.characteristic import characteristic_sums
 from sslkernels.ops.registry import wide
 
+VIEWS = "(..., N, C), at least one view of N samples"
+
 
 def sigreg(
     z: Tensor,
@@ -59,7 +61,8 @@ def sigreg(
     """
     check_projections("sigreg", "z", z)
     z = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
-    count = _check_knots("sigreg", z, slices, knots, t_max, num_slices)
+    count = _check_slices("sigreg", z, slices, num_slices, generator)
+    _check_knots("sigreg", knots, t_max)
     shard = _shard("sigreg", z, count, knots, t_max, group)
     return _epps_pulley(z, _slices(z, slices, count, generator, shard), knots, t_max, shard, backend)
 
@@ -108,7 +111,8 @@ def lejepa(
     if weight > 1:
         raise ValueError(f"lejepa: weight is {weight}; pass a number from 0 to 1.")
     every = torch.cat([global_z, local_z])
-    count = _check_knots("lejepa", every, slices, knots, t_max, num_slices)
+    count = _check_slices("lejepa", every, slices, num_slices, generator)
+    _check_knots("lejepa", knots, t_max)
     shard = _shard("lejepa", every, count, knots, t_max, group)
     regularizer = _epps_pulley(every, _slices(every, slices, count, generator, shard), knots, t_max, shard, backend)
     wider = every.to(wide(every.dtype))
@@ -162,25 +166,32 @@ def _shard(function: str, z: Tensor, count: int, knots: int, t_max: float, group
 
 def check_projections(function: str, name: str, z: object) -> None:
     """A tensor ``(..., N, C)`` with at least one view."""
-    if not isinstance(z, Tensor) or z.dim() < 2:
-        check_rows(function, name, z)
-    assert isinstance(z, Tensor)
-    check_rows(function, name, z if z.dim() == 2 else z.flatten(0, -2))
-    if z.shape[:-2].numel() == 0:
-        raise ValueError(f"{function}: {name} has shape {shape_of(z)}; expected (..., N, C) with a view or more.")
+    views = z.flatten(0, -2) if isinstance(z, Tensor) and z.dim() > 2 else z
+    check_rows(function, name, views, VIEWS)
+    if isinstance(z, Tensor) and z.shape[:-2].numel() == 0:
+        raise ValueError(f"{function}: {name} has shape {shape_of(z)}; expected {VIEWS}.")
 
 
-def _check_knots(function: str, z: Tensor, slices: Tensor | None, knots: int, t_max: float, num_slices: int) -> int:
-    """How many slices there are, of arguments that make sense."""
+def _check_knots(function: str, knots: int, t_max: float) -> None:
     if not is_whole(knots, 2):
         raise ValueError(f"{function}: knots is {knots!r}; pass a whole number of at least 2, both ends included.")
     check_number(function, "t_max", t_max)
     if t_max <= 0:
         raise ValueError(f"{function}: t_max is {t_max}; pass a number above 0.")
+
+
+def _check_slices(
+    function: str, z: Tensor, slices: Tensor | None, num_slices: int, generator: torch.Generator | None
+) -> int:
+    """How many slices there are."""
     check_size(function, "num_slices", num_slices)
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"{function}: generator is a {type(generator).__name__}; pass a torch.Generator on {z.device}, or None."
+        )
     if slices is None:
         return num_slices
-    check_rows(function, "slices", slices)
+    check_rows(function, "slices", slices, "(C, S), a slice per column")
     if slices.shape[0] != z.shape[2]:
         raise ValueError(
             f"{function}: slices has shape {shape_of(slices)} and z {z.shape[2]} features; "

@@ -44,7 +44,7 @@ class BarlowTwinsLoss(nn.Module):
         self.convention = convention
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        check_pair("BarlowTwinsLoss", z_a, z_b, self.gather_distributed)
+        check_pair("BarlowTwinsLoss", {"z_a": z_a, "z_b": z_b}, self.gather_distributed)
         loss = barlow_twins(
             z_a,
             z_b,
@@ -105,7 +105,7 @@ class VICRegLoss(nn.Module):
                     "both need the same shape (N, ..., D) with at least one position and one feature."
                 )
             pairs = list(zip(z_a.flatten(1, -2).unbind(1), z_b.flatten(1, -2).unbind(1), strict=True))
-        check_pair("VICRegLoss", *pairs[0], self.gather_distributed)
+        check_pair("VICRegLoss", dict(zip(("z_a", "z_b"), pairs[0], strict=True)), self.gather_distributed)
         losses = [
             vicreg(
                 a,
@@ -121,12 +121,14 @@ class VICRegLoss(nn.Module):
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
 
-def check_pair(loss: str, z_a: Tensor, z_b: Tensor, gathered: bool, least: int = 2) -> None:
+def check_pair(loss: str, views: dict[str, Tensor], gathered: bool, least: int = 2) -> None:
     """Two views of the same rows, under the names that the module's caller knows; of ``least`` rows unless other ranks
     may bring them.
     """
-    check_rows(loss, "z_a", z_a)
-    check_rows(loss, "z_b", z_b)
-    check_alike(loss, "z_b", z_b, "z_a", z_a, rows=True)
-    if not gathered and z_a.shape[0] < least:
-        raise ValueError(f"{loss}: z_a has shape {shape_of(z_a)}; pass a batch of at least {least} rows.")
+    for name, z in views.items():
+        check_rows(loss, name, z)
+    (name0, z0), (name1, z1) = views.items()
+    check_alike(loss, name1, z1, name0, z0, rows=True)
+    if not gathered and z0.shape[0] < least:
+        rows = "one row" if least == 1 else f"{least} rows"
+        raise ValueError(f"{loss}: {name0} has shape {shape_of(z0)}; pass a batch of at least {rows}.")

@@ -68,6 +68,7 @@ class VIbCRegLoss(nn.Module):
         self.gather_distributed = gather_distributed
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
+        check_pair("VIbCRegLoss", {"z1": z1, "z2": z2}, self.gather_distributed)
         return vibcreg(
             z1,
             z2,
@@ -128,7 +129,7 @@ class TiCoLoss(nn.Module):
         self.register_buffer("C", None)
 
     def forward(self, z_a: Tensor, z_b: Tensor, update_covariance_matrix: bool = True) -> Tensor:
-        check_pair("TiCoLoss", z_a, z_b, self.gather_distributed, least=1)
+        check_pair("TiCoLoss", {"z_a": z_a, "z_b": z_b}, self.gather_distributed, least=1)
         group = "world" if self.gather_distributed else None
         loss, covariance = tico(z_a, z_b, self.C, beta=self.beta, rho=self.rho, group=group)
         if update_covariance_matrix:

@@ -391,7 +391,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "no list": (lambda: FroSSLLoss()(GOOD), TypeError, "frossl: views is a Tensor; pass a list of tensors"),
     "third view": (
         lambda: FroSSLLoss()([GOOD, GOOD, GOOD[:, :2]]), ValueError,
-        "frossl: views[0] has shape (4, 3) and views[2] (4, 2); both need the same number of features",
+        "frossl of 3 views: views[0] has shape (4, 3) and views[2] (4, 2); both need the same number of features",
     ),
     "covariance": (
         lambda: SF.tico(GOOD, GOOD, torch.ones(2, 2)), ValueError,
