@@ -103,3 +103,38 @@ def check_temperature(function: str, value: object) -> None:
         raise ValueError(
             f"{function}: temperature is {value}, whose inverse is no number; pass a non-zero one such as 0.1."
         )
+
+
+def as_tensor(value: object) -> object:
+    """A CuPy array, or whatever else speaks DLPack, as a tensor on the same memory; anything else as it came."""
+    return value if isinstance(value, Tensor) or not hasattr(value, "__dlpack__") else torch.from_dlpack(value)
+
+
+def check_tokens(function: str, name: str, value: object, expected: str = "(B, L, C)") -> Tensor:
+    """Floating-point tokens ``(B, L, C)`` with ``C >= 1``."""
+    value = as_tensor(value)
+    if isinstance(value, Tensor) and value.dim() != 3:
+        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; expected {expected}.")
+    check_rows(function, name, value.reshape(-1, value.shape[2]) if isinstance(value, Tensor) else value, expected)
+    assert isinstance(value, Tensor)
+    return value
+
+
+def check_index(function: str, name: str, value: object, batch: int, device: torch.device) -> Tensor:
+    """Whole numbers ``(B, K)`` beside tokens of ``batch`` samples."""
+    value = as_tensor(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{function}: {name} is a {type(value).__name__}; pass an int64 or int32 tensor of shape (B, K)."
+        )
+    if value.dtype not in (torch.int64, torch.int32):
+        raise TypeError(
+            f"{function}: {name} has dtype {value.dtype}; accepted are int64 and int32. For a mask pass its indices."
+        )
+    if value.dim() != 2 or value.shape[0] != batch:
+        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; expected (B, K) with B = {batch}.")
+    if value.device != device:
+        raise ValueError(
+            f"{function}: {name} is on {value.device} and the tokens on {device}; move both to one device."
+        )
+    return value

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 
 import torch
 
-from sslkernels import _C
+from sslkernels import _C, cuda
 
-NAMES = ("reference", "cpu", "triton")
+NAMES = ("reference", "cpu", "triton", "cuda")
+# What a family has kernels for, the fastest first; the tokens and what follows have CUDA C++ too.
+USUAL, WITH_CUDA = ("cpu", "triton", "reference"), ("cpu", "cuda", "triton", "reference")
 # A plain global, as torch's own defaults are: torch.compile guards on it, on a ContextVar it cannot.
 _block_choice: str | None = None
 # Bytes that an op may take for a while to go faster: what it keeps of a matrix, or the chunk of it that it works on.
@@ -42,10 +44,14 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
             return f"Triton kernels need a CUDA device and the tensors are on {device}."
         if dtype == torch.float64:
             return "the Triton kernels accumulate in float32 and take no float64."
+    if name == "cuda":
+        if device.type != "cuda":
+            return f"CUDA kernels need a CUDA device and the tensors are on {device}."
+        return cuda.why_not(device)
     return None
 
 
-def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> str:
+def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None, has: tuple[str, ...] = USUAL) -> str:
     """The backend for tensors of ``dtype`` on ``device``.
 
     The call's ``backend`` argument wins over ``use_backend``, which wins over ``SSLKERNELS_BACKEND``. A forced backend
@@ -54,24 +60,22 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None)
     forced = backend or _block_choice or os.environ.get("SSLKERNELS_BACKEND") or None
     if forced is not None:
         _check_name(forced)
-        reason = why_not(forced, device, dtype)
+        reason = why_not(forced, device, dtype) if forced in has else "this op has no kernels for it."
         if reason is not None:
-            accepted = ", ".join(usable(device, dtype))
+            accepted = ", ".join(usable(device, dtype, has))
             raise ValueError(f"backend {forced!r} cannot run: {reason} Accepted here: {accepted}.")
         return forced
-    if device.type == "cpu":
-        return "cpu"
-    return "triton" if why_not("triton", device, dtype) is None else "reference"
+    return next(name for name in has if why_not(name, device, dtype) is None)
 
 
-def usable(device: torch.device, dtype: torch.dtype) -> list[str]:
+def usable(device: torch.device, dtype: torch.dtype, has: tuple[str, ...] = USUAL) -> list[str]:
     """The backends that can run for ``dtype`` on ``device``."""
-    return [name for name in NAMES if why_not(name, device, dtype) is None]
+    return [name for name in NAMES if name in has and why_not(name, device, dtype) is None]
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Run every op in this block on backend ``name`` ("reference", "cpu" or "triton"), in every thread.
+    """Run every op in this block on backend ``name`` ("reference", "cpu", "triton" or "cuda"), in every thread.
 
     A compiled function recompiles when the choice has changed; the environment variable it reads once, when traced.
 

@@ -9,20 +9,35 @@ from sslkernels.functional.correlation import (
     vicreg,
 )
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
+from sslkernels.functional.masked import masked_mse, masked_smooth_l1
 from sslkernels.functional.sigreg import lejepa, sigreg
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
+from sslkernels.functional.tokens import (
+    apply_masks,
+    gather_tokens,
+    patchify_gather,
+    restore_tokens,
+    scatter_tokens,
+)
 from sslkernels.ops.similarity import logsumexp_similarity
 
 __all__ = [
+    "apply_masks",
     "barlow_twins",
     "clip_loss",
     "covariance_penalty",
     "cross_correlation_sq",
     "frossl",
+    "gather_tokens",
     "info_nce",
     "lejepa",
     "logsumexp_similarity",
+    "masked_mse",
+    "masked_smooth_l1",
     "nt_xent",
+    "patchify_gather",
+    "restore_tokens",
+    "scatter_tokens",
     "sigreg",
     "tico",
     "variance_hinge",

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Regression on masked tokens: rows that are not masked are not read, and no normalised target is stored."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels.arguments import as_tensor, check_number, check_tokens, shape_of
+from sslkernels.backends import WITH_CUDA, choose
+from sslkernels.ops.registry import wide
+from sslkernels.ops.tokens import TokenErrors
+
+
+def masked_mse(
+    pred: Tensor, target: Tensor, mask: Tensor, *, normalize_target: bool = False, backend: str | None = None
+) -> Tensor:
+    """MAE's loss (He et al. 2022): the mean over masked tokens of the mean squared error over their C numbers.
+
+    Args:
+        pred, target: ``(B, L, C)``. ``target`` is a constant: one that requires a gradient is refused.
+        mask: ``(B, L)``, 1 (True) where a token counts, 0 where it does not; weights between count in part.
+        normalize_target: each target token is first ``(t - mean) / sqrt(unbiased variance + 1e-6)``, MAE's norm_pix_loss.
+        backend: see `logsumexp_similarity`.
+
+    Returns:
+        0-dim float32 (float64 for float64 ``pred``): ``sum(mask * error) / max(sum(mask), 1)``.
+
+    A token of mask 0 has no part in the loss, NaN or not. Cost: masked tokens are read once each way.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.masked_mse(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.tensor([[1.0, 0.0]]))
+    tensor(1.)
+    """
+    norm = "mae" if normalize_target else "none"
+    return _masked("masked_mse", pred, target, mask, norm, 0.0, backend)
+
+
+def masked_smooth_l1(
+    pred: Tensor,
+    target: Tensor,
+    mask: Tensor | None = None,
+    *,
+    beta: float = 1.0,
+    normalize_target: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """The regression of I-JEPA and data2vec: `torch.nn.functional.smooth_l1_loss` on the tokens that count.
+
+    Args:
+        pred, target, mask: see `masked_mse`; without a ``mask`` all tokens count.
+        beta: where squares turn linear, above 0.
+        normalize_target: each target token is first ``(t - mean) / sqrt(biased variance + 1e-5)``, which is LayerNorm
+            without weights, as I-JEPA does.
+        backend: see `logsumexp_similarity`.
+
+    Returns:
+        0-dim float32 (float64 for float64 ``pred``).
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.masked_smooth_l1(torch.zeros(1, 2, 1), torch.tensor([[[0.5], [3.0]]]))
+    tensor(1.3125)
+    """
+    check_number("masked_smooth_l1", "beta", beta)
+    if beta <= 0:
+        raise ValueError(f"masked_smooth_l1: beta is {beta}; pass a number above 0.")
+    norm = "layer" if normalize_target else "none"
+    return _masked("masked_smooth_l1", pred, target, mask, norm, float(beta), backend)
+
+
+def _masked(
+    function: str, pred: Tensor, target: Tensor, mask: Tensor | None, norm: str, beta: float, backend: str | None
+) -> Tensor:
+    pred, target = check_tokens(function, "pred", pred), check_tokens(function, "target", target)
+    if pred.shape != target.shape or pred.device != target.device:
+        raise ValueError(
+            f"{function}: pred has shape {shape_of(pred)} on {pred.device} and target {shape_of(target)} on "
+            f"{target.device}; both need the same."
+        )
+    if (pred.dtype == torch.float64) != (target.dtype == torch.float64):
+        target = target.to(pred.dtype)
+    if norm == "mae" and pred.shape[2] < 2:
+        raise ValueError(
+            f"{function}: target has one number per token, which has no variance; turn normalize_target off."
+        )
+    if target.requires_grad:
+        raise ValueError(f"{function}: target requires a gradient and the loss gives it none; pass target.detach().")
+    if mask is None:
+        weights = pred.new_ones(pred.shape[:2], dtype=wide(pred.dtype))
+    else:
+        mask = as_tensor(mask)  # type: ignore[assignment]
+        if not isinstance(mask, Tensor) or mask.shape != pred.shape[:2]:
+            came = f"shape {shape_of(mask)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ValueError(f"{function}: mask has {came}; expected {tuple(pred.shape[:2])}, 1 where a token counts.")
+        if mask.requires_grad:
+            raise ValueError(f"{function}: mask requires a gradient and the loss gives it none; pass mask.detach().")
+        weights = mask.to(pred.device, wide(pred.dtype))
+    weights = weights.reshape(-1)
+    rows, targets = pred.reshape(-1, pred.shape[2]), target.reshape(-1, pred.shape[2])
+    errors = TokenErrors.apply(rows, targets, weights, norm, beta, choose(pred.device, pred.dtype, backend, WITH_CUDA))
+    return (errors * weights).sum() / weights.sum().clamp_min(1)

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens family in plain PyTorch: the specification of every other backend, and a backend of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels.ops.registry import wide
+from sslkernels.ops.tokens.bounds import check_bounds
+
+EPS = {"mae": 1e-6, "layer": 1e-5}
+
+
+def gather(
+    x: Tensor,
+    index: Tensor,
+    fill: Tensor | None,
+    pos: Tensor | None,
+    prefix: int,
+    by_place: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    """x (B, P + N, C), index (M, B, K) -> (M B, P + K, C); ``fill`` (C,) is what an index from N on stands for.
+
+    ``pos``: (P + K, C) ``by_place``, else (N, C) by index; sums are fp32 (fp64).
+    """
+    (sets, batch, kept), length = index.shape, x.shape[1] - prefix
+    if x.device.type == "cpu":
+        check_bounds(index, length if fill is None else None)
+    where = index.reshape(sets * batch, kept).long()
+    inside = (where >= 0) & (where < length)
+    safe = where.clamp(0, max(length - 1, 0))
+    sources = x.to(wide(x.dtype)).repeat(sets, 1, 1)
+    if length:
+        out = sources[:, prefix:].gather(1, safe[..., None].expand(-1, -1, x.shape[2]))
+    else:
+        out = sources.new_zeros((sets * batch, kept, x.shape[2]))
+    beyond = out.new_tensor(torch.nan) if fill is None else torch.where(where[..., None] >= 0, fill.to(out), torch.nan)
+    out = torch.where(inside[..., None], out, beyond)
+    if pos is not None and not by_place:
+        out = out + pos[safe]
+    out = torch.cat([sources[:, :prefix], out], 1)
+    if pos is not None and by_place:
+        out = out + pos
+    return out.to(dtype)
+
+
+def collect(
+    x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
+) -> Tensor:
+    """x (M B, P + K, C), index (M, B, K) -> (B, P + length, C); rows that share an index add up in fp32 (fp64).
+
+    Indices outside are left out, or must not be where ``strict``. ``fill`` (C,), or zero, is where nothing arrives.
+    """
+    sets, batch, kept = index.shape
+    if strict and x.device.type == "cpu":
+        check_bounds(index, length)
+    rows = x.to(wide(x.dtype)).view(sets, batch, prefix + kept, -1)
+    where = index.transpose(0, 1).reshape(batch, sets * kept).long()
+    inside = (where >= 0) & (where < length)
+    # what is outside goes to a row of its own, which nobody gets
+    target = torch.where(inside, where, length)
+    out = rows.new_zeros((batch, length + 1, x.shape[2]))
+    moved = rows[:, :, prefix:].transpose(0, 1).reshape(batch, sets * kept, -1)
+    out.scatter_add_(1, target[..., None].expand_as(moved), moved)
+    if fill is not None:
+        arrived = torch.zeros((batch, length + 1), dtype=torch.bool, device=x.device).scatter(1, target, True)
+        out = torch.where(arrived[..., None], out, fill.to(out))
+    out = out[:, :length]
+    if strict:
+        out = torch.where(inside.all(1)[:, None, None], out, torch.nan)
+    return torch.cat([rows[:, :, :prefix].sum(0), out], 1).to(dtype)
+
+
+def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
+    """(length, C) in fp32 (fp64): sums of the rows of x (M B, K, C) by index (M, B, K); those outside are left out."""
+    rows = x.reshape(-1, x.shape[2]).to(wide(x.dtype))
+    where = index.reshape(-1).long()
+    target = torch.where((where >= 0) & (where < length), where, length)
+    return rows.new_zeros((length + 1, x.shape[2])).index_add_(0, target, rows)[:length]
+
+
+def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """ids_keep (B, keep): places of the smallest keys (B, L), smallest first; ids_restore (B, L): the rank of each key,
+    equal ones in order; mask (B, L): 1 where the rank is ``keep`` or more.
+    """
+    order = keys.argsort(1, stable=True)
+    places = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
+    return order[:, :keep].contiguous(), rank, (rank >= keep).float()
+
+
+def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
+    """(B, K, channels p p) of images (B, channels, H, W): patches counted row by row, pixels as a convolution's weight
+    has them.
+    """
+    batch, channels, height, width = images.shape
+    down, across = height // patch, width // patch
+    if images.device.type == "cpu":
+        check_bounds(index, down * across)
+    every = images.view(batch, channels, down, patch, across, patch).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    inside = (index >= 0) & (index < down * across)
+    safe = index.long().clamp(0, down * across - 1)
+    found = every.gather(1, safe[..., None].expand(-1, -1, every.shape[2]))
+    return torch.where(inside[..., None], found, torch.nan)
+
+
+def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
+    """Mean error (R,) of the rows of pred (R, C) whose weight (R,) is not 0, else 0; and mean and inverse deviation
+    (R, 2) of the rows of target, (0, 1) without ``norm``. ``beta``: 0 for squares.
+    """
+    dtype = wide(pred.dtype)
+    moments = _moments(target.to(dtype), norm)
+    difference = pred.to(dtype) - (target.to(dtype) - moments[:, :1]) * moments[:, 1:]
+    size = difference.abs()
+    if beta == 0:
+        error = difference.square()
+    else:
+        error = torch.where(size < beta, difference.square() * (0.5 / beta), size - 0.5 * beta)
+    return torch.where(weights != 0, error.mean(1), 0), moments
+
+
+def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
+    """d error / d pred, times ``scales`` (R,); a row of scale 0 is zero."""
+    dtype = wide(pred.dtype)
+    difference = pred.to(dtype) - (target.to(dtype) - moments[:, :1]) * moments[:, 1:]
+    slope = 2 * difference if beta == 0 else (difference / beta).clamp(-1, 1)
+    return torch.where(scales[:, None] != 0, slope * scales[:, None], 0).to(pred.dtype)
+
+
+def _moments(target: Tensor, norm: str) -> Tensor:
+    if norm == "none":
+        return torch.tensor([0.0, 1.0], dtype=target.dtype, device=target.device).repeat(len(target), 1)
+    variance, mean = torch.var_mean(target, 1, correction=1 if norm == "mae" else 0)
+    return torch.stack([mean, (variance + EPS[norm]).rsqrt()], 1)
