@@ -20,7 +20,7 @@ def masked_mse(
     Args:
         pred, target: ``(B, L, C)``. ``target`` is a constant: one that requires a gradient is refused.
         mask: ``(B, L)``, 1 (True) where a token counts, 0 where it does not; weights between count in part.
-        normalize_target: each target token is first ``(t - mean) / sqrt(unbiased variance + 1e-6)``, MAE's norm_pix_loss.
+        normalize_target: each target token is first ``(t - mean) / sqrt(unbiased variance + 1e-6)``, as in MAE.
         backend: see `logsumexp_similarity`.
 
     Returns:

@@ -49,7 +49,7 @@ def gather_tokens(x: Tensor, index: Tensor, *, pos: Tensor | None = None, backen
 def scatter_tokens(
     x: Tensor, index: Tensor, length: int, *, fill: float | Tensor = 0.0, backend: str | None = None
 ) -> Tensor:
-    """The adjoint of `gather_tokens`: ``(B, length, C)`` with token k of ``x`` at ``index[b, k]`` and ``fill`` elsewhere.
+    """The adjoint of `gather_tokens`: ``(B, length, C)`` with ``x[b, k]`` at ``index[b, k]``, ``fill`` elsewhere.
 
     Args:
         x: tokens ``(B, K, C)``.
@@ -180,7 +180,7 @@ def patchify_gather(images: Tensor, index: Tensor, patch: int, *, backend: str |
     check_size("patchify_gather", "patch", patch)
     if images.numel() == 0 or images.shape[2] % patch or images.shape[3] % patch:
         raise ValueError(
-            f"patchify_gather: images has shape {shape_of(images)} and patch is {patch}; H and W must be multiples of it."
+            f"patchify_gather: images has shape {shape_of(images)} and patch is {patch}; it must divide H and W."
         )
     index = check_index("patchify_gather", "index", index, images.shape[0], images.device)
     return Patches.apply(images.contiguous(), index, patch, choose(images.device, images.dtype, backend, WITH_CUDA))
