@@ -107,3 +107,30 @@ def characteristic_adjoint(
     dtype: int, p: int, sizes: tuple[int, int, int, int], step: float, turns: tuple[float, float, float], grad: int,
     dp: int, threads: int,
 ) -> None: ...  # fmt: skip
+def tokens_gather(
+    dtype: int, x: int, sample_stride: int, row_stride: int, prefix: int, d: int, index: int, wide: bool,
+    shape: tuple[int, int, int], length: int, fill: int, pos: int, by_place: bool, to: int, out: int, threads: int,
+) -> bool: ...  # fmt: skip
+def tokens_collect(
+    dtype: int, x: int, sample_stride: int, row_stride: int, prefix: int, d: int, index: int, wide: bool,
+    shape: tuple[int, int, int], length: int, fill: int, strict: bool, to: int, out: int, threads: int,
+) -> bool: ...  # fmt: skip
+def tokens_sums(
+    dtype: int, x: int, sample_stride: int, row_stride: int, d: int, index: int, wide: bool,
+    shape: tuple[int, int, int], length: int, out: int, threads: int,
+) -> None: ...  # fmt: skip
+def tokens_ranks(
+    keys: int, batch: int, length: int, keep: int, ids_keep: int, ids_restore: int, mask: int, threads: int
+) -> None: ...
+def tokens_patches(
+    dtype: int, images: int, channels: int, down: int, across: int, patch: int, index: int, wide: bool,
+    shape: tuple[int, int, int], out: int, threads: int,
+) -> bool: ...  # fmt: skip
+def tokens_errors(
+    dtype: int, target_dtype: int, pred: int, target: int, weights: int, rows: int, d: int, norm: int, beta: float,
+    errors: int, moments: int, threads: int,
+) -> None: ...  # fmt: skip
+def tokens_errors_backward(
+    dtype: int, target_dtype: int, pred: int, target: int, scales: int, rows: int, d: int, norm: int, beta: float,
+    moments: int, dpred: int, threads: int,
+) -> None: ...  # fmt: skip

@@ -74,6 +74,41 @@ struct CharacteristicKernels {
     bool (*adjoint)(const Characteristic &, const void *grad, void *dp);
 };
 
+struct TokenRows { // (samples, prefix + rows, d) of unit stride along d
+    int dtype;
+    const void *data;
+    int64_t sample_stride, row_stride, prefix, d;
+};
+struct TokenIndex { // (sets, batch, kept), int64 where wide, else int32; without gaps
+    const void *data;
+    bool wide;
+    int64_t sets, batch, kept;
+};
+enum TokenNorm : int { kPlain = 0, kMae = 1, kLayer = 2 };
+struct TokenErrors { // rows of pred and target (rows, d) without gaps; a row of weight (or scale) 0 is not read
+    int dtype, target_dtype;
+    const void *pred, *target, *weights;
+    int64_t rows, d;
+    int norm;
+    double beta; // 0: squares
+    int threads;
+};
+enum TokenResult : int { kDone = 0, kWrongIndex = 1, kNoMemory = 2 };
+
+struct TokenKernels { // fill, pos, weights and moments are fp32 (fp64)
+    int (*gather)(const TokenRows &, const TokenIndex &, int64_t length, const void *fill, const void *pos,
+                  bool by_place, int to, void *out, int threads);
+    int (*collect)(const TokenRows &, const TokenIndex &, int64_t length, const void *fill, bool strict, int to,
+                   void *out, int threads);
+    int (*sums)(const TokenRows &, const TokenIndex &, int64_t length, void *out, int threads);
+    int (*ranks)(const void *keys, int64_t batch, int64_t length, int64_t keep, void *ids_keep, void *ids_restore,
+                 void *mask, int threads);
+    int (*patches)(int dtype, const void *images, int64_t channels, int64_t down, int64_t across, int64_t patch,
+                   const TokenIndex &, void *out, int threads);
+    void (*errors)(const TokenErrors &, void *errors, void *moments);
+    void (*errors_backward)(const TokenErrors &, const void *moments, void *dpred);
+};
+
 struct Kernels {
     const char *name;
     bool (*similarity_forward)(const Similarity &, void *rows, void *columns, void *attended);
@@ -86,6 +121,7 @@ struct Kernels {
                        int64_t n, void *out, int threads);
     const CorrelationKernels *correlation;
     const CharacteristicKernels *characteristic;
+    const TokenKernels *tokens;
 };
 
 } // namespace sslkernels

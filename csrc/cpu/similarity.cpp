@@ -213,9 +213,10 @@ void scale_rows(int dtype, Rows y, int64_t d, int64_t shift, const void *grad, b
 namespace sslkernels {
 extern const CorrelationKernels SSLK_NAME(correlation_);
 extern const CharacteristicKernels SSLK_NAME(characteristic_);
+extern const TokenKernels SSLK_NAME(tokens_);
 extern const Kernels SSLK_NAME(kernels_);
 const Kernels SSLK_NAME(kernels_) = {
-    SSLK_TEXT(SSLK_VARIANT),    similarity_forward, similarity_backward, unit_rows_forward,
-    unit_rows_backward,         row_dot_forward,    scale_rows,          &SSLK_NAME(correlation_),
-    &SSLK_NAME(characteristic_)};
+    SSLK_TEXT(SSLK_VARIANT),     similarity_forward, similarity_backward, unit_rows_forward,
+    unit_rows_backward,          row_dot_forward,    scale_rows,          &SSLK_NAME(correlation_),
+    &SSLK_NAME(characteristic_), &SSLK_NAME(tokens_)};
 } // namespace sslkernels

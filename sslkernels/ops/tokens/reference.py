@@ -56,13 +56,13 @@ def collect(
     sets, batch, kept = index.shape
     if strict and x.device.type == "cpu":
         check_bounds(index, length)
-    rows = x.to(wide(x.dtype)).view(sets, batch, prefix + kept, -1)
+    rows = x.to(wide(x.dtype)).view(sets, batch, prefix + kept, x.shape[2])
     where = index.transpose(0, 1).reshape(batch, sets * kept).long()
     inside = (where >= 0) & (where < length)
     # what is outside goes to a row of its own, which nobody gets
     target = torch.where(inside, where, length)
     out = rows.new_zeros((batch, length + 1, x.shape[2]))
-    moved = rows[:, :, prefix:].transpose(0, 1).reshape(batch, sets * kept, -1)
+    moved = rows[:, :, prefix:].transpose(0, 1).reshape(batch, sets * kept, x.shape[2])
     out.scatter_add_(1, target[..., None].expand_as(moved), moved)
     if fill is not None:
         arrived = torch.zeros((batch, length + 1), dtype=torch.bool, device=x.device).scatter(1, target, True)
@@ -74,18 +74,18 @@ def collect(
 
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
-    """(length, C) in fp32 (fp64): sums of the rows of x (M B, K, C) by index (M, B, K); those outside are left out."""
-    rows = x.reshape(-1, x.shape[2]).to(wide(x.dtype))
+    """(length, C) in fp32 (fp64): rows of x (M B, K, C) summed by index (M, B, K) in fp64; those outside are left out."""
+    rows = x.reshape(-1, x.shape[2]).double()
     where = index.reshape(-1).long()
     target = torch.where((where >= 0) & (where < length), where, length)
-    return rows.new_zeros((length + 1, x.shape[2])).index_add_(0, target, rows)[:length]
+    return rows.new_zeros((length + 1, x.shape[2])).index_add_(0, target, rows)[:length].to(wide(x.dtype))
 
 
 def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """ids_keep (B, keep): places of the smallest keys (B, L), smallest first; ids_restore (B, L): the rank of each key,
     equal ones in order; mask (B, L): 1 where the rank is ``keep`` or more.
     """
-    order = keys.argsort(1, stable=True)
+    order = keys.argsort(dim=1, stable=True)
     places = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
     return order[:, :keep].contiguous(), rank, (rank >= keep).float()

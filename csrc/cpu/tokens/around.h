@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writing results that no cache holds: into huge pages, and around the caches.
+#pragma once
+#include "../packing.h"
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t kHuge = 2 << 20, kFreshBytes = 4 << 20;
+
+// Asks for huge pages under a result of `bytes` that nothing has touched yet, and says whether to write around caches.
+inline bool fresh(void *data, int64_t bytes) {
+#if defined(__linux__)
+    if (bytes >= kFreshBytes) {
+        const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) / kHuge * kHuge;
+        const uintptr_t to = (reinterpret_cast<uintptr_t>(data) + bytes) / kHuge * kHuge;
+        if (to > from) madvise(reinterpret_cast<void *>(from), to - from, MADV_HUGEPAGE);
+    }
+#endif
+    return bytes >= kFreshBytes;
+}
+
+#if defined(__AVX512F__)
+constexpr int64_t kLine = 64;
+inline void put_line(char *to, const char *from) {
+    _mm512_stream_si512(reinterpret_cast<__m512i *>(to), _mm512_loadu_si512(from));
+}
+#elif defined(__AVX__)
+constexpr int64_t kLine = 32;
+inline void put_line(char *to, const char *from) {
+    _mm256_stream_si256(reinterpret_cast<__m256i *>(to), _mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
+}
+#elif defined(__SSE2__)
+constexpr int64_t kLine = 16;
+inline void put_line(char *to, const char *from) {
+    _mm_stream_si128(reinterpret_cast<__m128i *>(to), _mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
+}
+#else
+constexpr int64_t kLine = 0;
+inline void put_line(char *, const char *) {}
+#endif
+
+// A memcpy; `around` the caches where lines are whole and aligned.
+inline void put(void *to_, const void *from_, int64_t bytes, bool around) {
+    char *to = static_cast<char *>(to_);
+    const char *from = static_cast<const char *>(from_);
+    if (!around || kLine == 0 || reinterpret_cast<uintptr_t>(to) % (kLine ? kLine : 1) || bytes % (kLine ? kLine : 1)) {
+        memcpy(to, from, bytes);
+        return;
+    }
+    for (int64_t k = 0; k < bytes; k += kLine) put_line(to + k, from + k);
+}
+// What was written around the caches is there for other threads.
+inline void done_around() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+} // namespace

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Errors of rows that have a weight: squares or smooth L1 against a target standardised as it is read.
+#pragma once
+#include "../rows.h"
+#include "../variant.h"
+
+namespace {
+
+using sslkernels::TokenErrors;
+
+template <class Acc, class T> void moments_of(const T *t, int64_t d, int norm, Acc *mean, Acc *inverse) {
+    *mean = 0, *inverse = 1;
+    if (norm == sslkernels::kPlain) return;
+    double sum = 0, squares = 0, left = 0;
+    for (int64_t k = 0; k < d; ++k) sum += widen<double>(t[k]);
+    const double middle = sum / double(d);
+    for (int64_t k = 0; k < d; ++k) {
+        const double a = widen<double>(t[k]) - middle;
+        squares += a * a, left += a;
+    }
+    squares -= left * left / double(d);
+    const bool mae = norm == sslkernels::kMae;
+    *mean = Acc(middle);
+    *inverse = Acc(1 / sqrt(squares / double(mae ? d - 1 : d) + (mae ? 1e-6 : 1e-5)));
+}
+
+template <class Pred, class Target> void errors_typed(const TokenErrors &e, void *out_, void *moments_) {
+    using Acc = typename Accumulator<Pred>::type;
+    Acc *out = static_cast<Acc *>(out_), *moments = static_cast<Acc *>(moments_);
+    const Acc *weights = static_cast<const Acc *>(e.weights), beta = Acc(e.beta);
+#pragma omp parallel for schedule(static) num_threads(threads_for(e.rows *e.d, e.threads))
+    for (int64_t r = 0; r < e.rows; ++r) {
+        Acc &mean = moments[2 * r], &inverse = moments[2 * r + 1];
+        out[r] = 0, mean = 0, inverse = 1;
+        if (weights[r] == 0) continue;
+        const Pred *p = static_cast<const Pred *>(e.pred) + r * e.d;
+        const Target *t = static_cast<const Target *>(e.target) + r * e.d;
+        moments_of<Acc>(t, e.d, e.norm, &mean, &inverse);
+        constexpr int L = 4 * kLanes<Acc>;
+        const Acc m = mean, s = inverse;
+        const auto error = [&](int64_t k) {
+            const Acc a = widen<Acc>(p[k]) - (widen<Acc>(t[k]) - m) * s, size = a < 0 ? -a : a;
+            return beta == 0 ? a * a : size < beta ? a * a * (Acc(0.5) / beta) : size - Acc(0.5) * beta;
+        };
+        Acc lanes[L] = {}, total = 0;
+        int64_t k = 0;
+        for (; k + L <= e.d; k += L)
+            for (int l = 0; l < L; ++l) lanes[l] += error(k + l);
+        for (; k < e.d; ++k) total += error(k);
+        for (int width = L / 2; width > 0; width /= 2)
+            for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+        out[r] = (total + lanes[0]) / Acc(e.d);
+    }
+}
+
+template <class Pred, class Target>
+void errors_backward_typed(const TokenErrors &e, const void *moments_, void *dpred_) {
+    using Acc = typename Accumulator<Pred>::type;
+    const Acc *scales = static_cast<const Acc *>(e.weights), *moments = static_cast<const Acc *>(moments_);
+    const Acc beta = Acc(e.beta);
+#pragma omp parallel for schedule(static) num_threads(threads_for(e.rows *e.d, e.threads))
+    for (int64_t r = 0; r < e.rows; ++r) {
+        Pred *out = static_cast<Pred *>(dpred_) + r * e.d;
+        const Acc scale = scales[r], m = moments[2 * r], s = moments[2 * r + 1];
+        if (scale == 0) {
+            memset(out, 0, e.d * sizeof(Pred));
+            continue;
+        }
+        const Pred *p = static_cast<const Pred *>(e.pred) + r * e.d;
+        const Target *t = static_cast<const Target *>(e.target) + r * e.d;
+        for (int64_t k = 0; k < e.d; ++k) {
+            const Acc a = widen<Acc>(p[k]) - (widen<Acc>(t[k]) - m) * s;
+            Acc slope = 2 * a;
+            if (beta != 0) {
+                slope = a / beta;
+                slope = slope < -1 ? Acc(-1) : slope > 1 ? Acc(1) : slope;
+            }
+            out[k] = narrow<Pred>(Acc(slope * scale));
+        }
+    }
+}
+
+} // namespace
