@@ -74,7 +74,7 @@ def collect(
 
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
-    """(length, C) in fp32 (fp64): rows of x (M B, K, C) summed by index (M, B, K) in fp64; those outside are left out."""
+    """(length, C) in fp32 (fp64): sums in fp64 of the rows of x (M B, K, C) by index (M, B, K); others are left out."""
     rows = x.reshape(-1, x.shape[2]).double()
     where = index.reshape(-1).long()
     target = torch.where((where >= 0) & (where < length), where, length)
