@@ -86,7 +86,7 @@ class _PoisonedTorch(ModuleType):
 def poisoned_outputs() -> Iterator[None]:
     """Whatever a C++ kernel leaves unwritten, or reads before it writes, comes out as NaN."""
     with pytest.MonkeyPatch.context() as patch:
-        for family in ("similarity", "correlation"):
+        for family in ("similarity", "correlation", "tokens"):
             module = importlib.import_module(f"sslkernels.ops.{family}.cpu")
             patch.setattr(module, "torch", _PoisonedTorch("torch"))
         yield

@@ -8,17 +8,30 @@ namespace {
 
 using sslkernels::TokenErrors;
 
+// The sum of f(k) for k < d, in lanes.
+template <class Acc, class F> inline Acc sum_of(int64_t d, F f) {
+    constexpr int L = 4 * kLanes<Acc>;
+    Acc lanes[L] = {}, total = 0;
+    int64_t k = 0;
+    for (; k + L <= d; k += L)
+        for (int l = 0; l < L; ++l) lanes[l] += f(k + l);
+    for (; k < d; ++k) total += f(k);
+    for (int width = L / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
+    return total + lanes[0];
+}
+
 template <class Acc, class T> void moments_of(const T *t, int64_t d, int norm, Acc *mean, Acc *inverse) {
     *mean = 0, *inverse = 1;
     if (norm == sslkernels::kPlain) return;
-    double sum = 0, squares = 0, left = 0;
-    for (int64_t k = 0; k < d; ++k) sum += widen<double>(t[k]);
-    const double middle = sum / double(d);
-    for (int64_t k = 0; k < d; ++k) {
-        const double a = widen<double>(t[k]) - middle;
-        squares += a * a, left += a;
-    }
-    squares -= left * left / double(d);
+    const double middle = sum_of<double>(d, [&](int64_t k) { return widen<double>(t[k]); }) / double(d);
+    const double left = sum_of<double>(d, [&](int64_t k) { return widen<double>(t[k]) - middle; });
+    const double squares = sum_of<double>(d,
+                                          [&](int64_t k) {
+                                              const double a = widen<double>(t[k]) - middle;
+                                              return a * a;
+                                          }) -
+                           left * left / double(d);
     const bool mae = norm == sslkernels::kMae;
     *mean = Acc(middle);
     *inverse = Acc(1 / sqrt(squares / double(mae ? d - 1 : d) + (mae ? 1e-6 : 1e-5)));
@@ -36,20 +49,14 @@ template <class Pred, class Target> void errors_typed(const TokenErrors &e, void
         const Pred *p = static_cast<const Pred *>(e.pred) + r * e.d;
         const Target *t = static_cast<const Target *>(e.target) + r * e.d;
         moments_of<Acc>(t, e.d, e.norm, &mean, &inverse);
-        constexpr int L = 4 * kLanes<Acc>;
         const Acc m = mean, s = inverse;
-        const auto error = [&](int64_t k) {
-            const Acc a = widen<Acc>(p[k]) - (widen<Acc>(t[k]) - m) * s, size = a < 0 ? -a : a;
-            return beta == 0 ? a * a : size < beta ? a * a * (Acc(0.5) / beta) : size - Acc(0.5) * beta;
-        };
-        Acc lanes[L] = {}, total = 0;
-        int64_t k = 0;
-        for (; k + L <= e.d; k += L)
-            for (int l = 0; l < L; ++l) lanes[l] += error(k + l);
-        for (; k < e.d; ++k) total += error(k);
-        for (int width = L / 2; width > 0; width /= 2)
-            for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-        out[r] = (total + lanes[0]) / Acc(e.d);
+        out[r] =
+            sum_of<Acc>(e.d,
+                        [&](int64_t k) {
+                            const Acc a = widen<Acc>(p[k]) - (widen<Acc>(t[k]) - m) * s, size = a < 0 ? -a : a;
+                            return beta == 0 ? a * a : size < beta ? a * a * (Acc(0.5) / beta) : size - Acc(0.5) * beta;
+                        }) /
+            Acc(e.d);
     }
 }
 
