@@ -59,8 +59,22 @@ def regularized(a: Tensor, b: Tensor, **options: Any) -> Tensor:
     return SF.variance_hinge(0.3 * a, **options) + SF.covariance_penalty(b, **options)
 
 
+def masked_tokens(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """Rows are the tokens of one sample: every op on tokens that has a gradient, one after another."""
+    places = torch.arange(len(a)).flip(0)[None]
+    kept = SF.gather_tokens(a[None], places[:, 1:], pos=b, **options)
+    whole = SF.restore_tokens(kept, places, b[0], **options)
+    moved = SF.scatter_tokens(whole, places, len(a) + 1, fill=b[1], **options)
+    target = a.detach()[None].cos()
+    both = SF.apply_masks(moved, [places, places], **options)
+    first, second = both.chunk(2)
+    return SF.masked_mse(first, target, torch.ones(1, len(a)), **options) + SF.masked_smooth_l1(
+        second, target, **options
+    )
+
+
 SIMILARITY = (nt_xent, info_nce, moco, clip_loss, logsumexp)
-LOSSES = (*SIMILARITY, barlow_twins, vicreg, cross_correlation, regularized)
+LOSSES = (*SIMILARITY, barlow_twins, vicreg, cross_correlation, regularized, masked_tokens)
 
 
 def pair(n: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -98,6 +112,36 @@ def samples(backend: str, dtype: torch.dtype) -> dict[str, list[tuple]]:
             (y, x, 0, columns, False, True, backend),
         ],
         **correlation_samples(backend, dtype),
+        **token_samples(backend, dtype),
+    }
+
+
+def token_samples(backend: str, dtype: torch.dtype) -> dict[str, list[tuple]]:
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    x, fill, pos = torch.randn(2, 5, 3).to(dtype), torch.randn(3, dtype=wide), torch.randn(7, 3, dtype=wide)
+    index, ids = torch.tensor([[[0, 4, 4], [1, 2, 0]]]), torch.rand(1, 2, 6).argsort(dim=2).int()
+    rows, weights, moments = x[0], torch.tensor([1, 0, 2, 0, 1], dtype=wide), torch.rand(5, 2, dtype=wide)
+    return {
+        "tokens_gather": [
+            (x, index, None, None, 0, False, dtype, backend),
+            (x, index, None, pos[:5], 0, False, wide, backend),
+            (x, ids, fill, pos, 1, True, wide, backend),
+            (x, index.expand(3, 2, 3), None, None, 0, False, dtype, backend),
+        ],
+        "tokens_collect": [
+            (x[:, :3], index, 6, None, 0, False, dtype, backend),
+            (x[:, :3], index.int(), 6, fill, 0, True, dtype, backend),
+            (x[:, :4], index, 6, None, 1, False, dtype, backend),
+        ],
+        "tokens_sums": [(x[:, :3], index, 5, backend), (x[:, :3], index - 1, 1, backend)],
+        "tokens_ranks": [(torch.rand(2, 7), 3, backend)],
+        "tokens_patches": [(torch.randn(2, 3, 4, 4).to(dtype), index[0] % 4, 2, backend)],
+        "tokens_errors": [
+            (rows, rows.flip(0), weights, norm, beta, backend)
+            for norm in ("none", "mae", "layer")
+            for beta in (0.0, 0.5)
+        ],
+        "tokens_errors_backward": [(rows, rows.flip(0), weights, moments, "none", 0.5, backend)],
     }
 
 
@@ -355,7 +399,17 @@ def test_fake_tensors_reach_no_kernel(backend: str) -> None:
     """Shapes and dtypes without memory: the fakes answer, forward and backward."""
     with FakeTensorMode():
         a, b = pair(6, 4)
-        for loss in (nt_xent, info_nce, moco, clip_loss, barlow_twins, vicreg, cross_correlation, regularized):
+        for loss in (
+            nt_xent,
+            info_nce,
+            moco,
+            clip_loss,
+            barlow_twins,
+            vicreg,
+            cross_correlation,
+            regularized,
+            masked_tokens,
+        ):
             value, first, second = gradients(loss, a, b, backend=backend)
             assert value.shape == () and value.dtype == torch.float32
             assert first.shape == second.shape == (6, 4)
