@@ -25,6 +25,7 @@ _DTYPES = {
 _ACCEPTED_DTYPES = (*_DTYPES, *(str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()))
 _EXAMPLE = """\
 shapes: nt_xent N,D (N per view) · info_nce N,M,D (a frozen queue of M) · clip_loss N,D · logsumexp_similarity N,M,D
+  barlow_twins, vicreg N,D (N per view) · gather_tokens, restore_tokens, masked_mse B,L,K,C · apply_masks B,L,M,K,C
 
 example:
   sslkernels explain nt_xent --shape 4096,128 --dtype bf16 --device cpu --measure"""
@@ -41,6 +42,15 @@ _CPU_PATHS = {
     "clip_loss": "both sides: threads walk the diagonals of a Latin square of blocks; a tile serves rows and columns.",
     "logsumexp_similarity": "rows forward, one side: each thread keeps its rows; with gradients for x and y the "
     "backward walks the diagonals of a Latin square of blocks.",
+}
+_TOKEN_PATHS = {
+    "gather_tokens": "rows moved once; the backward sorts the index into lists per row, so that every row of the "
+    "gradient is written once and rows that repeat are summed in the order of the index.",
+    "restore_tokens": "visible rows back in their places, the mask token elsewhere, the position added as they are "
+    "written; the backward reads each row of the gradient once.",
+    "apply_masks": "every index set in one launch, forward and backward; gradients of a row that several sets "
+    "read add up.",
+    "masked_mse": "masked rows alone are read; the target is standardised as it is read, not stored.",
 }
 _CPU_ARITHMETIC = {
     torch.float32: "float32 multiply-adds",
@@ -59,7 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = _EXAMPLE
     parser.add_argument(
-        "op", metavar="OP", help="nt_xent, info_nce, clip_loss, logsumexp_similarity, barlow_twins or vicreg"
+        "op",
+        metavar="OP",
+        help="nt_xent, info_nce, clip_loss, logsumexp_similarity, barlow_twins, vicreg, gather_tokens, "
+        "restore_tokens, apply_masks or masked_mse",
     )
     parser.add_argument("--shape", required=True, help="sizes, such as 4096,128 or 4096x128")
     parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16, fp16 or fp64")
@@ -87,22 +100,24 @@ def explain(
     >>> list(lines)[1]
     'backend      reference, because --backend asks for it'
     """
+    from sslkernels.bench.providers import has_backends
     from sslkernels.bench.workloads import DIMENSIONS
 
     here = device.type == "cpu" or torch.cuda.is_available()
     if measured and not here:
         raise ValueError(f"explain: --measure came with --device {device}, and torch finds no CUDA device here.")
-    name = backends.choose(device, dtype, backend)
+    has = has_backends(workload)
+    name = backends.choose(device, dtype, backend, has)
     cost = workload.cost(dtype)
     sizes = ", ".join(f"{k}={v}" for k, v in zip(DIMENSIONS[workload.op], workload.shape, strict=True))
     if workload.op in ("nt_xent", "barlow_twins", "vicreg"):
         sizes = sizes.replace(",", " per view,")
     dense = workload.pairs * dtype.itemsize
-    what = "logits" if workload.family == "similarity" else "matrix of columns"
+    what = {"similarity": "logits", "correlation": "matrix of columns", "tokens": "tokens"}[workload.family]
     yield from (
         _line("op", f"{workload.op}, {sizes}, {_name(dtype)} on {device}"),
         _line("backend", f"{name}, {_why(name, device, backend)}"),
-        *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype)),
+        *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype, has)),
         _line("path", _path(name, workload, dtype, device, here)),
         *([_line("workspace", _kept(workload, dtype))] if name == "cpu" and _keeps(workload) else []),
         _line(
@@ -154,12 +169,14 @@ def _why(name: str, device: torch.device, backend: str | None) -> str:
     return f"the fastest that can run on {device.type}"
 
 
-def _absent(device: torch.device, dtype: torch.dtype) -> list[tuple[str, str]]:
-    reasons = ((name, backends.why_not(name, device, dtype)) for name in backends.NAMES)
+def _absent(device: torch.device, dtype: torch.dtype, has: tuple[str, ...]) -> list[tuple[str, str]]:
+    reasons = ((name, backends.why_not(name, device, dtype)) for name in backends.NAMES if name in has)
     return [(name, reason) for name, reason in reasons if reason is not None]
 
 
 def _path(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, here: bool) -> str:
+    if workload.family == "tokens":
+        return _TOKEN_PATHS[workload.op]
     if workload.family == "correlation":
         return _correlation_path(name, workload, dtype)
     if name == "reference":
@@ -226,7 +243,7 @@ def _workload(op: str, shape: str) -> Workload:
     if len(parts) != len(dimensions) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(
             f"explain: --shape is {shape!r}; {op} takes {len(dimensions)} positive whole numbers "
-            f"{','.join(dimensions)}, such as {','.join(('256', '4096', '128')[-len(dimensions) :])}."
+            f"{','.join(dimensions)}, such as {','.join(('64', '196', '4', '49', '1024')[-len(dimensions) :])}."
         )
     return Workload(op, tuple(int(part) for part in parts))
 

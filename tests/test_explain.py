@@ -99,7 +99,9 @@ def test_a_gpu_need_not_be_here(monkeypatch, capsys):
         (("info_nce", "--shape", "8,8"), "N,M,D"),
         (("nt_xent", "--shape", "8,8", "--dtype", "int8"), "--dtype is 'int8'"),
         (("nt_xent", "--shape", "8,8", "--device", "tpu"), "--device is 'tpu'"),
-        (("nt_xent", "--shape", "8,8", "--backend", "cuda"), "accepted are"),
+        (("nt_xent", "--shape", "8,8", "--backend", "cuda"), "this op has no kernels for it"),
+        (("nt_xent", "--shape", "8,8", "--backend", "numpy"), "accepted are"),
+        (("gather_tokens", "--shape", "8,8"), "gather_tokens takes 4 positive whole numbers B,L,K,C"),
         (("nt_xent", "--shape", "8,8", "--backend", "triton"), "cannot run"),
     ],
 )

@@ -28,7 +28,7 @@ from torch.utils.checkpoint import checkpoint
 from sslkernels.bench.workloads import LAMBD, TEMPERATURE, Cost, Workload
 from sslkernels.memory import peak_memory
 
-Step = Callable[[], Tensor]  # a forward pass: the loss, with its graph
+Step = Callable[[], Tensor]  # a forward pass: the loss, or the tokens that were moved, with its graph
 
 # Allowed error: this many times that of plain PyTorch in the dtype. At least so many roundings, of the dtype where the
 # value is one number (eager may get it right by luck) and of float32, in which sums are kept, where it is a matrix.
@@ -66,7 +66,8 @@ class Truth:
 
     @classmethod
     def of(cls, workload: Workload, inputs: Mapping[str, Tensor]) -> Truth:
-        dtype = max((x.dtype for x in inputs.values() if x.dim()), key=lambda d: torch.finfo(d).eps)
+        rows = (x.dtype for x in inputs.values() if x.dim() and x.is_floating_point())
+        dtype = max(rows, key=lambda d: torch.finfo(d).eps)
         if workload.pairs > _MOST_EXACT:
             return cls(_in_blocks(workload, inputs, torch.float32, _EXACT_BLOCK), {}, dtype)
         values = _in_blocks(workload, inputs, torch.float64, _EXACT_BLOCK)
@@ -76,7 +77,7 @@ class Truth:
     def gate(self, step: Step, inputs: Mapping[str, Tensor]) -> Gate:
         wanted = differentiable(inputs)
         loss = step()
-        gradients = torch.autograd.grad(loss, list(wanted.values()))
+        gradients = slopes(loss, list(wanted.values()))
         errors = _errors({"loss": loss.detach(), **dict(zip(wanted, gradients, strict=True))}, self.values)
         allowed = {}
         for name, value in self.values.items():
@@ -89,6 +90,17 @@ def differentiable(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: x for name, x in inputs.items() if x.requires_grad}
 
 
+def slopes(result: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a loss; of a result that is none, those that a random gradient gives."""
+    coming = _coming(result.shape, result.dtype, result.device) if result.dim() else None
+    return torch.autograd.grad(result, wanted, coming)
+
+
+@cache
+def _coming(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+
+
 def _errors(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:
     norm = torch.linalg.vector_norm
     return {name: float(norm(x.double() - truth[name].double()) / norm(truth[name])) for name, x in values.items()}
@@ -98,6 +110,9 @@ def _in_blocks(workload: Workload, inputs: Mapping[str, Tensor], dtype: torch.dt
     """Loss and gradients by the textbook in ``dtype``, a block of rows of logits or of columns at a time."""
     x = {}
     for name, value in inputs.items():  # a learnable scale stays in float32 beside bfloat16 rows
+        if not value.is_floating_point():
+            x[name] = value
+            continue
         kept = value.dtype if value.dim() == 0 and dtype != torch.float64 else dtype
         x[name] = value.detach().to(kept).requires_grad_(value.requires_grad)
     if workload.op == "nt_xent":
@@ -124,11 +139,30 @@ def _in_blocks(workload: Workload, inputs: Mapping[str, Tensor], dtype: torch.dt
             variances, off = _correlation(z, z, len(z) - 1, block)
             terms += [12.5 * F.relu(1 - (variances + 1e-4).sqrt()).mean(), off / z.shape[1]]
         loss = sum(terms, z.new_zeros(()))
+    elif workload.family == "tokens":
+        loss = _tokens(workload, x)
     else:
         loss = _cross_entropy(x["x"], x["y"], 1.0, None, None, block)
     wanted = differentiable(x)
-    gradients = torch.autograd.grad(loss, list(wanted.values()))
+    gradients = slopes(loss, list(wanted.values()))
     return {"loss": loss.detach(), **dict(zip(wanted, gradients, strict=True))}
+
+
+def _tokens(workload: Workload, x: Mapping[str, Tensor]) -> Tensor:
+    """By advanced indexing, which shares nothing with gather."""
+    if workload.op == "masked_mse":
+        rows = x["mask"] > 0
+        goal, found = x["target"][rows], x["pred"][rows]
+        goal = (goal - goal.mean(1, keepdim=True)) / (goal.var(1, keepdim=True) + 1e-6).sqrt()
+        return F.mse_loss(found, goal)
+    if workload.op == "restore_tokens":
+        visible, restore = x["visible"], x["ids_restore"]
+        tokens = torch.cat([visible, x["mask_token"].to(visible).expand(len(visible), 1, -1)], 1)
+        samples = torch.arange(len(visible), device=visible.device)[:, None]
+        return tokens[samples, restore.clamp_max(visible.shape[1])] + x["pos"]
+    index = x["index"][None] if workload.op == "gather_tokens" else x["masks"]
+    samples = torch.arange(index.shape[1], device=index.device)[None, :, None]
+    return x["x"][samples, index].flatten(0, 1)
 
 
 def _correlation(a: Tensor, b: Tensor, divisor: int, block: int) -> tuple[Tensor, Tensor]:
@@ -259,18 +293,18 @@ def _kept(taken: list[_Slice]) -> Timing:
 
 def _once(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
     start = time.perf_counter()
-    loss = step()
+    result = step()
     middle = time.perf_counter()
-    torch.autograd.grad(loss, wanted)
+    slopes(result, wanted)
     return middle - start, time.perf_counter() - middle
 
 
 def _once_cuda(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
     start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
     start.record()
-    loss = step()
+    result = step()
     middle.record()
-    torch.autograd.grad(loss, wanted)
+    slopes(result, wanted)
     end.record()
     end.synchronize()
     return start.elapsed_time(middle) / 1e3, middle.elapsed_time(end) / 1e3
@@ -300,7 +334,7 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
 def step_memory(step: Step, inputs: Mapping[str, Tensor]) -> int | None:
     """`peak_memory` of one forward and backward, loss and gradients included."""
     wanted = list(differentiable(inputs).values())
-    return peak_memory(lambda: torch.autograd.grad(step(), wanted), wanted[0].device)
+    return peak_memory(lambda: slopes(step(), wanted), wanted[0].device)
 
 
 @dataclass(frozen=True)

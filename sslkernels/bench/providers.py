@@ -40,6 +40,10 @@ OURS: dict[str, Callable[..., Tensor]] = {
     "clip_loss": SF.clip_loss,
     "barlow_twins": partial(SF.barlow_twins, lambd=LAMBD),
     "vicreg": SF.vicreg,
+    "gather_tokens": SF.gather_tokens,
+    "restore_tokens": SF.restore_tokens,
+    "apply_masks": lambda x, masks, backend: SF.apply_masks(x, list(masks), backend=backend),
+    "masked_mse": partial(SF.masked_mse, normalize_target=True),
 }
 
 
@@ -50,6 +54,8 @@ class Ours:
     name: str
 
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
+        if self.name not in has_backends(workload):
+            return f"{workload.op} has no kernels for {self.name}."
         reason = backends.why_not(self.name, device, dtype)
         return reason or (_too_large(workload, device) if self.name == "reference" else None)
 
@@ -123,12 +129,37 @@ def dual_vicreg(z0: Tensor, z1: Tensor) -> Tensor:
     return loss
 
 
+def eager_gather_tokens(x: Tensor, index: Tensor) -> Tensor:
+    return x.gather(1, index[..., None].expand(-1, -1, x.shape[2]))
+
+
+def eager_restore_tokens(visible: Tensor, ids_restore: Tensor, mask_token: Tensor, pos: Tensor) -> Tensor:
+    """As MAE's decoder has it."""
+    (batch, kept, channels), length = visible.shape, ids_restore.shape[1]
+    tokens = torch.cat([visible, mask_token.to(visible.dtype).expand(batch, length - kept, channels)], 1)
+    return eager_gather_tokens(tokens, ids_restore) + pos
+
+
+def eager_apply_masks(x: Tensor, masks: Tensor) -> Tensor:
+    return torch.cat([eager_gather_tokens(x, mask) for mask in masks])
+
+
+def eager_masked_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    mean, variance = target.mean(-1, keepdim=True), target.var(-1, keepdim=True)
+    error = (pred - (target - mean) / (variance + 1e-6).sqrt()).square().mean(-1)
+    return (error * mask).sum() / mask.sum()
+
+
 EAGER: dict[str, Callable[..., Tensor]] = {
     "nt_xent": eager_nt_xent,
     "info_nce": eager_info_nce,
     "clip_loss": eager_clip_loss,
     "barlow_twins": eager_barlow_twins,
     "vicreg": eager_vicreg,
+    "gather_tokens": eager_gather_tokens,
+    "restore_tokens": eager_restore_tokens,
+    "apply_masks": eager_apply_masks,
+    "masked_mse": eager_masked_mse,
 }
 DUAL = {"barlow_twins": dual_barlow_twins, "vicreg": dual_vicreg}
 
@@ -191,6 +222,8 @@ class Lightly:
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
         if workload.op == "clip_loss":
             return "lightly has no CLIP loss."
+        if workload.family == "tokens":
+            return "lightly has PyTorch's gather here, which is eager's."
         if importlib.util.find_spec("lightly") is None:
             return "lightly is not installed; `pip install lightly` brings it."
         try:
@@ -214,13 +247,26 @@ class Lightly:
         return lambda: loss(query, key)
 
 
-_ALL: tuple[Provider, ...] = (Ours("cpu"), Ours("triton"), Ours("reference"), Eager(), Compile(), Lightly(), Dual())
+_ALL: tuple[Provider, ...] = (
+    Ours("cpu"),
+    Ours("cuda"),
+    Ours("triton"),
+    Ours("reference"),
+    Eager(),
+    Compile(),
+    Lightly(),
+    Dual(),
+)
 PROVIDERS = {provider.name: provider for provider in _ALL}
 
 
-def chosen_backend(device: torch.device, dtype: torch.dtype) -> str:
+def has_backends(workload: Workload) -> tuple[str, ...]:
+    return backends.WITH_CUDA if workload.family == "tokens" else backends.USUAL
+
+
+def chosen_backend(workload: Workload, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that the library takes by itself: the one that the others are compared with."""
-    return backends.choose(device, dtype)
+    return backends.choose(device, dtype, has=has_backends(workload))
 
 
 def select(names: list[str]) -> list[Provider]:

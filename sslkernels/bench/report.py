@@ -196,6 +196,10 @@ _TITLES = {
     "info_nce": "queue InfoNCE",
     "clip_loss": "CLIP",
     "barlow_twins": "Barlow Twins",
+    "gather_tokens": "gather",
+    "restore_tokens": "restore + position",
+    "apply_masks": "apply masks",
+    "masked_mse": "masked MSE",
     "vicreg": "VICReg",
 }
 

@@ -122,7 +122,7 @@ def _case(
     tell: Callable[[str], None],
 ) -> list[Record]:
     dtype = getattr(torch, dtype_name)
-    chosen = chosen_backend(device, dtype)
+    chosen = chosen_backend(workload, device, dtype)
     records: dict[str, Record] = {}
     for provider in providers:
         why = provider.why_not(workload, device, dtype)

@@ -24,10 +24,15 @@ DIMENSIONS = {
     "logsumexp_similarity": ("N", "M", "D"),
     "barlow_twins": ("N", "D"),
     "vicreg": ("N", "D"),
+    "gather_tokens": ("B", "L", "K", "C"),
+    "restore_tokens": ("B", "L", "K", "C"),
+    "apply_masks": ("B", "L", "M", "K", "C"),
+    "masked_mse": ("B", "L", "K", "C"),
 }
 FAMILIES = {
     "similarity": ("nt_xent", "info_nce", "clip_loss", "logsumexp_similarity"),
     "correlation": ("barlow_twins", "vicreg"),
+    "tokens": ("gather_tokens", "restore_tokens", "apply_masks", "masked_mse"),
 }
 
 
@@ -56,7 +61,11 @@ class Target:
 
 @dataclass(frozen=True)
 class Workload:
-    """An op at one shape: nt_xent (N per view, D), info_nce (N, M, D) with a frozen queue of M, the others (N, D)."""
+    """An op at one shape, of the sizes that `DIMENSIONS` names.
+
+    nt_xent and correlations have N rows per view, info_nce a frozen queue of M. Of L tokens, K are kept (masked_mse:
+    masked), or K by each of M index sets.
+    """
 
     op: str
     shape: tuple[int, ...]
@@ -72,7 +81,9 @@ class Workload:
 
     @property
     def pairs(self) -> int:
-        """Entries of the matrix that a dense provider stores: logits of rows, or correlations of columns."""
+        """Entries of what a dense provider stores: logits of rows, correlations of columns, numbers of all tokens."""
+        if self.family == "tokens":
+            return self.shape[0] * self.shape[1] * self.shape[-1]
         if self.family == "correlation":
             return self.shape[1] ** 2
         first = self.shape[0]
@@ -84,6 +95,8 @@ class Workload:
     def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Tensor]:
         """The tensors, by argument name. Those that a training step needs a gradient of require it."""
         generator = torch.Generator().manual_seed(seed)
+        if self.family == "tokens":
+            return self._tokens(dtype, device, generator)
         n, d = self.shape[0], self.shape[-1]
 
         def rows(count: int) -> Tensor:
@@ -108,8 +121,36 @@ class Workload:
         x, y = (ready(side, True) for side in unit)
         return {"x": x, "y": y}
 
+    def _tokens(self, dtype: torch.dtype, device: torch.device | str, generator: torch.Generator) -> dict[str, Tensor]:
+        (batch, length), (kept, channels) = self.shape[:2], self.shape[-2:]
+        sets = self.shape[2] if self.op == "apply_masks" else 1
+        order = torch.rand(sets, batch, length, generator=generator).argsort(dim=2)
+        index = order[:, :, :kept].contiguous().to(device)
+
+        def tokens(count: int, grad: bool = True) -> Tensor:
+            x = torch.randn(batch, count, channels, generator=generator)
+            return x.to(device=device, dtype=dtype).requires_grad_(grad)
+
+        if self.op == "gather_tokens":
+            return {"x": tokens(length), "index": index[0]}
+        if self.op == "apply_masks":
+            return {"x": tokens(length), "masks": index}
+        if self.op == "masked_mse":
+            mask = torch.zeros(batch, length, device=device).scatter_(1, index[0], 1.0)
+            return {"pred": tokens(length), "target": tokens(length, False), "mask": mask}
+        token, pos = (torch.randn(count, channels, generator=generator).to(device) for count in (1, length))
+        restore = order[0].argsort(dim=1).to(device)
+        return {"visible": tokens(kept), "ids_restore": restore, "mask_token": token.requires_grad_(), "pos": pos}
+
     def cost(self, dtype: torch.dtype) -> Cost:
         """Fewest operations and bytes of one forward and one backward: nothing recomputed, exponentials not counted."""
+        if self.family == "tokens":  # rows read and written forward, the same backward with all tokens on one side
+            batch, length = self.shape[:2]
+            sets = self.shape[2] if self.op == "apply_masks" else 1
+            kept = sets * self.shape[-2]
+            moved = {"restore_tokens": kept + length, "masked_mse": 2 * kept}.get(self.op, 2 * kept)
+            back = {"masked_mse": 2 * kept + length}.get(self.op, kept + length)
+            return Cost(0, 0, batch * (moved + back) * self.shape[-1] * dtype.itemsize)
         n, d = self.shape[0], self.shape[-1]
         if self.op == "nt_xent":  # half of the square forward, a whole product backward
             forward, backward, read, written = self.pairs * d, 2 * self.pairs * d, 2 * n, 2 * n
@@ -169,6 +210,13 @@ WORKLOADS = (
     Workload("vicreg", (512, 4096), "small", _with()),
     Workload("vicreg", (2048, 512), "small", _with(*_TWICE)),
     Workload("vicreg", (512, 512), "small", _with(*_TWICE)),
+    Workload("gather_tokens", (64, 196, 49, 1024), "small", _with(Target(_F32, "eager", 2.2))),
+    Workload("restore_tokens", (64, 196, 49, 512), "small", _with(Target(_F32, "eager", 10.0))),
+    Workload("apply_masks", (32, 256, 4, 48, 1280), "small", _with()),
+    Workload("masked_mse", (64, 196, 147, 768), "small", _with()),
+    Workload("gather_tokens", (256, 196, 49, 1024), "recipe"),
+    Workload("restore_tokens", (256, 196, 49, 512), "recipe"),
+    Workload("apply_masks", (24, 2048, 2, 640, 1408), "recipe"),
     Workload("barlow_twins", (2048, 8192), "recipe", tuple(Target(t, "eager", 3.0, "cuda") for t in DTYPES)),
     Workload("barlow_twins", (4096, 2048), "recipe"),
     Workload("barlow_twins", (2048, 16384), "recipe"),
@@ -198,6 +246,10 @@ WORKLOADS = (
     Workload("clip_loss", (64, 32), "quick"),
     Workload("barlow_twins", (32, 96), "quick"),
     Workload("vicreg", (96, 32), "quick"),
+    Workload("gather_tokens", (2, 16, 4, 32), "quick"),
+    Workload("restore_tokens", (2, 16, 4, 32), "quick"),
+    Workload("apply_masks", (2, 16, 3, 4, 32), "quick"),
+    Workload("masked_mse", (2, 16, 12, 32), "quick"),
 )
 
 # The shapes above that are timed on a GPU too, beside those of its own.
