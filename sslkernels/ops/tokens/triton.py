@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens family on Triton: allocate and launch. Nothing here waits for the device: sizes follow from shapes."""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from sslkernels.ops.launch import rows_of
+from sslkernels.ops.tokens import triton_kernels as kernels
+from sslkernels.ops.tokens.reference import EPS
+
+# Numbers of a tile and warps; a tile is of as many channels as there are, 256 at most, and of rows for the rest.
+# Chosen so that Triton 3.9 compiles without spills for sm_80, sm_90 and sm_100, which the slow tests hold them to; not
+# measured on a GPU.
+MOVE = (2048, 4)
+SUMS = (4096, 4)
+ERRORS = (2048, 4)
+WIDEST = 256
+# Rows of the output, and indices that they are compared with at once; warps.
+COLLECT = (16, 128, 4)
+RANKS = (16, 128, 4)
+# Programs per multiprocessor below which work is split further: columns among programs, rows of a sum among parts.
+PROGRAMS = 4
+
+
+def gather(
+    x: Tensor,
+    index: Tensor,
+    fill: Tensor | None,
+    pos: Tensor | None,
+    prefix: int,
+    by_place: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    x, index = _tokens(x), _samples(index)
+    (samples, kept), (batch, rows, channels) = index.shape, x.shape
+    out = _empty(x, (samples, prefix + kept, channels), dtype)
+    if out.numel() == 0:
+        return out
+    block_t, block_c = _tile(MOVE, channels)
+    row_blocks, column_blocks = triton.cdiv(prefix + kept, block_t), triton.cdiv(channels, block_c)
+    with torch.cuda.device_of(x):
+        kernels.gather_kernel[(samples * row_blocks * column_blocks,)](
+            x, index, _contiguous(fill), _contiguous(pos), out, batch, rows - prefix, kept, prefix, channels,
+            x.stride(0), x.stride(1), index.stride(0), row_blocks, column_blocks,
+            BY_PLACE=by_place, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE[1],
+        )  # fmt: skip
+    return out
+
+
+def collect(
+    x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
+) -> Tensor:
+    out = _empty(x, (index.shape[1], prefix + length, x.shape[2]), dtype)
+    _collect(x, index, fill, prefix, strict, out)
+    return out
+
+
+def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
+    x, index = _tokens(x), _samples(index)
+    samples, kept, channels = x.shape
+    if x.numel() == 0 or length == 0:
+        return _empty(x, (length, channels), torch.float32).zero_()
+    if length > 1:
+        # a row gets about one from each sample, which a search finds; of a single one, all of a sample are
+        tiles = triton.cdiv(length, COLLECT[0]) * triton.cdiv(channels, _width(channels))
+        parts = max(1, min(samples, PROGRAMS * _processors(x) // tiles))
+        out = _empty(x, (parts, length, channels), torch.float32)
+        _collect(x, index, None, 0, False, out)
+        return out.sum(0) if parts > 1 else out[0]
+    block_n, block_c = _tile(SUMS, channels)
+    row_blocks, column_blocks = triton.cdiv(samples * kept, block_n), triton.cdiv(channels, block_c)
+    parts = max(1, min(row_blocks, PROGRAMS * _processors(x) // column_blocks))
+    out = _empty(x, (parts, channels), torch.float32)
+    with torch.cuda.device_of(x):
+        kernels.sums_kernel[(parts * column_blocks,)](
+            x, index, out, samples * kept, kept, channels, x.stride(0), x.stride(1), index.stride(0),
+            parts, column_blocks, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=SUMS[1],
+        )  # fmt: skip
+    return out.sum(0, keepdim=True) if parts > 1 else out
+
+
+def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    keys = keys.contiguous()
+    batch, length = keys.shape
+    ids_keep = _empty(keys, (batch, keep), torch.int64)
+    ids_restore = _empty(keys, (batch, length), torch.int64)
+    mask = _empty(keys, (batch, length), torch.float32)
+    block_n, block_m, warps = RANKS
+    row_blocks = triton.cdiv(length, block_n)
+    if keys.numel():
+        with torch.cuda.device_of(keys):
+            kernels.ranks_kernel[(batch * row_blocks,)](
+                keys, ids_keep, ids_restore, mask, length, keep, row_blocks,
+                BLOCK_N=block_n, BLOCK_M=block_m, num_warps=warps,
+            )  # fmt: skip
+    return ids_keep, ids_restore, mask
+
+
+def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
+    images, index = images.contiguous(), _samples(index)
+    (batch, kept), (_, channels, height, width) = index.shape, images.shape
+    pixels = channels * patch * patch
+    out = _empty(images, (batch, kept, pixels), images.dtype)
+    if out.numel() == 0:
+        return out
+    block_t, block_c = _tile(MOVE, pixels)
+    row_blocks, column_blocks = triton.cdiv(kept, block_t), triton.cdiv(pixels, block_c)
+    with torch.cuda.device_of(images):
+        kernels.patches_kernel[(batch * row_blocks * column_blocks,)](
+            images, index, out, kept, pixels, height, width, index.stride(0), row_blocks, column_blocks,
+            PATCH=patch, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE[1],
+        )  # fmt: skip
+    return out
+
+
+def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
+    pred, target = rows_of(pred), rows_of(target)
+    n, channels = pred.shape
+    out, moments = _empty(pred, (n,), torch.float32), _empty(pred, (n, 2), torch.float32)
+    if n:
+        block_n, block_c = _tile(ERRORS, channels)
+        with torch.cuda.device_of(pred):
+            kernels.errors_kernel[(triton.cdiv(n, block_n),)](
+                pred, target, weights.contiguous(), out, moments, n, channels, pred.stride(0), target.stride(0),
+                1 if norm == "mae" else 0, EPS.get(norm, 0.0), beta,
+                NORM=norm != "none", SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS[1],
+            )  # fmt: skip
+    return out, moments
+
+
+def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
+    pred, target = rows_of(pred), rows_of(target)
+    n, channels = pred.shape
+    dpred = _empty(pred, (n, channels), pred.dtype)
+    if n:
+        block_n, block_c = _tile(ERRORS, channels)
+        column_blocks = triton.cdiv(channels, block_c)
+        with torch.cuda.device_of(pred):
+            kernels.errors_backward_kernel[(triton.cdiv(n, block_n) * column_blocks,)](
+                pred, target, scales.contiguous(), moments.contiguous(), dpred, n, channels,
+                pred.stride(0), target.stride(0), beta, column_blocks,
+                SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS[1],
+            )  # fmt: skip
+    return dpred
+
+
+def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict: bool, out: Tensor) -> None:
+    """Samples b, b + B, b + 2 B, ... of x arrive in sample b of ``out`` (B, P + length, C)."""
+    if out.numel() == 0:
+        return
+    x, index = _tokens(x), _samples(index)
+    (samples, kept), (batch, rows, channels) = index.shape, out.shape
+    block_s, block_k, warps = COLLECT
+    block_c = _width(channels)
+    row_blocks = triton.cdiv(rows, block_s)
+    wanted = triton.cdiv(PROGRAMS * _processors(x), batch * row_blocks)
+    column_programs = max(1, min(triton.cdiv(channels, block_c), wanted))
+    with torch.cuda.device_of(x):
+        kernels.collect_kernel[(batch * row_blocks * column_programs,)](
+            x, index, _contiguous(fill), out, samples, batch, rows - prefix, kept, prefix, channels,
+            x.stride(0), x.stride(1), index.stride(0), row_blocks, column_programs,
+            STRICT=strict, BLOCK_S=block_s, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=warps,
+        )  # fmt: skip
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """Tokens with unit stride inside; any stride, zero included, between them and between samples."""
+    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
+
+
+def _samples(index: Tensor) -> Tensor:
+    """Indices (..., K) of all samples (M B, K), one set of them after another."""
+    return rows_of(index.flatten(0, -2))
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _width(channels: int) -> int:
+    return min(WIDEST, max(16, triton.next_power_of_2(channels)))
+
+
+def _tile(size: tuple[int, int], channels: int) -> tuple[int, int]:
+    """Rows and channels of a tile."""
+    width = _width(channels)
+    return size[0] // width, width
+
+
+def _processors(x: Tensor) -> int:
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.device.type == "cuda" else 4
+
+
+def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=like.device)

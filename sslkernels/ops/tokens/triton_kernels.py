@@ -1,0 +1,331 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens family in Triton: a gather, its adjoint, sums by index, ranks, patches, and errors of the rows that count.
+
+    gather     out[m B + b, P + k] = x[b, P + i] or fill, + pos     the rows that are kept are read, and written, once
+    collect    out[b, P + s] = sum of x[m B + b, P + k] with index s: rows with an index are read, all written, once;
+               each block of 16 rows also reads the M*K indices of its sample, from a cache
+    sums       a collect over parts of the batch, (parts, N, C) in float32; for N = 1 only (parts, C)
+    ranks      L^2 comparisons per sample, where a sort would be several launches
+    patches    a gather of pixels
+    errors     a row of pred once; of target once from memory, and twice more from a cache where it is standardised
+
+All of it is bound by memory. A row is written by one program, which adds up what comes together there in float32 and in
+the order of the index; programs that share a sum leave parts of it, which are added in a fixed order. No atomics, so
+the same inputs give the same bits. Indices are compared before they become addresses: a wrong one gives NaN. Offsets
+are int64. Sizes that change from step to step are not specialised on, so that they compile nothing anew.
+"""
+
+import triton
+import triton.language as tl
+
+NAN = tl.constexpr(float("nan"))
+
+# --- pieces ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _pairs(x, rows, columns, stride):
+    """Pointers to (row, column): int64 per row, so that only the offset within a row is 32 bits wide."""
+    return (x + rows.to(tl.int64) * stride)[:, None] + columns[None, :]
+
+
+@triton.jit
+def _load_rows(x, rows, columns, present, width, stride):
+    """Rows in float32, zero where they are not ``present`` and beyond ``width``."""
+    inside = present[:, None] & (columns[None, :] < width)
+    return tl.load(_pairs(x, rows, columns, stride), mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _store_rows(x, rows, columns, present, width, value):
+    inside = present[:, None] & (columns[None, :] < width)
+    tl.store(_pairs(x, rows, columns, width), value.to(x.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _load_row(x, columns, width):
+    """One row, to go with a tile of them."""
+    return tl.load(x + columns, mask=columns < width, other=0.0)[None, :]
+
+
+@triton.jit
+def _place(row_blocks, column_blocks):
+    """Sample, block of rows and block of columns of a program; those of the same rows run together."""
+    place = tl.program_id(0)
+    rows = place // column_blocks
+    return (rows // row_blocks).to(tl.int64), rows % row_blocks, place % column_blocks
+
+
+# --- gather ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["batch", "length", "kept", "prefix", "index_stride", "row_blocks", "column_blocks"])
+def gather_kernel(
+    x, index, fill, pos, out, batch, length, kept, prefix, channels, sample_stride, row_stride, index_stride,
+    row_blocks, column_blocks, BY_PLACE: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """A tile of out (M B, P + K, C). BY_PLACE: rows of ``pos`` are those of the output, else those of the source."""
+    sample, row_block, column_block = _place(row_blocks, column_blocks)
+    rows = row_block * BLOCK_T + tl.arange(0, BLOCK_T)
+    columns = column_block * BLOCK_C + tl.arange(0, BLOCK_C)
+    written = rows < prefix + kept
+    passed = rows < prefix
+    indexed = written & (rows >= prefix)
+    i = tl.load(index + sample * index_stride + (rows - prefix), mask=indexed, other=0).to(tl.int64)
+    inside = indexed & (i >= 0) & (i < length)
+    source = x + sample % batch * sample_stride
+    value = _load_rows(source, tl.where(passed, rows, prefix + i), columns, passed | inside, channels, row_stride)
+    wrong = indexed & (i < 0)
+    if fill is not None:
+        value = tl.where((indexed & (i >= length))[:, None], _load_row(fill, columns, channels), value)
+    else:
+        wrong = indexed & ~inside
+    if pos is not None:
+        if BY_PLACE:
+            value += _load_rows(pos, rows, columns, written, channels, channels)
+        else:
+            value += _load_rows(pos, i, columns, inside, channels, channels)
+    value = tl.where(wrong[:, None], NAN, value)
+    _store_rows(out, sample * (prefix + kept) + rows, columns, written, channels, value)
+
+
+# --- collect --------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _find(index, tokens, after, kept, BLOCK_K: tl.constexpr):
+    """Per token, the first k after ``after`` with index[k] = token, and how many there are."""
+    first = tl.zeros((tokens.shape[0], BLOCK_K), tl.int32) + kept
+    count = tl.zeros((tokens.shape[0], BLOCK_K), tl.int32)
+    for start in range(0, kept, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        i = tl.load(index + k, mask=k < kept, other=-1)
+        # negative tokens are rows of the prefix, which no index means
+        same = (i[None, :] == tokens[:, None]) & (i[None, :] >= 0) & (k[None, :] > after[:, None])
+        first = tl.minimum(first, tl.where(same, k[None, :], kept))
+        count += same.to(tl.int32)
+    return tl.min(first, 1), tl.sum(count, 1)
+
+
+@triton.jit
+def _find_first(index, tokens, kept, BLOCK_K: tl.constexpr):
+    """`_find` from the start; a row of the prefix, token -1 or less, comes from the same row of x."""
+    at, count = _find(index, tokens, tl.full(tokens.shape, -1, tl.int32), kept, BLOCK_K)
+    return tl.where(tokens < 0, tokens, at), tl.where(tokens < 0, 1, count)
+
+
+@triton.jit
+def _any_outside(index, length, kept, BLOCK_K: tl.constexpr):
+    outside = tl.zeros((BLOCK_K,), tl.int32)
+    for start in range(0, kept, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        i = tl.load(index + k, mask=k < kept, other=0)
+        outside |= ((k < kept) & ((i < 0) | (i >= length))).to(tl.int32)
+    return tl.max(outside, 0)
+
+
+@triton.jit(
+    do_not_specialize=[
+        "samples", "batch", "length", "kept", "prefix", "index_stride", "row_blocks", "column_programs"
+    ]
+)  # fmt: skip
+def collect_kernel(
+    x, index, fill, out, samples, batch, length, kept, prefix, channels, sample_stride, row_stride, index_stride,
+    row_blocks, column_programs,
+    STRICT: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Rows of out (batch, P + length, C) from those of samples b, b + batch, b + 2 batch, ... of x.
+
+    What arrives is searched for once; where no row of the block gets more than one, that is all. Else sample after
+    sample, and within a sample k after k, is searched again and added up: as often as the row with the most needs.
+    """
+    b, row_block, column_program = _place(row_blocks, column_programs)
+    rows = row_block * BLOCK_S + tl.arange(0, BLOCK_S)
+    tokens = rows - prefix
+    count = tl.zeros((BLOCK_S,), tl.int32)
+    first = tl.zeros((BLOCK_S,), tl.int32)
+    first_sample = tl.zeros((BLOCK_S,), tl.int64)
+    outside = 0
+    for sample in range(b, samples, batch):
+        at, more = _find_first(index + sample * index_stride, tokens, kept, BLOCK_K)
+        new = (count == 0) & (more > 0)
+        first = tl.where(new, at, first)
+        first_sample = tl.where(new, sample, first_sample)
+        count += more
+        if STRICT:
+            outside |= _any_outside(index + sample * index_stride, length, kept, BLOCK_K)
+    most = tl.max(count, 0)
+    written = rows < prefix + length
+    for start in range(column_program * BLOCK_C, channels, column_programs * BLOCK_C):
+        columns = start + tl.arange(0, BLOCK_C)
+        if most <= 1:
+            pointers = x + first_sample * sample_stride + (prefix + first).to(tl.int64) * row_stride
+            there = (written & (count > 0))[:, None] & (columns[None, :] < channels)
+            total = tl.load(pointers[:, None] + columns[None, :], mask=there, other=0.0).to(tl.float32)
+        else:
+            total = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
+            for sample in range(b, samples, batch):
+                of_sample = index + sample * index_stride
+                at, more = _find_first(of_sample, tokens, kept, BLOCK_K)
+                for turn in range(0, tl.max(more, 0)):
+                    if turn > 0:
+                        at, _ = _find(of_sample, tokens, at, kept, BLOCK_K)
+                    total += _load_rows(
+                        x + sample * sample_stride, prefix + at, columns, written & (turn < more), channels, row_stride
+                    )  # fmt: skip
+        if fill is not None:
+            total = tl.where((count == 0)[:, None], _load_row(fill, columns, channels), total)
+        if STRICT:
+            total = tl.where((tokens >= 0)[:, None] & (outside > 0), NAN, total)
+        _store_rows(out, b * (prefix + length) + rows, columns, written, channels, total)
+
+
+@triton.jit(do_not_specialize=["n", "kept", "index_stride", "parts", "column_blocks"])
+def sums_kernel(
+    x, index, out, n, kept, channels, sample_stride, row_stride, index_stride, parts, column_blocks,
+    BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Sums (parts, C) of every ``parts``-th block of the n = M B K rows of x, those of index 0."""
+    part, column_block = tl.program_id(0) // column_blocks, tl.program_id(0) % column_blocks
+    columns = column_block * BLOCK_C + tl.arange(0, BLOCK_C)
+    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    for block in range(part, tl.cdiv(n, BLOCK_N), parts):
+        rows = tl.cast(block, tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+        sample, k = rows // kept, rows % kept
+        taken = tl.load(index + sample * index_stride + k, mask=rows < n, other=-1) == 0
+        pointers = x + sample * sample_stride + k * row_stride
+        inside = taken[:, None] & (columns[None, :] < channels)
+        total += tl.load(pointers[:, None] + columns[None, :], mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + tl.cast(part, tl.int64) * channels + columns, tl.sum(total, 0), mask=columns < channels)
+
+
+# --- ranks ----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["length", "keep", "row_blocks"])
+def ranks_kernel(
+    keys, ids_keep, ids_restore, mask, length, keep, row_blocks, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr
+):  # fmt: skip
+    """How many keys of the sample come before each: the smaller ones, and of equal ones those in front.
+
+    NaN comes last, as in torch.argsort.
+    """
+    sample, row_block, _ = _place(row_blocks, 1)
+    places = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    known = places < length
+    mine = tl.load(keys + sample * length + places, mask=known, other=0.0).to(tl.float32)[:, None]
+    before = tl.zeros((BLOCK_N, BLOCK_M), tl.int32)
+    for start in range(0, length, BLOCK_M):
+        others = start + tl.arange(0, BLOCK_M)
+        other = tl.load(keys + sample * length + others, mask=others < length, other=0.0).to(tl.float32)[None, :]
+        smaller = (other < mine) | ((mine != mine) & (other == other))
+        equal = (other == mine) | ((mine != mine) & (other != other))
+        in_front = others[None, :] < places[:, None]
+        before += ((others < length)[None, :] & (smaller | (equal & in_front))).to(tl.int32)
+    rank = tl.sum(before, 1)
+    tl.store(ids_restore + sample * length + places, rank.to(tl.int64), mask=known)
+    tl.store(mask + sample * length + places, (rank >= keep).to(tl.float32), mask=known)
+    tl.store(ids_keep + sample * keep + rank, places.to(tl.int64), mask=known & (rank < keep))
+
+
+# --- patches --------------------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["kept", "index_stride", "row_blocks", "column_blocks"])
+def patches_kernel(
+    images, index, out, kept, pixels, height, width, index_stride, row_blocks, column_blocks,
+    PATCH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """A tile of out (B, K, pixels), a patch's pixels being its channels, rows and columns in this order."""
+    sample, row_block, column_block = _place(row_blocks, column_blocks)
+    rows = row_block * BLOCK_T + tl.arange(0, BLOCK_T)
+    columns = column_block * BLOCK_C + tl.arange(0, BLOCK_C)
+    written = rows < kept
+    i = tl.load(index + sample * index_stride + rows, mask=written, other=0).to(tl.int64)
+    across = width // PATCH
+    number = height // PATCH * across
+    inside = (i >= 0) & (i < number)
+    corners = images + sample * number * pixels + (i // across * width + i % across) * PATCH
+    lines = columns // (PATCH * PATCH) * height + columns // PATCH % PATCH
+    pixel = lines.to(tl.int64) * width + columns % PATCH
+    there = (written & inside)[:, None] & (columns[None, :] < pixels)
+    value = tl.load(corners[:, None] + pixel[None, :], mask=there, other=0.0).to(tl.float32)
+    _store_rows(out, sample * kept + rows, columns, written, pixels, tl.where(inside[:, None], value, NAN))
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _differences(
+    pred, target, mean, inverse, rows, columns, counted, channels, pred_stride, target_stride
+):  # fmt: skip
+    """pred - (target - mean) * inverse; not zero beyond C."""
+    wanted = (_load_rows(target, rows, columns, counted, channels, target_stride) - mean[:, None]) * inverse[:, None]
+    return _load_rows(pred, rows, columns, counted, channels, pred_stride) - wanted
+
+
+@triton.jit(do_not_specialize=["n", "correction", "eps", "beta"])
+def errors_kernel(
+    pred, target, weights, errors, moments, n, channels, pred_stride, target_stride, correction, eps, beta,
+    NORM: tl.constexpr, SQUARES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """errors (R,) and moments (R, 2), mean and inverse deviation of a row of ``target``; rows of weight 0 have error 0
+    and moments (0, 1). The variance is about the mean: squares less the squared mean would cancel.
+    """
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    counted = tl.load(weights + rows, mask=rows < n, other=0.0) != 0
+    mean = tl.zeros((BLOCK_N,), tl.float32)
+    inverse = tl.full((BLOCK_N,), 1.0, tl.float32)
+    if NORM:
+        total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+        for start in range(0, channels, BLOCK_C):
+            columns = start + tl.arange(0, BLOCK_C)
+            total += _load_rows(target, rows, columns, counted, channels, target_stride)
+        mean = tl.sum(total, 1) / channels
+        total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+        for start in range(0, channels, BLOCK_C):
+            columns = start + tl.arange(0, BLOCK_C)
+            away = _load_rows(target, rows, columns, counted, channels, target_stride) - mean[:, None]
+            total += tl.where(columns[None, :] < channels, away * away, 0.0)
+        inverse = tl.where(counted, tl.rsqrt(tl.sum(total, 1) / (channels - correction) + eps), 1.0)
+    total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+    for start in range(0, channels, BLOCK_C):
+        columns = start + tl.arange(0, BLOCK_C)
+        difference = _differences(
+            pred, target, mean, inverse, rows, columns, counted, channels, pred_stride, target_stride
+        )  # fmt: skip
+        if SQUARES:
+            error = difference * difference
+        else:
+            size = tl.abs(difference)
+            error = tl.where(size < beta, difference * difference * (0.5 / beta), size - 0.5 * beta)
+        total += tl.where(counted[:, None] & (columns[None, :] < channels), error, 0.0)
+    known = rows < n
+    tl.store(errors + rows, tl.sum(total, 1) / channels, mask=known)
+    tl.store(moments + 2 * rows.to(tl.int64), mean, mask=known)
+    tl.store(moments + 2 * rows.to(tl.int64) + 1, inverse, mask=known)
+
+
+@triton.jit(do_not_specialize=["n", "beta", "column_blocks"])
+def errors_backward_kernel(
+    pred, target, scales, moments, out, n, channels, pred_stride, target_stride, beta, column_blocks,
+    SQUARES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """A tile of d error / d pred, times ``scales`` (R,)."""
+    rows = tl.program_id(0) // column_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
+    columns = tl.program_id(0) % column_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
+    known = rows < n
+    scale = tl.load(scales + rows, mask=known, other=0.0)
+    counted = scale != 0
+    mean = tl.load(moments + 2 * rows.to(tl.int64), mask=counted, other=0.0)
+    inverse = tl.load(moments + 2 * rows.to(tl.int64) + 1, mask=counted, other=0.0)
+    difference = _differences(
+        pred, target, mean, inverse, rows, columns, counted, channels, pred_stride, target_stride
+    )  # fmt: skip
+    if SQUARES:
+        slope = 2 * difference
+    else:
+        slope = tl.maximum(difference / beta, -1.0, propagate_nan=tl.PropagateNan.ALL)
+        slope = tl.minimum(slope, 1.0, propagate_nan=tl.PropagateNan.ALL)
+    _store_rows(out, rows, columns, known, channels, slope * scale[:, None])
