@@ -43,7 +43,8 @@ def main() -> None:
 
 def variants_of(family: str) -> ModuleType:
     """``variants(architecture, everything)`` gives name, kernel, pointer types, compile-time constants and launch
-    options; INTEGERS and POINTERS are the types of arguments wherever they occur, INDIVISIBLE no multiples of 16.
+    options; INTEGERS, FLOATS and POINTERS are the types of arguments wherever they occur, INDIVISIBLE no multiples of
+    16.
     """
     file = Path(__file__).parent / family / "triton_variants.py"
     spec = importlib.util.spec_from_file_location("triton_variants", file)
@@ -71,6 +72,8 @@ def compiled(
             continue
         if name in family.INTEGERS:
             signature[name] = "i32"
+        elif name in family.FLOATS:
+            signature[name] = "fp32"
         else:
             signature[name] = "*" + {**family.POINTERS, **types}.get(name, "fp32")
         if not kernel.params[place].do_not_specialize and name not in family.INDIVISIBLE:

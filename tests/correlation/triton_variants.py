@@ -15,6 +15,7 @@ INTEGERS = {
     "n", "d", "height", "width", "depth", "first", "span", "parts", "size", "blocks", "row_blocks", "column_blocks",
     "z0_stride", "z1_stride", "left_stride", "right_stride", "source_stride", "z_stride", "other_stride",
 }  # fmt: skip
+FLOATS: set[str] = set()
 POINTERS: dict[str, str] = {}
 INDIVISIBLE: set[str] = set()
 DTYPES = {"fp32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}

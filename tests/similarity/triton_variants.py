@@ -17,6 +17,7 @@ INTEGERS = {
 SWEEPS = [
     ("both", True, True), ("both", True, False), ("both", False, True), ("own", True, False), ("other", False, True)
 ]  # fmt: skip
+FLOATS: set[str] = set()
 POINTERS = {"exclude": "i64"}
 # Integers that no launch specialises on, although the kernel lets it: they are rarely multiples of 16.
 INDIVISIBLE = {"excluded_count"}

@@ -19,7 +19,7 @@ SUMS = (4096, 4)
 ERRORS = (2048, 4)
 WIDEST = 256
 # Rows of the output, and indices that they are compared with at once; warps.
-COLLECT = (16, 128, 4)
+COLLECT = (16, 128, 8)
 RANKS = (16, 128, 4)
 # Programs per multiprocessor below which work is split further: columns among programs, rows of a sum among parts.
 PROGRAMS = 4

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels of the tokens family, as triton_compile.py compiles them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from sslkernels.ops.tokens import triton as launcher
+from sslkernels.ops.tokens import triton_kernels as kernels
+
+INTEGERS = {
+    "samples", "batch", "n", "length", "kept", "keep", "prefix", "channels", "pixels", "height", "width", "correction",
+    "sample_stride", "row_stride", "index_stride", "pred_stride", "target_stride",
+    "parts", "row_blocks", "column_blocks", "column_programs",
+}  # fmt: skip
+POINTERS = {"ids_keep": "i64", "ids_restore": "i64"}
+FLOATS = {"eps", "beta"}
+INDIVISIBLE: set[str] = set()
+# Tokens and what is made of them: a gradient in the dtype of the tokens, or a sum with positions in float32.
+USUAL = (("bf16", "bf16", "i64"), ("fp32", "fp32", "i64"))
+EVERY = (*USUAL, ("fp16", "fp16", "i32"), ("bf16", "fp32", "i32"))
+
+
+def variants(
+    architecture: int, everything: bool
+) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
+    for channels in (16, 256) if everything else (256,):
+        for x, out, index in EVERY if everything else USUAL:
+            types, name = {"x": x, "out": out, "index": index}, f"{x} {out} {index} C={channels}"
+            yield from gathers(name, types, channels)
+            yield from collects(name, types, channels)
+            yield sums(name, types, channels)
+        for pred, target in (("bf16", "bf16"), ("fp32", "fp32"), ("bf16", "fp32"), ("fp32", "fp16")):
+            yield from errors(f"{pred} {target} C={channels}", {"pred": pred, "target": target, "out": pred}, channels)
+    for keys in ("fp32", "bf16"):
+        yield ranks(keys)
+    for images, patch in (("bf16", 16), ("fp32", 14)):
+        yield patches(images, patch)
+
+
+def tile(size: tuple[int, int], channels: int, rows: str) -> tuple[dict[str, int], dict[str, int]]:
+    """Compile-time constants and launch options."""
+    block, width = launcher._tile(size, channels)
+    return {rows: block, "BLOCK_C": width}, {"num_warps": size[1]}
+
+
+def gathers(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
+    """Plain; with positions by the source; what MAE's decoder reads."""
+    tiles, options = tile(launcher.MOVE, channels, "BLOCK_T")
+    for by_place, absent in ((False, ("fill", "pos")), (False, ("fill",)), (True, ())):
+        constants = {"BY_PLACE": by_place, **dict.fromkeys(absent), **tiles}
+        yield f"gather {name} by_place={by_place} without {absent}", kernels.gather_kernel, types, constants, options
+
+
+def collects(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
+    block_s, block_k, warps = launcher.COLLECT
+    tiles = {"BLOCK_S": block_s, "BLOCK_K": block_k, "BLOCK_C": launcher._width(channels)}
+    for strict, fill in product((False, True), repeat=2):
+        constants = {"STRICT": strict, **({} if fill else {"fill": None}), **tiles}
+        yield (
+            f"collect {name} strict={strict} fill={fill}", kernels.collect_kernel, types, constants,
+            {"num_warps": warps},
+        )  # fmt: skip
+
+
+def sums(name: str, types: dict[str, str], channels: int) -> Any:
+    tiles, options = tile(launcher.SUMS, channels, "BLOCK_N")
+    return f"sums {name}", kernels.sums_kernel, {**types, "out": "fp32"}, tiles, options
+
+
+def errors(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
+    tiles, options = tile(launcher.ERRORS, channels, "BLOCK_N")
+    for squares in (True, False):
+        for norm in (True, False):
+            constants = {"NORM": norm, "SQUARES": squares, **tiles}
+            yield f"errors {name} norm={norm} squares={squares}", kernels.errors_kernel, types, constants, options
+        constants = {"SQUARES": squares, **tiles}
+        yield f"errors_backward {name} squares={squares}", kernels.errors_backward_kernel, types, constants, options
+
+
+def ranks(keys: str) -> Any:
+    block_n, block_m, warps = launcher.RANKS
+    return (
+        f"ranks {keys}", kernels.ranks_kernel, {"keys": keys}, {"BLOCK_N": block_n, "BLOCK_M": block_m},
+        {"num_warps": warps},
+    )  # fmt: skip
+
+
+def patches(images: str, patch: int) -> Any:
+    tiles, options = tile(launcher.MOVE, 3 * patch * patch, "BLOCK_T")
+    types = {"images": images, "out": images, "index": "i64"}
+    return f"patches {images} P={patch}", kernels.patches_kernel, types, {"PATCH": patch, **tiles}, options
