@@ -61,7 +61,7 @@ def collects(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
         constants = {"STRICT": strict, **({} if fill else {"fill": None}), **tiles}
         yield (
             f"collect {name} strict={strict} fill={fill}", kernels.collect_kernel, types, constants,
-            {"num_warps": warps},
+            {"num_warps": warps, "maxnreg": launcher.REGISTERS},
         )  # fmt: skip
 
 
@@ -75,7 +75,10 @@ def errors(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
     for squares in (True, False):
         for norm in (True, False):
             constants = {"NORM": norm, "SQUARES": squares, **tiles}
-            yield f"errors {name} norm={norm} squares={squares}", kernels.errors_kernel, types, constants, options
+            yield (
+                f"errors {name} norm={norm} squares={squares}", kernels.errors_kernel, types, constants,
+                {**options, "maxnreg": launcher.REGISTERS},
+            )  # fmt: skip
         constants = {"SQUARES": squares, **tiles}
         yield f"errors_backward {name} squares={squares}", kernels.errors_backward_kernel, types, constants, options
 

@@ -11,16 +11,19 @@ from sslkernels.ops.launch import rows_of
 from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
 
-# Numbers of a tile and warps; a tile is of as many channels as there are, 256 at most, and of rows for the rest.
+# Numbers of a tile and warps; a tile is of as many channels as there are, 256 at most, and of rows for the rest, 32 at
+# most.
 # Chosen so that Triton 3.9 compiles without spills for sm_80, sm_90 and sm_100, which the slow tests hold them to; not
 # measured on a GPU.
 MOVE = (2048, 4)
 SUMS = (4096, 4)
 ERRORS = (2048, 4)
-WIDEST = 256
+WIDEST, TALLEST = 256, 32
 # Rows of the output, and indices that they are compared with at once; warps.
 COLLECT = (16, 128, 8)
 RANKS = (16, 128, 4)
+# What a thread may have of registers in collects and errors: left alone, ptxas aims at fewer and spills some of them.
+REGISTERS = 128
 # Programs per multiprocessor below which work is split further: columns among programs, rows of a sum among parts.
 PROGRAMS = 4
 
@@ -127,6 +130,7 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
                 pred, target, weights.contiguous(), out, moments, n, channels, pred.stride(0), target.stride(0),
                 1 if norm == "mae" else 0, EPS.get(norm, 0.0), beta,
                 NORM=norm != "none", SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS[1],
+                maxnreg=REGISTERS,
             )  # fmt: skip
     return out, moments
 
@@ -163,6 +167,7 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
             x, index, _contiguous(fill), out, samples, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_programs,
             STRICT=strict, BLOCK_S=block_s, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=warps,
+            maxnreg=REGISTERS,
         )  # fmt: skip
 
 
@@ -190,7 +195,7 @@ def _width(channels: int) -> int:
 def _tile(size: tuple[int, int], channels: int) -> tuple[int, int]:
     """Rows and channels of a tile."""
     width = _width(channels)
-    return size[0] // width, width
+    return min(TALLEST, size[0] // width), width
 
 
 def _processors(x: Tensor) -> int:

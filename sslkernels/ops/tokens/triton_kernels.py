@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 NAN = tl.constexpr(float("nan"))
+NOWHERE = tl.constexpr(-(2**31))
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
 
@@ -93,24 +94,25 @@ def gather_kernel(
 
 
 @triton.jit
-def _find(index, tokens, after, kept, BLOCK_K: tl.constexpr):
+def _find(index, tokens, after, kept, length, BLOCK_K: tl.constexpr):
     """Per token, the first k after ``after`` with index[k] = token, and how many there are."""
     first = tl.zeros((tokens.shape[0], BLOCK_K), tl.int32) + kept
     count = tl.zeros((tokens.shape[0], BLOCK_K), tl.int32)
     for start in range(0, kept, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         i = tl.load(index + k, mask=k < kept, other=-1)
-        # negative tokens are rows of the prefix, which no index means
-        same = (i[None, :] == tokens[:, None]) & (i[None, :] >= 0) & (k[None, :] > after[:, None])
+        # -1 is a row of the prefix, which no index means; pairs are compared in 32 bits
+        i = tl.where((i >= 0) & (i < length), i, NOWHERE).to(tl.int32)
+        same = (i[None, :] == tokens[:, None]) & (k[None, :] > after[:, None])
         first = tl.minimum(first, tl.where(same, k[None, :], kept))
         count += same.to(tl.int32)
     return tl.min(first, 1), tl.sum(count, 1)
 
 
 @triton.jit
-def _find_first(index, tokens, kept, BLOCK_K: tl.constexpr):
+def _find_first(index, tokens, kept, length, BLOCK_K: tl.constexpr):
     """`_find` from the start; a row of the prefix, token -1 or less, comes from the same row of x."""
-    at, count = _find(index, tokens, tl.full(tokens.shape, -1, tl.int32), kept, BLOCK_K)
+    at, count = _find(index, tokens, tl.full(tokens.shape, -1, tl.int32), kept, length, BLOCK_K)
     return tl.where(tokens < 0, tokens, at), tl.where(tokens < 0, 1, count)
 
 
@@ -147,7 +149,7 @@ def collect_kernel(
     first_sample = tl.zeros((BLOCK_S,), tl.int64)
     outside = 0
     for sample in range(b, samples, batch):
-        at, more = _find_first(index + sample * index_stride, tokens, kept, BLOCK_K)
+        at, more = _find_first(index + sample * index_stride, tokens, kept, length, BLOCK_K)
         new = (count == 0) & (more > 0)
         first = tl.where(new, at, first)
         first_sample = tl.where(new, sample, first_sample)
@@ -166,10 +168,10 @@ def collect_kernel(
             total = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
             for sample in range(b, samples, batch):
                 of_sample = index + sample * index_stride
-                at, more = _find_first(of_sample, tokens, kept, BLOCK_K)
+                at, more = _find_first(of_sample, tokens, kept, length, BLOCK_K)
                 for turn in range(0, tl.max(more, 0)):
                     if turn > 0:
-                        at, _ = _find(of_sample, tokens, at, kept, BLOCK_K)
+                        at, _ = _find(of_sample, tokens, at, kept, length, BLOCK_K)
                     total += _load_rows(
                         x + sample * sample_stride, prefix + at, columns, written & (turn < more), channels, row_stride
                     )  # fmt: skip
