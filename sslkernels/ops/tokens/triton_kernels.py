@@ -19,7 +19,6 @@ import triton
 import triton.language as tl
 
 NAN = tl.constexpr(float("nan"))
-NOWHERE = tl.constexpr(-(2**31))
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
 
@@ -101,8 +100,8 @@ def _find(index, tokens, after, kept, length, BLOCK_K: tl.constexpr):
     for start in range(0, kept, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         i = tl.load(index + k, mask=k < kept, other=-1)
-        # -1 is a row of the prefix, which no index means; pairs are compared in 32 bits
-        i = tl.where((i >= 0) & (i < length), i, NOWHERE).to(tl.int32)
+        # pairs are compared in 32 bits, which no wrong index may be cut down to
+        i = tl.where((i >= 0) & (i < length), i, -1).to(tl.int32)
         same = (i[None, :] == tokens[:, None]) & (k[None, :] > after[:, None])
         first = tl.minimum(first, tl.where(same, k[None, :], kept))
         count += same.to(tl.int32)
@@ -111,7 +110,7 @@ def _find(index, tokens, after, kept, length, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def _find_first(index, tokens, kept, length, BLOCK_K: tl.constexpr):
-    """`_find` from the start; a row of the prefix, token -1 or less, comes from the same row of x."""
+    """`_find` from the start; a row of the prefix, token -1 or less, is found in the same row of x, and once."""
     at, count = _find(index, tokens, tl.full(tokens.shape, -1, tl.int32), kept, length, BLOCK_K)
     return tl.where(tokens < 0, tokens, at), tl.where(tokens < 0, 1, count)
 
