@@ -2,7 +2,9 @@
 // The Python module sslkernels._C: pointers, sizes and strides in, nothing out. It links no torch, so that one build
 // serves every torch version; the ops in sslkernels/ops allocate and check before they call.
 #include "cpu/dispatch.h"
+#include "cuda/launcher.h"
 #include <array>
+#include <cstring>
 #include <new>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -192,8 +194,38 @@ static void add_tokens(py::module_ &module) {
                });
 }
 
+static void add_cuda(py::module_ &module) {
+    // A field of a kernel's struct: an address or a whole number, or a double.
+    static const auto field = [](py::handle value) {
+        uint64_t bits;
+        if (py::isinstance<py::float_>(value)) {
+            const auto number = value.cast<double>();
+            std::memcpy(&bits, &number, sizeof bits);
+        } else {
+            bits = static_cast<uint64_t>(value.cast<int64_t>());
+        }
+        return bits;
+    };
+#ifdef SSLK_CUDA_VERSION
+    module.attr("CUDA_VERSION") = SSLK_CUDA_VERSION; // of the compiler of the shipped images, as 13000
+#else
+    module.attr("CUDA_VERSION") = 0;
+#endif
+    module.def("cuda_driver_version", &cuda::driver_version);
+    module.def("cuda_load", [](const py::bytes &image) { return Address(cuda::load(image)); });
+    module.def("cuda_kernel",
+               [](Address library, const std::string &name) { return Address(cuda::kernel(at(library), name)); });
+    module.def("cuda_launch", [](Address kernel, int device, Address stream, std::array<unsigned, 2> blocks,
+                                 std::array<unsigned, 2> threads, const py::tuple &values) {
+        std::vector<uint64_t> fields;
+        for (const py::handle value : values) fields.push_back(field(value));
+        cuda::launch(at(kernel), device, at(stream), blocks, threads, std::move(fields));
+    });
+}
+
 PYBIND11_MODULE(_C, module) {
-    module.doc() = "Compiled CPU kernels of sslkernels. Private: call sslkernels.functional instead.";
+    module.doc() =
+        "Compiled kernels of sslkernels, and what launches those of CUDA. Private: call sslkernels.functional instead.";
     kernels(); // a wrong SSLKERNELS_ISA is an import error, not a surprise later
     module.def("isa", [] { return std::string(kernels().name); });
     module.def("available_isas", &available_isas);
@@ -222,4 +254,5 @@ PYBIND11_MODULE(_C, module) {
     add_correlation(module);
     add_characteristic(module);
     add_tokens(module);
+    add_cuda(module);
 }

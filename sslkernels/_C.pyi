@@ -134,3 +134,13 @@ def tokens_errors_backward(
     dtype: int, target_dtype: int, pred: int, target: int, scales: int, rows: int, d: int, norm: int, beta: float,
     moments: int, dpred: int, threads: int,
 ) -> None: ...  # fmt: skip
+
+CUDA_VERSION: int
+
+def cuda_driver_version() -> int: ...
+def cuda_load(image: bytes) -> int: ...
+def cuda_kernel(library: int, name: str) -> int: ...
+def cuda_launch(
+    kernel: int, device: int, stream: int, blocks: tuple[int, int], threads: tuple[int, int],
+    fields: tuple[int | float, ...],
+) -> None: ...  # fmt: skip

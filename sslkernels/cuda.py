@@ -1,11 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled CUDA kernels: finding their image, loading it, launching."""
+"""Compiled CUDA kernels: finding an image that a device can run, loading it, launching.
+
+The package holds an image of each csrc/cuda/*.cu where nvcc built one, for compute capabilities from 8.0 on, and the
+text itself. Where no image fits, CuPy's NVRTC compiles the text for the device, once per process.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib.resources
+import importlib.util
+
 import torch
+from torch import Tensor
+
+from sslkernels import _C
+
+# The oldest compute capability in CMakeLists.txt; PTX of it serves those that have no image of their own.
+OLDEST = (8, 0)
 
 
 def why_not(device: torch.device) -> str | None:
     """One sentence that says why CUDA kernels cannot run on ``device``, or None where they can."""
-    return "this build has none."
+    return _why_not(device.index)
+
+
+@functools.cache
+def _why_not(index: int | None) -> str | None:
+    if not torch.cuda.is_available():
+        return "this PyTorch sees no CUDA device."
+    if index is not None and index >= torch.cuda.device_count():
+        return f"PyTorch sees {torch.cuda.device_count()} CUDA devices and the tensors are on number {index}."
+    driver = _C.cuda_driver_version()
+    if driver == 0:
+        return "the CUDA driver, libcuda.so.1 of CUDA 12 or later, was not found; install NVIDIA's."
+    missing = _no_image(torch.cuda.get_device_capability(index), driver)
+    if missing is None or importlib.util.find_spec("cupy") is not None:
+        return None
+    return f"{missing} and CuPy is not installed; `pip install sslkernels[cupy]` compiles them at first use."
+
+
+def launch(
+    family: str, kernel: str, x: Tensor, blocks: tuple[int, int], threads: tuple[int, int], *fields: int | float
+) -> None:
+    """Run ``kernel`` of csrc/cuda/<family>.cu on the device and the current stream of ``x``.
+
+    ``fields`` are those of its struct: addresses, whole numbers, and floats where it has doubles.
+    """
+    with torch.cuda.device_of(x):
+        index = x.get_device()
+        stream = torch.cuda.current_stream(index).cuda_stream
+        _C.cuda_launch(_kernel(family, kernel, index), index, stream, blocks, threads, fields)
+
+
+@functools.cache
+def _kernel(family: str, name: str, index: int) -> int:
+    capability = torch.cuda.get_device_capability(index)
+    fits = _no_image(capability, _C.cuda_driver_version()) is None
+    return _C.cuda_kernel(_library(family, None if fits else capability), name)
+
+
+@functools.cache
+def _library(family: str, capability: tuple[int, int] | None) -> int:
+    """The shipped image, or for a ``capability`` what NVRTC makes of the text."""
+    if capability is None:
+        return _C.cuda_load(_shipped(f"{family}.fatbin"))
+    return _C.cuda_load(compile_text(family, capability))
+
+
+def compile_text(family: str, capability: tuple[int, int]) -> bytes:
+    """Device code of csrc/cuda/<family>.cu for a compute capability, by CuPy's NVRTC; no device is needed."""
+    from cupy_backends.cuda.libs import nvrtc
+
+    major, minor = capability
+    program, log = None, ""
+    try:
+        program = nvrtc.createProgram(_shipped(f"{family}.cu").decode(), f"{family}.cu", (), ())
+        try:
+            nvrtc.compileProgram(program, (f"--gpu-architecture=sm_{major}{minor}", "--std=c++17"))
+        except nvrtc.NVRTCError:
+            log = nvrtc.getProgramLog(program)
+            raise
+        return nvrtc.getCUBIN(program)
+    except RuntimeError as error:  # NVRTCError is one, and what CuPy raises where there is no libnvrtc
+        raise RuntimeError(
+            f"CuPy's NVRTC could not compile the {family} kernels for compute capability {major}.{minor}: "
+            f"{error} {log}".rstrip()
+        ) from error
+    finally:
+        if program is not None:
+            nvrtc.destroyProgram(program)
+
+
+def _no_image(capability: tuple[int, int], driver: int) -> str | None:
+    """Why the shipped images do not run under a ``driver`` (12080: CUDA 12.8), as the beginning of a sentence."""
+    if _C.CUDA_VERSION == 0:
+        return "this build has no CUDA image"
+    if capability < OLDEST:
+        return f"this build has no CUDA image for compute capability {capability[0]}.{capability[1]}"
+    if driver // 1000 < _C.CUDA_VERSION // 1000:
+        here = f"{driver // 1000}.{driver % 1000 // 10}"
+        return f"this build's CUDA images need a driver of CUDA {_C.CUDA_VERSION // 1000}, here is one of {here},"
+    return None
+
+
+def _shipped(name: str) -> bytes:
+    return (importlib.resources.files("sslkernels") / "kernels" / name).read_bytes()

@@ -1,0 +1,426 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tokens moved by index, and errors where a mask says so. Device code only, of no header: nvcc and NVRTC compile it as
+// it stands, and the tests compile it for a processor.
+//
+//   gather    out[m B + b, P + k] = x[b, P + i] or fill, + pos             i = index[m, b, k]
+//   invert    first[b, s] = least e = m K + k with index[m, b, k] = s; chain: next[b, e], the next e of the same s
+//   collect   out[b, P + s] = sum of x[m B + b, P + k] over first[b, s] and what it leads to; fill where it is empty
+//   sums      out[part, s] = the same sum over all samples of a part of the batch; the parts are added up afterwards
+//   ranks     rank of a key = how many are smaller, or equal and before it
+//   errors    mean over a row of (p - (t - mean) / deviation)^2 or smooth L1, and its slope
+//
+// Cost: gather, collect, patches and the slope read and write every row once, 16 bytes at a time where all addresses
+// allow it. invert is one atomic minimum per index; chain reads the indices after each one, in samples that have one
+// twice only. ranks compares L^2 keys per sample. errors reads a row once, and its target from the cache once more for
+// each of its two moments. No sum goes through an atomic: they are fp32 (fp64; over a batch always), in the order of
+// the entries, and rounded once.
+
+using int64 = long long;
+using f32 = float;
+using f64 = double;
+struct f16 {
+    unsigned short bits;
+};
+struct bf16 {
+    unsigned short bits;
+};
+
+// In what numbers of a type are added up.
+template <class T> struct Sum {
+    using type = float;
+};
+template <> struct Sum<double> {
+    using type = double;
+};
+template <class T> using sum_t = typename Sum<T>::type;
+
+#ifdef __CUDACC__
+__device__ inline float half_value(unsigned short bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+__device__ inline unsigned short half_bits(float value) {
+    unsigned short bits;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    return bits;
+}
+__device__ inline unsigned float_bits(float value) { return __float_as_uint(value); }
+__device__ inline float float_of(unsigned bits) { return __uint_as_float(bits); }
+#endif
+
+__device__ inline float widen(float x) { return x; }
+__device__ inline double widen(double x) { return x; }
+__device__ inline float widen(f16 x) { return half_value(x.bits); }
+__device__ inline float widen(bf16 x) { return float_of(unsigned(x.bits) << 16); }
+
+__device__ inline void narrow(float x, float &to) { to = x; }
+__device__ inline void narrow(double x, double &to) { to = x; }
+__device__ inline void narrow(float x, f16 &to) { to.bits = half_bits(x); }
+__device__ inline void narrow(float x, bf16 &to) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
+#else
+    const unsigned bits = float_bits(x);
+    to.bits = x != x ? 0x7fff : (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+#endif
+}
+
+// V numbers that lie side by side, moved by accesses of up to 16 bytes.
+template <class T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Pack {
+    T at[V];
+};
+template <int V, class T> __device__ inline Pack<sum_t<T>, V> load(const T *from) {
+    const auto read = *reinterpret_cast<const Pack<T, V> *>(from);
+    Pack<sum_t<T>, V> values;
+    for (int v = 0; v < V; ++v) values.at[v] = widen(read.at[v]);
+    return values;
+}
+template <int V, class T> __device__ inline void store(T *to, const Pack<sum_t<T>, V> &values) {
+    Pack<T, V> written;
+    for (int v = 0; v < V; ++v) narrow(values.at[v], written.at[v]);
+    *reinterpret_cast<Pack<T, V> *>(to) = written;
+}
+template <class W, class X, int V> __device__ inline void add(Pack<W, V> &values, const Pack<X, V> &others) {
+    for (int v = 0; v < V; ++v) values.at[v] += others.at[v];
+}
+template <class W, int V> __device__ inline Pack<W, V> all(W value) {
+    Pack<W, V> values;
+    for (int v = 0; v < V; ++v) values.at[v] = value;
+    return values;
+}
+template <class W> __device__ inline W not_a_number() { return W(nanf("")); }
+
+// Index numbers are int32 or int64, as ``bytes`` says.
+__device__ inline int64 entry(const void *index, int64 bytes, int64 at) {
+    return bytes == 8 ? static_cast<const int64 *>(index)[at] : static_cast<const int *>(index)[at];
+}
+__device__ inline bool within(int64 i, int64 length) { return i >= 0 && i < length; }
+
+// A block has blockDim.y rows of one sample, and every sample ``tiles`` blocks; threads along x share a row.
+struct Place {
+    int64 sample, row;
+};
+__device__ inline Place place(int64 tiles) {
+    const unsigned count = unsigned(tiles);
+    return {blockIdx.x / count, int64(blockIdx.x % count) * blockDim.y + threadIdx.y};
+}
+
+// --- gather ---------------------------------------------------------------------------------------------------------
+
+template <class In, class Out> struct Gather {
+    const In *x;
+    int64 x_sample, x_row; // strides, in numbers
+    const void *index;     // (M, B, K)
+    int64 index_bytes;
+    const sum_t<Out> *fill, *pos; // null: none
+    Out *out;
+    int64 batch, prefix, length, kept, channels, by_place, tiles;
+};
+
+template <class In, class Out, int V> __device__ inline void gather(const Gather<In, Out> &a) {
+    using W = sum_t<Out>;
+    const auto [sample, row] = place(a.tiles);
+    if (row >= a.prefix + a.kept) return;
+    const bool front = row < a.prefix;
+    const int64 i = front ? row - a.prefix : entry(a.index, a.index_bytes, sample * a.kept + row - a.prefix);
+    const bool inside = front || within(i, a.length);
+    const In *source = inside ? a.x + sample % a.batch * a.x_sample + (a.prefix + i) * a.x_row : nullptr;
+    const W *beyond = i >= a.length ? a.fill : nullptr;
+    const W *added = nullptr;
+    if (a.pos && a.by_place)
+        added = a.pos + row * a.channels;
+    else if (a.pos && !front && a.length)
+        added = a.pos + (i < 0 ? 0 : inside ? i : a.length - 1) * a.channels;
+    Out *out = a.out + (sample * (a.prefix + a.kept) + row) * a.channels;
+    for (int64 c = threadIdx.x * V; c < a.channels; c += blockDim.x * V) {
+        auto values = source ? load<V>(source + c) : beyond ? load<V>(beyond + c) : all<W, V>(not_a_number<W>());
+        if (added) add(values, load<V>(added + c));
+        store(out + c, values);
+    }
+}
+
+// --- collect --------------------------------------------------------------------------------------------------------
+
+// Where ``first`` is EMPTY nothing arrives. Behind the L places of a sample stand two more: the first entry that has
+// the index of an earlier one, and the first that is outside.
+constexpr unsigned EMPTY = 0xffffffff;
+
+struct Invert {
+    const void *index; // (M, B, K)
+    int64 index_bytes;
+    unsigned *first, *next; // (B, L + 2), all EMPTY; (B, M K)
+    int64 batch, sets, kept, length, tiles;
+};
+
+__device__ inline int64 indexed(const Invert &a, int64 sample, int64 e) {
+    return entry(a.index, a.index_bytes, (e / a.kept * a.batch + sample) * a.kept + e % a.kept);
+}
+
+extern "C" __global__ void invert(Invert a) {
+    const auto [sample, e] = place(a.tiles);
+    if (e >= a.sets * a.kept) return;
+    unsigned *first = a.first + sample * (a.length + 2), *repeated = first + a.length, *outside = repeated + 1;
+    const int64 i = indexed(a, sample, e);
+    if (!within(i, a.length)) {
+        atomicMin(outside, unsigned(e));
+        return;
+    }
+    // Every entry of an index but its first is the later one of exactly one such pair, in whatever order they come.
+    const unsigned other = atomicMin(first + i, unsigned(e));
+    if (other != EMPTY) atomicMin(repeated, other < e ? unsigned(e) : other);
+}
+
+extern "C" __global__ void chain(Invert a) {
+    const auto [sample, e] = place(a.tiles);
+    const int64 entries = a.sets * a.kept;
+    if (e >= entries) return;
+    const unsigned repeated = a.first[sample * (a.length + 2) + a.length];
+    if (repeated == EMPTY) return;
+    const int64 i = indexed(a, sample, e);
+    int64 later = e < repeated ? repeated : e + 1;
+    while (later < entries && indexed(a, sample, later) != i) ++later;
+    a.next[sample * entries + e] = later < entries ? unsigned(later) : EMPTY;
+}
+
+template <class In, class Out> struct Collect {
+    const In *x; // (M B, P + K, C)
+    int64 x_sample, x_row;
+    const unsigned *first, *next;
+    const sum_t<Out> *fill; // null: zero
+    Out *out;
+    int64 batch, sets, prefix, length, kept, channels, strict, tiles;
+};
+
+template <class In, class Out, int V> __device__ inline void collect(const Collect<In, Out> &a) {
+    using W = sum_t<Out>;
+    const auto [sample, row] = place(a.tiles);
+    if (row >= a.prefix + a.length) return;
+    const In *x = a.x + sample * a.x_sample;
+    const unsigned *first = a.first + sample * (a.length + 2), *next = a.next + sample * a.sets * a.kept;
+    const bool front = row < a.prefix, repeats = first[a.length] != EMPTY;
+    const bool bad = !front && a.strict && first[a.length + 1] != EMPTY;
+    const unsigned arrived = front ? EMPTY : first[row - a.prefix];
+    Out *out = a.out + (sample * (a.prefix + a.length) + row) * a.channels;
+    for (int64 c = threadIdx.x * V; c < a.channels; c += blockDim.x * V) {
+        auto values = all<W, V>(bad ? not_a_number<W>() : W(0));
+        if (front) {
+            for (int64 m = 0; m < a.sets; ++m) add(values, load<V>(x + m * a.batch * a.x_sample + row * a.x_row + c));
+        } else if (!bad && arrived == EMPTY && a.fill) {
+            values = load<V>(a.fill + c);
+        } else if (!bad) {
+            for (unsigned e = arrived; e != EMPTY; e = repeats ? next[e] : EMPTY) {
+                const int64 m = e / a.kept, k = e % a.kept;
+                add(values, load<V>(x + m * a.batch * a.x_sample + (a.prefix + k) * a.x_row + c));
+            }
+        }
+        store(out + c, values);
+    }
+}
+
+template <class In> struct Sums {
+    const In *x; // (samples, K, C)
+    int64 x_sample, x_row;
+    const unsigned *first, *next;
+    double *out; // (parts, L, C)
+    int64 samples, per_part, length, kept, channels, tiles;
+};
+
+template <class In, int V> __device__ inline void sums(const Sums<In> &a) {
+    const auto [part, row] = place(a.tiles);
+    if (row >= a.length) return;
+    const int64 begin = part * a.per_part, end = begin + a.per_part < a.samples ? begin + a.per_part : a.samples;
+    double *out = a.out + (part * a.length + row) * a.channels;
+    for (int64 c = (int64(blockIdx.y) * blockDim.x + threadIdx.x) * V; c < a.channels;
+         c += gridDim.y * blockDim.x * V) {
+        auto values = all<double, V>(0.0);
+        for (int64 sample = begin; sample < end; ++sample) {
+            const unsigned *first = a.first + sample * (a.length + 2), *next = a.next + sample * a.kept;
+            const bool repeats = first[a.length] != EMPTY;
+            for (unsigned e = first[row]; e != EMPTY; e = repeats ? next[e] : EMPTY)
+                add(values, load<V>(a.x + sample * a.x_sample + e * a.x_row + c));
+        }
+        store(out + c, values);
+    }
+}
+
+// --- ranks ----------------------------------------------------------------------------------------------------------
+
+template <class Key> struct Ranks {
+    const Key *keys; // (B, L)
+    int64 *ids_keep, *ids_restore;
+    float *mask;
+    int64 length, keep, tiles;
+};
+
+// NaN comes last, as torch.argsort has it.
+template <class W> __device__ inline bool before(W a, W b) { return a < b || (b != b && a == a); }
+
+template <class Key> __device__ inline void ranks(const Ranks<Key> &a) {
+    const auto [sample, i] = place(a.tiles);
+    if (i >= a.length) return;
+    const Key *keys = a.keys + sample * a.length;
+    const auto key = widen(keys[i]);
+    int64 rank = 0;
+    for (int64 j = 0; j < i; ++j) rank += !before(key, widen(keys[j]));
+    for (int64 j = i + 1; j < a.length; ++j) rank += before(widen(keys[j]), key);
+    if (rank < a.keep) a.ids_keep[sample * a.keep + rank] = i;
+    a.ids_restore[sample * a.length + i] = rank;
+    a.mask[sample * a.length + i] = rank < a.keep ? 0.0f : 1.0f;
+}
+
+// --- patches --------------------------------------------------------------------------------------------------------
+
+template <class T> struct Patches {
+    const T *images;   // (B, channels, H, W)
+    const void *index; // (B, K)
+    int64 index_bytes;
+    T *out; // (B, K, channels p p)
+    int64 kept, channels, height, width, patch, tiles;
+};
+
+template <class T, int V> __device__ inline void patches(const Patches<T> &a) {
+    using W = sum_t<T>;
+    const auto [sample, row] = place(a.tiles);
+    if (row >= a.kept) return;
+    const int64 p = a.patch, across = a.width / p, i = entry(a.index, a.index_bytes, sample * a.kept + row);
+    const bool inside = within(i, a.height / p * across);
+    const T *corner =
+        inside ? a.images + sample * a.channels * a.height * a.width + i / across * p * a.width + i % across * p
+               : nullptr;
+    const int64 size = a.channels * p * p;
+    T *out = a.out + (sample * a.kept + row) * size;
+    for (int64 c = threadIdx.x * V; c < size; c += blockDim.x * V) {
+        const unsigned line = unsigned(c) / unsigned(p), x = unsigned(c) % unsigned(p);
+        const unsigned channel = line / unsigned(p), y = line % unsigned(p);
+        store(out + c,
+              inside ? load<V>(corner + (channel * a.height + y) * a.width + x) : all<W, V>(not_a_number<W>()));
+    }
+}
+
+// --- errors ---------------------------------------------------------------------------------------------------------
+
+// What the rows of the target are standardised by.
+constexpr int64 NO_NORM = 0, MAE_NORM = 1; // 2: LayerNorm's
+
+template <class P, class T> struct Errors {
+    const P *pred;
+    int64 pred_row;
+    const T *target;
+    int64 target_row;
+    const sum_t<P> *weights; // (R,)
+    sum_t<P> *errors;        // (R,)
+    sum_t<P> *moments;       // (R, 2): mean, inverse deviation
+    int64 rows, channels, norm;
+    double beta;
+};
+
+template <class W> __device__ inline W warp_sum(W value) {
+    for (int apart = 16; apart; apart /= 2) value += __shfl_xor_sync(0xffffffff, value, apart);
+    return value;
+}
+
+// A warp has a row: its threads meet in every sum, and each knows the result.
+template <class P, class T, int V> __device__ inline void errors(const Errors<P, T> &a) {
+    using W = sum_t<P>;
+    const int64 row = int64(blockIdx.x) * blockDim.y + threadIdx.y, step = 32 * V;
+    if (row >= a.rows) return;
+    const P *pred = a.pred + row * a.pred_row;
+    const T *target = a.target + row * a.target_row;
+    const bool counts = a.weights[row] != 0;
+    const int64 begin = counts ? threadIdx.x * V : a.channels; // a row without a weight is not read
+    W mean = 0, inverse = 1, error = 0;
+    if (counts && a.norm != NO_NORM) {
+        for (int64 c = begin; c < a.channels; c += step) {
+            const auto t = load<V>(target + c);
+            for (int v = 0; v < V; ++v) mean += t.at[v];
+        }
+        mean = warp_sum(mean) / W(a.channels);
+        W squares = 0;
+        for (int64 c = begin; c < a.channels; c += step) {
+            const auto t = load<V>(target + c);
+            for (int v = 0; v < V; ++v) squares += (t.at[v] - mean) * (t.at[v] - mean);
+        }
+        const bool mae = a.norm == MAE_NORM;
+        inverse = 1 / sqrt(warp_sum(squares) / W(mae ? a.channels - 1 : a.channels) + W(mae ? 1e-6 : 1e-5));
+    }
+    const W beta = W(a.beta), bend = beta == 0 ? W(1) : W(0.5) / beta;
+    for (int64 c = begin; c < a.channels; c += step) {
+        const auto p = load<V>(pred + c);
+        const auto t = load<V>(target + c);
+        for (int v = 0; v < V; ++v) {
+            const W difference = p.at[v] - (t.at[v] - mean) * inverse, size = difference < 0 ? -difference : difference;
+            error += beta == 0 || size < beta ? difference * difference * bend : size - W(0.5) * beta;
+        }
+    }
+    error = warp_sum(error) / W(a.channels);
+    if (threadIdx.x) return;
+    a.errors[row] = error;
+    a.moments[2 * row] = mean;
+    a.moments[2 * row + 1] = inverse;
+}
+
+template <class P, class T> struct Slopes {
+    const P *pred;
+    int64 pred_row;
+    const T *target;
+    int64 target_row;
+    const sum_t<P> *scales, *moments;
+    P *out;
+    int64 rows, channels;
+    double beta;
+};
+
+template <class P, class T, int V> __device__ inline void slopes(const Slopes<P, T> &a) {
+    using W = sum_t<P>;
+    const int64 row = int64(blockIdx.x) * blockDim.y + threadIdx.y;
+    if (row >= a.rows) return;
+    const W scale = a.scales[row], mean = a.moments[2 * row], inverse = a.moments[2 * row + 1], beta = W(a.beta);
+    for (int64 c = threadIdx.x * V; c < a.channels; c += blockDim.x * V) {
+        auto values = all<W, V>(W(0));
+        if (scale != 0) {
+            const auto p = load<V>(a.pred + row * a.pred_row + c);
+            const auto t = load<V>(a.target + row * a.target_row + c);
+            for (int v = 0; v < V; ++v) {
+                const W difference = p.at[v] - (t.at[v] - mean) * inverse;
+                const W slope = beta == 0 ? 2 * difference : difference / beta;
+                // comparisons, for minima would lose NaN
+                values.at[v] = scale * (beta == 0 ? slope : slope > 1 ? W(1) : slope < -1 ? W(-1) : slope);
+            }
+        }
+        store(a.out + row * a.channels + c, values);
+    }
+}
+
+// --- kernels --------------------------------------------------------------------------------------------------------
+
+template <class A, class B> constexpr int VECTOR = 16 / (sizeof(A) < sizeof(B) ? sizeof(A) : sizeof(B));
+
+#define PAIR(BODY, ARGUMENTS, A, B)                                                                                    \
+    extern "C" __global__ void BODY##_##A##_##B##_scalar(ARGUMENTS<A, B> a) { BODY<A, B, 1>(a); }                      \
+    extern "C" __global__ void BODY##_##A##_##B##_vector(ARGUMENTS<A, B> a) { BODY<A, B, VECTOR<A, B>>(a); }
+#define PAIRS(BODY, ARGUMENTS)                                                                                         \
+    PAIR(BODY, ARGUMENTS, f32, f32)                                                                                    \
+    PAIR(BODY, ARGUMENTS, f32, bf16)                                                                                   \
+    PAIR(BODY, ARGUMENTS, f32, f16)                                                                                    \
+    PAIR(BODY, ARGUMENTS, bf16, f32)                                                                                   \
+    PAIR(BODY, ARGUMENTS, bf16, bf16)                                                                                  \
+    PAIR(BODY, ARGUMENTS, f16, f32)                                                                                    \
+    PAIR(BODY, ARGUMENTS, f16, f16)                                                                                    \
+    PAIR(BODY, ARGUMENTS, f64, f64)
+#define ONE(BODY, ARGUMENTS, A)                                                                                        \
+    extern "C" __global__ void BODY##_##A##_scalar(ARGUMENTS<A> a) { BODY<A, 1>(a); }                                  \
+    extern "C" __global__ void BODY##_##A##_vector(ARGUMENTS<A> a) { BODY<A, VECTOR<A, A>>(a); }
+#define EACH(BODY, ARGUMENTS)                                                                                          \
+    ONE(BODY, ARGUMENTS, f32) ONE(BODY, ARGUMENTS, bf16) ONE(BODY, ARGUMENTS, f16) ONE(BODY, ARGUMENTS, f64)
+
+PAIRS(gather, Gather)
+PAIRS(collect, Collect)
+PAIRS(errors, Errors)
+PAIRS(slopes, Slopes)
+EACH(sums, Sums)
+EACH(patches, Patches)
+extern "C" __global__ void ranks_f32(Ranks<f32> a) { ranks(a); }
+extern "C" __global__ void ranks_bf16(Ranks<bf16> a) { ranks(a); }
+extern "C" __global__ void ranks_f16(Ranks<f16> a) { ranks(a); }
+extern "C" __global__ void ranks_f64(Ranks<f64> a) { ranks(a); }

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tokens family on compiled CUDA kernels: allocate, pick how wide rows are moved, launch.
+
+Nothing here waits for the device, and no size depends on what is in an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sslkernels.cuda import launch
+from sslkernels.ops.launch import pointer
+from sslkernels.ops.registry import wide
+
+# csrc/cuda/tokens.cu
+TYPES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
+NORMS = {"none": 0, "mae": 1, "layer": 2}
+# Threads of a block, and of a row at most.
+THREADS, WARP = 256, 32
+# Warps among which sums over a batch are divided; the same on every device, and so are the bits.
+SUMS_WARPS = 4096
+
+
+def gather(
+    x: Tensor,
+    index: Tensor,
+    fill: Tensor | None,
+    pos: Tensor | None,
+    prefix: int,
+    by_place: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    x, index, fill, pos = _rows(x), index.contiguous(), _contiguous(fill), _contiguous(pos)
+    (sets, batch, kept), length = index.shape, x.shape[1] - prefix
+    out = _empty(x, sets * batch, prefix + kept, x.shape[2], dtype=dtype)
+    if out.numel():
+        kernel, width = _kernel("gather", (x.dtype, dtype), out.shape[2], x, out, fill, pos)
+        blocks, threads, tiles = _grid(out, width)
+        launch(
+            "tokens", kernel, x, blocks, threads,
+            x.data_ptr(), x.stride(0), x.stride(1), index.data_ptr(), index.element_size(), pointer(fill), pointer(pos),
+            out.data_ptr(), batch, prefix, length, kept, out.shape[2], by_place, tiles,
+        )  # fmt: skip
+    return out
+
+
+def collect(
+    x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
+) -> Tensor:
+    x, index, fill = _rows(x), index.contiguous(), _contiguous(fill)
+    sets, batch, kept = index.shape
+    out = _empty(x, batch, prefix + length, x.shape[2], dtype=dtype)
+    if out.numel():
+        first, following = _invert(index, length)
+        kernel, width = _kernel("collect", (x.dtype, dtype), out.shape[2], x, out, fill)
+        blocks, threads, tiles = _grid(out, width)
+        launch(
+            "tokens", kernel, x, blocks, threads,
+            x.data_ptr(), x.stride(0), x.stride(1), first.data_ptr(), following.data_ptr(), pointer(fill),
+            out.data_ptr(), batch, sets, prefix, length, kept, out.shape[2], strict, tiles,
+        )  # fmt: skip
+    return out
+
+
+def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
+    x = _rows(x)
+    samples, kept, channels = x.shape
+    if not (samples and length and channels):
+        return _empty(x, length, channels, dtype=wide(x.dtype)).zero_()
+    first, following = _invert(index.reshape(1, samples, kept), length)
+    kernel, width = _kernel("sums", (x.dtype,), channels, x)
+    columns = -(-channels // (WARP * width))
+    per_part = -(-samples // max(1, SUMS_WARPS // (length * columns)))
+    parts = _empty(x, -(-samples // per_part), length, channels, dtype=torch.float64)
+    blocks, threads, tiles = _grid(parts, width)
+    launch(
+        "tokens", kernel, x, (blocks[0], min(columns, 65535)), threads,
+        x.data_ptr(), x.stride(0), x.stride(1), first.data_ptr(), following.data_ptr(), parts.data_ptr(),
+        samples, per_part, length, kept, channels, tiles,
+    )  # fmt: skip
+    return parts.sum(0).to(wide(x.dtype))
+
+
+def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    keys = keys.contiguous()
+    batch, length = keys.shape
+    ids_keep = _empty(keys, batch, keep, dtype=torch.int64)
+    ids_restore = _empty(keys, batch, length, dtype=torch.int64)
+    mask = _empty(keys, batch, length, dtype=torch.float32)
+    if keys.numel():
+        blocks, threads, tiles = _grid(keys[..., None], 1)
+        launch(
+            "tokens", f"ranks_{TYPES[keys.dtype]}", keys, blocks, threads,
+            keys.data_ptr(), ids_keep.data_ptr(), ids_restore.data_ptr(), mask.data_ptr(), length, keep, tiles,
+        )  # fmt: skip
+    return ids_keep, ids_restore, mask
+
+
+def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
+    images, index = images.contiguous(), index.contiguous()
+    (batch, kept), (_, channels, height, width) = index.shape, images.shape
+    out = _empty(images, batch, kept, channels * patch * patch, dtype=images.dtype)
+    if out.numel():
+        # lines of a patch are moved whole, and begin where the image's rows are cut
+        kernel, step = _kernel("patches", (images.dtype,), patch, images.view(-1, width), out)
+        blocks, threads, tiles = _grid(out, step)
+        launch(
+            "tokens", kernel, images, blocks, threads,
+            images.data_ptr(), index.data_ptr(), index.element_size(), out.data_ptr(),
+            kept, channels, height, width, patch, tiles,
+        )  # fmt: skip
+    return out
+
+
+def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
+    pred, target, weights = _rows(pred), _target(target, pred.dtype), weights.contiguous()
+    rows, channels = pred.shape
+    out, moments = _empty(pred, rows, dtype=weights.dtype), _empty(pred, rows, 2, dtype=weights.dtype)
+    if rows:
+        kernel, _ = _kernel("errors", (pred.dtype, target.dtype), channels, pred, target)
+        height = THREADS // WARP
+        launch(
+            "tokens", kernel, pred, (-(-rows // height), 1), (WARP, height),
+            pred.data_ptr(), pred.stride(0), target.data_ptr(), target.stride(0), weights.data_ptr(), out.data_ptr(),
+            moments.data_ptr(), rows, channels, NORMS[norm], float(beta),
+        )  # fmt: skip
+    return out, moments
+
+
+def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
+    pred, target, scales, moments = (
+        _rows(pred), _target(target, pred.dtype), scales.contiguous(), moments.contiguous(),
+    )  # fmt: skip
+    rows, channels = pred.shape
+    dpred = _empty(pred, rows, channels, dtype=pred.dtype)
+    if dpred.numel():
+        kernel, width = _kernel("slopes", (pred.dtype, target.dtype), channels, pred, target, dpred)
+        blocks, threads, _ = _grid(dpred[None], width)
+        launch(
+            "tokens", kernel, pred, blocks, threads,
+            pred.data_ptr(), pred.stride(0), target.data_ptr(), target.stride(0), scales.data_ptr(),
+            moments.data_ptr(), dpred.data_ptr(), rows, channels, float(beta),
+        )  # fmt: skip
+    return dpred
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _invert(index: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """The first entry of an index (M, B, K) at each place of a sample, and the entry after each of the same place."""
+    index = index.contiguous()
+    sets, batch, kept = index.shape
+    # two places more: whether an index repeats, and whether one is outside
+    first = torch.full((batch, length + 2), -1, dtype=torch.int32, device=index.device)
+    following = _empty(index, batch, sets * kept, dtype=torch.int32)
+    if index.numel():
+        blocks, threads, tiles = _grid(following[..., None], 1)
+        for kernel in ("invert", "chain"):
+            launch(
+                "tokens", kernel, index, blocks, threads,
+                index.data_ptr(), index.element_size(), first.data_ptr(), following.data_ptr(),
+                batch, sets, kept, length, tiles,
+            )  # fmt: skip
+    return first, following
+
+
+def _kernel(name: str, dtypes: Sequence[torch.dtype], channels: int, *tensors: Tensor | None) -> tuple[str, int]:
+    """The kernel of that name for ``dtypes``, and how many of ``channels`` numbers it moves at a time: 16 bytes of the
+    narrower ones where every row of the tensors begins at a multiple of 16 bytes, else one.
+    """
+    width = 16 // min(dtype.itemsize for dtype in dtypes)
+    even = channels % width == 0 and all(
+        step % 16 == 0
+        for tensor in tensors
+        if tensor is not None
+        for step in (tensor.data_ptr(), *(stride * tensor.element_size() for stride in tensor.stride()[:-1]))
+    )
+    return "_".join([name, *(TYPES[dtype] for dtype in dtypes), "vector" if even else "scalar"]), width if even else 1
+
+
+def _grid(out: Tensor, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
+    """Blocks, threads of each, and blocks of a sample of ``out`` (samples, rows, C); a thread writes ``width`` numbers."""
+    samples, rows, channels = out.shape
+    across = min(WARP, _power_of_two(-(-channels // width)))
+    down = min(THREADS // across, _power_of_two(rows))
+    tiles = -(-rows // down)
+    return (samples * tiles, 1), (across, down), tiles
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
+
+
+def _rows(x: Tensor) -> Tensor:
+    """Rows with unit stride inside; any stride, zero included, between them and between samples."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _target(target: Tensor, dtype: torch.dtype) -> Tensor:
+    """There are kernels for predictions and targets of one dtype, and for float32 beside a 16-bit one."""
+    return _rows(target if torch.float32 in (dtype, target.dtype) else target.to(dtype))
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def _empty(like: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype, device=like.device)
