@@ -183,7 +183,7 @@ def _kernel(name: str, dtypes: Sequence[torch.dtype], channels: int, *tensors: T
 
 
 def _grid(out: Tensor, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """Blocks, threads of each, and blocks of a sample of ``out`` (samples, rows, C); a thread writes ``width`` numbers."""
+    """Blocks, threads of each, blocks of a sample of ``out`` (samples, rows, C); a thread writes ``width`` numbers."""
     samples, rows, channels = out.shape
     across = min(WARP, _power_of_two(-(-channels // width)))
     down = min(THREADS // across, _power_of_two(rows))

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA device code on a processor: a block's threads run one after another, a warp's meet where they exchange values.
 //
-//     g++ -shared -include shim.h -x c++ kernels.cu
+//     g++ -shared -include device_shim.h -x c++ kernels.cu
 //
 // Every thread of a warp is a fiber, which yields at an exchange until all 32 have come. Meeting there when another
 // thread of the warp has returned would hang a GPU, and ends the process here.
@@ -45,16 +45,13 @@ inline int lane;
 // Two of each, for a thread may already bring its next value while others still read this one.
 inline uint64_t brought[2][WARP];
 
-inline void before_switch(void **keep, const void *stack, size_t size) {
 #ifdef __SANITIZE_ADDRESS__
-    __sanitizer_start_switch_fiber(keep, stack, size);
+constexpr auto before_switch = __sanitizer_start_switch_fiber;
+constexpr auto after_switch = __sanitizer_finish_switch_fiber;
+#else
+inline void before_switch(void **, const void *, size_t) {}
+inline void after_switch(void *, const void **, size_t *) {}
 #endif
-}
-inline void after_switch(void *kept, const void **stack, size_t *size) {
-#ifdef __SANITIZE_ADDRESS__
-    __sanitizer_finish_switch_fiber(kept, stack, size);
-#endif
-}
 
 inline void yield() {
     Fiber &fiber = fibers[lane];
@@ -127,8 +124,8 @@ inline unsigned short half_bits(float value) {
     return bits;
 }
 
-extern "C" __global__ inline void run(void *kernel, const unsigned *blocks, const unsigned *threads,
-                                      const int64_t *values, int count) {
+extern "C" __global__ void run(void *kernel, const unsigned *blocks, const unsigned *threads, const int64_t *values,
+                               int count) {
     using namespace shim;
     shim::kernel = reinterpret_cast<void (*)(Fields)>(kernel);
     fields = {};

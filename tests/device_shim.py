@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA kernels on a processor: the shipped text through g++ and device_shim.h, launched on tensors in host memory.
+
+``SSLKERNELS_SANITIZE=1`` builds them with ASan and UBSan; ASan must then have been loaded before Python.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.resources
+import os
+import shutil
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+HEADER = Path(__file__).with_suffix(".h")
+
+
+class Shim:
+    """Stands in for `sslkernels.cuda.launch`, and remembers which kernels ran."""
+
+    def __init__(self, family: str, folder: Path) -> None:
+        if shutil.which("g++") is None:
+            pytest.skip("There is no g++ to compile the CUDA kernels for this processor.")
+        library = folder / f"{family}.so"
+        options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if sanitized() else []
+        source = importlib.resources.files("sslkernels") / "kernels" / f"{family}.cu"
+        done = subprocess.run(
+            ["g++", "-std=c++17", "-O1", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
+             "-Wall", "-Werror", *options, "-include", str(HEADER), "-x", "c++", str(source), "-o", str(library)],
+            capture_output=True,
+            text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[:4000]
+        self._library = ctypes.CDLL(str(library))
+        self._kernel = functools.cache(lambda name: ctypes.cast(getattr(self._library, name), ctypes.c_void_p))
+        self.ran: list[str] = []
+
+    def launch(
+        self, family: str, kernel: str, x: Tensor, blocks: tuple[int, int], threads: tuple[int, int], *fields: float
+    ) -> None:
+        self.ran.append(kernel)
+        words = [struct.unpack("q", struct.pack("d", f))[0] if isinstance(f, float) else int(f) for f in fields]
+        self._library.run(
+            self._kernel(kernel),
+            (ctypes.c_uint * 2)(*blocks),
+            (ctypes.c_uint * 2)(*threads),
+            (ctypes.c_int64 * len(words))(*words),
+            len(words),
+        )
+
+
+def sanitized() -> bool:
+    return os.environ.get("SSLKERNELS_SANITIZE") == "1"
