@@ -10,6 +10,7 @@ from sslkernels.functional.correlation import (
 )
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.functional.masked import masked_mse, masked_smooth_l1
+from sslkernels.functional.masking import block_masks, random_masking, span_mask, tube_masks
 from sslkernels.functional.sigreg import lejepa, sigreg
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.functional.tokens import (
@@ -24,6 +25,7 @@ from sslkernels.ops.similarity import logsumexp_similarity
 __all__ = [
     "apply_masks",
     "barlow_twins",
+    "block_masks",
     "clip_loss",
     "covariance_penalty",
     "cross_correlation_sq",
@@ -36,10 +38,13 @@ __all__ = [
     "masked_smooth_l1",
     "nt_xent",
     "patchify_gather",
+    "random_masking",
     "restore_tokens",
     "scatter_tokens",
     "sigreg",
+    "span_mask",
     "tico",
+    "tube_masks",
     "variance_hinge",
     "vcreg",
     "vibcreg",
