@@ -120,8 +120,13 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sim", type=float, help="weight of the invariance in vicreg")
     parser.add_argument("--var", type=float, help="weight of the variance in vicreg")
     parser.add_argument("--cov", type=float, help="weight of the covariance in vicreg")
+    parser.add_argument(
+        "--patch-size", type=int, help="pixels of a patch's side, mae and i_jepa (default: by image size)"
+    )
+    parser.add_argument("--mask-ratio", type=float, help="share of the patches that mae hides")
+    parser.add_argument("--momentum", type=float, help="of i_jepa's teacher at the first step")
     parser.add_argument("--seed", type=int, help="of weights, order and views (default 0)")
-    parser.add_argument("--backend", help="reference, cpu or triton (default: the fastest that can run)")
+    parser.add_argument("--backend", help="reference, cpu, triton or cuda (default: the fastest that can run)")
     parser.add_argument("--precision", help="32-true (default), bf16-mixed or 16-mixed")
     parser.add_argument("--devices", type=int, help="GPUs, or processes on the CPU (default 1)")
     parser.add_argument("--accumulate", type=int, help="forward passes of one optimizer step (default 1)")

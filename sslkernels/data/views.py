@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two random views of every image of a batch, drawn from torch's random state so that a resumed run repeats them."""
+"""One or two random views of every image, drawn from torch's random state so that a resumed run repeats them."""
 
 from __future__ import annotations
 
@@ -45,3 +45,29 @@ class TwoViews(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return self.augment(images), self.augment(images)
+
+
+class OneView(nn.Module):
+    """Images ``(N, C, H, W)`` in [0, 1] to one batch of the same shape, for methods that hide a part of it.
+
+    What is hidden varies the image enough: one channel, taken for writing, stays as it is, and three channels, taken
+    for photographs, are cropped and mirrored, as in MAE (He et al. 2022, section 4.1).
+
+    >>> import torch
+    >>> from sslkernels.data import OneView
+    >>> (view,) = OneView(channels=3, image_size=(16, 16))(torch.rand(4, 3, 16, 16))
+    >>> view.shape
+    torch.Size([4, 3, 16, 16])
+    """
+
+    def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        self.augment = nn.Sequential()
+        if channels != 1:
+            import kornia.augmentation as K
+
+            self.augment.extend([K.RandomResizedCrop(image_size, scale=(0.2, 1.0)), K.RandomHorizontalFlip()])
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.augment(images),)

@@ -27,6 +27,8 @@ def calibrate_batchnorm(backbone: nn.Module, images: Tensor) -> None:
     An untrained encoder has none and looks worse than it is; a trained one has those of augmented views.
     """
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
     momenta = [norm.momentum for norm in norms]
     device = next(backbone.parameters()).device
     training = backbone.training

@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sslkernels.methods.barlow_twins import BarlowTwins
+from sslkernels.methods.i_jepa import IJEPA
+from sslkernels.methods.mae import MAE
 from sslkernels.methods.method import Method
 from sslkernels.methods.simclr import SimCLR
 from sslkernels.methods.vicreg import VICReg
 
-METHODS: dict[str, Callable[..., Method]] = {"barlow_twins": BarlowTwins, "simclr": SimCLR, "vicreg": VICReg}
+METHODS: dict[str, type[Method]] = {
+    "barlow_twins": BarlowTwins,
+    "i_jepa": IJEPA,
+    "mae": MAE,
+    "simclr": SimCLR,
+    "vicreg": VICReg,
+}
 
 
 def available() -> list[str]:
@@ -18,9 +24,9 @@ def available() -> list[str]:
 
     >>> import sslkernels.methods
     >>> sslkernels.methods.available()
-    ['barlow_twins', 'simclr', 'vicreg']
+    ['barlow_twins', 'i_jepa', 'mae', 'simclr', 'vicreg']
     """
     return sorted(METHODS)
 
 
-__all__ = ["METHODS", "BarlowTwins", "Method", "SimCLR", "VICReg", "available"]
+__all__ = ["IJEPA", "MAE", "METHODS", "BarlowTwins", "Method", "SimCLR", "VICReg", "available"]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sslkernels.backends import USUAL
 from sslkernels.distributed import GroupLike
 
 
@@ -18,6 +19,9 @@ class Method(nn.Module):
         backend: which kernels the loss runs on; None takes the fastest that can run.
         group: ranks whose rows count in the loss; see `sslkernels.functional.nt_xent`.
     """
+
+    # What the method's ops have kernels for, the fastest first.
+    backends: tuple[str, ...] = USUAL
 
     def __init__(self, backbone: nn.Module, *, backend: str | None = None, group: GroupLike = None) -> None:
         super().__init__()

@@ -5,5 +5,15 @@ from __future__ import annotations
 
 from sslkernels.models.heads import ProjectionHead
 from sslkernels.models.resnet import ResNet, resnet_small
+from sslkernels.models.vit import Transformer, ViT, patchify, sincos_positions, unpatchify
 
-__all__ = ["ProjectionHead", "ResNet", "resnet_small"]
+__all__ = [
+    "ProjectionHead",
+    "ResNet",
+    "Transformer",
+    "ViT",
+    "patchify",
+    "resnet_small",
+    "sincos_positions",
+    "unpatchify",
+]

@@ -75,13 +75,14 @@ def _step(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtyp
 
 
 def _loss(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
-    with torch.no_grad(), torch.autocast(images.device.type, autocast, enabled=autocast is not None):
-        embeddings = [rows.detach().requires_grad_() for rows in method(views(images))["embeddings"]]
+    with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+        embeddings = [rows.detach().requires_grad_(rows.requires_grad) for rows in method(views(images))["embeddings"]]
+    trained = [rows for rows in embeddings if rows.requires_grad]
 
     def loss() -> None:
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
             value = method.loss(*embeddings)
-        torch.autograd.grad(value, embeddings)
+        torch.autograd.grad(value, trained)
 
     return loss
 

@@ -17,6 +17,8 @@ INK, MUTED, ACCENT, GOOD, BAD = "#1f2933", "#7b8794", "#2563eb", "#15803d", "#dc
 MOST_POINTS = 1000
 NEIGHBOURS = 8
 QUERIES = 6
+PAINTED = 10
+HIDDEN = "#c7d2fe"
 STYLE = {
     "font.size": 10,
     "text.color": INK,
@@ -92,6 +94,29 @@ def neighbours(dataset: Dataset, features: Tensor, test_features: Tensor) -> byt
     grid[0][0].set_title("query", fontsize=9, color=MUTED)
     grid[0][2].set_title("nearest", fontsize=9, color=MUTED)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=0.94, wspace=0.08, hspace=0.08)
+    return _png(figure)
+
+
+def painting_samples(dataset: Dataset) -> Tensor:
+    """The test images that `paintings` shows."""
+    chosen = torch.randperm(len(dataset.test_images), generator=torch.Generator().manual_seed(0))[:PAINTED]
+    return dataset.test_images[chosen]
+
+
+def paintings(images: Tensor, visible: Tensor, painted: Tensor) -> bytes:
+    """A column for each image: whole, its ``visible`` pixels (bool, as images), and with the others painted."""
+    from matplotlib.colors import to_rgb
+
+    images, painted = (1 - rows if rows.shape[1] == 1 else rows for rows in (images, painted.clamp(0, 1)))  # dark ink
+    hidden = torch.tensor(to_rgb(HIDDEN)).view(3, 1, 1)
+    rows = {"original": images, "visible": torch.where(visible, images, hidden), "painted": painted}
+    figure, _ = _figure(7.2, 0.74 * len(rows), bare=True)
+    grid = figure.subplots(len(rows), len(images), squeeze=False)
+    for axes, (name, row) in zip(grid, rows.items(), strict=True):
+        for column, image in enumerate(row.expand(-1, 3, -1, -1)):
+            _show(axes[column], image, MUTED)
+        axes[0].text(-0.1, 0.5, name, transform=axes[0].transAxes, ha="right", va="center", fontsize=9, color=MUTED)
+    figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.08, hspace=0.08)
     return _png(figure)
 
 

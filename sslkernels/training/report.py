@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from sslkernels.data import Dataset
-from sslkernels.training.pictures import embedding, loss_curve, neighbours
+from sslkernels.training.pictures import embedding, loss_curve, neighbours, paintings
 
 STYLE = """
 :root { color-scheme: light }
@@ -29,8 +29,17 @@ img { display: block; max-width: 100%; margin: 8px auto 0 }
 """
 
 
-def write_report(metrics: dict[str, Any], dataset: Dataset, features: Tensor, test_features: Tensor) -> str:
-    """The page for ``metrics`` and the trained features of ``dataset``'s training and test images."""
+def write_report(
+    metrics: dict[str, Any],
+    dataset: Dataset,
+    features: Tensor,
+    test_features: Tensor,
+    painting: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> str:
+    """The page for ``metrics`` and the trained features of ``dataset``'s training and test images.
+
+    ``painting``: images, which pixels of each were visible, and what was painted, where the method paints.
+    """
     title = f"{metrics['method']} on {metrics['data']}"
     settings = {**metrics["config"], **metrics["versions"]}
     return "\n".join(
@@ -44,9 +53,10 @@ def write_report(metrics: dict[str, Any], dataset: Dataset, features: Tensor, te
             _section(
                 "What the features are worth",
                 "Accuracy on held-out images. The untrained encoder has the same architecture and first weights; "
-                "BatchNorm statistics of both were set by passes over the training images.",
+                "statistics of BatchNorm, where it has any, were set by passes over the training images.",
                 _accuracies(metrics),
             ),
+            *_painting(painting),
             _section(
                 "Loss",
                 "Every optimizer step, and its running mean.",
@@ -66,6 +76,16 @@ def write_report(metrics: dict[str, Any], dataset: Dataset, features: Tensor, te
             "</main></body></html>\n",
         )
     )
+
+
+def _painting(painting: tuple[Tensor, Tensor, Tensor] | None) -> list[str]:
+    if painting is None:
+        return []
+    words = (
+        "Held-out images, the patches that the encoder saw, and the hidden ones painted from them. The method predicts "
+        "a patch in units of its own mean and deviation; for the picture these two are taken from the original."
+    )
+    return [_section("Reconstructions", words, _image(paintings(*painting), "Reconstructions"))]
 
 
 def _setting(metrics: dict[str, Any], dataset: Dataset) -> str:

@@ -7,6 +7,7 @@ import copy
 import importlib.metadata
 import json
 import logging
+import math
 import os
 import platform
 import warnings
@@ -19,23 +20,26 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslkernels.backends import choose
-from sslkernels.data import Dataset, TwoViews, load
+from sslkernels.data import Dataset, OneView, TwoViews, load
 from sslkernels.evaluation import calibrate_batchnorm, encode, few_shot, knn, linear_probe
-from sslkernels.methods import METHODS, Method
-from sslkernels.models import resnet_small
+from sslkernels.methods import MAE, METHODS, Method
+from sslkernels.models import ViT, resnet_small
 from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint
 from sslkernels.training.config import TrainConfig
 from sslkernels.training.loader import ImageBatches
 from sslkernels.training.measure import step_costs
 from sslkernels.training.module import LitMethod
+from sslkernels.training.pictures import painting_samples
 from sslkernels.training.progress import ENGINE_LOGGERS, ShowProgress
 from sslkernels.training.report import write_report
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 LEFT_BY_AN_INTERRUPTED_RUN = ("logs", "tensorboard")
+# Of an image's height and width; attention to four times as many costs too much for a first try.
+MOST_PATCHES = 8
 VERSIONS = ("lightning", "kornia", "scikit-learn", "numpy")
 
 
@@ -76,21 +80,25 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         raise ValueError(
             f"train: --devices is {config.devices} and a batch has {config.batch_size} images; every device needs two."
         )
+    if config.patch_size is not None and options.get("patch_size") is None and not resume:
+        config = replace(config, patch_size=_patch_size(*dataset.train_images.shape[2:]))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
-    backend = choose(device, AUTOCAST[config.precision] or torch.float32, config.backend)
+    backend = choose(device, AUTOCAST[config.precision] or torch.float32, config.backend, METHODS[method].backends)
+    with _quiet_engine():
+        seed_everything(config.seed, verbose=False)
+    learner = _method(config, dataset)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"train: --out is {out}, which cannot be created ({error.strerror}); pass another.") from error
     say(f"{config.method} on {config.data}: {count} images, {config.epochs} epochs, backend {backend}, into {out}")
-    with _quiet_engine():
-        seed_everything(config.seed, verbose=False)
-    learner = _method(config, dataset)
     untrained = copy.deepcopy(learner.backbone).to(device)
-    views = TwoViews(dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:]))
+    views = (TwoViews if config.patch_size is None else OneView)(
+        dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:])
+    )
     losses = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
 
     say("evaluating the features")
@@ -124,7 +132,11 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
     }
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     say("drawing the report")
-    write_atomically(out / "report.html", write_report(metrics, dataset, *features[""]))
+    painting = None
+    if isinstance(learner, MAE):
+        images = painting_samples(dataset)
+        painting = images, *(drawn.cpu() for drawn in learner.reconstruct(images.to(device)))
+    write_atomically(out / "report.html", write_report(metrics, dataset, *features[""], painting))
     return metrics
 
 
@@ -145,15 +157,26 @@ def _saved_config(path: Path, method: str, options: dict[str, Any]) -> TrainConf
 
 
 def _method(config: TrainConfig, dataset: Dataset) -> Method:
-    # Convolutions of small images run a sixth faster on the CPU in this layout.
-    backbone = resnet_small(dataset.train_images.shape[1]).to(memory_format=torch.channels_last)
-    return METHODS[config.method](
-        backbone,
-        feature_dim=backbone.feature_dim,
-        backend=config.backend,
-        group="world",
-        **config.own(),
-    )
+    _, channels, height, width = dataset.train_images.shape
+    own = config.own()
+    backbone: nn.Module
+    if config.patch_size is None:
+        # Convolutions of small images run a sixth faster on the CPU in this layout.
+        backbone = resnet_small(channels).to(memory_format=torch.channels_last)
+        own["feature_dim"] = backbone.feature_dim
+    else:
+        backbone = ViT((height, width), own.pop("patch_size"), channels)
+    return METHODS[config.method](backbone, backend=config.backend, group="world", **own)
+
+
+def _patch_size(height: int, width: int) -> int:
+    """The smallest patch from 2 pixels on that cuts images into 8 rows and columns at most; the largest, if none does.
+
+    2 of the digits' 8x8, 4 of 32x32.
+    """
+    side = math.gcd(height, width)
+    sizes = [size for size in range(2, side + 1) if side % size == 0 and max(height, width) <= MOST_PATCHES * size]
+    return sizes[0] if sizes else side
 
 
 def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> list[float]:

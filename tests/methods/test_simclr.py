@@ -45,6 +45,6 @@ def test_anything_but_two_views_is_refused():
 
 
 def test_available_names_methods():
-    assert available() == ["barlow_twins", "simclr", "vicreg"]
+    assert available() == ["barlow_twins", "i_jepa", "mae", "simclr", "vicreg"]
     assert issubclass(SimCLR, Method)
     assert SimCLR(nn.Flatten(), feature_dim=4).after_step(0, 1) is None

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""I-JEPA: from one part of an image, predict what a teacher makes of the others."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sslkernels.backends import WITH_CUDA
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import apply_masks, block_masks, masked_smooth_l1
+from sslkernels.methods.method import Method
+from sslkernels.models import Transformer, ViT, sincos_positions
+
+
+class IJEPA(Method):
+    """Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture. Assran et al., CVPR 2023.
+
+    The backbone is the context encoder; ``teacher``, the target encoder, follows it as an exponential moving average.
+
+    Args:
+        backbone: encodes the context's patches alone.
+        predictor_width, predictor_depth: of the transformer that predicts; narrow, as in the paper.
+        momentum: of the teacher at the first step; it rises to 1 in a line.
+        min_keep: patches of a context at least; see `sslkernels.functional.block_masks`.
+        backend: see `Method`.
+        group: see `Method`; no image is compared with another, so that ranks have nothing to exchange.
+
+    >>> import torch
+    >>> from sslkernels.methods import IJEPA
+    >>> from sslkernels.models import ViT
+    >>> method = IJEPA(ViT((8, 8), patch_size=2, width=32, depth=2), min_keep=4)
+    >>> method([torch.rand(16, 1, 8, 8)])["loss"].shape
+    torch.Size([])
+    """
+
+    backends = WITH_CUDA
+    backbone: ViT
+    pos: Tensor
+
+    def __init__(
+        self,
+        backbone: ViT,
+        *,
+        predictor_width: int = 64,
+        predictor_depth: int = 1,
+        momentum: float = 0.996,
+        min_keep: int = 10,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.teacher = copy.deepcopy(backbone).requires_grad_(False)
+        self.momentum = momentum
+        self.min_keep = min_keep
+        self.predictor_embed = nn.Linear(backbone.width, predictor_width)
+        self.mask_token = nn.Parameter(torch.randn(predictor_width) * 0.02)
+        self.predictor = Transformer(predictor_width, depth=predictor_depth, heads=backbone.heads)
+        self.predictor_out = nn.Linear(predictor_width, backbone.width)
+        self.register_buffer("pos", sincos_positions(*backbone.grid, predictor_width), persistent=False)
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        if len(views) != 1:
+            raise ValueError(f"IJEPA: {len(views)} views came; pass one view of the images, as [images].")
+        (images,) = views
+        (context,), targets = block_masks(
+            len(images), *self.backbone.grid, min_keep=self.min_keep, device=images.device
+        )
+        pred = self.predict(images, context, targets)
+        with torch.no_grad():
+            tokens = self.teacher.encode(self.teacher.embed(images))
+            target = apply_masks(tokens, targets, backend=self.backend)
+        return {"loss": self.loss(pred, target), "embeddings": (pred, target)}
+
+    def loss(self, pred: Tensor, target: Tensor) -> Tensor:  # type: ignore[override]
+        return masked_smooth_l1(pred, target, normalize_target=True, backend=self.backend)
+
+    def predict(self, images: Tensor, context: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """The teacher's tokens at each of M ``targets (N, K)`` from the patches of ``context``: ``(M N, K, width)``."""
+        seen = self.backbone.encode(self.backbone.embed(images, context, backend=self.backend))
+        seen = self.predictor_embed(seen) + self.pos[context]
+        asked = self.mask_token + self.pos[torch.cat(list(targets))]
+        tokens = torch.cat([seen.repeat(len(targets), 1, 1), asked], 1)
+        return self.predictor_out(self.predictor(tokens)[:, seen.shape[1] :])
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        momentum = self.momentum + (1 - self.momentum) * step / total_steps
+        _follow(self.teacher, self.backbone, 1 - momentum)
+
+
+@torch.no_grad()
+def _follow(teacher: nn.Module, student: nn.Module, weight: float) -> None:
+    """Move the teacher's parameters towards the student's by ``weight``; copy the buffers."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), weight)
+    for mine, its in zip(teacher.buffers(), student.buffers(), strict=True):
+        mine.copy_(its)

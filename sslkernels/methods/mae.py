@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MAE: see a quarter of an image's patches, paint the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from sslkernels.backends import WITH_CUDA
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import masked_mse, random_masking, restore_tokens
+from sslkernels.methods.method import Method
+from sslkernels.models import Transformer, ViT, patchify, sincos_positions, unpatchify
+
+
+class MAE(Method):
+    """Masked Autoencoders Are Scalable Vision Learners. He et al., CVPR 2022.
+
+    Args:
+        backbone: encodes the visible patches alone.
+        mask_ratio: share of the patches that are hidden.
+        decoder_width, decoder_depth: of the transformer that paints; it is thrown away afterwards, so a light one does.
+        normalize_target: predict patches in units of their own mean and deviation, as the paper's best models do.
+        backend: see `Method`.
+        group: see `Method`; no image is compared with another, so that ranks have nothing to exchange.
+
+    >>> import torch
+    >>> from sslkernels.methods import MAE
+    >>> from sslkernels.models import ViT
+    >>> method = MAE(ViT((8, 8), patch_size=2, width=32, depth=2))
+    >>> method([torch.rand(16, 1, 8, 8)])["loss"].shape
+    torch.Size([])
+    """
+
+    backends = WITH_CUDA
+    backbone: ViT
+    pos: Tensor
+
+    def __init__(
+        self,
+        backbone: ViT,
+        *,
+        mask_ratio: float = 0.75,
+        decoder_width: int = 64,
+        decoder_depth: int = 1,
+        normalize_target: bool = True,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.mask_ratio = mask_ratio
+        self.normalize_target = normalize_target
+        self.decoder_embed = nn.Linear(backbone.width, decoder_width)
+        self.mask_token = nn.Parameter(torch.randn(decoder_width) * 0.02)
+        self.decoder = Transformer(decoder_width, depth=decoder_depth, heads=backbone.heads)
+        self.painter = nn.Linear(decoder_width, backbone.in_channels * backbone.patch_size**2)
+        self.register_buffer("pos", sincos_positions(*backbone.grid, decoder_width), persistent=False)
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        if len(views) != 1:
+            raise ValueError(f"MAE: {len(views)} views came; pass one view of the images, as [images].")
+        (images,) = views
+        pred, mask = self.paint(images)
+        target = patchify(images, self.backbone.patch_size)
+        return {"loss": self.loss(pred, target, mask), "embeddings": (pred, target, mask)}
+
+    def loss(self, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]
+        return masked_mse(pred, target, mask, normalize_target=self.normalize_target, backend=self.backend)
+
+    def paint(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Every patch ``(N, L, pixels)`` as predicted from the visible ones; the mask ``(N, L)``, 1 where hidden."""
+        keep, restore, mask = random_masking(
+            len(images),
+            self.backbone.length,
+            self.mask_ratio,
+            generator=generator,
+            device=images.device,
+            backend=self.backend,
+        )
+        visible = self.backbone.encode(self.backbone.embed(images, keep, backend=self.backend))
+        visible = self.decoder_embed(visible)
+        tokens = restore_tokens(visible, restore, self.mask_token, pos=self.pos, backend=self.backend)
+        return self.painter(self.decoder(tokens)), mask
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Which pixels were visible, bool as ``images``, and the images with the hidden ones as predicted.
+
+        With ``normalize_target`` a hidden patch's mean and deviation, which no prediction holds, are the true ones.
+        """
+        pred, mask = self.paint(images, generator)
+        target = patchify(images, self.backbone.patch_size)
+        if self.normalize_target:
+            variance, mean = torch.var_mean(target, 2, keepdim=True)
+            pred = pred * (variance + 1e-6).sqrt() + mean
+        hidden = mask.bool()[..., None].expand_as(target)
+        whole = partial(unpatchify, channels=self.backbone.in_channels, grid=self.backbone.grid)
+        return whole(~hidden), whole(torch.where(hidden, pred, target))

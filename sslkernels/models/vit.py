@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Vision Transformer (Dosovitskiy et al. 2021) that can be run on the tokens that a masked method keeps."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkernels.arguments import check_size
+from sslkernels.functional import patchify_gather
+
+
+class Attention(nn.Module):
+    """Self-attention of ``heads`` heads over tokens ``(B, L, width)``."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and a perceptron of four times the width, each behind a LayerNorm and beside a shortcut."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm0 = nn.LayerNorm(width, eps=1e-6)
+        self.attention = Attention(width, heads)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm0(x))
+        return x + self.mlp(self.norm1(x))
+
+
+class Transformer(nn.Sequential):
+    """``depth`` blocks and a last LayerNorm over tokens ``(B, L, width)``, any number of them.
+
+    >>> import torch
+    >>> from sslkernels.models import Transformer
+    >>> Transformer(32, depth=2, heads=2)(torch.randn(4, 9, 32)).shape
+    torch.Size([4, 9, 32])
+    """
+
+    def __init__(self, width: int, *, depth: int, heads: int) -> None:
+        check_size("Transformer", "depth", depth)
+        check_size("Transformer", "heads", heads)
+        if width % heads:
+            raise ValueError(f"Transformer: width is {width} and heads {heads}; pass heads that divide the width.")
+        super().__init__(*(Block(width, heads) for _ in range(depth)), nn.LayerNorm(width, eps=1e-6))
+        self.apply(init_linear)
+
+
+class ViT(nn.Module):
+    """Images ``(N, C, H, W)`` to features ``(N, width)``, the mean of the tokens.
+
+    ``vit.encode(vit.embed(images, index))`` gives the tokens themselves, of the patches ``index`` alone if it is there:
+    pixels of other patches are never read. There is no class token; MAE (He et al. 2022, appendix A.1) and I-JEPA
+    (Assran et al. 2023) average as well.
+
+    Args:
+        image_size: height and width in pixels.
+        patch_size: side of a patch in pixels; it divides both.
+        in_channels: channels of an image.
+        width, depth, heads: of the transformer; heads divide the width, which is a multiple of 4.
+
+    >>> import torch
+    >>> from sslkernels.models import ViT
+    >>> vit = ViT((8, 8), patch_size=2, width=32, depth=2, heads=2)
+    >>> images = torch.rand(4, 1, 8, 8)
+    >>> vit(images).shape, vit.encode(vit.embed(images, torch.tensor([[0, 5, 6]] * 4))).shape
+    (torch.Size([4, 32]), torch.Size([4, 3, 32]))
+    """
+
+    pos: Tensor
+
+    def __init__(
+        self,
+        image_size: tuple[int, int],
+        patch_size: int,
+        in_channels: int = 1,
+        *,
+        width: int = 96,
+        depth: int = 3,
+        heads: int = 4,
+    ) -> None:
+        super().__init__()
+        check_size("ViT", "patch_size", patch_size)
+        if any(side % patch_size for side in image_size):
+            raise ValueError(f"ViT: patch_size is {patch_size} and images {image_size}; it must divide both sides.")
+        self.patch_size = patch_size
+        self.in_channels = in_channels
+        self.grid = image_size[0] // patch_size, image_size[1] // patch_size
+        self.feature_dim = self.width = width
+        self.heads = heads
+        self.patch = nn.Linear(in_channels * patch_size**2, width)
+        self.encode = Transformer(width, depth=depth, heads=heads)
+        self.register_buffer("pos", sincos_positions(*self.grid, width), persistent=False)
+        self.patch.apply(init_linear)
+
+    @property
+    def length(self) -> int:
+        """Patches of an image."""
+        return self.grid[0] * self.grid[1]
+
+    def embed(self, images: Tensor, index: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+        """Patches of ``images``, or those of ``index (N, K)``, as tokens with their positions, ``(N, K, width)``."""
+        if index is None:
+            return self.patch(patchify(images, self.patch_size)) + self.pos
+        return self.patch(patchify_gather(images, index, self.patch_size, backend=backend)) + self.pos[index]
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encode(self.embed(images)).mean(1)
+
+
+def patchify(images: Tensor, patch: int) -> Tensor:
+    """Pixels of every patch of ``images (N, C, H, W)``: ``(N, L, C * patch * patch)``, patches row by row.
+
+    >>> import torch
+    >>> from sslkernels.models import patchify
+    >>> patchify(torch.arange(16.0).view(1, 1, 4, 4), 2)[0, 3]
+    tensor([10., 11., 14., 15.])
+    """
+    batch, channels, height, width = images.shape
+    pixels = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
+    return pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch**2)
+
+
+def unpatchify(patches: Tensor, channels: int, grid: tuple[int, int]) -> Tensor:
+    """Images ``(N, channels, H, W)`` of the patches that `patchify` makes on a grid of so many rows and columns.
+
+    >>> import torch
+    >>> from sslkernels.models import patchify, unpatchify
+    >>> images = torch.rand(2, 3, 8, 4)
+    >>> torch.equal(unpatchify(patchify(images, 2), 3, (4, 2)), images)
+    True
+    """
+    patch = math.isqrt(patches.shape[2] // channels)
+    pixels = patches.reshape(-1, *grid, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
+    return pixels.reshape(-1, channels, grid[0] * patch, grid[1] * patch)
+
+
+def sincos_positions(height: int, width: int, features: int) -> Tensor:
+    """Fixed positions of a grid, ``(height * width, features)``: sine and cosine of the row, then of the column.
+
+    Frequencies fall from 1 to 1e-4 as in Vaswani et al. 2017.
+
+    >>> from sslkernels.models import sincos_positions
+    >>> sincos_positions(4, 4, 32).shape
+    torch.Size([16, 32])
+    """
+    if features % 4:
+        raise ValueError(f"sincos_positions: features is {features}; pass a multiple of 4.")
+    frequencies = 10000 ** (-torch.arange(features // 4) / (features // 4))
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    angles = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]
+    return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
+
+
+def init_linear(module: nn.Module) -> None:
+    """As MAE and I-JEPA's transformers begin."""
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)
