@@ -225,6 +225,7 @@ print("agrees")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", _C.available_isas())
 def test_every_instruction_set(isa: str, run_python: Callable) -> None:
     folder = str(Path(__file__).parent)

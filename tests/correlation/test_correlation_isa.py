@@ -42,6 +42,7 @@ print("agrees")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", _C.available_isas())
 def test_agrees_with_the_formulas(isa: str, run_python: Callable) -> None:
     done = run_python(AGAINST_THE_FORMULAS.format(isa=isa), SSLKERNELS_ISA=isa)

@@ -48,6 +48,7 @@ print("agrees")
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", _C.available_isas())
 def test_agrees_with_the_oracle(isa: str, run_python: Callable) -> None:
     done = run_python(AGAINST_THE_ORACLE.format(isa=isa), SSLKERNELS_ISA=isa)

@@ -13,6 +13,7 @@ import pytest
 from sslkernels import _C
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", _C.available_isas()[:-1])  # the best has passed them already
 def test_agrees_with_the_oracle(isa: str, tmp_path: Path) -> None:
     tests = str(Path(__file__).parent / "test_tokens_values.py")

@@ -72,7 +72,8 @@ int gather_typed(const TokenRows &x, const TokenIndex &index, int64_t length, co
                 continue;
             }
             const In *in = beyond ? nullptr : token<In>(x, sample % index.batch, P + i);
-            const Acc *add = pos ? pos + (by_place ? place : i) * d : nullptr;
+            const bool placed = pos && (by_place || (place >= P && !beyond));
+            const Acc *add = placed ? pos + (by_place ? place : i) * d : nullptr;
             if (beyond && add) {
                 for (int64_t k = 0; k < d; ++k) both[k] = fill[k] + add[k];
                 add = both;

@@ -198,7 +198,7 @@ class Gather(torch.autograd.Function):
             dfill = tokens_sums(grad[:, prefix:], filled, 1, backend)[0]
         if need_pos:
             rows, dtype = ctx.positions
-            dpos = grad.sum(0, dtype=dtype) if ctx.by_place else tokens_sums(grad, index, rows, backend).to(dtype)
+            dpos = grad.sum(0, dtype=dtype) if ctx.by_place else tokens_sums(grad[:, prefix:], index, rows, backend).to(dtype)
         return dx, None, dfill, dpos, None, None, None, None
 
 
@@ -223,7 +223,8 @@ class Collect(torch.autograd.Function):
             batch = index.shape[1]
             taken = index.transpose(0, 1).reshape(batch, -1).long()
             empty = torch.zeros((batch, ctx.length), dtype=torch.int64, device=index.device)
-            empty = empty.scatter(1, taken.clamp(0, max(ctx.length - 1, 0)), -1)
+            if ctx.length:
+                empty = empty.scatter(1, taken.clamp(0, ctx.length - 1), -1)
             dfill = tokens_sums(grad, empty[None], 1, ctx.backend)[0]
         return dx, None, None, dfill, None
 

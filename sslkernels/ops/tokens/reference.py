@@ -38,8 +38,8 @@ def gather(
         out = sources.new_zeros((sets * batch, kept, x.shape[2]))
     beyond = out.new_tensor(torch.nan) if fill is None else torch.where(where[..., None] >= 0, fill.to(out), torch.nan)
     out = torch.where(inside[..., None], out, beyond)
-    if pos is not None and not by_place:
-        out = out + pos[safe]
+    if pos is not None and not by_place and length:
+        out = out + torch.where(inside[..., None], pos[safe], 0)
     out = torch.cat([sources[:, :prefix], out], 1)
     if pos is not None and by_place:
         out = out + pos
