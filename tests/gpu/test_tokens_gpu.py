@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA backend of the tokens family on a CUDA device: ``pytest -m gpu``."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+import sslkernels.functional as SF
+from sslkernels.ops.registry import wide
+from sslkernels.ops.tokens import cuda, reference
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_width = pytest.mark.parametrize("channels", [1, 3, 8, 33, 768])
+
+
+def on_gpu(arguments: tuple) -> tuple:
+    return tuple(x.cuda() if isinstance(x, Tensor) else x for x in arguments)
+
+
+def check(name: str, *arguments: object, rounding: float = 0.0) -> None:
+    ours, theirs = getattr(cuda, name)(*on_gpu(arguments)), getattr(reference, name)(*arguments)
+    pairs = [(ours, theirs)] if isinstance(ours, Tensor) else zip(ours, theirs, strict=True)
+    for our, their in pairs:
+        torch.testing.assert_close(our.cpu(), their, rtol=rounding, atol=rounding, equal_nan=True)
+
+
+@pytest.fixture(autouse=True)
+def nan_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "check_bounds", lambda *_: None)
+
+
+@every_dtype
+@every_width
+def test_gather_collect_and_sums(dtype: torch.dtype, channels: int) -> None:
+    for kind, prefix, low in itertools.product((torch.int32, torch.int64), (0, 1), (0, -2)):
+        x = torch.randn(5, prefix + 50, channels, dtype=wide(dtype)).to(dtype)
+        index = torch.randint(low, 50 - low, (3, 5, 20), dtype=kind)
+        fill = torch.randn(channels, dtype=wide(dtype))
+        check("gather", x, index, fill, None, prefix, False, dtype)
+        check("gather", x, index, None, torch.randn(50, channels, dtype=wide(dtype)), prefix, False, wide(dtype))
+        moved = torch.randn(15, prefix + 20, channels, dtype=wide(dtype)).to(dtype)
+        for strict in (False, True):
+            check("collect", moved, index, 50, fill, prefix, strict, dtype)
+        check("sums", moved[:, prefix:], index, 50, rounding=64 * torch.finfo(wide(dtype)).eps)
+
+
+@every_dtype
+def test_ranks_and_patches(dtype: torch.dtype) -> None:
+    check("ranks", torch.rand(7, 196, dtype=wide(dtype)).to(dtype), 49)
+    for patch in (3, 14, 16):
+        images = torch.randn(2, 3, 4 * patch, 2 * patch, dtype=wide(dtype)).to(dtype)
+        check("patches", images, torch.randint(-1, 9, (2, 5)), patch)
+
+
+@every_dtype
+@every_width
+def test_errors_and_slopes(dtype: torch.dtype, channels: int) -> None:
+    rounding = 256 * torch.finfo(wide(dtype)).eps
+    for norm, beta in itertools.product(("none", "mae", "layer") if channels > 1 else ("none",), (0.0, 0.5)):
+        pred, target = (torch.randn(33, channels, dtype=wide(dtype)).to(dtype) for _ in range(2))
+        weights = torch.rand(33, dtype=wide(dtype)) + 0.1
+        check("errors", pred, target, weights, norm, beta, rounding=rounding)
+        _, moments = reference.errors(pred, target, weights, norm, beta)
+        slack = max(rounding, torch.finfo(dtype).eps)
+        check("errors_backward", pred, target, weights / channels, moments, norm, beta, rounding=slack)
+
+
+def step(x: Tensor, index: Tensor, order: Tensor, token: Tensor, backend: str = "cuda") -> tuple[Tensor, ...]:
+    visible = SF.apply_masks(x, [index, index.flip(1)], backend=backend).chunk(2)[0]
+    restored = SF.restore_tokens(visible, order, token, backend=backend)
+    mask = (order >= index.shape[1]).float()
+    loss = SF.masked_mse(restored, x.detach(), mask, normalize_target=True, backend=backend)
+    return loss, *torch.autograd.grad(loss, (x, token))
+
+
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    order = torch.rand(8, 196, device="cuda").argsort(1)
+    x = torch.randn(8, 196, 768, device="cuda", requires_grad=True)
+    return x, order[:, :49].contiguous(), order, torch.randn(768, device="cuda", requires_grad=True)
+
+
+def test_a_training_step_waits_for_nothing_and_bits_repeat() -> None:
+    arguments = inputs()
+    first = step(*arguments)
+    for ours, theirs in zip(first, step(*arguments, backend="reference"), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = [step(*arguments) for _ in range(3)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(torch.equal(a, b) for result in again for a, b in zip(first, result, strict=True))
+
+
+def test_a_graph_replays_it() -> None:
+    arguments = inputs()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):  # kernels are loaded before they are captured
+        step(*arguments)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(*arguments)
+    with torch.no_grad():
+        arguments[0].copy_(torch.randn_like(arguments[0]))
+    graph.replay()
+    for ours, theirs in zip(captured, step(*arguments), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_offsets_beyond_32_bits() -> None:
+    x = torch.empty(
+        3, 1_400_000, 1024, dtype=torch.float16, device="cuda"
+    )  # 8.6 GB; rows are written where they are read
+    index = torch.tensor([[0, 1_399_999], [5, 1_399_999], [7, 1_399_998]], device="cuda")
+    rows = torch.randn(3, 2, 1024, device="cuda").half()
+    x[torch.arange(3, device="cuda")[:, None], index] = rows
+    assert torch.equal(SF.gather_tokens(x, index, backend="cuda"), rows)
+    del x
+    back = SF.scatter_tokens(rows, index, 1_400_000, backend="cuda")
+    assert torch.equal(back[torch.arange(3, device="cuda")[:, None], index], rows)
+
+
+def test_cupy_arrays_are_read_where_they_lie() -> None:
+    if importlib.util.find_spec("cupy") is None:
+        pytest.skip("CuPy is not installed.")
+    import cupy
+
+    x, index = torch.randn(2, 5, 8, device="cuda"), torch.randint(0, 5, (2, 3), device="cuda")
+    ours = SF.gather_tokens(cupy.from_dlpack(x), cupy.from_dlpack(index), backend="cuda")
+    assert torch.equal(ours, SF.gather_tokens(x, index, backend="reference"))
