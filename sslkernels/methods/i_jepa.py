@@ -25,14 +25,13 @@ class IJEPA(Method):
         backbone: encodes the context's patches alone.
         predictor_width, predictor_depth: of the transformer that predicts; narrow, as in the paper.
         momentum: of the teacher at the first step; it rises to 1 in a line.
-        min_keep: patches of a context at least; see `sslkernels.functional.block_masks`.
         backend: see `Method`.
         group: see `Method`; no image is compared with another, so that ranks have nothing to exchange.
 
     >>> import torch
     >>> from sslkernels.methods import IJEPA
     >>> from sslkernels.models import ViT
-    >>> method = IJEPA(ViT((8, 8), patch_size=2, width=32, depth=2), min_keep=4)
+    >>> method = IJEPA(ViT((8, 8), patch_size=2, width=32, depth=2))
     >>> method([torch.rand(16, 1, 8, 8)])["loss"].shape
     torch.Size([])
     """
@@ -48,14 +47,14 @@ class IJEPA(Method):
         predictor_width: int = 64,
         predictor_depth: int = 1,
         momentum: float = 0.996,
-        min_keep: int = 10,
         backend: str | None = None,
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         self.teacher = copy.deepcopy(backbone).requires_grad_(False)
         self.momentum = momentum
-        self.min_keep = min_keep
+        # The official ten of 14x14, and less on a grid that has not so many to give.
+        self.min_keep = max(1, min(10, backbone.length // 4))
         self.predictor_embed = nn.Linear(backbone.width, predictor_width)
         self.mask_token = nn.Parameter(torch.randn(predictor_width) * 0.02)
         self.predictor = Transformer(predictor_width, depth=predictor_depth, heads=backbone.heads)

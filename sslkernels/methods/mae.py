@@ -51,6 +51,11 @@ class MAE(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        if not 0 < int(backbone.length * (1 - mask_ratio)) < backbone.length:
+            raise ValueError(
+                f"MAE: mask_ratio is {mask_ratio} and an image has {backbone.length} patches; "
+                "pass one that hides some and leaves some, such as 0.75."
+            )
         self.mask_ratio = mask_ratio
         self.normalize_target = normalize_target
         self.decoder_embed = nn.Linear(backbone.width, decoder_width)
