@@ -198,7 +198,10 @@ class Gather(torch.autograd.Function):
             dfill = tokens_sums(grad[:, prefix:], filled, 1, backend)[0]
         if need_pos:
             rows, dtype = ctx.positions
-            dpos = grad.sum(0, dtype=dtype) if ctx.by_place else tokens_sums(grad[:, prefix:], index, rows, backend).to(dtype)
+            if ctx.by_place:
+                dpos = grad.sum(0, dtype=dtype)
+            else:
+                dpos = tokens_sums(grad[:, prefix:], index, rows, backend).to(dtype)
         return dx, None, dfill, dpos, None, None, None, None
 
 
