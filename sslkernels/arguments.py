@@ -18,22 +18,22 @@ def shape_of(tensor: Tensor) -> str:
 ROWS = "(N, D), rows are samples; flatten the rest"
 
 
-def check_rows(function: str, name: str, value: object, expected: str = ROWS) -> Tensor:
-    """A floating-point matrix of rows ``(N, D)`` with ``D >= 1``; ``expected`` is what a caller is told to pass."""
+def check_rows(function: str, name: str, value: object, expected: str = ROWS, dims: int = 2) -> Tensor:
+    """Floating-point rows ``(N, D)`` with ``D >= 1``, or of more ``dims``; ``expected`` is what to pass."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a torch.Tensor of shape {expected}.")
     if type(value).__name__ == "DTensor":
         raise TypeError(f"{function}: {name} is a DTensor; pass its local shard, {name}.to_local(), and group=.")
     if value.layout != torch.strided:
         raise TypeError(f"{function}: {name} has layout {value.layout}; pass a dense tensor, {name}.to_dense().")
-    if value.dim() != 2:
+    if value.dim() != dims:
         raise ValueError(f"{function}: {name} has shape {shape_of(value)}; expected {expected}.")
     if value.dtype not in DTYPES:
         raise TypeError(
             f"{function}: {name} has dtype {value.dtype}; accepted are float32, float64, bfloat16 and float16. "
             f"Convert it with {name}.float()."
         )
-    if value.shape[1] == 0:
+    if value.shape[-1] == 0:
         raise ValueError(f"{function}: {name} has shape {shape_of(value)}; rows need at least one feature.")
     return value
 
@@ -112,12 +112,7 @@ def as_tensor(value: object) -> object:
 
 def check_tokens(function: str, name: str, value: object, expected: str = "(B, L, C)") -> Tensor:
     """Floating-point tokens ``(B, L, C)`` with ``C >= 1``."""
-    value = as_tensor(value)
-    if isinstance(value, Tensor) and value.dim() != 3:
-        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; expected {expected}.")
-    check_rows(function, name, value.reshape(-1, value.shape[2]) if isinstance(value, Tensor) else value, expected)
-    assert isinstance(value, Tensor)
-    return value
+    return check_rows(function, name, as_tensor(value), expected, dims=3)
 
 
 def check_index(function: str, name: str, value: object, batch: int, device: torch.device) -> Tensor:

@@ -130,8 +130,8 @@ template <class In, class Out, int V> __device__ inline void gather(const Gather
     const W *added = nullptr;
     if (a.pos && a.by_place)
         added = a.pos + row * a.channels;
-    else if (a.pos && !front && a.length)
-        added = a.pos + (i < 0 ? 0 : inside ? i : a.length - 1) * a.channels;
+    else if (a.pos && !front && inside)
+        added = a.pos + i * a.channels;
     Out *out = a.out + (sample * (a.prefix + a.kept) + row) * a.channels;
     for (int64 c = threadIdx.x * V; c < a.channels; c += blockDim.x * V) {
         auto values = source ? load<V>(source + c) : beyond ? load<V>(beyond + c) : all<W, V>(not_a_number<W>());

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import as_tensor, check_index, check_size, check_tokens, shape_of
+from sslkernels.arguments import as_tensor, check_index, check_rows, check_size, check_tokens, shape_of
 from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops.registry import wide
 from sslkernels.ops.tokens import Collect, Gather, Patches
@@ -174,9 +174,7 @@ def patchify_gather(images: Tensor, index: Tensor, patch: int, *, backend: str |
     tensor([[[10., 11., 14., 15.]]])
     """
     images = as_tensor(images)  # type: ignore[assignment]
-    if not isinstance(images, Tensor) or images.dim() != 4 or not images.is_floating_point():
-        came = f"shape {shape_of(images)}" if isinstance(images, Tensor) else type(images).__name__
-        raise ValueError(f"patchify_gather: images has {came}; expected floating-point (B, channels, H, W).")
+    check_rows("patchify_gather", "images", images, "(B, channels, H, W)", dims=4)
     check_size("patchify_gather", "patch", patch)
     if images.numel() == 0 or images.shape[2] % patch or images.shape[3] % patch:
         raise ValueError(
