@@ -27,6 +27,17 @@ def test_digits_beat_pixels_and_the_untrained_encoder(tmp_path, method, gain, ru
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("run_seed", [0, 1, 2])
+def test_mae_learns_the_digits_from_a_quarter_of_their_patches(tmp_path, run_seed):
+    """Pixels are the better neighbours at this size; what counts is what was learned."""
+    assert main(["train", "mae", "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["few_shot"] >= metrics["few_shot_untrained"] + 0.20
+    assert metrics["linear"] > metrics["linear_untrained"]
+    assert "Reconstructions" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["simclr", "barlow_twins", "vicreg"])
 def test_two_devices_train_and_resume(tmp_path, capfd, method):
     arguments = ["train", method, "--epochs", "2", "--devices", "2", "--out", str(tmp_path)]
