@@ -61,7 +61,7 @@ class Transformer(nn.Sequential):
 
 
 class ViT(nn.Module):
-    """Images ``(N, C, H, W)`` to features ``(N, width)``, the mean of the tokens.
+    """Images ``(N, C, H, W)`` in [0, 1] to features ``(N, width)``, the mean of the tokens.
 
     ``vit.encode(vit.embed(images, index))`` gives the tokens themselves, of the patches ``index`` alone if it is there:
     pixels of other patches are never read. There is no class token; MAE (He et al. 2022, appendix A.1) and I-JEPA
@@ -105,7 +105,11 @@ class ViT(nn.Module):
         self.patch = nn.Linear(in_channels * patch_size**2, width)
         self.encode = Transformer(width, depth=depth, heads=heads)
         self.register_buffer("pos", sincos_positions(*self.grid, width), persistent=False)
-        self.patch.apply(init_linear)
+        # Pixels begin with as much weight as the positions, whose numbers have a mean square of one half. Tokens that
+        # say little but where they are would be predicted from their position alone (I-JEPA on the digits: 5-shot
+        # 0.23 after training, as before).
+        nn.init.normal_(self.patch.weight, std=(2 * self.patch.in_features) ** -0.5)
+        nn.init.zeros_(self.patch.bias)
 
     @property
     def length(self) -> int:
@@ -115,8 +119,9 @@ class ViT(nn.Module):
     def embed(self, images: Tensor, index: Tensor | None = None, *, backend: str | None = None) -> Tensor:
         """Patches of ``images``, or those of ``index (N, K)``, as tokens with their positions, ``(N, K, width)``."""
         if index is None:
-            return self.patch(patchify(images, self.patch_size)) + self.pos
-        return self.patch(patchify_gather(images, index, self.patch_size, backend=backend)) + self.pos[index]
+            return self.patch(2 * patchify(images, self.patch_size) - 1) + self.pos
+        pixels = patchify_gather(images, index, self.patch_size, backend=backend)
+        return self.patch(2 * pixels - 1) + self.pos[index]
 
     def forward(self, images: Tensor) -> Tensor:
         return self.encode(self.embed(images)).mean(1)

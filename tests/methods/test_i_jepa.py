@@ -27,10 +27,11 @@ def rows(x: Tensor, index: Tensor) -> Tensor:
 def official_loss(method: IJEPA, images: Tensor, context: Tensor, targets: list[Tensor]) -> Tensor:
     """train.py and vision_transformer.py of the official code on the method's weights, a target at a time."""
     patches = images.reshape(-1, 1, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(len(images), 16, 4)
+    pixels = 2 * patches - 1
     student, teacher = method.backbone, method.teacher
-    h = teacher.encode(teacher.patch(patches) + teacher.pos)
+    h = teacher.encode(teacher.patch(pixels) + teacher.pos)
     h = F.layer_norm(h, h.shape[-1:])
-    z = student.encode(rows(student.patch(patches) + student.pos, context))
+    z = student.encode(rows(student.patch(pixels) + student.pos, context))
     pos = method.pos.expand(len(images), -1, -1)
     z = method.predictor_embed(z) + rows(pos, context)
     losses = []

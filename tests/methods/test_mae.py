@@ -20,7 +20,7 @@ def official_loss(method: MAE, images: Tensor, ids_keep: Tensor, ids_restore: Te
     """models_mae.py of the official code with the class token left out, on the method's weights."""
     vit = method.backbone
     patches = images.reshape(-1, 1, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(len(images), 16, 4)
-    x = patches @ vit.patch.weight.T + vit.patch.bias + vit.pos
+    x = (2 * patches - 1) @ vit.patch.weight.T + vit.patch.bias + vit.pos
     x = vit.encode(x.gather(1, ids_keep[..., None].expand(-1, -1, 16)))
     x = x @ method.decoder_embed.weight.T + method.decoder_embed.bias
     x = torch.cat([x, method.mask_token.expand(len(x), 16 - x.shape[1], -1)], 1)
