@@ -122,6 +122,8 @@ def check_index(function: str, name: str, value: object, batch: int, device: tor
         raise TypeError(
             f"{function}: {name} is a {type(value).__name__}; pass an int64 or int32 tensor of shape (B, K)."
         )
+    if value.layout != torch.strided:
+        raise TypeError(f"{function}: {name} has layout {value.layout}; pass a dense tensor, {name}.to_dense().")
     if value.dtype not in (torch.int64, torch.int32):
         raise TypeError(
             f"{function}: {name} has dtype {value.dtype}; accepted are int64 and int32. For a mask pass its indices."

@@ -40,6 +40,11 @@ def _why_not(index: int | None) -> str | None:
     return f"{missing} and CuPy is not installed; `pip install sslkernels[cupy]` compiles them at first use."
 
 
+# torch.compile cannot trace into the compiled module, and need not: the answer stays. It is all that
+# torch.compiler.assume_constant_result does, which imports the compiler, and that takes a second.
+_why_not.__wrapped__._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def launch(
     family: str, kernel: str, x: Tensor, blocks: tuple[int, int], threads: tuple[int, int], *fields: int | float
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import sslkernels as sk
 import sslkernels.functional as SF
+from sslkernels import cuda
 from sslkernels.backends import NAMES, choose, usable, why_not
 from sslkernels.ops.similarity import autograd
 
@@ -151,3 +153,16 @@ def test_the_workspace_comes_from_the_environment(run_python: Callable) -> None:
     assert run_python(code, SSLKERNELS_WORKSPACE_MIB="").stdout.split() == [str(256 << 20)]
     refused = run_python(code, SSLKERNELS_WORKSPACE_MIB="lots")
     assert "SSLKERNELS_WORKSPACE_MIB is 'lots'; pass a whole number of MiB" in refused.stderr
+
+
+def test_whether_cuda_kernels_can_run_is_a_constant_of_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is asked in the compiled module, where torch.compile cannot follow."""
+    seen = SimpleNamespace(is_available=lambda: True, get_device_capability=lambda _: (9, 0))
+    monkeypatch.setattr(cuda, "torch", SimpleNamespace(cuda=seen))
+    cuda._why_not.cache_clear()
+    try:
+        compiled = torch.compile(lambda x: x + (cuda._why_not(None) is None), fullgraph=True, backend="eager")
+        assert compiled(torch.zeros(2)).shape == (2,)
+    finally:
+        cuda._why_not.cache_clear()
+        torch._dynamo.reset()

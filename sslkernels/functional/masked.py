@@ -64,8 +64,8 @@ def masked_smooth_l1(
     tensor(1.3125)
     """
     check_number("masked_smooth_l1", "beta", beta)
-    if beta <= 0:
-        raise ValueError(f"masked_smooth_l1: beta is {beta}; pass a number above 0.")
+    if beta < torch.finfo(torch.float32).tiny:
+        raise ValueError(f"masked_smooth_l1: beta is {beta}; pass a number above 0 that float32 holds, such as 1.0.")
     norm = "layer" if normalize_target else "none"
     return _masked("masked_smooth_l1", pred, target, mask, norm, float(beta), backend)
 
@@ -80,7 +80,7 @@ def _masked(
             f"{target.device}; both need the same."
         )
     if (pred.dtype == torch.float64) != (target.dtype == torch.float64):
-        target = target.to(pred.dtype)
+        target = target.to(wide(pred.dtype))
     if norm == "mae" and pred.shape[2] < 2:
         raise ValueError(
             f"{function}: target has one number per token, which has no variance; turn normalize_target off."

@@ -96,9 +96,10 @@ def block_masks(
         ``enc``, ``enc_blocks`` tensors int64 ``(B, K)``, in the order of the grid and cut to the shortest context of
         the batch; ``pred``, ``pred_blocks`` tensors int64 ``(B, h * w)``.
 
-    A context's place is drawn among those that leave ``min_keep`` tokens, which the collator finds by trying. It also
-    draws scale and aspect ratio from one number, and no block of it ever covers the last row or column; here the two
-    are independent and every place that fits is as likely as another, as the paper has it.
+    A context's place is drawn among those that leave ``min_keep`` tokens, which the collator finds by trying (and it
+    asks for one more). It also draws scale and aspect ratio from one number, and no block of it ever covers the last
+    row or column; here the two are independent and every place that fits is as likely as another, as the paper has it.
+    Block sizes are numbers, so that ``torch.compile`` breaks its graph here: draw masks beside the images.
 
     Cost: a few passes over ``B * pred_blocks`` grids, and one wait for the length of the shortest context.
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import as_tensor, check_index, check_rows, check_size, check_tokens, shape_of
+from sslkernels.arguments import as_tensor, check_index, check_number, check_rows, check_size, check_tokens, shape_of
 from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops.registry import wide
 from sslkernels.ops.tokens import Collect, Gather, Patches
@@ -75,6 +75,7 @@ def scatter_tokens(
     if isinstance(fill, Tensor):
         value: Tensor | None = _row("scatter_tokens", "fill", fill, x)
     else:
+        check_number("scatter_tokens", "fill", fill)
         value = None if fill == 0 else x.new_full((x.shape[2],), fill, dtype=wide(x.dtype))
     return Collect.apply(x, index[None], length, value, choose(x.device, x.dtype, backend, WITH_CUDA))
 
@@ -94,7 +95,8 @@ def restore_tokens(
 
     Args:
         visible: ``(B, P + K, C)``.
-        ids_restore: int64 or int32 ``(B, L)``, the rank of each token as `random_masking` gives it.
+        ids_restore: int64 or int32 ``(B, L)``, the rank of each token as `random_masking` gives it; every rank from K
+            on stands for the mask token.
         mask_token: C elements in any shape; it receives its gradient.
         pos: ``(P + L, C)`` or ``(1, P + L, C)``, added in float32 and rounded once.
         prefix: P, tokens at the front (a class token) that pass through.
@@ -176,7 +178,7 @@ def patchify_gather(images: Tensor, index: Tensor, patch: int, *, backend: str |
     images = as_tensor(images)  # type: ignore[assignment]
     check_rows("patchify_gather", "images", images, "(B, channels, H, W)", dims=4)
     check_size("patchify_gather", "patch", patch)
-    if images.numel() == 0 or images.shape[2] % patch or images.shape[3] % patch:
+    if images.shape[2] % patch or images.shape[3] % patch:
         raise ValueError(
             f"patchify_gather: images has shape {shape_of(images)} and patch is {patch}; it must divide H and W."
         )

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_number
 from sslkernels.backends import WITH_CUDA
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import apply_masks, block_masks, masked_smooth_l1
@@ -51,6 +52,9 @@ class IJEPA(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        check_number("IJEPA", "momentum", momentum, least=0)
+        if momentum > 1:
+            raise ValueError(f"IJEPA: momentum is {momentum}; pass a number from 0 to 1.")
         self.teacher = copy.deepcopy(backbone).requires_grad_(False)
         self.momentum = momentum
         # The official ten of 14x14, and less on a grid that has not so many to give.

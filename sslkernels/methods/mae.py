@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_number
 from sslkernels.backends import WITH_CUDA
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import masked_mse, random_masking, restore_tokens
@@ -51,6 +52,13 @@ class MAE(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        check_number("MAE", "mask_ratio", mask_ratio, least=0)
+        pixels = backbone.in_channels * backbone.patch_size**2
+        if backbone.length < 2 or (normalize_target and pixels < 2):
+            raise ValueError(
+                f"MAE: patches of patch_size {backbone.patch_size} have {pixels} numbers and an image has "
+                f"{backbone.length}; pass a patch_size of which there are several, of more than one number."
+            )
         if not 0 < int(backbone.length * (1 - mask_ratio)) < backbone.length:
             raise ValueError(
                 f"MAE: mask_ratio is {mask_ratio} and an image has {backbone.length} patches; "
@@ -61,7 +69,7 @@ class MAE(Method):
         self.decoder_embed = nn.Linear(backbone.width, decoder_width)
         self.mask_token = nn.Parameter(torch.randn(decoder_width) * 0.02)
         self.decoder = Transformer(decoder_width, depth=decoder_depth, heads=backbone.heads)
-        self.painter = nn.Linear(decoder_width, backbone.in_channels * backbone.patch_size**2)
+        self.painter = nn.Linear(decoder_width, pixels)
         self.register_buffer("pos", sincos_positions(*backbone.grid, decoder_width), persistent=False)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:

@@ -118,6 +118,11 @@ class ViT(nn.Module):
 
     def embed(self, images: Tensor, index: Tensor | None = None, *, backend: str | None = None) -> Tensor:
         """Patches of ``images``, or those of ``index (N, K)``, as tokens with their positions, ``(N, K, width)``."""
+        size = self.in_channels, *(side * self.patch_size for side in self.grid)
+        if images.shape[1:] != size:
+            raise ValueError(
+                f"ViT: images have shape {tuple(images.shape)}; it was made for (N, {', '.join(map(str, size))})."
+            )
         if index is None:
             return self.patch(2 * patchify(images, self.patch_size) - 1) + self.pos
         pixels = patchify_gather(images, index, self.patch_size, backend=backend)

@@ -189,7 +189,9 @@ REGRESSIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., float], dict[s
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("target_dtype", (torch.float32, None), ids=("fp32 target", "same target"))
+@pytest.mark.parametrize(
+    "target_dtype", (*DTYPES, None), ids=("fp64 target", "fp32 target", "bf16 target", "fp16 target", "same target")
+)
 @pytest.mark.parametrize("channels", (2, 33, 770))
 @pytest.mark.parametrize("loss", REGRESSIONS)
 def test_regression(
@@ -201,7 +203,7 @@ def test_regression(
     mask = (torch.rand(3, 9) < 0.6).float()
     value = function(pred, target, mask, backend=backend, **options)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    goal = target.to(dtype) if dtype == torch.float64 else target
+    goal = target.to(wide) if torch.float64 in (dtype, target.dtype) else target
     exact = formula(double(pred), double(goal), double(mask))
     check(value, exact, wide, terms=16)
     value.backward()
@@ -400,6 +402,11 @@ TOKENS, INDEX = torch.zeros(2, 5, 3), torch.zeros(2, 2, dtype=torch.int64)
             "no variance",
         ),
         (lambda: SF.masked_smooth_l1(TOKENS, TOKENS, beta=0.0), ValueError, "beta is 0.0; pass a number above 0"),
+        (lambda: SF.masked_smooth_l1(TOKENS, TOKENS, beta=1e-46), ValueError, "beta is 1e-46; pass a number above 0"),
+        (lambda: SF.scatter_tokens(TOKENS, INDEX, 9, fill="a"), ValueError, "every token needs one index"),
+        (lambda: SF.scatter_tokens(TOKENS[:, :2], INDEX, 9, fill="a"), TypeError, "fill is a str; pass a number"),
+        (lambda: SF.scatter_tokens(TOKENS[:, :2], INDEX, 9, fill=1e300), ValueError, "fill is 1e+300; pass a finite"),
+        (lambda: SF.gather_tokens(TOKENS, INDEX.to_sparse()), TypeError, "index has layout torch.sparse_coo"),
         (lambda: SF.gather_tokens(TOKENS, INDEX, backend="cuda"), ValueError, "backend 'cuda' cannot run"),
     ),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 #pragma once
 #include "../rows.h"
 #include "../variant.h"
+#include "around.h"
 
 namespace {
 
@@ -65,25 +66,35 @@ void errors_backward_typed(const TokenErrors &e, const void *moments_, void *dpr
     using Acc = typename Accumulator<Pred>::type;
     const Acc *scales = static_cast<const Acc *>(e.weights), *moments = static_cast<const Acc *>(moments_);
     const Acc beta = Acc(e.beta);
-#pragma omp parallel for schedule(static) num_threads(threads_for(e.rows *e.d, e.threads))
-    for (int64_t r = 0; r < e.rows; ++r) {
-        Pred *out = static_cast<Pred *>(dpred_) + r * e.d;
-        const Acc scale = scales[r], m = moments[2 * r], s = moments[2 * r + 1];
-        if (scale == 0) {
-            memset(out, 0, e.d * sizeof(Pred));
-            continue;
-        }
-        const Pred *p = static_cast<const Pred *>(e.pred) + r * e.d;
-        const Target *t = static_cast<const Target *>(e.target) + r * e.d;
-        for (int64_t k = 0; k < e.d; ++k) {
-            const Acc a = widen<Acc>(p[k]) - (widen<Acc>(t[k]) - m) * s;
-            Acc slope = 2 * a;
-            if (beta != 0) {
-                slope = a / beta;
-                slope = slope < -1 ? Acc(-1) : slope > 1 ? Acc(1) : slope;
+    const bool around = fresh(dpred_, e.rows * e.d * int64_t(sizeof(Pred)));
+    constexpr int64_t kBlock = 512;
+#pragma omp parallel num_threads(threads_for(e.rows *e.d, e.threads))
+    {
+        alignas(64) Pred block[kBlock];
+#pragma omp for schedule(static)
+        for (int64_t r = 0; r < e.rows; ++r) {
+            const Pred *p = static_cast<const Pred *>(e.pred) + r * e.d;
+            const Target *t = static_cast<const Target *>(e.target) + r * e.d;
+            Pred *out = static_cast<Pred *>(dpred_) + r * e.d;
+            const Acc scale = scales[r], m = moments[2 * r], s = moments[2 * r + 1];
+            for (int64_t f = 0; f < e.d; f += kBlock) {
+                const int64_t width = least(kBlock, e.d - f);
+                if (scale == 0)
+                    memset(block, 0, width * sizeof(Pred));
+                else
+                    for (int64_t k = 0; k < width; ++k) {
+                        const Acc a = widen<Acc>(p[f + k]) - (widen<Acc>(t[f + k]) - m) * s;
+                        Acc slope = 2 * a;
+                        if (beta != 0) {
+                            slope = a / beta;
+                            slope = slope < -1 ? Acc(-1) : slope > 1 ? Acc(1) : slope;
+                        }
+                        block[k] = narrow<Pred>(Acc(slope * scale));
+                    }
+                put(out + f, block, width * sizeof(Pred), around);
             }
-            out[k] = narrow<Pred>(Acc(slope * scale));
         }
+        done_around();
     }
 }
 

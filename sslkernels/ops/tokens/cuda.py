@@ -202,7 +202,7 @@ def _rows(x: Tensor) -> Tensor:
 
 def _target(target: Tensor, dtype: torch.dtype) -> Tensor:
     """There are kernels for predictions and targets of one dtype, and for float32 beside a 16-bit one."""
-    return _rows(target if torch.float32 in (dtype, target.dtype) else target.to(dtype))
+    return _rows(target if target.dtype == dtype or torch.float32 in (dtype, target.dtype) else target.float())
 
 
 def _contiguous(x: Tensor | None) -> Tensor | None:
