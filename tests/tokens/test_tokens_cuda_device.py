@@ -36,6 +36,10 @@ PAIRS = [
 CHANNELS = (1, 3, 8, 33, 64, 520)
 
 
+# The gate runs both; the sanitized run is a child of the other.
+pytestmark = [] if device_shim.sanitized() else [pytest.mark.slow]
+
+
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> device_shim.Shim:
     return device_shim.Shim("tokens", tmp_path_factory.mktemp("shim"))
@@ -262,7 +266,6 @@ def test_gradients_of_the_functions(name: str, dtype: torch.dtype, seed: int) ->
         assert_same(ours, theirs, rounding)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(device_shim.sanitized(), reason="This is the sanitized run.")
 def test_no_access_outside_of_an_array() -> None:
     """All of the above again under ASan and UBSan, which end the process at the first wrong access."""

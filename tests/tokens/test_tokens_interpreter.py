@@ -18,6 +18,7 @@ from torch import Tensor
 
 if not INTERPRETED:
 
+    @pytest.mark.slow
     def test_interpreted(tmp_path: Path) -> None:
         run_interpreted(__file__, "not slow and not gpu", tmp_path)
 
