@@ -91,3 +91,10 @@ def test_anything_but_one_view_is_refused():
 def test_a_ratio_that_hides_all_or_nothing_is_refused(ratio):
     with pytest.raises(ValueError, match=f"MAE: mask_ratio is {ratio} and an image has 16 patches"):
         small(mask_ratio=ratio)
+
+
+@pytest.mark.parametrize("patch_size", [1, 8])
+def test_patches_that_cannot_be_learned_from_are_refused(patch_size):
+    """One number has no variance to normalise by, and one patch nothing beside it."""
+    with pytest.raises(ValueError, match=f"MAE: patches of patch_size {patch_size}"):
+        MAE(ViT((8, 8), patch_size, 1, width=16, depth=1, heads=2))
