@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
-from sslkernels.ops.launch import CODES, pointer
+from sslkernels.ops.launch import CODES, contiguous, pointer, rows_of
 from sslkernels.ops.registry import wide
 from sslkernels.ops.tokens.bounds import check_bounds
 
@@ -25,9 +25,9 @@ def gather(
     by_place: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    x, index = _tokens(x), index.contiguous()
+    x, index = rows_of(x), index.contiguous()
     (sets, batch, kept), length = index.shape, x.shape[1] - prefix
-    fill, pos = None if fill is None else fill.contiguous(), None if pos is None else pos.contiguous()
+    fill, pos = contiguous(fill), contiguous(pos)
     out = torch.empty((sets * batch, prefix + kept, x.shape[2]), dtype=dtype)
     if not _C.tokens_gather(
         *_at(x, prefix), *_index(index), length, pointer(fill), pointer(pos), by_place, CODES[dtype], out.data_ptr(),
@@ -40,7 +40,7 @@ def gather(
 def collect(
     x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
 ) -> Tensor:
-    x, index, fill = _tokens(x), index.contiguous(), None if fill is None else fill.contiguous()
+    x, index, fill = rows_of(x), index.contiguous(), contiguous(fill)
     out = torch.empty((index.shape[1], prefix + length, x.shape[2]), dtype=dtype)
     if not _C.tokens_collect(
         *_at(x, prefix), *_index(index), length, pointer(fill), strict, CODES[dtype], out.data_ptr(),
@@ -51,7 +51,7 @@ def collect(
 
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
-    x, index = _tokens(x), index.contiguous()
+    x, index = rows_of(x), index.contiguous()
     out = torch.empty((length, x.shape[2]), dtype=wide(x.dtype))
     dtype, data, sample_stride, row_stride, _, d = _at(x, 0)
     _C.tokens_sums(
@@ -105,11 +105,6 @@ def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tenso
         _NORMS[norm], beta, moments.data_ptr(), dpred.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return dpred
-
-
-def _tokens(x: Tensor) -> Tensor:
-    """Rows with unit stride inside; any stride, zero included, between them and between samples."""
-    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
 
 
 def _at(x: Tensor, prefix: int) -> tuple[int, int, int, int, int, int]:

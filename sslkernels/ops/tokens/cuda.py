@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sslkernels.cuda import launch
-from sslkernels.ops.launch import pointer
+from sslkernels.ops.launch import contiguous, pointer, rows_of
 from sslkernels.ops.registry import wide
 
 # csrc/cuda/tokens.cu
@@ -33,7 +33,7 @@ def gather(
     by_place: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    x, index, fill, pos = _rows(x), index.contiguous(), _contiguous(fill), _contiguous(pos)
+    x, index, fill, pos = rows_of(x), index.contiguous(), contiguous(fill), contiguous(pos)
     (sets, batch, kept), length = index.shape, x.shape[1] - prefix
     out = _empty(x, sets * batch, prefix + kept, x.shape[2], dtype=dtype)
     if out.numel():
@@ -50,7 +50,7 @@ def gather(
 def collect(
     x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
 ) -> Tensor:
-    x, index, fill = _rows(x), index.contiguous(), _contiguous(fill)
+    x, index, fill = rows_of(x), index.contiguous(), contiguous(fill)
     sets, batch, kept = index.shape
     out = _empty(x, batch, prefix + length, x.shape[2], dtype=dtype)
     if out.numel():
@@ -66,7 +66,7 @@ def collect(
 
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
-    x = _rows(x)
+    x = rows_of(x)
     samples, kept, channels = x.shape
     if not (samples and length and channels):
         return _empty(x, length, channels, dtype=wide(x.dtype)).zero_()
@@ -116,7 +116,7 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
 
 
 def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
-    pred, target, weights = _rows(pred), _target(target, pred.dtype), weights.contiguous()
+    pred, target, weights = rows_of(pred), _target(target, pred.dtype), weights.contiguous()
     rows, channels = pred.shape
     out, moments = _empty(pred, rows, dtype=weights.dtype), _empty(pred, rows, 2, dtype=weights.dtype)
     if rows:
@@ -132,7 +132,7 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
 
 def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
     pred, target, scales, moments = (
-        _rows(pred), _target(target, pred.dtype), scales.contiguous(), moments.contiguous(),
+        rows_of(pred), _target(target, pred.dtype), scales.contiguous(), moments.contiguous(),
     )  # fmt: skip
     rows, channels = pred.shape
     dpred = _empty(pred, rows, channels, dtype=pred.dtype)
@@ -195,18 +195,9 @@ def _power_of_two(number: int) -> int:
     return 1 << (number - 1).bit_length()
 
 
-def _rows(x: Tensor) -> Tensor:
-    """Rows with unit stride inside; any stride, zero included, between them and between samples."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
 def _target(target: Tensor, dtype: torch.dtype) -> Tensor:
     """There are kernels for predictions and targets of one dtype, and for float32 beside a 16-bit one."""
-    return _rows(target if target.dtype == dtype or torch.float32 in (dtype, target.dtype) else target.float())
-
-
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
+    return rows_of(target if target.dtype == dtype or torch.float32 in (dtype, target.dtype) else target.float())
 
 
 def _empty(like: Tensor, *shape: int, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import triton
 from torch import Tensor
 
-from sslkernels.ops.launch import rows_of
+from sslkernels.ops.launch import contiguous, rows_of
 from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
 
@@ -37,7 +37,7 @@ def gather(
     by_place: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    x, index = _tokens(x), _samples(index)
+    x, index = rows_of(x), _samples(index)
     (samples, kept), (batch, rows, channels) = index.shape, x.shape
     out = _empty(x, (samples, prefix + kept, channels), dtype)
     if out.numel() == 0:
@@ -46,7 +46,7 @@ def gather(
     row_blocks, column_blocks = triton.cdiv(prefix + kept, block_t), triton.cdiv(channels, block_c)
     with torch.cuda.device_of(x):
         kernels.gather_kernel[(samples * row_blocks * column_blocks,)](
-            x, index, _contiguous(fill), _contiguous(pos), out, batch, rows - prefix, kept, prefix, channels,
+            x, index, contiguous(fill), contiguous(pos), out, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_blocks,
             BY_PLACE=by_place, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE[1],
         )  # fmt: skip
@@ -62,7 +62,7 @@ def collect(
 
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
-    x, index = _tokens(x), _samples(index)
+    x, index = rows_of(x), _samples(index)
     samples, kept, channels = x.shape
     if x.numel() == 0 or length == 0:
         return _empty(x, (length, channels), torch.float32).zero_()
@@ -155,7 +155,7 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
     """Samples b, b + B, b + 2 B, ... of x arrive in sample b of ``out`` (B, P + length, C)."""
     if out.numel() == 0:
         return
-    x, index = _tokens(x), _samples(index)
+    x, index = rows_of(x), _samples(index)
     (samples, kept), (batch, rows, channels) = index.shape, out.shape
     block_s, block_k, warps = COLLECT
     block_c = _width(channels)
@@ -164,7 +164,7 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
     column_programs = max(1, min(triton.cdiv(channels, block_c), wanted))
     with torch.cuda.device_of(x):
         kernels.collect_kernel[(batch * row_blocks * column_programs,)](
-            x, index, _contiguous(fill), out, samples, batch, rows - prefix, kept, prefix, channels,
+            x, index, contiguous(fill), out, samples, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_programs,
             STRICT=strict, BLOCK_S=block_s, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=warps,
             maxnreg=REGISTERS,
@@ -174,18 +174,9 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
 # --- what they share ------------------------------------------------------------------------------------------------
 
 
-def _tokens(x: Tensor) -> Tensor:
-    """Tokens with unit stride inside; any stride, zero included, between them and between samples."""
-    return x if x.stride(2) == 1 or x.shape[2] == 1 else x.contiguous()
-
-
 def _samples(index: Tensor) -> Tensor:
     """Indices (..., K) of all samples (M B, K), one set of them after another."""
     return rows_of(index.flatten(0, -2))
-
-
-def _contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
 
 
 def _width(channels: int) -> int:
