@@ -3,6 +3,7 @@
 // serves every torch version; the ops in sslkernels/ops allocate and check before they call.
 #include "cpu/dispatch.h"
 #include "cuda/launcher.h"
+#include "tensors.h"
 #include <array>
 #include <cstring>
 #include <new>
@@ -194,6 +195,23 @@ static void add_tokens(py::module_ &module) {
                });
 }
 
+static void add_ema(py::module_ &module) {
+    module.def("ema_table", &ema_table);
+    module.def("ema_update", [](const py::bytes &table, double momentum, int threads) {
+        const std::string_view pairs = table;
+        py::gil_scoped_release release;
+        kernels().ema->update(reinterpret_cast<const EmaPair *>(pairs.data()), int64_t(pairs.size() / sizeof(EmaPair)),
+                              momentum, threads);
+    });
+    module.def("ema_enqueue",
+               [](int queue_dtype, Address queue, int64_t queue_stride, int64_t size, int keys_dtype, Address keys,
+                  int64_t keys_stride, int64_t count, int64_t d, int64_t start, int threads) {
+                   py::gil_scoped_release release;
+                   kernels().ema->enqueue(queue_dtype, at(queue), queue_stride, size, keys_dtype,
+                                          {at(keys), keys_stride, count}, d, start, threads);
+               });
+}
+
 static void add_cuda(py::module_ &module) {
     // A field of a kernel's struct: an address or a whole number, or a double.
     static const auto field = [](py::handle value) {
@@ -254,5 +272,6 @@ PYBIND11_MODULE(_C, module) {
     add_correlation(module);
     add_characteristic(module);
     add_tokens(module);
+    add_ema(module);
     add_cuda(module);
 }

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Pointers are integers as `Tensor.data_ptr()` gives them; 0 stands for "absent". Strides count elements.
+from collections.abc import Sequence
+
+from torch import Tensor
+
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
 def similarity_forward(
@@ -133,6 +137,14 @@ def tokens_errors(
 def tokens_errors_backward(
     dtype: int, target_dtype: int, pred: int, target: int, scales: int, rows: int, d: int, norm: int, beta: float,
     moments: int, dpred: int, threads: int,
+) -> None: ...  # fmt: skip
+def ema_table(
+    targets: Sequence[Tensor], sources: Sequence[Tensor], masters: Sequence[Tensor], tensor: type, parameter: type
+) -> bytes | None: ...
+def ema_update(table: bytes, momentum: float, threads: int) -> None: ...
+def ema_enqueue(
+    queue_dtype: int, queue: int, queue_stride: int, size: int, keys_dtype: int, keys: int, keys_stride: int,
+    count: int, d: int, start: int, threads: int,
 ) -> None: ...  # fmt: skip
 
 CUDA_VERSION: int

@@ -13,8 +13,8 @@ except ModuleNotFoundError as error:
 
 from sslkernels import functional, losses
 from sslkernels.backends import info, use_backend
-from sslkernels.state import MemoryQueue
+from sslkernels.state import EMA, MemoryQueue, update_momentum
 
 __version__ = "0.1.0"
 
-__all__ = ["MemoryQueue", "__version__", "functional", "info", "losses", "use_backend"]
+__all__ = ["EMA", "MemoryQueue", "__version__", "functional", "info", "losses", "update_momentum", "use_backend"]

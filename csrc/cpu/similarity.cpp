@@ -214,9 +214,10 @@ namespace sslkernels {
 extern const CorrelationKernels SSLK_NAME(correlation_);
 extern const CharacteristicKernels SSLK_NAME(characteristic_);
 extern const TokenKernels SSLK_NAME(tokens_);
+extern const EmaKernels SSLK_NAME(ema_);
 extern const Kernels SSLK_NAME(kernels_);
 const Kernels SSLK_NAME(kernels_) = {
-    SSLK_TEXT(SSLK_VARIANT),     similarity_forward, similarity_backward, unit_rows_forward,
-    unit_rows_backward,          row_dot_forward,    scale_rows,          &SSLK_NAME(correlation_),
-    &SSLK_NAME(characteristic_), &SSLK_NAME(tokens_)};
+    SSLK_TEXT(SSLK_VARIANT),     similarity_forward,  similarity_backward, unit_rows_forward,
+    unit_rows_backward,          row_dot_forward,     scale_rows,          &SSLK_NAME(correlation_),
+    &SSLK_NAME(characteristic_), &SSLK_NAME(tokens_), &SSLK_NAME(ema_)};
 } // namespace sslkernels

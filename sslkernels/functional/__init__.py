@@ -9,6 +9,7 @@ from sslkernels.functional.correlation import (
     vicreg,
 )
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
+from sslkernels.functional.ema import ema_update_, queue_update_
 from sslkernels.functional.masked import masked_mse, masked_smooth_l1
 from sslkernels.functional.masking import block_masks, random_masking, span_mask, tube_masks
 from sslkernels.functional.sigreg import lejepa, sigreg
@@ -29,6 +30,7 @@ __all__ = [
     "clip_loss",
     "covariance_penalty",
     "cross_correlation_sq",
+    "ema_update_",
     "frossl",
     "gather_tokens",
     "info_nce",
@@ -38,6 +40,7 @@ __all__ = [
     "masked_smooth_l1",
     "nt_xent",
     "patchify_gather",
+    "queue_update_",
     "random_masking",
     "restore_tokens",
     "scatter_tokens",

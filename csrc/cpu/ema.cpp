@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Teachers and queues.
+//
+//   update    t <- t + (1 - m)(s - t) over every tensor of a model in one pass; with a master M in fp32 beside a 16-bit
+//             target, M moves and t is M rounded
+//   enqueue   queue[(start + i) mod size] <- keys[i]
+//
+// Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter, 3 operations. Bound by
+// memory: the parameters of all tensors together are divided evenly among the threads. Measurements: docs/design/ema.md
+#include "ema/moved.h"
+#include "ema/ring.h"
+
+namespace {
+
+using sslkernels::EmaPair;
+
+// Calls f with an element of the target and one of the source.
+template <class F> void with_pair(const EmaPair &pair, F f) {
+    with_type(pair.target_dtype(), [&](auto t) { with_type(pair.source_dtype(), [&](auto s) { f(t, s); }); });
+}
+
+void update(const EmaPair *pairs, int64_t count, double momentum, int threads) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; ++i) total += pairs[i].count;
+#pragma omp parallel num_threads(threads_for(total, threads))
+    {
+        constexpr int64_t kLine = 64; // elements: threads write no common line of the cache
+        const int64_t lines = (total + kLine - 1) / kLine;
+        int64_t first = lines * omp_get_thread_num() / omp_get_num_threads() * kLine;
+        int64_t left = lines * (omp_get_thread_num() + 1) / omp_get_num_threads() * kLine - first;
+        for (int64_t i = 0; i < count && left > 0; ++i) {
+            const EmaPair &pair = pairs[i];
+            if (first >= pair.count) {
+                first -= pair.count;
+                continue;
+            }
+            const int64_t own = least(left, pair.count - first);
+            with_pair(pair, [&](auto t, auto s) { move<decltype(t), decltype(s)>(pair, first, own, momentum); });
+            left -= own;
+            first = 0;
+        }
+    }
+}
+
+void enqueue(int queue_dtype, void *queue, int64_t queue_stride, int64_t size, int keys_dtype, Rows keys, int64_t d,
+             int64_t start, int threads) {
+    with_type(queue_dtype, [&](auto q) {
+        with_type(keys_dtype, [&](auto k) {
+            enqueue_typed<decltype(q), decltype(k)>(queue, queue_stride, size, keys, d, start, threads);
+        });
+    });
+}
+
+} // namespace
+
+namespace sslkernels {
+extern const EmaKernels SSLK_NAME(ema_);
+const EmaKernels SSLK_NAME(ema_) = {update, enqueue};
+} // namespace sslkernels

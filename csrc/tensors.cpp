@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tensors.h"
+#include <algorithm>
+#include <vector>
+
+namespace py = pybind11;
+
+namespace sslkernels {
+namespace {
+
+// The part of dlpack.h, version 1, that is used here.
+struct Tensor {
+    char *data;
+    int32_t device_type, device;
+    int32_t dimensions;
+    uint8_t code, bits;
+    uint16_t lanes;
+    const int64_t *shape, *strides;
+    uint64_t byte_offset;
+};
+struct Exchange {
+    uint32_t major, minor;
+    const void *previous;
+    void *allocate, *take, *give;
+    int (*read)(void *object, Tensor *out); // borrows: what it points to is the tensor's own
+};
+
+const Exchange &exchange_of(const py::type &tensor) {
+    static const Exchange *found = nullptr;
+    if (!found) {
+        const auto capsule = tensor.attr("__dlpack_c_exchange_api__").cast<py::capsule>();
+        const auto *exchange =
+            static_cast<const Exchange *>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
+        if (!exchange) throw py::error_already_set();
+        if (exchange->major != 1)
+            throw py::import_error("torch speaks DLPack " + std::to_string(exchange->major) +
+                                   " and this build version 1; install an older torch or a newer sslkernels.");
+        found = exchange;
+    }
+    return *found;
+}
+
+int dtype_of(const Tensor &t) { // -1: none of ours
+    constexpr int kFloat = 2, kBrain = 4;
+    if (t.lanes != 1) return -1;
+    if (t.code == kBrain) return t.bits == 16 ? kBFloat16 : -1;
+    if (t.code != kFloat) return -1;
+    return t.bits == 32 ? kFloat32 : t.bits == 64 ? kFloat64 : t.bits == 16 ? kFloat16 : -1;
+}
+
+int64_t elements_of(const Tensor &t) {
+    int64_t count = 1;
+    for (int k = 0; k < t.dimensions; ++k) count *= t.shape[k];
+    return count;
+}
+
+// Whether the elements fill their memory: some order of the dimensions is that of a contiguous tensor.
+bool is_dense(const Tensor &t) {
+    int64_t next = 1;
+    for (int done = 0; done < t.dimensions; ++done) {
+        int64_t size = 1;
+        for (int k = t.dimensions - 1; k >= 0; --k)
+            if (t.shape[k] != 1 && t.strides[k] == next) {
+                size = t.shape[k];
+                break;
+            }
+        if (size == 1) break;
+        next *= size;
+    }
+    return next == elements_of(t);
+}
+
+bool is_alike(const Tensor &a, const Tensor &b) {
+    if (a.dimensions != b.dimensions || a.device_type != b.device_type || a.device != b.device) return false;
+    for (int k = 0; k < a.dimensions; ++k)
+        if (a.shape[k] != b.shape[k] || (a.shape[k] != 1 && a.strides[k] != b.strides[k])) return false;
+    return true;
+}
+
+uintptr_t address_of(const Tensor &t) { return reinterpret_cast<uintptr_t>(t.data + t.byte_offset); }
+
+int64_t bytes_of(const EmaPair &pair) {
+    return pair.count * (pair.target_dtype() == kFloat64 ? 8 : pair.target_dtype() == kFloat32 ? 4 : 2);
+}
+
+// Leaves each different pair once; false where targets share memory otherwise.
+bool leave_each_once(std::vector<EmaPair> &pairs) {
+    const auto before = [](const EmaPair &a, const EmaPair &b) { return a.target < b.target; };
+    std::vector<EmaPair> sorted;
+    const std::vector<EmaPair> *in_order = &pairs;
+    if (!std::is_sorted(pairs.begin(), pairs.end(), before)) {
+        sorted = pairs;
+        std::stable_sort(sorted.begin(), sorted.end(), before);
+        in_order = &sorted;
+    }
+    std::vector<EmaPair> once;
+    for (const EmaPair &pair : *in_order) {
+        if (!once.empty() && pair.target < once.back().target + bytes_of(once.back())) {
+            if (!(pair == once.back())) return false;
+            continue;
+        }
+        once.push_back(pair);
+    }
+    if (once.size() != pairs.size()) pairs = std::move(once);
+    return true;
+}
+
+} // namespace
+
+py::object ema_table(const py::sequence &targets, const py::sequence &sources, const py::sequence &masters,
+                     const py::type &tensor, const py::type &parameter) {
+    const Exchange &exchange = exchange_of(tensor);
+    const auto read = [&](PyObject *object, Tensor &out) {
+        const auto *type = reinterpret_cast<PyObject *>(Py_TYPE(object));
+        if (type != tensor.ptr() && type != parameter.ptr()) return false;
+        if (exchange.read(object, &out) == 0) return true;
+        PyErr_Clear(); // a layout or dtype that DLPack has no word for
+        return false;
+    };
+    const auto items = [](const py::sequence &list) {
+        return py::reinterpret_steal<py::object>(PySequence_Fast(list.ptr(), "expected a sequence of tensors"));
+    };
+    const py::object t = items(targets), s = items(sources), m = items(masters);
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(t.ptr()), with_masters = PySequence_Fast_GET_SIZE(m.ptr());
+    if (PySequence_Fast_GET_SIZE(s.ptr()) != count || (with_masters && with_masters != count)) return py::none();
+
+    std::vector<EmaPair> pairs;
+    pairs.reserve(count);
+    int32_t device_type = 0, device = 0;
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        Tensor target, source, master{};
+        if (!read(PySequence_Fast_GET_ITEM(t.ptr(), i), target) || !read(PySequence_Fast_GET_ITEM(s.ptr(), i), source))
+            return py::none();
+        const int target_dtype = dtype_of(target), source_dtype = dtype_of(source);
+        if (target_dtype < 0 || source_dtype < 0 || !is_alike(target, source)) return py::none();
+        if (i == 0) device_type = target.device_type, device = target.device;
+        if (target.device_type != device_type || target.device != device) return py::none();
+        const int64_t elements = elements_of(target);
+        if (elements > 0 && !is_dense(target)) return py::none();
+        uintptr_t master_address = 0;
+        if (with_masters) {
+            if (!read(PySequence_Fast_GET_ITEM(m.ptr(), i), master)) return py::none();
+            if (elements_of(master) > 0 || elements == 0) {
+                if (dtype_of(master) != kFloat32 || target.bits != 16 || !is_alike(target, master)) return py::none();
+                master_address = address_of(master);
+            }
+        }
+        if (elements == 0) continue;
+        pairs.push_back(
+            {address_of(target), address_of(source), master_address, elements, target_dtype | source_dtype << 8});
+    }
+    if (!leave_each_once(pairs)) return py::none();
+    return py::bytes(reinterpret_cast<const char *>(pairs.data()), pairs.size() * sizeof(EmaPair));
+}
+
+} // namespace sslkernels

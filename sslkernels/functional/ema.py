@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher that follows its student, and a queue of keys: what moves between training steps, without a gradient."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from sslkernels.arguments import DTYPES, as_tensor, check_rows, check_scalar, is_whole, shape_of
+from sslkernels.backends import WITH_CUDA, choose
+from sslkernels.ops import ema
+
+_NOTHING = torch.empty(0)
+
+
+def ema_update_(
+    targets: Iterable[Tensor],
+    sources: Iterable[Tensor],
+    momentum: float | Tensor,
+    *,
+    masters: Iterable[Tensor | None] | None = None,
+    backend: str | None = None,
+) -> None:
+    """Move every target towards its source, in place: ``t <- t + (1 - momentum) * (s - t)``; one pass over all of them.
+
+    Args:
+        targets: a teacher's tensors, of any shapes and dtypes. Integers and booleans are copied.
+        sources: the student's, in the same order and of the same shapes, of any dtypes. They are never written.
+        momentum: number from 0 to 1, or a one-element floating-point tensor, which nobody waits for on a GPU: it may
+            follow a schedule inside a captured graph. 1 leaves the targets bit for bit, 0 copies the sources.
+        masters: for each target None or its float32 twin. The twin moves, and the target is the twin rounded. Without
+            one a 16-bit target stands still wherever an update is less than half of its last bit: in bfloat16 at
+            momentum 0.996, wherever student and teacher differ by less than about half of the teacher's value.
+        backend: "reference", "cpu", "triton" or "cuda"; None takes the fastest that can run.
+
+    Raises:
+        ValueError, TypeError: something does not match; nothing has been written then.
+
+    Arithmetic is float32 (float64 where a tensor of the pair is), with ``1 - momentum`` taken in double; the error is
+    at most ``0.6 * eps * max(|t|, |s|)``. A tensor that is listed twice moves once. Tensors with gaps or unlike strides
+    take a copy on the way. DTensors move shard by shard. Version counters are bumped, so that autograd notices a
+    target that a backward still needs.
+
+    Cost: a read of both and a write of the target, 12 bytes per float32 parameter; on a GPU one launch for each device
+    (Triton: for each mixture of dtypes), whose table of addresses is kept as long as addresses, sizes and dtypes last.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> teacher, student = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    >>> SF.ema_update_(teacher.parameters(), student.parameters(), momentum=0.0)
+    >>> torch.equal(teacher.weight, student.weight)
+    True
+    """
+    ours, theirs = list(targets), list(sources)
+    twins = [] if masters is None else [_NOTHING if twin is None else twin for twin in masters]
+    if len(ours) != len(theirs) or (masters is not None and len(ours) != len(twins)):
+        raise ValueError(
+            f"ema_update_: targets has {len(ours)} tensors, sources {len(theirs)}"
+            f"{'' if masters is None else f' and masters {len(twins)}'}; pass one for each target."
+        )
+    number, at = _momentum(momentum)
+    pairs = ema.pairs_of(ours, theirs, twins) if ema.is_plain() else None
+    if pairs is not None:
+        if pairs.table:
+            backend = choose(ours[0].device, pairs.dtype, backend, WITH_CUDA)
+            ema.run(pairs, number, _on(at, ours[0].device), backend)
+        return
+
+    checked = [
+        _checked(place, target, source, twins[place] if twins else _NOTHING)
+        for place, (target, source) in enumerate(zip(ours, theirs, strict=True))
+    ]
+    alike = defaultdict(list)
+    for triple in checked:
+        if triple[0].is_floating_point():
+            alike[triple[0].device].append(triple)
+    for device, triples in alike.items():
+        lists = [list(tensors) for tensors in zip(*triples, strict=True)]
+        double = any(tensor.dtype == torch.float64 for tensor in lists[0] + lists[1])
+        chosen = choose(device, torch.float64 if double else torch.float32, backend, WITH_CUDA)
+        ema.update(*lists, number, _on(at, device), chosen)
+    with torch.no_grad():
+        for target, source, _ in checked:
+            if not target.is_floating_point():
+                target.copy_(source)
+
+
+def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backend: str | None = None) -> int | Tensor:
+    """Write rows into a ring, in place, and say where the next ones go.
+
+    Args:
+        queue: ``(size, D)``. It receives ``queue[(position + i) % size] = keys[i]``, rounded to its dtype.
+        keys: ``(N, D)``, any N and floating-point dtype; of more than ``size`` the newest stay. They are never written.
+        position: where the first key goes: a whole number, or an integer tensor with one element, which nobody waits
+            for on a GPU.
+        backend: see `ema_update_`.
+
+    Returns:
+        The next position, ``(position + N) % size``: a number for a number; a tensor is updated in place and returned.
+
+    Cost: N rows are read and written. No gradient flows.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> queue = torch.zeros(3, 1)
+    >>> SF.queue_update_(queue, torch.tensor([[1.0], [2.0]]), position=2)
+    1
+    >>> queue.flatten()
+    tensor([2., 0., 1.])
+    """
+    check_rows("queue_update_", "queue", queue)
+    keys = check_rows("queue_update_", "keys", as_tensor(keys))
+    size, count = queue.shape[0], keys.shape[0]
+    if size == 0 or keys.shape[1] != queue.shape[1]:
+        raise ValueError(
+            f"queue_update_: queue has shape {shape_of(queue)} and keys {shape_of(keys)}; "
+            "expected (size, D) with size at least 1 and (N, D)."
+        )
+    if keys.device != queue.device:
+        raise ValueError(f"queue_update_: queue is on {queue.device} and keys on {keys.device}; move them together.")
+    at = None
+    if isinstance(position, Tensor):
+        if position.numel() != 1 or position.dtype.is_floating_point or position.dtype == torch.bool:
+            raise ValueError(
+                f"queue_update_: position is a tensor of shape {shape_of(position)} and dtype {position.dtype}; "
+                "pass a whole number or an integer tensor with one element."
+            )
+        at = position.reshape(()).to(queue.device)
+    elif not is_whole(position, 0):
+        raise ValueError(f"queue_update_: position is {position!r}; pass a whole number from 0 to {size - 1}.")
+    skipped = max(0, count - size)
+    dtype = torch.float64 if torch.float64 in (queue.dtype, keys.dtype) else torch.float32
+    if count:
+        offset = skipped if isinstance(position, Tensor) else position + skipped
+        ema.queue_update(queue, keys[skipped:].detach(), at, offset, choose(queue.device, dtype, backend, WITH_CUDA))
+    if isinstance(position, Tensor):
+        return position.add_(count).remainder_(size)
+    return (position + count) % size
+
+
+def _momentum(momentum: float | Tensor) -> tuple[float, Tensor | None]:
+    """As a number, and as a tensor where it is one that must not be waited for."""
+    check_scalar("ema_update_", "momentum", momentum)
+    if isinstance(momentum, Tensor):
+        momentum = momentum.detach()
+        if momentum.device.type != "cpu" or not ema.is_plain():
+            return 0.0, momentum.reshape(())
+        momentum = momentum.item()
+    elif torch.compiler.is_compiling():
+        return momentum, None  # a number that changes from step to step must not be guarded on
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"ema_update_: momentum is {momentum}; pass a number from 0 to 1, such as 0.996.")
+    return float(momentum), None
+
+
+def _on(at: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if at is None else at.to(device, torch.float32 if device.type == "mps" else torch.float64)
+
+
+def _checked(place: int, target: object, source: object, master: object) -> tuple[Tensor, Tensor, Tensor]:
+    """A target, its source and its master as ordinary tensors on this rank, or a sentence about what does not match."""
+    t, s, m = (
+        _ordinary(f"{name}[{place}]", value)
+        for name, value in (("targets", target), ("sources", source), ("masters", master))
+    )
+    if _placed(target) != _placed(source) or (m.numel() and _placed(master) != _placed(target)):
+        raise ValueError(
+            f"ema_update_: targets[{place}] is placed as {_placed(target)} and sources[{place}] as {_placed(source)}; "
+            "shard teacher and student (and masters) alike."
+        )
+    for name, other in (("sources", s), ("masters", m)):
+        if other is m and not m.numel():
+            continue
+        if other.shape != t.shape:
+            raise ValueError(
+                f"ema_update_: targets[{place}] has shape {shape_of(t)} and {name}[{place}] {shape_of(other)}; "
+                "pass the tensors of one architecture in the same order."
+            )
+        if other.device != t.device:
+            raise ValueError(
+                f"ema_update_: targets[{place}] is on {t.device} and {name}[{place}] on {other.device}; "
+                "move both to one device."
+            )
+    if t.is_complex() != s.is_complex() or t.is_floating_point() != s.is_floating_point():
+        raise TypeError(
+            f"ema_update_: targets[{place}] has dtype {t.dtype} and sources[{place}] {s.dtype}; "
+            "an average needs floating-point numbers on both sides."
+        )
+    if m.numel() and (m.dtype != torch.float32 or t.dtype not in (torch.bfloat16, torch.float16)):
+        raise TypeError(
+            f"ema_update_: masters[{place}] has dtype {m.dtype} beside a target of {t.dtype}; "
+            "pass a float32 master for a bfloat16 or float16 target and None for others."
+        )
+    if t.is_complex():
+        t, s = torch.view_as_real(t), torch.view_as_real(s)
+    for name, tensor in (("targets", t), ("sources", s)):
+        if tensor.is_floating_point() and tensor.dtype not in DTYPES:
+            raise TypeError(
+                f"ema_update_: {name}[{place}] has dtype {tensor.dtype}; accepted are float64, float32, bfloat16, "
+                "float16, and integers, which are copied."
+            )
+    return t, s, m
+
+
+def _ordinary(name: str, value: object) -> Tensor:
+    value = as_tensor(value)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"ema_update_: {name} is a {type(value).__name__}; pass a torch.Tensor.")
+    if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
+        raise TypeError(f"ema_update_: {name} has no values yet; run the lazy module once first.")
+    if value.layout != torch.strided:
+        raise TypeError(f"ema_update_: {name} has layout {value.layout}; pass a dense tensor.")
+    value = value.detach()
+    return value.to_local() if _placed(value) is not None else value  # type: ignore[operator]
+
+
+def _placed(value: object) -> object:
+    """How a DTensor lies on its ranks; None for what is no DTensor."""
+    return (value.device_mesh, value.placements) if type(value).__name__ == "DTensor" else None  # type: ignore[attr-defined]

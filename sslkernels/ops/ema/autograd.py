@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In-place ops without a gradient: the update of a teacher, and of a queue.
+
+ema_update     t <- t + (1 - m)(s - t) for every pair of a target and a source; with a master M in float32 beside a
+               16-bit target, M moves and t is M rounded
+queue_update   queue[(position + offset + i) mod size] <- keys[i]
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from sslkernels.ops.ema.pairs import Pairs, flat_pairs_of
+from sslkernels.ops.registry import define, family
+
+_run = family("ema")
+
+
+@torch.no_grad()
+def run(pairs: Pairs, momentum: float, at: Tensor | None, backend: str) -> None:
+    """Move the targets; ``at`` is the momentum as a 0-dim float64 tensor, else it is the number."""
+    if not pairs.table or (at is None and momentum == 1):
+        return
+    increment_version([*pairs.targets, *pairs.masters])
+    importlib.import_module(f"sslkernels.ops.ema.{backend}").update(pairs, momentum, at)
+
+
+def _update(
+    targets: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    masters: Sequence[Tensor],
+    momentum: float,
+    at: Tensor | None,
+    backend: str,
+) -> None:
+    pairs, back = flat_pairs_of(targets, sources, masters)
+    if pairs is None:
+        raise ValueError(
+            "ema_update_: two of the targets share memory and are not the same pair; pass what they are views of, once."
+        )
+    run(pairs, momentum, at, backend)
+    with torch.no_grad():
+        for tensor, copy in back:
+            tensor.copy_(copy)
+
+
+def _enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int, backend: str) -> None:
+    _run("enqueue", backend, queue, keys, position, offset)
+
+
+update = define(
+    "ema_update(Tensor(a!)[] targets, Tensor[] sources, Tensor(b!)[] masters, float momentum, Tensor? at, str backend)"
+    " -> ()",
+    _update,
+    lambda *_: None,
+)
+queue_update = define(
+    "queue_update(Tensor(a!) queue, Tensor keys, Tensor? position, SymInt offset, str backend) -> ()",
+    _enqueue,
+    lambda *_: None,
+)
+
+
+def is_plain() -> bool:
+    """Whether nothing stands between a call and its tensors: no compiler, no fake tensors, no vmap.
+
+    A list of a thousand tensors costs torch's dispatcher as much as their update: `run` passes it by.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )

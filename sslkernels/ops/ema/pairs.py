@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one update works on: pairs of tensors that a kernel may take for flat memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sslkernels import _C
+from sslkernels.ops.launch import CODES
+
+
+class Pairs(NamedTuple):
+    """Targets, the sources that they follow, and masters: float32, one beside each target, a tensor without elements
+    where it has none; or no masters at all.
+
+    The tensors of a pair have one shape, one device and the same strides, and fill their memory without gaps. No two
+    targets share memory, but where they are the same pair again. ``table`` holds, for each different pair with
+    elements, five int64: the addresses of target, source and master (0 for none), the number of elements, and the
+    target's dtype code + 256 times the source's (`sslkernels.ops.launch.CODES`).
+    """
+
+    targets: Sequence[Tensor]
+    sources: Sequence[Tensor]
+    masters: Sequence[Tensor]
+    table: bytes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float64 where a tensor has it, else float32: what the arithmetic is done in."""
+        dtypes = np.frombuffer(self.table, np.int64)[4::5]
+        double = CODES[torch.float64]
+        return torch.float64 if (dtypes % 256 == double).any() or (dtypes // 256 == double).any() else torch.float32
+
+
+def pairs_of(targets: Sequence[Tensor], sources: Sequence[Tensor], masters: Sequence[Tensor]) -> Pairs | None:
+    """The pairs, or None where a tensor is not of the ordinary kind that `Pairs` describes."""
+    table = _C.ema_table(targets, sources, masters, Tensor, torch.nn.Parameter)
+    return None if table is None else Pairs(targets, sources, masters, table)
+
+
+def flat_pairs_of(
+    targets: Sequence[Tensor], sources: Sequence[Tensor], masters: Sequence[Tensor]
+) -> tuple[Pairs | None, list[tuple[Tensor, Tensor]]]:
+    """The pairs with copies in place of tensors with gaps or unlike strides, and (tensor, copy) of those that must be
+    copied back after the update. None where targets share memory without being the same pair.
+    """
+    flat: tuple[list[Tensor], ...] = ([], [], [])
+    back = []
+    for place, (target, source) in enumerate(zip(targets, sources, strict=True)):
+        master = masters[place] if masters else target.new_empty(0)
+        # a clone is dense: with the strides of a tensor that has no gaps, else contiguous
+        kept = target.detach().clone()
+        kept = target if kept.stride() == target.stride() else kept
+        own = [kept, _like(kept, source), _like(kept, master) if master.numel() else master]
+        back += [(mine, copy) for mine, copy in ((target, own[0]), (master, own[2])) if copy is not mine]
+        for tensors, tensor in zip(flat, own, strict=True):
+            tensors.append(tensor.as_subclass(Tensor))
+    return pairs_of(flat[0], flat[1], flat[2] if masters else ()), back
+
+
+def _like(kept: Tensor, other: Tensor) -> Tensor:
+    """``other`` with the strides of ``kept``."""
+    if other.stride() == kept.stride():
+        return other
+    return torch.empty_like(kept, dtype=other.dtype).copy_(other)
