@@ -8,6 +8,7 @@ from sslkernels.functional.correlation import (
     variance_hinge,
     vicreg,
 )
+from sslkernels.functional.cosine import byol_loss, negative_cosine_similarity
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.functional.ema import ema_update_, queue_update_
 from sslkernels.functional.masked import masked_mse, masked_smooth_l1
@@ -27,6 +28,7 @@ __all__ = [
     "apply_masks",
     "barlow_twins",
     "block_masks",
+    "byol_loss",
     "clip_loss",
     "covariance_penalty",
     "cross_correlation_sq",
@@ -38,6 +40,7 @@ __all__ = [
     "logsumexp_similarity",
     "masked_mse",
     "masked_smooth_l1",
+    "negative_cosine_similarity",
     "nt_xent",
     "patchify_gather",
     "queue_update_",
