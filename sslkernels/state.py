@@ -117,12 +117,11 @@ class EMA(nn.Module):
         masters = [self._buffers.get(f"master{place}") for place in range(len(moved))]
         if self.average_buffers:
             moved, masters, copied = moved + copied, masters + [None] * len(copied), []
-        if moved:
-            targets, sources = zip(*moved, strict=True)
-            held = masters if any(master is not None for master in masters) else None
-            ema_update_(targets, sources, momentum, masters=held, backend=self.backend)
+        held = masters if any(master is not None for master in masters) else None
+        targets, sources = [target for target, _ in moved], [source for _, source in moved]
+        ema_update_(targets, sources, momentum, masters=held, backend=self.backend)
         if copied:
-            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+            torch._foreach_copy_([target for target, _ in copied], [source for _, source in copied])
         self.step = step
 
     def get_extra_state(self) -> dict[str, int]:
@@ -194,8 +193,7 @@ def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
     >>> sk.update_momentum(model, model_ema, m=0.99)
     """
     pairs = _paired("parameters", _unwrapped(model_ema).named_parameters(), _unwrapped(model).named_parameters())
-    if pairs:
-        ema_update_(*zip(*pairs, strict=True), m)
+    ema_update_([target for target, _ in pairs], [source for _, source in pairs], m)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Teachers and queues.
 //
-//   update    t <- t + (1 - m)(s - t) over every tensor of a model in one pass; with a master M in fp32 beside a 16-bit
+//   update    t <- m t + (1 - m) s over every tensor of a model in one pass; with a master M in fp32 beside a 16-bit
 //             target, M moves and t is M rounded
 //   enqueue   queue[(start + i) mod size] <- keys[i]
 //

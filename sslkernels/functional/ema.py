@@ -39,10 +39,10 @@ def ema_update_(
     Raises:
         ValueError, TypeError: something does not match; nothing has been written then.
 
-    Arithmetic is float32 (float64 where a tensor of the pair is), with ``1 - momentum`` taken in double; the error is
-    at most ``0.6 * eps * max(|t|, |s|)``. A tensor that is listed twice moves once. Tensors with gaps or unlike strides
-    take a copy on the way. DTensors move shard by shard. Version counters are bumped, so that autograd notices a
-    target that a backward still needs.
+    Arithmetic is at least float32, with ``1 - momentum`` taken in double; the error is at most
+    ``0.6 * eps * max(|t|, |s|)`` (of float64 targets 1.5). A tensor that is listed twice moves once. Tensors with gaps
+    or unlike strides take a copy on the way. DTensors move shard by shard. Version counters are bumped, so that
+    autograd notices a target that a backward still needs.
 
     Cost: a read of both and a write of the target, 12 bytes per float32 parameter; on a GPU one launch for each device
     (Triton: for each mixture of dtypes), whose table of addresses is kept as long as addresses, sizes and dtypes last.
@@ -54,23 +54,24 @@ def ema_update_(
     >>> torch.equal(teacher.weight, student.weight)
     True
     """
-    ours, theirs = list(targets), list(sources)
-    twins = [] if masters is None else [_NOTHING if twin is None else twin for twin in masters]
-    if len(ours) != len(theirs) or (masters is not None and len(ours) != len(twins)):
+    ours, theirs = _listed("targets", targets), _listed("sources", sources)
+    twins = None if masters is None else _listed("masters", masters)
+    if len(ours) != len(theirs) or (twins is not None and len(ours) != len(twins)):
         raise ValueError(
             f"ema_update_: targets has {len(ours)} tensors, sources {len(theirs)}"
-            f"{'' if masters is None else f' and masters {len(twins)}'}; pass one for each target."
+            f"{'' if twins is None else f' and masters {len(twins)}'}; pass one for each target."
         )
     number, at = _momentum(momentum)
-    pairs = ema.pairs_of(ours, theirs, twins) if ema.is_plain() else None
-    if pairs is not None:
-        if pairs.table:
-            backend = choose(ours[0].device, pairs.dtype, backend, WITH_CUDA)
-            ema.run(pairs, number, _on(at, ours[0].device), backend)
-        return
+    if ema.is_plain():
+        pairs = ema.pairs_of(ours, theirs, [_NOTHING if twin is None else twin for twin in twins or ()])
+        if pairs is not None:
+            if pairs.table:
+                backend = choose(ours[0].device, pairs.dtype, backend, WITH_CUDA)
+                ema.run(pairs, number, _on(at, ours[0].device), backend)
+            return
 
     checked = [
-        _checked(place, target, source, twins[place] if twins else _NOTHING)
+        _checked(place, target, source, twins[place] if twins else None)
         for place, (target, source) in enumerate(zip(ours, theirs, strict=True))
     ]
     alike = defaultdict(list)
@@ -78,10 +79,11 @@ def ema_update_(
         if triple[0].is_floating_point():
             alike[triple[0].device].append(triple)
     for device, triples in alike.items():
-        lists = [list(tensors) for tensors in zip(*triples, strict=True)]
-        double = any(tensor.dtype == torch.float64 for tensor in lists[0] + lists[1])
+        moved, followed = [t for t, _, _ in triples], [s for _, s, _ in triples]
+        held = [t.new_empty(0) if m is None else m for t, _, m in triples] if twins else []
+        double = any(tensor.dtype == torch.float64 for tensor in moved + followed)
         chosen = choose(device, torch.float64 if double else torch.float32, backend, WITH_CUDA)
-        ema.update(*lists, number, _on(at, device), chosen)
+        ema.update(moved, followed, held, number, _on(at, device), chosen)
     with torch.no_grad():
         for target, source, _ in checked:
             if not target.is_floating_point():
@@ -143,14 +145,15 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
 
 def _momentum(momentum: float | Tensor) -> tuple[float, Tensor | None]:
     """As a number, and as a tensor where it is one that must not be waited for."""
+    if torch.compiler.is_compiling() and not isinstance(momentum, Tensor):
+        # a number that changes from step to step: as a product with a tensor the graph holds no guard on it
+        return 0.0, torch.ones((), dtype=torch.float64) * momentum
     check_scalar("ema_update_", "momentum", momentum)
     if isinstance(momentum, Tensor):
         momentum = momentum.detach()
         if momentum.device.type != "cpu" or not ema.is_plain():
             return 0.0, momentum.reshape(())
         momentum = momentum.item()
-    elif torch.compiler.is_compiling():
-        return momentum, None  # a number that changes from step to step must not be guarded on
     if not 0 <= momentum <= 1:
         raise ValueError(f"ema_update_: momentum is {momentum}; pass a number from 0 to 1, such as 0.996.")
     return float(momentum), None
@@ -160,19 +163,23 @@ def _on(at: Tensor | None, device: torch.device) -> Tensor | None:
     return None if at is None else at.to(device, torch.float32 if device.type == "mps" else torch.float64)
 
 
-def _checked(place: int, target: object, source: object, master: object) -> tuple[Tensor, Tensor, Tensor]:
+def _listed(name: str, tensors: object) -> list[Tensor]:
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
+        raise TypeError(f"ema_update_: {name} is a {type(tensors).__name__}; pass a list of tensors.")
+    return list(tensors)
+
+
+def _checked(place: int, target: object, source: object, master: object) -> tuple[Tensor, Tensor, Tensor | None]:
     """A target, its source and its master as ordinary tensors on this rank, or a sentence about what does not match."""
-    t, s, m = (
-        _ordinary(f"{name}[{place}]", value)
-        for name, value in (("targets", target), ("sources", source), ("masters", master))
-    )
-    if _placed(target) != _placed(source) or (m.numel() and _placed(master) != _placed(target)):
+    t, s = _ordinary(f"targets[{place}]", target), _ordinary(f"sources[{place}]", source)
+    m = None if master is None else _ordinary(f"masters[{place}]", master)
+    if _placed(target) != _placed(source) or (m is not None and _placed(master) != _placed(target)):
         raise ValueError(
             f"ema_update_: targets[{place}] is placed as {_placed(target)} and sources[{place}] as {_placed(source)}; "
             "shard teacher and student (and masters) alike."
         )
     for name, other in (("sources", s), ("masters", m)):
-        if other is m and not m.numel():
+        if other is None:
             continue
         if other.shape != t.shape:
             raise ValueError(
@@ -189,10 +196,14 @@ def _checked(place: int, target: object, source: object, master: object) -> tupl
             f"ema_update_: targets[{place}] has dtype {t.dtype} and sources[{place}] {s.dtype}; "
             "an average needs floating-point numbers on both sides."
         )
-    if m.numel() and (m.dtype != torch.float32 or t.dtype not in (torch.bfloat16, torch.float16)):
+    if m is not None and (m.dtype != torch.float32 or t.dtype not in (torch.bfloat16, torch.float16)):
         raise TypeError(
             f"ema_update_: masters[{place}] has dtype {m.dtype} beside a target of {t.dtype}; "
             "pass a float32 master for a bfloat16 or float16 target and None for others."
+        )
+    if any(size > 1 and step == 0 for size, step in zip(t.shape, t.stride(), strict=True)):
+        raise ValueError(
+            f"ema_update_: targets[{place}] of shape {shape_of(t)} is expanded; pass the tensor that it is a view of."
         )
     if t.is_complex():
         t, s = torch.view_as_real(t), torch.view_as_real(s)
@@ -214,7 +225,7 @@ def _ordinary(name: str, value: object) -> Tensor:
     if value.layout != torch.strided:
         raise TypeError(f"ema_update_: {name} has layout {value.layout}; pass a dense tensor.")
     value = value.detach()
-    return value.to_local() if _placed(value) is not None else value  # type: ignore[operator]
+    return value.to_local() if _placed(value) is not None else value  # type: ignore[attr-defined]
 
 
 def _placed(value: object) -> object:

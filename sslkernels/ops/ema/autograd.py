@@ -24,6 +24,8 @@ _run = family("ema")
 @torch.no_grad()
 def run(pairs: Pairs, momentum: float, at: Tensor | None, backend: str) -> None:
     """Move the targets; ``at`` is the momentum as a 0-dim float64 tensor, else it is the number."""
+    if at is not None and at.device.type == "cpu":
+        momentum, at = at.item(), None
     if not pairs.table or (at is None and momentum == 1):
         return
     increment_version([*pairs.targets, *pairs.masters])
@@ -50,6 +52,7 @@ def _update(
 
 
 def _enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int, backend: str) -> None:
+    increment_version(queue)
     _run("enqueue", backend, queue, keys, position, offset)
 
 

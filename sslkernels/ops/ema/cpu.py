@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
+from sslkernels.ops.ema import reference
 from sslkernels.ops.ema.pairs import Pairs
 from sslkernels.ops.launch import CODES, rows_of
 
@@ -16,9 +17,12 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
 
 
 def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -> None:
+    if queue.stride(1) != 1 and queue.shape[1] > 1:  # no rows to write
+        return reference.enqueue(queue, keys, position, offset)
     keys = rows_of(keys)
     start = offset if position is None else offset + int(position)
     _C.ema_enqueue(
         CODES[queue.dtype], queue.data_ptr(), queue.stride(0), queue.shape[0],
-        CODES[keys.dtype], keys.data_ptr(), keys.stride(0), *keys.shape, start, torch.get_num_threads(),
+        CODES[keys.dtype], keys.data_ptr(), keys.stride(0), keys.shape[0], keys.shape[1], start,
+        torch.get_num_threads(),
     )  # fmt: skip

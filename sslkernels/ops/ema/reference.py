@@ -10,7 +10,7 @@ from sslkernels.ops.ema.pairs import Pairs
 
 
 def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
-    """t <- m t + (1 - m) s, in float64 and rounded once; with a master M, M <- m M + (1 - m) s and t <- M."""
+    """t <- m t + (1 - m) s, in float64 and rounded once; with a master M beside a target, M moves and t <- M."""
     seen = set()
     for place, (target, source) in enumerate(zip(pairs.targets, pairs.sources, strict=True)):
         if target.data_ptr() in seen:  # the same pair again
