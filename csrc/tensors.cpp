@@ -140,7 +140,7 @@ py::object ema_table(const py::sequence &targets, const py::sequence &sources, c
         uintptr_t master_address = 0;
         if (with_masters) {
             if (!read(PySequence_Fast_GET_ITEM(m.ptr(), i), master)) return py::none();
-            if (elements_of(master) > 0 || elements == 0) {
+            if (elements_of(master) > 0) {
                 if (dtype_of(master) != kFloat32 || target.bits != 16 || !is_alike(target, master)) return py::none();
                 master_address = address_of(master);
             }

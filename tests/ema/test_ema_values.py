@@ -183,6 +183,8 @@ def test_nothing_to_do(backend: str) -> None:
     SF.ema_update_([], [], 0.5, backend=backend)
     empty = torch.empty(0, 3)
     SF.ema_update_([empty], [torch.empty(0, 3)], 0.5, backend=backend)
+    cut = torch.zeros(7, 4)[:, :0]  # a shard that got nothing
+    SF.ema_update_([cut, cut.bfloat16()], [cut, cut], 0.5, masters=[None, cut.clone()], backend=backend)
     SF.ema_update_(iter([torch.ones(1)]), iter([torch.ones(1)]), 0.5, masters=iter([None]), backend=backend)
 
 
