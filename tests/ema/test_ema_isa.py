@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every instruction set of this processor, each in a process of its own, passes the tests of values."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sslkernels import _C
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", _C.available_isas()[:-1])  # the best has passed them already
+def test_agrees_with_the_oracle(isa: str, tmp_path: Path) -> None:
+    tests = str(Path(__file__).parent / "test_ema_values.py")
+    chosen = "cpu and not ten_thousand and not ordinary"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", chosen, "-p", "no:cacheprovider", tests],
+        cwd=tmp_path,
+        env={**os.environ, "SSLKERNELS_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert _C.isa() != isa  # this process runs the best
