@@ -15,7 +15,7 @@ LEAST = 1e-4
 
 
 class DirectPred(nn.Module):
-    """The predictor of Understanding Self-Supervised Learning Dynamics without Contrastive Pairs. Tian et al., ICML 2021.
+    """Understanding Self-Supervised Learning Dynamics without Contrastive Pairs. Tian, Chen and Ganguli, ICML 2021.
 
     ``F <- momentum F + (1 - momentum) E[f f^T]`` follows the correlation of its inputs f, and the predictor is
     ``W = U diag(p) U^T`` with the eigenvectors U of F and ``p = max(sqrt(l / max l) + eps, 1e-4)`` of its eigenvalues

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DirectPred on two and three gloo processes: every rank has what one process finds for all rows, uneven ranks included."""
+"""DirectPred on two and three gloo processes: every rank has what one process finds for all rows."""
 
 from __future__ import annotations
 
