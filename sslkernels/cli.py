@@ -161,12 +161,15 @@ def _say(line: str) -> None:
 
 def _print_figures(metrics: dict) -> None:
     for key, value in metrics.items():
-        if key == "format":
+        if key == "format" or (value is None and key.startswith("update_")):  # most methods have no update
             continue
         if isinstance(value, float):
             print(f"{key:30} {value:.4f}")
         elif isinstance(value, (int, str)) or value is None:
             print(f"{key:30} {value}")
+    for key in ("feature_std", "effective_rank"):
+        if metrics[key][-1] is not None:  # of a run from before it was measured
+            print(f"{key:30} {metrics[key][-1]:.4f} after {len(metrics[key])} epochs")
     print(f"{'loss':30} {metrics['loss'][-1]:.4f} after {len(metrics['loss'])} steps")
 
 

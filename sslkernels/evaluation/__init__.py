@@ -1,9 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frozen features are worth: few-shot nearest neighbour, linear probe, k nearest neighbours."""
+"""What frozen features are worth: few-shot nearest neighbour, linear probe, k nearest neighbours; how far they spread."""
 
 from __future__ import annotations
 
+from sslkernels.evaluation.collapse import collapse_warning, feature_spread
 from sslkernels.evaluation.features import calibrate_batchnorm, encode
 from sslkernels.evaluation.probes import few_shot, knn, linear_probe, nearest
 
-__all__ = ["calibrate_batchnorm", "encode", "few_shot", "knn", "linear_probe", "nearest"]
+__all__ = [
+    "calibrate_batchnorm",
+    "collapse_warning",
+    "encode",
+    "feature_spread",
+    "few_shot",
+    "knn",
+    "linear_probe",
+    "nearest",
+]

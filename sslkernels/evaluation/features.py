@@ -13,10 +13,11 @@ BATCH = 256
 def encode(backbone: nn.Module, images: Tensor) -> Tensor:
     """Features ``(N, D)`` of ``images (N, C, H, W)`` in evaluation mode, float32 on the CPU."""
     device = next(backbone.parameters()).device
-    training = backbone.training
+    training = [module for module in backbone.modules() if module.training]
     backbone.eval()
     features = [backbone(batch.to(device)).float().cpu() for batch in images.split(BATCH)]
-    backbone.train(training)
+    for module in training:  # a part that was frozen stays so
+        module.training = True
     return torch.cat(features)
 
 

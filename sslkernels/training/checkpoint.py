@@ -14,6 +14,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from sslkernels.evaluation.collapse import Spread
+
 FORMAT = 1
 NAME = "last.ckpt"
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "random_states", "loss", "config")
@@ -75,6 +77,12 @@ def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
     if missing:
         raise ValueError(f"train: {path} lacks {', '.join(missing)}; start anew with another --out.")
     return checkpoint
+
+
+def saved_spread(checkpoint: dict[str, Any]) -> dict[str, list[float | None]]:
+    """``feature_std`` and ``effective_rank`` of every epoch; None where the checkpoint is older than they are."""
+    unknown = [None] * (checkpoint["epoch"] + 1)
+    return {name: list(checkpoint.get(name, unknown)) for name in Spread._fields}
 
 
 def random_state() -> dict[str, Any]:

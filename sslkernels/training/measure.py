@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a whole training step costs with one backend and with another: time, the loss's part of it, memory."""
+"""What a whole training step costs with one backend and with another: time, the loss's and the update's part, memory."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,24 @@ from sslkernels.methods import Method
 REPEATS = 10
 LOSS_REPEATS = 50
 WARMUPS = 3
+# Updates of a schedule move the teacher less and less; of so many steps these are the first.
+TOTAL = 10**6
 # Large images: fewer, once this much time has gone.
 SECONDS, LEAST = 20.0, 3
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """Medians of one training step: views, forward, backward, optimizer. The loss is timed forward and backward."""
+    """Medians of one training step: views, forward, backward, optimizer, update. The loss is timed forward and backward.
+
+    The update is `Method.after_step`, which moves teachers and queues; None where the method has none.
+    """
 
     images_per_second: float
     loss_milliseconds: float
     loss_share: float
+    update_milliseconds: float | None
+    update_share: float | None
     peak_memory_bytes: int | None
 
 
@@ -41,12 +49,15 @@ def step_costs(
     losses = {name: _loss(_copy(method, name), views, images, autocast) for name in backends}
     step_seconds = _interleaved(steps, REPEATS, device)
     loss_seconds = _interleaved(losses, LOSS_REPEATS, device)
+    update_seconds = _update_seconds(method, views, images, backends, autocast)
     peaks = {name: [peak_memory(steps[name], device) for _ in range(3)] for name in backends}
     return {
         name: StepCost(
             images_per_second=len(images) / step_seconds[name],
             loss_milliseconds=1e3 * loss_seconds[name],
             loss_share=loss_seconds[name] / step_seconds[name],
+            update_milliseconds=1e3 * update_seconds[name] if update_seconds else None,
+            update_share=update_seconds[name] / step_seconds[name] if update_seconds else None,
             peak_memory_bytes=None if None in peaks[name] else median(peaks[name]),  # type: ignore[type-var]
         )
         for name in backends
@@ -56,12 +67,17 @@ def step_costs(
 def _copy(method: Method, backend: str) -> Method:
     copied = copy.deepcopy(method).train()
     copied.backend = backend
+    if backend == "reference":
+        for module in copied.modules():  # teachers and queues choose for themselves
+            if hasattr(module, "backend"):
+                module.backend = backend
     copied.group = None
     return copied
 
 
 def _step(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(method.parameters())
+    numbers = itertools.count()  # a teacher does not move twice in one step
 
     def step() -> None:
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
@@ -69,7 +85,7 @@ def _step(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtyp
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        method.after_step(0, 1)
+        method.after_step(next(numbers), TOTAL)
 
     return step
 
@@ -87,13 +103,49 @@ def _loss(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtyp
     return loss
 
 
-def _interleaved(calls: dict[str, Callable[[], None]], repeats: int, device: torch.device) -> dict[str, float]:
+def _update_seconds(
+    method: Method, views: nn.Module, images: Tensor, backends: Sequence[str], autocast: torch.dtype | None
+) -> dict[str, float]:
+    """Of `Method.after_step`; empty where the method has none of its own."""
+    if type(method).after_step is Method.after_step:
+        return {}
+    copies = {name: _copy(method, name) for name in backends}
+    forwards = {name: _forward(copied, views, images, autocast) for name, copied in copies.items()}
+    updates = {name: _update(copied) for name, copied in copies.items()}
+    return _interleaved(updates, REPEATS, images.device, before=forwards)
+
+
+def _forward(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
+    """What an update may wait for: a queue takes the keys of the last batch."""
+
+    @torch.no_grad()
+    def forward() -> None:
+        with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
+            method(views(images))
+
+    return forward
+
+
+def _update(method: Method) -> Callable[[], None]:
+    numbers = itertools.count()
+    return lambda: method.after_step(next(numbers), TOTAL)
+
+
+def _interleaved(
+    calls: dict[str, Callable[[], None]],
+    repeats: int,
+    device: torch.device,
+    before: dict[str, Callable[[], None]] | None = None,
+) -> dict[str, float]:
+    """Median seconds of ``calls``, in turn; those of ``before`` come first each time and do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
     for repeat in range(WARMUPS + repeats):
         if repeat >= LEAST and time.perf_counter() - begun > SECONDS and all(seconds.values()):
             break
         for name, call in calls.items():
+            if before is not None:
+                before[name]()
             _wait(device)
             start = time.perf_counter()
             call()

@@ -11,10 +11,13 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from sslkernels.evaluation import encode, feature_spread
 from sslkernels.methods import Method
-from sslkernels.training.checkpoint import random_state, set_random_state
+from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
 
 WARMUP = 0.05
+# Enough for an effective rank of a few dozen, and little beside an epoch.
+WATCHED = 256
 
 
 class LitMethod(LightningModule):
@@ -28,7 +31,10 @@ class LitMethod(LightningModule):
         lr, weight_decay: of AdamW; biases and BatchNorm are not decayed.
 
     ``losses`` holds the loss of every optimizer step (the mean of its micro-batches and ranks) once an epoch is over;
-    after an epoch with a loss that is no finite number the training stops.
+    after an epoch with a loss that is no finite number the training stops. ``feature_std`` and ``effective_rank`` hold
+    how far the features spread at the end of every epoch, the mean over ranks: `sslkernels.evaluation.feature_spread`
+    of the backbone in evaluation mode, on up to 256 first views of the last batch; None of epochs from before a
+    checkpoint had them. All three are logged under ``loss`` and these names.
     A checkpoint taken after an epoch resumes to the same losses: it also holds the random state of every rank.
 
     >>> import torch
@@ -49,12 +55,16 @@ class LitMethod(LightningModule):
         self.lr = lr
         self.weight_decay = weight_decay
         self.losses: list[float] = []
+        self.feature_std: list[float | None] = []
+        self.effective_rank: list[float | None] = []
+        self._watched: Tensor | None = None
         self._step_losses: list[Tensor] = []
         self._micro_losses: list[Tensor] = []
         self._random_states: list[dict[str, Any]] = []
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         views = batch if self.views is None else self.views(batch)
+        self._watched = views[0][:WATCHED]  # of every batch: max_steps may end an epoch at any
         loss = self.method(views)["loss"]
         self._micro_losses.append(loss.detach())
         self.log("loss", loss, prog_bar=True)
@@ -97,13 +107,26 @@ class LitMethod(LightningModule):
         if self.trainer.world_size > 1:
             self._random_states = [{} for _ in range(self.trainer.world_size)]
             dist.all_gather_object(self._random_states, random_state())
+        self._watch_features()  # what this draws, the next epoch does not see
+
+    def _watch_features(self) -> None:
+        assert self._watched is not None
+        spread = feature_spread(encode(self.method.backbone, self._watched))
+        self._watched = None
+        means = self.trainer.strategy.reduce(torch.tensor(spread, device=self.device), reduce_op="mean").tolist()
+        for name, mean in zip(spread._fields, means, strict=True):
+            getattr(self, name).append(mean)
+            self.log(name, mean, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["loss"] = list(self.losses)
+        checkpoint["feature_std"] = list(self.feature_std)
+        checkpoint["effective_rank"] = list(self.effective_rank)
         checkpoint["random_states"] = self._random_states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.losses = list(checkpoint["loss"])
+        self.feature_std, self.effective_rank = saved_spread(checkpoint).values()
         self._random_states = checkpoint["random_states"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report's pictures as PNG bytes: the loss curve, the embedding in two dimensions, sample neighbours."""
+"""The report's pictures as PNG bytes: the loss curve, how far the features spread, the embedding in two dimensions, sample neighbours."""
 
 from __future__ import annotations
 
@@ -52,6 +52,24 @@ def loss_curve(losses: Sequence[float]) -> bytes:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss")
     axes.margins(x=0.01)
+    return _png(figure)
+
+
+def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float | None]) -> bytes:
+    """Two small curves over the epochs, from zero, where a collapse ends; without the epochs nobody measured."""
+    figure, _ = _figure(7.2, 2.4, bare=True)
+    panels = figure.subplots(1, 2)
+    curves = {"standard deviation": feature_std, "effective rank": effective_rank}
+    for axes, (name, values) in zip(panels, curves.items(), strict=True):
+        known = [(epoch, value) for epoch, value in enumerate(values, 1) if value is not None]
+        axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.plot(*zip(*known, strict=True), color=ACCENT, linewidth=1.8, marker="o" if len(known) < 3 else None)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(name)
+        axes.margins(x=0.01)
+        axes.set_ylim(bottom=0)
+    figure.subplots_adjust(wspace=0.28)
     return _png(figure)
 
 

@@ -11,14 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from sslkernels.data import Dataset
-from sslkernels.training.pictures import embedding, loss_curve, neighbours, paintings
+from sslkernels.evaluation import collapse_warning
+from sslkernels.training.pictures import embedding, loss_curve, neighbours, paintings, spread
 
 STYLE = """
 :root { color-scheme: light }
 body { font: 16px/1.55 system-ui, sans-serif; color: #1f2933; background: #f5f7fa; margin: 0 }
 main { max-width: 760px; margin: 0 auto; padding: 40px 20px 64px }
 h1 { font-size: 1.7rem; margin: 0 0 4px } h2 { font-size: 1.15rem; margin: 0 0 4px }
-p { margin: 0 0 14px } .muted { color: #616e7c }
+p { margin: 0 0 14px } .muted { color: #616e7c } .warning { color: #b91c1c; font-weight: 600 }
 section { background: #fff; border: 1px solid #e4e7eb; border-radius: 10px; padding: 22px 26px; margin-top: 20px }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th { text-align: right; font-weight: 600; color: #616e7c; font-size: .85rem } th:first-child { text-align: left }
@@ -49,7 +50,7 @@ def write_report(
             f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><main>',
             f"<h1>{escape(title)}</h1>",
             f'<p class="muted">{escape(_setting(metrics, dataset))}</p>',
-            _section("The loss in a training step", _cost_words(metrics), _costs(metrics)),
+            _section(_cost_title(metrics), _cost_words(metrics), _costs(metrics)),
             _section(
                 "What the features are worth",
                 "Accuracy on held-out images. The untrained encoder has the same architecture and first weights; "
@@ -61,6 +62,13 @@ def write_report(
                 "Loss",
                 "Every optimizer step, and its running mean.",
                 _image(loss_curve(metrics["loss"]), "Loss curve"),
+            ),
+            _section(
+                "Spread of the features",
+                "At the end of each epoch, on views of training images. The standard deviation is 1 where features "
+                "spread evenly over the sphere and 0 where all are alike; the effective rank counts the directions "
+                "along which they differ.",
+                _spread(metrics),
             ),
             _section(
                 "Embedding",
@@ -88,12 +96,25 @@ def _painting(painting: tuple[Tensor, Tensor, Tensor] | None) -> list[str]:
     return [_section("Reconstructions", words, _image(paintings(*painting), "Reconstructions"))]
 
 
+def _spread(metrics: dict[str, Any]) -> str:
+    values = metrics["feature_std"], metrics["effective_rank"]
+    if values[0][-1] is None:
+        return "<p>Not measured: the run is from an earlier version.</p>"
+    warning = collapse_warning(*values)
+    warned = f'<p class="warning">{escape(warning)}</p>' if warning else ""
+    return warned + _image(spread(*values), "Spread of the features")
+
+
 def _setting(metrics: dict[str, Any], dataset: Dataset) -> str:
     return (
         f"{len(dataset.train_images)} training and {len(dataset.test_images)} test images, "
         f"{metrics['config']['epochs']} epochs of batch {metrics['config']['batch_size']}, seed {metrics['seed']}, "
         f"backend {metrics['backend']}, {metrics['threads']} threads on {metrics['device']}"
     )
+
+
+def _cost_title(metrics: dict[str, Any]) -> str:
+    return f"The loss{'' if metrics['update_milliseconds'] is None else ' and the update'} in a training step"
 
 
 def _cost_words(metrics: dict[str, Any]) -> str:
@@ -103,15 +124,34 @@ def _cost_words(metrics: dict[str, Any]) -> str:
     return (
         f"Forward and backward of the loss take {metrics['loss_milliseconds']:.2f} ms on backend "
         f"{metrics['backend']}, {metrics['loss_milliseconds_reference']:.2f} ms on reference, a ratio of {ratio:.1f}. "
-        f"The loss is {metrics['loss_share_reference']:.1%} of a step on reference, and images per second can gain no "
+        f"{_update_words(metrics)}"
+        f"{_parts(metrics)} of a step on reference, and images per second can gain no "
         "more than that: the network and the views are the rest."
     )
+
+
+def _update_words(metrics: dict[str, Any]) -> str:
+    """Nothing where the method moves neither teacher nor queue after a step."""
+    if metrics["update_milliseconds"] is None:
+        return ""
+    ratio = metrics["update_milliseconds_reference"] / metrics["update_milliseconds"]
+    return (
+        f"The update after a step takes {metrics['update_milliseconds']:.2f} ms against "
+        f"{metrics['update_milliseconds_reference']:.2f} ms, a ratio of {ratio:.1f}. "
+    )
+
+
+def _parts(metrics: dict[str, Any]) -> str:
+    loss, update = metrics["loss_share_reference"], metrics["update_share_reference"]
+    return f"The loss is {loss:.1%}" if update is None else f"Both are {loss + update:.1%}"
 
 
 def _costs(metrics: dict[str, Any]) -> str:
     lines = (
         ("loss, forward and backward (ms)", "loss_milliseconds", "{:.2f}", 1.0),
         ("its share of the step", "loss_share", "{:.1%}", 1.0),
+        ("update of teacher or queue (ms)", "update_milliseconds", "{:.2f}", 1.0),
+        ("its share of the step", "update_share", "{:.1%}", 1.0),
         ("images per second, whole step", "images_per_second", "{:,.0f}", 1.0),
         ("peak memory of the step (MiB)", "peak_memory_bytes", "{:,.1f}", 2.0**-20),
     )
@@ -119,6 +159,7 @@ def _costs(metrics: dict[str, Any]) -> str:
     rows = [
         [name, *(_number(metrics[key + suffix], form, factor) for suffix in columns.values())]
         for name, key, form, factor in lines
+        if metrics[key] is not None or not key.startswith("update_")
     ]
     return _table(["medians of interleaved steps", *map(escape, columns)], rows)
 

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 from sslkernels.backends import choose
 from sslkernels.data import Dataset, OneView, TwoViews, load
-from sslkernels.evaluation import calibrate_batchnorm, encode, few_shot, knn, linear_probe
+from sslkernels.evaluation import calibrate_batchnorm, collapse_warning, encode, few_shot, knn, linear_probe
 from sslkernels.methods import MAE, METHODS, Method
 from sslkernels.models import ViT, resnet_small
-from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint
+from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint, saved_spread
 from sslkernels.training.config import TrainConfig
 from sslkernels.training.loader import ImageBatches
 from sslkernels.training.measure import step_costs
@@ -99,7 +99,10 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
     views = (TwoViews if config.patch_size is None else OneView)(
         dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:])
     )
-    losses = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
+    curves = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
+    warning = collapse_warning(curves["feature_std"], curves["effective_rank"])
+    if warning:
+        say(f"warning: {warning}")
 
     say("evaluating the features")
     learner.to(device)
@@ -128,7 +131,7 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         "threads": torch.get_num_threads(),
         "config": config.saved(),
         "versions": _versions(),
-        "loss": losses,
+        **curves,
     }
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     say("drawing the report")
@@ -179,8 +182,8 @@ def _patch_size(height: int, width: int) -> int:
     return sizes[0] if sizes else side
 
 
-def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> list[float]:
-    """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of every step."""
+def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> dict[str, list]:
+    """Train to the end and leave ``module`` as ``last.ckpt`` has it; the curves: the loss of steps, the spread of epochs."""
     stamp = {"format": FORMAT, "method": config.method, "config": config.saved()}
     with _quiet_engine():
         trainer = Trainer(
@@ -216,7 +219,7 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
             f"train: the loss was no finite number in epoch {checkpoint['epoch'] + 2}; {remedy}, with another --out."
         )
     module.load_state_dict(checkpoint["state_dict"])
-    return checkpoint["loss"]
+    return {"loss": checkpoint["loss"], **saved_spread(checkpoint)}
 
 
 @contextmanager

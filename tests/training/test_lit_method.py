@@ -13,9 +13,10 @@ from lightning.pytorch import Callback, Trainer, seed_everything  # noqa: E402
 
 from sslkernels import MemoryQueue  # noqa: E402
 from sslkernels.data import TwoViews  # noqa: E402
+from sslkernels.evaluation import collapse_warning, feature_spread  # noqa: E402
 from sslkernels.functional import info_nce  # noqa: E402
 from sslkernels.methods import Method, SimCLR  # noqa: E402
-from sslkernels.models import ResNet  # noqa: E402
+from sslkernels.models import ResNet, ViT  # noqa: E402
 from sslkernels.training import LitMethod  # noqa: E402
 from sslkernels.training.checkpoint import AtomicCheckpointIO, SaveLast  # noqa: E402
 from sslkernels.training.loader import ImageBatches  # noqa: E402
@@ -76,8 +77,103 @@ def test_resumed_losses_and_weights_are_those_of_one_run(tmp_path):
     resumed = fit(tmp_path / "parts", resume=True)
     assert len(whole.losses) == 20
     assert resumed.losses == whole.losses
+    assert len(whole.feature_std) == len(whole.effective_rank) == 4
+    assert (resumed.feature_std, resumed.effective_rank) == (whole.feature_std, whole.effective_rank)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_checkpoint_from_before_the_features_were_watched_resumes(tmp_path):
+    whole = fit(tmp_path / "whole")
+    fit(tmp_path / "parts", stop=2)
+    path = tmp_path / "parts" / "last.ckpt"
+    older = torch.load(path, weights_only=True)
+    del older["feature_std"], older["effective_rank"]
+    torch.save(older, path)
+    resumed = fit(tmp_path / "parts", resume=True)
+    assert resumed.losses == whole.losses
+    assert resumed.feature_std == [None, None, *whole.feature_std[2:]]
+    assert resumed.effective_rank == [None, None, *whole.effective_rank[2:]]
+
+
+class Disturbed(ResNet):
+    """Draws random numbers even in evaluation; its last part is frozen there. Keeps what it saw."""
+
+    def __init__(self):
+        super().__init__(1, (4,), (1,))
+        self.last = nn.BatchNorm1d(4)
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.last.eval()
+        return self
+
+    def forward(self, images):
+        if not self.training:
+            self.seen = images
+        return self.last(super().forward(images)) + 1e-3 * torch.rand(())
+
+
+class Watched(SimCLR):
+    def __init__(self):
+        super().__init__(Disturbed(), feature_dim=4)
+
+    def forward(self, views):
+        assert self.backbone.training and not self.backbone.last.training
+        return super().forward(views)
+
+
+def test_watching_the_features_changes_nothing(tmp_path, monkeypatch):
+    watched = fit(tmp_path / "watched", epochs=3, method=Watched)
+    monkeypatch.setattr(LitMethod, "_watch_features", lambda self: None)
+    alone = fit(tmp_path / "alone", epochs=3, method=Watched)
+    assert watched.losses == alone.losses
+    for name, value in alone.state_dict().items():
+        assert torch.equal(value, watched.state_dict()[name]), name
+    assert alone.feature_std == [] and len(watched.feature_std) == 3
+
+
+def test_what_is_watched_is_the_backbone_on_the_last_first_views(tmp_path):
+    class Kept(Watched):
+        def forward(self, views):
+            self.first = views[0]
+            return super().forward(views)
+
+    module = fit(tmp_path, epochs=1, method=Kept)
+    backbone = module.method.backbone.eval()
+    assert torch.equal(backbone.seen, module.method.first)
+    with torch.no_grad():
+        spread = feature_spread(backbone(module.method.first))
+    assert (module.feature_std[-1], module.effective_rank[-1]) == pytest.approx(spread, rel=1e-2)
+
+
+class Alike(Method):
+    """Two views shall have the same features, and nothing keeps those of two images apart."""
+
+    def __init__(self):
+        super().__init__(ViT((8, 8), 4, 1, width=16, depth=1, heads=2))
+
+    def forward(self, views):
+        z0, z1 = map(self.backbone, views)
+        return {"loss": (z0 - z1).square().mean() + (z0 - z1.mean(0)).square().mean()}
+
+
+def test_features_that_collapse_are_warned_of_and_others_not(tmp_path):
+    collapsed = fit(tmp_path / "alike", epochs=30, method=Alike)
+    assert collapse_warning(collapsed.feature_std, collapsed.effective_rank)
+    sound = fit(tmp_path / "sound", epochs=30, method=lambda: SimCLR(ResNet(1, (4,), (1,)), feature_dim=4))
+    assert collapse_warning(sound.feature_std, sound.effective_rank) is None
+
+
+def test_an_epoch_may_end_before_its_last_batch(tmp_path):
+    module = LitMethod(SimCLR(ResNet(1, (4,), (1,)), feature_dim=4))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*torch.rand(2, 8, 1, 8, 8)), batch_size=2)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        accelerator="cpu", max_steps=3, enable_model_summary=False, default_root_dir=tmp_path, **quiet
+    )
+    trainer.fit(module, loader)
+    assert len(module.losses) == 3 and len(module.feature_std) == 1
 
 
 def test_seed_decides_the_run(tmp_path):

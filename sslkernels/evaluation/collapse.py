@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether features still tell images apart: how far they spread, and over how many directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslkernels.arguments import check_rows
+
+# Trained features of the methods here have 0.3 to 1 and 5 to 70 on the digits, an untrained encoder's no less than 0.13
+# and 3; of a collapsed encoder rounding and BatchNorm's leftovers remain.
+LEAST_STD, LEAST_RANK = 0.05, 2.0
+# Of the first epoch's: features that were wide and are not any more have lost what they knew, wherever they stand.
+LEAST_LEFT = 0.1
+TINY = torch.finfo(torch.float64).tiny
+
+
+class Spread(NamedTuple):
+    """What `feature_spread` found."""
+
+    feature_std: float
+    effective_rank: float
+
+
+def feature_spread(features: Tensor) -> Spread:
+    """How far features ``(N, D)`` spread over the sphere, and over how many directions; NaN where one is not finite.
+
+    ``feature_std`` is the standard deviation of a column of the rows at unit length, the mean of all columns, times
+    sqrt(D) (Chen and He 2021, section 4.1): 1 when the rows spread evenly over the sphere, 0 when all are alike. It
+    does not see features that spread along a few directions alone. ``effective_rank`` does: the exponential of the
+    entropy of the singular values, as shares of their sum (Roy and Vetterli 2007; Garrido et al. 2023 rank encoders by
+    it), at most min(N, D). The rows are not centred: rows that are all alike have rank 1 then, of zeros it is 0, and
+    centring would leave of them a rounding error of any rank.
+
+    >>> import torch
+    >>> from sslkernels.evaluation import feature_spread
+    >>> feature_spread(torch.cat([torch.eye(4), -torch.eye(4)]))
+    Spread(feature_std=1.0, effective_rank=4.0)
+    >>> feature_spread(torch.ones(8, 4))
+    Spread(feature_std=0.0, effective_rank=1.0)
+    """
+    rows = check_rows("feature_spread", "features", features).detach().double()
+    if not len(rows):
+        raise ValueError("feature_spread: features has no row; pass at least one.")
+    if not rows.isfinite().all():
+        return Spread(float("nan"), float("nan"))
+    std = F.normalize(rows, dim=1, eps=TINY).std(0, correction=0).mean() * rows.shape[1] ** 0.5
+    values = torch.linalg.svdvals(rows)
+    total = values.sum()
+    rank = torch.special.entr(values / total).sum().exp() if total > 0 else total
+    return Spread(round(float(std), 6), round(float(rank), 6))
+
+
+def collapse_warning(feature_std: Sequence[float | None], effective_rank: Sequence[float | None]) -> str | None:
+    """A sentence where the values of the epochs (None of those nobody measured) end in a collapse, None elsewhere."""
+    measured = [(std, rank) for std, rank in zip(feature_std, effective_rank, strict=True) if None not in (std, rank)]
+    if not measured:
+        return None
+    std, rank = measured[-1]
+    first_std, first_rank = measured[0]
+    low_std = std < max(LEAST_STD, LEAST_LEFT * first_std)
+    low_rank = rank < max(LEAST_RANK, LEAST_LEFT * first_rank)
+    if not low_std and not low_rank:
+        return None
+    return (
+        f"the features have collapsed: their standard deviation went from {first_std:.3f} to {std:.3f} and their "
+        f"effective rank from {first_rank:.1f} to {rank:.1f}; lower --lr, or give the method more to tell images apart."
+    )

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DirectPred: a linear predictor that is computed from what it predicts from, not learned."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkernels.arguments import check_number, check_rows, check_size, shape_of
+from sslkernels.distributed import GroupLike, shard_of, summed
+
+# The official code's: no direction is shut for good.
+LEAST = 1e-4
+
+
+class DirectPred(nn.Module):
+    """Understanding Self-Supervised Learning Dynamics without Contrastive Pairs. Tian, Chen and Ganguli, ICML 2021.
+
+    ``F <- momentum F + (1 - momentum) E[f f^T]`` follows the correlation of its inputs f, and the predictor is
+    ``W = U diag(p) U^T`` with the eigenvectors U of F and ``p = max(sqrt(l / max l) + eps, 1e-4)`` of its eigenvalues
+    l >= 0 (equations 18 and 19). W gets no gradient and starts as the identity. It takes the place of BYOL's predictor:
+    call it on each view, step the optimizer, call `after_step`.
+
+    Args:
+        dim: features of the rows.
+        momentum: of F; the official example's 0.3.
+        eps: added to every p; the official example's 0.01.
+        group: ranks whose rows count in F; see `sslkernels.functional.nt_xent`.
+
+    ``correlation`` is F, ``weight`` is W; both are saved with the model. F starts at zero, whose trace in later ones is
+    a factor that W does not see. E is the mean over all rows that came in training mode since the last `after_step`,
+    so that two views, or the micro-batches of an accumulation, weigh the same. Where one of them is not finite, as
+    under a GradScaler that still looks for its scale, they move nothing. Sums and
+    eigenvectors are float32, float64 of a module in float64.
+
+    >>> import torch
+    >>> from sslkernels.models import DirectPred
+    >>> predictor = DirectPred(2)
+    >>> rows = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
+    >>> torch.equal(predictor(rows), rows)
+    True
+    >>> predictor.after_step()
+    >>> predictor.weight
+    tensor([[1.0100, 0.0000],
+            [0.0000, 0.5100]])
+    """
+
+    correlation: Tensor
+    weight: Tensor
+    products: Tensor
+    rows: Tensor
+
+    def __init__(self, dim: int, *, momentum: float = 0.3, eps: float = 0.01, group: GroupLike = None) -> None:
+        super().__init__()
+        check_size("DirectPred", "dim", dim)
+        check_number("DirectPred", "momentum", momentum, least=0)
+        if momentum >= 1:
+            raise ValueError(f"DirectPred: momentum is {momentum}; pass a number of at least 0 and below 1.")
+        check_number("DirectPred", "eps", eps)
+        self.momentum = momentum
+        self.eps = eps
+        self.group = group
+        self.register_buffer("correlation", torch.zeros(dim, dim))
+        self.register_buffer("weight", torch.eye(dim))
+        # The sum of f f^T since the last after_step, and how many there were.
+        self.register_buffer("products", torch.zeros(dim, dim))
+        self.register_buffer("rows", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows ``(N, dim)`` to ``x W^T`` in their dtype."""
+        dim = len(self.weight)
+        if check_rows("DirectPred", "x", x).shape[1] != dim:
+            raise ValueError(f"DirectPred: x has shape {shape_of(x)}; expected (N, {dim}).")
+        if self.training:
+            self._collect(x.detach())
+        return F.linear(x, self.weight.to(x.dtype))
+
+    @torch.no_grad()
+    def _collect(self, x: Tensor) -> None:
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(_precise(self.products.dtype))
+            products, rows = x.T @ x, len(x)
+            shard = shard_of(self.group, "DirectPred", x)
+            if shard is not None:
+                products, rows = summed(products, shard), shard.total
+            self.products += products
+            self.rows += rows
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Move F by the rows that came since the last call, and compute W anew. Call it after the optimizer's step."""
+        mean = self.products / self.rows
+        self.products.zero_()
+        self.rows.zero_()
+        if not mean.isfinite().all():  # nor is it where no row came
+            return
+        self.correlation.lerp_(mean, 1 - self.momentum)
+        values, vectors = torch.linalg.eigh(self.correlation.to(_precise(self.correlation.dtype)))
+        values = values.clamp(min=0)
+        largest = values[-1].clamp(min=torch.finfo(values.dtype).tiny)  # of zeros
+        scales = ((values / largest).sqrt() + self.eps).clamp(min=LEAST)
+        self.weight.copy_(vectors * scales @ vectors.T)
+
+
+def _precise(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

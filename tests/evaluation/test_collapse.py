@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far features spread, on rows whose answer is known, and the words for a collapse."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from sslkernels.evaluation import collapse_warning, feature_spread
+
+
+def rows(count: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def dense(features: np.ndarray) -> tuple[float, float]:
+    unit = features / np.sqrt((features**2).sum(1, keepdims=True))
+    std = np.mean([math.sqrt(np.mean((column - column.mean()) ** 2)) for column in unit.T]) * math.sqrt(unit.shape[1])
+    values = np.sqrt(np.maximum(np.linalg.eigvalsh(features @ features.T), 0))
+    shares = values[values > 0] / values.sum()
+    return std, math.exp(-sum(share * math.log(share) for share in shares))
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40), (9, 1), (1, 9)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_both_are_their_formula(shape, dtype):
+    features = (rows(*shape).abs() + 0.3).to(dtype).requires_grad_()
+    std, rank = dense(features.detach().double().numpy())
+    spread = feature_spread(features)
+    assert spread.feature_std == pytest.approx(std, abs=1e-6)
+    assert spread.effective_rank == pytest.approx(rank, abs=1e-5)
+    assert type(spread.feature_std) is type(spread.effective_rank) is float
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_rows_in_all_directions_have_one_and_every_rank(scale):
+    assert feature_spread(rows(20_000, 8) * scale) == pytest.approx((1, 8), abs=0.02)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+@pytest.mark.parametrize("noise", [0.0, 1e-7])
+def test_rows_that_are_alike_have_none_and_rank_one(scale, noise):
+    """Also where the likeness ends in rounding."""
+    spread = feature_spread((0.3 * torch.ones(64, 32) + noise * rows(64, 32)) * scale)
+    assert spread == pytest.approx((0, 1), abs=1e-3)
+    assert collapse_warning([0.5, spread.feature_std], [20.0, spread.effective_rank])
+
+
+def test_few_directions_show_in_the_rank_alone():
+    spread = feature_spread(rows(500, 3) @ rows(3, 64, seed=1))
+    assert spread.feature_std > 0.9 and 1 < spread.effective_rank <= 3
+
+
+def test_zeros_have_nothing_and_what_is_not_finite_is_nan():
+    assert feature_spread(torch.zeros(4, 3)) == (0, 0)
+    for value in (float("nan"), float("inf")):
+        features = rows(4, 3)
+        features[1, 2] = value
+        assert all(map(math.isnan, feature_spread(features)))
+
+
+def test_no_rows_and_no_matrix_get_a_sentence():
+    with pytest.raises(ValueError, match="feature_spread: features has no row; pass at least one."):
+        feature_spread(torch.ones(0, 3))
+    with pytest.raises(ValueError, match=r"feature_spread: features has shape \(2, 3, 4\); expected \(N, D\)"):
+        feature_spread(torch.ones(2, 3, 4))
