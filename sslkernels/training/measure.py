@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from torch import Tensor, nn
 
 from sslkernels.memory import peak_memory
 from sslkernels.methods import Method
+from sslkernels.state import EMA, MemoryQueue
 
 REPEATS = 10
 LOSS_REPEATS = 50
 WARMUPS = 3
 # Large images: fewer, once this much time has gone.
 SECONDS, LEAST = 20.0, 3
+# Of a training that would go on, so that a teacher's momentum stays below 1.
+MANY_STEPS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -55,13 +59,16 @@ def step_costs(
 
 def _copy(method: Method, backend: str) -> Method:
     copied = copy.deepcopy(method).train()
-    copied.backend = backend
+    for module in copied.modules():
+        if isinstance(module, (Method, EMA, MemoryQueue)):
+            module.backend = backend
     copied.group = None
     return copied
 
 
 def _step(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(method.parameters())
+    steps = itertools.count()
 
     def step() -> None:
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
@@ -69,7 +76,7 @@ def _step(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtyp
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        method.after_step(0, 1)
+        method.after_step(next(steps), MANY_STEPS)
 
     return step
 
