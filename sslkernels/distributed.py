@@ -96,6 +96,21 @@ def all_rows(x: Tensor, shard: Shard) -> Tensor:
     return torch.cat([part[:size] for part, size in zip(gathered.split(longest), shard.sizes, strict=True)])
 
 
+def shuffle_rows(x: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+    """As many rows as this rank holds, drawn among those of every rank, and the order for `unshuffle_rows`.
+
+    ``x (N, ...)`` gets no gradient. The order is drawn from the random state of the group's first rank.
+    """
+    order = torch.randperm(shard.total, device=x.device)
+    dist.broadcast(order, dist.get_global_rank(shard.group, 0), group=shard.group)
+    return all_rows(x, shard)[order[shard.start : shard.start + shard.rows]], order
+
+
+def unshuffle_rows(x: Tensor, order: Tensor, shard: Shard) -> Tensor:
+    """What became of this rank's rows, wherever `shuffle_rows` sent them; without a gradient."""
+    return all_rows(x, shard)[order.argsort()[shard.start : shard.start + shard.rows]]
+
+
 def summed(x: Tensor, shard: Shard) -> Tensor:
     """The sum over ranks, without a gradient."""
     x = x.detach().clone()

@@ -3,18 +3,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_number
 from sslkernels.backends import WITH_CUDA
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import apply_masks, block_masks, masked_smooth_l1
 from sslkernels.methods.method import Method
 from sslkernels.models import Transformer, ViT, sincos_positions
+from sslkernels.state import EMA
 
 
 class IJEPA(Method):
@@ -52,11 +51,7 @@ class IJEPA(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        check_number("IJEPA", "momentum", momentum, least=0)
-        if momentum > 1:
-            raise ValueError(f"IJEPA: momentum is {momentum}; pass a number from 0 to 1.")
-        self.teacher = copy.deepcopy(backbone).requires_grad_(False)
-        self.momentum = momentum
+        self.teacher = EMA(backbone, momentum, schedule="linear", backend=backend)
         # The official ten of 14x14, and less on a grid that has not so many to give.
         self.min_keep = max(1, min(10, backbone.length // 4))
         self.predictor_embed = nn.Linear(backbone.width, predictor_width)
@@ -74,7 +69,7 @@ class IJEPA(Method):
         )
         pred = self.predict(images, context, targets)
         with torch.no_grad():
-            tokens = self.teacher.encode(self.teacher.embed(images))
+            tokens = self.teacher.module.encode(self.teacher.module.embed(images))
             target = apply_masks(tokens, targets, backend=self.backend)
         return {"loss": self.loss(pred, target), "embeddings": (pred, target)}
 
@@ -90,13 +85,4 @@ class IJEPA(Method):
         return self.predictor_out(self.predictor(tokens)[:, seen.shape[1] :])
 
     def after_step(self, step: int, total_steps: int) -> None:
-        momentum = self.momentum + (1 - self.momentum) * step / total_steps
-        _follow(self.teacher, self.backbone, 1 - momentum)
-
-
-@torch.no_grad()
-def _follow(teacher: nn.Module, student: nn.Module, weight: float) -> None:
-    """Move the teacher's parameters towards the student's by ``weight``; copy the buffers."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), weight)
-    for mine, its in zip(teacher.buffers(), student.buffers(), strict=True):
-        mine.copy_(its)
+        self.teacher.update(self.backbone, step, total_steps)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sslkernels.backends import USUAL
 from sslkernels.distributed import GroupLike
+from sslkernels.state import EMA
 
 
 class Method(nn.Module):
@@ -39,3 +40,23 @@ class Method(nn.Module):
 
     def after_step(self, step: int, total_steps: int) -> None:
         """Called once after optimizer step number ``step`` (from 0): teachers, centres and queues move here."""
+
+    def two_views(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
+        if len(views) != 2:
+            raise ValueError(f"{type(self).__name__}: {len(views)} views came; pass two views of the same images.")
+        return views
+
+
+class Taught(Method):
+    """A method whose ``teacher`` follows backbone and projector as their exponential moving average."""
+
+    projector: nn.Module
+    teacher: EMA
+
+    @property
+    def online(self) -> nn.Sequential:
+        """Backbone and projector: what is trained, and what the teacher has a copy of."""
+        return nn.Sequential(self.backbone, self.projector)
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        self.teacher.update(self.online, step, total_steps)

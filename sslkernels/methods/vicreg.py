@@ -49,9 +49,7 @@ class VICReg(Method):
         self.sim, self.var, self.cov = sim, var, cov
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        if len(views) != 2:
-            raise ValueError(f"VICReg: {len(views)} views came; pass two views of the same images.")
-        z0, z1 = (self.expander(self.backbone(view)) for view in views)
+        z0, z1 = (self.expander(self.backbone(view)) for view in self.two_views(views))
         return {"loss": self.loss(z0, z1), "embeddings": (z0, z1)}
 
     def loss(self, z0: Tensor, z1: Tensor) -> Tensor:  # type: ignore[override]

@@ -11,13 +11,16 @@ from sslkernels.arguments import is_whole
 class ProjectionHead(nn.Sequential):
     """``layers`` linear maps with BatchNorm and ReLU between them.
 
-    With two it is SimCLR's projection (Chen et al. 2020, section 4.2), with three and no ``bias`` Barlow Twins'
-    (Zbontar et al. 2021, section 2.2) and VICReg's expander (Bardes et al. 2022, section 4.2).
+    With two it is SimCLR's projection (Chen et al. 2020, section 4.2) and BYOL's projector and predictor (Grill et al.
+    2020, section 3.3), with three and no ``bias`` Barlow Twins' (Zbontar et al. 2021, section 2.2) and VICReg's
+    expander (Bardes et al. 2022, section 4.2), with three and ``norm_out`` the projector of SimSiam (Chen and He 2021,
+    section 3) and MoCo v3 (Chen et al. 2021, section 3).
 
     Args:
         in_dim, hidden_dim, out_dim: features ``(N, in_dim)`` become ``(N, out_dim)``.
         layers: linear maps, at least one.
         bias: of the last map; a loss that centres its columns has no use for it.
+        norm_out: end with a BatchNorm without weights, in place of the last map's bias.
 
     >>> import torch
     >>> from sslkernels.models import ProjectionHead
@@ -25,7 +28,16 @@ class ProjectionHead(nn.Sequential):
     torch.Size([8, 32])
     """
 
-    def __init__(self, in_dim: int, hidden_dim: int, out_dim: int, *, layers: int = 2, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        hidden_dim: int,
+        out_dim: int,
+        *,
+        layers: int = 2,
+        bias: bool = True,
+        norm_out: bool = False,
+    ) -> None:
         if not is_whole(layers, 1):
             raise ValueError(f"ProjectionHead: layers is {layers!r}; pass a whole number of at least 1.")
         modules: list[nn.Module] = []
@@ -37,4 +49,7 @@ class ProjectionHead(nn.Sequential):
                 nn.ReLU(inplace=True),
             ]
             width = hidden_dim
-        super().__init__(*modules, nn.Linear(width, out_dim, bias=bias))
+        modules.append(nn.Linear(width, out_dim, bias=bias and not norm_out))
+        if norm_out:
+            modules.append(nn.BatchNorm1d(out_dim, affine=False))
+        super().__init__(*modules)

@@ -28,7 +28,7 @@ def official_loss(method: IJEPA, images: Tensor, context: Tensor, targets: list[
     """train.py and vision_transformer.py of the official code on the method's weights, a target at a time."""
     patches = images.reshape(-1, 1, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(len(images), 16, 4)
     pixels = 2 * patches - 1
-    student, teacher = method.backbone, method.teacher
+    student, teacher = method.backbone, method.teacher.module
     h = teacher.encode(teacher.patch(pixels) + teacher.pos)
     h = F.layer_norm(h, h.shape[-1:])
     z = student.encode(rows(student.patch(pixels) + student.pos, context))
@@ -69,13 +69,13 @@ def test_gradient_reaches_all_but_the_teacher():
 def test_the_teacher_follows_with_a_momentum_that_rises_to_one():
     method = small()
     method.backbone.register_buffer("seen", torch.tensor(1.0))
-    method.teacher.register_buffer("seen", torch.tensor(0.0))
+    method.teacher.module.register_buffer("seen", torch.tensor(0.0))
     for step, momentum in ((0, 0.9), (5, 0.95), (10, 1.0)):
         before = [parameter.clone() for parameter in method.teacher.parameters()]
         method.after_step(step, 10)
         for old, new, student in zip(before, method.teacher.parameters(), method.backbone.parameters(), strict=True):
             torch.testing.assert_close(new, momentum * old + (1 - momentum) * student)
-    assert method.teacher.seen == 1
+    assert method.teacher.module.seen == 1
 
 
 def test_embeddings_are_those_of_the_loss_and_the_seed_decides(seed):

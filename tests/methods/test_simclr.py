@@ -45,6 +45,8 @@ def test_anything_but_two_views_is_refused():
 
 
 def test_available_names_methods():
-    assert available() == ["barlow_twins", "i_jepa", "mae", "simclr", "vicreg"]
+    assert available() == [
+        "barlow_twins", "byol", "i_jepa", "mae", "moby", "moco_v2", "moco_v3", "simclr", "simsiam", "vicreg",
+    ]  # fmt: skip
     assert issubclass(SimCLR, Method)
     assert SimCLR(nn.Flatten(), feature_dim=4).after_step(0, 1) is None

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""BYOL: from one view of an image, predict what a slower copy of the network makes of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import byol_loss
+from sslkernels.methods.method import Taught
+from sslkernels.models import ProjectionHead
+from sslkernels.state import EMA
+
+
+class BYOL(Taught):
+    """Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning. Grill et al., NeurIPS 2020.
+
+    Args:
+        backbone: images to features ``(N, feature_dim)``.
+        feature_dim: features of the backbone.
+        hidden_dim, projection_dim: of projector and predictor.
+        momentum: of the teacher, which is the paper's target network, at the first step; it rises to 1 in half a
+            cosine.
+        predictor: rows ``(N, projection_dim)`` to rows of the same shape; by default the paper's perceptron. One that
+            has a method ``after_step()`` is called after each step.
+        backend, group: see `Method`. BatchNorm's statistics are each rank's own, unless it is synchronised.
+
+    >>> import torch
+    >>> from sslkernels.methods import BYOL
+    >>> from sslkernels.models import resnet_small
+    >>> method = BYOL(resnet_small(), feature_dim=128, hidden_dim=64, projection_dim=32)
+    >>> views = torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8)
+    >>> method(views)["loss"].shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        feature_dim: int,
+        hidden_dim: int = 4096,
+        projection_dim: int = 256,
+        momentum: float = 0.996,
+        predictor: nn.Module | None = None,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, bias=False)
+        if predictor is None:
+            predictor = ProjectionHead(projection_dim, hidden_dim, projection_dim, bias=False)
+        self.predictor = predictor
+        self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        p0, p1 = (self.predictor(self.online(view)) for view in self.two_views(views))
+        target0, target1 = (self.teacher(view) for view in views)
+        return {"loss": self.loss(p0, p1, target0, target1), "embeddings": (p0, p1, target0, target1)}
+
+    def loss(self, p0: Tensor, p1: Tensor, target0: Tensor, target1: Tensor) -> Tensor:  # type: ignore[override]
+        first = byol_loss(p0, target1, group=self.group, backend=self.backend)
+        return first + byol_loss(p1, target0, group=self.group, backend=self.backend)
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        super().after_step(step, total_steps)
+        if hasattr(self.predictor, "after_step"):
+            self.predictor.after_step()

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MoCo v2: tell a view of an image from the keys of thousands of others, which a queue remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkernels.distributed import GroupLike, shard_of, shuffle_rows, unshuffle_rows
+from sslkernels.functional import info_nce
+from sslkernels.methods.method import Taught
+from sslkernels.state import EMA, MemoryQueue
+
+
+class MoCoV2(Taught):
+    """Improved Baselines with Momentum Contrastive Learning. Chen et al., 2020.
+
+    Args:
+        backbone: images to features ``(N, feature_dim)``.
+        feature_dim: features of the backbone, and width of the projection's hidden layer.
+        projection_dim: features that the loss compares.
+        queue_size: keys that are remembered.
+        temperature: of the loss; see `sslkernels.functional.info_nce`.
+        momentum: of the teacher, which is the paper's key encoder.
+        backend, group: see `Method`. With several ranks the teacher meets each image among others than its query does,
+            so that the statistics of BatchNorm betray no pair (He et al. 2020, section 3.3).
+
+    Keys are kept from `forward` in training mode until `after_step`, which writes them into the queue of every rank.
+
+    >>> import torch
+    >>> from sslkernels.methods import MoCoV2
+    >>> from sslkernels.models import resnet_small
+    >>> method = MoCoV2(resnet_small(), feature_dim=128, queue_size=256)
+    >>> views = torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8)
+    >>> method(views)["loss"].shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        feature_dim: int,
+        projection_dim: int = 128,
+        queue_size: int = 65536,
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.projector = nn.Sequential(
+            nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, projection_dim)
+        )
+        self.teacher = EMA(self.online, momentum, backend=backend)
+        self.queue = MemoryQueue(queue_size, projection_dim, backend=backend)
+        self.temperature = temperature
+        self._newest: list[Tensor] = []
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        x0, x1 = self.two_views(views)
+        query, key = self.online(x0), self.keys(x1)
+        if self.training:
+            self._newest.append(key)
+        return {"loss": self.loss(query, key), "embeddings": (query, key)}
+
+    def loss(self, query: Tensor, key: Tensor) -> Tensor:  # type: ignore[override]
+        return info_nce(
+            query,
+            key,
+            negatives=self.queue.keys,
+            temperature=self.temperature,
+            group=self.group,
+            backend=self.backend,
+        )
+
+    @torch.no_grad()
+    def keys(self, images: Tensor) -> Tensor:
+        """The teacher's unit rows ``(N, projection_dim)``, of batches that are shuffled among the ranks."""
+        shard = shard_of(self.group, "MoCoV2", images.flatten(1))
+        if shard is None:
+            return F.normalize(self.teacher(images), dim=1)
+        shuffled, order = shuffle_rows(images, shard)
+        return unshuffle_rows(F.normalize(self.teacher(shuffled), dim=1), order, shard)
+
+    def after_step(self, step: int, total_steps: int) -> None:
+        super().after_step(step, total_steps)
+        if self._newest:
+            self.queue.enqueue(torch.cat(self._newest), group=self.group)
+            self._newest.clear()

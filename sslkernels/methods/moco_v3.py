@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MoCo v3: from each view of an image, predict the other's key among those of the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import info_nce
+from sslkernels.methods.method import Taught
+from sslkernels.models import ProjectionHead
+from sslkernels.state import EMA
+
+
+class MoCoV3(Taught):
+    """An Empirical Study of Training Self-Supervised Vision Transformers. Chen, Xie and He, ICCV 2021.
+
+    Args:
+        backbone: images to features ``(N, feature_dim)``.
+        feature_dim: features of the backbone.
+        hidden_dim, projection_dim: of the projector's three layers and the predictor's two.
+        temperature: of the loss; see `sslkernels.functional.info_nce`. The paper has 0.2 for ViT, the official code
+            1.0 for ResNet-50.
+        momentum: of the teacher, which is the paper's momentum encoder, at the first step; it rises to 1 in half a
+            cosine.
+        backend, group: see `Method`. Keys of other ranks are negatives, without a gradient, as all keys are.
+
+    >>> import torch
+    >>> from sslkernels.methods import MoCoV3
+    >>> from sslkernels.models import resnet_small
+    >>> method = MoCoV3(resnet_small(), feature_dim=128, hidden_dim=64, projection_dim=32)
+    >>> views = torch.rand(16, 1, 8, 8), torch.rand(16, 1, 8, 8)
+    >>> method(views)["loss"].shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        feature_dim: int,
+        hidden_dim: int = 4096,
+        projection_dim: int = 256,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        backend: str | None = None,
+        group: GroupLike = None,
+    ) -> None:
+        super().__init__(backbone, backend=backend, group=group)
+        self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, layers=3, norm_out=True)
+        self.predictor = ProjectionHead(projection_dim, hidden_dim, projection_dim, norm_out=True)
+        self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
+        self.temperature = temperature
+
+    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        q0, q1 = (self.predictor(self.online(view)) for view in self.two_views(views))
+        k0, k1 = (self.teacher(view) for view in views)
+        return {"loss": self.loss(q0, q1, k0, k1), "embeddings": (q0, q1, k0, k1)}
+
+    def loss(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> Tensor:  # type: ignore[override]
+        return 2 * self.temperature * (self._contrast(q0, k1) + self._contrast(q1, k0))
+
+    def _contrast(self, query: Tensor, key: Tensor) -> Tensor:
+        return info_nce(query, key, temperature=self.temperature, group=self.group, backend=self.backend)
