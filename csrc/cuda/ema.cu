@@ -5,18 +5,18 @@
 //             16-bit target, M moves and t is M rounded. m is a number, or is read from the device.
 //   enqueue   queue[(position + offset + i) mod size] <- keys[i]; position is read from the device
 //
-// update has one block for each chunk of at most CHUNK elements of a pair, and a table that says where they are. A chunk
-// for a block, and not a loop of blocks over chunks: the hardware hands out the next one when a block ends, which
+// update has one block for each chunk of at most CHUNK elements of a pair, and a table that says where they are. A
+// chunk for a block, and not a loop of blocks over chunks: the hardware hands out the next one when a block ends, which
 // evens out tensors of a few elements and of millions; and the wait of a new block, first for its row of the table and
 // then for its first numbers, passes under the loads of the others of its multiprocessor.
 //
 // Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter, and 40 bytes of the table
 // per chunk, 0.04 % of that. The smallest chunk worth a block is one that fills its loads, and the last wave of blocks
 // idles for half a chunk's time: of 25 million fp32 parameters on an H200 about 3 % at 8192 elements.
-// In flight: a thread asks for UNROLL vectors of each tensor before it uses the first, 128 bytes for fp32 or bf16, 80 to
-// 96 for mixtures and beside masters; 1024 threads fit at 64 registers, 80 to 128 KiB for each multiprocessor. At 4.8
-// TB/s, two thirds of them reads, and a latency of 0.8 us an H200's 132 must have 20 KiB in flight each: enough four
-// times over. The scalar path, for what no vector can be read of, has 32 KiB for fp32 and 16 for bf16. These are
+// In flight: a thread asks for UNROLL vectors of each tensor before it uses the first, 128 bytes for fp32 or bf16, 80
+// to 96 for mixtures and beside masters; 1024 threads fit at 64 registers, 80 to 128 KiB for each multiprocessor.
+// At 4.8 TB/s, two thirds of them reads, and a latency of 0.8 us an H200's 132 must have 20 KiB in flight each: enough
+// four times over. The scalar path, for what no vector can be read of, has 32 KiB for fp32 and 16 for bf16. These are
 // estimates; nothing here has run on a GPU. Arithmetic is some 15 instructions per number of 36 (bf16) or 72 (fp32)
 // that pass while memory moves one.
 

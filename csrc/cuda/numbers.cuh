@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Numbers of four dtypes, and how they are moved. Device code only, of no header: nvcc finds this text beside the kernels
-// that include it, NVRTC is handed it, and the tests compile it for a processor.
+// Numbers of four dtypes, and how they are moved. Device code only, of no header: nvcc finds this text beside the
+// kernels that include it, NVRTC is handed it, and the tests compile it for a processor.
 #pragma once
 
 using int64 = long long;
