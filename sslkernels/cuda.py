@@ -2,7 +2,8 @@
 """Compiled CUDA kernels: finding an image that a device can run, loading it, launching.
 
 The package holds an image of each csrc/cuda/*.cu where nvcc built one, for compute capabilities from 8.0 on, and the
-text itself. Where no image fits, CuPy's NVRTC compiles the text for the device, once per process.
+text itself with the one that all include. Where no image fits, CuPy's NVRTC compiles the text for the device, once per
+process.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from sslkernels import _C
 
 # The oldest compute capability in CMakeLists.txt; PTX of it serves those that have no image of their own.
 OLDEST = (8, 0)
+# What the texts include.
+SHARED = "numbers.cuh"
 
 
 def why_not(device: torch.device) -> str | None:
@@ -80,7 +83,8 @@ def compile_text(family: str, capability: tuple[int, int]) -> bytes:
     major, minor = capability
     program, log = None, ""
     try:
-        program = nvrtc.createProgram(_shipped(f"{family}.cu").decode(), f"{family}.cu", (), ())
+        text, shared = _shipped(f"{family}.cu").decode(), _shipped(SHARED).decode()
+        program = nvrtc.createProgram(text, f"{family}.cu", (shared,), (SHARED,))
         try:
             nvrtc.compileProgram(program, (f"--gpu-architecture=sm_{major}{minor}", "--std=c++17"))
         except nvrtc.NVRTCError:

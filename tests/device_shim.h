@@ -18,6 +18,7 @@
 
 #define __global__ __attribute__((visibility("default")))
 #define __device__
+#define __launch_bounds__(...)
 
 namespace shim {
 

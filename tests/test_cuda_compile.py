@@ -19,7 +19,7 @@ import torch
 
 from sslkernels import _C, cuda
 
-FAMILIES = ("tokens",)
+FAMILIES = ("tokens", "ema")
 ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 KERNELS = importlib.resources.files("sslkernels") / "kernels"
 NVCC = shutil.which("nvcc")
@@ -30,9 +30,9 @@ needs_nvcc = pytest.mark.skipif(
 
 def names(family: str) -> set[str]:
     """The kernels of a text, as the preprocessor leaves them."""
-    text = (KERNELS / f"{family}.cu").read_text()
-    done = subprocess.run(["g++", "-E", "-P", "-x", "c++", "-"], input=text, capture_output=True, text=True, check=True)
-    return set(re.findall(r'extern\s+"C"\s+__global__\s+void\s+(\w+)\(', done.stdout))
+    text = str(KERNELS / f"{family}.cu")
+    done = subprocess.run(["g++", "-E", "-P", "-x", "c++", text], capture_output=True, text=True, check=True)
+    return set(re.findall(r"__global__\s+void\s+(\w+)\(", done.stdout))
 
 
 @needs_nvcc
@@ -55,21 +55,34 @@ def test_nvcc_spills_nothing(family: str, architecture: int, tmp_path: Path) -> 
     assert len(registers) == len(names(family)) and max(registers) <= 128
 
 
+def kernels_in_ptx(family: str, folder: Path) -> dict[str, str]:
+    ptx, source = folder / "ptx", str(KERNELS / f"{family}.cu")
+    subprocess.run([NVCC, "-std=c++17", "-ptx", "-arch=sm_80", source, "-o", str(ptx)], check=True)
+    kernels = re.split(r"\.visible \.entry (\w+)\(", ptx.read_text())
+    return dict(zip(kernels[1::2], kernels[2::2], strict=True))
+
+
 @needs_nvcc
 @pytest.mark.slow
 def test_vector_kernels_move_16_bytes_at_a_time(tmp_path: Path) -> None:
-    ptx = tmp_path / "ptx"
-    source = str(KERNELS / "tokens.cu")
-    subprocess.run([NVCC, "-std=c++17", "-ptx", "-arch=sm_80", source, "-o", str(ptx)], check=True)
-    kernels = re.split(r"\.visible \.entry (\w+)\(", ptx.read_text())
-    moved = dict(zip(kernels[1::2], kernels[2::2], strict=True))
-    for name, text in moved.items():
+    for name, text in kernels_in_ptx("tokens", tmp_path).items():
         if name.endswith("_vector"):
             assert re.search(r"ld\.global\.v(4\.[ufb]32|2\.[ufb]64)", text), name
             if not name.startswith("errors"):
                 assert re.search(r"st\.global\.v(4\.[ufb]32|2\.[ufb]64)", text), name
         elif name.endswith("_scalar"):
             assert not re.search(r"(ld|st)\.global\.v", text), name
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_the_update_of_a_teacher_has_its_loads_in_flight_together(tmp_path: Path) -> None:
+    """16 bytes at a time of each dtype, four vectors of each tensor before the first is used, all of global memory."""
+    text = kernels_in_ptx("ema", tmp_path)["update"]
+    for kind in ("f32", "f64", "u32"):  # u32: eight 16-bit numbers
+        assert len(re.findall(rf"ld\.global\.v[24]\.{kind}", text)) >= 8, kind
+        assert len(re.findall(rf"st\.global\.v[24]\.{kind}", text)) >= 4, kind
+    assert not re.search(r"\b(ld|st)\.(v[24]\.)?[ufb]\d", text)
 
 
 @pytest.mark.skipif(_C.CUDA_VERSION == 0, reason="This build found no nvcc, and has no image.")

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tokens moved by index, and errors where a mask says so. Device code only, of no header: nvcc and NVRTC compile it as
-// it stands, and the tests compile it for a processor.
+// Tokens moved by index, and errors where a mask says so. Device code only.
 //
 //   gather    out[m B + b, P + k] = x[b, P + i] or fill, + pos             i = index[m, b, k]
 //   invert    first[b, s] = least e = m K + k with index[m, b, k] = s; chain: next[b, e], the next e of the same s
@@ -15,72 +14,8 @@
 // each of its two moments. No sum goes through an atomic: they are fp32 (fp64; over a batch always), in the order of
 // the entries, and rounded once.
 
-using int64 = long long;
-using f32 = float;
-using f64 = double;
-struct f16 {
-    unsigned short bits;
-};
-struct bf16 {
-    unsigned short bits;
-};
+#include "numbers.cuh"
 
-// In what numbers of a type are added up.
-template <class T> struct Sum {
-    using type = float;
-};
-template <> struct Sum<double> {
-    using type = double;
-};
-template <class T> using sum_t = typename Sum<T>::type;
-
-#ifdef __CUDACC__
-__device__ inline float half_value(unsigned short bits) {
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-__device__ inline unsigned short half_bits(float value) {
-    unsigned short bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
-    return bits;
-}
-__device__ inline unsigned float_bits(float value) { return __float_as_uint(value); }
-__device__ inline float float_of(unsigned bits) { return __uint_as_float(bits); }
-#endif
-
-__device__ inline float widen(float x) { return x; }
-__device__ inline double widen(double x) { return x; }
-__device__ inline float widen(f16 x) { return half_value(x.bits); }
-__device__ inline float widen(bf16 x) { return float_of(unsigned(x.bits) << 16); }
-
-__device__ inline void narrow(float x, float &to) { to = x; }
-__device__ inline void narrow(double x, double &to) { to = x; }
-__device__ inline void narrow(float x, f16 &to) { to.bits = half_bits(x); }
-__device__ inline void narrow(float x, bf16 &to) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(x));
-#else
-    const unsigned bits = float_bits(x);
-    to.bits = x != x ? 0x7fff : (unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-#endif
-}
-
-// V numbers that lie side by side, moved by accesses of up to 16 bytes.
-template <class T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Pack {
-    T at[V];
-};
-template <int V, class T> __device__ inline Pack<sum_t<T>, V> load(const T *from) {
-    const auto read = *reinterpret_cast<const Pack<T, V> *>(from);
-    Pack<sum_t<T>, V> values;
-    for (int v = 0; v < V; ++v) values.at[v] = widen(read.at[v]);
-    return values;
-}
-template <int V, class T> __device__ inline void store(T *to, const Pack<sum_t<T>, V> &values) {
-    Pack<T, V> written;
-    for (int v = 0; v < V; ++v) narrow(values.at[v], written.at[v]);
-    *reinterpret_cast<Pack<T, V> *>(to) = written;
-}
 template <class W, class X, int V> __device__ inline void add(Pack<W, V> &values, const Pack<X, V> &others) {
     for (int v = 0; v < V; ++v) values.at[v] += others.at[v];
 }
