@@ -41,10 +41,10 @@ _captured: dict[Any, tuple[Tensor, Any]] = {}
 
 
 class Launch(NamedTuple):
-    """Some chunks of one kind: rows first to first + count of the table."""
+    """Some chunks of one kind: rows first to first + chunks of the table."""
 
     first: int
-    count: int
+    chunks: int
     target: int
     source: int
     master: bool
@@ -56,7 +56,7 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
     chunks, launches = device_table(("triton", pairs.table, device), device, lambda: chunks_of(pairs.table))
     with torch.cuda.device_of(chunks):
         for launch in launches:
-            kernels.update_kernel[(launch.count,)](
+            kernels.update_kernel[(launch.chunks,)](
                 chunks, launch.first, float(momentum), 1.0 - momentum, at,
                 TARGET=TYPES[launch.target], SOURCE=TYPES[launch.source], MASTER=launch.master,
                 ALIGNED=launch.aligned, BLOCK=UPDATE[0], num_warps=UPDATE[1],
