@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ema family on Triton: tables of what to move, and launches. Once a table is there, nothing waits for the device.
+
+A launch moves all pairs of one kind: the dtypes of target and source, a master or none, addresses that are multiples of
+16 bytes or not.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from sslkernels.ops.ema import reference
+from sslkernels.ops.ema import triton_kernels as kernels
+from sslkernels.ops.ema.pairs import Pairs
+from sslkernels.ops.launch import CODES, rows_of
+
+# Numbers of a chunk or tile and warps; a tile is of as many channels as there are, WIDEST at most, and of rows for the
+# rest. Chosen so that every thread has 16 numbers on their way from each tensor; not measured on a GPU.
+UPDATE = (4096, 8)
+ENQUEUE = (2048, 4)
+WIDEST = 256
+# Tables kept; a model needs one for each backend, and another whenever the address of a tensor has changed.
+TABLES = 32
+
+# By dtype code.
+TYPES = {CODES[torch.float32]: tl.float32, CODES[torch.bfloat16]: tl.bfloat16, CODES[torch.float16]: tl.float16}
+BYTES = np.zeros(4, np.int64)
+for _dtype, _code in CODES.items():
+    BYTES[_code] = _dtype.itemsize
+
+_recent: OrderedDict[Any, tuple[Tensor, Any]] = OrderedDict()
+_captured: dict[Any, tuple[Tensor, Any]] = {}
+
+
+class Launch(NamedTuple):
+    """Some chunks of one kind: rows first to first + chunks of the table."""
+
+    first: int
+    chunks: int
+    target: int
+    source: int
+    master: bool
+    aligned: bool
+
+
+def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
+    device = pairs.targets[0].device
+    chunks, launches = device_table(("triton", pairs.table, device), device, lambda: chunks_of(pairs.table))
+    with torch.cuda.device_of(chunks):
+        for launch in launches:
+            kernels.update_kernel[(launch.chunks,)](
+                chunks, launch.first, float(momentum), 1.0 - momentum, at,
+                TARGET=TYPES[launch.target], SOURCE=TYPES[launch.source], MASTER=launch.master,
+                ALIGNED=launch.aligned, BLOCK=UPDATE[0], num_warps=UPDATE[1],
+            )  # fmt: skip
+
+
+def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:
+    """A table of `Pairs` as chunks (n, 4) for the kernel, those of a kind together, and their launches."""
+    pairs = np.frombuffer(table, np.int64).reshape(-1, 5)
+    kinds = pairs[:, 4] * 4 + (pairs[:, 2] != 0) * 2 + ((pairs[:, :3] % 16 == 0).all(1))
+    order = np.argsort(kinds, kind="stable")
+    target, source, master, count, dtypes = pairs[order].T
+    chunks = -(-count // UPDATE[0])
+    pair = np.repeat(np.arange(len(pairs)), chunks)
+    first = (np.arange(len(pair)) - (np.cumsum(chunks) - chunks)[pair]) * UPDATE[0]
+    rows = np.stack(
+        (
+            target[pair] + first * BYTES[dtypes % 256][pair],
+            source[pair] + first * BYTES[dtypes // 256][pair],
+            master[pair] + first * BYTES[CODES[torch.float32]],
+            np.minimum(UPDATE[0], count[pair] - first),
+        ),
+        axis=1,
+    )
+    launches = [
+        Launch(int(start), int(number), kind // 4 % 256, kind // 1024, kind // 2 % 2 == 1, kind % 2 == 1)
+        for kind, start, number in zip(
+            *(part.tolist() for part in np.unique(kinds[order][pair], return_index=True, return_counts=True)),
+            strict=True,
+        )
+    ]
+    return rows, launches
+
+
+def device_table(key: Any, device: torch.device, build: Callable[[], tuple[np.ndarray, Any]]) -> tuple[Tensor, Any]:
+    """What ``build`` made for ``key``, the array as a tensor on ``device``; the last `TABLES` of them are kept, and
+    those that a CUDA graph reads for good. ``key`` must say all that the table depends on.
+    """
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    found = _captured.get(key) or _recent.get(key)
+    if found is None:
+        if capturing:
+            raise RuntimeError(
+                "ema_update_: these tensors have not been updated before, and the table of their addresses cannot be "
+                "copied to the GPU while a CUDA graph is captured; call it once with them before the capture."
+            )
+        array, plan = build()
+        found = _recent[key] = torch.from_numpy(array).to(device), plan
+        if len(_recent) > TABLES:
+            _recent.popitem(last=False)
+    elif capturing:
+        _captured[key] = found
+    elif key in _recent:
+        _recent.move_to_end(key)
+        if device.type == "cuda":  # its memory may be given away only when this stream, too, has read it
+            found[0].record_stream(torch.cuda.current_stream(device))
+    return found
+
+
+def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -> None:
+    keys = rows_of(keys)
+    count, channels = keys.shape
+    if queue.stride(1) != 1 and channels > 1:
+        return reference.enqueue(queue, keys, position, offset)
+    if keys.numel() == 0:
+        return
+    width = min(WIDEST, max(16, triton.next_power_of_2(channels)))
+    rows = ENQUEUE[0] // width
+    column_blocks = triton.cdiv(channels, width)
+    with torch.cuda.device_of(queue):
+        kernels.enqueue_kernel[(triton.cdiv(count, rows) * column_blocks,)](
+            queue, keys, position, offset, queue.shape[0], count, channels, queue.stride(0), keys.stride(0),
+            column_blocks, BLOCK_T=rows, BLOCK_C=width, num_warps=ENQUEUE[1],
+        )  # fmt: skip
