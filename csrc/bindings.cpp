@@ -269,6 +269,19 @@ PYBIND11_MODULE(_C, module) {
         py::gil_scoped_release release;
         kernels().scale_rows(dtype, {at(y), y_stride, m}, d, shift, at(grad), also, also_shift, n, at(out), threads);
     });
+    module.def("row_cosine_forward", [](int dtype, Address x, int64_t x_stride, Address y, int64_t y_stride, int64_t n,
+                                        int64_t d, double eps, Address cosines, Address norms, int threads) {
+        py::gil_scoped_release release;
+        kernels().row_cosine_forward({dtype, {at(x), x_stride, n}, {at(y), y_stride, n}, d, eps, threads}, at(cosines),
+                                     at(norms));
+    });
+    module.def("row_cosine_backward", [](int dtype, Address x, int64_t x_stride, Address y, int64_t y_stride, int64_t n,
+                                         int64_t d, double eps, Address cosines, Address norms, Address grad,
+                                         int64_t grad_stride, Address dx, Address dy, int threads) {
+        py::gil_scoped_release release;
+        kernels().row_cosine_backward({dtype, {at(x), x_stride, n}, {at(y), y_stride, n}, d, eps, threads},
+                                      {at(cosines), at(norms), at(grad), grad_stride, at(dx), at(dy)});
+    });
     add_correlation(module);
     add_characteristic(module);
     add_tokens(module);

@@ -82,6 +82,14 @@ def scale_rows(
     out: int,
     threads: int,
 ) -> None: ...
+def row_cosine_forward(
+    dtype: int, x: int, x_stride: int, y: int, y_stride: int, n: int, d: int, eps: float, cosines: int, norms: int,
+    threads: int,
+) -> None: ...  # fmt: skip
+def row_cosine_backward(
+    dtype: int, x: int, x_stride: int, y: int, y_stride: int, n: int, d: int, eps: float, cosines: int, norms: int,
+    grad: int, grad_stride: int, dx: int, dy: int, threads: int,
+) -> None: ...  # fmt: skip
 def correlation_moments(
     dtype: int, z0: int, stride0: int, z1: int, stride1: int, n: int, d: int, centre: bool,
     mean: int, squares: int, products: int, gap: int, threads: int,

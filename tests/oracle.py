@@ -48,6 +48,11 @@ def unit(z: Tensor) -> Tensor:
     return z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-12)
 
 
+def cosine(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
+    """The cosine of each row of x with that of y (N,), norms of less than eps counted as eps."""
+    return _stack([_clamped(a, eps) @ _clamped(b, eps) for a, b in zip(x.double(), y.double(), strict=True)])
+
+
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float | Tensor = 0.1, normalize: bool = True) -> Tensor:
     """SimCLR: for each of 2N anchors (z0's first), -log of its positive's share of all but itself."""
     n = z0.shape[0]
@@ -109,6 +114,11 @@ def rounding(x: Tensor, y: Tensor, scale: float, epsilon: float) -> float:
     """How far a logit may be from its exact value when summed in arithmetic of this epsilon, a few times over."""
     longest = [float(torch.linalg.vector_norm(z.double(), dim=1).max()) if z.shape[0] else 0.0 for z in (x, y)]
     return 8 * epsilon * (1 + abs(scale) * longest[0] * longest[1])
+
+
+def _clamped(row: Tensor, eps: float) -> Tensor:
+    norm = torch.linalg.vector_norm(row)
+    return row / norm if norm > eps else row / eps
 
 
 def _double(value: float | Tensor) -> Tensor:

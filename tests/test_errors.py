@@ -22,6 +22,8 @@ PAIRS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "nt_xent": (SF.nt_xent, "z0", "z1"),
     "info_nce": (SF.info_nce, "query", "key"),
     "clip_loss": (lambda a, b, **o: SF.clip_loss(a, b, 1.0, **o), "image", "text"),
+    "negative_cosine_similarity": (SF.negative_cosine_similarity, "x0", "x1"),
+    "byol_loss": (SF.byol_loss, "prediction", "target"),
     "logsumexp_similarity": (SF.logsumexp_similarity, "x", "y"),
 }
 BAD_ROWS: dict[str, tuple[Any, type[Exception], str]] = {

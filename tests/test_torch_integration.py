@@ -42,6 +42,11 @@ def logsumexp(a: Tensor, b: Tensor, **options: Any) -> Tensor:
     return rows.mean() + columns.sin().mean()
 
 
+def agreement(a: Tensor, b: Tensor, **options: Any) -> Tensor:
+    """BYOL's loss, and SimSiam's of one view that is frozen."""
+    return SF.byol_loss(a, b, **options) + SF.negative_cosine_similarity(b, a.detach(), **options)
+
+
 def barlow_twins(a: Tensor, b: Tensor, **options: Any) -> Tensor:
     return SF.barlow_twins(a, b, **options)
 
@@ -74,7 +79,7 @@ def masked_tokens(a: Tensor, b: Tensor, **options: Any) -> Tensor:
 
 
 SIMILARITY = (nt_xent, info_nce, moco, clip_loss, logsumexp)
-LOSSES = (*SIMILARITY, barlow_twins, vicreg, cross_correlation, regularized, masked_tokens)
+LOSSES = (*SIMILARITY, agreement, barlow_twins, vicreg, cross_correlation, regularized, masked_tokens)
 
 
 def pair(n: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -110,6 +115,12 @@ def samples(backend: str, dtype: torch.dtype) -> dict[str, list[tuple]]:
             (x, None, 2, rows, True, False, backend),
             (y, x, 1, columns, True, True, backend),
             (y, x, 0, columns, False, True, backend),
+        ],
+        "row_cosine_forward": [(x, x.flip(0), 1e-8, backend), (y, y, 10.0, backend)],
+        "row_cosine_backward": [
+            (x, x.flip(0), rows, torch.rand(2, 5, dtype=wide), rows, 0.5, True, True, backend),
+            (x, x.flip(0), rows, torch.rand(2, 5, dtype=wide), rows[:1].expand(5), 0.5, False, True, backend),
+            (x, x.flip(0), rows, torch.rand(2, 5, dtype=wide), rows, 0.5, True, False, backend),
         ],
         **correlation_samples(backend, dtype),
         **token_samples(backend, dtype),
@@ -325,8 +336,9 @@ def test_retained_graph_gives_the_same_gradient_twice(backend: str, loss: Callab
         lambda a, b, **o: SF.logsumexp_similarity(a, b, **o).sum(),
         lambda a, b, **o: unit_rows(a, b, **o).sum(),
         lambda a, b, **o: row_dot(a, b, **o).sum(),
+        lambda a, b, **o: SF.byol_loss(a, b.detach(), **o),
     ],
-    ids=["nt_xent", "info_nce-queue", "clip_loss", "logsumexp_similarity", "unit_rows", "row_dot"],
+    ids=["nt_xent", "info_nce-queue", "clip_loss", "logsumexp_similarity", "unit_rows", "row_dot", "byol_loss"],
 )
 def test_a_second_derivative_raises(backend: str, call: Callable) -> None:
     """A gradient penalty must not be taken for a constant: that would train on a wrong number in silence."""
@@ -404,6 +416,7 @@ def test_fake_tensors_reach_no_kernel(backend: str) -> None:
             info_nce,
             moco,
             clip_loss,
+            agreement,
             barlow_twins,
             vicreg,
             cross_correlation,

@@ -30,6 +30,21 @@ struct SimilarityGrad { // of sum(rows_grad * rows) + sum(columns_grad * columns
     void *dx, *dy, *dscale;
 };
 
+struct RowCosine { // of x_i and y_i, as many of both
+    int dtype;
+    Rows x, y;
+    int64_t d;
+    double eps; // the least that a norm counts as
+    int threads;
+};
+
+struct RowCosineGrad { // cosines (n), norms (2, n): of x, of y, not clamped; in fp32 (fp64)
+    const void *cosines, *norms;
+    const void *grad;
+    int64_t grad_stride; // 0: one number for all rows
+    void *dx, *dy;       // null where not wanted
+};
+
 struct Columns { // of one view: a = (z - mean) * scale, in fp32 (fp64); mean and scale null: a = z
     Rows rows;
     int64_t d;
@@ -137,6 +152,8 @@ struct Kernels {
     void (*row_dot_forward)(int dtype, Rows x, Rows y, int64_t d, int64_t shift, void *out, int threads);
     void (*scale_rows)(int dtype, Rows y, int64_t d, int64_t shift, const void *grad, bool also, int64_t also_shift,
                        int64_t n, void *out, int threads);
+    void (*row_cosine_forward)(const RowCosine &, void *cosines, void *norms);
+    void (*row_cosine_backward)(const RowCosine &, const RowCosineGrad &);
     const CorrelationKernels *correlation;
     const CharacteristicKernels *characteristic;
     const TokenKernels *tokens;

@@ -13,6 +13,7 @@
 // caller gives room, the forward leaves its exponentials and the backward saves 2*N*M*D (similarity/kept.h).
 // Derivation and measurements: docs/design/similarity.md
 #include "similarity/attend.h"
+#include "similarity/cosine.h"
 #include "similarity/gradient.h"
 #include "similarity/logsumexp.h"
 #include "similarity/schedule.h"
@@ -207,6 +208,12 @@ void scale_rows(int dtype, Rows y, int64_t d, int64_t shift, const void *grad, b
         scale_rows_typed<In, typename Accumulator<In>::type>(y, d, shift, grad, also, also_shift, n, out, threads);
     });
 }
+void row_cosine_forward(const RowCosine &p, void *cosines, void *norms) {
+    with_type(p.dtype, [&](auto in) { row_cosine_forward_typed<decltype(in)>(p, cosines, norms); });
+}
+void row_cosine_backward(const RowCosine &p, const RowCosineGrad &grad) {
+    with_type(p.dtype, [&](auto in) { row_cosine_backward_typed<decltype(in)>(p, grad); });
+}
 
 } // namespace
 
@@ -216,8 +223,17 @@ extern const CharacteristicKernels SSLK_NAME(characteristic_);
 extern const TokenKernels SSLK_NAME(tokens_);
 extern const EmaKernels SSLK_NAME(ema_);
 extern const Kernels SSLK_NAME(kernels_);
-const Kernels SSLK_NAME(kernels_) = {
-    SSLK_TEXT(SSLK_VARIANT),     similarity_forward,  similarity_backward, unit_rows_forward,
-    unit_rows_backward,          row_dot_forward,     scale_rows,          &SSLK_NAME(correlation_),
-    &SSLK_NAME(characteristic_), &SSLK_NAME(tokens_), &SSLK_NAME(ema_)};
+const Kernels SSLK_NAME(kernels_) = {SSLK_TEXT(SSLK_VARIANT),
+                                     similarity_forward,
+                                     similarity_backward,
+                                     unit_rows_forward,
+                                     unit_rows_backward,
+                                     row_dot_forward,
+                                     scale_rows,
+                                     row_cosine_forward,
+                                     row_cosine_backward,
+                                     &SSLK_NAME(correlation_),
+                                     &SSLK_NAME(characteristic_),
+                                     &SSLK_NAME(tokens_),
+                                     &SSLK_NAME(ema_)};
 } // namespace sslkernels

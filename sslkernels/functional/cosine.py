@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agreement of rows: what BYOL and SimSiam maximise, with nothing that pushes other rows apart."""
+"""Agreement of rows: what SimSiam and BYOL maximise, with nothing that pushes other rows apart."""
 
 from __future__ import annotations
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
-from sslkernels.distributed import GroupLike
+from sslkernels.arguments import check_choice, check_number
+from sslkernels.distributed import GroupLike, Shard
+from sslkernels.functional.similarity import REDUCTIONS, check_pair, reduced, sharded
+from sslkernels.ops.similarity.cosine import row_cosine
+
+# The least that eps may be: its inverse, times a row, must be a number of float32.
+LEAST_EPS = 1e-30
 
 
 def negative_cosine_similarity(
@@ -18,7 +24,36 @@ def negative_cosine_similarity(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    return -F.cosine_similarity(x0, x1, dim=1, eps=eps).mean()
+    """``-<x0_i, x1_i> / (max(|x0_i|, eps) * max(|x1_i|, eps))``, the mean over rows: SimSiam (Chen and He 2021, eq. 1).
+
+    Args:
+        x0, x1: ``(N, D)``, ``N >= 1``; row i of one agrees with row i of the other. SimSiam's is the mean of
+            ``(p0, z1.detach())`` and ``(p1, z0.detach())``.
+        eps: what shorter norms count as, at least 1e-30.
+        reduction: ``"mean"``, ``"sum"``, or ``"none"`` for ``(N,)``.
+        group: ranks that the mean is taken over: the mean over ranks of the returned loss is the loss of the
+            concatenated batch. ``None`` never communicates; ``"world"`` is every rank. Ranks may hold different N.
+        backend: "reference", "cpu" or "triton"; None takes the fastest that can run.
+
+    Returns:
+        0-dim float32 (float64 for float64 rows), or ``(N,)``. Autocast changes nothing: rows are read in the dtypes
+        they come in, which may differ there, and summed in float32.
+
+    A row of zeros has cosine 0 and the gradient ``-x1_i / (eps |x1_i|)``: the formula's, as wherever a norm is below
+    eps; torch's ``cosine_similarity`` differs there. Norms survive rows whose squares leave the range of float32.
+
+    Cost: one read of both forward; one more backward, and a write for each side that needs a gradient. Nothing of size
+    ``N*D`` is kept but x0 and x1. A second derivative raises.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.negative_cosine_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
+    tensor(-0.8000)
+    """
+    check_number("negative_cosine_similarity", "eps", eps, least=LEAST_EPS)
+    check_choice("negative_cosine_similarity", "reduction", reduction, REDUCTIONS)
+    cosines, shard = _cosines("negative_cosine_similarity", {"x0": x0, "x1": x1}, eps, group, backend)
+    return reduced(-cosines, reduction, shard)
 
 
 def byol_loss(
@@ -29,4 +64,33 @@ def byol_loss(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    return 2 + 2 * negative_cosine_similarity(prediction, target, eps=1e-12)
+    """``|p_i / |p_i| - t_i / |t_i||^2 = 2 - 2 cos(p_i, t_i)``, the mean over rows: BYOL (Grill et al. 2020, eq. 2).
+
+    Args:
+        prediction: ``(N, D)``, ``N >= 1``: the online network's.
+        target: ``(N, D)``: the teacher's, usually detached; its side then costs one read and no gradient.
+        reduction, group, backend: as in `negative_cosine_similarity`.
+
+    Norms count as at least 1e-12. BYOL adds the losses of both orders of the two views. Result and cost are those of
+    `negative_cosine_similarity`.
+
+    >>> import torch
+    >>> import sslkernels.functional as SF
+    >>> SF.byol_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
+    tensor(0.4000)
+    """
+    check_choice("byol_loss", "reduction", reduction, REDUCTIONS)
+    cosines, shard = _cosines("byol_loss", {"prediction": prediction, "target": target}, 1e-12, group, backend)
+    return reduced(2 - 2 * cosines, reduction, shard)
+
+
+def _cosines(
+    function: str, sides: dict[str, Tensor], eps: float, group: GroupLike, backend: str | None
+) -> tuple[Tensor, Shard | None]:
+    (name0, x0), (name1, x1) = sides.items()
+    check_pair(function, name0, x0, name1, x1, group)
+    if x0.dtype != x1.dtype:  # autocast lets them differ; the one with more digits keeps them
+        dtype = torch.promote_types(x0.dtype, x1.dtype)
+        x0, x1 = x0.to(dtype), x1.to(dtype)
+    shard = sharded(group, function, x0, x1)
+    return row_cosine(x0, x1, eps, backend=backend), shard

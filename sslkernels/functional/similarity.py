@@ -52,14 +52,14 @@ def nt_xent(
     >>> SF.nt_xent(torch.eye(4), torch.eye(4), temperature=0.5)
     tensor(0.5944)
     """
-    _check_pair("nt_xent", "z0", z0, "z1", z1, group)
+    check_pair("nt_xent", "z0", z0, "z1", z1, group)
     check_temperature("nt_xent", temperature)
     check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
     n = z0.shape[0]
     anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
     scale = _inverse(temperature, anchors)
-    shard = _shard(group, "nt_xent", anchors, scale)
-    return _reduce(self_contrast(anchors, scale, n, shard, backend), reduction, shard)
+    shard = sharded(group, "nt_xent", anchors, scale)
+    return reduced(self_contrast(anchors, scale, n, shard, backend), reduction, shard)
 
 
 def info_nce(
@@ -93,7 +93,7 @@ def info_nce(
     >>> SF.info_nce(torch.eye(3), torch.eye(3), temperature=1.0)
     tensor(0.5514)
     """
-    _check_pair("info_nce", "query", query, "key", key, group)
+    check_pair("info_nce", "query", query, "key", key, group)
     check_temperature("info_nce", temperature)
     check_choice("info_nce", "reduction", reduction, REDUCTIONS)
     if negatives is not None:
@@ -109,9 +109,9 @@ def info_nce(
         query, key = query.to(compute_dtype(query)), key.to(compute_dtype(key))
     scale = _inverse(temperature, query)
     way = "symmetric info_nce" if symmetric else "info_nce" if negatives is None else "info_nce with negatives"
-    shard = _shard(group, way, query, key, scale)
+    shard = sharded(group, way, query, key, scale)
     if symmetric:
-        return _reduce(pair_contrast(query, key, scale, shard, backend), reduction, shard)
+        return reduced(pair_contrast(query, key, scale, shard, backend), reduction, shard)
     if negatives is not None:
         others = checked_logsumexp(query, negatives.to(query.dtype), scale, None, False, backend)
     else:
@@ -121,7 +121,7 @@ def info_nce(
             keys, own = gather_rows(key, shard), own + shard.start
         others = checked_logsumexp(query, keys, scale, own, False, backend)
     positive = scale * row_dot(query, key, backend=backend)
-    return _reduce(softplus(others - positive), reduction, shard)
+    return reduced(softplus(others - positive), reduction, shard)
 
 
 def clip_loss(
@@ -151,14 +151,14 @@ def clip_loss(
     >>> SF.clip_loss(torch.eye(3), torch.eye(3), 1.0)
     tensor(0.5514)
     """
-    _check_pair("clip_loss", "image", image, "text", text, group)
+    check_pair("clip_loss", "image", image, "text", text, group)
     check_scalar("clip_loss", "logit_scale", logit_scale)
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
     dtype = compute_dtype(image)
     image, text = image.to(dtype), text.to(dtype)
     scale = scale_tensor(logit_scale, image)
-    shard = _shard(group, "clip_loss", image, text, scale)
-    loss = _reduce(pair_contrast(image, text, scale, shard, backend), reduction, shard)
+    shard = sharded(group, "clip_loss", image, text, scale)
+    loss = reduced(pair_contrast(image, text, scale, shard, backend), reduction, shard)
     if logit_bias is not None:
         check_scalar("clip_loss", "logit_bias", logit_bias)
         if isinstance(logit_bias, Tensor):
@@ -166,7 +166,7 @@ def clip_loss(
     return loss
 
 
-def _reduce(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
+def reduced(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
     """Under ranks the mean over ranks of what is returned is the whole batch's value, uneven shards included."""
     if reduction == "none":
         return losses
@@ -183,7 +183,7 @@ def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
     return scale_tensor(1 / temperature, like)
 
 
-def _shard(group: GroupLike, function: str, x: Tensor, *others: Tensor) -> Shard | None:
+def sharded(group: GroupLike, function: str, x: Tensor, *others: Tensor) -> Shard | None:
     """`shard_of`; a loss needs a row, on some rank if not on this one."""
     shard = shard_of(group, function, x, *others)
     if (x.shape[0] if shard is None else shard.total) == 0:
@@ -191,7 +191,7 @@ def _shard(group: GroupLike, function: str, x: Tensor, *others: Tensor) -> Shard
     return shard
 
 
-def _check_pair(function: str, name0: str, value0: Tensor, name1: str, value1: Tensor, group: GroupLike) -> None:
+def check_pair(function: str, name0: str, value0: Tensor, name1: str, value1: Tensor, group: GroupLike) -> None:
     check_rows(function, name0, value0)
     check_rows(function, name1, value1)
     check_alike(function, name1, value1, name0, value0, rows=True)

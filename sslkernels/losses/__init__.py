@@ -2,6 +2,7 @@
 """Losses as modules, under the names and arguments of the libraries people come from."""
 
 from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
+from sslkernels.losses.cosine import NegativeCosineSimilarity
 from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss
 from sslkernels.losses.sigreg import LeJEPALoss, SIGReg
 from sslkernels.losses.similarity import ClipLoss, InfoNCELoss, NTXentLoss
@@ -13,6 +14,7 @@ __all__ = [
     "InfoNCELoss",
     "LeJEPALoss",
     "NTXentLoss",
+    "NegativeCosineSimilarity",
     "SIGReg",
     "TiCoLoss",
     "VCRegLoss",

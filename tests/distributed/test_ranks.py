@@ -58,6 +58,14 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
         lambda a, b, t, q, **o: SF.clip_loss(a, b.detach(), 1 / t, **o),
         lambda a, b, t, q: oracle.clip_loss(a, b.detach(), 1 / t),
     ),
+    "negative_cosine_similarity": (
+        lambda a, b, t, q, **o: SF.negative_cosine_similarity(a, b, **o),
+        lambda a, b, t, q: -oracle.cosine(a, b),
+    ),
+    "byol_loss-frozen-target": (
+        lambda a, b, t, q, **o: SF.byol_loss(a, b.detach(), **o),
+        lambda a, b, t, q: 2 - 2 * oracle.cosine(a, b.detach()),
+    ),
     "NTXentLoss": (
         lambda a, b, t, q, **o: NTXentLoss(gather_distributed=True)(a, b),
         lambda a, b, t, q: oracle.nt_xent(a, b, 0.5),

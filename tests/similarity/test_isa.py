@@ -14,6 +14,7 @@ import oracle, torch
 import sslkernels.functional as SF
 from sslkernels import _C
 from sslkernels.ops.similarity import row_dot, unit_rows
+from sslkernels.ops.similarity.cosine import row_cosine
 
 assert _C.isa() == {isa!r}, _C.isa()
 torch.manual_seed(0)
@@ -44,6 +45,13 @@ for dtype, close in ((torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloa
         dots = row_dot(x, shift=1, backend="cpu").double()
         expected = (x.double() * x.double().roll(-1, 0)).sum(1)
         torch.testing.assert_close(dots, expected, rtol=close, atol=close)
+        sides = (x, (x.detach().roll(1, 1) + x.detach()).requires_grad_())
+        cosines = row_cosine(*sides, 0.5, backend="cpu")
+        torch.testing.assert_close(cosines.double(), oracle.cosine(*sides, 0.5), rtol=close, atol=close)
+        found = torch.autograd.grad(cosines.sin().sum(), sides)
+        wanted = oracle.gradients(lambda *sides: oracle.cosine(*sides, 0.5).sin().sum(), sides)
+        for gradient, slope in zip(found, wanted):
+            torch.testing.assert_close(gradient.double(), slope, rtol=coarse, atol=coarse)
 print("agrees")
 """
 

@@ -27,10 +27,12 @@ if not INTERPRETED:
         run_interpreted(__file__, "slow", tmp_path)
 
 else:
+    import oracle
     from dense_oracle import EPS, ROUNDING, Oracle
 
     import sslkernels.functional as SF
     from sslkernels.ops.similarity import row_dot, triton, unit_rows
+    from sslkernels.ops.similarity.cosine import row_cosine
     from sslkernels.ops.similarity.triton import Blocks, Plan
 
     SIZES = (1, 2, 3, 17, 31, 33, 257)
@@ -281,6 +283,43 @@ else:
             for narrow, wide in [(x, wide_x)] if itself else [(x, wide_x), (y, wide_y)]:
                 relative = 2e-3 if dtype == torch.float16 else 1e-6
                 torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=relative, atol=1e-6)
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize(("n", "d"), ((1, 1), (5, 3), (9, 33), (70, 17), (2, 2500)), ids=str)
+    @pytest.mark.parametrize("frozen", (None, 0, 1))
+    def test_row_cosine(n: int, d: int, dtype: torch.dtype, frozen: int | None) -> None:
+        sides = [z.to(dtype).requires_grad_() for z in (torch.randn(n, d), torch.randn(n, 2 * d)[:, ::2])]
+        wide = [side.detach().double().requires_grad_() for side in sides]
+        if frozen is not None:
+            sides[frozen].requires_grad_(False)
+        want = oracle.cosine(*wide, 0.5)
+        got = row_cosine(*sides, 0.5, backend="triton")
+        torch.testing.assert_close(got.double(), want, rtol=0, atol=16 * EPS)
+        for grad in (torch.randn(n), torch.ones(1).expand(n)):
+            found = torch.autograd.grad(got, [s for s in sides if s.requires_grad], grad, retain_graph=True)
+            slopes = torch.autograd.grad(want, wide, grad.double(), retain_graph=True)
+            if frozen is not None:
+                slopes = (slopes[1 - frozen],)
+            for gradient, slope in zip(found, slopes, strict=True):
+                relative = 2.0**-10 if dtype == torch.float16 else 16 * EPS
+                torch.testing.assert_close(gradient.double(), slope, rtol=relative, atol=64 * EPS)
+
+    def test_row_cosine_at_the_ends_of_float32() -> None:
+        """Zero rows, every two sizes, and NaN, which keeps to its row."""
+        sizes = torch.tensor([0, 1e-25, 1e-18, 1, 1e18, 1e25])
+        x = (torch.randn(36, 5) * sizes.repeat_interleave(6)[:, None]).requires_grad_()
+        y = (torch.randn(36, 5) * sizes.repeat(6)[:, None]).requires_grad_()
+        for eps in (1e-30, 1e-8):
+            got = row_cosine(x, y, eps, backend="triton")
+            want = oracle.cosine(x, y, eps)
+            torch.testing.assert_close(got.double(), want, rtol=0, atol=16 * EPS)
+            found = torch.autograd.grad(got.sum(), (x, y))
+            for gradient, slope, side in zip(found, torch.autograd.grad(want.sum(), (x, y)), (x, y), strict=True):
+                norms = side.detach().double().norm(dim=1, keepdim=True).clamp_min(eps)
+                assert ((gradient.double() - slope.double()).abs() <= 32 * EPS / norms).all()
+        x = torch.randn(9, 5)
+        x[4, 2] = torch.nan
+        assert row_cosine(x, torch.randn(9, 5), 1e-8, backend="triton").isnan().nonzero().flatten().tolist() == [4]
 
     # --- losses -----------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ INTEGERS = {
 SWEEPS = [
     ("both", True, True), ("both", True, False), ("both", False, True), ("own", True, False), ("other", False, True)
 ]  # fmt: skip
-FLOATS: set[str] = set()
+FLOATS = {"eps"}
 POINTERS = {"exclude": "i64"}
 # Integers that no launch specialises on, although the kernel lets it: they are rarely multiples of 16.
 INDIVISIBLE = {"excluded_count"}
@@ -106,3 +106,8 @@ def row_kernels(dtype: str, width: int) -> Iterator[Any]:
     yield f"row_dot {dtype} D={width}", kernels.row_dot_kernel, {**rows, "out": "fp32"}, size, options
     both = {"GIVEN": True, "RECEIVED": True, **size}
     yield f"row_dot_backward {dtype} D={width}", kernels.row_dot_backward_kernel, rows, both, options
+    sides = dict.fromkeys(("x", "y", "dx", "dy"), dtype)
+    yield f"row_cosine {dtype} D={width}", kernels.row_cosine_kernel, sides, size, options
+    for absent in ({}, {"dy": None}):
+        name = f"row_cosine_backward {dtype} D={width} frozen={bool(absent)}"
+        yield name, kernels.row_cosine_backward_kernel, sides, {**size, **absent}, options

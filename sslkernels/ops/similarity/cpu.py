@@ -116,6 +116,30 @@ def row_dot_backward(
     return dx, dy.index_copy_(0, index, _scale_rows(x, x, grad, 0, None))
 
 
+def row_cosine_forward(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    x, y = rows_of(x), _keys(x, y)
+    n, d = x.shape
+    cosines, norms = torch.empty(n, dtype=_wide(x)), torch.empty((2, n), dtype=_wide(x))
+    _C.row_cosine_forward(
+        CODES[x.dtype], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n, d, eps,
+        cosines.data_ptr(), norms.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return cosines, norms
+
+
+def row_cosine_backward(
+    x: Tensor, y: Tensor, cosines: Tensor, norms: Tensor, grad: Tensor, eps: float, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor]:
+    x, y = rows_of(x), _keys(x, y)
+    n, d = x.shape
+    dx, dy = (torch.empty((n, d) if need else (0,), dtype=x.dtype) for need in (need_x, need_y))
+    _C.row_cosine_backward(
+        CODES[x.dtype], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n, d, eps, cosines.data_ptr(),
+        norms.data_ptr(), grad.data_ptr(), grad.stride(0), dx.data_ptr(), dy.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return dx, dy
+
+
 def _scale_rows(like: Tensor, y: Tensor, grad: Tensor, shift: int, also_shift: int | None) -> Tensor:
     """grad_i * y_(i + shift), plus grad_(i + also_shift) * y_(i + also_shift)."""
     y = rows_of(y)

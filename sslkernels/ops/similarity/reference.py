@@ -62,9 +62,7 @@ def backward(
 def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Rows of both parts, stacked and divided by max(norm, 1e-12); and their norms."""
     z = _wide(z0 if z1 is None else torch.cat([z0, z1]))
-    peak = z.abs().amax(1, keepdim=True)  # squares of z / peak neither overflow nor vanish
-    peak = torch.where(peak == 0, 1, peak)
-    norms = peak[:, 0] * torch.linalg.vector_norm(z / peak, dim=1)
+    norms = _norms(z)
     return (z / norms.clamp_min(EPS)[:, None]).to(dtype), norms
 
 
@@ -93,6 +91,32 @@ def row_dot_backward(
         dx.to(x.dtype) if need_x else x.new_empty(0),
         received.to(y.dtype) if need_y else x.new_empty(0),
     )
+
+
+def row_cosine_forward(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Cosines (N,) of matching rows over norms of at least eps, and the norms (2, N) as they are."""
+    x, y = _wide(x), _wide(y)
+    norms = torch.stack((_norms(x), _norms(y)))
+    a, b = norms.clamp_min(eps)[:, :, None]
+    return ((x / a) * (y / b)).sum(1), norms
+
+
+def row_cosine_backward(
+    x: Tensor, y: Tensor, cosines: Tensor, norms: Tensor, grad: Tensor, eps: float, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor]:
+    a, b = norms.clamp_min(eps)[:, :, None]
+    u, v = _wide(x) / a, _wide(y) / b
+    along_u, along_v = torch.where(norms > eps, cosines, 0.0)[:, :, None]
+    g = grad[:, None]
+    dx = (g / a * (v - along_u * u)).to(x.dtype) if need_x else x.new_empty(0)
+    dy = (g / b * (u - along_v * v)).to(y.dtype) if need_y else y.new_empty(0)
+    return dx, dy
+
+
+def _norms(z: Tensor) -> Tensor:
+    peak = z.abs().amax(1, keepdim=True)  # squares of z / peak neither overflow nor vanish
+    peak = torch.where(peak == 0, 1, peak)
+    return peak[:, 0] * torch.linalg.vector_norm(z / peak, dim=1)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -552,6 +552,35 @@ def row_dot_backward(
     )
 
 
+def row_cosine_forward(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    x, y = rows_of(x), rows_of(y)
+    n, d = x.shape
+    cosines, norms = _floats(x, n), _floats(x, 2, n)
+    size = _row_tiles(d)
+    if n:
+        with torch.cuda.device_of(x):
+            kernels.row_cosine_kernel[(triton.cdiv(n, size["BLOCK_N"]),)](
+                x, y, cosines, norms, n, d, x.stride(0), y.stride(0), eps, **size
+            )
+    return cosines, norms
+
+
+def row_cosine_backward(
+    x: Tensor, y: Tensor, cosines: Tensor, norms: Tensor, grad: Tensor, eps: float, need_x: bool, need_y: bool
+) -> tuple[Tensor, Tensor]:
+    x, y = rows_of(x), rows_of(y)
+    n, d = x.shape
+    dx, dy = x.new_empty((n, d) if need_x else (0,)), y.new_empty((n, d) if need_y else (0,))
+    size = _row_tiles(d)
+    if n:
+        with torch.cuda.device_of(x):
+            kernels.row_cosine_backward_kernel[(triton.cdiv(n, size["BLOCK_N"]),)](
+                x, y, cosines, norms, grad, dx if need_x else None, dy if need_y else None, n, d, x.stride(0),
+                y.stride(0), grad.stride(0), eps, **size,
+            )  # fmt: skip
+    return dx, dy
+
+
 def _partner_gradient(x: Tensor, y: Tensor, shift: int, grad: Tensor, given: bool, received: bool) -> Tensor:
     x, y, grad = rows_of(x), rows_of(y), grad.contiguous()
     like = x if given else y

@@ -447,3 +447,78 @@ def row_dot_backward_kernel(
             total += weight[:, None] * _load_rows(x, givers, features, n, d, x_stride).to(tl.float32)
         inside = (rows[:, None] < out_rows) & (features[None, :] < d)
         tl.store(_pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "eps"])
+def row_cosine_kernel(
+    x, y, cosines, norms, n, d, x_stride, y_stride, eps, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """<x_i, y_i> / (max(|x_i|, eps)*max(|y_i|, eps)), and |x_i|, |y_i|. One read of both sides.
+
+    Only a block with a row whose squares may have left the range reads again, as x_i / max|x_ik|.
+    """
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    known = rows < n
+    xx = tl.zeros((BLOCK_N,), tl.float32)
+    yy, xy = tl.zeros_like(xx), tl.zeros_like(xx)
+    for first in range(0, d, BLOCK_D):
+        features = first + tl.arange(0, BLOCK_D)
+        a = _load_rows(x, rows, features, n, d, x_stride).to(tl.float32)
+        b = _load_rows(y, rows, features, n, d, y_stride).to(tl.float32)
+        xx += tl.sum(a * a, 1)
+        yy += tl.sum(b * b, 1)
+        xy += tl.sum(a * b, 1)
+    unit_x, unit_y = tl.zeros_like(xx) + 1.0, tl.zeros_like(xx) + 1.0
+    usual = (xx > 1e-30) & (xx < 1e30) & (yy > 1e-30) & (yy < 1e30)  # NaN is not
+    if tl.sum((known & ~usual).to(tl.int32), 0) > 0:
+        peak_x, peak_y = tl.zeros_like(xx), tl.zeros_like(xx)
+        for first in range(0, d, BLOCK_D):
+            features = first + tl.arange(0, BLOCK_D)
+            a = _load_rows(x, rows, features, n, d, x_stride).to(tl.float32)
+            b = _load_rows(y, rows, features, n, d, y_stride).to(tl.float32)
+            peak_x = tl.maximum(peak_x, tl.max(tl.abs(a), 1))
+            peak_y = tl.maximum(peak_y, tl.max(tl.abs(b), 1))
+        unit_x = tl.where(peak_x == 0, 1.0, peak_x)
+        unit_y = tl.where(peak_y == 0, 1.0, peak_y)
+        xx, yy, xy = tl.zeros_like(xx), tl.zeros_like(yy), tl.zeros_like(xy)
+        for first in range(0, d, BLOCK_D):
+            features = first + tl.arange(0, BLOCK_D)
+            a = _load_rows(x, rows, features, n, d, x_stride).to(tl.float32) / unit_x[:, None]
+            b = _load_rows(y, rows, features, n, d, y_stride).to(tl.float32) / unit_y[:, None]
+            xx += tl.sum(a * a, 1)
+            yy += tl.sum(b * b, 1)
+            xy += tl.sum(a * b, 1)
+    of_x, of_y = unit_x * tl.sqrt_rn(xx), unit_y * tl.sqrt_rn(yy)
+    tl.store(norms + rows, of_x, mask=known)
+    tl.store(norms + n + rows, of_y, mask=known)
+    cosine = xy * (unit_x / tl.where(of_x < eps, eps, of_x)) * (unit_y / tl.where(of_y < eps, eps, of_y))
+    tl.store(cosines + rows, cosine, mask=known)
+
+
+@triton.jit(do_not_specialize=["n", "grad_stride", "eps"])
+def row_cosine_backward_kernel(
+    x, y, cosines, norms, grad, dx, dy, n, d, x_stride, y_stride, grad_stride, eps,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """dx_i = g_i/|x_i|*(v_i - c_i*u_i), dy_i = g_i/|y_i|*(u_i - c_i*v_i), u = x/|x|, v = y/|y|; |.| counts as eps where
+    it is less, and there the second term is absent. What is None is not wanted.
+    """
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    known = rows < n
+    cosine = tl.load(cosines + rows, mask=known, other=0.0)
+    norm_x, norm_y = tl.load(norms + rows, mask=known, other=1.0), tl.load(norms + n + rows, mask=known, other=1.0)
+    g = tl.load(grad + rows.to(tl.int64) * grad_stride, mask=known, other=0.0)
+    along_x, along_y = tl.where(norm_x > eps, cosine, 0.0), tl.where(norm_y > eps, cosine, 0.0)
+    # Numbers of unit size times one factor: products of two inverse norms would leave the range.
+    a, b = 1.0 / tl.where(norm_x < eps, eps, norm_x), 1.0 / tl.where(norm_y < eps, eps, norm_y)
+    for first in range(0, d, BLOCK_D):
+        features = first + tl.arange(0, BLOCK_D)
+        inside = known[:, None] & (features[None, :] < d)
+        u = _load_rows(x, rows, features, n, d, x_stride).to(tl.float32) * a[:, None]
+        v = _load_rows(y, rows, features, n, d, y_stride).to(tl.float32) * b[:, None]
+        if dx is not None:
+            part = (g * a)[:, None] * (v - along_x[:, None] * u)
+            tl.store(_pairs(dx, rows, features, d), part.to(dx.dtype.element_ty), mask=inside)
+        if dy is not None:
+            part = (g * b)[:, None] * (u - along_y[:, None] * v)
+            tl.store(_pairs(dy, rows, features, d), part.to(dy.dtype.element_ty), mask=inside)

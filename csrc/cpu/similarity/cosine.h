@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+// Cosines of matching rows and their gradient: both sides are read once forward, and once more backward.
+//   c = <x, y> / (max(|x|, eps) max(|y|, eps))
+//   dx = g / max(|x|, eps) (v - c u),  u and v: x and y over those norms;  without c u where |x| <= eps. dy likewise.
+// Sums run in fp64 lanes for fp64 rows and in fp32 lanes otherwise. Cost: 2*N*D numbers read forward; 2*N*D read and
+// N*D written for each side wanted backward; bound by memory.
+#pragma once
+#include "../rows.h"
+#include "../variant.h"
+
+namespace {
+
+using sslkernels::RowCosine;
+using sslkernels::RowCosineGrad;
+
+template <class Acc> struct Products { // of two rows
+    Acc xx, yy, xy;
+};
+
+template <class Acc, class In> inline Products<Acc> products(const In *x, const In *y, int64_t d) {
+    constexpr int L = 4 * kLanes<Acc>;
+    Acc xx[L] = {}, yy[L] = {}, xy[L] = {};
+    int64_t k = 0;
+    for (; k + L <= d; k += L)
+        for (int l = 0; l < L; ++l) {
+            const Acc a = widen<Acc>(x[k + l]), b = widen<Acc>(y[k + l]);
+            xx[l] += a * a, yy[l] += b * b, xy[l] += a * b;
+        }
+    Products<Acc> rest{0, 0, 0};
+    for (; k < d; ++k) {
+        const Acc a = widen<Acc>(x[k]), b = widen<Acc>(y[k]);
+        rest.xx += a * a, rest.yy += b * b, rest.xy += a * b;
+    }
+    for (int width = L / 2; width > 0; width /= 2)
+        for (int l = 0; l < width; ++l) xx[l] += xx[l + width], yy[l] += yy[l + width], xy[l] += xy[l + width];
+    return {rest.xx + xx[0], rest.yy + yy[0], rest.xy + xy[0]};
+}
+
+template <class Acc, class In> inline Acc peak_of(const In *x, int64_t d) { // NaN if there is one; never 0
+    Acc peak = 0;
+    for (int64_t k = 0; k < d; ++k) {
+        const Acc size = Acc(fabs(widen<Acc>(x[k])));
+        peak = size > peak || size != size ? size : peak;
+    }
+    return peak == 0 ? Acc(1) : peak;
+}
+
+template <class In> void row_cosine_forward_typed(const RowCosine &p, void *cosines_, void *norms_) {
+    using Acc = typename Accumulator<In>::type;
+    Acc *cosines = static_cast<Acc *>(cosines_), *norms = static_cast<Acc *>(norms_);
+    const int64_t n = p.x.count, d = p.d;
+    const Acc eps = Acc(p.eps);
+    auto usual = [](Acc norm) { return norm > Acc(1e-15) && norm < Acc(1e15); };
+#pragma omp parallel for schedule(static) num_threads(threads_for(2 * n * d, p.threads))
+    for (int64_t i = 0; i < n; ++i) {
+        const In *x = row<In>(p.x, i), *y = row<In>(p.y, i);
+        Products<Acc> sums = products<Acc>(x, y, d);
+        Acc of_x = Acc(sqrt(sums.xx)), of_y = Acc(sqrt(sums.yy)), unit_x = 1, unit_y = 1;
+        if (!usual(of_x) || !usual(of_y)) { // squares may have left the range: once more, scaled
+            unit_x = peak_of<Acc>(x, d), unit_y = peak_of<Acc>(y, d);
+            sums = {0, 0, 0};
+            for (int64_t k = 0; k < d; ++k) {
+                const Acc a = widen<Acc>(x[k]) / unit_x, b = widen<Acc>(y[k]) / unit_y;
+                sums.xx += a * a, sums.yy += b * b, sums.xy += a * b;
+            }
+            of_x = unit_x * Acc(sqrt(sums.xx)), of_y = unit_y * Acc(sqrt(sums.yy));
+        }
+        norms[i] = of_x, norms[n + i] = of_y;
+        cosines[i] = sums.xy * (unit_x / (of_x < eps ? eps : of_x)) * (unit_y / (of_y < eps ? eps : of_y));
+    }
+}
+
+template <class In> void row_cosine_backward_typed(const RowCosine &p, const RowCosineGrad &of) {
+    using Acc = typename Accumulator<In>::type;
+    const Acc *cosines = static_cast<const Acc *>(of.cosines), *norms = static_cast<const Acc *>(of.norms);
+    const Acc *grad = static_cast<const Acc *>(of.grad);
+    In *dx = static_cast<In *>(of.dx), *dy = static_cast<In *>(of.dy);
+    const int64_t n = p.x.count, d = p.d;
+    const Acc eps = Acc(p.eps);
+#pragma omp parallel for schedule(static) num_threads(threads_for(2 * n * d, p.threads))
+    for (int64_t i = 0; i < n; ++i) {
+        const In *x = row<In>(p.x, i), *y = row<In>(p.y, i);
+        const Acc of_x = norms[i], of_y = norms[n + i], g = grad[i * of.grad_stride];
+        // Numbers of unit size times one factor: products of two inverse norms would leave the range.
+        const Acc a = 1 / (of_x < eps ? eps : of_x), b = 1 / (of_y < eps ? eps : of_y);
+        const Acc along_x = of_x > eps ? cosines[i] : Acc(0), along_y = of_y > eps ? cosines[i] : Acc(0);
+        if (dx)
+            for (int64_t k = 0; k < d; ++k)
+                dx[i * d + k] = narrow<In>(Acc(g * a * (b * widen<Acc>(y[k]) - along_x * (a * widen<Acc>(x[k])))));
+        if (dy)
+            for (int64_t k = 0; k < d; ++k)
+                dy[i * d + k] = narrow<In>(Acc(g * b * (a * widen<Acc>(x[k]) - along_y * (b * widen<Acc>(y[k])))));
+    }
+}
+
+} // namespace

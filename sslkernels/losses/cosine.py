@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NegativeCosineSimilarity as in lightly."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from sslkernels.arguments import check_number, check_rows, shape_of
+from sslkernels.functional.cosine import LEAST_EPS, negative_cosine_similarity
+
+
+class NegativeCosineSimilarity(nn.Module):
+    """Minus the mean cosine, lightly's arguments: ``from sslkernels.losses import NegativeCosineSimilarity``.
+
+    Args:
+        dim: the dimension that holds the features.
+        eps: what shorter norms count as, at least 1e-30.
+
+    ``forward(x0, x1)`` with two tensors of one shape, of any number of dimensions, gives a 0-dim loss: the mean over
+    all positions. Features in the last dimension are read where they lie; others take a copy on the way.
+
+    >>> import torch
+    >>> from sslkernels.losses import NegativeCosineSimilarity
+    >>> NegativeCosineSimilarity()(torch.eye(4), torch.eye(4))
+    tensor(-1.)
+    """
+
+    def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
+        super().__init__()
+        if not isinstance(dim, int) or isinstance(dim, bool):
+            raise TypeError(f"NegativeCosineSimilarity: dim is {dim!r}; pass the whole number of one dimension.")
+        check_number("NegativeCosineSimilarity", "eps", eps, least=LEAST_EPS)
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
+        rows0, rows1 = self._rows("x0", x0), self._rows("x1", x1)
+        if x0.shape != x1.shape:
+            raise ValueError(
+                f"NegativeCosineSimilarity: x0 has shape {shape_of(x0)} and x1 {shape_of(x1)}; "
+                "both need the same. Did one view lose a sample?"
+            )
+        return negative_cosine_similarity(rows0, rows1, eps=self.eps)
+
+    def _rows(self, name: str, x: Tensor) -> Tensor:
+        dims = x.dim() if isinstance(x, Tensor) else 2
+        if not -dims <= self.dim < dims:
+            raise ValueError(
+                f"NegativeCosineSimilarity: {name} has shape {shape_of(x)} and dim is {self.dim}; "
+                "pass the dimension that holds the features."
+            )
+        x = check_rows("NegativeCosineSimilarity", name, x, "any shape", dims).movedim(self.dim, -1)
+        return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
