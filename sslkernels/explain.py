@@ -26,6 +26,8 @@ _ACCEPTED_DTYPES = (*_DTYPES, *(str(dtype).removeprefix("torch.") for dtype in _
 _EXAMPLE = """\
 shapes: nt_xent N,D (N per view) · info_nce N,M,D (a frozen queue of M) · clip_loss N,D · logsumexp_similarity N,M,D
   barlow_twins, vicreg N,D (N per view) · gather_tokens, restore_tokens, masked_mse B,L,K,C · apply_masks B,L,M,K,C
+  ema_update T,P (T float32 tensors of P numbers in all, --dtype is the sources': 161,25557032 are a ResNet-50,
+  152,86567656 a ViT-B; other sizes are split evenly)
 
 example:
   sslkernels explain nt_xent --shape 4096,128 --dtype bf16 --device cpu --measure"""
@@ -52,6 +54,12 @@ _TOKEN_PATHS = {
     "read add up.",
     "masked_mse": "masked rows alone are read; the target is standardised as it is read, not stored.",
 }
+_EMA_PATHS = {
+    "reference": "tensor by tensor, each in float64 and rounded once.",
+    "cpu": "all tensors are one piece of work, divided evenly among the threads; sources are widened as they are read.",
+    "triton": "one launch for each mixture of dtypes, from a table of addresses.",
+    "cuda": "one launch for all tensors, from a table of addresses.",
+}
 _CPU_ARITHMETIC = {
     torch.float32: "float32 multiply-adds",
     torch.float64: "float64 multiply-adds",
@@ -72,13 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "op",
         metavar="OP",
         help="nt_xent, info_nce, clip_loss, logsumexp_similarity, barlow_twins, vicreg, gather_tokens, "
-        "restore_tokens, apply_masks or masked_mse",
+        "restore_tokens, apply_masks, masked_mse or ema_update",
     )
     parser.add_argument("--shape", required=True, help="sizes, such as 4096,128 or 4096x128")
     parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16, fp16 or fp64")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda; it need not be here")
     parser.add_argument("--backend", help="explain this backend rather than the one chosen")
-    parser.add_argument("--measure", action="store_true", help="check, then time forward and backward on random rows")
+    parser.add_argument("--measure", action="store_true", help="check, then time it on random rows")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,6 +108,7 @@ def explain(
     >>> list(lines)[1]
     'backend      reference, because --backend asks for it'
     """
+    from sslkernels.bench.architectures import architecture
     from sslkernels.bench.providers import has_backends
     from sslkernels.bench.workloads import DIMENSIONS
 
@@ -110,20 +119,25 @@ def explain(
     name = backends.choose(device, dtype, backend, has)
     cost = workload.cost(dtype)
     sizes = ", ".join(f"{k}={v}" for k, v in zip(DIMENSIONS[workload.op], workload.shape, strict=True))
-    if workload.op in ("nt_xent", "barlow_twins", "vicreg"):
+    if workload.family == "ema":
+        sizes += f" ({architecture(*workload.shape)[0]}), float32 targets"
+    elif workload.op in ("nt_xent", "barlow_twins", "vicreg"):
         sizes = sizes.replace(",", " per view,")
-    dense = workload.pairs * dtype.itemsize
-    what = {"similarity": "logits", "correlation": "matrix of columns", "tokens": "tokens"}[workload.family]
+    backward = f" forward, {_count(cost.backward)} backward where nothing is repeated"
+    moved = "; targets and sources are read and targets written"
+    if workload.family != "ema":
+        what = {"similarity": "logits", "correlation": "matrix of columns", "tokens": "tokens"}[workload.family]
+        moved = f"; a dense path stores {_bytes(workload.pairs * dtype.itemsize)} for its {what} alone"
     yield from (
-        _line("op", f"{workload.op}, {sizes}, {_name(dtype)} on {device}"),
+        _line(
+            "op", f"{workload.op}, {sizes}, {_name(dtype)}{' sources' if workload.family == 'ema' else ''} on {device}"
+        ),
         _line("backend", f"{name}, {_why(name, device, backend)}"),
         *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype, has)),
         _line("path", _path(name, workload, dtype, device, here)),
         *([_line("workspace", _kept(workload, dtype))] if name == "cpu" and _keeps(workload) else []),
-        _line(
-            "operations", f"{_count(cost.forward)} forward, {_count(cost.backward)} backward where nothing is repeated"
-        ),
-        _line("bytes", f"{_bytes(cost.bytes)} at least; a dense path stores {_bytes(dense)} for its {what} alone"),
+        _line("operations", f"{_count(cost.forward)}{' and no backward' if workload.family == 'ema' else backward}"),
+        _line("bytes", f"{_bytes(cost.bytes)} at least{moved}"),
     )
     if here:
         yield from _floor(workload, dtype, device, name, measured)
@@ -152,8 +166,9 @@ def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: s
             peak, source = reached, "reached here, above torch.mm"
         share = measure.floor(cost, peak, bandwidth).seconds / seconds
         calls = f"median of {len(timing.forward)} calls" + (", beside another busy process" if timing.disturbed else "")
+        what = "an update" if workload.family == "ema" else "forward and backward"
         found = [
-            _line("measured", f"{seconds * 1e3:.3g} ms forward and backward, {calls}: {share:.0%} of the floor"),
+            _line("measured", f"{seconds * 1e3:.3g} ms {what}, {calls}: {share:.0%} of the floor"),
             _line("memory", "unknown on this system" if memory is None else f"{_bytes(memory)} above the inputs"),
         ]
     floor = measure.floor(cost, peak, bandwidth)
@@ -177,6 +192,8 @@ def _absent(device: torch.device, dtype: torch.dtype, has: tuple[str, ...]) -> l
 def _path(name: str, workload: Workload, dtype: torch.dtype, device: torch.device, here: bool) -> str:
     if workload.family == "tokens":
         return _TOKEN_PATHS[workload.op]
+    if workload.family == "ema":
+        return _EMA_PATHS[name]
     if workload.family == "correlation":
         return _correlation_path(name, workload, dtype)
     if name == "reference":

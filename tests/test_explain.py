@@ -68,6 +68,17 @@ def test_operations_are_those_of_the_algorithm(known_peaks, capsys):
     assert told["backend"] == "reference, because --backend asks for it" and "dense" in told["path"]
 
 
+def test_an_update_has_no_backward(known_peaks, capsys):
+    told = explained("ema_update", "--shape", "161,25557032", "--dtype", "bf16", capsys=capsys)
+    assert "(ResNet-50), float32 targets, bfloat16 sources on cpu" in told["op"]
+    assert told["backend"].startswith("cpu, the fastest") and "threads" in told["path"]
+    assert told["operations"] == "76.7 MFLOP and no backward"
+    assert told["bytes"].startswith("244 MiB at least; targets and sources are read")
+    assert told["floor"].startswith("25.6 ms, bound by bytes")
+    told = explained("ema_update", "--shape", "10,5000", "--measure", capsys=capsys)
+    assert "(equal tensors)" in told["op"] and "ms an update, median of" in told["measured"]
+
+
 def test_the_workspace_is_told(known_peaks, monkeypatch, capsys):
     assert "leaves its exponentials" in explained("nt_xent", "--shape", "1024,128", capsys=capsys)["workspace"]
     large = explained("nt_xent", "--shape", "16384,128", capsys=capsys)["workspace"]

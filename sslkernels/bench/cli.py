@@ -90,7 +90,7 @@ def _list(args: argparse.Namespace) -> int:
     from rich.table import Table
 
     console, device = _console(), _device(args.device)
-    table = Table(title="workloads (N or N per view, M, D)", caption="each in fp32 and bf16")
+    table = Table(title="workloads (N or N per view, M, D)", caption="each in fp32 and bf16; ema: the source's")
     for name in ("preset", "workload", "targets, forward + backward"):
         table.add_column(name, no_wrap=name != "targets, forward + backward")
     for workload in workloads.WORKLOADS:

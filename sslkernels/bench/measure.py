@@ -4,6 +4,7 @@
 The gate      A provider's loss and gradients against float64 on the same tensors. Allowed is a small multiple of the
               error that plain PyTorch makes in the provider's dtype. The largest are held against float32, to a few
               roundings of their dtype: float64 would take longer than everything that is timed.
+              An update is made once, from the values that stood there first, and every target is compared.
 Time          Slices of calls, providers in turn, in one process on the same tensors. A slice in which threads stood in
               the run queue (another process had the processor) is discarded and taken again.
 Memory        Highest above what was there before; see `sslkernels.memory`.
@@ -15,20 +16,23 @@ from __future__ import annotations
 import glob
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sslkernels.bench.workloads import LAMBD, TEMPERATURE, Cost, Workload
+from sslkernels.bench.workloads import LAMBD, MOMENTUM, TEMPERATURE, Cost, Workload
 from sslkernels.memory import peak_memory
 
-Step = Callable[[], Tensor]  # a forward pass: the loss, or the tokens that were moved, with its graph
+Inputs = Mapping[str, Any]  # tensors by argument name; lists of them for an update
+# A forward pass: the loss, or the tokens that were moved, with its graph. An update, which returns nothing.
+Step = Callable[[], Any]
 
 # Allowed error: this many times that of plain PyTorch in the dtype. At least so many roundings, of the dtype where the
 # value is one number (eager may get it right by luck) and of float32, in which sums are kept, where it is a matrix.
@@ -41,7 +45,7 @@ _EXACT_BLOCK, _EAGER_BLOCK = 1 << 23, 1 << 26  # pairs in memory at once
 
 @dataclass(frozen=True)
 class Gate:
-    """Relative errors of loss and gradients, by name, with those of eager and what is allowed."""
+    """Relative errors of loss and gradients, or of an update, by name, with those of eager and what is allowed."""
 
     errors: dict[str, float]
     eager: dict[str, float]
@@ -51,7 +55,7 @@ class Gate:
     def complaint(self) -> str | None:
         for name, error in self.errors.items():
             if not error <= self.allowed[name]:  # NaN fails too
-                what = "loss" if name == "loss" else f"gradient of {name}"
+                what = name if name in ("loss", "update") else f"gradient of {name}"
                 return f"the {what} is off by {error:.1e}, allowed is {self.allowed[name]:.1e}"
         return None
 
@@ -65,7 +69,9 @@ class Truth:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, workload: Workload, inputs: Mapping[str, Tensor]) -> Truth:
+    def of(cls, workload: Workload, inputs: Inputs) -> Truth:
+        if workload.family == "ema":
+            return _UpdateTruth.before(inputs)
         rows = (x.dtype for x in inputs.values() if x.dim() and x.is_floating_point())
         dtype = max(rows, key=lambda d: torch.finfo(d).eps)
         if workload.pairs > _MOST_EXACT:
@@ -74,7 +80,7 @@ class Truth:
         eager = _in_blocks(workload, inputs, dtype, _EAGER_BLOCK)
         return cls(values, _errors(eager, values), dtype)
 
-    def gate(self, step: Step, inputs: Mapping[str, Tensor]) -> Gate:
+    def gate(self, step: Step, inputs: Inputs) -> Gate:
         wanted = differentiable(inputs)
         loss = step()
         gradients = slopes(loss, list(wanted.values()))
@@ -86,12 +92,53 @@ class Truth:
         return Gate(errors, self.eager_errors, allowed)
 
 
-def differentiable(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: x for name, x in inputs.items() if x.requires_grad}
+@dataclass(frozen=True)
+class _UpdateTruth(Truth):
+    """`values` are the targets before the update, by their place: float64 is taken of one at a time."""
+
+    @classmethod
+    def before(cls, inputs: Inputs) -> Truth:
+        start = {str(place): target.clone() for place, target in enumerate(inputs["targets"])}
+        rounded = (MOMENTUM * t + (1 - MOMENTUM) * s.float() for t, s in _pairs(start, inputs))
+        return cls(start, {"update": _update_error(rounded, start, inputs)}, torch.float32)
+
+    def gate(self, step: Step, inputs: Inputs) -> Gate:
+        targets = inputs["targets"]
+        for target, (start, _) in zip(targets, _pairs(self.values, inputs), strict=True):
+            target.copy_(start)
+        step()
+        errors = {"update": _update_error(targets, self.values, inputs)}
+        least = ROUNDINGS * torch.finfo(self.dtype).eps
+        return Gate(errors, self.eager_errors, {"update": max(TIMES_EAGER * self.eager_errors["update"], least)})
+
+
+def _pairs(start: Mapping[str, Tensor], inputs: Inputs) -> Iterable[tuple[Tensor, Tensor]]:
+    return zip(start.values(), inputs["sources"], strict=True)
+
+
+def _update_error(moved: Iterable[Tensor], start: Mapping[str, Tensor], inputs: Inputs) -> float:
+    """Of the worst number of all targets, relative to the larger of target and source: one forgotten shows."""
+    worst = 0.0
+    for found, (t, s) in zip(moved, _pairs(start, inputs), strict=True):
+        t, s = t.double(), s.double()
+        error = (found.double() - (MOMENTUM * t + (1 - MOMENTUM) * s)).abs_().div_(torch.maximum(t.abs(), s.abs()))
+        worst = max(float(error.max()), worst)  # in this order NaN stays
+    return worst
+
+
+def differentiable(inputs: Inputs) -> dict[str, Tensor]:
+    return {name: x for name, x in inputs.items() if isinstance(x, Tensor) and x.requires_grad}
+
+
+def device_of(inputs: Inputs) -> torch.device:
+    first = next(iter(inputs.values()))
+    return (first if isinstance(first, Tensor) else first[0]).device
 
 
 def slopes(result: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients of a loss; of a result that is none, those that a random gradient gives."""
+    """Gradients of a loss; of a result that is none, those that a random gradient gives; none for an update."""
+    if not wanted:
+        return ()
     coming = _coming(result.shape, result.dtype, result.device) if result.dim() else None
     return torch.autograd.grad(result, wanted, coming)
 
@@ -203,7 +250,7 @@ def _cross_entropy(
 
 @dataclass
 class Timing:
-    """Seconds of each kept call, forward and backward, and what was seen around them."""
+    """Seconds of each kept call, forward and backward (0 for an update), and what was seen around them."""
 
     forward: list[float] = field(default_factory=list)
     backward: list[float] = field(default_factory=list)
@@ -213,7 +260,8 @@ class Timing:
 
     def summary(self) -> dict[str, dict[str, float]]:
         both = [f + b for f, b in zip(self.forward, self.backward, strict=True)]
-        return {"fwd": _quantiles(self.forward), "bwd": _quantiles(self.backward), "fwd+bwd": _quantiles(both)}
+        phases = {"fwd": self.forward, "bwd": self.backward, "fwd+bwd": both}
+        return {phase: _quantiles(seconds) for phase, seconds in phases.items() if any(seconds)}
 
 
 @dataclass
@@ -236,13 +284,13 @@ WAITING = 0.05
 
 
 def interleaved(
-    steps: Mapping[str, Step], inputs: Mapping[str, Tensor], seconds: float, watch: Callable[[str], None] | None = None
+    steps: Mapping[str, Step], inputs: Inputs, seconds: float, watch: Callable[[str], None] | None = None
 ) -> dict[str, Timing]:
     """Time every step in turn, each for about ``seconds`` and `LEAST` calls.
 
     A slow step ends at three calls and three times the seconds; a disturbed one at twice of either.
     """
-    wanted = list(differentiable(inputs).values())
+    wanted, device = list(differentiable(inputs).values()), device_of(inputs)
     slices: dict[str, list[_Slice]] = {name: [] for name in steps}
     waiting = list(steps)
     while waiting:
@@ -250,7 +298,7 @@ def interleaved(
             if watch is not None:
                 watch(name)
             taken = slices[name]
-            taken.append(_slice(steps[name], wanted, seconds / ROUNDS))
+            taken.append(_slice(steps[name], wanted, device, seconds / ROUNDS))
             clean = [s for s in taken if not s.disturbed]
             if _enough(clean, seconds, 1) or _enough(taken, seconds, 2) or len(taken) >= 3 * ROUNDS:
                 waiting.remove(name)
@@ -263,8 +311,8 @@ def _enough(taken: list[_Slice], seconds: float, times: int) -> bool:
     return usual or (spent >= 3 * times * seconds and calls >= 3 * times)
 
 
-def _slice(step: Step, wanted: list[Tensor], seconds: float) -> _Slice:
-    once = _once_cuda if wanted[0].is_cuda else _once
+def _slice(step: Step, wanted: list[Tensor], device: torch.device, seconds: float) -> _Slice:
+    once = _once_cuda if device.type == "cuda" else _once
     faults, waited, start = _page_faults(), waited_seconds(), time.perf_counter()
     forward, backward = [], []
     while True:
@@ -296,7 +344,7 @@ def _once(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
     result = step()
     middle = time.perf_counter()
     slopes(result, wanted)
-    return middle - start, time.perf_counter() - middle
+    return middle - start, time.perf_counter() - middle if wanted else 0.0
 
 
 def _once_cuda(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
@@ -307,7 +355,7 @@ def _once_cuda(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
     slopes(result, wanted)
     end.record()
     end.synchronize()
-    return start.elapsed_time(middle) / 1e3, middle.elapsed_time(end) / 1e3
+    return start.elapsed_time(middle) / 1e3, middle.elapsed_time(end) / 1e3 if wanted else 0.0
 
 
 def waited_seconds() -> float:
@@ -331,10 +379,10 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
     return {"median": median, "p20": p20, "p80": p80}
 
 
-def step_memory(step: Step, inputs: Mapping[str, Tensor]) -> int | None:
+def step_memory(step: Step, inputs: Inputs) -> int | None:
     """`peak_memory` of one forward and backward, loss and gradients included."""
     wanted = list(differentiable(inputs).values())
-    return peak_memory(lambda: slopes(step(), wanted), wanted[0].device)
+    return peak_memory(lambda: slopes(step(), wanted), device_of(inputs))
 
 
 @dataclass(frozen=True)

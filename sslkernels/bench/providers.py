@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -17,12 +17,14 @@ from torch import Tensor
 
 import sslkernels.functional as SF
 from sslkernels import backends
-from sslkernels.bench.measure import Step
-from sslkernels.bench.workloads import LAMBD, TEMPERATURE, Workload
+from sslkernels.bench.measure import Inputs, Step
+from sslkernels.bench.workloads import LAMBD, MOMENTUM, TEMPERATURE, Workload
 
 # A dense provider holds logits, their softmax and its gradient: three numbers a pair. Past this it would swap.
 _DENSE_BYTES_PER_PAIR = 12
 _MOST_DENSE_BYTES_ON_CPU = 8 << 30
+# torch.compile writes code for every tensor of a list: half a minute for 161, two to three for 1000.
+_MOST_COMPILED_TENSORS = 300
 
 
 class Provider(Protocol):
@@ -33,10 +35,10 @@ class Provider(Protocol):
 
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None: ...
 
-    def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step: ...
+    def step(self, workload: Workload, inputs: Inputs) -> Step: ...
 
 
-OURS: dict[str, Callable[..., Tensor]] = {
+OURS: dict[str, Callable[..., Tensor | None]] = {
     "clip_loss": SF.clip_loss,
     "barlow_twins": partial(SF.barlow_twins, lambd=LAMBD),
     "vicreg": SF.vicreg,
@@ -44,6 +46,7 @@ OURS: dict[str, Callable[..., Tensor]] = {
     "restore_tokens": SF.restore_tokens,
     "apply_masks": lambda x, masks, backend: SF.apply_masks(x, list(masks), backend=backend),
     "masked_mse": partial(SF.masked_mse, normalize_target=True),
+    "ema_update": partial(SF.ema_update_, momentum=MOMENTUM),
 }
 
 
@@ -59,7 +62,7 @@ class Ours:
         reason = backends.why_not(self.name, device, dtype)
         return reason or (_too_large(workload, device) if self.name == "reference" else None)
 
-    def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step:
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
         if workload.op == "nt_xent":
             return lambda: SF.nt_xent(**inputs, temperature=TEMPERATURE, backend=self.name)
         if workload.op == "info_nce":
@@ -150,7 +153,13 @@ def eager_masked_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return (error * mask).sum() / mask.sum()
 
 
-EAGER: dict[str, Callable[..., Tensor]] = {
+def eager_ema_update(targets: list[Tensor], sources: list[Tensor]) -> None:
+    if sources[0].dtype != targets[0].dtype:
+        sources = [source.to(target.dtype) for target, source in zip(targets, sources, strict=True)]
+    torch._foreach_lerp_(targets, sources, 1 - MOMENTUM)
+
+
+EAGER: dict[str, Callable[..., Tensor | None]] = {
     "nt_xent": eager_nt_xent,
     "info_nce": eager_info_nce,
     "clip_loss": eager_clip_loss,
@@ -160,6 +169,7 @@ EAGER: dict[str, Callable[..., Tensor]] = {
     "restore_tokens": eager_restore_tokens,
     "apply_masks": eager_apply_masks,
     "masked_mse": eager_masked_mse,
+    "ema_update": eager_ema_update,
 }
 DUAL = {"barlow_twins": dual_barlow_twins, "vicreg": dual_vicreg}
 
@@ -173,7 +183,7 @@ class Eager:
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
         return _too_large(workload, device)
 
-    def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step:
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
         function = EAGER[workload.op]
         return lambda: function(**inputs)
 
@@ -189,9 +199,11 @@ class Compile:
             return "torch.compile needs a C++ compiler and none was found; install g++ or set CXX."
         if device.type == "cuda" and importlib.util.find_spec("triton") is None:
             return "torch.compile needs Triton on a GPU; `pip install triton` brings it."
+        if workload.family == "ema" and workload.shape[0] > _MOST_COMPILED_TENSORS:
+            return f"torch.compile writes code for each of {workload.shape[0]} tensors, which takes minutes."
         return _too_large(workload, device)
 
-    def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step:
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
         torch._dynamo.reset()  # a new shape is a new program, not a reason to give up specialising
         function = torch.compile(EAGER[workload.op], dynamic=False)
         return lambda: function(**inputs)
@@ -208,14 +220,17 @@ class Dual:
             return "the dual is for correlations of fewer rows than features."
         return None
 
-    def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step:
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
         function = DUAL[workload.op]
         return lambda: function(**inputs)
 
 
 @dataclass(frozen=True)
 class Lightly:
-    """lightly's module of the loss; NTXentLoss with its memory bank for the queue, set to the workload's negatives."""
+    """lightly's module of the loss; NTXentLoss with its memory bank for the queue, set to the workload's negatives.
+
+    Of an update its function for two modules, here two that hold the tensors.
+    """
 
     name: str = "lightly"
 
@@ -232,9 +247,14 @@ class Lightly:
             return f"lightly cannot be imported: {str(error).splitlines()[0]}."
         return _too_large(workload, device)
 
-    def step(self, workload: Workload, inputs: Mapping[str, Tensor]) -> Step:
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
         from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
 
+        if workload.family == "ema":
+            from lightly.models.utils import update_momentum
+
+            teacher, student = (torch.nn.ParameterList(inputs[side]) for side in ("targets", "sources"))
+            return lambda: update_momentum(student, teacher, MOMENTUM)
         if workload.family == "correlation":
             module = BarlowTwinsLoss(LAMBD) if workload.op == "barlow_twins" else VICRegLoss()
             return lambda: module(inputs["z0"], inputs["z1"])
@@ -261,7 +281,7 @@ PROVIDERS = {provider.name: provider for provider in _ALL}
 
 
 def has_backends(workload: Workload) -> tuple[str, ...]:
-    return backends.WITH_CUDA if workload.family == "tokens" else backends.USUAL
+    return backends.WITH_CUDA if workload.family in ("tokens", "ema") else backends.USUAL
 
 
 def chosen_backend(workload: Workload, device: torch.device, dtype: torch.dtype) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sslkernels.bench.architectures import architecture
 from sslkernels.bench.runner import Record
-from sslkernels.bench.workloads import WORKLOADS, Target
+from sslkernels.bench.workloads import WORKLOADS, Target, Workload
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ def median(record: Record, phase: str = "fwd+bwd") -> float:
 def ratio(case: dict[str, Record], other: str, phase: str = "fwd+bwd") -> float | None:
     """Other's time over ours: above 1 we are faster."""
     mine, theirs = ours(case), case.get(other)
-    if mine is None or theirs is None or "seconds" not in theirs:
+    if mine is None or theirs is None or phase not in theirs.get("seconds", ()):
         return None
     return median(theirs, phase) / median(mine, phase)
 
@@ -68,13 +69,14 @@ def print_run(records: Sequence[Record], console: Console) -> None:
     found = cases(records)
     first = records[0]
     table = Table(
-        title=f"{first['family']}, forward + backward: {_place(first)}",
+        title=f"{first['family']}, {_what(first)}: {_place(first)}",
         caption="ratio = other ÷ ours: above 1 ours is faster · memory: peak above the inputs · floor: see --help",
     )
     table.add_column("workload", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
     others = [other for other in OTHERS if any("seconds" in case.get(other, ()) for case in found.values())]
-    for name in ("ours", "fwd", "p20…p80", *others, "memory", "eager's", "of floor"):
+    passes = () if _is_update(first) else ("fwd",)
+    for name in ("ours", *passes, "p20…p80", *others, "memory", "eager's", "of floor"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("target")
     for key, case in found.items():
@@ -82,14 +84,14 @@ def print_run(records: Sequence[Record], console: Console) -> None:
         if mine is None:
             why = next((f"{r['status']}" for n, r in case.items() if n not in OTHERS), "not run")
             times = [_time(r) for r in (case.get(n) for n in others)]
-            table.add_row(key[0], _short(key[1]), why, "", "", *times, "", "", "", "")
+            table.add_row(key[0], _short(key[1]), why, *("" for _ in passes), "", *times, "", "", "", "")
             continue
         spread = mine["seconds"]["fwd+bwd"]
         table.add_row(
             key[0],
             _short(key[1]),
             ("~" if mine["disturbed"] else "") + _seconds(median(mine)),
-            _seconds(median(mine, "fwd")),
+            *(_seconds(median(mine, phase)) for phase in passes),
             f"{_number(spread['p20'] * 1e3)}…{_number(spread['p80'] * 1e3)}",
             *(_ratio(ratio(case, other)) for other in others),
             _bytes(mine["memory_bytes"]),
@@ -111,7 +113,8 @@ def remarks(records: Sequence[Record]) -> list[str]:
             for phase in ("fwd+bwd", "fwd", "bwd"):
                 value = ratio(case, other, phase)
                 if value is not None and round(value, 2) < 1:
-                    lines.append(f"[red]slower[/]: {workload} {_short(dtype)} {phase} {value:.2f}x of {other}")
+                    at = "update" if _is_update(case[other]) else phase
+                    lines.append(f"[red]slower[/]: {workload} {_short(dtype)} {at} {value:.2f}x of {other}")
                     break
     for key, case in found.items():
         for target, value, met in judged(key, case):
@@ -153,7 +156,7 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
 
     old, new = cases(before), cases(after)
     table = Table(
-        title="forward + backward, A against B",
+        title=f"{_what(before[0])}, A against B",
         caption=f"A: {_place(before[0])}\nB: {_place(after[0])}\nB ÷ A: below 1 B is faster; "
         "the others show how far the machine itself moved",
     )
@@ -201,6 +204,7 @@ _TITLES = {
     "apply_masks": "apply masks",
     "masked_mse": "masked MSE",
     "vicreg": "VICReg",
+    "ema_update": "EMA",
 }
 
 
@@ -309,12 +313,25 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[_KEY, dict[s
 
 def _label(found: dict[_KEY, dict[str, Record]], workload: str) -> str:
     record = next(iter(next(case for (name, _), case in found.items() if name == workload).values()))
-    return f"{_TITLES.get(record['op'], record['op'])}\n{'×'.join(map(str, record['shape']))}"
+    title = _TITLES.get(record["op"], record["op"])
+    if _is_update(record):
+        title = f"{title}, {architecture(*record['shape'])[0]}"
+    return f"{title}\n{'×'.join(Workload(record['op'], tuple(record['shape'])).sizes)}"
 
 
 def _subtitle(records: Sequence[Record]) -> str:
     first = records[0]
-    return f"Loss forward + backward, time of the other ÷ ours. {_place(first)}"
+    what = "Update" if _is_update(first) else "Loss forward + backward"
+    return f"{what}, time of the other ÷ ours. {_place(first)}"
+
+
+def _is_update(record: Record) -> bool:
+    """Whether there is no backward."""
+    return record["op"] == "ema_update"
+
+
+def _what(record: Record) -> str:
+    return "update" if _is_update(record) else "forward + backward"
 
 
 def _place(record: Record) -> str:

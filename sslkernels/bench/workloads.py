@@ -5,17 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sslkernels.bench.architectures import ARCHITECTURES, architecture, size
 
 Preset = Literal["small", "recipe", "quick"]
 
 TEMPERATURE = 0.1
 LOGIT_SCALE = 1 / 0.07
 LAMBD = 5e-3
+MOMENTUM = 0.996
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DIMENSIONS = {
     "nt_xent": ("N", "D"),
@@ -28,11 +31,13 @@ DIMENSIONS = {
     "restore_tokens": ("B", "L", "K", "C"),
     "apply_masks": ("B", "L", "M", "K", "C"),
     "masked_mse": ("B", "L", "K", "C"),
+    "ema_update": ("T", "P"),
 }
 FAMILIES = {
     "similarity": ("nt_xent", "info_nce", "clip_loss", "logsumexp_similarity"),
     "correlation": ("barlow_twins", "vicreg"),
     "tokens": ("gather_tokens", "restore_tokens", "apply_masks", "masked_mse"),
+    "ema": ("ema_update",),
 }
 
 
@@ -64,7 +69,8 @@ class Workload:
     """An op at one shape, of the sizes that `DIMENSIONS` names.
 
     nt_xent and correlations have N rows per view, info_nce a frozen queue of M. Of L tokens, K are kept (masked_mse:
-    masked), or K by each of M index sets.
+    masked), or K by each of M index sets. An update moves T float32 tensors of P numbers in all, shaped as
+    `architecture` knows; its dtype is that of the sources, and it has no backward.
     """
 
     op: str
@@ -73,7 +79,14 @@ class Workload:
     targets: tuple[Target, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.op}-{'x'.join(map(str, self.shape))}"
+        return f"{self.op}-{'x'.join(self.sizes)}"
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """As they are printed: millions of parameters are rounded."""
+        if self.family == "ema" and self.shape[1] >= 1e6:
+            return str(self.shape[0]), f"{self.shape[1] / 1e6:.0f}M"
+        return tuple(map(str, self.shape))
 
     @property
     def family(self) -> str:
@@ -81,7 +94,12 @@ class Workload:
 
     @property
     def pairs(self) -> int:
-        """Entries of what a dense provider stores: logits of rows, correlations of columns, numbers of all tokens."""
+        """Entries of what a dense provider stores: logits of rows, correlations of columns, numbers of all tokens.
+
+        An update has none.
+        """
+        if self.family == "ema":
+            return 0
         if self.family == "tokens":
             return self.shape[0] * self.shape[1] * self.shape[-1]
         if self.family == "correlation":
@@ -92,11 +110,17 @@ class Workload:
     def targets_for(self, dtype: str, device: str) -> tuple[Target, ...]:
         return tuple(target for target in self.targets if (target.dtype, target.device) == (dtype, device))
 
-    def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Tensor]:
-        """The tensors, by argument name. Those that a training step needs a gradient of require it."""
+    def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Any]:
+        """The tensors, by argument name, for an update in lists. What a training step differentiates by requires it."""
         generator = torch.Generator().manual_seed(seed)
         if self.family == "tokens":
             return self._tokens(dtype, device, generator)
+        if self.family == "ema":
+            _, shapes = architecture(*self.shape)
+            targets = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+            # apart as after a first epoch, so that an update is far above the rounding
+            sources = [t + torch.randn(t.shape, generator=generator).to(device) for t in targets]
+            return {"targets": targets, "sources": [s.to(dtype) for s in sources]}
         n, d = self.shape[0], self.shape[-1]
 
         def rows(count: int) -> Tensor:
@@ -151,6 +175,8 @@ class Workload:
             moved = {"restore_tokens": kept + length, "masked_mse": 2 * kept}.get(self.op, 2 * kept)
             back = {"masked_mse": 2 * kept + length}.get(self.op, kept + length)
             return Cost(0, 0, batch * (moved + back) * self.shape[-1] * dtype.itemsize)
+        if self.family == "ema":  # both read and the target written; two products and a sum
+            return Cost(3 * self.shape[1], 0, self.shape[1] * (2 * torch.float32.itemsize + dtype.itemsize))
         n, d = self.shape[0], self.shape[-1]
         if self.op == "nt_xent":  # half of the square forward, a whole product backward
             forward, backward, read, written = self.pairs * d, 2 * self.pairs * d, 2 * n, 2 * n
@@ -175,6 +201,8 @@ def _with(*stated: Target) -> tuple[Target, ...]:
 _MIB = 1 << 20
 _F32, _BF16 = "float32", "bfloat16"
 _TWICE = (Target(_F32, "lightly", 2.0), Target(_BF16, "lightly", 2.0))
+_ONE_PASS = (Target(_F32, "eager", 1.2), Target(_BF16, "eager", 2.5))
+_SIZES = {name: size(shapes) for name, shapes in ARCHITECTURES.items()}
 
 WORKLOADS = (
     Workload("nt_xent", (64, 128), "small", _with()),
@@ -214,6 +242,11 @@ WORKLOADS = (
     Workload("restore_tokens", (64, 196, 49, 512), "small", _with(Target(_F32, "eager", 10.0))),
     Workload("apply_masks", (32, 256, 4, 48, 1280), "small", _with()),
     Workload("masked_mse", (64, 196, 147, 768), "small", _with()),
+    Workload("ema_update", _SIZES["ResNet-50"], "small", _with(*_ONE_PASS)),
+    Workload("ema_update", _SIZES["ViT-B"], "small", _with(*_ONE_PASS)),
+    Workload("ema_update", (1000, 1000 * 1024), "small", _with(Target(_F32, "eager", 1.7))),
+    Workload("ema_update", _SIZES["ViT-L"], "recipe"),
+    Workload("ema_update", _SIZES["ViT-g"], "recipe"),
     Workload("gather_tokens", (256, 196, 49, 1024), "recipe"),
     Workload("restore_tokens", (256, 196, 49, 512), "recipe"),
     Workload("apply_masks", (24, 2048, 2, 640, 1408), "recipe"),
@@ -250,6 +283,7 @@ WORKLOADS = (
     Workload("restore_tokens", (2, 16, 4, 32), "quick"),
     Workload("apply_masks", (2, 16, 3, 4, 32), "quick"),
     Workload("masked_mse", (2, 16, 12, 32), "quick"),
+    Workload("ema_update", (7, 1003), "quick"),
 )
 
 # The shapes above that are timed on a GPU too, beside those of its own.

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sslkernels.bench import measure, report, runner, workloads
-from sslkernels.bench.providers import PROVIDERS, Eager, Ours
+from sslkernels.bench.providers import EAGER, PROVIDERS, Eager, Ours
 from sslkernels.cli import main
 
 ENVIRONMENT = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -173,6 +173,54 @@ def test_every_provider_passes_the_gate_on_every_op():
                 assert gate.complaint is None, f"{name} on {workload} {dtype}: {gate.complaint}"
 
 
+def test_an_update_is_run_without_a_backward_and_told_as_one(here, known_peaks, tmp_path):
+    code, text, complaint = here(
+        "run", "ema", "--quick", "--providers", "cpu,triton,reference,eager,dual", "--out", "a.jsonl"
+    )
+    assert code == 0, complaint
+    assert "ema, update:" in text and "fwd" not in text
+    records = runner.read(tmp_path / "a.jsonl")
+    assert {r["dtype"] for r in records if r["status"] == "ok"} == {"float32", "bfloat16"}
+    for record in records:
+        assert record["status"] == ("skipped" if record["provider"] in ("triton", "dual") else "ok")
+        if record["status"] == "ok":
+            assert set(record["seconds"]) == {"fwd", "fwd+bwd"}
+            assert record["seconds"]["fwd"] == record["seconds"]["fwd+bwd"]
+            assert record["floor"]["bytes"] == 1003 * (12 if record["dtype"] == "float32" else 10)
+    assert here("plot", "a.jsonl", "--out", "a.png")[0] == 0
+    assert here("compare", "a.jsonl", "a.jsonl")[0] == 0
+
+
+@pytest.mark.parametrize("place", [0, 6])
+def test_the_gate_refuses_a_wrong_update(place, known_peaks, monkeypatch):
+    """One number of one tensor that stood still is enough."""
+    right = EAGER["ema_update"]
+
+    def forgets(targets, sources):
+        before = targets[place].clone()
+        right(targets, sources)
+        targets[place][-1] = before[-1]
+
+    monkeypatch.setitem(EAGER, "ema_update", forgets)
+    workload = workloads.Workload("ema_update", (7, 1003))
+    for dtype in workloads.DTYPES:
+        wrong, ours = runner.run([workload], [dtype], [Eager(), Ours("cpu")], CPU, 0.01, lambda _: None)
+        assert wrong["status"] == "failed" and "the update is off by" in wrong["why"]
+        assert ours["status"] == "ok", "every provider starts from the same values"
+
+
+def test_the_gate_starts_an_update_anew():
+    workload = workloads.Workload("ema_update", (3, 50))
+    inputs = workload.inputs(torch.bfloat16)
+    truth = measure.Truth.of(workload, inputs)
+    step = Eager().step(workload, inputs)
+    for _ in range(3):
+        assert truth.gate(step, inputs).complaint is None
+        step()
+    assert truth.gate(lambda: (step(), step()), inputs).complaint is not None
+    assert truth.gate(lambda: inputs["targets"][1].fill_(torch.nan), inputs).complaint is not None
+
+
 def test_slices_beside_another_process_are_dropped_and_counted():
     clean = measure._Slice([1.0] * 5, [2.0] * 5, page_faults=3, disturbed=False)
     slow = measure._Slice([9.0] * 2, [9.0] * 2, page_faults=9, disturbed=True)
@@ -187,7 +235,7 @@ def test_waiting_threads_make_a_slice_disturbed(monkeypatch):
     clock = iter([0.0, 10.0])
     monkeypatch.setattr(measure, "waited_seconds", lambda: next(clock))
     x = torch.ones(3, requires_grad=True)
-    assert measure._slice(lambda: x.sum(), [x], 0.001).disturbed
+    assert measure._slice(lambda: x.sum(), [x], CPU, 0.001).disturbed
 
 
 MEMORY = """
@@ -251,6 +299,7 @@ def test_losses_and_missed_targets_are_told():
         spread = {"median": seconds, "p20": seconds, "p80": seconds}
         return {
             "workload": "nt_xent-2048x128",
+            "op": "nt_xent",
             "dtype": "float32",
             "provider": provider,
             "chosen": provider == "cpu",
