@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Teachers and queues. Device code only.
 //
-//   update    t <- t + (1 - m)(s - t) for every tensor of a model in one launch; with a master M in fp32 beside a
+//   update    t <- m t + (1 - m) s for every tensor of a model in one launch; with a master M in fp32 beside a
 //             16-bit target, M moves and t is M rounded. m is a number, or is read from the device.
 //   enqueue   queue[(position + offset + i) mod size] <- keys[i]; position is read from the device
 //
@@ -17,7 +17,7 @@
 // to 96 for mixtures and beside masters; 1024 threads fit at 64 registers, 80 to 128 KiB for each multiprocessor.
 // At 4.8 TB/s, two thirds of them reads, and a latency of 0.8 us an H200's 132 must have 20 KiB in flight each: enough
 // four times over. The scalar path, for what no vector can be read of, has 32 KiB for fp32 and 16 for bf16. These are
-// estimates; nothing here has run on a GPU. Arithmetic is some 15 instructions per number of 36 (bf16) or 72 (fp32)
+// estimates; nothing here has run on a GPU. Arithmetic is some 25 instructions per number of 36 (bf16) or 72 (fp32)
 // that pass while memory moves one.
 
 #include "numbers.cuh"
@@ -46,18 +46,24 @@ template <class A, class B> constexpr int VECTOR = 16 / (sizeof(A) > sizeof(B) ?
 __device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
 
-// Within 0.6 eps max(|t|, |s|) of m t + (1 - m) s: the difference is multiplied by the smaller weight, whose rounding
-// then weighs least. Where it is not finite, the sum of both: an infinite teacher or student gives an infinity and not
-// NaN, and numbers near the largest do not overflow.
+// m t + (1 - m) s to half a bit of max(|t|, |s|) and little more: from the nearer of the two by the smaller weight of
+// their difference, and then by what rounding left of the weight, the difference and the sum. Many GPUs have one double
+// for 32 or 64 floats, so that this is cheaper than double arithmetic. Where the difference is not finite, the sum of
+// both products: an infinite teacher or student gives an infinity and not NaN, and numbers near the largest do not
+// overflow.
 template <class W> struct Step {
-    W keep, take, weight;
+    W keep, take, weight, weight_rest;
     bool copies, near;
-    __device__ explicit Step(double m)
-        : keep(W(m)), take(W(1 - m)), weight(m >= 0.5 ? take : -keep), copies(m == 0), near(m >= 0.5) {}
+    __device__ explicit Step(double m) : keep(W(m)), take(W(1 - m)), copies(m == 0), near(m >= 0.5) {
+        weight = near ? take : -keep;
+        weight_rest = W((near ? 1 - m : -m) - weight);
+    }
     __device__ W operator()(W t, W s) const {
-        const W gap = s - t;
-        const W between = fused(weight, gap, near ? t : s), apart = fused(keep, t, take * s);
-        return copies ? s : gap - gap == W(0) ? between : apart;
+        const W gap = s - t, start = near ? t : s;
+        const W back = s - gap, gap_rest = (s - (gap + back)) + (back - t); // s - t = gap + gap_rest exactly
+        const W between = fused(weight, gap, start), rest = fused(weight, gap, start - between);
+        const W exact = between + (rest + fused(weight, gap_rest, weight_rest * gap));
+        return copies ? s : gap - gap == W(0) ? exact : fused(keep, t, take * s);
     }
 };
 

@@ -14,7 +14,7 @@ from sslkernels.ops.ema import triton_kernels as kernels
 
 INTEGERS = {"first", "offset", "size", "count", "channels", "queue_stride", "keys_stride", "column_blocks"}
 POINTERS = {"chunks": "i64", "at": "fp64"}
-FLOATS = {"keep", "take"}
+FLOATS = {"keep", "take", "rest"}
 INDIVISIBLE: set[str] = set()
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
 # What students and teachers are made of.

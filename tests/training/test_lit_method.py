@@ -169,9 +169,7 @@ def test_an_epoch_may_end_before_its_last_batch(tmp_path):
     module = LitMethod(SimCLR(ResNet(1, (4,), (1,)), feature_dim=4))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*torch.rand(2, 8, 1, 8, 8)), batch_size=2)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
-        accelerator="cpu", max_steps=3, enable_model_summary=False, default_root_dir=tmp_path, **quiet
-    )
+    trainer = Trainer(accelerator="cpu", max_steps=3, enable_model_summary=False, default_root_dir=tmp_path, **quiet)
     trainer.fit(module, loader)
     assert len(module.losses) == 3 and len(module.feature_std) == 1
 

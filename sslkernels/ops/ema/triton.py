@@ -54,13 +54,20 @@ class Launch(NamedTuple):
 def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
     device = pairs.targets[0].device
     chunks, launches = device_table(("triton", pairs.table, device), device, lambda: chunks_of(pairs.table))
+    weights = weights_of(momentum)
     with torch.cuda.device_of(chunks):
         for launch in launches:
             kernels.update_kernel[(launch.chunks,)](
-                chunks, launch.first, float(momentum), 1.0 - momentum, at,
+                chunks, launch.first, *weights, at,
                 TARGET=TYPES[launch.target], SOURCE=TYPES[launch.source], MASTER=launch.master,
                 ALIGNED=launch.aligned, BLOCK=UPDATE[0], num_warps=UPDATE[1],
             )  # fmt: skip
+
+
+def weights_of(momentum: float) -> tuple[float, float, float]:
+    """Of target and source in float32, and what that left of the smaller one, as the kernel takes them."""
+    keep, take = float(np.float32(momentum)), float(np.float32(1 - momentum))
+    return keep, take, keep - momentum if keep < 0.5 else 1 - momentum - take
 
 
 def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:

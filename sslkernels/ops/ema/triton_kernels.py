@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ema family in Triton: targets that follow their sources, and rows into a ring.
 
-    update     t <- t + (1 - m)(s - t) over the chunks of a table: where a chunk of target, source and master begins and
+    update     t <- m t + (1 - m) s over the chunks of a table: where a chunk of target, source and master begins and
                how many elements it has. With a master M in float32, M moves and t is M rounded
     enqueue    queue[(position + offset + i) mod size] <- keys[i]
 
@@ -20,43 +20,50 @@ LINE = tl.constexpr(16)
 
 
 @triton.jit
-def _moved(t, s, keep, take):
-    """Within 0.6 eps max(|t|, |s|) of ``keep t + take s``: the difference is multiplied by the smaller of the weights,
-    whose rounding then weighs least. Where the difference is not finite, the sum of both products: an infinite target
-    or source gives an infinity and not NaN, and numbers near the largest do not overflow.
+def _moved(t, s, keep, take, rest):
+    """``keep t + take s`` to half a bit of max(|t|, |s|) and little more, as csrc/cuda/ema.cu has it: from the nearer of
+    the two by the smaller weight of their difference, and then by what rounding left of the weight (``rest``), the
+    difference and the sum. Where the difference is not finite, the sum of both products.
     """
     gap = s - t
-    between = tl.where(keep < 0.5, tl.fma(-keep, gap, s), tl.fma(take, gap, t))
+    back = s - gap
+    gap_rest = (s - (gap + back)) + (back - t)  # s - t = gap + gap_rest exactly
+    start = tl.where(keep < 0.5, s, t)
+    weight = tl.where(keep < 0.5, -keep, take)
+    between = tl.fma(weight, gap, start)
+    left = tl.fma(weight, gap, start - between) + tl.fma(weight, gap_rest, rest * gap)
     apart = keep * t + take * s
-    return tl.where(keep == 0, s, tl.where(tl.abs(gap) < INF, between, apart))
+    return tl.where(keep == 0, s, tl.where(tl.abs(gap) < INF, between + left, apart))
 
 
 @triton.jit
-def _move(kept, source, rounded, offsets, count, keep, take, MASTER: tl.constexpr):
+def _move(kept, source, rounded, offsets, count, keep, take, rest, MASTER: tl.constexpr):
     inside = offsets < count
     t = tl.load(kept + offsets, mask=inside, other=0.0).to(tl.float32)
     s = tl.load(source + offsets, mask=inside, other=0.0).to(tl.float32)
-    moved = _moved(t, s, keep, take)
+    moved = _moved(t, s, keep, take, rest)
     tl.store(kept + offsets, moved.to(kept.dtype.element_ty), mask=inside)
     if MASTER:
         tl.store(rounded + offsets, moved.to(rounded.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["first", "keep", "take"])
+@triton.jit(do_not_specialize=["first", "keep", "take", "rest"])
 def update_kernel(
-    chunks, first, keep, take, at, TARGET: tl.constexpr, SOURCE: tl.constexpr, MASTER: tl.constexpr,
+    chunks, first, keep, take, rest, at, TARGET: tl.constexpr, SOURCE: tl.constexpr, MASTER: tl.constexpr,
     ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Move one chunk, a row of ``chunks`` (n, 4) from ``first`` on: addresses of target, source and master, and a count
     up to BLOCK.
 
-    ``at`` is the momentum in float64, or None where ``keep`` and ``take``, the weights of target and source, say it.
+    ``at`` is the momentum in float64, or None where ``keep`` and ``take``, the weights of target and source, say it, and
+    ``rest``, what rounding left of the smaller one (of the target's with the other sign).
     ALIGNED: the addresses are multiples of 16.
     """
     if at is not None:
         momentum = tl.load(at)
         keep = momentum.to(tl.float32)
         take = (1.0 - momentum).to(tl.float32)
+        rest = tl.where(keep < 0.5, keep.to(tl.float64) - momentum, 1.0 - momentum - take.to(tl.float64)).to(tl.float32)
     if take != 0:
         chunk = chunks + (first + tl.program_id(0)) * 4
         target = tl.load(chunk).to(tl.pointer_type(TARGET))
@@ -72,9 +79,9 @@ def update_kernel(
         # a mask is in the way of wide accesses unless it is known to change at multiples of them: the last few
         # elements are moved apart
         whole = count // LINE * LINE
-        _move(kept, source, target, tl.arange(0, BLOCK), whole, keep, take, MASTER)
+        _move(kept, source, target, tl.arange(0, BLOCK), whole, keep, take, rest, MASTER)
         if whole < count:
-            _move(kept, source, target, whole + tl.arange(0, LINE), count, keep, take, MASTER)
+            _move(kept, source, target, whole + tl.arange(0, LINE), count, keep, take, rest, MASTER)
 
 
 # --- enqueue --------------------------------------------------------------------------------------------------------
