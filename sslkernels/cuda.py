@@ -82,11 +82,13 @@ def compile_text(family: str, capability: tuple[int, int]) -> bytes:
 
     major, minor = capability
     program, log = None, ""
+    # nvcc takes a lambda in a device function for one of the device, NVRTC where that is its default
+    options = (f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", "--device-as-default-execution-space")
     try:
-        text, shared = _shipped(f"{family}.cu").decode(), _shipped(SHARED).decode()
-        program = nvrtc.createProgram(text, f"{family}.cu", (shared,), (SHARED,))
+        text = _shipped(f"{family}.cu").decode()
+        program = nvrtc.createProgram(text, f"{family}.cu", (_shipped(SHARED),), (SHARED.encode(),))
         try:
-            nvrtc.compileProgram(program, (f"--gpu-architecture=sm_{major}{minor}", "--std=c++17"))
+            nvrtc.compileProgram(program, options)
         except nvrtc.NVRTCError:
             log = nvrtc.getProgramLog(program)
             raise

@@ -13,12 +13,12 @@
 // Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter, and 40 bytes of the table
 // per chunk, 0.04 % of that. The smallest chunk worth a block is one that fills its loads, and the last wave of blocks
 // idles for half a chunk's time: of 25 million fp32 parameters on an H200 about 3 % at 8192 elements.
-// In flight: a thread asks for UNROLL vectors of each tensor before it uses the first, 128 bytes for fp32 or bf16, 80
-// to 96 for mixtures and beside masters; 1024 threads fit at 64 registers, 80 to 128 KiB for each multiprocessor.
-// At 4.8 TB/s, two thirds of them reads, and a latency of 0.8 us an H200's 132 must have 20 KiB in flight each: enough
-// four times over. The scalar path, for what no vector can be read of, has 32 KiB for fp32 and 16 for bf16. These are
-// estimates; nothing here has run on a GPU. Arithmetic is some 25 instructions per number of 36 (bf16) or 72 (fp32)
-// that pass while memory moves one.
+// In flight: a thread asks for four vectors of each tensor before it uses the first, 128 bytes for fp32 or bf16, 80 to
+// 96 for mixtures and beside masters; 768 threads fit at up to 85 registers (64 spill on sm_100 and 120), 60 to 96 KiB
+// for each multiprocessor. At 4.8 TB/s, two thirds of them reads, and a latency of 0.8 us an H200's 132 must have 20
+// KiB in flight each: three times less. The scalar path, for what no vector can be read of, has 48 KiB for fp32 and 24
+// for bf16. These are estimates; nothing here has run on a GPU. Arithmetic is some 25 instructions per number of 36
+// (bf16) or 72 (fp32) that pass while memory moves one.
 
 #include "numbers.cuh"
 
@@ -135,8 +135,8 @@ template <class Kept, class S, class T> struct Moved {
     }
 };
 
-// At most 64 registers, for four blocks.
-extern "C" __launch_bounds__(THREADS, 4) __global__ void update(Update a) {
+// Three blocks to a multiprocessor, or more.
+extern "C" __launch_bounds__(THREADS, 3) __global__ void update(Update a) {
     const Chunk chunk = a.chunks[blockIdx.x];
     const double momentum = a.at ? *a.at : a.momentum;
     if (momentum == 1) return;
