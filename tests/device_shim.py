@@ -32,7 +32,8 @@ class Shim:
         source = importlib.resources.files("sslkernels") / "kernels" / f"{family}.cu"
         done = subprocess.run(
             ["g++", "-std=c++17", "-O1", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
-             "-Wall", "-Werror", *options, "-include", str(HEADER), "-x", "c++", str(source), "-o", str(library)],
+             "-Wall", "-Werror", "-Wno-unknown-pragmas", *options, "-include", str(HEADER), "-x", "c++", str(source),
+             "-o", str(library)],
             capture_output=True,
             text=True,
         )  # fmt: skip

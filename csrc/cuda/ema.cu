@@ -99,6 +99,7 @@ template <class Kept, class S, class T> struct Moved {
     template <int V> __device__ void put(int64 i, const Pack<Kept, V> &t, const Pack<S, V> &s) const {
         using W = wider_t<Kept, S>;
         Pack<Kept, V> now;
+#pragma unroll
         for (int v = 0; v < V; ++v) narrow(step(W(widen(t.at[v])), W(widen(s.at[v]))), now.at[v]);
         *reinterpret_cast<Pack<Kept, V> *>(kept + i) = now;
         if constexpr (sizeof(T) < sizeof(Kept)) store(rounded + i, now);
@@ -110,10 +111,12 @@ template <class Kept, class S, class T> struct Moved {
         for (int first = threadIdx.x; first < vectors; first += THREADS * UNROLL) {
             Pack<Kept, V> t[UNROLL];
             Pack<S, V> s[UNROLL];
+#pragma unroll
             for (int u = 0; u < UNROLL; ++u) {
                 const int i = first + u * THREADS;
                 if (i < vectors) t[u] = packs<V>(kept)[i], s[u] = packs<V>(source)[i];
             }
+#pragma unroll
             for (int u = 0; u < UNROLL; ++u) {
                 const int i = first + u * THREADS;
                 if (i < vectors) put<V>(int64(i) * V, t[u], s[u]);

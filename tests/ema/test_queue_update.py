@@ -91,3 +91,10 @@ def test_a_queue_may_be_written_between_forward_and_backward(backend: str, reduc
             SF.queue_update_(queue, torch.randn(9, 4), 12, backend=backend)
         gradients.append(torch.autograd.grad(loss, query)[0])
     assert torch.equal(*gradients)
+
+
+def test_rows_of_the_ring_itself(backend: str) -> None:
+    queue = torch.arange(6.0)[:, None].expand(6, 3).clone()
+    expected = queue[[0, 1, 0, 1, 2, 3]]
+    SF.queue_update_(queue, queue[:4], 2, backend=backend)
+    assert torch.equal(queue, expected)

@@ -53,6 +53,8 @@ def _update(
 
 def _enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int, backend: str) -> None:
     increment_version(queue)
+    if keys.untyped_storage().data_ptr() == queue.untyped_storage().data_ptr():
+        keys = keys.clone()  # rows of the ring itself are read before any is written
     _run("enqueue", backend, queue, keys, position, offset)
 
 
