@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoCo v2 on two gloo processes: ShuffleBN mixes the ranks' keys and gives each back, and every queue holds them all."""
+"""MoCo v2 on two gloo processes: ShuffleBN mixes the keys and gives each back, and every queue holds them all."""
 
 from __future__ import annotations
 
