@@ -15,6 +15,10 @@ class TwoViews(nn.Module):
     One channel is taken for writing: crop, rotate, shift, shear, erase; a flipped digit is another digit. Three
     channels are taken for photographs: SimCLR's crop, flip, colour and greyscale, with blur from 64 pixels on.
 
+    Args:
+        channels, image_size: of the images.
+        whole: of writing, only rotate, shift, scale and shear, so that every view shows the whole of it.
+
     >>> import torch
     >>> from sslkernels.data import TwoViews
     >>> first, second = TwoViews(channels=1, image_size=(8, 8))(torch.rand(4, 1, 8, 8))
@@ -22,11 +26,15 @@ class TwoViews(nn.Module):
     torch.Size([4, 1, 8, 8])
     """
 
-    def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
+    def __init__(self, channels: int, image_size: tuple[int, int], *, whole: bool = False) -> None:
         super().__init__()
         import kornia.augmentation as K
 
-        if channels == 1:
+        if channels == 1 and whole:
+            self.augment = nn.Sequential(
+                K.RandomAffine(15.0, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=10.0, p=1.0)
+            )
+        elif channels == 1:
             self.augment = nn.Sequential(
                 K.RandomResizedCrop(image_size, scale=(0.4, 1.0), ratio=(0.8, 1.25)),
                 K.RandomAffine(15.0, translate=(0.1, 0.1), shear=10.0, p=1.0),

@@ -28,7 +28,7 @@ from sslkernels.evaluation import calibrate_batchnorm, collapse_warning, encode,
 from sslkernels.methods import MAE, METHODS, Method
 from sslkernels.models import ViT, resnet_small
 from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint, saved_spread
-from sslkernels.training.config import TrainConfig
+from sslkernels.training.config import WHOLE_VIEWS, TrainConfig
 from sslkernels.training.loader import ImageBatches
 from sslkernels.training.measure import step_costs
 from sslkernels.training.module import LitMethod
@@ -96,9 +96,10 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         raise ValueError(f"train: --out is {out}, which cannot be created ({error.strerror}); pass another.") from error
     say(f"{config.method} on {config.data}: {count} images, {config.epochs} epochs, backend {backend}, into {out}")
     untrained = copy.deepcopy(learner.backbone).to(device)
-    views = (TwoViews if config.patch_size is None else OneView)(
-        dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:])
-    )
+    channels, size = dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:])
+    views: nn.Module = OneView(channels, size)
+    if config.patch_size is None:
+        views = TwoViews(channels, size, whole=config.method in WHOLE_VIEWS)
     curves = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
     warning = collapse_warning(curves["feature_std"], curves["effective_rank"])
     if warning:

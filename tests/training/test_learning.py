@@ -30,6 +30,24 @@ def test_digits_beat_pixels_and_the_untrained_encoder(tmp_path, method, gain, ru
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run_seed", SEEDS)
+@pytest.mark.parametrize("method", ["moco_v2", "moco_v3", "moby"])
+def test_queues_and_keys_of_a_teacher_beat_pixels(tmp_path, method, run_seed):
+    assert main(["train", method, "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["few_shot"] > 0.852 and metrics["few_shot"] > metrics["few_shot_pixels"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run_seed", SEEDS)
+@pytest.mark.parametrize("method", ["byol", "simsiam"])
+def test_agreement_alone_does_not_collapse(tmp_path, method, run_seed):
+    assert main(["train", method, "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["linear"] >= metrics["linear_untrained"] + 0.05
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run_seed", SEEDS)
 def test_mae_learns_the_digits_from_a_quarter_of_their_patches(tmp_path, run_seed):
     """Pixels are the better neighbours at this size; what counts is what was learned."""
     assert main(["train", "mae", "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
@@ -50,13 +68,17 @@ def test_i_jepa_learns_the_digits_from_its_teacher(tmp_path, run_seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "steps"), [("simclr", 10), ("barlow_twins", 10), ("vicreg", 10), ("mae", 44), ("i_jepa", 44)]
+    ("method", "steps"),
+    [("simclr", 10), ("barlow_twins", 10), ("vicreg", 10), ("mae", 44), ("i_jepa", 44)]
+    + [("byol", 44), ("simsiam", 88), ("moco_v2", 22), ("moco_v3", 22), ("moby", 22)],
 )
 def test_two_devices_train_and_resume(tmp_path, capfd, method, steps):
     arguments = ["train", method, "--epochs", "2", "--devices", "2", "--out", str(tmp_path)]
     assert main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert len(metrics["loss"]) == steps
-    assert method == "i_jepa" or metrics["loss"][-1] < metrics["loss"][0]  # its target moves
+    assert (
+        method in ("i_jepa", "byol", "moco_v2", "moby") or metrics["loss"][-1] < metrics["loss"][0]
+    )  # whose targets move
     assert main([*arguments, "--resume"]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["loss"] == metrics["loss"]

@@ -161,7 +161,10 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     [
         ([], "COMMAND"),
         (["train"], "METHOD"),
-        (["train", "nope"], "method is 'nope'; accepted are barlow_twins, i_jepa, mae, simclr, vicreg"),
+        (
+            ["train", "nope"],
+            "method is 'nope'; accepted are barlow_twins, byol, i_jepa, mae, moby, moco_v2, moco_v3, simclr, simsiam",
+        ),
         (["train", "simclr", "--data", "imagefolder:nowhere"], "nowhere does not exist"),
         (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are digits"),
         (["train", "simclr", "--epochs", "0"], "--epochs is 0; pass a whole number of at least 1"),
