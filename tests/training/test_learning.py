@@ -56,7 +56,7 @@ def test_two_devices_train_and_resume(tmp_path, capfd, method, steps):
     arguments = ["train", method, "--epochs", "2", "--devices", "2", "--out", str(tmp_path)]
     assert main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert len(metrics["loss"]) == steps
+    assert len(metrics["loss"]) == steps and len(metrics["feature_std"]) == 2
     assert method == "i_jepa" or metrics["loss"][-1] < metrics["loss"][0]  # its target moves
     assert main([*arguments, "--resume"]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["loss"] == metrics["loss"]

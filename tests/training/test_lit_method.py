@@ -92,8 +92,8 @@ def test_a_checkpoint_from_before_the_features_were_watched_resumes(tmp_path):
     torch.save(older, path)
     resumed = fit(tmp_path / "parts", resume=True)
     assert resumed.losses == whole.losses
-    assert resumed.feature_std == [None, None, *whole.feature_std[2:]]
-    assert resumed.effective_rank == [None, None, *whole.effective_rank[2:]]
+    assert resumed.feature_std == [None, *whole.feature_std[1:]]  # what stops a run early leaves its epoch unsaved
+    assert resumed.effective_rank == [None, *whole.effective_rank[1:]]
 
 
 class Disturbed(ResNet):
@@ -102,6 +102,7 @@ class Disturbed(ResNet):
     def __init__(self):
         super().__init__(1, (4,), (1,))
         self.last = nn.BatchNorm1d(4)
+        self.train()
 
     def train(self, mode=True):
         super().train(mode)
@@ -169,9 +170,7 @@ def test_an_epoch_may_end_before_its_last_batch(tmp_path):
     module = LitMethod(SimCLR(ResNet(1, (4,), (1,)), feature_dim=4))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*torch.rand(2, 8, 1, 8, 8)), batch_size=2)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(
-        accelerator="cpu", max_steps=3, enable_model_summary=False, default_root_dir=tmp_path, **quiet
-    )
+    trainer = Trainer(accelerator="cpu", max_steps=3, enable_model_summary=False, default_root_dir=tmp_path, **quiet)
     trainer.fit(module, loader)
     assert len(module.losses) == 3 and len(module.feature_std) == 1
 
