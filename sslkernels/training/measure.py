@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a whole training step costs with one backend and with another: time, the loss's and the update's part, memory."""
+"""What a whole training step costs with one backend and with another: time, parts of it, memory."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ SECONDS, LEAST = 20.0, 3
 
 @dataclass(frozen=True)
 class StepCost:
-    """Medians of one training step: views, forward, backward, optimizer, update. The loss is timed forward and backward.
+    """Medians of one training step: views, forward, backward, optimizer, update.
 
-    The update is `Method.after_step`, which moves teachers and queues; None where the method has none.
+    The loss is timed forward and backward. The update is `Method.after_step`, which moves teachers and queues;
+    None where the method has none.
     """
 
     images_per_second: float
