@@ -29,7 +29,8 @@ SECONDS, LEAST = 20.0, 3
 class StepCost:
     """Medians of one training step: views, forward, backward, optimizer, update.
 
-    The loss is timed forward and backward. The update is `Method.after_step`, which moves teachers and queues; None where the method has none.
+    The loss is timed forward and backward. The update is `Method.after_step`, which moves teachers and queues;
+    None where the method has none.
     """
 
     images_per_second: float

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report's pictures as PNG bytes: the loss curve, how far the features spread, the embedding in two dimensions, sample neighbours."""
+"""The report's pictures as PNG bytes: curves of loss and spread, the embedding in two dimensions, sample neighbours."""
 
 from __future__ import annotations
 
@@ -57,8 +57,9 @@ def loss_curve(losses: Sequence[float]) -> bytes:
 
 def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float | None]) -> bytes:
     """Two small curves over the epochs, from zero, where a collapse ends; without the epochs nobody measured."""
-    figure, _ = _figure(7.2, 2.4, bare=True)
-    panels = figure.subplots(1, 2)
+    from matplotlib.ticker import MaxNLocator
+
+    figure, panels = _figure(7.2, 2.4, columns=2)
     curves = {"standard deviation": feature_std, "effective rank": effective_rank}
     for axes, (name, values) in zip(panels, curves.items(), strict=True):
         known = [(epoch, value) for epoch, value in enumerate(values, 1) if value is not None]
@@ -66,6 +67,7 @@ def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float |
         axes.set_axisbelow(True)
         axes.plot(*zip(*known, strict=True), color=ACCENT, linewidth=1.8, marker="o" if len(known) < 3 else None)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.set_ylabel(name)
         axes.margins(x=0.01)
         axes.set_ylim(bottom=0)
@@ -146,7 +148,7 @@ def _show(axes: Any, image: Tensor, frame: str) -> None:
     axes.set_axis_off()
 
 
-def _figure(width: float, height: float, bare: bool = False) -> tuple[Any, Any]:
+def _figure(width: float, height: float, bare: bool = False, columns: int = 1) -> tuple[Any, Any]:
     """A figure outside pyplot, which would look for a display and keep the figure."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -155,7 +157,7 @@ def _figure(width: float, height: float, bare: bool = False) -> tuple[Any, Any]:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
-        return figure, None if bare else figure.subplots()
+        return figure, None if bare else figure.subplots(1, columns)
 
 
 def _png(figure: Any) -> bytes:

@@ -67,7 +67,7 @@ def write_report(
                 "Spread of the features",
                 "At the end of each epoch, on views of training images. The standard deviation is 1 where features "
                 "spread evenly over the sphere and 0 where all are alike; the effective rank counts the directions "
-                "along which they differ.",
+                "that they fill, their common mean being one.",
                 _spread(metrics),
             ),
             _section(

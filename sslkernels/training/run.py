@@ -184,7 +184,7 @@ def _patch_size(height: int, width: int) -> int:
 
 
 def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> dict[str, list]:
-    """Train to the end and leave ``module`` as ``last.ckpt`` has it; the curves: the loss of steps, the spread of epochs."""
+    """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of steps, the spread of epochs."""
     stamp = {"format": FORMAT, "method": config.method, "config": config.saved()}
     with _quiet_engine():
         trainer = Trainer(

@@ -67,3 +67,28 @@ def test_no_rows_and_no_matrix_get_a_sentence():
         feature_spread(torch.ones(0, 3))
     with pytest.raises(ValueError, match=r"feature_spread: features has shape \(2, 3, 4\); expected \(N, D\)"):
         feature_spread(torch.ones(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("stds", "ranks", "warned"),
+    [
+        ([0.6, 0.5], [30.0, 25.0], False),
+        ([0.03, 0.027], [1.8, 1.6], False),  # a ViT's
+        ([0.1, 0.019], [30.0, 25.0], True),
+        ([0.6, 0.5], [5.0, 1.4], True),
+        ([0.6, 0.05], [30.0, 25.0], True),  # a tenth of what there was
+        ([0.6, 0.5], [30.0, 2.9], True),
+        ([0.001, 0.5], [1.0, 25.0], False),  # recovered
+        ([None, None, 0.6, 0.5], [None, None, 30.0, 25.0], False),
+        ([None, 0.01], [None, 1.1], True),
+        ([None], [None], False),
+        ([0.6, float("nan")], [30.0, float("nan")], False),  # the loss tells
+        ([], [], False),
+    ],
+)
+def test_a_warning_comes_where_the_last_values_are_low(stds, ranks, warned):
+    warning = collapse_warning(stds, ranks)
+    assert (warning is not None) == warned
+    if warning:
+        assert f"{stds[-1]:.3f}" in warning and f"{ranks[-1]:.1f}" in warning
+        assert "the features have collapsed" in warning and "lower --lr" in warning and "\n" not in warning

@@ -92,8 +92,8 @@ def test_a_checkpoint_from_before_the_features_were_watched_resumes(tmp_path):
     torch.save(older, path)
     resumed = fit(tmp_path / "parts", resume=True)
     assert resumed.losses == whole.losses
-    assert resumed.feature_std == [None, None, *whole.feature_std[2:]]
-    assert resumed.effective_rank == [None, None, *whole.effective_rank[2:]]
+    assert resumed.feature_std == [None, *whole.feature_std[1:]]  # what stops a run early leaves its epoch unsaved
+    assert resumed.effective_rank == [None, *whole.effective_rank[1:]]
 
 
 class Disturbed(ResNet):
@@ -102,6 +102,7 @@ class Disturbed(ResNet):
     def __init__(self):
         super().__init__(1, (4,), (1,))
         self.last = nn.BatchNorm1d(4)
+        self.train()
 
     def train(self, mode=True):
         super().train(mode)

@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("lightning")
 
+from sslkernels import EMA  # noqa: E402
 from sslkernels.data import TwoViews  # noqa: E402
 from sslkernels.methods import SimCLR  # noqa: E402
 from sslkernels.models import ResNet  # noqa: E402
@@ -23,5 +24,43 @@ def test_costs_of_both_backends_leave_the_method_alone(autocast):
     for cost in costs.values():
         assert 0 < cost.loss_share < 1
         assert cost.loss_milliseconds / 1e3 == pytest.approx(cost.loss_share * 32 / cost.images_per_second)
+        assert cost.update_milliseconds is cost.update_share is None  # SimCLR moves nothing
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert method.backend is None and all(weight.grad is None for weight in method.parameters())
+
+
+class Taught(SimCLR):
+    """Moves a teacher, and a queue that takes the keys of a batch once."""
+
+    moves: list[tuple[int, str | None, str | None]] = []
+
+    def __init__(self):
+        super().__init__(ResNet(1, (4,), (1,)), feature_dim=4)
+        self.teacher = EMA(self.backbone, momentum=0.9, schedule="linear")
+        self.keys = None
+
+    def forward(self, views):
+        self.keys = views[0]
+        return super().forward(views)
+
+    def after_step(self, step, total_steps):
+        assert self.keys is not None
+        self.keys = None
+        self.moves.append((step, self.backend, self.teacher.backend))
+        self.teacher.update(self.backbone, step, total_steps)
+
+
+def test_the_update_is_timed_on_both_backends_and_its_steps_go_on(monkeypatch):
+    monkeypatch.setattr(Taught, "moves", [])
+    method = Taught()
+    before = {name: value.clone() for name, value in method.state_dict().items() if isinstance(value, torch.Tensor)}
+    costs = step_costs(method, TwoViews(1, (8, 8)), torch.rand(32, 1, 8, 8), ["cpu", "reference"], None)
+    for cost in costs.values():
+        assert 0 < cost.update_share < 1
+        assert cost.update_milliseconds / 1e3 == pytest.approx(cost.update_share * 32 / cost.images_per_second)
+    assert {(own, teachers) for _, own, teachers in Taught.moves} == {("cpu", None), ("reference", "reference")}
+    for backend in ("cpu", "reference"):
+        steps = [step for step, own, _ in Taught.moves if own == backend]
+        assert all(later == earlier + 1 or later == 0 for earlier, later in zip(steps, steps[1:], strict=False))
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items() if name in before)
+    assert method.teacher.step == -1 and method.keys is None

@@ -21,6 +21,7 @@ import torch
 pytest.importorskip("lightning")
 
 from sslkernels.cli import main  # noqa: E402
+from sslkernels.methods import METHODS  # noqa: E402
 
 COMMAND = Path(sys.executable).with_name("sslkernels")
 EPOCHS = "3"
@@ -75,6 +76,10 @@ def test_metrics_hold_what_was_found(metrics):
     assert all(0 < metrics[name] <= 1 for name in ACCURACIES)
     assert all(metrics[name] > 0 for name in COSTS)
     assert len(metrics["loss"]) == 15 and metrics["loss"][-1] < metrics["loss"][0]
+    assert len(metrics["feature_std"]) == len(metrics["effective_rank"]) == 3
+    assert all(0 < std <= 1.1 for std in metrics["feature_std"])
+    assert all(1 <= rank <= 128 for rank in metrics["effective_rank"])
+    assert metrics["update_milliseconds"] is metrics["update_share_reference"] is None  # nothing moves after a step
     assert (metrics["format"], metrics["method"], metrics["data"], metrics["seed"]) == (1, "simclr", "digits", 0)
     assert metrics["backend"] == "cpu"
     assert metrics["config"]["epochs"] == 3
@@ -85,27 +90,32 @@ def test_last_lines_are_the_figures(run, metrics):
     lines = dict(line.split(maxsplit=1) for line in run[1].splitlines() if " " in line)
     for name in ACCURACIES + COSTS:
         assert float(lines[name]) == pytest.approx(metrics[name], abs=1e-4), name
+    for name in ("feature_std", "effective_rank"):
+        assert lines[name] == f"{metrics[name][-1]:.4f} after 3 epochs"
     assert run[1].rstrip().splitlines()[-1].startswith("loss ")
+    assert "update_" not in run[1] and "warning" not in run[1]
     assert lines["epoch"].startswith("3/3")
 
 
 def test_folder_holds_logs_checkpoint_and_nothing_temporary(run):
     assert sorted(os.listdir(run[0])) == ["last.ckpt", "logs", "metrics.json", "report.html", "tensorboard"]
     rows = (run[0] / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 1 + 15
+    assert len(rows) == 1 + 15 + 3  # of the epochs
+    assert {"feature_std", "effective_rank", "loss"} <= set(rows[0].split(","))
     assert list((run[0] / "tensorboard").rglob("events.out.tfevents.*"))
 
 
 def test_report_is_whole_and_needs_no_other_file(run, metrics):
     text = (run[0] / "report.html").read_text()
     pictures = re.findall(r'src="data:image/png;base64,([^"]+)"', text)
-    assert len(pictures) == 3 == text.count("<img")
+    assert len(pictures) == 4 == text.count("<img")
     for picture in pictures:
         assert base64.b64decode(picture, validate=True).startswith(b"\x89PNG")
     assert "http" not in text and "<script" not in text
     assert f"{metrics['few_shot']:.1%}" in text
     first_section = text[: text.index("What the features are worth")]
-    assert f"{metrics['loss_milliseconds']:.2f} ms" in first_section
+    assert f"{metrics['loss_milliseconds']:.2f} ms" in first_section and "update" not in first_section
+    assert "Spread of the features" in text and "collapsed" not in text
 
     class Balanced(html.parser.HTMLParser):
         def __init__(self):
@@ -134,7 +144,8 @@ def test_killed_run_resumes_to_the_same_losses(tmp_path, metrics):
     code, _, err = finish(start(tmp_path, "--out", "run", "--resume"))
     assert (code, err) == (0, "")
     resumed = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert resumed["loss"] == metrics["loss"]
+    for name in ("loss", "feature_std", "effective_rank"):
+        assert resumed[name] == metrics[name]
     assert {name: resumed[name] for name in ACCURACIES} == {name: metrics[name] for name in ACCURACIES}
 
 
@@ -210,6 +221,44 @@ def test_divergence_stops_the_run_and_keeps_the_last_whole_epoch(capsys, tmp_pat
     assert "epoch 10/50" not in out and not (tmp_path / "run" / "metrics.json").exists()
     if (tmp_path / "run" / "last.ckpt").exists():
         assert all(map(math.isfinite, torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["loss"]))
+
+
+class Alike(METHODS["i_jepa"]):
+    """Every token shall be the batch's mean: nothing keeps images apart."""
+
+    def forward(self, views):
+        features = self.backbone(views[0])
+        return {"loss": self.loss(features, features.mean(0)), "embeddings": (features, features.mean(0))}
+
+    def loss(self, features, mean):
+        return (features - mean).square().mean()
+
+
+def test_a_collapse_is_said_and_reported_beside_the_update(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(METHODS, "i_jepa", Alike)
+    assert main(["train", "i_jepa", "--epochs", "3", "--out", str(tmp_path / "run")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (warning,) = (line for line in lines if line.startswith("warning: "))
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert f'<p class="warning">{warning.removeprefix("warning: ")}</p>' in text
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    first_section = text[: text.index("What the features are worth")]
+    for of in ("", "_reference"):
+        assert 0 < metrics["update_share" + of] < 1
+        assert f"{metrics['update_milliseconds' + of]:.2f} ms" in first_section
+        assert any(line.startswith(f"update_milliseconds{of} ") for line in lines)
+
+
+def test_a_whole_run_from_before_the_features_were_watched_is_reported(run, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    checkpoint = torch.load(run[0] / "last.ckpt", weights_only=True)
+    del checkpoint["feature_std"], checkpoint["effective_rank"]
+    torch.save(checkpoint, tmp_path / "run" / "last.ckpt")
+    assert main(["train", "simclr", "--out", str(tmp_path / "run"), "--resume"]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["feature_std"] == metrics["effective_rank"] == [None] * 3
+    assert "Not measured" in (tmp_path / "run" / "report.html").read_text()
+    assert "feature_std" not in capsys.readouterr().out
 
 
 def test_a_folder_left_before_the_first_checkpoint_is_free(run, tmp_path):
