@@ -21,9 +21,10 @@ LINE = tl.constexpr(16)
 
 @triton.jit
 def _moved(t, s, keep, take, rest):
-    """``keep t + take s`` to half a bit of max(|t|, |s|) and little more, as csrc/cuda/ema.cu has it: from the nearer of
-    the two by the smaller weight of their difference, and then by what rounding left of the weight (``rest``), the
-    difference and the sum. Where the difference is not finite, the sum of both products.
+    """``keep t + take s`` to half a bit of max(|t|, |s|) and little more, as csrc/cuda/ema.cu has it.
+
+    From the nearer of the two by the smaller weight of their difference, and then by what rounding left of the weight
+    (``rest``), the difference and the sum. Where the difference is not finite, the sum of both products.
     """
     gap = s - t
     back = s - gap
@@ -55,8 +56,8 @@ def update_kernel(
     """Move one chunk, a row of ``chunks`` (n, 4) from ``first`` on: addresses of target, source and master, and a count
     up to BLOCK.
 
-    ``at`` is the momentum in float64, or None where ``keep`` and ``take``, the weights of target and source, say it, and
-    ``rest``, what rounding left of the smaller one (of the target's with the other sign).
+    ``at`` is the momentum in float64, or None where ``keep`` and ``take``, the weights of target and source, say it,
+    and ``rest``, what rounding left of the smaller one (of the target's with the other sign).
     ALIGNED: the addresses are multiples of 16.
     """
     if at is not None:
