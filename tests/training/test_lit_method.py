@@ -15,8 +15,8 @@ from sslkernels import MemoryQueue  # noqa: E402
 from sslkernels.data import TwoViews  # noqa: E402
 from sslkernels.evaluation import collapse_warning, feature_spread  # noqa: E402
 from sslkernels.functional import info_nce  # noqa: E402
-from sslkernels.methods import Method, SimCLR  # noqa: E402
-from sslkernels.models import ResNet, ViT  # noqa: E402
+from sslkernels.methods import BYOL, Method, MoBY, MoCoV2, SimCLR  # noqa: E402
+from sslkernels.models import DirectPred, ResNet, ViT  # noqa: E402
 from sslkernels.training import LitMethod  # noqa: E402
 from sslkernels.training.checkpoint import AtomicCheckpointIO, SaveLast  # noqa: E402
 from sslkernels.training.loader import ImageBatches  # noqa: E402
@@ -81,6 +81,34 @@ def test_resumed_losses_and_weights_are_those_of_one_run(tmp_path):
     assert (resumed.feature_std, resumed.effective_rank) == (whole.feature_std, whole.effective_rank)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+TAUGHT = {
+    "moco_v2": lambda: MoCoV2(ResNet(1, (4,), (1,)), feature_dim=4, projection_dim=4, queue_size=33),
+    "moby": lambda: MoBY(ResNet(1, (4,), (1,)), feature_dim=4, hidden_dim=8, projection_dim=4, queue_size=33),
+    "byol with DirectPred": lambda: BYOL(
+        ResNet(1, (4,), (1,)), feature_dim=4, hidden_dim=8, projection_dim=4, predictor=DirectPred(4)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAUGHT)
+def test_teachers_and_queues_resume_in_the_middle_of_a_lap(tmp_path, name):
+    whole = fit(tmp_path / "whole", accumulate=2, method=TAUGHT[name])
+    fit(tmp_path / "parts", stop=2, accumulate=2, method=TAUGHT[name])
+    torch.rand(7)
+    resumed = fit(tmp_path / "parts", accumulate=2, resume=True, method=TAUGHT[name])
+    assert resumed.losses == whole.losses and len(whole.losses) == 12
+    for key, value in whole.state_dict().items():
+        same = (
+            value == resumed.state_dict()[key]
+            if isinstance(value, dict)
+            else torch.equal(value, resumed.state_dict()[key])
+        )
+        assert same, key
+    assert whole.method.teacher.step == 11  # steps of the optimizer, not micro-batches
+    if hasattr(whole.method, "queue"):
+        assert int(whole.method.queue.position) == 4 * 50 % 33
 
 
 def test_a_checkpoint_from_before_the_features_were_watched_resumes(tmp_path):
@@ -159,6 +187,7 @@ class Alike(Method):
         return {"loss": (z0 - z1).square().mean() + (z0 - z1.mean(0)).square().mean()}
 
 
+@pytest.mark.slow
 def test_features_that_collapse_are_warned_of_and_others_not(tmp_path):
     collapsed = fit(tmp_path / "alike", epochs=30, method=Alike)
     assert collapse_warning(collapsed.feature_std, collapsed.effective_rank)

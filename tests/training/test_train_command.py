@@ -234,6 +234,7 @@ class Alike(METHODS["i_jepa"]):
         return (features - mean).square().mean()
 
 
+@pytest.mark.slow
 def test_a_collapse_is_said_and_reported_beside_the_update(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(METHODS, "i_jepa", Alike)
     assert main(["train", "i_jepa", "--epochs", "3", "--out", str(tmp_path / "run")]) == 0
@@ -249,6 +250,7 @@ def test_a_collapse_is_said_and_reported_beside_the_update(tmp_path, monkeypatch
         assert any(line.startswith(f"update_milliseconds{of} ") for line in lines)
 
 
+@pytest.mark.slow
 def test_a_whole_run_from_before_the_features_were_watched_is_reported(run, tmp_path, capsys):
     (tmp_path / "run").mkdir()
     checkpoint = torch.load(run[0] / "last.ckpt", weights_only=True)
