@@ -56,8 +56,8 @@ def test_calibration_sets_the_statistics_of_the_images_and_nothing_else():
 
 
 def test_encoding_leaves_the_encoder_as_it_was():
-    backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4)).train()
+    backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.BatchNorm1d(4).eval())
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     encode(backbone, torch.randn(10, 1, 2, 2))
-    assert backbone.training
+    assert [part.training for part in (backbone, *backbone)] == [True, True, True, False]
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())

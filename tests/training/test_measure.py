@@ -61,6 +61,7 @@ def test_the_update_is_timed_on_both_backends_and_its_steps_go_on(monkeypatch):
     assert {(own, teachers) for _, own, teachers in Taught.moves} == {("cpu", None), ("reference", "reference")}
     for backend in ("cpu", "reference"):
         steps = [step for step, own, _ in Taught.moves if own == backend]
+        assert steps.count(0) == 2  # whole steps, and updates alone
         assert all(later == earlier + 1 or later == 0 for earlier, later in zip(steps, steps[1:], strict=False))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items() if name in before)
     assert method.teacher.step == -1 and method.keys is None
