@@ -109,7 +109,7 @@ def _setting(metrics: dict[str, Any], dataset: Dataset) -> str:
     return (
         f"{len(dataset.train_images)} training and {len(dataset.test_images)} test images, "
         f"{metrics['config']['epochs']} epochs of batch {metrics['config']['batch_size']}, seed {metrics['seed']}, "
-        f"backend {metrics['backend']}, {metrics['threads']} thread{'' if metrics['threads'] == 1 else 's'} on {metrics['device']}"
+        f"backend {metrics['backend']}, threads: {metrics['threads']} on {metrics['device']}"
     )
 
 
