@@ -79,11 +79,9 @@ bool is_alike(const Tensor &a, const Tensor &b) {
 
 uintptr_t address_of(const Tensor &t) { return reinterpret_cast<uintptr_t>(t.data + t.byte_offset); }
 
-int64_t bytes_of(const EmaPair &pair) {
-    return pair.count * (pair.target_dtype() == kFloat64 ? 8 : pair.target_dtype() == kFloat32 ? 4 : 2);
-}
+int64_t bytes_of(int64_t count, int dtype) { return count * (dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2); }
 
-// Leaves each different pair once; false where targets share memory otherwise.
+// Leaves each different pair once; false where targets share memory otherwise, or one with the source of another.
 bool leave_each_once(std::vector<EmaPair> &pairs) {
     const auto before = [](const EmaPair &a, const EmaPair &b) { return a.target < b.target; };
     std::vector<EmaPair> sorted;
@@ -95,11 +93,21 @@ bool leave_each_once(std::vector<EmaPair> &pairs) {
     }
     std::vector<EmaPair> once;
     for (const EmaPair &pair : *in_order) {
-        if (!once.empty() && pair.target < once.back().target + bytes_of(once.back())) {
+        if (!once.empty() &&
+            pair.target < once.back().target + bytes_of(once.back().count, once.back().target_dtype())) {
             if (!(pair == once.back())) return false;
             continue;
         }
         once.push_back(pair);
+    }
+    for (const EmaPair &pair : once) { // of the targets, the last that begins before the source ends
+        const auto ends = [](const EmaPair &a, uintptr_t end) { return a.target < end; };
+        auto last =
+            std::lower_bound(once.begin(), once.end(), pair.source + bytes_of(pair.count, pair.source_dtype()), ends);
+        if (last == once.begin()) continue;
+        --last;
+        const bool meets = last->target + bytes_of(last->count, last->target_dtype()) > pair.source;
+        if (meets && !(last->target == pair.target && pair.target == pair.source)) return false;
     }
     if (once.size() != pairs.size()) pairs = std::move(once);
     return true;

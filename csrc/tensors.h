@@ -10,7 +10,7 @@ namespace sslkernels {
 
 // The pairs of an update as packed EmaPair, those without elements left out and the same pair once; None where one is
 // not ordinary: not exactly one of the two types, of unlike shape, device or strides, with gaps, of a dtype that is no
-// floating-point one of ours, or sharing memory with another target.
+// floating-point one of ours, or sharing memory with another target or its source.
 pybind11::object ema_table(const pybind11::sequence &targets, const pybind11::sequence &sources,
                            const pybind11::sequence &masters, const pybind11::type &tensor,
                            const pybind11::type &parameter);

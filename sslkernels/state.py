@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +19,7 @@ from sslkernels.distributed import GroupLike, all_rows, shard_of
 from sslkernels.functional import ema_update_, queue_update_
 
 SCHEDULES = ("constant", "cosine", "linear")
+WRAPPERS = (DistributedDataParallel, nn.DataParallel)
 
 
 class EMA(nn.Module):
@@ -37,7 +39,7 @@ class EMA(nn.Module):
 
     ``module`` is the averaged model, with parameters that require no gradient; calling the teacher calls it, without a
     graph. Training and evaluation mode are its own. Its state, the step and the masters are in ``state_dict()``.
-    For FSDP2 make the teacher first, then shard both alike: each rank moves its own shards.
+    For FSDP2 make the teacher first, without masters, then shard both alike: each rank moves its own shards.
 
     >>> import torch, sslkernels as sk
     >>> student = torch.nn.Linear(2, 2)
@@ -74,11 +76,11 @@ class EMA(nn.Module):
         self.total_steps = total_steps
         self.average_buffers = average_buffers
         self.backend = backend
+        self.master = master
         self.step = -1  # the last one that moved the teacher
-        if master:
-            for place, parameter in enumerate(self.module.parameters()):
-                if parameter.dtype in (torch.bfloat16, torch.float16):
-                    self.register_buffer(f"master{place}", parameter.detach().float())
+        # Versions of each parameter and its master when both were last alike.
+        self._alike: dict[int, tuple[int, int]] = {}
+        self._hold(dict(enumerate(self.module.parameters())))
 
     def forward(self, *arguments: Any, **keywords: Any) -> Any:
         with torch.no_grad():
@@ -86,6 +88,8 @@ class EMA(nn.Module):
 
     def momentum_at(self, step: int, total_steps: int | None = None) -> float:
         """The momentum of a step, counted from 0."""
+        if not is_whole(step, 0):
+            raise ValueError(f"EMA: step is {step!r}; pass the number of the optimizer's step, from 0.")
         if self.schedule == "constant":
             return self.momentum
         total = self.total_steps if total_steps is None else total_steps
@@ -93,6 +97,7 @@ class EMA(nn.Module):
             raise ValueError(
                 f"EMA: the {self.schedule} schedule needs total_steps; pass it to EMA(...) or with the step."
             )
+        check_size("EMA", "total_steps", total)
         done = min(step / total, 1.0)
         left = 1 - done if self.schedule == "linear" else (math.cos(math.pi * done) + 1) / 2
         return 1 - (1 - self.momentum) * left
@@ -104,17 +109,23 @@ class EMA(nn.Module):
         A step that was the last one already moves nothing: under accumulation this may be called after every
         micro-batch with the number of the optimizer's step.
         """
+        if not isinstance(student, nn.Module):
+            raise TypeError(f"EMA: student is a {type(student).__name__}; pass the module that the teacher follows.")
         if step is None:
             step = self.step + 1
-        elif not is_whole(step, 0):
-            raise ValueError(f"EMA: step is {step!r}; pass the number of the optimizer's step, from 0.")
+        momentum = self.momentum_at(step, total_steps)
         if step == self.step:
             return
-        momentum = self.momentum_at(step, total_steps)
         student = _unwrapped(student)
         moved = _paired("parameters", self.module.named_parameters(), student.named_parameters())
         copied = _paired("buffers", self.module.named_buffers(), student.named_buffers())
-        masters = [self._buffers.get(f"master{place}") for place in range(len(moved))]
+        for target, source in copied:
+            if target.shape != source.shape:
+                raise ValueError(
+                    f"EMA: a buffer has shape {shape_of(target)} in the teacher and {shape_of(source)} in the student; "
+                    "teacher and student need the same architecture."
+                )
+        masters = self._masters()
         if self.average_buffers:
             moved, masters, copied = moved + copied, masters + [None] * len(copied), []
         held = masters if any(master is not None for master in masters) else None
@@ -122,7 +133,36 @@ class EMA(nn.Module):
         ema_update_(targets, sources, momentum, masters=held, backend=self.backend)
         if copied:
             torch._foreach_copy_([target for target, _ in copied], [source for _, source in copied])
+        self._note_alike()
         self.step = step
+
+    def _hold(self, exact: dict[int, Tensor]) -> None:
+        """Masters of the 16-bit parameters, from their values by place; none of the others."""
+        for place, parameter in enumerate(self.module.parameters()):
+            if self.master and parameter.dtype in (torch.bfloat16, torch.float16):
+                self.register_buffer(f"master{place}", exact[place].detach().to(parameter.device, torch.float32))
+            else:
+                self._buffers.pop(f"master{place}", None)
+        self._note_alike()
+
+    def _masters(self) -> list[Tensor | None]:
+        """By place. Where somebody else wrote to a parameter, and not to its master, the master begins anew."""
+        masters = []
+        for place, parameter in enumerate(self.module.parameters()):
+            master = self._buffers.get(f"master{place}")
+            if master is not None:
+                versions = self._alike.get(place, (-1, -1))
+                if parameter._version != versions[0] and master._version == versions[1]:
+                    master.copy_(parameter)
+            masters.append(master)
+        return masters
+
+    def _note_alike(self) -> None:
+        self._alike = {
+            place: (parameter._version, self._buffers[f"master{place}"]._version)
+            for place, parameter in enumerate(self.module.parameters())
+            if f"master{place}" in self._buffers
+        }
 
     def get_extra_state(self) -> dict[str, int]:
         return {"step": self.step}
@@ -131,11 +171,14 @@ class EMA(nn.Module):
         self.step = state["step"]
 
     def _apply(self, function: Any, recurse: bool = True) -> EMA:
-        # masters go where the others go, and stay in float32
-        masters = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
+        # masters go where their parameters go and stay in float32; those of parameters that become 16-bit begin here
+        exact = {
+            place: self._buffers.get(f"master{place}", parameter)
+            for place, parameter in enumerate(self.module.parameters())
+        }
+        exact = {place: value.detach().clone() for place, value in exact.items()} if self.master else {}
         super()._apply(function, recurse)
-        for name, master in masters.items():
-            self._buffers[name] = master.to(self._buffers[name].device)
+        self._hold(exact)
         return self
 
 
@@ -192,23 +235,23 @@ def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
     >>> model, model_ema = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     >>> sk.update_momentum(model, model_ema, m=0.99)
     """
-    pairs = _paired("parameters", _unwrapped(model_ema).named_parameters(), _unwrapped(model).named_parameters())
-    ema_update_([target for target, _ in pairs], [source for _, source in pairs], m)
+    ema_update_(model_ema.parameters(), model.parameters(), m)
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The module in DDP and torch.compile."""
-    while isinstance(model, DistributedDataParallel) or hasattr(model, "_orig_mod"):
-        model = model.module if isinstance(model, DistributedDataParallel) else model._orig_mod
+    """The module in DDP, DataParallel and torch.compile."""
+    while isinstance(model, WRAPPERS) or hasattr(model, "_orig_mod"):
+        model = model.module if isinstance(model, WRAPPERS) else model._orig_mod
     return model
 
 
 def _paired(
     what: str, ours: Iterable[tuple[str, Tensor]], theirs: Iterable[tuple[str, Tensor]]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Tensors of a teacher with the student's of the same names; compiled parts have another prefix."""
+    """Tensors of a teacher with the student's of the same names, whatever parts are compiled or checkpointed."""
     teacher, student = (
-        {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors} for tensors in (ours, theirs)
+        {re.sub(r"_orig_mod\.|_checkpoint_wrapped_module\.", "", name): tensor for name, tensor in tensors}
+        for tensors in (ours, theirs)
     )
     if teacher.keys() != student.keys():
         name = min(teacher.keys() ^ student.keys())

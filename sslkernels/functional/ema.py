@@ -123,6 +123,10 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
         )
     if keys.device != queue.device:
         raise ValueError(f"queue_update_: queue is on {queue.device} and keys on {keys.device}; move them together.")
+    if any(rows > 1 and step == 0 for rows, step in zip(queue.shape, queue.stride(), strict=True)):
+        raise ValueError(
+            f"queue_update_: queue of shape {shape_of(queue)} is expanded; pass the tensor that it is a view of."
+        )
     at = None
     if isinstance(position, Tensor):
         if position.numel() != 1 or position.dtype.is_floating_point or position.dtype == torch.bool:
@@ -136,10 +140,10 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
     skipped = max(0, count - size)
     dtype = torch.float64 if torch.float64 in (queue.dtype, keys.dtype) else torch.float32
     if count:
-        offset = skipped if isinstance(position, Tensor) else position + skipped
+        offset = skipped if isinstance(position, Tensor) else position % size + skipped
         ema.queue_update(queue, keys[skipped:].detach(), at, offset, choose(queue.device, dtype, backend, WITH_CUDA))
     if isinstance(position, Tensor):
-        return position.add_(count).remainder_(size)
+        return position.copy_((position.long() + count) % size)  # a narrow dtype may not hold the sum
     return (position + count) % size
 
 
@@ -173,10 +177,15 @@ def _checked(place: int, target: object, source: object, master: object) -> tupl
     """A target, its source and its master as ordinary tensors on this rank, or a sentence about what does not match."""
     t, s = _ordinary(f"targets[{place}]", target), _ordinary(f"sources[{place}]", source)
     m = None if master is None else _ordinary(f"masters[{place}]", master)
-    if _placed(target) != _placed(source) or (m is not None and _placed(master) != _placed(target)):
+    if m is not None and _placed(master) != _placed(target):
+        raise ValueError(
+            f"ema_update_: masters[{place}] is placed as {_placed(master)} and its target as {_placed(target)}; "
+            "shard masters like their targets."
+        )
+    if _placed(target) != _placed(source):
         raise ValueError(
             f"ema_update_: targets[{place}] is placed as {_placed(target)} and sources[{place}] as {_placed(source)}; "
-            "shard teacher and student (and masters) alike."
+            "shard teacher and student alike."
         )
     for name, other in (("sources", s), ("masters", m)):
         if other is None:

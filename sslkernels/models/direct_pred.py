@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -75,6 +77,14 @@ class DirectPred(nn.Module):
         if self.training:
             self._collect(x.detach())
         return F.linear(x, self.weight.to(x.dtype))
+
+    def _apply(self, function: Any, recurse: bool = True) -> DirectPred:
+        exact = dict(self._buffers)
+        super()._apply(function, recurse)
+        for name, buffer in self._buffers.items():  # sums and eigenvectors stay in float32 in a 16-bit model
+            if buffer is not None and buffer.dtype in (torch.bfloat16, torch.float16):
+                self._buffers[name] = exact[name].to(buffer.device)  # type: ignore[union-attr]
+        return self
 
     @torch.no_grad()
     def _collect(self, x: Tensor) -> None:

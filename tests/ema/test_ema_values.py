@@ -157,13 +157,15 @@ def test_a_tensor_that_is_listed_twice_moves_once(backend: str) -> None:
     assert (t == 0.5).all() and (other == 0.5).all()
 
 
-@pytest.mark.parametrize("overlap", ("shifted", "other source", "part"))
+@pytest.mark.parametrize("overlap", ("shifted", "other source", "part", "exchanged", "shifted source"))
 def test_targets_that_share_memory_otherwise_are_refused(backend: str, overlap: str) -> None:
     whole, s = torch.zeros(12), torch.ones(12)
     pairs = {
         "shifted": ([whole[:8], whole[4:]], [s[:8], s[4:]]),
         "other source": ([whole, whole], [s, torch.ones(12)]),
         "part": ([whole, whole[3:5]], [s, s[3:5]]),
+        "exchanged": ([whole, s], [s, whole]),
+        "shifted source": ([whole[1:]], [whole[:-1]]),
     }[overlap]
     with pytest.raises(ValueError, match="share memory"):
         SF.ema_update_(*pairs, 0.5, backend=backend)

@@ -98,3 +98,14 @@ def test_rows_of_the_ring_itself(backend: str) -> None:
     expected = queue[[0, 1, 0, 1, 2, 3]]
     SF.queue_update_(queue, queue[:4], 2, backend=backend)
     assert torch.equal(queue, expected)
+
+
+def test_positions_that_a_narrow_or_wide_number_cannot_hold(backend: str) -> None:
+    position = torch.tensor(190, dtype=torch.uint8)
+    SF.queue_update_(torch.zeros(200, 1), torch.ones(100, 1), position, backend=backend)
+    assert int(position) == 90
+    queue = torch.zeros(3, 1)
+    assert SF.queue_update_(queue, torch.ones(2, 1), 10**19, backend=backend) == (10**19 + 2) % 3
+    assert queue.flatten().tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match="is expanded; pass"):
+        SF.queue_update_(torch.zeros(1, 3).expand(4, 3), torch.ones(2, 3), 0, backend=backend)

@@ -152,6 +152,36 @@ def test_masters_stay_in_float32_and_follow_the_module() -> None:
     assert copy.deepcopy(teacher).master0.data_ptr() != teacher.master0.data_ptr()
 
 
+def test_masters_come_and_go_with_the_dtype() -> None:
+    student = nn.Linear(2, 2)
+    teacher = sk.EMA(student, momentum=0.5, master=True)
+    assert not list(teacher.buffers())
+    exact = teacher.module.weight.detach().clone()
+    teacher.bfloat16()
+    assert torch.equal(teacher.master0, exact)  # not of the rounded ones
+    teacher.update(student.bfloat16(), 0)
+    teacher.float()
+    assert not list(teacher.buffers())
+    teacher.update(student, 1)
+
+
+def test_weights_that_were_loaded_are_not_lost_to_a_master() -> None:
+    student, other = nn.Linear(4, 4).bfloat16(), nn.Linear(4, 4).bfloat16()
+    for partial in (True, False):
+        teacher = sk.EMA(student, momentum=0.5, master=True)
+        if partial:
+            teacher.module.load_state_dict(other.state_dict())
+        else:
+            state = {f"module.{name}": x for name, x in other.state_dict().items()}
+            teacher.load_state_dict({**state, "_extra_state": {"step": 3}}, strict=False)
+        teacher.update(student, 4)
+        expected = (other.weight.float() + student.weight.float()) / 2
+        torch.testing.assert_close(teacher.master0, expected.detach())
+        copied = copy.deepcopy(teacher)
+        copied.update(student, 5)
+        torch.testing.assert_close(copied.master0, (expected.detach() + student.weight.float().detach()) / 2)
+
+
 @pytest.mark.parametrize("master", (True, False))
 def test_saved_and_resumed_exactly(master: bool) -> None:
     def run(steps: int, resume_at: int | None) -> sk.EMA:
@@ -239,12 +269,38 @@ def test_lightly_one_line_change() -> None:
             "pass the tensors of one architecture",
         ),
         (lambda: sk.EMA(nn.Linear(1, 1)).update(nn.Linear(1, 1, bias=False), 0), ValueError, "'bias' is the teacher's"),
-        (lambda: sk.update_momentum(nn.Linear(1, 1), nn.BatchNorm2d(1), 0.5), ValueError, "same shape|architecture"),
+        (lambda: sk.update_momentum(nn.Linear(1, 1), nn.BatchNorm2d(1), 0.5), ValueError, "one architecture"),
+        (lambda: sk.EMA(nn.Linear(1, 1)).update(None), TypeError, "student is a NoneType"),
+        (
+            lambda: sk.EMA(nn.Linear(1, 1), schedule="linear").update(nn.Linear(1, 1), 0, 0),
+            ValueError,
+            "total_steps is 0",
+        ),
+        (lambda: sk.EMA(nn.Linear(1, 1)).momentum_at(-5), ValueError, "step is -5"),
+        (lambda: grown_buffer(), ValueError, r"a buffer has shape \(1,\) in the teacher and \(2,\)"),
     ],
 )
 def test_wrong_arguments(call: Callable[[], object], kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words):
         call()
+
+
+def grown_buffer() -> None:
+    student = nn.BatchNorm1d(1)
+    teacher = sk.EMA(student)
+    student.running_mean = torch.zeros(2)
+    teacher.update(student, 0)
+
+
+def test_other_wrappers_and_names() -> None:
+    student = nn.Sequential(nn.Linear(2, 2))
+    teacher = sk.EMA(student, momentum=0.0)
+    student[0].weight.data += 1
+    teacher.update(nn.DataParallel(student), 0)
+    assert torch.equal(teacher.module[0].weight, student[0].weight)
+    named = nn.ModuleDict({"a": nn.Linear(2, 2)})  # lightly pairs by order
+    sk.update_momentum(student, named, 0.0)
+    assert torch.equal(named["a"].weight, student[0].weight)
 
 
 def test_a_step_that_fails_can_be_taken_again() -> None:

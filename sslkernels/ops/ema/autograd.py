@@ -43,7 +43,8 @@ def _update(
     pairs, back = flat_pairs_of(targets, sources, masters)
     if pairs is None:
         raise ValueError(
-            "ema_update_: two of the targets share memory and are not the same pair; pass what they are views of, once."
+            "ema_update_: two of the targets, or one and the source of another, share memory and are not the same "
+            "pair; pass what they are views of, once."
         )
     run(pairs, momentum, at, backend)
     with torch.no_grad():
