@@ -20,6 +20,7 @@ import sslkernels as sk
 import sslkernels.functional as SF
 
 STEPS, MOMENTUM, SIZE = 4, 0.8, 11
+WORLDS = (2, pytest.param(3, marks=pytest.mark.slow))
 
 
 def student() -> nn.Module:
@@ -117,7 +118,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorldsOf]:
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch.distributed is not there.")
-@pytest.mark.parametrize("world", (2, 3))
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("wrapper", ("ddp", "fsdp"))
 def test_a_teacher_of_shards_is_that_of_one_process(worlds: WorldsOf, wrapper: str, world: int) -> None:
     model = student()
@@ -129,13 +130,13 @@ def test_a_teacher_of_shards_is_that_of_one_process(worlds: WorldsOf, wrapper: s
             torch.testing.assert_close(ours, expected.detach(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("world", (2, 3))
+@pytest.mark.parametrize("world", WORLDS)
 def test_shards_of_any_placement(worlds: WorldsOf, backend: str, world: int) -> None:
     for result in worlds(world):
         assert result[f"dtensors-{backend}"] == 3
 
 
-@pytest.mark.parametrize("world", (2, 3))
+@pytest.mark.parametrize("world", WORLDS)
 def test_keys_of_every_rank_in_the_order_of_ranks(worlds: WorldsOf, backend: str, world: int) -> None:
     torch.manual_seed(1)
     ring, place = sk.MemoryQueue(SIZE, 2).keys.clone(), 0

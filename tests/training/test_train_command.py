@@ -133,6 +133,7 @@ def test_report_is_whole_and_needs_no_other_file(run, metrics):
     assert parser.open == []
 
 
+@pytest.mark.slow
 def test_killed_run_resumes_to_the_same_losses(tmp_path, metrics):
     process = start(tmp_path, "--epochs", EPOCHS, "--out", "run")
     wait_for_checkpoint(process, tmp_path / "run")
@@ -263,6 +264,7 @@ def test_a_whole_run_from_before_the_features_were_watched_is_reported(run, tmp_
     assert "feature_std" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folder_left_before_the_first_checkpoint_is_free(run, tmp_path):
     for name in ("logs", "tensorboard"):
         (tmp_path / "run" / name / "version_0").mkdir(parents=True)
