@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sslkernels.bench.names import duration, is_update, number, place, short, size
 from sslkernels.bench.runner import Record
@@ -17,10 +17,15 @@ OTHERS = ("eager", "compile", "lightly", "dual")
 Key = tuple[str, str]
 
 
+PHASES = ("fwd+bwd", "fwd", "bwd")
+
+
 def cases(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
-    """Records by (workload, dtype), then by provider, in the file's order."""
+    """Records by (workload, dtype), then by provider, in the file's order; those of training runs are left out."""
     found: dict[Key, dict[str, Record]] = {}
     for record in records:
+        if "kind" in record:
+            continue
         found.setdefault((record["workload"], record["dtype"]), {})[record["provider"]] = record
     return found
 
@@ -59,6 +64,39 @@ def judged(key: Key, case: dict[str, Record]) -> list[tuple[Target, float | None
             met = None if value is None else value <= target.value
         verdicts.append((target, value, met))
     return verdicts
+
+
+class Loss(NamedTuple):
+    """Where ours is slower than ``other`` in some phase, and the ratios of all phases there are."""
+
+    key: Key
+    other: str
+    ratios: dict[str, float]
+
+
+def is_loss(value: float) -> bool:
+    """To the two digits that are printed."""
+    return round(value, 2) < 1
+
+
+def losses(records: Iterable[Record]) -> list[Loss]:
+    found = []
+    for key, case in cases(records).items():
+        for other in OTHERS:
+            ratios = {phase: value for phase in PHASES if (value := ratio(case, other, phase)) is not None}
+            if any(map(is_loss, ratios.values())):
+                found.append(Loss(key, other, ratios))
+    return found
+
+
+def missed(records: Iterable[Record]) -> list[tuple[Key, Target, float]]:
+    """Targets that were measured and not met, with what was measured."""
+    return [
+        (key, target, value)
+        for key, case in cases(records).items()
+        for target, value, met in judged(key, case)
+        if met is False and value is not None
+    ]
 
 
 def print_run(records: Sequence[Record], console: Console) -> None:
@@ -105,20 +143,13 @@ def print_run(records: Sequence[Record], console: Console) -> None:
 
 def remarks(records: Sequence[Record]) -> list[str]:
     """Losses, missed targets, failures, skips and disturbed measurements, a line each."""
-    found = cases(records)
     lines = []
-    for (workload, dtype), case in found.items():
-        for other in OTHERS:
-            for phase in ("fwd+bwd", "fwd", "bwd"):
-                value = ratio(case, other, phase)
-                if value is not None and round(value, 2) < 1:
-                    at = "update" if is_update(case[other]) else phase
-                    lines.append(f"[red]slower[/]: {workload} {short(dtype)} {at} {value:.2f}x of {other}")
-                    break
-    for key, case in found.items():
-        for target, value, met in judged(key, case):
-            if met is False and value is not None:
-                lines.append(f"[red]target missed[/]: {key[0]} {short(key[1])} {_verdict(target, value, met)}")
+    for (workload, dtype), other, ratios in losses(records):
+        phase = next(phase for phase, value in ratios.items() if is_loss(value))
+        at = "update" if "bwd" not in ratios else phase
+        lines.append(f"[red]slower[/]: {workload} {short(dtype)} {at} {ratios[phase]:.2f}x of {other}")
+    for (workload, dtype), target, value in missed(records):
+        lines.append(f"[red]target missed[/]: {workload} {short(dtype)} {_verdict(target, value, False)}")
     for record in records:
         if record["status"] == "failed":
             lines.append(f"[red]failed[/]: {record['workload']} {short(record['dtype'])}: {_plain(record['why'])}")
@@ -202,13 +233,16 @@ def describe(target: Target, dtype: str | None = None) -> str:
     return wanted if dtype is None else f"{short(dtype)} {wanted}"
 
 
+def measured(target: Target, value: float) -> str:
+    """As the target is written."""
+    return f"{value:.2f}x" if target.kind in OTHERS else (duration if target.kind == "seconds" else size)(value)
+
+
 def _verdict(target: Target, value: float | None, met: bool | None) -> str:
     wanted = describe(target)
-    if value is not None:
-        got = f"{value:.2f}x" if target.kind in OTHERS else (duration if target.kind == "seconds" else size)(value)
-    if met is None:
+    if value is None:
         return f"[dim]{wanted}: not measured[/]"
-    return f"[green]{wanted}: met[/]" if met else f"[red]{wanted}: missed, {got}[/]"
+    return f"[green]{wanted}: met[/]" if met else f"[red]{wanted}: missed, {measured(target, value)}[/]"
 
 
 def _ratio(value: float | None) -> str:
