@@ -1,33 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures of results."""
+"""The picture of ratios, and how pictures of results look and are saved."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from sslkernels.bench.names import is_update, number, place, shape, short, titled
 from sslkernels.bench.report import OTHERS, Key, cases, ratio
+from sslkernels.bench.results import digest
 from sslkernels.bench.runner import Record
 
-_COLOURS = {"eager": "#1f5fa8", "compile": "#d9791a", "lightly": "#3f8f4f", "dual": "#7b4fa3"}
-_LOSS = "#b3261e"
-_MARKS = {"eager": "o", "compile": "D", "lightly": "s", "dual": "^"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PALETTE = ("#1f5fa8", "#d9791a", "#3f8f4f", "#7b4fa3", "#0f8b8d", "#a3506b")
+COLOURS = dict(zip(OTHERS, _PALETTE, strict=False))
+MARKS = dict(zip(OTHERS, "oDs^vP", strict=False))
+LOSS, INK, MUTED, GRID = "#b3261e", "#333333", "#555555", "#e3e5e8"
 
 
-def plot(records: Sequence[Record], path: Path) -> None:
-    """Speed of ours against each other provider: a row per workload, a panel per dtype, 1.0 marked."""
+@contextmanager
+def styled() -> Iterator[None]:
+    """Around drawing and saving, so that every picture looks the same on every machine."""
     import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    style = {"font.family": "DejaVu Sans", "font.size": 11, "svg.fonttype": "path", "svg.hashsalt": "sslkernels"}
+    with matplotlib.rc_context(style):
+        yield
+
+
+def png(figure: Figure, records: Sequence[Record]) -> bytes:
+    """With the digest of the records it was drawn from, as the text `Records`."""
+    out = io.BytesIO()
+    with styled():
+        figure.savefig(out, format="png", facecolor="white", metadata={"Records": digest(records), "Software": None})
+    return out.getvalue()
+
+
+def svg(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    with styled():
+        figure.savefig(out, format="svg", facecolor="white", metadata={"Date": None})
+    return out.getvalue()
+
+
+def ratios(records: Sequence[Record]) -> Figure:
+    """Speed of ours against each other provider: a row per workload, a panel per dtype, 1.0 marked.
+
+    ValueError: there is no ratio.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     found = {key: case for key, case in cases(records).items() if any(ratio(case, other) for other in OTHERS)}
     if not found:
         raise ValueError(
-            "the file has no ratio to draw: it needs one of our backends beside eager, compile, lightly or dual."
+            f"there is no ratio to draw: a file needs one of our backends beside one of {', '.join(OTHERS)}."
         )
     workloads = list(dict.fromkeys(workload for workload, _ in found))
     dtypes = list(dict.fromkeys(dtype for _, dtype in found))
@@ -35,10 +67,10 @@ def plot(records: Sequence[Record], path: Path) -> None:
     low, high = min(0.65, *(v / 1.25 for v in values)), max(2.0, *(v * 1.25 for v in values))
     used = [other for other in OTHERS if any(ratio(case, other) for case in found.values())]
 
-    style = {"font.family": "DejaVu Sans", "font.size": 11, "svg.fonttype": "none"}
-    with plt.rc_context(style):
+    with styled():
         height = 1.95 + 0.54 * len(workloads)
-        figure, axes = plt.subplots(1, len(dtypes), figsize=(9, height), dpi=200, sharey=True, squeeze=False)
+        figure = Figure(figsize=(9, height), dpi=200)
+        axes = figure.subplots(1, len(dtypes), sharey=True, squeeze=False)
         for axis, dtype in zip(axes[0], dtypes, strict=True):
             _panel(axis, dtype, workloads, found, used)
             axis.set_xscale("log")
@@ -55,30 +87,24 @@ def plot(records: Sequence[Record], path: Path) -> None:
         top = 1 - 0.92 / height
         figure.subplots_adjust(left=0.2, right=0.985, top=top - 0.3 / height, bottom=0.7 / height, wspace=0.05)
         figure.text(0.015, 1 - 0.33 / height, "How many times faster", fontsize=15, fontweight="bold", va="center")
-        figure.text(0.015, 1 - 0.65 / height, _subtitle(records[0]), fontsize=9.5, color="#555555", va="center")
+        figure.text(0.015, 1 - 0.65 / height, _subtitle(records[0]), fontsize=9.5, color=MUTED, va="center")
         handles = [
-            plt.Line2D([], [], marker=_MARKS[o], color="none", mfc=_COLOURS[o], mec="none", ms=8, label=f"than {o}")
+            Line2D([], [], marker=MARKS[o], color="none", mfc=COLOURS[o], mec="none", ms=8, label=f"than {o}")
             for o in used
         ]
         figure.legend(
             handles=handles, loc="center right", bbox_to_anchor=(0.99, 1 - 0.33 / height), ncols=len(used),
             frameon=False, handletextpad=0.2, columnspacing=1.4,
         )  # fmt: skip
-        temporary = path.with_name(f".{path.name}.tmp")
-        try:
-            figure.savefig(temporary, format="png", facecolor="white")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            plt.close(figure)
+        return figure
 
 
 def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[str, Record]], used: list[str]) -> None:
     from matplotlib import patheffects
 
     axis.set_title(short(dtype), fontsize=12, fontweight="bold", loc="left", pad=8)
-    axis.axvspan(1e-6, 1, color=_LOSS, alpha=0.07, lw=0)
-    axis.axvline(1, color="#333333", lw=1.2, zorder=2)
+    axis.axvspan(1e-6, 1, color=LOSS, alpha=0.07, lw=0)
+    axis.axvline(1, color=INK, lw=1.2, zorder=2)
     outlined = [patheffects.withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
     for row, workload in enumerate(workloads):
         if row % 2:
@@ -90,7 +116,7 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
         ends = [1.0, *(value for value, _ in points)]
         axis.plot([min(ends), max(ends)], [row, row], color="#c9ccd1", lw=2, zorder=1, solid_capstyle="round")
         for value, other in points:
-            axis.plot(value, row, _MARKS[other], color=_COLOURS[other], ms=8.5, mec="white", mew=0.8, zorder=3)
+            axis.plot(value, row, MARKS[other], color=COLOURS[other], ms=8.5, mec="white", mew=0.8, zorder=3)
         slowest = min(value for value, _ in points)
         said = 0.0
         for value, other in sorted(points):
@@ -101,22 +127,22 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
                 side = "center" if value == slowest else "left"
                 axis.annotate(
                     f"{number(value)}×", (value, row), xytext=(0, -7), textcoords="offset points", va="top",
-                    ha=side, fontsize=9, fontweight="bold", color=_LOSS, path_effects=outlined,
+                    ha=side, fontsize=9, fontweight="bold", color=LOSS, path_effects=outlined,
                 )  # fmt: skip
             elif other == used[0]:
                 axis.annotate(
                     f"{number(value)}×", (value, row), xytext=(0, 7), textcoords="offset points", va="bottom",
-                    ha="center", fontsize=9, color=_COLOURS[other], path_effects=outlined,
+                    ha="center", fontsize=9, color=COLOURS[other], path_effects=outlined,
                 )  # fmt: skip
     below = {"transform": axis.get_xaxis_transform(), "fontsize": 9, "va": "top"}
-    axis.text(0.97, -0.45 / len(workloads), "ours slower ◂", ha="right", color=_LOSS, **below)
-    axis.text(1.03, -0.45 / len(workloads), "▸ ours faster", ha="left", color="#333333", **below)
-    axis.grid(axis="x", color="#e3e5e8", lw=0.8, zorder=0)
+    axis.text(0.97, -0.45 / len(workloads), "ours slower ◂", ha="right", color=LOSS, **below)
+    axis.text(1.03, -0.45 / len(workloads), "▸ ours faster", ha="left", color=INK, **below)
+    axis.grid(axis="x", color=GRID, lw=0.8, zorder=0)
     axis.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axis.spines[side].set_visible(False)
     axis.spines["bottom"].set_color("#b8bcc2")
-    axis.tick_params(axis="both", length=0, colors="#333333")
+    axis.tick_params(axis="both", length=0, colors=INK)
 
 
 def _label(found: dict[Key, dict[str, Record]], workload: str) -> str:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from sslkernels.bench.names import duration, is_update, number, place, short, size
 from sslkernels.bench.runner import Record
-from sslkernels.bench.workloads import WORKLOADS, Target
+from sslkernels.bench.workloads import DIMENSIONS, WORKLOADS, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +98,44 @@ def missed(records: Iterable[Record]) -> list[tuple[Key, Target, float]]:
         for target, value, met in judged(key, case)
         if met is False and value is not None
     ]
+
+
+@dataclass
+class Sweep:
+    """An op in one dtype over the one dimension that varies: ``cases`` by size, ascending, ``fixed`` the rest."""
+
+    dimension: str
+    fixed: str
+    cases: dict[int, dict[str, Record]]
+
+
+def sweeps(records: Iterable[Record]) -> dict[Key, Sweep]:
+    """By (op, dtype). Of a single size, the first dimension counts as the one that varies."""
+    groups: dict[Key, list[dict[str, Record]]] = {}
+    for (_, dtype), case in cases(records).items():
+        groups.setdefault((next(iter(case.values()))["op"], dtype), []).append(case)
+    found = {}
+    for (op, dtype), group in groups.items():
+        shapes = [next(iter(case.values()))["shape"] for case in group]
+        varies = next((i for i, values in enumerate(zip(*shapes, strict=True)) if len(set(values)) > 1), 0)
+        names = DIMENSIONS[op]
+        fixed = ", ".join(f"{n} = {x}" for i, (n, x) in enumerate(zip(names, shapes[0], strict=True)) if i != varies)
+        by_size = {shape[varies]: case for shape, case in zip(shapes, group, strict=True)}
+        found[op, dtype] = Sweep(names[varies], fixed, dict(sorted(by_size.items())))
+    return found
+
+
+def ahead_from(sweep: Sweep, other: str) -> int | None:
+    """The smallest size from which on ours is never slower than ``other``; None where it is at the largest.
+
+    Sizes at which either was not measured do not count.
+    """
+    first = None
+    for size, case in sweep.cases.items():
+        value = ratio(case, other)
+        if value is not None:
+            first = None if is_loss(value) else size if first is None else first
+    return first
 
 
 def print_run(records: Sequence[Record], console: Console) -> None:

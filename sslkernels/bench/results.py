@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several result files as one: later measurements replace earlier ones, and each picture gets its own records."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sslkernels.bench import runner
+from sslkernels.bench.runner import Record
+
+
+@dataclass(frozen=True)
+class Results:
+    """What files hold together.
+
+    families: records by the name of their pictures: the family's, with the device's behind it from the second device on.
+    crossover: those of the sweep over sizes, by the same names.
+    trainings: records of `bench train`.
+    """
+
+    families: dict[str, list[Record]] = field(default_factory=dict)
+    crossover: dict[str, list[Record]] = field(default_factory=dict)
+    trainings: list[Record] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Record]:
+        groups = (*self.families.values(), *self.crossover.values(), self.trainings)
+        return [record for group in groups for record in group]
+
+
+def load(paths: Iterable[Path]) -> Results:
+    """What the files hold; of the same workload, dtype and provider on the same device the later date stands."""
+    latest: dict[tuple[object, ...], Record] = {}
+    for path in paths:
+        for record in runner.read(path):
+            device = record["device"]["type"], record["device"]["name"]
+            what = ("kind", "preset", "method", "workload", "dtype", "provider", "backend")
+            key = (*device, *(record.get(name) for name in what))
+            if key not in latest or latest[key]["date"] <= record["date"]:
+                latest[key] = record
+    results = Results()
+    names: dict[tuple[object, ...], str] = {}
+    for record in latest.values():
+        if record.get("kind") == "train":
+            results.trainings.append(record)
+            continue
+        swept = record.get("preset") == "crossover"
+        groups = results.crossover if swept else results.families
+        key = (swept, record["family"], record["device"]["type"], record["device"]["name"])
+        if key not in names:
+            slug = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")
+            names[key] = f"{record['family']}-{slug}" if record["family"] in groups else record["family"]
+        groups.setdefault(names[key], []).append(record)
+    return results
+
+
+def digest(records: Sequence[Record]) -> str:
+    """The sha256 of the file that holds these records and no others."""
+    return hashlib.sha256("".join(json.dumps(record) + "\n" for record in records).encode()).hexdigest()
