@@ -48,25 +48,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_ = command(
         "run",
         "check every provider, then time it and measure its memory",
-        "sslkernels bench run similarity --only nt_xent --dtype fp32 --out results.jsonl",
+        "sslkernels bench run nt_xent --dtype fp32 --providers cpu,eager --out results.jsonl",
         _FLOOR,
     )
-    run_.add_argument("family", choices=tuple(workloads.FAMILIES))
+    run_.add_argument(
+        "what", choices=workloads.NAMES, metavar="FAMILY|OP", help=f"{', '.join(workloads.NAMES[:-1])} or all"
+    )
     run_.add_argument("--only", action="append", default=[], metavar="TEXT", help="workloads whose name contains TEXT")
     run_.add_argument("--dtype", choices=("fp32", "bf16"), help="one dtype; both by default")
     run_.add_argument("--providers", default="", metavar="A,B", help=f"of {', '.join(PROVIDERS)}; all by default")
-    run_.add_argument("--preset", choices=("small", "recipe"), help="small on a CPU, recipe on a GPU by default")
+    run_.add_argument(
+        "--preset",
+        choices=("small", "recipe", "crossover"),
+        help="small on a CPU, recipe on a GPU by default; crossover: from which size on dense PyTorch is behind",
+    )
     run_.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     run_.add_argument("--seconds", type=float, default=SECONDS, help=f"timing per provider and case ({SECONDS:g})")
     run_.add_argument("--quick", action="store_true", help="tiny workloads: does it run? The times mean nothing")
-    run_.add_argument("--out", type=Path, help="JSON lines; FAMILY-DATE.jsonl here by default")
+    run_.add_argument("--out", type=Path, help="JSON lines; FAMILY-TIMESTAMP.jsonl here by default")
 
     compare = command(
         "compare", "compare two result files", "sslkernels bench compare before.jsonl after.jsonl --fail-over 10"
     )
     compare.add_argument("before", type=Path, metavar="A")
     compare.add_argument("after", type=Path, metavar="B")
-    compare.add_argument("--fail-over", type=float, metavar="PERCENT", help="exit 1 if ours became slower by more")
+    compare.add_argument(
+        "--fail-over", type=float, metavar="PERCENT", help="exit 1 if ours became slower by more, or takes more memory"
+    )
 
     plot = command("plot", "draw the ratios of a result file", "sslkernels bench plot results.jsonl --out ratios.png")
     plot.add_argument("file", type=Path)
@@ -102,8 +110,11 @@ def _list(args: argparse.Namespace) -> int:
         table.add_row(workload.preset, str(workload), ", ".join(targets))
     console.print(table)
     for name, provider in PROVIDERS.items():
-        why = provider.why_not(workloads.WORKLOADS[0], device, torch.float32)
-        console.print(f"provider {name}: {why or 'available'}", highlight=False, markup=False, soft_wrap=True)
+        reasons = [provider.why_not(workload, device, torch.float32) for workload in workloads.WORKLOADS]
+        console.print(
+            f"provider {name}: {'available' if None in reasons else reasons[0]}",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
     return 0
 
 
@@ -112,13 +123,13 @@ def _run(args: argparse.Namespace) -> int:
     preset: workloads.Preset = (
         "quick" if args.quick else args.preset or ("recipe" if device.type == "cuda" else "small")
     )
-    chosen = workloads.select(args.family, preset, args.only)
+    chosen = workloads.select(args.what, preset, args.only)
     providers = select_providers([name for name in args.providers.split(",") if name])
     dtypes = [{"fp32": "float32", "bf16": "bfloat16"}[args.dtype]] if args.dtype else list(workloads.DTYPES)
     if not args.seconds > 0:
         raise ValueError(f"--seconds is {args.seconds:g}; pass a positive number.")
     seconds = QUICK_SECONDS if args.quick else args.seconds
-    out = args.out or Path(f"{args.family}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
+    out = args.out or Path(f"{args.what}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
     _check_out(out)
     console = _console()
     with _progress(console, len(chosen) * len(dtypes)) as tell:

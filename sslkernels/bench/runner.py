@@ -131,27 +131,33 @@ def _case(
             "family": workload.family,
             "workload": str(workload),
             "op": workload.op,
+            "preset": workload.preset,
             "shape": list(workload.shape),
             "dtype": dtype_name,
             "provider": provider.name,
             "chosen": provider.name == chosen,
             "status": "skipped" if why else "ok",
             "why": why,
+            "note": None,
         }
     able = [provider for provider in providers if records[provider.name]["status"] == "ok"]
     if not able:
         return list(records.values())
 
     inputs = workload.inputs(dtype, device)
-    truth = measure.Truth.of(workload, inputs)
-    steps: dict[str, measure.Step] = {}
+    truths: dict[str, measure.Truth] = {}
+    timed: dict[str, tuple[measure.Step, measure.Inputs]] = {}
     for provider in able:
         record = records[provider.name]
         tell(f"{workload} {dtype_name}: checking {provider.name}")
+        task = provider.task(workload, inputs)
+        record["note"] = task.note
+        if task.workload.op not in truths:
+            truths[task.workload.op] = measure.Truth.of(task.workload, inputs)
         try:
-            step = provider.step(workload, inputs)
-            gate = truth.gate(step, inputs)
-            record["memory_bytes"] = None if gate.complaint else measure.step_memory(step, inputs)
+            step = provider.step(task.workload, task.inputs)
+            gate = truths[task.workload.op].gate(step, task.inputs)
+            record["memory_bytes"] = None if gate.complaint else measure.step_memory(step, task.inputs)
         except Exception as error:  # a provider that breaks is a result, and the others still run
             first_line = next(iter(str(error).splitlines()), "")
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
@@ -160,8 +166,8 @@ def _case(
         if gate.complaint:
             record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {gate.complaint}.")
         else:
-            steps[provider.name] = step
-    timings = measure.interleaved(steps, inputs, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
+            timed[provider.name] = step, task.inputs
+    timings = measure.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
     load = os.getloadavg()[0]
     for name, timing in timings.items():
         records[name].update(
