@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sslkernels.bench import report, runner, workloads
+from sslkernels.bench import pictures, report, runner, workloads
 from sslkernels.bench.providers import PROVIDERS
 from sslkernels.bench.providers import select as select_providers
 
@@ -159,7 +159,7 @@ def _plot(args: argparse.Namespace) -> int:
     if args.out.suffix.lower() != ".png":
         raise ValueError(f"--out is {args.out}; pass a name that ends in .png.")
     _check_out(args.out)
-    report.plot(runner.read(args.file), args.out)
+    pictures.plot(runner.read(args.file), args.out)
     print(f"{args.out} drawn from {args.file}")
     return 0
 

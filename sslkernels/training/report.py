@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -12,22 +10,8 @@ from torch import Tensor
 
 from sslkernels.data import Dataset
 from sslkernels.evaluation import collapse_warning
+from sslkernels.html import image, page, section, table
 from sslkernels.training.pictures import embedding, loss_curve, neighbours, paintings, spread
-
-STYLE = """
-:root { color-scheme: light }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1f2933; background: #f5f7fa; margin: 0 }
-main { max-width: 760px; margin: 0 auto; padding: 40px 20px 64px }
-h1 { font-size: 1.7rem; margin: 0 0 4px } h2 { font-size: 1.15rem; margin: 0 0 4px }
-p { margin: 0 0 14px } .muted { color: #616e7c } .warning { color: #b91c1c; font-weight: 600 }
-section { background: #fff; border: 1px solid #e4e7eb; border-radius: 10px; padding: 22px 26px; margin-top: 20px }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-th { text-align: right; font-weight: 600; color: #616e7c; font-size: .85rem } th:first-child { text-align: left }
-td { text-align: right; border-top: 1px solid #e4e7eb } td:first-child { text-align: left }
-th, td { padding: 7px 0 7px 16px } th:first-child, td:first-child { padding-left: 0 }
-td.text { text-align: left; padding-left: 24px; overflow-wrap: anywhere }
-img { display: block; max-width: 100%; margin: 8px auto 0 }
-"""
 
 
 def write_report(
@@ -43,46 +27,42 @@ def write_report(
     """
     title = f"{metrics['method']} on {metrics['data']}"
     settings = {**metrics["config"], **metrics["versions"]}
-    return "\n".join(
+    return page(
+        title,
         (
-            "<!doctype html>",
-            f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
-            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body><main>',
-            f"<h1>{escape(title)}</h1>",
             f'<p class="muted">{escape(_setting(metrics, dataset))}</p>',
-            _section(_cost_title(metrics), _cost_words(metrics), _costs(metrics)),
-            _section(
+            section(_cost_title(metrics), _cost_words(metrics), _costs(metrics)),
+            section(
                 "What the features are worth",
                 "Accuracy on held-out images. The untrained encoder has the same architecture and first weights; "
                 "statistics of BatchNorm, where it has any, were set by passes over the training images.",
                 _accuracies(metrics),
             ),
             *_painting(painting),
-            _section(
+            section(
                 "Loss",
                 "Every optimizer step, and its running mean.",
-                _image(loss_curve(metrics["loss"]), "Loss curve"),
+                image(loss_curve(metrics["loss"]), "Loss curve"),
             ),
-            _section(
+            section(
                 "Spread of the features",
                 "At the end of each epoch, on views of training images. The standard deviation is 1 where features "
                 "spread evenly over the sphere and 0 where all are alike; the effective rank counts the directions "
                 "that they fill, their common mean being one.",
                 _spread(metrics),
             ),
-            _section(
+            section(
                 "Embedding",
                 "Features of held-out images in two dimensions. Colours are the labels, which training never saw.",
-                _image(embedding(test_features, dataset.test_labels, dataset.classes), "Embedding"),
+                image(embedding(test_features, dataset.test_labels, dataset.classes), "Embedding"),
             ),
-            _section(
+            section(
                 "Neighbours",
                 "Held-out images and the training images nearest to them; green frames share the label, red do not.",
-                _image(neighbours(dataset, features, test_features), "Neighbours"),
+                image(neighbours(dataset, features, test_features), "Neighbours"),
             ),
-            _section("Settings", "", _table([], [[escape(k), escape(str(v))] for k, v in settings.items()], text=True)),
-            "</main></body></html>\n",
-        )
+            section("Settings", "", table([], [[escape(k), escape(str(v))] for k, v in settings.items()], text=True)),
+        ),
     )
 
 
@@ -93,7 +73,7 @@ def _painting(painting: tuple[Tensor, Tensor, Tensor] | None) -> list[str]:
         "Held-out images, the patches that the encoder saw, and the hidden ones painted from them. The method predicts "
         "a patch in units of its own mean and deviation; for the picture these two are taken from the original."
     )
-    return [_section("Reconstructions", words, _image(paintings(*painting), "Reconstructions"))]
+    return [section("Reconstructions", words, image(paintings(*painting), "Reconstructions"))]
 
 
 def _spread(metrics: dict[str, Any]) -> str:
@@ -102,7 +82,7 @@ def _spread(metrics: dict[str, Any]) -> str:
         return "<p>Not measured: the run is from an earlier version.</p>"
     warning = collapse_warning(*values)
     warned = f'<p class="warning">{escape(warning)}</p>' if warning else ""
-    return warned + _image(spread(*values), "Spread of the features")
+    return warned + image(spread(*values), "Spread of the features")
 
 
 def _setting(metrics: dict[str, Any], dataset: Dataset) -> str:
@@ -161,7 +141,7 @@ def _costs(metrics: dict[str, Any]) -> str:
         for name, key, form, factor in lines
         if metrics[key] is not None or not key.startswith("update_")
     ]
-    return _table(["medians of interleaved steps", *map(escape, columns)], rows)
+    return table(["medians of interleaved steps", *map(escape, columns)], rows)
 
 
 def _accuracies(metrics: dict[str, Any]) -> str:
@@ -173,24 +153,8 @@ def _accuracies(metrics: dict[str, Any]) -> str:
     ):
         values = (metrics[key + suffix] for suffix in ("", "_untrained", "_pixels"))
         rows.append([name, *(_number(value, "{:.1%}", 1.0) for value in values)])
-    return _table(["", "trained", "untrained", "pixels"], rows)
+    return table(["", "trained", "untrained", "pixels"], rows)
 
 
 def _number(value: float | None, form: str, factor: float) -> str:
     return "not measured" if value is None else form.format(value * factor)
-
-
-def _section(title: str, words: str, content: str) -> str:
-    described = f'<p class="muted">{escape(words)}</p>' if words else ""
-    return f"<section><h2>{escape(title)}</h2>{described}{content}</section>"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False) -> str:
-    cell = '<td class="text">' if text else "<td>"
-    top = "<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>" if head else ""
-    body = "".join(f"<tr><td>{row[0]}</td>{''.join(f'{cell}{value}</td>' for value in row[1:])}</tr>" for row in rows)
-    return f"<table>{top}{body}</table>"
-
-
-def _image(png: bytes, name: str) -> str:
-    return f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sslkernels.bench.names import is_update, number, place, shape, short, titled
+from sslkernels.bench.report import OTHERS, Key, cases, ratio
+from sslkernels.bench.runner import Record
+
+_COLOURS = {"eager": "#1f5fa8", "compile": "#d9791a", "lightly": "#3f8f4f", "dual": "#7b4fa3"}
+_LOSS = "#b3261e"
+_MARKS = {"eager": "o", "compile": "D", "lightly": "s", "dual": "^"}
+
+
+def plot(records: Sequence[Record], path: Path) -> None:
+    """Speed of ours against each other provider: a row per workload, a panel per dtype, 1.0 marked."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    found = {key: case for key, case in cases(records).items() if any(ratio(case, other) for other in OTHERS)}
+    if not found:
+        raise ValueError(
+            "the file has no ratio to draw: it needs one of our backends beside eager, compile, lightly or dual."
+        )
+    workloads = list(dict.fromkeys(workload for workload, _ in found))
+    dtypes = list(dict.fromkeys(dtype for _, dtype in found))
+    values = [value for case in found.values() for other in OTHERS if (value := ratio(case, other))]
+    low, high = min(0.65, *(v / 1.25 for v in values)), max(2.0, *(v * 1.25 for v in values))
+    used = [other for other in OTHERS if any(ratio(case, other) for case in found.values())]
+
+    style = {"font.family": "DejaVu Sans", "font.size": 11, "svg.fonttype": "none"}
+    with plt.rc_context(style):
+        height = 1.95 + 0.54 * len(workloads)
+        figure, axes = plt.subplots(1, len(dtypes), figsize=(9, height), dpi=200, sharey=True, squeeze=False)
+        for axis, dtype in zip(axes[0], dtypes, strict=True):
+            _panel(axis, dtype, workloads, found, used)
+            axis.set_xscale("log")
+            axis.set_xlim(low, high)
+            every = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+            ticks = [
+                t for t in (every if high < 100 * low else (0.1, 1, 3, 10, 30, 100, 300, 1000)) if low <= t <= high
+            ]
+            axis.xaxis.set_major_locator(FixedLocator(ticks))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}×"))
+        axes[0][0].set_yticks(range(len(workloads)), [_label(found, w) for w in workloads])
+        axes[0][0].set_ylim(len(workloads) - 0.45, -0.55)
+        top = 1 - 0.92 / height
+        figure.subplots_adjust(left=0.2, right=0.985, top=top - 0.3 / height, bottom=0.7 / height, wspace=0.05)
+        figure.text(0.015, 1 - 0.33 / height, "How many times faster", fontsize=15, fontweight="bold", va="center")
+        figure.text(0.015, 1 - 0.65 / height, _subtitle(records[0]), fontsize=9.5, color="#555555", va="center")
+        handles = [
+            plt.Line2D([], [], marker=_MARKS[o], color="none", mfc=_COLOURS[o], mec="none", ms=8, label=f"than {o}")
+            for o in used
+        ]
+        figure.legend(
+            handles=handles, loc="center right", bbox_to_anchor=(0.99, 1 - 0.33 / height), ncols=len(used),
+            frameon=False, handletextpad=0.2, columnspacing=1.4,
+        )  # fmt: skip
+        temporary = path.with_name(f".{path.name}.tmp")
+        try:
+            figure.savefig(temporary, format="png", facecolor="white")
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            plt.close(figure)
+
+
+def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[str, Record]], used: list[str]) -> None:
+    from matplotlib import patheffects
+
+    axis.set_title(short(dtype), fontsize=12, fontweight="bold", loc="left", pad=8)
+    axis.axvspan(1e-6, 1, color=_LOSS, alpha=0.07, lw=0)
+    axis.axvline(1, color="#333333", lw=1.2, zorder=2)
+    outlined = [patheffects.withStroke(linewidth=2.5, foreground="white", alpha=0.85)]
+    for row, workload in enumerate(workloads):
+        if row % 2:
+            axis.axhspan(row - 0.5, row + 0.5, color="#f4f5f7", zorder=0, lw=0)
+        case = found.get((workload, dtype), {})
+        points = [(value, other) for other in used if (value := ratio(case, other))] if case else []
+        if not points:
+            continue
+        ends = [1.0, *(value for value, _ in points)]
+        axis.plot([min(ends), max(ends)], [row, row], color="#c9ccd1", lw=2, zorder=1, solid_capstyle="round")
+        for value, other in points:
+            axis.plot(value, row, _MARKS[other], color=_COLOURS[other], ms=8.5, mec="white", mew=0.8, zorder=3)
+        slowest = min(value for value, _ in points)
+        said = 0.0
+        for value, other in sorted(points):
+            if value < 1:  # said below, in red, where it does not cover another
+                if value < 1.25 * said:
+                    continue
+                said = value
+                side = "center" if value == slowest else "left"
+                axis.annotate(
+                    f"{number(value)}×", (value, row), xytext=(0, -7), textcoords="offset points", va="top",
+                    ha=side, fontsize=9, fontweight="bold", color=_LOSS, path_effects=outlined,
+                )  # fmt: skip
+            elif other == used[0]:
+                axis.annotate(
+                    f"{number(value)}×", (value, row), xytext=(0, 7), textcoords="offset points", va="bottom",
+                    ha="center", fontsize=9, color=_COLOURS[other], path_effects=outlined,
+                )  # fmt: skip
+    below = {"transform": axis.get_xaxis_transform(), "fontsize": 9, "va": "top"}
+    axis.text(0.97, -0.45 / len(workloads), "ours slower ◂", ha="right", color=_LOSS, **below)
+    axis.text(1.03, -0.45 / len(workloads), "▸ ours faster", ha="left", color="#333333", **below)
+    axis.grid(axis="x", color="#e3e5e8", lw=0.8, zorder=0)
+    axis.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axis.spines[side].set_visible(False)
+    axis.spines["bottom"].set_color("#b8bcc2")
+    axis.tick_params(axis="both", length=0, colors="#333333")
+
+
+def _label(found: dict[Key, dict[str, Record]], workload: str) -> str:
+    record = next(iter(next(case for (name, _), case in found.items() if name == workload).values()))
+    return f"{titled(record)}\n{shape(record)}"
+
+
+def _subtitle(record: Record) -> str:
+    what = "Update" if is_update(record) else "Loss forward + backward"
+    return f"{what}, time of the other ÷ ours. {place(record)}"
