@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from sslkernels.bench.names import is_update, number, place, shape, short, titled
-from sslkernels.bench.report import OTHERS, Key, cases, ratio
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.report import Key, cases, ratio
 from sslkernels.bench.runner import Record
 
-_COLOURS = {"eager": "#1f5fa8", "compile": "#d9791a", "lightly": "#3f8f4f", "dual": "#7b4fa3"}
+_COLOURS = {
+    "eager": "#1f5fa8",
+    "compile": "#d9791a",
+    "lightly": "#3f8f4f",
+    "dual": "#7b4fa3",
+    "memeff": "#0f8b8d",
+    "siglip": "#8c6d1f",
+}
 _LOSS = "#b3261e"
-_MARKS = {"eager": "o", "compile": "D", "lightly": "s", "dual": "^"}
+_MARKS = {"eager": "o", "compile": "D", "lightly": "s", "dual": "^", "memeff": "v", "siglip": "P"}
 
 
 def plot(records: Sequence[Record], path: Path) -> None:

@@ -344,8 +344,24 @@ def test_compare_prints_ratios_and_fails_past_the_limit(quick, here):
     code, table, _ = here("compare", path, path, "--fail-over", "10")
     assert code == 0 and "1.00" in table
     code, table, complaint = here("compare", path, "slower.jsonl", "--fail-over", "10")
-    assert code == 1 and "2.00" in table and "100% slower" in complaint
+    assert code == 1 and "2.00" in table
+    timed = [record for record in slower if record["provider"] == "cpu"]
+    assert complaint.count(" where it took ") == len(timed) and "nt_xent-64x32 fp32 cpu takes" in complaint
     assert here("compare", path, "slower.jsonl")[0] == 0
+    assert here("compare", path, "slower.jsonl", "--fail-over", "101")[0] == 0
+
+
+def test_compare_fails_where_memory_grew_or_the_gate_was_missed(quick, here):
+    before, after = runner.read(quick[0]), runner.read(quick[0])
+    larger, wrong = (r for r in after if r["provider"] == "cpu" and r["op"] == "nt_xent")
+    larger["memory_bytes"] += 2 * report.MEMORY_GRAIN
+    del wrong["seconds"]
+    wrong.update(status="failed", why="cpu is wrong and was not timed.")
+    runner.write(after, Path("after.jsonl"))
+    code, _, complaint = here("compare", str(quick[0]), "after.jsonl", "--fail-over", "10")
+    assert code == 1 and "above its inputs" in complaint and "was not timed" in complaint
+    assert len(report.regressions(before, after, 10)) == 2
+    assert report.regressions(before, before, 0) == []
 
 
 def test_plot_draws_a_png(quick, here, tmp_path):
