@@ -36,8 +36,8 @@ def measured() -> list[dict[str, Any]]:
                 z1 = (z0.detach() + torch.randn(n, d)).to(dtype).requires_grad_()
                 inputs = {"z0": z0, "z1": z1}
                 for name, loss in LOSSES.items():
-                    steps = {side: (lambda s=side, f=loss: f(**inputs, side=s)) for side in SIDES}  # noqa: B023
-                    timings = measure.interleaved(steps, inputs, SECONDS)
+                    steps = {side: (lambda s=side, f=loss: f(**inputs, side=s), inputs) for side in SIDES}  # noqa: B023
+                    timings = measure.interleaved(steps, SECONDS)
                     for side, timing in timings.items():
                         seconds = timing.summary()["fwd+bwd"]["median"]
                         record = {"loss": name, "side": side, "n": n, "d": d, "dtype": str(dtype)[6:]}

@@ -25,7 +25,8 @@ _DTYPES = {
 _ACCEPTED_DTYPES = (*_DTYPES, *(str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()))
 _EXAMPLE = """\
 shapes: nt_xent N,D (N per view) · info_nce N,M,D (a frozen queue of M) · clip_loss N,D · logsumexp_similarity N,M,D
-  barlow_twins, vicreg N,D (N per view) · gather_tokens, restore_tokens, masked_mse B,L,K,C · apply_masks B,L,M,K,C
+  byol_loss N,D (a frozen target) · barlow_twins, vicreg N,D (N per view) · apply_masks B,L,M,K,C
+  gather_tokens, restore_tokens, masked_mse B,L,K,C
   ema_update T,P (T float32 tensors of P numbers in all, --dtype is the sources': 161,25557032 are a ResNet-50,
   152,86567656 a ViT-B; other sizes are split evenly)
 
@@ -60,6 +61,9 @@ _EMA_PATHS = {
     "triton": "one launch for each mixture of dtypes, from a table of addresses.",
     "cuda": "one launch for all tensors, from a table of addresses.",
 }
+_COSINE_PATH = (
+    "both rows are read once for their product and norms; the backward reads them once more, and keeps no rows."
+)
 _CPU_ARITHMETIC = {
     torch.float32: "float32 multiply-adds",
     torch.float64: "float64 multiply-adds",
@@ -79,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "op",
         metavar="OP",
-        help="nt_xent, info_nce, clip_loss, logsumexp_similarity, barlow_twins, vicreg, gather_tokens, "
+        help="nt_xent, info_nce, clip_loss, logsumexp_similarity, byol_loss, barlow_twins, vicreg, gather_tokens, "
         "restore_tokens, apply_masks, masked_mse or ema_update",
     )
     parser.add_argument("--shape", required=True, help="sizes, such as 4096,128 or 4096x128")
@@ -127,6 +131,7 @@ def explain(
     moved = "; targets and sources are read and targets written"
     if workload.family != "ema":
         what = {"similarity": "logits", "correlation": "matrix of columns", "tokens": "tokens"}[workload.family]
+        what = "unit rows" if workload.op == "byol_loss" else what
         moved = f"; a dense path stores {_bytes(workload.pairs * dtype.itemsize)} for its {what} alone"
     yield from (
         _line(
@@ -159,7 +164,7 @@ def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: s
         if complaint:
             raise ValueError(f"explain: {name} is wrong on these rows and was not timed: {complaint}.")
         memory = measure.step_memory(step, inputs)
-        timing = measure.interleaved({name: step}, inputs, _SECONDS)[name]
+        timing = measure.interleaved({name: (step, inputs)}, _SECONDS)[name]
         seconds = timing.summary()["fwd+bwd"]["median"]
         reached = cost.operations / seconds
         if reached > peak:
@@ -196,6 +201,10 @@ def _path(name: str, workload: Workload, dtype: torch.dtype, device: torch.devic
         return _EMA_PATHS[name]
     if workload.family == "correlation":
         return _correlation_path(name, workload, dtype)
+    if workload.op == "byol_loss" and name != "reference":
+        return _COSINE_PATH
+    if workload.op == "byol_loss":
+        return "row by row in PyTorch; the unit rows of both sides are stored."
     if name == "reference":
         return "dense: the whole matrix of logits is stored, in float32 at least."
     if name == "triton":
@@ -221,7 +230,7 @@ def _tiles_of(dtype: torch.dtype) -> str:
 
 
 def _keeps(workload: Workload) -> bool:
-    return workload.family == "similarity" and workload.op != "info_nce"
+    return workload.family == "similarity" and workload.op not in ("info_nce", "byol_loss")
 
 
 def _kept(workload: Workload, dtype: torch.dtype) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sslkernels.bench.names import duration, is_update, place, shape, short, title, titled
+from sslkernels.bench.names import is_update, place, shape, short, title, titled
 from sslkernels.bench.pictures import COLOURS, GRID, INK, LOSS, MARKS, MUTED, styled
-from sslkernels.bench.report import OTHERS, Key, ahead_from, cases, median, ours, sweeps
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.report import Key, ahead_from, cases, median, ours, sweeps
 from sslkernels.bench.runner import Record
 from sslkernels.bench.workloads import Workload
 
@@ -109,7 +110,7 @@ def floors(records: Sequence[Record]) -> Figure | None:
 
 
 def crossover(records: Sequence[Record]) -> Figure:
-    """Time of dense PyTorch, compiled and not, and of ours over the one size that varies; where ours leads is marked."""
+    """Time of dense PyTorch, compiled and not, and of ours over the size that varies; where ours leads is marked."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullLocator
 
@@ -145,7 +146,7 @@ def crossover(records: Sequence[Record]) -> Figure:
 
 
 def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
-    """A panel per method with the losses on each backend: the reference's wide, the others on it."""
+    """A panel per method with the losses of `reference`, `ours` and `control`, the reference's wide."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -154,16 +155,16 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
     height = 1.1 + 2.0 * rows
     looks = {
         "reference": {"color": "#9fb8dc", "lw": 4.5, "label": "reference"},
-        "chosen": {"color": _OURS, "lw": 1.3, "label": "ours"},
+        "ours": {"color": _OURS, "lw": 1.3, "label": "ours"},
         "control": {"color": COLOURS["compile"], "lw": 1.2, "ls": ":", "label": "reference, weights one rounding off"},
     }
     with styled():
         figure = Figure(figsize=(9, height), dpi=160)
         axes = figure.subplots(rows, columns, squeeze=False).flat
         for axis, (method, losses) in zip(axes, curves.items(), strict=False):
-            for backend, look in looks.items():
-                if backend in losses:
-                    axis.plot(range(1, len(losses[backend]) + 1), losses[backend], **look)
+            for role, look in looks.items():
+                if role in losses:
+                    axis.plot(range(1, len(losses[role]) + 1), losses[role], **look)
             axis.set_title(method, fontsize=10, loc="left")
             axis.tick_params(labelsize=8.5)
             _plain(axis, "both")
@@ -173,9 +174,9 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
             left=0.07, right=0.985, top=1 - 0.95 / height, bottom=0.3 / height, hspace=0.45, wspace=0.25
         )
         _head(figure, height, "Loss over steps", "")
-        used = {backend for losses in curves.values() for backend in losses}
+        used = {role for losses in curves.values() for role in losses}
         figure.legend(
-            handles=[Line2D([], [], **look) for backend, look in looks.items() if backend in used],
+            handles=[Line2D([], [], **look) for role, look in looks.items() if role in used],
             loc="center right", bbox_to_anchor=(0.99, 1 - 0.33 / height), ncols=len(used), frameon=False, fontsize=9,
         )  # fmt: skip
     return figure
@@ -202,7 +203,7 @@ def _measured(case: dict[str, Record], provider: str, metric: str) -> float | No
     return None if record["memory_bytes"] is None else record["memory_bytes"] / 2**20
 
 
-def _line(axis: Any, points: list[tuple[float, float]], provider: str) -> None:
+def _line(axis: Any, points: Sequence[tuple[float, float]], provider: str) -> None:
     if points:
         axis.plot(*zip(*points, strict=True), **_look(provider), zorder=4 if provider == "ours" else 3)
 

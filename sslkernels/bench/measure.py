@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from sslkernels.bench.workloads import LAMBD, MOMENTUM, TEMPERATURE, Cost, Workload
+from sslkernels.bench.workloads import LAMBD, MOMENTUM, SIGMOID, SIGMOID_BIAS, TEMPERATURE, Cost, Workload
 from sslkernels.memory import peak_memory
 
 Inputs = Mapping[str, Any]  # tensors by argument name; lists of them for an update
@@ -186,6 +186,10 @@ def _in_blocks(workload: Workload, inputs: Mapping[str, Tensor], dtype: torch.dt
             variances, off = _correlation(z, z, len(z) - 1, block)
             terms += [12.5 * F.relu(1 - (variances + 1e-4).sqrt()).mean(), off / z.shape[1]]
         loss = sum(terms, z.new_zeros(()))
+    elif workload.op == "byol_loss":
+        loss = (F.normalize(x["prediction"], dim=1) - F.normalize(x["target"], dim=1)).square().sum(1).mean()
+    elif workload.op == SIGMOID:
+        loss = _sigmoid(x["image"], x["text"], x["logit_scale"], block)
     elif workload.family == "tokens":
         loss = _tokens(workload, x)
     else:
@@ -224,6 +228,19 @@ def _correlation(a: Tensor, b: Tensor, divisor: int, block: int) -> tuple[Tensor
     size = max(1, block // a.shape[1])
     parts = [checkpoint(of_columns, a, part, k * size, use_reentrant=False) for k, part in enumerate(b.split(size, 1))]
     return torch.cat([diagonal for diagonal, _ in parts]), sum((off for _, off in parts), a.new_zeros(()))
+
+
+def _sigmoid(x: Tensor, y: Tensor, scale: Tensor, block: int) -> Tensor:
+    """``-log sigmoid`` of the logit of every pair, with the other sign where rows do not belong together."""
+
+    def of_rows(rows: Tensor, y: Tensor, scale: Tensor, start: int) -> Tensor:
+        logits = (scale * rows) @ y.T + SIGMOID_BIAS
+        own = torch.arange(len(rows), device=rows.device)
+        return F.softplus(logits).sum() - logits[own, own + start].sum()
+
+    size = max(1, block // len(y))
+    parts = [checkpoint(of_rows, part, y, scale, k * size, use_reentrant=False) for k, part in enumerate(x.split(size))]
+    return sum(parts, x.new_zeros(())) / len(x)
 
 
 def _cross_entropy(
@@ -284,21 +301,21 @@ WAITING = 0.05
 
 
 def interleaved(
-    steps: Mapping[str, Step], inputs: Inputs, seconds: float, watch: Callable[[str], None] | None = None
+    timed: Mapping[str, tuple[Step, Inputs]], seconds: float, watch: Callable[[str], None] | None = None
 ) -> dict[str, Timing]:
-    """Time every step in turn, each for about ``seconds`` and `LEAST` calls.
+    """Time every step in turn, for about ``seconds`` and `LEAST` calls each, with the gradients its inputs require.
 
     A slow step ends at three calls and three times the seconds; a disturbed one at twice of either.
     """
-    wanted, device = list(differentiable(inputs).values()), device_of(inputs)
-    slices: dict[str, list[_Slice]] = {name: [] for name in steps}
-    waiting = list(steps)
+    slices: dict[str, list[_Slice]] = {name: [] for name in timed}
+    waiting = list(timed)
     while waiting:
         for name in list(waiting):
             if watch is not None:
                 watch(name)
             taken = slices[name]
-            taken.append(_slice(steps[name], wanted, device, seconds / ROUNDS))
+            step, inputs = timed[name]
+            taken.append(_slice(step, list(differentiable(inputs).values()), device_of(inputs), seconds / ROUNDS))
             clean = [s for s in taken if not s.disturbed]
             if _enough(clean, seconds, 1) or _enough(taken, seconds, 2) or len(taken) >= 3 * ROUNDS:
                 waiting.remove(name)

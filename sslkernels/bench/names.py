@@ -11,6 +11,7 @@ _TITLES = {
     "nt_xent": "NT-Xent",
     "info_nce": "queue InfoNCE",
     "clip_loss": "CLIP",
+    "byol_loss": "BYOL",
     "barlow_twins": "Barlow Twins",
     "gather_tokens": "gather",
     "restore_tokens": "restore + position",

@@ -9,16 +9,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sslkernels.bench.names import is_update, number, place, shape, short, titled
-from sslkernels.bench.report import OTHERS, Key, cases, ratio
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.report import Key, cases, ratio
 from sslkernels.bench.results import digest
 from sslkernels.bench.runner import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PALETTE = ("#1f5fa8", "#d9791a", "#3f8f4f", "#7b4fa3", "#0f8b8d", "#a3506b")
-COLOURS = dict(zip(OTHERS, _PALETTE, strict=False))
-MARKS = dict(zip(OTHERS, "oDs^vP", strict=False))
+COLOURS = {
+    "eager": "#1f5fa8",
+    "compile": "#d9791a",
+    "lightly": "#3f8f4f",
+    "dual": "#7b4fa3",
+    "memeff": "#0f8b8d",
+    "siglip": "#8c6d1f",
+}
+MARKS = {"eager": "o", "compile": "D", "lightly": "s", "dual": "^", "memeff": "v", "siglip": "P"}
 LOSS, INK, MUTED, GRID = "#b3261e", "#333333", "#555555", "#e3e5e8"
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor
 import sslkernels.functional as SF
 from sslkernels import backends
 from sslkernels.bench.measure import Inputs, Step
-from sslkernels.bench.workloads import LAMBD, MOMENTUM, TEMPERATURE, Workload
+from sslkernels.bench.workloads import LAMBD, LOGIT_SCALE, MOMENTUM, SIGMOID, SIGMOID_BIAS, TEMPERATURE, Workload
 
 # A dense provider holds logits, their softmax and its gradient: three numbers a pair. Past this it would swap.
 _DENSE_BYTES_PER_PAIR = 12
@@ -27,19 +27,35 @@ _MOST_DENSE_BYTES_ON_CPU = 8 << 30
 _MOST_COMPILED_TENSORS = 300
 
 
-class Provider(Protocol):
+class Provider(ABC):
     """Something that can run a workload, or say in one sentence why not."""
 
-    @property
-    def name(self) -> str: ...
+    name: str
 
+    @abstractmethod
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None: ...
 
-    def step(self, workload: Workload, inputs: Inputs) -> Step: ...
+    def task(self, workload: Workload, inputs: Inputs) -> Task:
+        """What it does of a workload: all of it, or what a peer has in its place."""
+        return Task(workload, inputs)
+
+    @abstractmethod
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
+        """One forward pass on the inputs of its `task`."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a provider is held against and timed on; ``note`` says where that is not the workload itself."""
+
+    workload: Workload
+    inputs: Inputs
+    note: str | None = None
 
 
 OURS: dict[str, Callable[..., Tensor | None]] = {
     "clip_loss": SF.clip_loss,
+    "byol_loss": SF.byol_loss,
     "barlow_twins": partial(SF.barlow_twins, lambd=LAMBD),
     "vicreg": SF.vicreg,
     "gather_tokens": SF.gather_tokens,
@@ -51,7 +67,7 @@ OURS: dict[str, Callable[..., Tensor | None]] = {
 
 
 @dataclass(frozen=True)
-class Ours:
+class Ours(Provider):
     """The library on one of its backends."""
 
     name: str
@@ -91,6 +107,10 @@ def eager_clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor) -> Tensor:
     logits = (logit_scale * image) @ text.T
     own = torch.arange(len(image), device=image.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def eager_byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    return 2 - 2 * F.cosine_similarity(prediction, target).mean()
 
 
 def eager_barlow_twins(z0: Tensor, z1: Tensor) -> Tensor:
@@ -163,6 +183,7 @@ EAGER: dict[str, Callable[..., Tensor | None]] = {
     "nt_xent": eager_nt_xent,
     "info_nce": eager_info_nce,
     "clip_loss": eager_clip_loss,
+    "byol_loss": eager_byol_loss,
     "barlow_twins": eager_barlow_twins,
     "vicreg": eager_vicreg,
     "gather_tokens": eager_gather_tokens,
@@ -175,7 +196,7 @@ DUAL = {"barlow_twins": dual_barlow_twins, "vicreg": dual_vicreg}
 
 
 @dataclass(frozen=True)
-class Eager:
+class Eager(Provider):
     """The best plain PyTorch that anyone would write."""
 
     name: str = "eager"
@@ -189,7 +210,7 @@ class Eager:
 
 
 @dataclass(frozen=True)
-class Compile:
+class Compile(Provider):
     """torch.compile of `Eager`, for exactly these shapes."""
 
     name: str = "compile"
@@ -210,7 +231,7 @@ class Compile:
 
 
 @dataclass(frozen=True)
-class Dual:
+class Dual(Provider):
     """Plain PyTorch with |a^T b|^2 = <a a^T, b b^T>: what the identity gives without kernels. No library has it."""
 
     name: str = "dual"
@@ -226,7 +247,7 @@ class Dual:
 
 
 @dataclass(frozen=True)
-class Lightly:
+class Lightly(Provider):
     """lightly's module of the loss; NTXentLoss with its memory bank for the queue, set to the workload's negatives.
 
     Of an update its function for two modules, here two that hold the tensors.
@@ -248,13 +269,16 @@ class Lightly:
         return _too_large(workload, device)
 
     def step(self, workload: Workload, inputs: Inputs) -> Step:
-        from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+        from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, VICRegLoss
 
         if workload.family == "ema":
             from lightly.models.utils import update_momentum
 
             teacher, student = (torch.nn.ParameterList(inputs[side]) for side in ("targets", "sources"))
             return lambda: update_momentum(student, teacher, MOMENTUM)
+        if workload.op == "byol_loss":
+            cosine = NegativeCosineSimilarity()
+            return lambda: 2 + 2 * cosine(inputs["prediction"], inputs["target"])
         if workload.family == "correlation":
             module = BarlowTwinsLoss(LAMBD) if workload.op == "barlow_twins" else VICRegLoss()
             return lambda: module(inputs["z0"], inputs["z1"])
@@ -267,6 +291,60 @@ class Lightly:
         return lambda: loss(query, key)
 
 
+@dataclass(frozen=True)
+class Memeff(Provider):
+    """memeff's CLIP loss. Its temperature is a number: the scale gets no gradient, and nobody is held to it here."""
+
+    name: str = "memeff"
+
+    def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
+        return _no_clip_peer(self.name, "memeff", workload, device)
+
+    def task(self, workload: Workload, inputs: Inputs) -> Task:
+        return Task(workload, _with_fixed_scale(inputs), "memeff has no gradient for the scale; it is timed without.")
+
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
+        from memeff import MemoryEfficientCLIPLoss
+
+        # stable=True, its default, scales the gradient by another factor than the loss
+        module = MemoryEfficientCLIPLoss(1 / LOGIT_SCALE, normalized_inputs=True, stable=False)
+        return lambda: module(inputs["image"], inputs["text"])
+
+
+@dataclass(frozen=True)
+class Siglip(Provider):
+    """siglip-kernel's sigmoid loss of the same pairs: another objective than CLIP's with the same matrix products."""
+
+    name: str = "siglip"
+
+    def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
+        return _no_clip_peer("siglip-kernel", "siglip_kernel", workload, device)
+
+    def task(self, workload: Workload, inputs: Inputs) -> Task:
+        sigmoid = replace(workload, op=SIGMOID)
+        note = "siglip is timed on the sigmoid loss of the same pairs, another objective; scale and bias are fixed."
+        return Task(sigmoid, _with_fixed_scale(inputs), note)
+
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
+        from siglip_kernel import fused_siglip_loss
+
+        image, text, scale = (inputs[name] for name in ("image", "text", "logit_scale"))
+        bias = torch.full_like(scale, SIGMOID_BIAS)
+        return lambda: fused_siglip_loss(image, text, scale.log(), bias)
+
+
+def _no_clip_peer(name: str, module: str, workload: Workload, device: torch.device) -> str | None:
+    if device.type != "cuda":
+        return f"{name} runs on CUDA alone."
+    if importlib.util.find_spec(module) is None:
+        return f"{name} is not installed; `pip install {module.replace('_', '-')}` brings it."
+    return None if workload.op == "clip_loss" else f"{name} has image-text losses alone."
+
+
+def _with_fixed_scale(inputs: Inputs) -> Inputs:
+    return {**inputs, "logit_scale": inputs["logit_scale"].detach()}
+
+
 _ALL: tuple[Provider, ...] = (
     Ours("cpu"),
     Ours("cuda"),
@@ -276,8 +354,11 @@ _ALL: tuple[Provider, ...] = (
     Compile(),
     Lightly(),
     Dual(),
+    Memeff(),
+    Siglip(),
 )
 PROVIDERS = {provider.name: provider for provider in _ALL}
+OTHERS = tuple(name for name, provider in PROVIDERS.items() if not isinstance(provider, Ours))
 
 
 def has_backends(workload: Workload) -> tuple[str, ...]:

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from sslkernels.bench.names import duration, is_update, number, place, short, size
+from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.runner import Record
 from sslkernels.bench.workloads import DIMENSIONS, WORKLOADS, Target
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-OTHERS = ("eager", "compile", "lightly", "dual")
 Key = tuple[str, str]
-
-
+# Pages and allocator blocks: memory is compared no finer.
+MEMORY_GRAIN = 1 << 20
 PHASES = ("fwd+bwd", "fwd", "bwd")
 
 
@@ -55,16 +55,22 @@ def judged(key: Key, case: dict[str, Record]) -> list[tuple[Target, float | None
     workload = next((w for w in WORKLOADS if str(w) == key[0]), None)
     if workload is None or mine is None:
         return []
-    verdicts = []
+    verdicts: list[tuple[Target, float | None, bool | None]] = []
     for target in workload.targets_for(key[1], mine["device"]["type"]):
-        if target.kind in OTHERS:
-            value = ratio(case, target.kind)
-            met = None if value is None else value >= target.value
-        else:
-            value = median(mine) if target.kind == "seconds" else mine["memory_bytes"]
-            met = None if value is None else value <= target.value
+        value = _value(target, case, mine)
+        met = None
+        if value is not None:
+            met = value <= target.value if target.kind in ("seconds", "bytes") else value >= target.value
         verdicts.append((target, value, met))
     return verdicts
+
+
+def _value(target: Target, case: dict[str, Record], mine: Record) -> float | None:
+    if target.kind in OTHERS:
+        return ratio(case, target.kind)
+    if target.kind == "bytes":
+        return mine["memory_bytes"]
+    return median(mine) if target.kind == "seconds" else mine["floor"]["fraction"]
 
 
 class Loss(NamedTuple):
@@ -131,10 +137,10 @@ def ahead_from(sweep: Sweep, other: str) -> int | None:
     Sizes at which either was not measured do not count.
     """
     first = None
-    for size, case in sweep.cases.items():
+    for at, case in sweep.cases.items():
         value = ratio(case, other)
         if value is not None:
-            first = None if is_loss(value) else size if first is None else first
+            first = None if is_loss(value) else at if first is None else first
     return first
 
 
@@ -208,6 +214,8 @@ def remarks(records: Sequence[Record]) -> list[str]:
         if disturbed:
             note += f"; {len(disturbed)} measurements marked ~ never had it to themselves: run again on a quiet machine"
         lines.append(f"[yellow]disturbed[/]: {note}.")
+    notes = dict.fromkeys(record["note"] for record in records if "seconds" in record and record.get("note"))
+    lines += [f"[dim]note[/]: {note}" for note in notes]
     for dtype in dict.fromkeys(r["dtype"] for r in records):
         floor = next((r["floor"] for r in records if r["dtype"] == dtype and "floor" in r), None)
         if floor:
@@ -219,8 +227,28 @@ def remarks(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def print_comparison(before: Sequence[Record], after: Sequence[Record], console: Console) -> float:
-    """Times of both files and their ratio; returns the largest slowdown of ours, such as 1.25."""
+def regressions(before: Sequence[Record], after: Sequence[Record], percent: float) -> list[str]:
+    """A sentence for every result of ours that fails now, or whose time or memory grew by more than ``percent``."""
+    old, new, most = cases(before), cases(after), 1 + percent / 100
+    found = []
+    for key, provider in ((k, p) for k in old for p in old[k] if p not in OTHERS and p in new.get(k, ())):
+        a, b = old[key][provider], new[key][provider]
+        if "seconds" not in a or b["status"] == "skipped":
+            continue
+        what = f"{key[0]} {short(key[1])} {provider}"
+        if "seconds" not in b:
+            found.append(f"{what} fails: {b['why']}")
+            continue
+        if median(b) > most * median(a):
+            found.append(f"{what} takes {duration(median(b))} where it took {duration(median(a))}.")
+        had, has = a.get("memory_bytes"), b.get("memory_bytes")
+        if had is not None and has is not None and has > most * had + MEMORY_GRAIN:
+            found.append(f"{what} takes {size(has)} above its inputs where it took {size(had)}.")
+    return found
+
+
+def print_comparison(before: Sequence[Record], after: Sequence[Record], console: Console) -> None:
+    """Times of both files, their ratio, and memory."""
     from rich.table import Table
 
     old, new = cases(before), cases(after)
@@ -233,7 +261,7 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
         table.add_column(name, no_wrap=True)
     for name in ("A", "B", "B ÷ A", "memory A", "memory B"):
         table.add_column(name, justify="right", no_wrap=True)
-    worst, rows = 0.0, 0
+    rows = 0
     for key in (k for k in old if k in new):
         for provider in (p for p in old[key] if p in new[key]):
             a, b = old[key][provider], new[key][provider]
@@ -241,8 +269,6 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
                 continue
             rows += 1
             moved = median(b) / median(a)
-            if provider not in OTHERS:
-                worst = max(worst, moved)
             colour = "red" if moved > 1.05 else "green" if moved < 0.95 else "default"
             table.add_row(
                 key[0],
@@ -257,7 +283,6 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
     if not rows:
         raise ValueError("the two files share no timed workload, dtype and provider; nothing can be compared.")
     console.print(table)
-    return worst
 
 
 def _what(record: Record) -> str:
@@ -267,14 +292,18 @@ def _what(record: Record) -> str:
 def describe(target: Target, dtype: str | None = None) -> str:
     if target.kind in OTHERS:
         wanted = f"≥ {target.value:g}x {target.kind}"
+    elif target.kind == "floor":
+        wanted = f"≥ {target.value:.0%} of the floor's speed"
     else:
-        wanted = f"≤ {duration(target.value) if target.kind == 'seconds' else size(target.value)}"
+        wanted = f"≤ {measured(target, target.value)}"
     return wanted if dtype is None else f"{short(dtype)} {wanted}"
 
 
 def measured(target: Target, value: float) -> str:
     """As the target is written."""
-    return f"{value:.2f}x" if target.kind in OTHERS else (duration if target.kind == "seconds" else size)(value)
+    if target.kind in OTHERS:
+        return f"{value:.2f}x"
+    return {"floor": "{:.0%}".format, "seconds": duration, "bytes": size}[target.kind](value)
 
 
 def _verdict(target: Target, value: float | None, met: bool | None) -> str:

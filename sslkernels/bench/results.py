@@ -18,7 +18,7 @@ from sslkernels.bench.runner import Record
 class Results:
     """What files hold together.
 
-    families: records by the name of their pictures: the family's, with the device's behind it from the second device on.
+    families: records by the name of their pictures: the family, from its second device on with that device's name.
     crossover: those of the sweep over sizes, by the same names.
     trainings: records of `bench train`.
     """

@@ -18,7 +18,7 @@ import sslkernels
 from sslkernels import _C
 from sslkernels.bench import measure
 from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
-from sslkernels.bench.workloads import FAMILIES, Workload
+from sslkernels.bench.workloads import DIMENSIONS, FAMILIES, Workload
 
 FORMAT = 1
 Record = dict[str, Any]
@@ -68,10 +68,15 @@ def device_name(device: torch.device) -> str:
 
 
 def write(records: Iterable[Record], path: Path) -> None:
-    """JSON lines under a temporary name, then renamed: the file is whole or not there."""
+    """JSON lines, whole or not there."""
+    save("".join(json.dumps(record) + "\n" for record in records).encode(), path)
+
+
+def save(content: bytes, path: Path) -> None:
+    """Under a temporary name, then renamed: the file is whole or not there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        temporary.write_bytes(content)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -100,16 +105,27 @@ def read(path: Path) -> list[Record]:
 
 def _is_whole(record: Record) -> bool:
     """What the tables and the picture read is there."""
-    needed = {"workload": str, "op": str, "shape": list, "dtype": str, "provider": str, "status": str, "device": dict}
+    training = record.get("kind") == "train"
+    needed = {"date": str, "threads": int, "device": dict, "versions": dict}
+    if training:
+        needed |= {"method": str, "backend": str, "losses": list}
+    else:
+        needed |= {"family": str, "workload": str, "op": str, "shape": list, "dtype": str}
+        needed |= {"provider": str, "chosen": bool, "status": str}
     if not all(isinstance(record.get(name), kind) for name, kind in needed.items()):
         return False
-    if not {"name", "type", "isa"} <= set(record["device"]) or "torch" not in record.get("versions", ()):
+    if not {"name", "type", "isa"} <= set(record["device"]) or "torch" not in record["versions"]:
+        return False
+    if training:
+        return True
+    if len(record["shape"]) != len(DIMENSIONS.get(record["op"], ())):
         return False
     if "seconds" not in record:
         return True
     try:
         phases = ("fwd", "fwd+bwd") if record["op"] in FAMILIES["ema"] else ("fwd", "bwd", "fwd+bwd")
-        return all(record["seconds"][phase]["median"] > 0 for phase in phases)
+        spreads = [record["seconds"][phase] for phase in phases]
+        return all(min(s["median"], s["p20"], s["p80"]) > 0 for s in spreads) and "memory_bytes" in record
     except (KeyError, TypeError):
         return False
 
@@ -131,27 +147,33 @@ def _case(
             "family": workload.family,
             "workload": str(workload),
             "op": workload.op,
+            "preset": workload.preset,
             "shape": list(workload.shape),
             "dtype": dtype_name,
             "provider": provider.name,
             "chosen": provider.name == chosen,
             "status": "skipped" if why else "ok",
             "why": why,
+            "note": None,
         }
     able = [provider for provider in providers if records[provider.name]["status"] == "ok"]
     if not able:
         return list(records.values())
 
     inputs = workload.inputs(dtype, device)
-    truth = measure.Truth.of(workload, inputs)
-    steps: dict[str, measure.Step] = {}
+    truths: dict[str, measure.Truth] = {}
+    timed: dict[str, tuple[measure.Step, measure.Inputs]] = {}
     for provider in able:
         record = records[provider.name]
         tell(f"{workload} {dtype_name}: checking {provider.name}")
+        task = provider.task(workload, inputs)
+        record["note"] = task.note
+        if task.workload.op not in truths:
+            truths[task.workload.op] = measure.Truth.of(task.workload, inputs)
         try:
-            step = provider.step(workload, inputs)
-            gate = truth.gate(step, inputs)
-            record["memory_bytes"] = None if gate.complaint else measure.step_memory(step, inputs)
+            step = provider.step(task.workload, task.inputs)
+            gate = truths[task.workload.op].gate(step, task.inputs)
+            record["memory_bytes"] = None if gate.complaint else measure.step_memory(step, task.inputs)
         except Exception as error:  # a provider that breaks is a result, and the others still run
             first_line = next(iter(str(error).splitlines()), "")
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
@@ -160,8 +182,8 @@ def _case(
         if gate.complaint:
             record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {gate.complaint}.")
         else:
-            steps[provider.name] = step
-    timings = measure.interleaved(steps, inputs, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
+            timed[provider.name] = step, task.inputs
+    timings = measure.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
     load = os.getloadavg()[0]
     for name, timing in timings.items():
         records[name].update(

@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
-from sslkernels.bench import measure, report, runner, workloads
+from sslkernels.bench import measure, providers, report, runner, workloads
 from sslkernels.bench.providers import EAGER, PROVIDERS, Eager, Ours
 from sslkernels.cli import main
 
@@ -83,7 +84,7 @@ def test_run_writes_one_record_per_workload_dtype_and_provider(quick):
         assert all(error <= record["gate"]["allowed"][name] for name, error in record["gate"]["error"].items())
         assert 0 < record["floor"]["fraction"] <= 1 or record["provider"] != "cpu"
         assert record["memory_bytes"] >= 0 and record["discarded"] >= 0 and record["page_faults"] >= 0
-    assert "nt_xent-64x32" in done.stdout and "[6/6]" in done.stdout and "skipped" in done.stdout
+    assert "nt_xent-64x32" in done.stdout and "[8/8]" in done.stdout and "skipped" in done.stdout
 
 
 def test_only_and_dtype_select(here, known_peaks, tmp_path):
@@ -92,6 +93,66 @@ def test_only_and_dtype_select(here, known_peaks, tmp_path):
     assert code == 0, complaint
     (record,) = runner.read(tmp_path / "a")
     assert (record["op"], record["dtype"]) == ("clip_loss", "float32")
+
+
+@pytest.mark.parametrize("what", ["vicreg", "all"])
+def test_an_op_or_everything_is_selected(what, here, known_peaks, tmp_path):
+    code, _, complaint = here("run", what, "--quick", "--dtype", "fp32", "--providers", "cpu", "--out", "a")
+    assert code == 0, complaint
+    found = {record["op"] for record in runner.read(tmp_path / "a")}
+    assert found == ({"vicreg"} if what == "vicreg" else {w.op for w in workloads.WORKLOADS if w.preset == "quick"})
+
+
+@pytest.fixture
+def clip_peers(monkeypatch):
+    """Both on the CPU, with textbook losses in the place of their kernels, which run on CUDA alone."""
+    memeff, siglip = types.ModuleType("memeff"), types.ModuleType("siglip_kernel")
+
+    class Symmetric(torch.nn.Module):
+        def __init__(self, temperature, normalized_inputs, stable):
+            super().__init__()
+            assert normalized_inputs and not stable
+            self.temperature = temperature
+
+        def forward(self, image, text):
+            logits = image @ text.T / self.temperature
+            there, back = logits.log_softmax(1).diagonal(), logits.log_softmax(0).diagonal()
+            return -(there + back).mean() / 2
+
+    def sigmoid(image, text, log_temperature, bias):
+        logits = image @ text.T * log_temperature.exp() + bias
+        signs = 2 * torch.eye(len(image)) - 1
+        return -torch.nn.functional.logsigmoid(signs * logits).sum() / len(image)
+
+    memeff.MemoryEfficientCLIPLoss, siglip.fused_siglip_loss = Symmetric, sigmoid
+    monkeypatch.setitem(sys.modules, "memeff", memeff)
+    monkeypatch.setitem(sys.modules, "siglip_kernel", siglip)
+    monkeypatch.setattr(providers, "_no_clip_peer", lambda *_: None)
+    return memeff, siglip
+
+
+def test_peers_are_held_against_what_they_compute(clip_peers, known_peaks):
+    clip = workloads.Workload("clip_loss", (48, 16))
+    chosen = [PROVIDERS[name] for name in ("cpu", "memeff", "siglip")]
+    ours, memeff, siglip = runner.run([clip], ["float32"], chosen, CPU, 0.01, lambda _: None)
+    assert [record["status"] for record in (ours, memeff, siglip)] == ["ok"] * 3, (memeff["why"], siglip["why"])
+    assert set(ours["gate"]["error"]) == {"loss", "image", "text", "logit_scale"} and ours["note"] is None
+    assert set(memeff["gate"]["error"]) == set(siglip["gate"]["error"]) == {"loss", "image", "text"}
+    assert "no gradient for the scale" in memeff["note"] and "another objective" in siglip["note"]
+
+
+def test_a_wrong_peer_is_not_timed(clip_peers, known_peaks):
+    right = clip_peers[1].fused_siglip_loss
+    clip_peers[1].fused_siglip_loss = lambda *given: 1.001 * right(*given)
+    clip = workloads.Workload("clip_loss", (48, 16))
+    (siglip,) = runner.run([clip], ["float32"], [PROVIDERS["siglip"]], CPU, 0.01, lambda _: None)
+    assert siglip["status"] == "failed" and "seconds" not in siglip
+
+
+@pytest.mark.parametrize("name", ["memeff", "siglip"])
+def test_peers_of_a_gpu_are_skipped_with_a_sentence(name):
+    why = PROVIDERS[name].why_not(workloads.Workload("clip_loss", (48, 16)), CPU, torch.float32)
+    assert why.endswith("runs on CUDA alone.")
 
 
 class Wrong(Eager):
@@ -114,9 +175,9 @@ class Broken(Eager):
 
 def test_the_gate_refuses_a_wrong_gradient_and_times_the_others(known_peaks):
     workload = workloads.Workload("nt_xent", (33, 17))
-    providers = [Ours("cpu"), Wrong("wrong"), Broken("broken")]
+    chosen = [Ours("cpu"), Wrong("wrong"), Broken("broken")]
     said = []
-    records = runner.run([workload], ["float32"], providers, CPU, 0.01, said.append)
+    records = runner.run([workload], ["float32"], chosen, CPU, 0.01, said.append)
     ours, wrong, broken = records
     assert ours["status"] == "ok" and "seconds" in ours
     assert wrong["status"] == "failed" and "seconds" not in wrong
@@ -283,8 +344,24 @@ def test_compare_prints_ratios_and_fails_past_the_limit(quick, here):
     code, table, _ = here("compare", path, path, "--fail-over", "10")
     assert code == 0 and "1.00" in table
     code, table, complaint = here("compare", path, "slower.jsonl", "--fail-over", "10")
-    assert code == 1 and "2.00" in table and "100% slower" in complaint
+    assert code == 1 and "2.00" in table
+    timed = [record for record in slower if record["provider"] == "cpu"]
+    assert complaint.count(" where it took ") == len(timed) and "nt_xent-64x32 fp32 cpu takes" in complaint
     assert here("compare", path, "slower.jsonl")[0] == 0
+    assert here("compare", path, "slower.jsonl", "--fail-over", "101")[0] == 0
+
+
+def test_compare_fails_where_memory_grew_or_the_gate_was_missed(quick, here):
+    before, after = runner.read(quick[0]), runner.read(quick[0])
+    larger, wrong = (r for r in after if r["provider"] == "cpu" and r["op"] == "nt_xent")
+    larger["memory_bytes"] += 2 * report.MEMORY_GRAIN
+    del wrong["seconds"]
+    wrong.update(status="failed", why="cpu is wrong and was not timed.")
+    runner.write(after, Path("after.jsonl"))
+    code, _, complaint = here("compare", str(quick[0]), "after.jsonl", "--fail-over", "10")
+    assert code == 1 and "above its inputs" in complaint and "was not timed" in complaint
+    assert len(report.regressions(before, after, 10)) == 2
+    assert report.regressions(before, before, 0) == []
 
 
 def test_plot_draws_a_png(quick, here, tmp_path):
@@ -311,7 +388,7 @@ def test_losses_and_missed_targets_are_told():
 
     lines = report.remarks([record("cpu", 2.0), record("eager", 8.0), record("compile", 1.0)])
     assert any("slower" in line and "0.50x of compile" in line for line in lines)
-    assert any("target missed" in line and "≥ 5.5x eager" in line and "4.00x" in line for line in lines)
+    assert any("target missed" in line and "≥ 4.5x eager" in line and "4.00x" in line for line in lines)
     assert not any("of eager" in line for line in lines)
 
 
@@ -325,7 +402,7 @@ def test_list_names_workloads_targets_and_absent_providers(here):
     code, text, complaint = here("list")
     assert code == 0, complaint
     assert all(str(workload) in text for workload in workloads.WORKLOADS)
-    assert "fp32 ≥ 5.5x eager" in text and "provider triton: Triton" in text
+    assert "fp32 ≥ 4.5x eager" in text and "provider triton: Triton" in text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page of results: what lost first, then each family's pictures and all its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from sslkernels.bench import curves, pictures
+from sslkernels.bench.names import (
+    commit,
+    duration,
+    is_update,
+    machine,
+    number,
+    place,
+    shape,
+    short,
+    size,
+    title,
+    titled,
+)
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.report import (
+    PHASES,
+    Key,
+    ahead_from,
+    cases,
+    describe,
+    is_loss,
+    judged,
+    losses,
+    measured,
+    median,
+    missed,
+    ours,
+    ratio,
+    sweeps,
+)  # fmt: skip
+from sslkernels.bench.results import Results
+from sslkernels.bench.runner import Record
+from sslkernels.bench.workloads import Target
+from sslkernels.html import image, page, section, table
+
+_STYLE = """
+main { max-width: 1080px }
+.wide { overflow-x: auto; margin-top: 8px } .wide table { font-size: .86rem } .wide td, .wide th { white-space: nowrap }
+.loss { color: #b91c1c; font-weight: 700 }
+h3 { font-size: 1rem; margin: 18px 0 2px } ul { margin: 0; padding-left: 20px }
+@media (max-width: 600px) { main { padding: 20px 8px } section { padding: 14px 12px } }
+@media print { body { background: #fff } section { border: 0; padding: 8px 0 } .wide { overflow: visible }
+  .wide table { font-size: .62rem } img { break-inside: avoid } }
+"""
+
+
+def files(results: Results) -> dict[str, bytes]:
+    """By name: index.html, and each family's pictures apart."""
+    found = {"index.html": render(results).encode()}
+    for name, records in results.families.items():
+        if _has_ratio(records):
+            found[f"{name}.png"] = pictures.png(pictures.ratios(records), records)
+        if (figure := curves.sizes(records)) is not None:
+            found[f"{name}-sizes.png"] = pictures.png(figure, records)
+    return found
+
+
+def render(results: Results) -> str:
+    """The file of ``results``, which are not empty."""
+    content = [_where(results)]
+    benchmarks = [*results.families.values(), *results.crossover.values()]
+    if benchmarks:
+        content.append(_losses(results))
+    content += [_family(name, records) for name, records in results.families.items()]
+    content += [_crossover(name, records) for name, records in results.crossover.items()]
+    if results.trainings:
+        content.append(_trainings(results.trainings))
+    if benchmarks:
+        content.append(section("Not measured", "", _unmeasured([r for records in benchmarks for r in records])))
+    content.append(section("Measured", *_measured_where(results)))
+    return page("Benchmarks of sslkernels", content, _STYLE)
+
+
+def _where(results: Results) -> str:
+    places = list(dict.fromkeys(map(place, results.all)))
+    words = places[0] if len(places) == 1 else f"{len(places)} different machines, torch versions or commits; see below"
+    return (
+        f'<p class="muted">{escape(words)}. Ratios are other ÷ ours, medians of interleaved calls; '
+        f'below 1, in <span class="loss">red</span>, ours is slower.</p>'
+    )
+
+
+def _losses(results: Results) -> str:
+    rows, plain = [], 0
+    for swept, groups in ((False, results.families), (True, results.crossover)):
+        for records in groups.values():
+            found = cases(records)
+            plain += sum(any(ratio(case, other) for other in OTHERS) for case in found.values())
+            for key, other, ratios in losses(records):
+                mine, case = ours(found[key]), found[key]
+                if mine is None:
+                    continue
+                update = "bwd" not in ratios
+                rows.append(
+                    [
+                        _name(case, key) + (", sweep" if swept else ""),
+                        escape(other),
+                        _ratio(ratios.get("fwd+bwd")),
+                        *("" if update else _ratio(ratios.get(phase)) for phase in ("fwd", "bwd")),
+                        duration(median(mine)),
+                        duration(median(case[other])),
+                    ]
+                )
+    records = [r for groups in (results.families, results.crossover) for group in groups.values() for r in group]
+    misses = [
+        [_name(cases(records_)[key], key), escape(describe(target)), _red(measured(target, value))]
+        for records_ in (*results.families.values(), *results.crossover.values())
+        for key, target, value in missed(records_)
+    ]
+    failures = [
+        f"<li>{_name({'': r}, (r['workload'], r['dtype']))}: {escape(str(r['why']))}</li>"
+        for r in records
+        if r["status"] == "failed"
+    ]
+    summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {plain} workloads and dtypes."
+    parts = [
+        _wide(["workload", "against", "fwd+bwd", "fwd", "bwd", "ours", "other"], rows)
+        if rows
+        else "<p>Ours is slower nowhere.</p>",
+        "<h3>Targets missed</h3>",
+        _wide(["workload", "target", "measured"], misses) if misses else "<p>None.</p>",
+        "<h3>Wrong or broken</h3>",
+        f"<ul>{''.join(failures)}</ul>" if failures else "<p>Every provider that ran passed the gate.</p>",
+    ]
+    return section("Where we lose", summary, "".join(parts))
+
+
+def _family(name: str, records: Sequence[Record]) -> str:
+    update = is_update(records[0])
+    parts = []
+    if _has_ratio(records):
+        parts.append(_picture(pictures.svg(pictures.ratios(records)), f"{name}: ratios, other ÷ ours"))
+    for draw, words in (
+        (curves.sizes, "time and memory over size"),
+        (curves.floors, "fraction of the floor"),
+    ):
+        figure = draw(records)
+        if figure is not None:
+            parts.append(_picture(pictures.svg(figure), f"{name}: {words}"))
+    passes = "Update" if update else "Forward and backward"
+    return section(name.capitalize(), f"{passes} on {machine(records[0])}.", "".join(parts) + _numbers(records))
+
+
+def _has_ratio(records: Sequence[Record]) -> bool:
+    return any(ratio(case, other) for case in cases(records).values() for other in OTHERS)
+
+
+def _numbers(records: Sequence[Record]) -> str:
+    """All of them, a row per workload and dtype."""
+    found = cases(records)
+    phases = ("fwd+bwd",) if is_update(records[0]) else PHASES
+    others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
+    head = ["workload"]
+    head += [f"ours {phase}" if phase != "fwd+bwd" or len(phases) > 1 else "ours" for phase in phases]
+    head += ["p20–p80", *(f"× {o} {p}" if len(phases) > 1 else f"× {o}" for o in others for p in phases)]
+    head += ["memory", "eager's", "of floor", "targets"]
+    rows = []
+    for key, case in found.items():
+        mine = ours(case)
+        if mine is None:
+            why = next((str(r["why"]) for name, r in case.items() if name not in OTHERS and r["why"]), "not run")
+            rows.append([_name(case, key), _red(why), *("" for _ in head[2:])])
+            continue
+        spread = mine["seconds"]["fwd+bwd"]
+        floor = mine.get("floor")
+        rows.append(
+            [
+                ("~ " if mine.get("disturbed") else "") + _name(case, key),
+                *(duration(median(mine, phase)) for phase in phases),
+                f"{number(spread['p20'] * 1e3)}–{number(spread['p80'] * 1e3)} ms",
+                *(_ratio(ratio(case, o, p)) for o in others for p in phases),
+                size(mine["memory_bytes"]),
+                size(case.get("eager", {}).get("memory_bytes")),
+                f"{floor['fraction']:.0%} ({escape(str(floor['bound']))})" if floor else "–",
+                "<br>".join(_verdict(*verdict) for verdict in judged(key, case)) or "–",
+            ]
+        )
+    marked = "<p class='muted'>~ another process disturbed every sample.</p>"
+    return _wide(head, rows) + (marked if any(r.get("disturbed") for r in records) else "")
+
+
+def _verdict(target: Target, value: float | None, met: bool | None) -> str:
+    wanted = escape(describe(target))
+    if value is None:
+        return f"{wanted}: not measured"
+    return f"{wanted}: met" if met else _red(f"{describe(target)}: {measured(target, value)}")
+
+
+def _crossover(name: str, records: Sequence[Record]) -> str:
+    sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in crossings(records))
+    picture = _picture(pictures.svg(curves.crossover(records)), f"{name}: dense or fused, time over size")
+    return section(f"Dense or fused: {name}", "", f"<ul>{sentences}</ul>{picture}{_numbers(records)}")
+
+
+def crossings(records: Sequence[Record]) -> list[str]:
+    """From which size on ours is ahead for good, an op and dtype each.
+
+    Such as "NT-Xent, D = 128, fp32: ours is ahead of eager from N = 64 on and of compile from N = 256 on."
+    """
+    sentences = []
+    for (op, dtype), sweep in sweeps(records).items():
+        words = []
+        for other in ("eager", "compile"):
+            timed = [at for at, case in sweep.cases.items() if ratio(case, other) is not None]
+            if not timed:
+                continue
+            at = ahead_from(sweep, other)
+            if at is None:
+                words.append(f"behind {other} at the largest size, {sweep.dimension} = {timed[-1]}")
+            elif at == timed[0]:
+                words.append(f"ahead of {other} at every size, {sweep.dimension} = {timed[0]} to {timed[-1]}")
+            else:
+                words.append(f"ahead of {other} from {sweep.dimension} = {at} on")
+        if words:
+            sentences.append(f"{title(op)}, {sweep.fixed}, {short(dtype)}: ours is {' and '.join(words)}.")
+    return sentences
+
+
+def by_method(trainings: Iterable[Record]) -> dict[str, dict[str, Record]]:
+    """Records of each method by role: `reference`, `ours`, `control`."""
+    found: dict[str, dict[str, Record]] = {}
+    for record in trainings:
+        role = record["backend"] if record["backend"] in ("reference", "control") else "ours"
+        found.setdefault(record["method"], {})[role] = record
+    return found
+
+
+def _trainings(trainings: Sequence[Record]) -> str:
+    methods = by_method(trainings)
+    columns = {"loss": "loss_milliseconds", "update": "update_milliseconds"}
+    head = ["method", "images/s reference", "images/s ours", "ratio"]
+    head += [f"{what} {whose}" for what in columns for whose in ("reference", "ours")]
+    head += ["memory reference", "memory ours", "curves agree"]
+    rows = []
+    for method, roles in methods.items():
+        mine, theirs = roles.get("ours", {}), roles.get("reference", {})
+        speed, base = mine.get("images_per_second"), theirs.get("images_per_second")
+        agrees = mine.get("agrees")
+        rows.append(
+            [
+                escape(method),
+                *("–" if value is None else f"{value:,.0f}" for value in (base, speed)),
+                _ratio(speed / base if speed and base else None),
+                *(_milliseconds(r.get(key), theirs.get(key)) for key in columns.values() for r in (theirs, mine)),
+                *(size(r.get("peak_memory_bytes")) for r in (theirs, mine)),
+                "–" if agrees is None else "yes" if agrees else _red("no"),
+            ]
+        )
+    losses_of = {method: {role: r["losses"] for role, r in roles.items()} for method, roles in methods.items()}
+    first = trainings[0]
+    words = (
+        f"The same training, seeds and data on the reference backend and on ours, on {machine(first)}. "
+        "The control starts from weights one rounding away: how far it strays, any correct backend may."
+    )
+    picture = _picture(pictures.svg(curves.loss_curves(losses_of)), "Losses on reference and on ours")
+    return section("Training", words, _wide(head, rows) + picture)
+
+
+def _milliseconds(value: float | None, reference: float | None) -> str:
+    if value is None:
+        return "–"
+    text = f"{number(value)} ms"
+    return _red(text) if reference and is_loss(reference / value) else text
+
+
+def _unmeasured(records: Sequence[Record]) -> str:
+    """Who was skipped and why; what peers do otherwise."""
+    skipped: dict[str, list[str]] = {}
+    for r in records:
+        if r["status"] == "skipped":
+            skipped.setdefault(f"{r['provider']}: {r['why']}", []).append(f"{titled(r)} {shape(r)}")
+    lines = []
+    for why, where in skipped.items():
+        everywhere = len(where) == sum(r["provider"] == why.split(":")[0] for r in records)
+        lines.append(why + ("" if everywhere else f" ({', '.join(dict.fromkeys(where))})"))
+    lines += dict.fromkeys(str(r["note"]) for r in records if "seconds" in r and r.get("note"))
+    return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else "<p>Nothing.</p>"
+
+
+def _measured_where(results: Results) -> tuple[str, str]:
+    """Every run that the page draws from, and a warning where they differ."""
+    runs: dict[tuple[str, ...], None] = {}
+    groups = {**results.families, **{f"{n}, sweep": g for n, g in results.crossover.items()}}
+    for name, records in (*groups.items(), ("training", results.trainings)):
+        for r in records:
+            runs[name, machine(r), r["versions"]["torch"], commit(r) or "unknown", r["date"]] = None
+    warnings = []
+    for at, what in ((1, "machines"), (2, "versions of torch"), (3, "commits")):
+        if len({run[at] for run in runs}) > 1:
+            warnings.append(what)
+    words = f"The runs differ in {' and '.join(warnings)}: compare within one, not across." if warnings else ""
+    rows = [[escape(cell) for cell in run] for run in runs]
+    return words, _wide(["what", "machine", "torch", "commit", "date"], rows)
+
+
+def _name(case: dict[str, Record], key: Key) -> str:
+    record = next(iter(case.values()))
+    return escape(f"{titled(record)} {shape(record)} {short(key[1])}")
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return _red(f"{value:.2f}") if is_loss(value) else f"{value:.2f}"
+
+
+def _red(text: str) -> str:
+    return f'<span class="loss">{escape(text)}</span>'
+
+
+def _picture(data: bytes, name: str) -> str:
+    return image(data, name, "svg+xml")
+
+
+def _wide(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return f'<div class="wide">{table(list(map(escape, head)), rows)}</div>'
