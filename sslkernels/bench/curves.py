@@ -28,7 +28,7 @@ def sizes(records: Sequence[Record]) -> Figure | None:
     Sizes stand side by side: several have the same work, and would lie on each other on an axis of it.
     """
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter
 
     found = {key: case for key, case in cases(records).items() if ours(case)}
     if not found:
@@ -59,12 +59,19 @@ def sizes(records: Sequence[Record]) -> Figure | None:
                     ]
                     _line(axis, points, provider)
             axis.set_ylabel(f"{short(dtype)}\n{'ms' if metric == 'time' else 'MiB'}")
+            axis.yaxis.set_label_coords(-0.065, 0.5)
+            values = [
+                value for case in found.values() for provider in ("ours", *OTHERS)
+                if (value := _measured(case, provider, metric)) is not None
+            ]  # fmt: skip
             if metric == "time":
                 axis.set_yscale("log")
+                axis.set_ylim(min(values, default=1) / 1.7, max(values, default=1) * 1.7)
             else:
-                axis.set_yscale("symlog", linthresh=1, linscale=0.4)
-                axis.set_ylim(bottom=0)
+                axis.set_yscale("symlog", linthresh=1, linscale=0.5)
+                axis.set_ylim(-0.15, max(10, 1.7 * max(values, default=1)))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
             _plain(axis, "y")
         for name, first, last in groups:
             axes[0].text(
@@ -75,8 +82,8 @@ def sizes(records: Sequence[Record]) -> Figure | None:
         axes[-1].tick_params(axis="x", labelsize=8.5)
         axes[-1].set_xlim(-0.5, x - 0.5)
         figure.subplots_adjust(left=0.1, right=0.985, top=1 - 1.35 / height, bottom=0.95 / height, hspace=0.12)
-        what = "an update" if is_update(records[0]) else "a forward and backward"
-        _head(figure, height, f"Time and memory of {what}", f"Memory: peak above the inputs. {place(records[0])}")
+        more = f"Memory: peak above the inputs. {place(records[0])}"
+        _head(figure, height, "Time and memory over size", more)
         _legend(figure, height, _used(found))
     return figure
 
@@ -112,17 +119,16 @@ def floors(records: Sequence[Record]) -> Figure | None:
 def crossover(records: Sequence[Record]) -> Figure:
     """Time of dense PyTorch, compiled and not, and of ours over the size that varies; where ours leads is marked."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, NullLocator
+    from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
     swept = sweeps(records)
-    ops = list(dict.fromkeys(op for op, _ in swept))
-    dtypes = list(dict.fromkeys(dtype for _, dtype in swept))
-    height = 1.5 + 2.7 * len(dtypes)
+    rows = -(-len(swept) // 2)
+    height = 1.5 + 2.7 * rows
     with styled():
         figure = Figure(figsize=(9, height), dpi=160)
-        axes = figure.subplots(len(dtypes), len(ops), squeeze=False)
-        for (op, dtype), sweep in swept.items():
-            axis = axes[dtypes.index(dtype)][ops.index(op)]
+        axes = figure.subplots(rows, 2, squeeze=False).ravel()
+        by_dtype = sorted(swept.items(), key=lambda item: item[0][1] != "float32")
+        for axis, ((op, dtype), sweep) in zip(axes, by_dtype, strict=False):
             for provider in ("ours", "eager", "compile"):
                 points = [(s, v) for s, case in sweep.cases.items() if (v := _measured(case, provider, "time"))]
                 _line(axis, points, provider)
@@ -134,13 +140,18 @@ def crossover(records: Sequence[Record]) -> Figure:
             axis.set_xticks(list(sweep.cases), [f"{s}" for s in sweep.cases], rotation=45, fontsize=8.5)
             axis.xaxis.set_minor_locator(NullLocator())
             axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set_title(f"{title(op)}, {sweep.fixed}, {short(dtype)}", fontsize=10, loc="left")
             axis.set_xlabel(sweep.dimension, fontsize=9, labelpad=1)
-            axis.set_ylabel("ms" if axis is axes[dtypes.index(dtype)][0] else "")
+            axis.set_ylabel("ms", fontsize=9, labelpad=1)
             _plain(axis, "both")
-        figure.subplots_adjust(left=0.08, right=0.985, top=1 - 1.05 / height, bottom=0.65 / height, hspace=0.55)
+        figure.subplots_adjust(
+            left=0.08, right=0.985, top=1 - 1.05 / height, bottom=0.65 / height, hspace=0.6, wspace=0.16
+        )
+        for axis in axes[len(swept) :]:
+            axis.set_visible(False)
         marked = "Dotted: from there on ours is ahead of both."
-        _head(figure, height, "Dense or fused", f"Forward + backward. {marked} {place(records[0])}")
+        _head(figure, height, "Dense or fused", f"{marked} {place(records[0])}")
         _legend(figure, height, ["ours", "eager", "compile"])
     return figure
 
@@ -160,7 +171,7 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
     }
     with styled():
         figure = Figure(figsize=(9, height), dpi=160)
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, (method, losses) in zip(axes, curves.items(), strict=False):
             for role, look in looks.items():
                 if role in losses:
@@ -168,7 +179,7 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
             axis.set_title(method, fontsize=10, loc="left")
             axis.tick_params(labelsize=8.5)
             _plain(axis, "both")
-        for axis in list(axes)[len(curves) :]:
+        for axis in axes[len(curves) :]:
             axis.set_visible(False)
         figure.subplots_adjust(
             left=0.07, right=0.985, top=1 - 0.95 / height, bottom=0.3 / height, hspace=0.45, wspace=0.25
@@ -183,12 +194,14 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
 
 
 def _by_op(found: dict[Key, dict[str, Record]]) -> dict[str, list[str]]:
-    """Workloads of each op, by what they cost."""
+    """Workloads of each op, by what they cost; correlations by the D × D side, on which most providers are."""
     work = {}
     for (workload, _), case in found.items():
         record = _any(case)
-        cost = Workload(record["op"], tuple(record["shape"])).cost(torch.float32)
-        work[workload] = (record["op"], cost.operations or cost.bytes)
+        sized = Workload(record["op"], tuple(record["shape"]))
+        cost = sized.cost(torch.float32)
+        dense = sized.pairs * sized.shape[0] if sized.family == "correlation" else cost.operations or cost.bytes
+        work[workload] = (record["op"], dense)
     ops = list(dict.fromkeys(op for op, _ in work.values()))
     return {op: sorted((w for w in work if work[w][0] == op), key=lambda w: work[w][1]) for op in ops}
 
@@ -205,14 +218,14 @@ def _measured(case: dict[str, Record], provider: str, metric: str) -> float | No
 
 def _line(axis: Any, points: Sequence[tuple[float, float]], provider: str) -> None:
     if points:
-        axis.plot(*zip(*points, strict=True), **_look(provider), zorder=4 if provider == "ours" else 3)
+        axis.plot(*zip(*points, strict=True), **_look(provider), zorder=3 if provider == "ours" else 4)
 
 
 def _look(provider: str) -> dict[str, Any]:
     shared = {"mec": "white", "mew": 0.7}
-    if provider == "ours":
-        return {"color": _OURS, "marker": "o", "ms": 6.5, "lw": 2.2, **shared}
-    return {"color": COLOURS[provider], "marker": MARKS[provider], "ms": 6.5, "lw": 1.2, **shared}
+    if provider == "ours":  # larger and below, so that neither hides the other where they are level
+        return {"color": _OURS, "marker": "o", "ms": 9, "lw": 2.2, **shared}
+    return {"color": COLOURS[provider], "marker": MARKS[provider], "ms": 5.5, "lw": 1.2, **shared}
 
 
 def _used(found: dict[Key, dict[str, Record]]) -> list[str]:

@@ -13,7 +13,6 @@ from sslkernels.bench.names import (
     is_update,
     machine,
     number,
-    place,
     shape,
     short,
     size,
@@ -43,8 +42,11 @@ from sslkernels.bench.workloads import Target
 from sslkernels.html import image, page, section, table
 
 _STYLE = """
-main { max-width: 1080px }
-.wide { overflow-x: auto; margin-top: 8px } .wide table { font-size: .86rem } .wide td, .wide th { white-space: nowrap }
+main { max-width: 1200px } main img { max-width: min(100%, 900px) }
+.wide { overflow-x: auto; margin-top: 8px } .wide table { font-size: .82rem }
+.wide td, .wide th { white-space: nowrap; padding: 3px 0 3px 12px }
+.wide td:first-child, .wide th:first-child { padding-left: 0 }
+.wide small { color: #616e7c } small .loss { font-weight: 600 }
 .loss { color: #b91c1c; font-weight: 700 }
 h3 { font-size: 1rem; margin: 18px 0 2px } ul { margin: 0; padding-left: 20px }
 @media (max-width: 600px) { main { padding: 20px 8px } section { padding: 14px 12px } }
@@ -81,8 +83,12 @@ def render(results: Results) -> str:
 
 
 def _where(results: Results) -> str:
-    places = list(dict.fromkeys(map(place, results.all)))
-    words = places[0] if len(places) == 1 else f"{len(places)} different machines, torch versions or commits; see below"
+    everything = results.all
+    machines = dict.fromkeys(machine(r) for r in everything)
+    versions = dict.fromkeys(f"torch {r['versions']['torch']}" for r in everything)
+    commits = dict.fromkeys(commit(r) for r in everything)
+    code = f"commit {next(iter(commits)) or 'unknown'}" if len(commits) == 1 else f"{len(commits)} commits, see the end"
+    words = "; ".join((" and ".join(machines), " and ".join(versions), code))
     return (
         f'<p class="muted">{escape(words)}. Ratios are other ÷ ours, medians of interleaved calls; '
         f'below 1, in <span class="loss">red</span>, ours is slower.</p>'
@@ -90,26 +96,25 @@ def _where(results: Results) -> str:
 
 
 def _losses(results: Results) -> str:
-    rows, plain = [], 0
+    rows: list[tuple[bool, bool, list[str]]] = []
+    judged_cases = 0
     for swept, groups in ((False, results.families), (True, results.crossover)):
         for records in groups.values():
             found = cases(records)
-            plain += sum(any(ratio(case, other) for other in OTHERS) for case in found.values())
+            judged_cases += sum(any(ratio(case, other) for other in OTHERS) for case in found.values())
             for key, other, ratios in losses(records):
                 mine, case = ours(found[key]), found[key]
                 if mine is None:
                     continue
                 update = "bwd" not in ratios
-                rows.append(
-                    [
-                        _name(case, key) + (", sweep" if swept else ""),
-                        escape(other),
-                        _ratio(ratios.get("fwd+bwd")),
-                        *("" if update else _ratio(ratios.get(phase)) for phase in ("fwd", "bwd")),
-                        duration(median(mine)),
-                        duration(median(case[other])),
-                    ]
-                )
+                cells = [
+                    _name(case, key) + (", sweep" if swept else ""),
+                    escape(other),
+                    *("" if update and phase != "fwd+bwd" else _ratio(ratios.get(phase)) for phase in PHASES),
+                    duration(median(mine)),
+                    duration(median(case[other])),
+                ]
+                rows.append((swept, not is_loss(ratios["fwd+bwd"]), cells))
     records = [r for groups in (results.families, results.crossover) for group in groups.values() for r in group]
     misses = [
         [_name(cases(records_)[key], key), escape(describe(target)), _red(measured(target, value))]
@@ -121,9 +126,10 @@ def _losses(results: Results) -> str:
         for r in records
         if r["status"] == "failed"
     ]
-    summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {plain} workloads and dtypes."
+    rows.sort(key=lambda row: row[:2])  # first where both passes together are slower, the sweep last
+    summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {judged_cases} workloads and dtypes."
     parts = [
-        _wide(["workload", "against", "fwd+bwd", "fwd", "bwd", "ours", "other"], rows)
+        _wide(["workload", "against", "fwd+bwd", "fwd", "bwd", "ours", "other"], [cells for *_, cells in rows])
         if rows
         else "<p>Ours is slower nowhere.</p>",
         "<h3>Targets missed</h3>",
@@ -147,7 +153,11 @@ def _family(name: str, records: Sequence[Record]) -> str:
         if figure is not None:
             parts.append(_picture(pictures.svg(figure), f"{name}: {words}"))
     passes = "Update" if update else "Forward and backward"
-    return section(name.capitalize(), f"{passes} on {machine(records[0])}.", "".join(parts) + _numbers(records))
+    return section(
+        "EMA" if name == "ema" else name.capitalize(),
+        f"{passes} on {machine(records[0])}.",
+        "".join(parts) + _numbers(records),
+    )
 
 
 def _has_ratio(records: Sequence[Record]) -> bool:
@@ -157,12 +167,8 @@ def _has_ratio(records: Sequence[Record]) -> bool:
 def _numbers(records: Sequence[Record]) -> str:
     """All of them, a row per workload and dtype."""
     found = cases(records)
-    phases = ("fwd+bwd",) if is_update(records[0]) else PHASES
     others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
-    head = ["workload"]
-    head += [f"ours {phase}" if phase != "fwd+bwd" or len(phases) > 1 else "ours" for phase in phases]
-    head += ["p20–p80", *(f"× {o} {p}" if len(phases) > 1 else f"× {o}" for o in others for p in phases)]
-    head += ["memory", "eager's", "of floor", "targets"]
+    head = ["workload", "ours", "p20–p80", *(f"× {other}" for other in others), "memory", "of floor", "targets"]
     rows = []
     for key, case in found.items():
         mine = ours(case)
@@ -170,22 +176,27 @@ def _numbers(records: Sequence[Record]) -> str:
             why = next((str(r["why"]) for name, r in case.items() if name not in OTHERS and r["why"]), "not run")
             rows.append([_name(case, key), _red(why), *("" for _ in head[2:])])
             continue
-        spread = mine["seconds"]["fwd+bwd"]
-        floor = mine.get("floor")
+        passes = () if is_update(mine) else ("fwd", "bwd")
+        spread, floor = mine["seconds"]["fwd+bwd"], mine.get("floor")
         rows.append(
             [
                 ("~ " if mine.get("disturbed") else "") + _name(case, key),
-                *(duration(median(mine, phase)) for phase in phases),
+                _over(duration(median(mine)), *(duration(median(mine, phase)) for phase in passes)),
                 f"{number(spread['p20'] * 1e3)}–{number(spread['p80'] * 1e3)} ms",
-                *(_ratio(ratio(case, o, p)) for o in others for p in phases),
-                size(mine["memory_bytes"]),
-                size(case.get("eager", {}).get("memory_bytes")),
-                f"{floor['fraction']:.0%} ({escape(str(floor['bound']))})" if floor else "–",
+                *(
+                    "–"
+                    if ratio(case, other) is None
+                    else _over(*(_ratio(ratio(case, other, phase)) for phase in ("fwd+bwd", *passes)))
+                    for other in others
+                ),
+                _over(size(mine["memory_bytes"]), "eager " + size(case.get("eager", {}).get("memory_bytes"))),
+                _over(f"{floor['fraction']:.0%}", escape(str(floor["bound"]))) if floor else "–",
                 "<br>".join(_verdict(*verdict) for verdict in judged(key, case)) or "–",
             ]
         )
-    marked = "<p class='muted'>~ another process disturbed every sample.</p>"
-    return _wide(head, rows) + (marked if any(r.get("disturbed") for r in records) else "")
+    small = "" if is_update(records[0]) else "Small: forward · backward apart. "
+    marked = "~: another process disturbed every sample." if any(r.get("disturbed") for r in records) else ""
+    return f'<p class="muted">{small}{marked}</p>' + _wide(head, rows)
 
 
 def _verdict(target: Target, value: float | None, met: bool | None) -> str:
@@ -311,6 +322,11 @@ def _ratio(value: float | None) -> str:
     if value is None:
         return "–"
     return _red(f"{value:.2f}") if is_loss(value) else f"{value:.2f}"
+
+
+def _over(text: str, *small: str) -> str:
+    """HTML, the rest small below the first."""
+    return f"{text}<br><small>{' · '.join(small)}</small>" if small else text
 
 
 def _red(text: str) -> str:
