@@ -45,7 +45,8 @@ def load(paths: Iterable[Path]) -> Results:
                 latest[key] = record
     results = Results()
     names: dict[tuple[object, ...], str] = {}
-    for record in latest.values():
+    # a processor names a family plainly, in whatever order the files came
+    for record in sorted(latest.values(), key=lambda record: record["device"]["type"] != "cpu"):
         if record.get("kind") == "train":
             results.trainings.append(record)
             continue
