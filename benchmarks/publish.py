@@ -211,10 +211,7 @@ def _train(found: Results) -> str:
             ]
         )
     head = ["method", "images/s, reference", "ours", "×", "loss ms", "update ms", "peak memory", "curves agree"]
-    where = (
-        f"torch {first['versions']['torch'].split('+')[0]}, commit {commit(first) or 'unknown'}, {first['date'][:10]}"
-    )
-    return f"Measured: {machine(first)}, {where}; reference, ours.\n\n{_markdown(head, 1, rows)}"
+    return f"Measured: {_run(found.trainings[0])}. Pairs are reference, ours.\n\n{_markdown(head, 1, rows)}\n"
 
 
 def _pair(reference: float, mine: float) -> str:

@@ -36,7 +36,7 @@ from sslkernels.bench.report import (
     ratio,
     sweeps,
 )  # fmt: skip
-from sslkernels.bench.results import Results
+from sslkernels.bench.results import Results, digest
 from sslkernels.bench.runner import Record
 from sslkernels.bench.workloads import Target
 from sslkernels.html import image, page, section, table
@@ -66,9 +66,14 @@ def files(results: Results) -> dict[str, bytes]:
     return found
 
 
+def mark(results: Results) -> str:
+    """What the page of these results and no others holds."""
+    return f"<!-- sha256 of the records: {digest(results.all)} -->"
+
+
 def render(results: Results) -> str:
     """The file of ``results``, which are not empty."""
-    content = [_where(results)]
+    content = [mark(results), _where(results)]
     benchmarks = [*results.families.values(), *results.crossover.values()]
     if benchmarks:
         content.append(_losses(results))
