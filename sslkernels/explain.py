@@ -172,8 +172,9 @@ def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: s
         share = measure.floor(cost, peak, bandwidth).seconds / seconds
         calls = f"median of {len(timing.forward)} calls" + (", beside another busy process" if timing.disturbed else "")
         what = "an update" if workload.family == "ema" else "forward and backward"
+        cached = " (faster than memory: the tensors fit the cache)" if share > 1 else ""
         found = [
-            _line("measured", f"{seconds * 1e3:.3g} ms {what}, {calls}: {share:.0%} of the floor"),
+            _line("measured", f"{seconds * 1e3:.3g} ms {what}, {calls}: {share:.0%} of the floor's speed{cached}"),
             _line("memory", "unknown on this system" if memory is None else f"{_bytes(memory)} above the inputs"),
         ]
     floor = measure.floor(cost, peak, bandwidth)

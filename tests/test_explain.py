@@ -56,6 +56,19 @@ def test_the_floor_is_the_larger_of_operations_and_bytes(known_peaks, capsys):
     assert narrow["floor"].startswith("0.008 ms, bound by bytes")
 
 
+def test_a_loss_of_rows_alone_has_no_tiles_and_keeps_nothing(known_peaks, capsys):
+    told = explained("byol_loss", "--shape", "64,128", capsys=capsys)
+    assert told["path"].startswith("both rows are read once") and "workspace" not in told
+    assert "unit rows" in told["bytes"]
+
+
+def test_more_than_the_floor_is_said_to_come_from_the_cache(monkeypatch, capsys):
+    monkeypatch.setattr(measure, "matmul_peak", lambda *_: 1e12)
+    monkeypatch.setattr(measure, "copy_bandwidth", lambda *_: 1e3)
+    told = explained("byol_loss", "--shape", "64,32", "--measure", capsys=capsys)
+    assert "bound by bytes" in told["floor"] and "fit the cache" in told["measured"]
+
+
 def test_measure_adds_time_share_of_the_floor_and_memory(capsys):
     told = explained("nt_xent", "--shape", "128,32", "--dtype", "bf16", "--measure", capsys=capsys)
     assert "ms forward and backward" in told["measured"] and "% of the floor" in told["measured"]

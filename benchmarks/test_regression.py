@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has a fusion been lost since `results/` was measured? `pytest benchmarks/test_regression.py`
+
+Memory above the inputs is what an op allocates, the same on every quiet or busy machine: it may grow by a tenth and
+two MiB. Time is held as the ratio to eager in one process, which a shared machine moves and another processor more: it
+may fall to its square root, half of the way to level. A matrix that is stored again fails both by far.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from sslkernels.bench import measure, report, runner
+from sslkernels.bench.providers import PROVIDERS
+from sslkernels.bench.workloads import DTYPES, WORKLOADS, Workload
+
+CPU = torch.device("cpu")
+# More pairs, or numbers to move, take seconds a call. A ratio below 2 is too near to level.
+MOST_PAIRS = 1 << 24
+LEAST_RATIO = 2.0
+SECONDS = 0.4
+MEMORY_TIMES, MEMORY_PLUS = 1.1, 2 << 20
+
+SMALL = {str(workload): workload for workload in WORKLOADS if workload.preset == "small"}
+COMMITTED = {
+    (SMALL[name], dtype): case
+    for family in ("similarity", "correlation", "tokens", "ema")
+    for (name, dtype), case in report.cases(runner.read(Path(__file__).parent / "results" / f"{family}.jsonl")).items()
+    if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and report.ours(case)
+}
+FASTER = {
+    key: ratio
+    for key, case in COMMITTED.items()
+    if key[1] == "float32" and (ratio := report.ratio(case, "eager") or 0.0) >= LEAST_RATIO
+}
+
+
+def name(key: tuple[Workload, str]) -> str:
+    return f"{key[0]}-{key[1]}"
+
+
+@pytest.mark.parametrize("key", COMMITTED, ids=name)
+def test_memory(key: tuple[Workload, str]) -> None:
+    workload, dtype = key
+    known = report.ours(COMMITTED[key])["memory_bytes"]
+    inputs = workload.inputs(DTYPES[dtype], CPU)
+    step = PROVIDERS["cpu"].step(workload, inputs)
+    # the first has what is allocated once for a process, and any may have pages that another call left
+    found = min(measure.step_memory(step, inputs) for _ in range(4))
+    assert found <= MEMORY_TIMES * known + MEMORY_PLUS, f"{found / 2**20:.1f} MiB, committed are {known / 2**20:.1f}"
+
+
+@pytest.mark.parametrize("key", FASTER, ids=name)
+def test_time(key: tuple[Workload, str]) -> None:
+    workload, dtype = key
+    inputs = workload.inputs(DTYPES[dtype], CPU)
+    steps = {name: (PROVIDERS[name].step(workload, inputs), inputs) for name in ("cpu", "eager")}
+    timings = measure.interleaved(steps, SECONDS)
+    ours, eager = (timings[name].summary()["fwd+bwd"]["median"] for name in ("cpu", "eager"))
+    least = math.sqrt(FASTER[key])
+    assert eager / ours >= least, f"{eager / ours:.2f}x of eager, committed are {FASTER[key]:.2f}x"
