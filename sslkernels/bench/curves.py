@@ -90,12 +90,14 @@ def sizes(records: Sequence[Record]) -> Figure | None:
 
 def floors(records: Sequence[Record]) -> Figure | None:
     """How much of the time the hardware alone would need: a bar per workload and dtype, 100 % marked."""
+    from matplotlib import patheffects
     from matplotlib.figure import Figure
 
     found = {key: case for key, case in cases(records).items() if (mine := ours(case)) and "floor" in mine}
     if not found:
         return None
     height = 1.3 + 0.3 * len(found)
+    outlined = [patheffects.withStroke(linewidth=2.5, foreground="white")]
     with styled():
         figure = Figure(figsize=(9, height), dpi=160)
         axis = figure.subplots()
@@ -103,7 +105,15 @@ def floors(records: Sequence[Record]) -> Figure | None:
             mine = ours(case) or {}
             fraction, bound = mine["floor"]["fraction"], mine["floor"]["bound"]
             axis.barh(row, fraction, height=0.72, color=COLOURS["eager"], alpha=1 if dtype == "float32" else 0.6)
-            axis.text(fraction + 0.01, row, f"{fraction:.0%}, {bound}", va="center", fontsize=9, color=INK)
+            axis.text(
+                fraction + 0.01,
+                row,
+                f"{fraction:.0%}, {bound}",
+                va="center",
+                fontsize=9,
+                color=INK,
+                path_effects=outlined,
+            )
         names = [f"{titled(record)} {shape(record)} {short(record['dtype'])}" for record in map(_any, found.values())]
         axis.set_yticks(range(len(found)), names, fontsize=9)
         axis.set_ylim(len(found) - 0.4, -0.6)

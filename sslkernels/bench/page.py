@@ -50,8 +50,12 @@ main { max-width: 1200px } main img { max-width: min(100%, 900px) }
 .loss { color: #b91c1c; font-weight: 700 }
 h3 { font-size: 1rem; margin: 18px 0 2px } ul { margin: 0; padding-left: 20px }
 @media (max-width: 600px) { main { padding: 20px 8px } section { padding: 14px 12px } }
-@media print { body { background: #fff } section { border: 0; padding: 8px 0 } .wide { overflow: visible }
-  .wide table { font-size: .62rem } img { break-inside: avoid } }
+@page { size: A4 landscape; margin: 10mm }
+@media print {
+  main { max-width: none; padding: 0 } body { background: #fff; font-size: 13px }
+  section { border: 0; padding: 8px 0 } .wide { overflow: visible } .wide table { font-size: .7rem }
+  tr, img { break-inside: avoid } h2, h3, section > .muted { break-after: avoid } main img { max-width: 100%; max-height: 180mm }
+}
 """
 
 
