@@ -6,12 +6,16 @@ which is `reference` again from first weights that are each moved to the next nu
 every difference (Adam's first step is lr * sign(gradient), and a gradient that is zero but for rounding has a random
 sign), so curves part even where nothing is wrong; the control shows how far rounding alone carries them. We agree if
 
-- the first loss is that of reference to 1e-5, a hundred roundings of float32. All ten methods on the digits: 1.1e-7.
-- the first gradient of all weights is, in its norm, that of reference to 1e-4. All ten: at most 1.3e-6. Adam divides by
-  the gradient's size, so that an error that only scales it shows in no curve.
-- the curve stays within ten times the control's largest distance (or 1e-5) at every step. Over 50 steps of all ten,
-  and of two in four seeds, it went 0.1 to 1.4 times as far: 2e-7 in MAE and I-JEPA, 1e-3 to 5e-3 in most, 2e-2 in
-  SimSiam. Where rounding alone goes far, as SimSiam's control does (a tenth of the loss), the first step decides.
+- the first loss is that of reference to 1e-5, a hundred roundings of float32;
+- the first gradient of all weights is, in its norm, that of reference to 1e-4. Adam divides by the gradient's size, so
+  that an error that only scales it shows in no curve;
+- the curve stays within ten times the control's largest distance, or 1e-3, at every step.
+
+Measured on the digits, all ten methods at their own batch size (seed 0) and at 32 (seeds 0 to 2): first losses were off
+by at most 2e-7 and first gradients by 1.3e-6. Over 50 steps the curve went at most 2.2 times as far as the control's:
+3e-7 in MAE and I-JEPA, mostly 1e-3 to 2e-2. The 1e-3 is for short runs: one of two right curves may make its first jump
+of 1e-4 some steps before the other. Where rounding alone goes far (SimSiam and Barlow Twins: 0.01 to 0.3 in batches of
+32), the curve says little and the first step decides.
 
 Distances of losses are relative to the reference's loss of that step, or to the median of its curve where that is
 larger: a cosine loss passes through zero.
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
 
 Record = dict[str, Any]
 CONTROL = "control"
-FIRST_LOSS, FIRST_GRADIENT, CURVE = 1e-5, 1e-4, 1e-5
+FIRST_LOSS, FIRST_GRADIENT, CURVE = 1e-5, 1e-4, 1e-3
 TIMES_CONTROL = 10
 CASES = 4
 COSTS = (
@@ -73,16 +77,14 @@ def run(prepared: Prepared, steps: int, tell: Callable[[str], None]) -> list[Rec
     from sslkernels.training.run import seed
 
     config, learner, backend = prepared.config, prepared.learner.to(prepared.device), prepared.backend
-    seed(config.seed)
-    runs = {
-        "reference": on_backend(learner, "reference"),
-        backend: on_backend(learner, backend),
-        CONTROL: _moved_by_a_rounding(on_backend(learner, "reference")),
-    }
     curves = {}
-    for name, method in runs.items():
+    for name in ("reference", backend, CONTROL):
         title = f"{config.method}, {name}"
         tell(title)
+        method = on_backend(learner, backend if name == backend else "reference")
+        if name == CONTROL:
+            seed(config.seed)
+            _move_by_a_rounding(method)
         curves[name] = _train(method, prepared, steps, lambda text: tell(f"{title}: {text}"))  # noqa: B023
     tell(f"{config.method}, one step on {backend} and reference")
     images = prepared.dataset.train_images[: config.batch_size].to(prepared.device)
@@ -107,7 +109,8 @@ def run(prepared: Prepared, steps: int, tell: Callable[[str], None]) -> list[Rec
             "control_deviation": noise["deviation"],
             "allowed_deviation": allowed,
         }
-        record["agrees"] = not _too_far(record)
+        # The control is held to nothing: its first gradient may be a ReLU's kink away.
+        record["agrees"] = name != backend or not _too_far(record)
         records.append(record | asdict(costs[name]) if name in costs else record)
     return records
 
@@ -188,11 +191,11 @@ def print_records(records: Sequence[Record], console: Console) -> None:
         parts = [f"{record['loss_milliseconds']:.2f} ms ({record['loss_share']:.1%})"]
         if updates:
             parts.append(f"{record['update_milliseconds']:.2f} ms ({record['update_share']:.1%})")
-        memory = record["peak_memory_bytes"]
+        memory, ratio = record["peak_memory_bytes"], record["images_per_second"] / reference["images_per_second"]
         table.add_row(
             record["backend"],
             f"{record['images_per_second']:.0f}",
-            f"{record['images_per_second'] / reference['images_per_second']:.2f}x",
+            f"[bold red]{ratio:.2f}x[/]" if round(ratio, 2) < 1 else f"{ratio:.2f}x",
             f"{_step_milliseconds(record):.1f} ms",
             *parts,
             "–" if memory is None else f"{memory / 2**20:.1f} MiB",
@@ -297,11 +300,10 @@ def _batches(prepared: Prepared) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _moved_by_a_rounding(method: Method) -> Method:
+def _move_by_a_rounding(method: Method) -> None:
     """Up or down by chance: the features of a normalised network hardly see a common factor."""
     for weight in method.parameters():
         weight.copy_(torch.nextafter(weight, torch.where(torch.rand_like(weight) < 0.5, -torch.inf, torch.inf)))
-    return method
 
 
 def _distances(curve: _Curve, reference: _Curve) -> dict[str, float]:
