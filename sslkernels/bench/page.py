@@ -54,7 +54,8 @@ h3 { font-size: 1rem; margin: 18px 0 2px } ul { margin: 0; padding-left: 20px }
 @media print {
   main { max-width: none; padding: 0 } body { background: #fff; font-size: 13px }
   section { border: 0; padding: 8px 0 } .wide { overflow: visible } .wide table { font-size: .7rem }
-  tr, img { break-inside: avoid } h2, h3, section > .muted { break-after: avoid } main img { max-width: 100%; max-height: 180mm }
+  tr, img { break-inside: avoid } h2, h3, section > .muted { break-after: avoid }
+  main img { max-width: 100%; max-height: 180mm }
 }
 """
 
