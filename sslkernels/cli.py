@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except ModuleNotFoundError as error:
         command = arguments[0] if arguments else ""
-        extra = EXTRAS.get(command)
+        extra = "train" if arguments[:2] == ["bench", "train"] else EXTRAS.get(command)
         if extra is None or (error.name or "").startswith("sslkernels"):
             raise
         return _complain(f"{command} needs {error.name}, which is missing; pip install 'sslkernels[{extra}]'")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels bench list | run | compare | plot`."""
+"""`sslkernels bench list | run | compare | plot | train`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sslkernels.bench import page, pictures, report, results, runner, workloads
+from sslkernels.bench import page, pictures, report, results, runner, train, workloads
 from sslkernels.bench.providers import OTHERS, PROVIDERS
 from sslkernels.bench.providers import select as select_providers
+from sslkernels.methods import available
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SECONDS, QUICK_SECONDS = 2.0, 0.05
+STEPS = 50
 _FLOOR = """\
 floor: the larger of operations / peak and bytes / copy bandwidth, all measured in the same run. The peak is that of a
 large torch.mm in the dtype, or the best rate one of our kernels reached where that is higher (the table says which).
@@ -31,7 +33,7 @@ what was resident before; on CUDA the allocator's."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommands of ``sslkernels bench``."""
-    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="list|run|compare|plot")
+    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="list|run|compare|plot|train")
 
     def command(name: str, what: str, example: str, more: str = "") -> argparse.ArgumentParser:
         return commands.add_parser(
@@ -87,13 +89,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="PATH", help="a folder for index.html and its pictures, or a .png"
     )
 
+    train_ = command(
+        "train",
+        "train a method on the reference backend and on ours, compare curves and costs",
+        "sslkernels bench train simclr --steps 50 --out simclr.jsonl",
+        "The loss curves are drawn beside the records, under the same name with .png. Exit code 1 where they part by\n"
+        "more than ten times what moving the first weights by one rounding does. Needs the extra sslkernels[train].",
+    )
+    train_.add_argument("method", metavar="METHOD", help=f"one of: {', '.join(available())}")
+    train_.add_argument("--data", help="digits (default), imagefolder:PATH, cifar10:PATH or npz:PATH")
+    train_.add_argument("--backend", help="cpu, triton or cuda (default: the fastest that can run)")
+    train_.add_argument("--batch-size", type=int, help="images of a step (default: the method's)")
+    train_.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps of each run ({STEPS})")
+    train_.add_argument("--seed", type=int, help="of weights, order and views (default 0)")
+    train_.add_argument("--out", type=Path, help="JSON lines; METHOD-TIMESTAMP.jsonl here by default")
+
 
 def run(args: argparse.Namespace) -> int:
     """0 done; 1 one of ours was wrong or broke, or became slower than --fail-over allows; 130 interrupted.
 
     A mistake in the arguments is a ValueError of one sentence, a missing rich or matplotlib a ModuleNotFoundError.
     """
-    command = {"list": _list, "run": _run, "compare": _compare, "plot": _plot}[args.bench_command]
+    command = {"list": _list, "run": _run, "compare": _compare, "plot": _plot, "train": _train}[args.bench_command]
     try:
         return command(args)
     except KeyboardInterrupt:
@@ -179,6 +196,34 @@ def _plot(args: argparse.Namespace) -> int:
         runner.save(content, path)
     print(f"{', '.join(path.name for path in drawn)} written to {args.out}")
     return 0
+
+
+def _train(args: argparse.Namespace) -> int:
+    from sslkernels.training.run import write_atomically
+
+    out = args.out or Path(f"{args.method}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
+    picture = out.with_suffix(".png")
+    if out == picture:
+        raise ValueError(f"--out is {out}, the name of the picture; pass one that ends in .jsonl.")
+    _check_out(out)
+    _check_out(picture)
+    options = {name: getattr(args, name) for name in ("data", "backend", "batch_size", "seed")}
+    prepared = train.prepare(args.method, args.steps, options)
+    console = _console()
+    shared = runner.environment(prepared.device)
+    with _progress(console, train.CASES) as tell:
+        records = [{**shared, **record} for record in train.run(prepared, args.steps, tell)]
+    drawn = train.draw(records)
+    runner.write(records, out)
+    write_atomically(picture, drawn)
+    train.print_records(records, console)
+    console.print(
+        f"{len(records)} records written to {out}, drawn in {picture}", highlight=False, markup=False, soft_wrap=True
+    )
+    if train.by_role(records)[1]["agrees"]:
+        return 0
+    print(f"sslkernels bench train: {train.verdict(records)}", file=sys.stderr)
+    return 1
 
 
 def _device(name: str) -> torch.device:

@@ -18,6 +18,7 @@ import sslkernels
 from sslkernels import _C
 from sslkernels.bench import measure
 from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
+from sslkernels.bench.train import is_whole as is_whole_training
 from sslkernels.bench.workloads import DIMENSIONS, FAMILIES, Workload
 
 FORMAT = 1
@@ -95,7 +96,7 @@ def read(path: Path) -> list[Record]:
             raise ValueError(f"{path}, line {number} is not JSON; pass a file written by `bench run`.") from error
         if not isinstance(record, dict) or record.get("format") != FORMAT:
             raise ValueError(f"{path}, line {number} is not a benchmark record of format {FORMAT}.")
-        if not _is_whole(record):
+        if not (is_whole_training(record) if record.get("kind") == "train" else _is_whole(record)):
             raise ValueError(f"{path}, line {number} is incomplete or damaged; pass a file written by `bench run`.")
         records.append(record)
     if not records:
@@ -105,19 +106,12 @@ def read(path: Path) -> list[Record]:
 
 def _is_whole(record: Record) -> bool:
     """What the tables and the picture read is there."""
-    training = record.get("kind") == "train"
-    needed = {"date": str, "threads": int, "device": dict, "versions": dict}
-    if training:
-        needed |= {"method": str, "backend": str, "losses": list}
-    else:
-        needed |= {"family": str, "workload": str, "op": str, "shape": list, "dtype": str}
-        needed |= {"provider": str, "chosen": bool, "status": str}
+    needed = {"date": str, "threads": int, "device": dict, "versions": dict, "family": str, "workload": str, "op": str}
+    needed |= {"shape": list, "dtype": str, "provider": str, "chosen": bool, "status": str}
     if not all(isinstance(record.get(name), kind) for name, kind in needed.items()):
         return False
     if not {"name", "type", "isa"} <= set(record["device"]) or "torch" not in record["versions"]:
         return False
-    if training:
-        return True
     if len(record["shape"]) != len(DIMENSIONS.get(record["op"], ())):
         return False
     if "seconds" not in record:

@@ -46,8 +46,8 @@ def step_costs(
 ) -> dict[str, StepCost]:
     """Costs of a step on ``images`` with each of ``backends``, in turn in this process, on copies of ``method``."""
     device = images.device
-    steps = {name: _step(_copy(method, name), views, images, autocast) for name in backends}
-    losses = {name: _loss(_copy(method, name), views, images, autocast) for name in backends}
+    steps = {name: _step(on_backend(method, name), views, images, autocast) for name in backends}
+    losses = {name: _loss(on_backend(method, name), views, images, autocast) for name in backends}
     step_seconds = _interleaved(steps, REPEATS, device)
     loss_seconds = _interleaved(losses, LOSS_REPEATS, device)
     update_seconds = _update_seconds(method, views, images, backends, autocast)
@@ -65,7 +65,8 @@ def step_costs(
     }
 
 
-def _copy(method: Method, backend: str) -> Method:
+def on_backend(method: Method, backend: str) -> Method:
+    """A copy that runs on ``backend``, in training mode and without other ranks."""
     copied = copy.deepcopy(method).train()
     copied.backend = backend
     if backend == "reference":
@@ -110,7 +111,7 @@ def _update_seconds(
     """Of `Method.after_step`; empty where the method has none of its own."""
     if type(method).after_step is Method.after_step:
         return {}
-    copies = {name: _copy(method, name) for name in backends}
+    copies = {name: on_backend(method, name) for name in backends}
     forwards = {name: _forward(copied, views, images, autocast) for name, copied in copies.items()}
     updates = {name: _update(copied) for name, copied in copies.items()}
     return _interleaved(updates, REPEATS, images.device, before=forwards)

@@ -16,6 +16,7 @@ from sslkernels.methods import Method
 from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
 
 WARMUP = 0.05
+WEIGHT_DECAY = 1e-4
 # Enough for an effective rank of a few dozen, and little beside an epoch.
 WATCHED = 256
 
@@ -47,7 +48,7 @@ class LitMethod(LightningModule):
     """
 
     def __init__(
-        self, method: Method, *, views: nn.Module | None = None, lr: float = 1e-3, weight_decay: float = 1e-4
+        self, method: Method, *, views: nn.Module | None = None, lr: float = 1e-3, weight_decay: float = WEIGHT_DECAY
     ) -> None:
         super().__init__()
         self.method = method
@@ -71,14 +72,8 @@ class LitMethod(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        weights = [parameter for parameter in self.method.parameters() if parameter.requires_grad]
-        groups = [
-            {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": self.weight_decay},
-            {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=self.lr)
         total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total))
+        optimizer, schedule = optimizer_and_schedule(self.method, self.lr, self.weight_decay, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
@@ -128,6 +123,19 @@ class LitMethod(LightningModule):
         self.losses = list(checkpoint["loss"])
         self.feature_std, self.effective_rank = saved_spread(checkpoint).values()
         self._random_states = checkpoint["random_states"]
+
+
+def optimizer_and_schedule(
+    method: Method, lr: float, weight_decay: float, total: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW of what is trained, and `warmup_cosine` over ``total`` steps."""
+    weights = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": weight_decay},
+        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total))
 
 
 def warmup_cosine(step: int, total: int) -> float:

@@ -19,6 +19,8 @@ NEIGHBOURS = 8
 QUERIES = 6
 PAINTED = 10
 HIDDEN = "#c7d2fe"
+# Where equal numbers stand on a logarithmic axis: below a rounding of float32.
+EQUAL = 1e-8
 STYLE = {
     "font.size": 10,
     "text.color": INK,
@@ -59,7 +61,7 @@ def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float |
     """Two small curves over the epochs, from zero, where a collapse ends; without the epochs nobody measured."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, panels = _figure(7.2, 2.4, columns=2)
+    figure, panels = _figure(7.2, 2.4, ncols=2)
     curves = {"standard deviation": feature_std, "effective rank": effective_rank}
     for axes, (name, values) in zip(panels, curves.items(), strict=True):
         known = [(epoch, value) for epoch, value in enumerate(values, 1) if value is not None]
@@ -72,6 +74,44 @@ def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float |
         axes.margins(x=0.01)
         axes.set_ylim(bottom=0)
     figure.subplots_adjust(wspace=0.28)
+    return _png(figure)
+
+
+def agreement(
+    title: str,
+    place: str,
+    reference: Sequence[float],
+    ours: tuple[str, Sequence[float]],
+    distances: dict[str, Sequence[float]],
+    allowed: float,
+) -> bytes:
+    """Two loss curves that should lie on each other; below, how far named curves are from the reference."""
+    from matplotlib.ticker import MaxNLocator
+
+    figure, (above, below) = _figure(7.2, 4.6, nrows=2, sharex=True, height_ratios=(2.2, 1))
+    steps = range(1, len(reference) + 1)
+    marker = "o" if len(reference) < 3 else None
+    above.plot(steps, reference, color=HIDDEN, linewidth=6, marker=marker, markersize=12, label="reference")
+    above.plot(steps, ours[1], color=ACCENT, linewidth=1.4, marker=marker, label=ours[0])
+    above.set_ylabel("loss")
+    for name, values in distances.items():
+        drawn = [max(value, EQUAL) if value == value else value for value in values]  # a NaN is not drawn
+        colour = ACCENT if name == ours[0] else MUTED
+        below.plot(steps, drawn, color=colour, linewidth=1.4, marker=marker, label=name)
+    below.axhline(allowed, color=BAD, linewidth=1.0, linestyle=(0, (4, 3)), label="allowed")
+    below.set_yscale("log")
+    below.set_ylim(bottom=EQUAL)
+    below.set_ylabel("distance from\nreference")
+    below.set_xlabel("optimizer step")
+    below.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=(1, 2, 5, 10)))
+    for axes in (above, below):
+        axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.margins(x=0.01)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelcolor=INK)
+    figure.align_ylabels()
+    figure.text(0.125, 0.975, title, fontsize=11, color=INK, weight="bold")
+    figure.text(0.125, 0.925, place, fontsize=9, color=MUTED)
     return _png(figure)
 
 
@@ -148,7 +188,7 @@ def _show(axes: Any, image: Tensor, frame: str) -> None:
     axes.set_axis_off()
 
 
-def _figure(width: float, height: float, bare: bool = False, columns: int = 1) -> tuple[Any, Any]:
+def _figure(width: float, height: float, bare: bool = False, **grid: Any) -> tuple[Any, Any]:
     """A figure outside pyplot, which would look for a display and keep the figure."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -157,7 +197,7 @@ def _figure(width: float, height: float, bare: bool = False, columns: int = 1) -
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         FigureCanvasAgg(figure)
-        return figure, None if bare else figure.subplots(1, columns)
+        return figure, None if bare else figure.subplots(**grid)
 
 
 def _png(figure: Any) -> bytes:

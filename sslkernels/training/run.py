@@ -11,9 +11,9 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,28 +67,10 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
             raise FileExistsError(
                 f"train: --out is {out}, which is not an empty folder; pass another, or --resume to continue its run."
             )
-    dataset = load(config.data, config.image_size)
-    count = len(dataset.train_images)
-    if config.batch_size > count:
-        if options.get("batch_size") is not None:
-            raise ValueError(
-                f"train: --batch-size is {config.batch_size} and {config.data} has {count} training images; "
-                f"pass at most {count}."
-            )
-        config = replace(config, batch_size=count - count % config.devices)
-    if config.batch_size < 2 * config.devices:
-        raise ValueError(
-            f"train: --devices is {config.devices} and a batch has {config.batch_size} images; every device needs two."
-        )
-    if config.patch_size is not None and options.get("patch_size") is None and not resume:
-        config = replace(config, patch_size=_patch_size(*dataset.train_images.shape[2:]))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cuda" and config.devices > torch.cuda.device_count():
-        raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
-    backend = choose(device, AUTOCAST[config.precision] or torch.float32, config.backend, METHODS[method].backends)
-    with _quiet_engine():
-        seed_everything(config.seed, verbose=False)
-    learner = _method(config, dataset)
+    given = [name for name, value in options.items() if value is not None]
+    prepared = prepare(config, [*given, "patch_size"] if resume else given)
+    config, dataset, learner, views = prepared.config, prepared.dataset, prepared.learner, prepared.views
+    device, backend, count = prepared.device, prepared.backend, len(dataset.train_images)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -96,10 +78,6 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         raise ValueError(f"train: --out is {out}, which cannot be created ({error.strerror}); pass another.") from error
     say(f"{config.method} on {config.data}: {count} images, {config.epochs} epochs, backend {backend}, into {out}")
     untrained = copy.deepcopy(learner.backbone).to(device)
-    channels, size = dataset.train_images.shape[1], tuple(dataset.train_images.shape[2:])
-    views: nn.Module = OneView(channels, size)
-    if config.patch_size is None:
-        views = TwoViews(channels, size, whole=config.method in WHOLE_VIEWS)
     curves = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
     warning = collapse_warning(curves["feature_std"], curves["effective_rank"])
     if warning:
@@ -142,6 +120,55 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         painting = images, *(drawn.cpu() for drawn in learner.reconstruct(images.to(device)))
     write_atomically(out / "report.html", write_report(metrics, dataset, *features[""], painting))
     return metrics
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run begins with. ``backend`` is the one that runs the loss of ``learner`` on ``device``."""
+
+    config: TrainConfig
+    dataset: Dataset
+    learner: Method
+    views: nn.Module
+    device: torch.device
+    backend: str
+
+
+def prepare(config: TrainConfig, given: Collection[str]) -> Prepared:
+    """Load the data, fit ``config`` to it, seed everything, build the method; options in ``given`` stay as they are."""
+    dataset = load(config.data, config.image_size)
+    count, channels, size = len(dataset.train_images), dataset.train_images.shape[1], dataset.train_images.shape[2:]
+    if config.batch_size > count:
+        if "batch_size" in given:
+            raise ValueError(
+                f"train: --batch-size is {config.batch_size} and {config.data} has {count} training images; "
+                f"pass at most {count}."
+            )
+        config = replace(config, batch_size=count - count % config.devices)
+    if config.batch_size < 2 * config.devices:
+        raise ValueError(
+            f"train: --devices is {config.devices} and a batch has {config.batch_size} images; every device needs two."
+        )
+    if config.patch_size is not None and "patch_size" not in given:
+        config = replace(config, patch_size=_patch_size(*size))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cuda" and config.devices > torch.cuda.device_count():
+        raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
+    backend = choose(
+        device, AUTOCAST[config.precision] or torch.float32, config.backend, METHODS[config.method].backends
+    )
+    seed(config.seed)
+    learner = _method(config, dataset)
+    views: nn.Module = OneView(channels, tuple(size))
+    if config.patch_size is None:
+        views = TwoViews(channels, tuple(size), whole=config.method in WHOLE_VIEWS)
+    return Prepared(config, dataset, learner, views, device, backend)
+
+
+def seed(value: int) -> None:
+    """Of torch, NumPy and Python, without a line on it."""
+    with _quiet_engine():
+        seed_everything(value, verbose=False)
 
 
 def _is_free(out: Path) -> bool:
@@ -238,9 +265,9 @@ def _quiet_engine() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def write_atomically(path: Path, text: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
     os.replace(temporary, path)
 
 

@@ -58,6 +58,9 @@ def training(backend: str, method: str = "simclr", **more: Any) -> dict[str, Any
     costs = {"images_per_second": 1000.0, "loss_milliseconds": 2.0, "loss_share": 0.1, "update_milliseconds": None}
     costs |= {"update_share": None, "peak_memory_bytes": 5 << 20}
     record = {**SHARED, "kind": "train", "method": method, "backend": backend, "losses": [3.0, 2.5, 2.0]}
+    record |= {"data": "digits", "batch_size": 8, "steps": 3, "seed": 0}
+    record |= dict.fromkeys(("first_loss_deviation", "first_gradient_deviation", "control_deviation"), 0.0)
+    record |= {"allowed_deviation": 1e-5}
     return record | (costs if backend != "control" else {}) | {"agrees": True, "deviation": 1e-7} | more
 
 

@@ -1,0 +1,314 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`sslkernels bench train`: the same training on the reference backend and on ours, and what a step costs on both.
+
+Three runs from the same seed, over the same batches, views and dropped tokens: `reference`, ours, and a *control*,
+which is `reference` again from first weights that are each moved to the next number of their dtype. Training multiplies
+every difference (Adam's first step is lr * sign(gradient), and a gradient that is zero but for rounding has a random
+sign), so curves part even where nothing is wrong; the control shows how far rounding alone carries them. We agree if
+
+- the first loss is that of reference to 1e-5, a hundred roundings of float32. All ten methods on the digits: 1.1e-7.
+- the first gradient of all weights is, in its norm, that of reference to 1e-4. All ten: at most 1.3e-6. Adam divides by
+  the gradient's size, so that an error that only scales it shows in no curve.
+- the curve stays within ten times the control's largest distance (or 1e-5) at every step. Over 50 steps of all ten,
+  and of two in four seeds, it went 0.1 to 1.4 times as far: 2e-7 in MAE and I-JEPA, 1e-3 to 5e-3 in most, 2e-2 in
+  SimSiam. Where rounding alone goes far, as SimSiam's control does (a tenth of the loss), the first step decides.
+
+Distances of losses are relative to the reference's loss of that step, or to the median of its curve where that is
+larger: a cosine loss passes through zero.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sslkernels.methods import Method
+    from sslkernels.training.run import Prepared
+
+Record = dict[str, Any]
+CONTROL = "control"
+FIRST_LOSS, FIRST_GRADIENT, CURVE = 1e-5, 1e-4, 1e-5
+TIMES_CONTROL = 10
+CASES = 4
+COSTS = (
+    "images_per_second",
+    "loss_milliseconds",
+    "loss_share",
+    "update_milliseconds",
+    "update_share",
+    "peak_memory_bytes",
+)
+
+
+def prepare(method: str, steps: int, options: dict[str, Any]) -> Prepared:
+    """What `run` begins with; ``options`` as of `sslkernels.training.train`.
+
+    Raises:
+        ValueError, OSError: an option or the data is wrong, or ours would be the reference itself.
+    """
+    from sslkernels.training import run as training
+    from sslkernels.training.config import TrainConfig
+
+    if steps < 1:
+        raise ValueError(f"--steps is {steps}; pass a whole number of at least 1.")
+    config = TrainConfig.from_options(method, options)
+    prepared = training.prepare(config, [name for name, value in options.items() if value is not None])
+    if prepared.backend == "reference":
+        raise ValueError("the backend is reference, which the others are compared with; pass another as --backend.")
+    return prepared
+
+
+def run(prepared: Prepared, steps: int, tell: Callable[[str], None]) -> list[Record]:
+    """A record each of `reference`, ours and the control; ``tell`` hears what is being done."""
+    from sslkernels.training.measure import on_backend, step_costs
+    from sslkernels.training.run import seed
+
+    config, learner, backend = prepared.config, prepared.learner.to(prepared.device), prepared.backend
+    seed(config.seed)
+    runs = {
+        "reference": on_backend(learner, "reference"),
+        backend: on_backend(learner, backend),
+        CONTROL: _moved_by_a_rounding(on_backend(learner, "reference")),
+    }
+    curves = {}
+    for name, method in runs.items():
+        title = f"{config.method}, {name}"
+        tell(title)
+        curves[name] = _train(method, prepared, steps, lambda text: tell(f"{title}: {text}"))  # noqa: B023
+    tell(f"{config.method}, one step on {backend} and reference")
+    images = prepared.dataset.train_images[: config.batch_size].to(prepared.device)
+    costs = step_costs(learner, prepared.views, images, [backend, "reference"], None)
+
+    reference, control = curves["reference"], curves[CONTROL]
+    noise = _distances(control, reference)
+    allowed = max(CURVE, TIMES_CONTROL * noise["deviation"])
+    records = []
+    for name, curve in curves.items():
+        distances = _distances(curve, reference)
+        record = {
+            "kind": "train",
+            "method": config.method,
+            "data": config.data,
+            "batch_size": config.batch_size,
+            "steps": steps,
+            "seed": config.seed,
+            "backend": name,
+            "losses": curve.losses.tolist(),
+            **distances,
+            "control_deviation": noise["deviation"],
+            "allowed_deviation": allowed,
+        }
+        record["agrees"] = not _too_far(record)
+        records.append(record | asdict(costs[name]) if name in costs else record)
+    return records
+
+
+def is_whole(record: Record) -> bool:
+    """What the table and the picture read is there."""
+    needed: dict[str, type | tuple[type, ...]] = {
+        "method": str, "data": str, "batch_size": int, "steps": int, "seed": int, "backend": str, "losses": list,
+        "first_loss_deviation": float, "first_gradient_deviation": float, "deviation": float,
+        "control_deviation": float, "allowed_deviation": float, "agrees": bool, "device": dict, "versions": dict,
+        "threads": int, "date": str,
+    }  # fmt: skip
+    if record.get("kind") != "train" or not all(isinstance(record.get(key), kind) for key, kind in needed.items()):
+        return False
+    if len(record["losses"]) != record["steps"] or not all(isinstance(loss, float) for loss in record["losses"]):
+        return False
+    if not {"name", "type", "isa"} <= set(record["device"]) or "torch" not in record["versions"]:
+        return False
+    if record["backend"] == CONTROL:
+        return True
+    return set(COSTS) <= set(record) and isinstance(record["images_per_second"], float)
+
+
+def deviations(losses: Sequence[float], reference: Sequence[float]) -> list[float]:
+    """Of every step, relative to the reference's loss there, or to the median of its curve where that is larger."""
+    theirs, own = (torch.tensor(values, dtype=torch.float64) for values in (reference, losses))
+    sizes = theirs.abs()
+    return ((own - theirs).abs() / sizes.clamp(min=float(sizes.median()))).tolist()
+
+
+def verdict(records: Sequence[Record]) -> str:
+    """Whether the curves agree, in one sentence with the numbers."""
+    _, ours, _ = by_role(records)
+    if not ours["agrees"]:
+        return f"{ours['method']} on {ours['backend']} does not agree with reference: {'; '.join(_too_far(ours))}."
+    return (
+        f"{ours['method']} on {ours['backend']} agrees with reference over {_steps(ours)}: the first loss to "
+        f"{ours['first_loss_deviation']:.1e}, the first gradient to {ours['first_gradient_deviation']:.1e}, the curve "
+        f"to {ours['deviation']:.1e}; weights moved by one rounding carry it {ours['control_deviation']:.1e} away."
+    )
+
+
+def _too_far(record: Record) -> list[str]:
+    return [
+        f"{what} is off by {record[key]:.1e}, allowed is {allowed:.1e}"
+        for key, what, allowed in (
+            ("first_loss_deviation", "the first loss", FIRST_LOSS),
+            ("first_gradient_deviation", "the first gradient", FIRST_GRADIENT),
+            ("deviation", "the curve", record["allowed_deviation"]),
+        )
+        if not record[key] <= allowed  # a NaN is not
+    ]
+
+
+def by_role(records: Sequence[Record]) -> tuple[Record, Record, Record]:
+    """Reference, ours, control."""
+    found = {record["backend"]: record for record in records}
+    reference, control = found.pop("reference"), found.pop(CONTROL)
+    (ours,) = found.values()
+    return reference, ours, control
+
+
+def print_records(records: Sequence[Record], console: Console) -> None:
+    """What a step costs on both, where ours costs more, and whether the curves agree."""
+    from rich.table import Table
+
+    reference, ours, _ = by_role(records)
+    table = Table(
+        title=f"{_what(ours)}: {_place(ours)}",
+        caption="one step: views, forward, backward, optimizer, update · loss: forward and backward · "
+        "ratio: images/s of ours ÷ reference",
+    )
+    table.add_column("backend", no_wrap=True)
+    updates = ours["update_milliseconds"] is not None
+    for name in ("images/s", "ratio", "step", "loss", *(["update"] if updates else []), "peak memory"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in (reference, ours):
+        parts = [f"{record['loss_milliseconds']:.2f} ms ({record['loss_share']:.1%})"]
+        if updates:
+            parts.append(f"{record['update_milliseconds']:.2f} ms ({record['update_share']:.1%})")
+        memory = record["peak_memory_bytes"]
+        table.add_row(
+            record["backend"],
+            f"{record['images_per_second']:.0f}",
+            f"{record['images_per_second'] / reference['images_per_second']:.2f}x",
+            f"{_step_milliseconds(record):.1f} ms",
+            *parts,
+            "–" if memory is None else f"{memory / 2**20:.1f} MiB",
+        )
+    console.print(table)
+    for sentence in [*remarks(records), *([verdict(records)] if ours["agrees"] else [])]:
+        console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def remarks(records: Sequence[Record]) -> list[str]:
+    """Where ours is slower or takes more memory, a line each."""
+    reference, ours, _ = by_role(records)
+    lines = []
+    for word, what, cost in (
+        ("slower", "a step", _step_milliseconds),
+        ("slower", "the loss", itemgetter("loss_milliseconds")),
+        ("slower", "the update", itemgetter("update_milliseconds")),
+        ("more memory", "a step", itemgetter("peak_memory_bytes")),
+    ):
+        mine, theirs = cost(ours), cost(reference)
+        if mine and theirs and round(theirs / mine, 2) < 1:
+            lines.append(
+                f"[red]{word}[/]: {what} on {ours['backend']} takes {mine / theirs:.2f}x what reference takes."
+            )
+    return lines
+
+
+def draw(records: Sequence[Record]) -> bytes:
+    """The curves as PNG bytes: ours over reference, and below how far ours and the control are from it."""
+    from sslkernels.training.pictures import agreement
+
+    reference, ours, control = by_role(records)
+    ratio = ours["images_per_second"] / reference["images_per_second"]
+    return agreement(
+        f"{ours['method']} on {ours['data']}: {ratio:.2f}× the images per second of reference",
+        f"Batches of {ours['batch_size']}, seed {ours['seed']}. {_place(ours)}",
+        reference["losses"],
+        (ours["backend"], ours["losses"]),
+        {
+            ours["backend"]: deviations(ours["losses"], reference["losses"]),
+            "control: weights\nmoved by a rounding": deviations(control["losses"], reference["losses"]),
+        },
+        ours["allowed_deviation"],
+    )
+
+
+def _what(record: Record) -> str:
+    return f"{record['method']} on {record['data']}, batches of {record['batch_size']}"
+
+
+def _place(record: Record) -> str:
+    return f"{record['device']['name']}, {record['threads']} threads, torch {record['versions']['torch']}"
+
+
+def _step_milliseconds(record: Record) -> float:
+    return 1e3 * record["batch_size"] / record["images_per_second"]
+
+
+def _steps(record: Record) -> str:
+    return f"{record['steps']} step{'s' * (record['steps'] != 1)}"
+
+
+@dataclass(frozen=True)
+class _Curve:
+    losses: Tensor
+    """float64 ``(steps,)``."""
+    gradient: Tensor
+    """Of all weights at the first step, flat."""
+
+
+def _train(method: Method, prepared: Prepared, steps: int, tell: Callable[[str], None]) -> _Curve:
+    """The loop of `sslkernels train`, without its engine."""
+    from sslkernels.training.module import WEIGHT_DECAY, optimizer_and_schedule
+    from sslkernels.training.run import seed
+
+    seed(prepared.config.seed)
+    optimizer, schedule = optimizer_and_schedule(method, prepared.config.lr, WEIGHT_DECAY, steps)
+    losses, gradient = [], torch.empty(0)
+    for step, images in enumerate(itertools.islice(_batches(prepared), steps)):
+        loss = method(prepared.views(images.to(prepared.device)))["loss"]
+        loss.backward()
+        if step == 0:
+            gradient = torch.cat([w.grad.flatten() for w in method.parameters() if w.grad is not None])
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        method.after_step(step, steps)
+        losses.append(loss.item())
+        tell(f"step {step + 1} of {steps}")
+    return _Curve(torch.tensor(losses, dtype=torch.float64), gradient)
+
+
+def _batches(prepared: Prepared) -> Iterator[Tensor]:
+    """Those of `sslkernels train`, without an end."""
+    from sslkernels.training.loader import ImageBatches
+
+    config = prepared.config
+    loader = ImageBatches(prepared.dataset.train_images, config.batch_size, config.seed).train_dataloader()
+    for epoch in itertools.count():
+        loader.sampler.set_epoch(epoch)
+        yield from loader
+
+
+@torch.no_grad()
+def _moved_by_a_rounding(method: Method) -> Method:
+    """Up or down by chance: the features of a normalised network hardly see a common factor."""
+    for weight in method.parameters():
+        weight.copy_(torch.nextafter(weight, torch.where(torch.rand_like(weight) < 0.5, -torch.inf, torch.inf)))
+    return method
+
+
+def _distances(curve: _Curve, reference: _Curve) -> dict[str, float]:
+    over_steps = deviations(curve.losses.tolist(), reference.losses.tolist())
+    difference = torch.linalg.vector_norm(curve.gradient - reference.gradient)
+    return {
+        "first_loss_deviation": over_steps[0],
+        "first_gradient_deviation": float(difference / torch.linalg.vector_norm(reference.gradient)),
+        "deviation": float(torch.tensor(over_steps).max()),
+    }
