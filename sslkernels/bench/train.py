@@ -11,11 +11,11 @@ sign), so curves part even where nothing is wrong; the control shows how far rou
   that an error that only scales it shows in no curve;
 - the curve stays within ten times the control's largest distance, or 1e-3, at every step.
 
-Measured on the digits, all ten methods at their own batch size (seed 0) and at 32 (seeds 0 and 1; 2 for eight): first losses were off
-by at most 2e-7 and first gradients by 1.3e-6. Over 50 steps the curve went at most 2.2 times as far as the control's:
-3e-7 in MAE and I-JEPA, mostly 1e-3 to 2e-2. The 1e-3 is for short runs: one of two right curves may make its first jump
-of 1e-4 some steps before the other. Where rounding alone goes far (SimSiam and Barlow Twins: 0.01 to 0.3 in batches of
-32), the curve says little and the first step decides.
+Measured on the digits, all ten methods at their own batch size (seed 0) and at 32 (seeds 0 and 1; eight at seed 2):
+first losses were off by at most 2e-7 and first gradients by 1.3e-6. Over 50 steps the curve went at most 2.2 times as
+far as the control's: 3e-7 in MAE and I-JEPA, mostly 1e-3 to 2e-2. The 1e-3 is for short runs: one of two right curves
+may make its first jump of 1e-4 some steps before the other. Where rounding alone goes far (SimSiam and Barlow Twins:
+0.01 to 0.3 in batches of 32), the curve says little and the first step decides.
 
 Distances of losses are relative to the reference's loss of that step, or to the median of its curve where that is
 larger: a cosine loss passes through zero.
