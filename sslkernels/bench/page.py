@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from sslkernels.bench import curves, pictures
+from sslkernels.bench import curves, pictures, train
 from sslkernels.bench.names import (
     commit,
     duration,
@@ -85,6 +86,9 @@ def render(results: Results) -> str:
     content += [_family(name, records) for name, records in results.families.items()]
     content += [_crossover(name, records) for name, records in results.crossover.items()]
     if results.trainings:
+        behind = _behind(results.trainings)
+        if behind:
+            content.insert(2, section("Where training loses", "", behind))
         content.append(_trainings(results.trainings))
     if benchmarks:
         content.append(section("Not measured", "", _unmeasured([r for records in benchmarks for r in records])))
@@ -253,6 +257,18 @@ def by_method(trainings: Iterable[Record]) -> dict[str, dict[str, Record]]:
         role = record["backend"] if record["backend"] in ("reference", "control") else "ours"
         found.setdefault(record["method"], {})[role] = record
     return found
+
+
+def _behind(trainings: Sequence[Record]) -> str:
+    """A line for each method and cost in which ours is behind the reference, or whose curves part."""
+    lines = []
+    for method, roles in by_method(trainings).items():
+        if {"reference", "ours", "control"} <= set(roles):
+            triple = list(roles.values())
+            told = [re.sub(r"\[/?\w*\]", "", line) for line in train.remarks(triple)]
+            told += [] if roles["ours"]["agrees"] else [train.verdict(triple)]
+            lines += [f"<li>{_red(f'{method}: {line}')}</li>" for line in told]
+    return f"<ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _trainings(trainings: Sequence[Record]) -> str:
