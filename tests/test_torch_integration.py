@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
@@ -427,6 +428,31 @@ def test_fake_tensors_reach_no_kernel(backend: str) -> None:
             value, first, second = gradients(loss, a, b, backend=backend)
             assert value.shape == () and value.dtype == torch.float32
             assert first.shape == second.shape == (6, 4)
+
+
+class Witness(TorchDispatchMode):
+    """Names of the ops of this library that pass the dispatcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function.namespace == "sslkernels":
+            self.seen.add(function.name().split("::")[1])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("backend", ("cpu", "reference"))
+def test_a_dispatch_mode_sees_every_op(backend: str) -> None:
+    """Ops pass the dispatcher by where nothing watches, and nowhere else; the numbers are the same."""
+    a, b = pair(6, 5)
+    alone = gradients(nt_xent, a, b, backend=backend)
+    with Witness() as witness:
+        watched = gradients(nt_xent, a, b, backend=backend)
+    parts = ("similarity", "unit_rows", "row_dot")
+    assert witness.seen == {f"{part}_{way}" for part in parts for way in ("forward", "backward")}
+    assert all(torch.equal(got, wanted) for got, wanted in zip(watched, alone, strict=True))
 
 
 def test_one_openmp_runtime(run_python: Callable) -> None:

@@ -13,19 +13,51 @@ template <class P> constexpr int64_t steps_for(int64_t count) {
     return (count + P::kPack * P::kAlign - 1) / (P::kPack * P::kAlign) * P::kAlign;
 }
 
+// L rows of L elements, transposed: log2(L) times the first half is interleaved with the second.
+template <class V, int L> SSLK_INLINE void transpose(V (&rows)[L]) {
+    V low, high; // which elements of two rows side by side come first, and which then
+    for (int l = 0; l < L; ++l) low[l] = l / 2 + l % 2 * L, high[l] = low[l] + L / 2;
+#pragma GCC unroll 4
+    for (int done = 1; done < L; done *= 2) {
+        V next[L];
+#pragma GCC unroll 8
+        for (int i = 0; i < L / 2; ++i) {
+            next[2 * i] = __builtin_shuffle(rows[i], rows[i + L / 2], low);
+            next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + L / 2], high);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) rows[i] = next[i];
+    }
+}
+
 // Owners for dot_tile: [panel of NR owners][k][NR]; missing owners are zero.
 template <class P, class In>
 void pack_lanes(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
-    constexpr int kChunk = 16;
+    constexpr int kChunk = 16, L = kLanes<typename P::Acc>;
+    using Bits = typename VectorOf<typename P::Acc>::bits;
+    static_assert(P::NR % L == 0 && kChunk % L == 0 && sizeof(typename P::Elem) == sizeof(typename P::Acc));
     const int64_t filled = (d + P::kPack - 1) / P::kPack, steps = steps_for<P>(d);
     for (int64_t n0 = 0; n0 < count; n0 += P::NR, out += steps * P::NR)
         for (int64_t k0 = 0; k0 < steps; k0 += kChunk) {
             const int64_t width = least(steps - k0, kChunk);
-            typename P::Elem chunk[P::NR][kChunk] = {};
-            for (int n = 0; n < P::NR && n0 + n < count; ++n)
-                P::elements(row<In>(rows, first + n0 + n), k0, least(filled - k0, width), d, chunk[n]);
-            for (int64_t k = 0; k < width; ++k)
-                for (int n = 0; n < P::NR; ++n) out[(k0 + k) * P::NR + n] = chunk[n][k];
+            typename P::Elem chunk[P::NR][kChunk];
+            for (int n = 0; n < P::NR; ++n) {
+                const int64_t there = n0 + n < count ? least(filled - k0, width) : 0;
+                if (there == kChunk) { // of a known size: one or two vectors
+                    P::elements(row<In>(rows, first + n0 + n), k0, kChunk, d, chunk[n]);
+                } else {
+                    memset(chunk[n], 0, sizeof chunk[n]);
+                    if (there > 0) P::elements(row<In>(rows, first + n0 + n), k0, there, d, chunk[n]);
+                }
+            }
+            for (int n = 0; n < P::NR; n += L)
+                for (int k = 0; k < kChunk; k += L) {
+                    Bits square[L];
+                    for (int l = 0; l < L; ++l) memcpy(&square[l], &chunk[n + l][k], sizeof(Bits));
+                    transpose(square);
+                    for (int l = 0; l < L && k + l < width; ++l)
+                        memcpy(out + (k0 + k + l) * P::NR + n, &square[l], sizeof(Bits));
+                }
         }
 }
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sslkernels.arguments import check_choice, check_number
 from sslkernels.distributed import GroupLike, Shard
-from sslkernels.functional.similarity import REDUCTIONS, check_pair, reduced, sharded
-from sslkernels.ops.similarity.cosine import row_cosine
+from sslkernels.functional.similarity import REDUCTIONS, check_pair, sharded
+from sslkernels.ops.similarity.cosine import cosine_losses
 
 # The least that eps may be: its inverse, times a row, must be a number of float32.
 LEAST_EPS = 1e-30
@@ -52,8 +52,8 @@ def negative_cosine_similarity(
     """
     check_number("negative_cosine_similarity", "eps", eps, least=LEAST_EPS)
     check_choice("negative_cosine_similarity", "reduction", reduction, REDUCTIONS)
-    cosines, shard = _cosines("negative_cosine_similarity", {"x0": x0, "x1": x1}, eps, group, backend)
-    return reduced(-cosines, reduction, shard)
+    x0, x1, shard = _sides("negative_cosine_similarity", {"x0": x0, "x1": x1}, group)
+    return cosine_losses(x0, x1, float(eps), 0, 1, reduction, shard, backend)
 
 
 def byol_loss(
@@ -80,17 +80,14 @@ def byol_loss(
     tensor(0.4000)
     """
     check_choice("byol_loss", "reduction", reduction, REDUCTIONS)
-    cosines, shard = _cosines("byol_loss", {"prediction": prediction, "target": target}, 1e-12, group, backend)
-    return reduced(2 - 2 * cosines, reduction, shard)
+    prediction, target, shard = _sides("byol_loss", {"prediction": prediction, "target": target}, group)
+    return cosine_losses(prediction, target, 1e-12, 2, 2, reduction, shard, backend)
 
 
-def _cosines(
-    function: str, sides: dict[str, Tensor], eps: float, group: GroupLike, backend: str | None
-) -> tuple[Tensor, Shard | None]:
+def _sides(function: str, sides: dict[str, Tensor], group: GroupLike) -> tuple[Tensor, Tensor, Shard | None]:
     (name0, x0), (name1, x1) = sides.items()
     check_pair(function, name0, x0, name1, x1, group)
     if x0.dtype != x1.dtype:  # autocast lets them differ; the one with more digits keeps them
         dtype = torch.promote_types(x0.dtype, x1.dtype)
         x0, x1 = x0.to(dtype), x1.to(dtype)
-    shard = sharded(group, function, x0, x1)
-    return row_cosine(x0, x1, eps, backend=backend), shard
+    return x0, x1, sharded(group, function, x0, x1)

@@ -15,6 +15,7 @@ from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
 from sslkernels.ops.registry import compute_dtype
 from sslkernels.ops.similarity import checked_logsumexp, row_dot, scale_tensor, unit_rows
 from sslkernels.ops.similarity.contrast import pair_contrast, self_contrast, softplus
+from sslkernels.ops.similarity.reduction import reduced
 
 REDUCTIONS = ("mean", "sum", "none")
 
@@ -59,7 +60,7 @@ def nt_xent(
     anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
     scale = _inverse(temperature, anchors)
     shard = sharded(group, "nt_xent", anchors, scale)
-    return reduced(self_contrast(anchors, scale, n, shard, backend), reduction, shard)
+    return self_contrast(anchors, scale, n, reduction, shard, backend)
 
 
 def info_nce(
@@ -111,7 +112,7 @@ def info_nce(
     way = "symmetric info_nce" if symmetric else "info_nce" if negatives is None else "info_nce with negatives"
     shard = sharded(group, way, query, key, scale)
     if symmetric:
-        return reduced(pair_contrast(query, key, scale, shard, backend), reduction, shard)
+        return pair_contrast(query, key, scale, reduction, shard, backend)
     if negatives is not None:
         others = checked_logsumexp(query, negatives.to(query.dtype), scale, None, False, backend)
     else:
@@ -158,22 +159,12 @@ def clip_loss(
     image, text = image.to(dtype), text.to(dtype)
     scale = scale_tensor(logit_scale, image)
     shard = sharded(group, "clip_loss", image, text, scale)
-    loss = reduced(pair_contrast(image, text, scale, shard, backend), reduction, shard)
+    loss = pair_contrast(image, text, scale, reduction, shard, backend)
     if logit_bias is not None:
         check_scalar("clip_loss", "logit_bias", logit_bias)
         if isinstance(logit_bias, Tensor):
             loss = loss + 0 * logit_bias.sum()
     return loss
-
-
-def reduced(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
-    """Under ranks the mean over ranks of what is returned is the whole batch's value, uneven shards included."""
-    if reduction == "none":
-        return losses
-    if shard is None:
-        return losses.mean() if reduction == "mean" else losses.sum()
-    total = losses.sum() * shard.ranks
-    return total / shard.total if reduction == "mean" else total
 
 
 def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 _library = torch.library.Library("sslkernels", "DEF")
+# What an argument of an op may be for `define` to hand it straight to the implementation: no subclass, no SymInt.
+_ORDINARY = frozenset((Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, int, float, str))
 
 
 def family(name: str) -> Callable[..., Any]:
@@ -39,13 +41,34 @@ def family(name: str) -> Callable[..., Any]:
 
 
 def define(schema: str, implementation: Any, fake: Any) -> Any:
-    """Registers an op for every device that a backend may run on, and returns what calls it."""
+    """Registers an op for every device that a backend may run on, and returns what calls it.
+
+    Host tensors that nothing watches go to the implementation at once: at small sizes the dispatcher's way to a Python
+    function and back costs as much as the function.
+    """
     name = schema.split("(")[0]
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA", "MPS", "XPU"):
         _library.impl(name, implementation, key)
     torch.library.register_fake(f"sslkernels::{name}", fake, lib=_library)
-    return getattr(torch.ops.sslkernels, name).default
+    registered = getattr(torch.ops.sslkernels, name).default
+
+    def call(*arguments: Any) -> Any:
+        if is_plain() and _ORDINARY.issuperset(map(type, arguments)) and arguments[0].is_cpu:
+            return implementation(*arguments)
+        return registered(*arguments)
+
+    return call
+
+
+def is_plain() -> bool:
+    """Whether nothing stands between a call and its tensors: no compiler, no tracer, no fake tensors, no vmap."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._get_tracing_state() is None
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -30,9 +30,9 @@ template <class Acc, class Average, class Kept, class S, class T>
 void move_by(Average average, Kept *kept, const S *source, T *rounded, int64_t count) {
 #pragma GCC ivdep
     for (int64_t k = 0; k < count; ++k) {
-        const auto now = narrow<Kept>(average(widen<Acc>(kept[k]), widen<Acc>(source[k])));
-        kept[k] = now;
-        if constexpr (sizeof(T) == 2) rounded[k] = narrow<T>(now);
+        const Acc now = average(widen<Acc>(kept[k]), widen<Acc>(source[k]));
+        kept[k] = narrow<Kept>(now); // at once: gcc makes no vectors of a loop that copies a 16-bit struct
+        if constexpr (sizeof(T) == 2) rounded[k] = narrow<T>(narrow<Kept>(now));
     }
 }
 

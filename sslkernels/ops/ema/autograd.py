@@ -70,15 +70,3 @@ queue_update = define(
     _enqueue,
     lambda *_: None,
 )
-
-
-def is_plain() -> bool:
-    """Whether nothing stands between a call and its tensors: no compiler, no fake tensors, no vmap.
-
-    A list of a thousand tensors costs torch's dispatcher as much as their update: `run` passes it by.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch._C._functorch.peek_interpreter_stack() is None
-    )

@@ -30,16 +30,21 @@ from sslkernels.ops.similarity.autograd import (
     similarity_backward,
     similarity_forward,
 )
+from sslkernels.ops.similarity.reduction import each, reduced
 
 
-def self_contrast(x: Tensor, scale: Tensor, shift: int, shard: Shard | None, backend: str | None) -> Tensor:
-    """Losses ``(N,)`` of every row of x against all others; the positive of row i is row ``(i + shift) mod N``."""
-    return _SelfContrast.apply(x, scale, shift, shard, choose(x.device, x.dtype, backend))
+def self_contrast(
+    x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard | None, backend: str | None
+) -> Tensor:
+    """Losses of every row of x against all others, `reduced`; the positive of row i is row ``(i + shift) mod N``."""
+    return _SelfContrast.apply(x, scale, shift, reduction, shard, choose(x.device, x.dtype, backend))
 
 
-def pair_contrast(x: Tensor, y: Tensor, scale: Tensor, shard: Shard | None, backend: str | None) -> Tensor:
-    """Losses ``(N,)``: row i of x against all of y and row i of y against all of x, averaged; x_i matches y_i."""
-    return _PairContrast.apply(x, y, scale, shard, choose(x.device, x.dtype, backend))
+def pair_contrast(
+    x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str | None
+) -> Tensor:
+    """Losses of row i of x against all of y and row i of y against all of x, averaged, `reduced`; x_i matches y_i."""
+    return _PairContrast.apply(x, y, scale, reduction, shard, choose(x.device, x.dtype, backend))
 
 
 def softplus(gap: Tensor) -> Tensor:
@@ -49,7 +54,9 @@ def softplus(gap: Tensor) -> Tensor:
 
 class _SelfContrast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: int, shard: Shard | None, backend: str) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard | None, backend: str
+    ) -> Tensor:
         own = torch.arange(x.shape[0], device=x.device)
         left_out = torch.stack((own, own.roll(-shift)), 1)
         keys = None
@@ -60,25 +67,26 @@ class _SelfContrast(torch.autograd.Function):
         positive = row_dot_forward(x, None, shift, backend)
         gap = torch.addcmul(lse, scale, positive, value=-1)
         ctx.save_for_backward(x, keys, scale, left_out, lse, positive, gap, kept if keep else None)
-        ctx.shift, ctx.shard, ctx.backend = shift, shard, backend
-        return softplus(gap)
+        ctx.shift, ctx.reduction, ctx.shard, ctx.backend = shift, reduction, shard, backend
+        return reduced(softplus(gap), reduction, shard)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, keys, scale, left_out, lse, positive, gap, kept = ctx.saved_tensors
-        weight = grad * torch.sigmoid(gap)
+        weight = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(gap)
         everyone = (lse, weight) if ctx.shard is None else _everyone(lse, weight, ctx.shard)
         dx, _, dscale = similarity_backward(
             x, keys, scale, left_out, lse, weight, *everyone, kept, True, False, ctx.backend
         )
         if keys is not None:  # each pair stands in two ranks' sums, once as a row and once as a column: half from each
             dscale = dscale / 2
-        from_positive, _ = row_dot_backward(x, None, ctx.shift, -scale * weight, True, False, ctx.backend)
+        of_positive, _ = row_dot_backward(x, None, ctx.shift, scale * weight, True, False, ctx.backend)
         need_x, need_scale = ctx.needs_input_grad[:2]
         return (
-            dx + from_positive if need_x else None,
+            dx - of_positive if need_x else None,
             dscale - torch.dot(weight, positive) if need_scale else None,
+            None,
             None,
             None,
             None,
@@ -87,7 +95,9 @@ class _SelfContrast(torch.autograd.Function):
 
 class _PairContrast(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, shard: Shard | None, backend: str) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str
+    ) -> Tensor:
         own = torch.arange(x.shape[0], device=x.device)[:, None]
         needed = any(ctx.needs_input_grad)
         all_x = all_y = kept_there = None
@@ -103,9 +113,9 @@ class _PairContrast(torch.autograd.Function):
         if not keep:
             kept = kept_there = None
         ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive, kept, kept_there)
-        ctx.shard, ctx.backend = shard, backend
+        ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
         logits = scale * positive
-        return (softplus(rows - logits) + softplus(columns - logits)) / 2
+        return reduced((softplus(rows - logits) + softplus(columns - logits)) / 2, reduction, shard)
 
     @staticmethod
     @first_derivative
@@ -113,7 +123,8 @@ class _PairContrast(torch.autograd.Function):
         x, y, all_x, all_y, scale, own, rows, columns, positive, kept, kept_there = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
         logits = scale * positive
-        of_rows, of_columns = grad / 2 * torch.sigmoid(rows - logits), grad / 2 * torch.sigmoid(columns - logits)
+        half = each(grad, x.shape[0], ctx.reduction, ctx.shard) / 2
+        of_rows, of_columns = half * torch.sigmoid(rows - logits), half * torch.sigmoid(columns - logits)
         dx = dy = dscale = None
         if ctx.shard is None:
             dx, dy, dscale = similarity_backward(
@@ -131,11 +142,12 @@ class _PairContrast(torch.autograd.Function):
                     y, all_x, scale, own, columns, of_columns, *everyones_rows, kept_there, True, False, ctx.backend
                 )
         weight = of_rows + of_columns
-        dx_positive, dy_positive = row_dot_backward(x, y, 0, -scale * weight, need_x, need_y, ctx.backend)
+        dx_positive, dy_positive = row_dot_backward(x, y, 0, scale * weight, need_x, need_y, ctx.backend)
         return (
-            dx + dx_positive if need_x else None,
-            dy + dy_positive if need_y else None,
+            dx - dx_positive if need_x else None,
+            dy - dy_positive if need_y else None,
             dscale - torch.dot(weight, positive) if need_scale else None,
+            None,
             None,
             None,
         )

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from sslkernels.backends import choose
+from sslkernels.distributed import Shard
 from sslkernels.ops.registry import define, family, first_derivative, wide
+from sslkernels.ops.similarity.reduction import each, reduced
 
 _run = family("similarity")
 
@@ -28,7 +30,21 @@ def row_cosine(x: Tensor, y: Tensor, eps: float, *, backend: str | None = None) 
     >>> row_cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), 1e-8)
     tensor([0.8000])
     """
-    return _RowCosine.apply(x, y, float(eps), choose(x.device, x.dtype, backend))
+    return _RowCosine.apply(x, y, float(eps), 0, -1, "none", None, choose(x.device, x.dtype, backend))
+
+
+def cosine_losses(
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    offset: int,
+    weight: int,
+    reduction: str,
+    shard: Shard | None,
+    backend: str | None,
+) -> Tensor:
+    """``offset - weight * cosine`` of matching rows, `reduced`, in one node."""
+    return _RowCosine.apply(x, y, eps, offset, weight, reduction, shard, choose(x.device, x.dtype, backend))
 
 
 def _forward(x: Tensor, y: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
@@ -81,16 +97,27 @@ row_cosine_backward = define(
 
 class _RowCosine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, eps: float, backend: str) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        y: Tensor,
+        eps: float,
+        offset: int,
+        weight: int,
+        reduction: str,
+        shard: Shard | None,
+        backend: str,
+    ) -> Tensor:
         cosines, norms = row_cosine_forward(x, y, eps, backend)
         ctx.save_for_backward(x, y, cosines, norms)
-        ctx.eps, ctx.backend = eps, backend
-        return cosines
+        ctx.eps, ctx.weight, ctx.reduction, ctx.shard, ctx.backend = eps, weight, reduction, shard, backend
+        return reduced(torch.rsub(cosines, offset, alpha=weight), reduction, shard)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, y, cosines, norms = ctx.saved_tensors
         need_x, need_y = ctx.needs_input_grad[:2]
+        grad = (-ctx.weight * each(grad, x.shape[0], ctx.reduction, ctx.shard)).expand(x.shape[0])
         dx, dy = row_cosine_backward(x, y, cosines, norms, grad, ctx.eps, need_x, need_y, ctx.backend)
-        return dx if need_x else None, dy if need_y else None, None, None
+        return dx if need_x else None, dy if need_y else None, None, None, None, None, None, None

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses to one number, and back, inside the node that computes them: at small N a node costs more than its arithmetic.
+
+    mean   sum_i l_i / N          g_i = g / N
+    sum    sum_i l_i              g_i = g
+
+Under ranks both are multiplied by their number, and N is that of all: the mean over ranks of what is returned is then
+the whole batch's value, uneven shards included.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sslkernels.distributed import Shard
+
+
+def reduced(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
+    """Losses ``(N,)`` as they are for "none", else 0-dim."""
+    if reduction == "none":
+        return losses
+    if shard is None:
+        return losses.mean() if reduction == "mean" else losses.sum()
+    total = losses.sum() * shard.ranks
+    return total / shard.total if reduction == "mean" else total
+
+
+def each(grad: Tensor, count: int, reduction: str, shard: Shard | None) -> Tensor:
+    """The gradient of each of ``count`` losses, ``(N,)`` or 0-dim for all, given that of `reduced`."""
+    if reduction == "mean":
+        grad = grad / (count if shard is None else shard.total)
+    return grad if shard is None or reduction == "none" else grad * shard.ranks
