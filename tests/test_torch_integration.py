@@ -455,6 +455,14 @@ def test_a_dispatch_mode_sees_every_op(backend: str) -> None:
     assert all(torch.equal(got, wanted) for got, wanted in zip(watched, alone, strict=True))
 
 
+def test_a_negated_view_is_read_with_its_sign(backend: str) -> None:
+    a, b = pair(6, 5)
+    negated = torch._neg_view(b.detach())  # as the imaginary part of a conjugate is
+    assert negated.is_neg() and torch.equal(negated, -b)
+    for loss in (nt_xent, clip_loss, agreement, barlow_twins):
+        assert torch.equal(loss(a, negated, backend=backend), loss(a, -b.detach(), backend=backend))
+
+
 def test_one_openmp_runtime(run_python: Callable) -> None:
     done = run_python(
         "import torch, sslkernels.functional as SF\n"

@@ -54,7 +54,9 @@ def define(schema: str, implementation: Any, fake: Any) -> Any:
     registered = getattr(torch.ops.sslkernels, name).default
 
     def call(*arguments: Any) -> Any:
-        if is_plain() and _ORDINARY.issuperset(map(type, arguments)) and arguments[0].is_cpu:
+        direct = is_plain() and _ORDINARY.issuperset(map(type, arguments)) and arguments[0].is_cpu
+        # memory of a negated view has the other sign: the dispatcher makes a copy
+        if direct and not any(isinstance(x, Tensor) and x.is_neg() for x in arguments):
             return implementation(*arguments)
         return registered(*arguments)
 
