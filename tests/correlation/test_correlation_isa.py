@@ -18,7 +18,7 @@ from sslkernels import _C
 assert _C.isa() == {isa!r}, _C.isa()
 torch.manual_seed(0)
 for dtype, close in ((torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloat16, 8e-3), (torch.float16, 1e-3)):
-    for n, d in ((2, 3), (9, 40), (40, 9), (199, 60), (60, 199), (210, 410), (410, 210)):
+    for n, d in ((2, 3), (9, 40), (40, 9), (199, 60), (60, 199), (210, 410), (410, 210), (2100, 40)):
         base = torch.randn(n, d)
         z0, z1 = (
             (base + torch.randn(n, d)).to(dtype).requires_grad_() for _ in range(2)

@@ -14,6 +14,7 @@ template <class P, class In> struct ColumnGradient {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
     static constexpr int64_t NR = P::NR, MR = P::MR;
+    static constexpr int64_t kPass = 512; // elements of k from one visit of da to the next
 
     const CorrelationGrad &g;
     int64_t n, d, steps; // steps of the contraction: over rows or over features, padded to kBlock
@@ -73,18 +74,23 @@ template <class P, class In> struct ColumnGradient {
     }
     // A panel of off(C), or of its transpose, for the right side: [panel][step][NR].
     void take_panel(int v, int64_t panel) const {
+        constexpr int64_t kSpan = 64; // steps: a block of them fits the first-level cache
         const bool turn = g.cross && v == 0;
         const Acc *c = static_cast<const Acc *>(g.matrix[v]), factor = Acc(g.factor[v]);
         const int64_t f = panel * NR, width = least(NR, d - f);
-        Staged<P> block[kBlock * NR];
-        for (int64_t k0 = 0; k0 < d; k0 += kBlock) {
-            const int64_t count = least(kBlock, d - k0);
-            for (int64_t k = 0; k < count; ++k)
-                for (int64_t j = 0; j < width; ++j) {
-                    const int64_t i = k0 + k, o = f + j;
-                    block[k * NR + j] =
-                        narrow<Staged<P>>(Acc(i == o ? Acc(0) : factor * (turn ? c[o * d + i] : c[i * d + o])));
-                }
+        Staged<P> block[kSpan * NR];
+        for (int64_t k0 = 0; k0 < d; k0 += kSpan) {
+            const int64_t count = least(kSpan, d - k0);
+            if (turn)
+                for (int64_t j = 0; j < width; ++j)
+                    for (int64_t k = 0; k < count; ++k)
+                        block[k * NR + j] = narrow<Staged<P>>(Acc(factor * c[(f + j) * d + k0 + k]));
+            else
+                for (int64_t k = 0; k < count; ++k)
+                    for (int64_t j = 0; j < width; ++j)
+                        block[k * NR + j] = narrow<Staged<P>>(Acc(factor * c[(k0 + k) * d + f + j]));
+            for (int64_t j = f > k0 ? f : k0; j < least(f + width, k0 + count); ++j)
+                block[(j - k0) * NR + j - f] = narrow<Staged<P>>(Acc(0));
             pack_features<P, Staged<P>>({block, NR, count}, 0, count, width,
                                         weights[v] + panel * steps * NR + k0 / P::kPack * NR);
         }
@@ -94,11 +100,11 @@ template <class P, class In> struct ColumnGradient {
                                int64_t rows, int64_t panels, Acc *da) {
         const int64_t ld = panels * NR;
         memset(da, 0, rows * ld * sizeof(Acc));
-        for (int64_t k = 0; k < count; k += kBlock)
+        for (int64_t k = 0; k < count; k += kPass)
             for (int64_t p = 0; p < panels; ++p)
                 for (int64_t m = 0; m < rows; m += MR)
                     grad_tile<P>(left + m * ld_left + k / P::kPack, ld_left, 1,
-                                 right + p * ld_right + k / P::kPack * NR, steps_for<P>(least(kBlock, count - k)),
+                                 right + p * ld_right + k / P::kPack * NR, steps_for<P>(least(kPass, count - k)),
                                  da + m * ld + p * NR, ld, int(least(MR, rows - m)), 3);
     }
     void by_features(int v, int64_t panel, int64_t panels, char *memory) const {
@@ -151,7 +157,7 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
     const int64_t width = (job.steps * int64_t(sizeof(Elem)) + g.count * int64_t(sizeof(Acc))) * NR;
     const int64_t height = (job.steps * int64_t(sizeof(Elem)) + panels * NR * int64_t(sizeof(Acc)));
     const int64_t fit = samples ? kCache / width : kCache / height / MR * MR;
-    const Parts parts(samples ? panels : g.count, product ? (fit < 1 ? 1 : least(fit, samples ? 4 : 96)) : 64, T);
+    const Parts parts(samples ? panels : g.count, product ? (fit < 1 ? 1 : least(fit, samples ? 4 : 64)) : 64, T);
     const int64_t weights = !product  ? 0
                             : samples ? round_up((g.count + MR) * job.steps * int64_t(sizeof(Elem)), 64)
                                       : round_up(panels * NR * job.steps * int64_t(sizeof(Elem)), 64);

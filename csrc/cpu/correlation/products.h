@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The two small matrices: K = a a^T (N x N, over chunks of features) and C = a^T b (D x D, over chunks of rows).
-// Where a result for each thread is small (kApart), every thread takes chunks of its own, packed where it uses them,
-// and the results are added in the end. Else all threads pack a chunk, wait for each other, and share out the tiles of
-// the one result; chunks alternate between two buffers, so that one wait per chunk is enough. Waiting is what costs on
-// a machine whose cores are busy with something else. A matrix that is symmetric by construction is computed below the
-// diagonal and mirrored. The order of every sum depends on the number of threads alone.
+// For K, where a result for each thread is small (kApart), every thread takes chunks of its own, packed where it uses
+// them, and the results are added in the end. Else all threads pack a chunk, wait for each other, and share out the
+// tiles of the one result; chunks alternate between two buffers, so that one wait per chunk is enough. Waiting is what
+// costs on a machine whose cores are busy with something else. A matrix that is symmetric by construction is computed
+// below the diagonal and mirrored. The order of every sum depends on the number of threads alone.
 #pragma once
 #include "columns.h"
 
@@ -57,6 +57,8 @@ struct Split {
         results = apart ? threads : 1;
         buffers = threads > 2 && apart ? threads : 2;
     }
+    Split(int64_t operations, int64_t chunks, int wanted) // with one result
+        : threads(operations < (1 << 20) ? 1 : wanted), apart(false), results(1), buffers(least(chunks, 2)) {}
 };
 
 // Packs and multiplies `chunks` chunks into sums[0] (rows, ld), `size` elements from one result to the next.
@@ -154,40 +156,63 @@ bool samples_typed(const Columns &a, int64_t first, int64_t count, void *out, in
     return true;
 }
 
+// C is summed over long chunks, so that a tile stays in the first-level cache from one pass to the next. `left` is what
+// a tile's rows come from, MR features wide: a strip is read end to end, where the columns of a panel use half of each
+// line.
 template <class P, class In> struct Cross {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
-    static constexpr int64_t NR = P::NR, kRows = kDepth, kSteps = kRows / P::kPack;
-    // The left side of a tile comes down the columns of a panel, unless it wants rows or would run over the panel's
-    // end.
-    static constexpr bool kTurned = P::kOwnerRows || P::NR % P::MR != 0;
+    static constexpr int64_t NR = P::NR, MR = P::MR;
+    // Rows that are read together: as many streams of memory. A group ends with a step.
+    static constexpr int64_t kGroup = P::kPack * P::kAlign > 8 ? P::kPack * P::kAlign : 8;
+    static constexpr int64_t kPass = 256;
+    static constexpr bool kTurned = P::kOwnerRows || NR % MR != 0; // left in rows: strips do not suit the policy
 
     Columns a, b;
     bool itself;
-    int64_t panels, side;
-    Elem *left, *right, *turned; // of each buffer: panels of (kSteps, NR); turned: (D, kSteps)
+    int64_t depth, steps, panels, side; // rows of a chunk, and their steps
+    Elem *left, *right;                 // of each buffer: strips of (steps, MR), panels of (steps, NR)
 
-    int64_t rows(int64_t chunk) const { return least(kRows, a.rows.count - chunk * kRows); }
-    void pack_side(const Columns &columns, int64_t chunk, int64_t panel, Elem *out) const {
-        const int64_t f = panel * NR, width = least(NR, a.d - f);
-        Staged<P> staged[kBlock * NR];
-        stage<In, Staged<P>, Acc>(columns, chunk * kRows, rows(chunk), f, width, staged, NR);
-        pack_features<P, Staged<P>>({staged, NR, rows(chunk)}, 0, rows(chunk), width, out);
+    int64_t groups() const { return depth / kGroup; }
+    int64_t rows(int64_t chunk) const { return least(depth, a.rows.count - chunk * depth); }
+    void pack(int64_t chunk, int64_t group, int64_t buffer) const {
+        const bool second = group >= groups();
+        const int64_t from = group % groups() * kGroup, count = least(kGroup, rows(chunk) - from);
+        for (int64_t p = 0; count > 0 && p < panels; ++p) {
+            Elem panel[kGroup * NR];
+            const int64_t length = pack_panel(second ? b : a, chunk * depth + from, count, p * NR, panel);
+            const int64_t at = buffer * side + from / P::kPack * NR + p * steps * NR;
+            if (second || itself) memcpy(right + at, panel, length * NR * sizeof(Elem));
+            if (!second) keep_left(panel, length, p * NR, left + buffer * side, from / P::kPack);
+        }
     }
-    void pack(int64_t chunk, int64_t panel, int64_t buffer) const {
-        const int64_t at = buffer * side + panel % panels * kSteps * NR;
-        if (panel >= panels) return pack_side(b, chunk, panel % panels, right + at);
-        pack_side(a, chunk, panel, left + at);
-        for (int64_t k = 0; kTurned && k < steps_for<P>(rows(chunk)); ++k)
-            for (int64_t f = 0; f < NR; ++f) turned[at + f * kSteps + k] = left[at + k * NR + f];
+    int64_t pack_panel(const Columns &view, int64_t first, int64_t count, int64_t f, Elem *panel) const {
+        const int64_t width = least(NR, view.d - f);
+        if constexpr (P::kPack == 1) {
+            stage<In, Elem, Acc>(view, first, count, f, width, panel, NR);
+        } else {
+            Staged<P> staged[kGroup * NR];
+            stage<In, Staged<P>, Acc>(view, first, count, f, width, staged, NR);
+            pack_features<P, Staged<P>>({staged, NR, count}, 0, count, width, panel);
+        }
+        return steps_for<P>(count);
+    }
+    void keep_left(const Elem *panel, int64_t length, int64_t f, Elem *out, int64_t at) const {
+        for (int64_t k = 0; k < length; ++k)
+            if constexpr (kTurned)
+                for (int64_t j = 0; j < NR; ++j) out[(f + j) * steps + at + k] = panel[k * NR + j];
+            else
+                for (int64_t j = 0; j < NR; j += MR)
+                    memcpy(out + (f + j) * steps + (at + k) * MR, panel + k * NR + j, MR * sizeof(Elem));
     }
     void tile(int64_t chunk, int64_t row, int64_t panel, int64_t buffer, Acc *at, int64_t ld, int height,
               int vectors) const {
-        const int64_t first = buffer * side;
-        const Elem *from = kTurned ? turned + first + row * kSteps : left + first + row / NR * kSteps * NR + row % NR;
-        grad_tile<P>(from, kTurned ? kSteps : 1, kTurned ? 1 : NR,
-                     (itself ? left : right) + first + panel * kSteps * NR, steps_for<P>(rows(chunk)), at, ld, height,
-                     vectors);
+        constexpr int64_t ak = kTurned ? 1 : MR;
+        const int64_t all = steps_for<P>(rows(chunk));
+        const Elem *from = left + buffer * side + row * steps, *with = right + buffer * side + panel * steps * NR;
+        for (int64_t k = 0; k < all; k += kPass)
+            grad_tile<P>(from + k * ak, kTurned ? steps : 1, ak, with + k * NR, least(kPass, all - k), at, ld, height,
+                         vectors);
     }
 };
 
@@ -196,21 +221,26 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, void *out, 
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
     using Job = Cross<P, In>;
+    // Packed sides of a chunk, and the longest panel that stays in a second-level cache of 1 MiB beside a strip.
+    constexpr int64_t kPacked = 16 << 20, kDeepest = 2048;
     const int64_t n = a.rows.count, d = a.d, ld = round_up(d, kLanes<Acc>), panels = (d + P::NR - 1) / P::NR;
-    const int64_t chunks = (n + Job::kRows - 1) / Job::kRows;
+    const int64_t row = 2 * panels * P::NR * int64_t(sizeof(Elem)) / P::kPack;
+    const int64_t most = kPacked / row < kDepth ? kDepth : least(kPacked / row, kDeepest);
+    const int64_t chunks = n > most ? (n + most - 1) / most : 1; // one of no rows, too: C is then zero
+    const int64_t depth = round_up((n + chunks - 1) / chunks, Job::kGroup);
     const TileGrid<P> grid{d, d, itself};
-    const Split split(n * d * d, d * ld * int64_t(sizeof(Acc)), chunks, threads);
-    const int64_t side = (panels * P::NR + P::MR) * Job::kSteps, packed = split.buffers * side * int64_t(sizeof(Elem));
-    const bool direct = ld == d && split.results == 1;
-    Memory memory(3 * (packed + 64) + (direct ? 0 : split.results * d * ld * int64_t(sizeof(Acc)) + 64));
+    const Split split(n * d * d, chunks, threads);
+    const int64_t steps = steps_for<P>(depth);
+    const int64_t side = (panels * P::NR + P::MR) * steps, packed = split.buffers * side * int64_t(sizeof(Elem));
+    const bool direct = ld == d;
+    Memory memory(2 * (packed + 64) + (direct ? 0 : d * ld * int64_t(sizeof(Acc)) + 64));
     if (!memory.data) return false;
-    Job job{a, b, itself, panels, side, {}, {}, {}};
+    Job job{a, b, itself, depth, steps, panels, side, {}, {}};
     job.left = reinterpret_cast<Elem *>(memory.take(packed));
-    job.right = itself ? nullptr : reinterpret_cast<Elem *>(memory.take(packed));
-    job.turned = Job::kTurned ? reinterpret_cast<Elem *>(memory.take(packed)) : nullptr;
+    job.right = reinterpret_cast<Elem *>(memory.take(packed));
     Acc *result = static_cast<Acc *>(out);
-    Acc *sums = direct ? result : reinterpret_cast<Acc *>(memory.take(split.results * d * ld * int64_t(sizeof(Acc))));
-    accumulate(job, grid, split, itself ? panels : 2 * panels, chunks, sums, ld, d * ld);
+    Acc *sums = direct ? result : reinterpret_cast<Acc *>(memory.take(d * ld * int64_t(sizeof(Acc))));
+    accumulate(job, grid, split, (itself ? 1 : 2) * job.groups(), chunks, sums, ld, d * ld);
     if (!direct || itself) deliver(sums, ld, d, d, itself, result, split.threads);
     return true;
 }
