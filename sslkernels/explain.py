@@ -272,7 +272,14 @@ def _workload(op: str, shape: str) -> Workload:
             f"explain: --shape is {shape!r}; {op} takes {len(dimensions)} positive whole numbers "
             f"{','.join(dimensions)}, such as {','.join(('64', '196', '4', '49', '1024')[-len(dimensions) :])}."
         )
-    return Workload(op, tuple(int(part) for part in parts))
+    sizes = dict(zip(dimensions, map(int, parts), strict=True))
+    for part, whole in (("K", "L"), ("T", "P")):
+        if part in sizes and sizes[part] > sizes[whole]:
+            raise ValueError(
+                f"explain: --shape is {shape!r}, {part}={sizes[part]} of {whole}={sizes[whole]}; "
+                f"{part} is at most {whole}, in the order {','.join(dimensions)}."
+            )
+    return Workload(op, tuple(sizes.values()))
 
 
 def _dtype(name: str) -> torch.dtype:

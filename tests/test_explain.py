@@ -127,6 +127,8 @@ def test_a_gpu_need_not_be_here(monkeypatch, capsys):
         (("nt_xent", "--shape", "8,8", "--backend", "numpy"), "accepted are"),
         (("gather_tokens", "--shape", "8,8"), "gather_tokens takes 4 positive whole numbers B,L,K,C"),
         (("nt_xent", "--shape", "8,8", "--backend", "triton"), "cannot run"),
+        (("gather_tokens", "--shape", "2,4,9,8", "--measure"), "K=9 of L=4"),
+        (("ema_update", "--shape", "10,3", "--measure"), "T=10 of P=3"),
     ],
 )
 def test_a_mistake_is_a_sentence(arguments, words):

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -75,7 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     compare.add_argument("before", type=Path, metavar="A")
     compare.add_argument("after", type=Path, metavar="B")
     compare.add_argument(
-        "--fail-over", type=float, metavar="PERCENT", help="exit 1 if a time or memory of ours grew by more"
+        "--fail-over",
+        type=float,
+        metavar="PERCENT",
+        help="exit 1 if a time or memory of ours grew by more, or one is missing",
     )
 
     plot = command(
@@ -168,6 +173,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
+    if args.fail_over is not None and not 0 <= args.fail_over < math.inf:
+        raise ValueError(f"--fail-over is {args.fail_over:g}; pass percent, 0 or more.")
     before, after = runner.read(args.before), runner.read(args.after)
     report.print_comparison(before, after, _console())
     if args.fail_over is None:
@@ -180,8 +187,9 @@ def _compare(args: argparse.Namespace) -> int:
 
 def _plot(args: argparse.Namespace) -> int:
     picture = args.out.suffix.lower() == ".png"
-    if picture or not args.out.is_dir():
-        _check_out(args.out)
+    if not picture and args.out.is_file():
+        raise ValueError(f"--out is {args.out}, which is a file; pass a folder or a .png.")
+    _check_out(args.out / "index.html" if args.out.is_dir() and not picture else args.out)
     found = results.load(args.files)
     if picture:
         if len(found.families) != 1:
@@ -245,6 +253,11 @@ def _check_out(path: Path) -> None:
         raise ValueError(f"--out is {path}; the folder {path.absolute().parent} does not exist, create it first.")
     if path.is_dir():
         raise ValueError(f"--out is {path}, which is a folder; pass a file name.")
+    try:
+        with tempfile.TemporaryFile(dir=path.absolute().parent):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out is {path}; nothing can be written there: {error.strerror}.") from error
 
 
 def _console() -> Console:

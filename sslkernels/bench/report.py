@@ -42,9 +42,11 @@ def median(record: Record, phase: str = "fwd+bwd") -> float:
 
 
 def ratio(case: dict[str, Record], other: str, phase: str = "fwd+bwd") -> float | None:
-    """Other's time over ours: above 1 we are faster."""
+    """Other's time over ours: above 1 we are faster; None also where they are not of one run."""
     mine, theirs = ours(case), case.get(other)
     if mine is None or theirs is None or phase not in theirs.get("seconds", ()):
+        return None
+    if mine.get("date") != theirs.get("date"):
         return None
     return median(theirs, phase) / median(mine, phase)
 
@@ -228,16 +230,19 @@ def remarks(records: Sequence[Record]) -> list[str]:
 
 
 def regressions(before: Sequence[Record], after: Sequence[Record], percent: float) -> list[str]:
-    """A sentence for every result of ours that fails now, or whose time or memory grew by more than ``percent``."""
+    """A sentence for every result of ours that fails or is not there now, or grew by more than ``percent``."""
     old, new, most = cases(before), cases(after), 1 + percent / 100
     found = []
-    for key, provider in ((k, p) for k in old for p in old[k] if p not in OTHERS and p in new.get(k, ())):
-        a, b = old[key][provider], new[key][provider]
-        if "seconds" not in a or b["status"] == "skipped":
+    for key, provider in ((k, p) for k in old for p in old[k] if p not in OTHERS):
+        a, b = old[key][provider], new.get(key, {}).get(provider)
+        if "seconds" not in a:
             continue
         what = f"{key[0]} {short(key[1])} {provider}"
+        if b is None:
+            found.append(f"{what} is in A and not in B.")
+            continue
         if "seconds" not in b:
-            found.append(f"{what} fails: {b['why']}")
+            found.append(f"{what} {'is skipped' if b['status'] == 'skipped' else 'fails'}: {b['why']}")
             continue
         if median(b) > most * median(a):
             found.append(f"{what} takes {duration(median(b))} where it took {duration(median(a))}.")

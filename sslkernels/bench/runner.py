@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -106,20 +107,29 @@ def read(path: Path) -> list[Record]:
 
 def _is_whole(record: Record) -> bool:
     """What the tables and the picture read is there."""
-    needed = {"date": str, "threads": int, "device": dict, "versions": dict, "family": str, "workload": str, "op": str}
-    needed |= {"shape": list, "dtype": str, "provider": str, "chosen": bool, "status": str}
-    if not all(isinstance(record.get(name), kind) for name, kind in needed.items()):
+    needed: dict[str, type | tuple[type, ...]] = {
+        "date": str, "commit": (str, type(None)), "threads": int, "device": dict, "versions": dict, "family": str,
+        "workload": str, "op": str, "shape": list, "dtype": str, "provider": str, "chosen": bool, "status": str,
+        "why": (str, type(None)),
+    }  # fmt: skip
+    if not all(name in record and isinstance(record[name], kind) for name, kind in needed.items()):
         return False
-    if not {"name", "type", "isa"} <= set(record["device"]) or "torch" not in record["versions"]:
+    device, shape = record["device"], record["shape"]
+    if not all(isinstance(device.get(name), str) for name in ("name", "type", "isa")):
         return False
-    if len(record["shape"]) != len(DIMENSIONS.get(record["op"], ())):
+    if "torch" not in record["versions"] or len(shape) != len(DIMENSIONS.get(record["op"], ())):
+        return False
+    if not all(isinstance(size, int) and size > 0 for size in shape):
         return False
     if "seconds" not in record:
-        return True
+        return record["status"] != "ok"
     try:
         phases = ("fwd", "fwd+bwd") if record["op"] in FAMILIES["ema"] else ("fwd", "bwd", "fwd+bwd")
-        spreads = [record["seconds"][phase] for phase in phases]
-        return all(min(s["median"], s["p20"], s["p80"]) > 0 for s in spreads) and "memory_bytes" in record
+        numbers = [record["seconds"][phase][name] for phase in phases for name in ("median", "p20", "p80")]
+        if "floor" in record:
+            numbers.append(record["floor"]["fraction"])
+        memory = record["memory_bytes"]
+        return all(0 < x < math.inf for x in numbers) and (memory is None or 0 <= memory < math.inf)
     except (KeyError, TypeError):
         return False
 

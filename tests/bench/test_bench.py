@@ -192,6 +192,35 @@ def test_the_gate_refuses_a_wrong_gradient_and_times_the_others(known_peaks):
     assert any(line.startswith("[red]failed") and "wrong" in line for line in report.remarks(records))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("factor", [0, 2])
+def test_the_gate_refuses_one_wrong_row_of_a_gradient(dtype, factor):
+    workload = workloads.Workload("nt_xent", (2048, 16))
+    inputs = workload.inputs(dtype)
+    truth = measure.Truth.of(workload, inputs)
+
+    def step(z0: torch.Tensor) -> torch.Tensor:
+        return Ours("cpu").step(workload, {**inputs, "z0": z0})()
+
+    def wrong() -> torch.Tensor:
+        z0 = inputs["z0"].clone()
+        z0.register_hook(lambda slope: slope.index_fill(0, torch.tensor(5), 0) + slope * factor * (rows == 5))
+        return step(z0)
+
+    rows = torch.arange(2048)[:, None]
+    assert truth.gate(lambda: step(inputs["z0"]), inputs).complaint is None
+    assert "z0 is off" in truth.gate(wrong, inputs).complaint
+
+
+def test_where_nothing_is_right_the_gate_says_nothing_wrong():
+    workload = workloads.Workload("nt_xent", (1, 1))  # a sample against its own view: loss and gradients are zero
+    inputs = workload.inputs(torch.float32)
+    truth = measure.Truth.of(workload, inputs)
+    right = Eager().step(workload, inputs)
+    assert truth.gate(right, inputs).complaint is None
+    assert truth.gate(lambda: right() + 1e-9, inputs).complaint is not None
+
+
 @pytest.mark.parametrize("scale", [float("nan"), 1 + 1e-4, 0.5])
 def test_the_gate_refuses_a_wrong_loss(scale):
     workload = workloads.Workload("clip_loss", (40, 24))
@@ -370,6 +399,27 @@ def test_compare_fails_where_memory_grew_or_the_gate_was_missed(quick, here):
     assert report.regressions(before, before, 0) == []
 
 
+def test_compare_fails_where_a_result_of_ours_is_gone(quick, here):
+    before, after = runner.read(quick[0]), runner.read(quick[0])
+    first, second = (r for r in after if r["provider"] == "cpu" and r["op"] == "nt_xent")
+    after.remove(first)
+    del second["seconds"]
+    second.update(status="skipped", why="cpu cannot run.")
+    runner.write([r for r in after if r["provider"] != "eager" or r["op"] != "nt_xent"], Path("after.jsonl"))
+    code, _, complaint = here("compare", str(quick[0]), "after.jsonl", "--fail-over", "1000")
+    assert code == 1 and len(complaint.strip().splitlines()) == 2
+    assert "nt_xent-64x32 fp32 cpu is in A and not in B" in complaint and "is skipped: cpu cannot run." in complaint
+    assert here("compare", "after.jsonl", str(quick[0]), "--fail-over", "1000")[0] == 0
+
+
+def test_no_ratio_is_of_two_runs(quick):
+    records = runner.read(quick[0])
+    (case,) = report.cases(r for r in records if r["op"] == "clip_loss" and r["dtype"] == "float32").values()
+    assert report.ratio(case, "eager")
+    case["cpu"] = {**case["cpu"], "date": "2000-01-01T00:00:00Z"}
+    assert report.ratio(case, "eager") is None
+
+
 def test_plot_draws_a_png(quick, here, tmp_path):
     code, _, complaint = here("plot", str(quick[0]), "--out", "ratios.png")
     assert code == 0, complaint
@@ -425,6 +475,10 @@ def test_list_names_workloads_targets_and_absent_providers(here):
         (("plot", "empty.jsonl", "--out", "no/such/folder"), "does not exist"),
         (("plot", "garbage.jsonl", "--out", "a.png"), "line 1 is not JSON"),
         (("plot", "half.jsonl", "--out", "a.png"), "half.jsonl, line 1 is incomplete"),
+        (("run", "nt_xent", "--quick", "--out", "/proc/out.jsonl"), "nothing can be written there"),
+        (("plot", "empty.jsonl", "--out", "garbage.jsonl"), "which is a file"),
+        (("compare", "absent.jsonl", "absent.jsonl", "--fail-over", "nan"), "--fail-over is nan"),
+        (("compare", "absent.jsonl", "absent.jsonl", "--fail-over", "-5"), "--fail-over is -5"),
         (("compare", "half.jsonl", "half.jsonl"), "half.jsonl, line 1 is incomplete"),
         (("plot", "empty.jsonl", "--out", "a.png"), "holds no record"),
     ],
