@@ -135,6 +135,20 @@ def _update_error(moved: Iterable[Tensor], start: Mapping[str, Tensor], inputs: 
     return worst
 
 
+def copied(inputs: Inputs) -> dict[str, Tensor]:
+    """The tensors as they are, but for the lists of an update, which is there to change them."""
+    return {name: x.detach().clone() for name, x in inputs.items() if isinstance(x, Tensor)}
+
+
+@torch.no_grad()
+def restored(inputs: Inputs, before: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that is no more as it was `copied`; all are again."""
+    changed = [name for name, x in before.items() if not torch.equal(inputs[name], x)]
+    for name in changed:
+        inputs[name].copy_(before[name])
+    return next(iter(changed), None)
+
+
 def differentiable(inputs: Inputs) -> dict[str, Tensor]:
     return {name: x for name, x in inputs.items() if isinstance(x, Tensor) and x.requires_grad}
 

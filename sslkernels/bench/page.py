@@ -27,6 +27,7 @@ from sslkernels.bench.report import (
     ahead_from,
     cases,
     describe,
+    disturbed,
     is_loss,
     judged,
     losses,
@@ -194,7 +195,7 @@ def _numbers(records: Sequence[Record]) -> str:
         spread, floor = mine["seconds"]["fwd+bwd"], mine.get("floor")
         rows.append(
             [
-                ("~ " if mine.get("disturbed") else "") + _name(case, key),
+                ("~ " if disturbed(case) else "") + _name(case, key),
                 _over(duration(median(mine)), *(duration(median(mine, phase)) for phase in passes)),
                 f"{number(spread['p20'] * 1e3)}–{number(spread['p80'] * 1e3)} ms",
                 *(
@@ -209,7 +210,11 @@ def _numbers(records: Sequence[Record]) -> str:
             ]
         )
     small = "" if is_update(records[0]) else "Small: forward · backward apart. "
-    marked = "~: another process disturbed every sample." if any(r.get("disturbed") for r in records) else ""
+    marked = (
+        "~: another process disturbed every sample of ours or of another."
+        if any(r.get("disturbed") for r in records)
+        else ""
+    )
     return f'<p class="muted">{small}{marked}</p>' + _wide(head, rows)
 
 

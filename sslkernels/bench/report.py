@@ -75,6 +75,11 @@ def _value(target: Target, case: dict[str, Record], mine: Record) -> float | Non
     return median(mine) if target.kind == "seconds" else mine["floor"]["fraction"]
 
 
+def disturbed(case: dict[str, Record]) -> bool:
+    """Whether any time of the row was taken beside another process: a ratio is no better than its worse half."""
+    return any(record.get("disturbed") for record in case.values())
+
+
 class Loss(NamedTuple):
     """Where ours is slower than ``other`` in some phase, and the ratios of all phases there are."""
 
@@ -153,7 +158,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
     found = cases(records)
     first = records[0]
     table = Table(
-        title=f"{first['family']}, {_what(first)}: {place(first)}",
+        title=f"{', '.join(dict.fromkeys(r['family'] for r in records))}, {_what(first)}: {place(first)}",
         caption="ratio = other ÷ ours: above 1 ours is faster · memory: peak above the inputs · floor: see --help",
     )
     table.add_column("workload", no_wrap=True)
@@ -174,7 +179,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
         table.add_row(
             key[0],
             short(key[1]),
-            ("~" if mine["disturbed"] else "") + duration(median(mine)),
+            ("~" if disturbed(case) else "") + duration(median(mine)),
             *(duration(median(mine, phase)) for phase in passes),
             f"{number(spread['p20'] * 1e3)}…{number(spread['p80'] * 1e3)}",
             *(_ratio(ratio(case, other)) for other in others),
@@ -209,12 +214,12 @@ def remarks(records: Sequence[Record]) -> list[str]:
         lines.append(
             f"[dim]skipped[/]: {_plain(why)}" + ("" if everywhere else f" ({', '.join(dict.fromkeys(where))})")
         )
-    disturbed = [r for r in records if r.get("disturbed")]
+    beside = [r for r in records if r.get("disturbed")]
     discarded = sum(r.get("discarded", 0) for r in records)
-    if discarded or disturbed:
+    if discarded or beside:
         note = f"{discarded} samples were discarded because another process had the processor"
-        if disturbed:
-            note += f"; {len(disturbed)} measurements marked ~ never had it to themselves: run again on a quiet machine"
+        if beside:
+            note += f"; {len(beside)} measurements, in rows marked ~, never had it to themselves: run again in quiet"
         lines.append(f"[yellow]disturbed[/]: {note}.")
     notes = dict.fromkeys(record["note"] for record in records if "seconds" in record and record.get("note"))
     lines += [f"[dim]note[/]: {note}" for note in notes]

@@ -165,6 +165,7 @@ def _case(
         return list(records.values())
 
     inputs = workload.inputs(dtype, device)
+    before = measure.copied(inputs)
     truths: dict[str, measure.Truth] = {}
     timed: dict[str, tuple[measure.Step, measure.Inputs]] = {}
     for provider in able:
@@ -183,8 +184,11 @@ def _case(
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
             continue
         record["gate"] = {"error": gate.errors, "eager_error": gate.eager, "allowed": gate.allowed}
+        changed = measure.restored(inputs, before)
         if gate.complaint:
             record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {gate.complaint}.")
+        elif changed:
+            record.update(status="failed", why=f"{provider.name} was not timed: it changed {changed} in place.")
         else:
             timed[provider.name] = step, task.inputs
     timings = measure.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))

@@ -13,7 +13,7 @@ pytest.importorskip("lightning")
 
 from sslkernels.bench import train  # noqa: E402
 from sslkernels.cli import main  # noqa: E402
-from sslkernels.methods import moco_v2, simclr  # noqa: E402
+from sslkernels.methods import mae, moco_v2, simclr  # noqa: E402
 from sslkernels.state import EMA, MemoryQueue  # noqa: E402
 from sslkernels.training import measure  # noqa: E402
 
@@ -149,6 +149,32 @@ def test_a_wrong_kernel_is_told_and_written(break_it, words, small, unmeasured, 
     assert (tmp_path / "out.png").exists()
 
 
+def test_a_wrong_gradient_of_one_small_weight_is_told(small, unmeasured, monkeypatch):
+    """A mask token's is a tenth of all: off by 1e-3, that hides beside a network, and in Adam's curve as well."""
+    right = mae.restore_tokens
+
+    def wrong(visible, restore, mask_token, *, backend, **keywords):
+        if backend == "cpu":
+            mask_token = mask_token + 1e-3 * (mask_token - mask_token.detach())
+        return right(visible, restore, mask_token, backend=backend, **keywords)
+
+    monkeypatch.setattr(mae, "restore_tokens", wrong)
+    code, _, _, complaint = small("mae")
+    assert code == 1 and "the first gradient is off by 1.0e-03" in complaint
+
+
+def test_a_queue_that_is_not_filled_is_told(small, unmeasured, monkeypatch):
+    right = MemoryQueue.enqueue
+
+    def forgets(self, *arguments, **keywords):
+        if self.backend == "reference":
+            right(self, *arguments, **keywords)
+
+    monkeypatch.setattr(MemoryQueue, "enqueue", forgets)
+    code, _, _, complaint = small("moco_v2", "--steps", "12")
+    assert code == 1 and "the curve is off" in complaint
+
+
 def test_a_teacher_that_stands_still_is_told(small, unmeasured, monkeypatch):
     """Loss and gradient of the first step are right: only the curve shows it."""
     right = EMA.update
@@ -185,7 +211,7 @@ def test_slower_and_more_memory_are_told():
 def test_deviations_pass_through_zero_and_keep_a_nan():
     assert train.deviations([1.0, 0.1, -2.2], [1.0, 0.0, -2.0]) == pytest.approx([0.0, 0.1, 0.1])
     far = train._distances(
-        train._Curve(torch.tensor([1.0, float("nan")]), torch.ones(1)), train._Curve(torch.ones(2), torch.ones(1))
+        train._Curve(torch.tensor([1.0, float("nan")]), [torch.ones(1)]), train._Curve(torch.ones(2), [torch.ones(1)])
     )
     assert train._too_far({**far, "allowed_deviation": 1.0}) == ["the curve is off by nan, allowed is 1.0e+00"]
 

@@ -145,6 +145,13 @@ def test_a_loss_in_one_pass_alone_is_shown(plot):
     assert ["NT-Xent 64×128 fp32", "eager", "2.00", "0.12", "2.00", "2.00 ms", "4.00 ms"] in rows
 
 
+def test_a_row_is_marked_where_the_other_was_disturbed(plot):
+    quiet = [bench("nt_xent", (64, 128), "cpu", 1.0), bench("nt_xent", (64, 128), "eager", 400.0)]
+    assert plot(quiet) == (0, "") and "~ NT-Xent" not in Path("out/index.html").read_text()
+    assert plot([quiet[0], {**quiet[1], "disturbed": True}]) == (0, "")
+    assert "~ NT-Xent" in Path("out/index.html").read_text()
+
+
 def test_records_are_escaped(plot):
     script = {"name": "<script>alert(1)</script>", "type": "cpu", "isa": "a&b", "cpu_flags": []}
     plot([{**record, "device": script} for record in SMALL])
