@@ -294,6 +294,7 @@ WORKLOADS = (
     Workload("clip_loss", (65536, 768), "recipe", _clip(0.048)),
     Workload("clip_loss", (131072, 384), "recipe", _with()),
     *(Workload("nt_xent", (n, 128), "crossover") for n in (8, 16, 32, 64, 128, 256, 512)),
+    *(Workload("clip_loss", (n, 512), "crossover") for n in (16, 32, 64, 128, 256, 512, 1024)),
     *(Workload(op, (64, d), "crossover") for op in FAMILIES["correlation"] for d in (64, 128, 256, 512, 1024, 2048)),
     Workload("nt_xent", (64, 32), "quick"),
     Workload("info_nce", (32, 512, 32), "quick"),
