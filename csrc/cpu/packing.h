@@ -13,6 +13,18 @@ template <class P> constexpr int64_t steps_for(int64_t count) {
     return (count + P::kPack * P::kAlign - 1) / (P::kPack * P::kAlign) * P::kAlign;
 }
 
+// Elements of a and, after its last, of b, as `from` says.
+template <class V> SSLK_INLINE V shuffled(V a, V b, V from) {
+#ifdef __clang__ // which finds the instruction in the loop
+    constexpr int L = sizeof(V) / sizeof(a[0]);
+    V out;
+    for (int l = 0; l < L; ++l) out[l] = from[l] < L ? a[from[l]] : b[from[l] - L];
+    return out;
+#else
+    return __builtin_shuffle(a, b, from);
+#endif
+}
+
 // L rows of L elements, transposed: log2(L) times the first half is interleaved with the second.
 template <class V, int L> SSLK_INLINE void transpose(V (&rows)[L]) {
     V low, high; // which elements of two rows side by side come first, and which then
@@ -22,8 +34,8 @@ template <class V, int L> SSLK_INLINE void transpose(V (&rows)[L]) {
         V next[L];
 #pragma GCC unroll 8
         for (int i = 0; i < L / 2; ++i) {
-            next[2 * i] = __builtin_shuffle(rows[i], rows[i + L / 2], low);
-            next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + L / 2], high);
+            next[2 * i] = shuffled(rows[i], rows[i + L / 2], low);
+            next[2 * i + 1] = shuffled(rows[i], rows[i + L / 2], high);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < L; ++i) rows[i] = next[i];
