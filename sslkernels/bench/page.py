@@ -36,9 +36,10 @@ from sslkernels.bench.report import (
     missed,
     ours,
     ratio,
+    skips,
     sweeps,
 )  # fmt: skip
-from sslkernels.bench.results import Results, digest
+from sslkernels.bench.results import Results
 from sslkernels.bench.runner import Record
 from sslkernels.bench.workloads import Target
 from sslkernels.html import image, page, section, table
@@ -73,14 +74,9 @@ def files(results: Results) -> dict[str, bytes]:
     return found
 
 
-def mark(results: Results) -> str:
-    """What the page of these results and no others holds."""
-    return f"<!-- sha256 of the records: {digest(results.all)} -->"
-
-
 def render(results: Results) -> str:
     """The file of ``results``, which are not empty."""
-    content = [mark(results), _where(results)]
+    content = [_where(results)]
     benchmarks = [*results.families.values(), *results.crossover.values()]
     if benchmarks:
         content.append(_losses(results))
@@ -89,7 +85,7 @@ def render(results: Results) -> str:
     if results.trainings:
         behind = _behind(results.trainings)
         if behind:
-            content.insert(2, section("Where training loses", "", behind))
+            content.insert(1, section("Where training loses", "", behind))
         content.append(_trainings(results.trainings))
     if benchmarks:
         content.append(section("Not measured", "", _unmeasured([r for records in benchmarks for r in records])))
@@ -316,14 +312,7 @@ def _milliseconds(value: float | None, reference: float | None) -> str:
 
 def _unmeasured(records: Sequence[Record]) -> str:
     """Who was skipped and why; what peers do otherwise."""
-    skipped: dict[str, list[str]] = {}
-    for r in records:
-        if r["status"] == "skipped":
-            skipped.setdefault(f"{r['provider']}: {r['why']}", []).append(f"{titled(r)} {shape(r)}")
-    lines = []
-    for why, where in skipped.items():
-        everywhere = len(where) == sum(r["provider"] == why.split(":")[0] for r in records)
-        lines.append(why + ("" if everywhere else f" ({', '.join(dict.fromkeys(where))})"))
+    lines = skips(records)
     lines += dict.fromkeys(str(r["note"]) for r in records if "seconds" in r and r.get("note"))
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else "<p>Nothing.</p>"
 

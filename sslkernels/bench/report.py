@@ -151,6 +151,19 @@ def ahead_from(sweep: Sweep, other: str) -> int | None:
     return first
 
 
+def skips(records: Sequence[Record]) -> list[str]:
+    """Who was skipped and why, and where if not everywhere."""
+    skipped: dict[str, list[str]] = {}
+    for record in records:
+        if record["status"] == "skipped":
+            skipped.setdefault(f"{record['provider']}: {record['why']}", []).append(record["workload"])
+    lines = []
+    for why, where in skipped.items():
+        everywhere = len(where) == sum(r["provider"] == why.split(":")[0] for r in records)
+        lines.append(why + ("" if everywhere else f" ({', '.join(dict.fromkeys(where))})"))
+    return lines
+
+
 def print_run(records: Sequence[Record], console: Console) -> None:
     """What was measured, what lost, which target was missed, what was skipped or failed."""
     from rich.table import Table
@@ -205,15 +218,7 @@ def remarks(records: Sequence[Record]) -> list[str]:
     for record in records:
         if record["status"] == "failed":
             lines.append(f"[red]failed[/]: {record['workload']} {short(record['dtype'])}: {_plain(record['why'])}")
-    skipped: dict[str, list[str]] = {}
-    for record in records:
-        if record["status"] == "skipped":
-            skipped.setdefault(f"{record['provider']}: {record['why']}", []).append(record["workload"])
-    for why, where in skipped.items():
-        everywhere = len(where) == sum(r["provider"] == why.split(":")[0] for r in records)
-        lines.append(
-            f"[dim]skipped[/]: {_plain(why)}" + ("" if everywhere else f" ({', '.join(dict.fromkeys(where))})")
-        )
+    lines += [f"[dim]skipped[/]: {_plain(line)}" for line in skips(records)]
     beside = [r for r in records if r.get("disturbed")]
     discarded = sum(r.get("discarded", 0) for r in records)
     if discarded or beside:

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from sslkernels.bench import page, results
+from sslkernels.bench import results
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "publish.py"
@@ -62,10 +62,3 @@ def test_committed_pictures_are_of_the_committed_records(publish):
                 assert opened.text["Records"] == results.digest(records), (
                     f"{picture}: run `python benchmarks/publish.py`"
                 )
-
-
-def test_the_committed_page_is_of_the_committed_records(publish):
-    path = publish.FOLDER / "index.html"
-    if not path.is_file():
-        pytest.skip("a source distribution leaves the page out")
-    assert page.mark(publish.load()) in path.read_text(encoding="utf-8"), "run `python benchmarks/publish.py`"
