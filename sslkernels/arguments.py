@@ -1,41 +1,95 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an argument may be, and the sentence a user reads when it is something else."""
+"""One checker per kind of argument: each gives the checked value back, or raises the sentence that a user reads.
+
+The sentence names the function, the argument, what came, and what to pass. Every public door (function, module,
+method, command) takes its arguments through these.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 LARGEST = torch.finfo(torch.float32).max
+LARGEST_WHOLE = torch.iinfo(torch.int64).max
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INDEX_DTYPES = (torch.int64, torch.int32)
+REDUCTIONS = ("mean", "sum", "none")
+# Those whose kernels the ops are registered for.
+DEVICES = ("cpu", "cuda", "mps", "xpu")
+ROWS = "(N, D), rows are samples; flatten the rest"
+_NUMBERS = (int, float, np.floating, np.integer)
+_Kind = TypeVar("_Kind")
 
 
 def shape_of(tensor: Tensor) -> str:
     return str(tuple(tensor.shape))
 
 
-ROWS = "(N, D), rows are samples; flatten the rest"
+def came(value: object) -> str:
+    """What a user passed, in a few words on one line."""
+    if isinstance(value, Tensor):
+        shape = "ragged shape" if value.is_nested else f"shape {shape_of(value)}"
+        return f"a tensor of {shape} and dtype {value.dtype}"
+    if isinstance(value, np.ndarray):
+        return f"an ndarray of shape {value.shape} and dtype {value.dtype}"
+    if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, torch.dtype)):
+        return _short(repr(value))
+    if isinstance(value, (tuple, list)) and len(value) <= 8 and all(isinstance(each, (int, float)) for each in value):
+        return _short(repr(value))
+    return f"a {type(value).__name__}"
 
 
-def check_rows(function: str, name: str, value: object, expected: str = ROWS, dims: int = 2) -> Tensor:
-    """Floating-point rows ``(N, D)`` with ``D >= 1``, or of more ``dims``; ``expected`` is what to pass."""
+def _short(text: str, most: int = 80) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
+# Tensors
+
+
+def check_tensor(function: str, name: str, value: object, expected: str) -> Tensor:
+    """An ordinary dense tensor with numbers in it; ``expected`` says which."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a torch.Tensor of shape {expected}.")
     if type(value).__name__ == "DTensor":
         raise TypeError(f"{function}: {name} is a DTensor; pass its local shard, {name}.to_local(), and group=.")
+    if value.is_nested:
+        raise TypeError(f"{function}: {name} is a nested tensor; pass a padded one, {name}.to_padded_tensor(0.0).")
     if value.layout != torch.strided:
         raise TypeError(f"{function}: {name} has layout {value.layout}; pass a dense tensor, {name}.to_dense().")
-    if value.dim() != dims:
-        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; expected {expected}.")
-    if value.dtype not in DTYPES:
-        raise TypeError(
-            f"{function}: {name} has dtype {value.dtype}; accepted are float32, float64, bfloat16 and float16. "
-            f"Convert it with {name}.float()."
-        )
-    if value.shape[-1] == 0:
-        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; rows need at least one feature.")
+    if isinstance(value, nn.parameter.UninitializedTensorMixin):
+        raise TypeError(f"{function}: {name} has no values yet; run the lazy module once first.")
+    if value.device.type == "meta":
+        raise ValueError(f"{function}: {name} is on meta, which holds no numbers; pass a tensor on cpu or cuda.")
     return value
+
+
+def check_rows(function: str, name: str, value: object, expected: str = ROWS, dims: int = 2) -> Tensor:
+    """Floating-point rows ``(N, D)`` with ``D >= 1``, or of more ``dims``; ``expected`` is what to pass."""
+    rows = check_tensor(function, name, value, expected)
+    if rows.dim() != dims:
+        raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; expected {expected}.")
+    check_floating(function, name, rows)
+    if rows.shape[-1] == 0:
+        raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; rows need at least one feature.")
+    return rows
+
+
+def check_floating(function: str, name: str, value: Tensor) -> None:
+    if value.dtype in DTYPES:
+        return
+    accepted = f"{function}: {name} has dtype {value.dtype}; accepted are float32, float64, bfloat16 and float16. "
+    if value.is_quantized:
+        raise TypeError(accepted + f"Pass {name}.dequantize().")
+    if value.is_complex():
+        raise TypeError(accepted + f"Pass real numbers, such as torch.view_as_real({name}).")
+    raise TypeError(accepted + f"Convert it with {name}.float().")
 
 
 def check_alike(function: str, name: str, value: Tensor, other_name: str, other: Tensor, rows: bool) -> None:
@@ -50,64 +104,28 @@ def check_alike(function: str, name: str, value: Tensor, other_name: str, other:
             f"{function}: {other_name} has shape {shape_of(other)} and {name} {shape_of(value)}; "
             "both need the same number of features."
         )
-    if value.device != other.device:
-        raise ValueError(
-            f"{function}: {other_name} is on {other.device} and {name} on {value.device}; move both to one device."
-        )
+    check_device(function, name, value, other_name, other)
     if value.dtype != other.dtype and not torch.is_autocast_enabled(value.device.type):
         raise TypeError(
             f"{function}: {other_name} has dtype {other.dtype} and {name} {value.dtype}; convert one of them."
         )
 
 
-def check_scalar(function: str, name: str, value: object) -> None:
-    """A finite number or a one-element floating-point tensor."""
-    if isinstance(value, Tensor):
-        if value.numel() != 1 or not value.is_floating_point():
-            raise ValueError(
-                f"{function}: {name} is a tensor of shape {shape_of(value)} and dtype {value.dtype}; "
-                "pass a float or a floating-point tensor with one element."
-            )
-    elif isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a float or a 0-dim tensor.")
-    elif not abs(value) <= LARGEST:
-        raise ValueError(f"{function}: {name} is {value}; pass a finite number that float32 can hold.")
-
-
-def check_number(function: str, name: str, value: object, least: float | None = None) -> None:
-    """A finite number of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.floating, np.integer)):
-        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a number.")
-    if not abs(value) <= LARGEST or (least is not None and value < least):
-        at_least = "" if least is None else f" of at least {least:g}"
-        raise ValueError(f"{function}: {name} is {value}; pass a finite number{at_least}.")
-
-
-def is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def check_size(function: str, name: str, value: object) -> None:
-    if not is_whole(value, 1):
-        raise ValueError(f"{function}: {name} is {value!r}; pass a whole number of at least 1.")
-
-
-def check_choice(function: str, name: str, value: object, accepted: tuple[str, ...]) -> None:
-    if value not in accepted:
-        raise ValueError(f"{function}: {name} is {value!r}; accepted are {', '.join(map(repr, accepted))}.")
-
-
-def check_temperature(function: str, value: object) -> None:
-    check_scalar(function, "temperature", value)
-    if not isinstance(value, Tensor) and not abs(1 / value if value else float("inf")) <= LARGEST:  # type: ignore[operator]
+def check_device(function: str, name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.device != other.device:
         raise ValueError(
-            f"{function}: temperature is {value}, whose inverse is no number; pass a non-zero one such as 0.1."
+            f"{function}: {other_name} is on {other.device} and {name} on {value.device}; move both to one device."
         )
 
 
 def as_tensor(value: object) -> object:
     """A CuPy array, or whatever else speaks DLPack, as a tensor on the same memory; anything else as it came."""
-    return value if isinstance(value, Tensor) or not hasattr(value, "__dlpack__") else torch.from_dlpack(value)
+    if isinstance(value, Tensor) or not hasattr(value, "__dlpack__"):
+        return value
+    try:
+        return torch.from_dlpack(value)
+    except (BufferError, RuntimeError, TypeError, ValueError):  # a dtype or a layout that tensors do not have
+        return value
 
 
 def check_tokens(function: str, name: str, value: object, expected: str = "(B, L, C)") -> Tensor:
@@ -117,21 +135,203 @@ def check_tokens(function: str, name: str, value: object, expected: str = "(B, L
 
 def check_index(function: str, name: str, value: object, batch: int, device: torch.device) -> Tensor:
     """Whole numbers ``(B, K)`` beside tokens of ``batch`` samples."""
-    value = as_tensor(value)
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{function}: {name} is a {type(value).__name__}; pass an int64 or int32 tensor of shape (B, K)."
-        )
-    if value.layout != torch.strided:
-        raise TypeError(f"{function}: {name} has layout {value.layout}; pass a dense tensor, {name}.to_dense().")
-    if value.dtype not in (torch.int64, torch.int32):
-        raise TypeError(
-            f"{function}: {name} has dtype {value.dtype}; accepted are int64 and int32. For a mask pass its indices."
-        )
-    if value.dim() != 2 or value.shape[0] != batch:
-        raise ValueError(f"{function}: {name} has shape {shape_of(value)}; expected (B, K) with B = {batch}.")
-    if value.device != device:
+    index = check_whole_tensor(function, name, as_tensor(value), "(B, K)")
+    if index.dim() != 2 or index.shape[0] != batch:
+        raise ValueError(f"{function}: {name} has shape {shape_of(index)}; expected (B, K) with B = {batch}.")
+    if index.device != device:
         raise ValueError(
-            f"{function}: {name} is on {value.device} and the tokens on {device}; move both to one device."
+            f"{function}: {name} is on {index.device} and the tokens on {device}; move both to one device."
         )
+    return index
+
+
+def check_whole_tensor(function: str, name: str, value: object, expected: str) -> Tensor:
+    """int64 or int32."""
+    index = check_tensor(function, name, value, expected)
+    if index.dtype not in INDEX_DTYPES:
+        raise TypeError(
+            f"{function}: {name} has dtype {index.dtype}; accepted are int64 and int32. For a mask pass its indices."
+        )
+    return index
+
+
+# Numbers
+
+
+def check_scalar(function: str, name: str, value: object) -> float | Tensor:
+    """A finite number, as a Python float whatever it came as, or a one-element floating-point tensor, as it is."""
+    if isinstance(value, Tensor):
+        check_tensor(function, name, value, "()")
+        if value.numel() != 1 or value.dtype not in DTYPES:
+            raise ValueError(
+                f"{function}: {name} is {came(value)}; pass a float or a floating-point tensor with one element."
+            )
+        return value
+    number = as_number(value)
+    if number is None:
+        raise TypeError(f"{function}: {name} is {described(value)}; pass a float or a 0-dim tensor.")
+    if not abs(number) <= LARGEST:
+        raise ValueError(f"{function}: {name} is {came(value)}; pass a finite number that float32 can hold.")
+    return number
+
+
+def check_temperature(function: str, value: object, name: str = "temperature") -> float | Tensor:
+    """`check_scalar` of a number that has an inverse."""
+    value = check_scalar(function, name, value)
+    if not isinstance(value, Tensor) and not abs(1 / value if value else float("inf")) <= LARGEST:
+        raise ValueError(f"{function}: {name} is {value}, whose inverse is no number; pass a non-zero one such as 0.1.")
     return value
+
+
+def check_number(
+    function: str,
+    name: str,
+    value: object,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+) -> float:
+    """A finite number from ``least`` to ``most``, and larger than ``above``, as a Python float."""
+    number = as_number(value)
+    if number is None:
+        raise TypeError(f"{function}: {name} is {described(value)}; pass a number.")
+    if (
+        not abs(number) <= LARGEST
+        or (least is not None and number < least)
+        or (most is not None and number > most)
+        or (above is not None and number <= above)
+    ):
+        if least is not None and most is not None:
+            accepted = f"a number from {least:g} to {most:g}"
+        elif above is not None and most is not None:
+            accepted = f"a number above {above:g}, up to {most:g}"
+        elif above is not None:
+            accepted = f"a finite number above {above:g}"
+        else:
+            accepted = "a finite number" + ("" if least is None else f" of at least {least:g}")
+        raise ValueError(f"{function}: {name} is {came(value)}; pass {accepted}.")
+    return number
+
+
+def as_number(value: object) -> float | None:
+    """A real number of Python or NumPy as a Python float; None for whatever is none (True is none)."""
+    if type(value) is float:  # torch.compile keeps it as the symbol that it may be
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # an integer beyond float64
+        return float("inf") if value > 0 else -float("inf")
+
+
+def described(value: object) -> str:
+    """`came`, with the type in front of what `repr` shows without one."""
+    return f"a {type(value).__name__}" if not isinstance(value, (Tensor, np.ndarray)) else came(value)
+
+
+def is_whole(value: object, least: int) -> bool:
+    """A Python or NumPy integer of at least ``least``; True is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+
+def check_size(function: str, name: str, value: object, least: int = 1, most: int | None = None) -> int:
+    """A whole number from ``least`` to ``most``, as a Python int."""
+    if not is_whole(value, least) or (most is not None and value > most):  # type: ignore[operator]
+        upper = f"of at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{function}: {name} is {came(value)}; pass a whole number {upper}.")
+    if value > LARGEST_WHOLE:  # type: ignore[operator]
+        raise ValueError(f"{function}: {name} is {came(value)}, which 64 bits cannot hold; pass a smaller number.")
+    return value if type(value) is int else int(value)  # type: ignore[call-overload]
+
+
+def check_fits(function: str, name: str, value: object, numbers: int, itemsize: int = 4) -> None:
+    """That so many numbers fit the machine's memory, of which ``name`` asked for them."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if numbers * itemsize > memory:
+        raise ValueError(
+            f"{function}: {name} is {came(value)}, which takes {numbers * itemsize / 2**30:.3g} GiB where this machine "
+            f"has {memory / 2**30:.3g}; pass a smaller number."
+        )
+
+
+# Everything else
+
+
+def check_flag(function: str, name: str, value: object) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{function}: {name} is {came(value)}; pass True or False.")
+    return bool(value)
+
+
+def check_choice(function: str, name: str, value: object, accepted: Sequence[str]) -> str:
+    if not isinstance(value, str) or value not in accepted:
+        raise ValueError(f"{function}: {name} is {came(value)}; accepted are {', '.join(map(repr, accepted))}.")
+    return value
+
+
+def check_kind(function: str, name: str, value: object, kind: type[_Kind], expected: str) -> _Kind:
+    """An instance of ``kind``; ``expected`` is what to pass."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{function}: {name} is {came(value)}; pass {expected}.")
+    return value
+
+
+def check_module(function: str, name: str, value: object) -> nn.Module:
+    if isinstance(value, type):
+        raise TypeError(f"{function}: {name} is the class {value.__name__}; pass an instance of it.")
+    return check_kind(function, name, value, nn.Module, "a torch.nn.Module")
+
+
+def check_callable(function: str, name: str, value: object) -> Callable[..., Any]:
+    if not callable(value):
+        raise TypeError(f"{function}: {name} is {came(value)}; pass something that can be called.")
+    return value
+
+
+def check_list(function: str, name: str, value: object, expected: str) -> list[Any]:
+    """What an iterable holds; a tensor or a string counts as one thing, not as many."""
+    if isinstance(value, (Tensor, str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass {expected}.")
+    return list(value)
+
+
+def check_generator(
+    function: str, value: object, device: torch.device | None = None, name: str = "generator"
+) -> torch.Generator | None:
+    """None, or a generator; on ``device`` where that is said."""
+    if value is None:
+        return None
+    if not isinstance(value, torch.Generator):
+        raise TypeError(f"{function}: {name} is {came(value)}; pass a torch.Generator, or None.")
+    if device is not None and value.device.type != device.type:
+        raise ValueError(f"{function}: {name} is on {value.device}; pass a torch.Generator on {device}, or None.")
+    return value
+
+
+def check_place(function: str, value: object, name: str = "device") -> torch.device | None:
+    """None, or a device that tensors can be made on here."""
+    if value is None:
+        return None
+    try:
+        device = torch.device(value)  # type: ignore[call-overload]
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"{function}: {name} is {came(value)}; pass a device such as 'cpu' or 'cuda'.") from error
+    if not torch.compiler.is_compiling() and not _is_here(device):
+        raise ValueError(f"{function}: {name} is {str(device)!r}, which is not here; pass one that is, such as 'cpu'.")
+    return device
+
+
+def _is_here(device: torch.device) -> bool:
+    if device.type == "cpu":
+        return True
+    found = torch.accelerator.current_accelerator() if device.type in DEVICES else None
+    return found is not None and found.type == device.type and (device.index or 0) < torch.accelerator.device_count()
+
+
+def check_path(function: str, name: str, value: object) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or not isinstance(os.fspath(value), str):
+        raise TypeError(f"{function}: {name} is {came(value)}; pass the path of a file or folder.")
+    return Path(value)

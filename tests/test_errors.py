@@ -72,8 +72,8 @@ def cases() -> Iterator[Any]:
             function, first, second, "float32", "float64",
         )  # fmt: skip
         yield case(
-            f"{function}-devices", lambda c=call: c(GOOD, GOOD.to("meta")), ValueError,
-            function, first, second, "cpu", "meta",
+            f"{function}-meta", lambda c=call: c(GOOD, GOOD.to("meta")), ValueError,
+            function, second, "meta", "cpu",
         )  # fmt: skip
         yield case(
             f"{function}-backend", lambda c=call: c(GOOD, GOOD, backend="abacus"), ValueError,
