@@ -70,12 +70,15 @@ def check_tensor(function: str, name: str, value: object, expected: str) -> Tens
     return value
 
 
-def check_rows(function: str, name: str, value: object, expected: str = ROWS, dims: int = 2) -> Tensor:
+def check_rows(
+    function: str, name: str, value: object, expected: str = ROWS, dims: int = 2, whole: bool = False
+) -> Tensor:
     """Floating-point rows ``(N, D)`` with ``D >= 1``, or of more ``dims``; ``expected`` is what to pass."""
     rows = check_tensor(function, name, value, expected)
     if rows.dim() != dims:
         raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; expected {expected}.")
-    check_floating(function, name, rows)
+    if not whole or rows.is_floating_point() or rows.is_complex() or rows.is_quantized:
+        check_floating(function, name, rows)
     if rows.shape[-1] == 0:
         raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; rows need at least one feature.")
     return rows
@@ -128,14 +131,14 @@ def as_tensor(value: object) -> object:
         return value
 
 
-def check_tokens(function: str, name: str, value: object, expected: str = "(B, L, C)") -> Tensor:
-    """Floating-point tokens ``(B, L, C)`` with ``C >= 1``."""
-    return check_rows(function, name, as_tensor(value), expected, dims=3)
+def check_tokens(function: str, name: str, value: object, expected: str = "(B, L, C)", whole: bool = False) -> Tensor:
+    """Floating-point tokens ``(B, L, C)`` with ``C >= 1``; where ``whole``, numbers without a fraction too."""
+    return check_rows(function, name, as_tensor(value), expected, dims=3, whole=whole)
 
 
 def check_index(function: str, name: str, value: object, batch: int, device: torch.device) -> Tensor:
     """Whole numbers ``(B, K)`` beside tokens of ``batch`` samples."""
-    index = check_whole_tensor(function, name, as_tensor(value), "(B, K)")
+    index = check_whole_tensor(function, name, as_tensor(value), "(B, K), int64 or int32")
     if index.dim() != 2 or index.shape[0] != batch:
         raise ValueError(f"{function}: {name} has shape {shape_of(index)}; expected (B, K) with B = {batch}.")
     if index.device != device:
@@ -213,6 +216,11 @@ def check_number(
     return number
 
 
+def check_weights(function: str, **weights: object) -> tuple[float, ...]:
+    """Numbers of at least 0, in the order they came."""
+    return tuple(check_number(function, name, value, least=0) for name, value in weights.items())
+
+
 def as_number(value: object) -> float | None:
     """A real number of Python or NumPy as a Python float; None for whatever is none (True is none)."""
     if type(value) is float:  # torch.compile keeps it as the symbol that it may be
@@ -275,7 +283,7 @@ def check_choice(function: str, name: str, value: object, accepted: Sequence[str
 def check_kind(function: str, name: str, value: object, kind: type[_Kind], expected: str) -> _Kind:
     """An instance of ``kind``; ``expected`` is what to pass."""
     if not isinstance(value, kind):
-        raise TypeError(f"{function}: {name} is {came(value)}; pass {expected}.")
+        raise TypeError(f"{function}: {name} is {described(value)}; pass {expected}.")
     return value
 
 
@@ -305,7 +313,8 @@ def check_generator(
     if value is None:
         return None
     if not isinstance(value, torch.Generator):
-        raise TypeError(f"{function}: {name} is {came(value)}; pass a torch.Generator, or None.")
+        place = "" if device is None else f" on {device}"
+        raise TypeError(f"{function}: {name} is {described(value)}; pass a torch.Generator{place}, or None.")
     if device is not None and value.device.type != device.type:
         raise ValueError(f"{function}: {name} is on {value.device}; pass a torch.Generator on {device}, or None.")
     return value

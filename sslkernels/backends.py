@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from sslkernels import _C, cuda
+from sslkernels.arguments import DEVICES, came
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 # What a family has kernels for, the fastest first; the tokens and what follows have CUDA C++ too.
@@ -57,7 +58,14 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None,
     The call's ``backend`` argument wins over ``use_backend``, which wins over ``SSLKERNELS_BACKEND``. A forced backend
     that cannot run raises a ValueError with the reason; without one the fastest that can run is taken.
     """
-    forced = backend or _block_choice or os.environ.get("SSLKERNELS_BACKEND") or None
+    if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        raise RuntimeError(
+            "sslkernels works outside the transforms of torch.func (vmap, grad, jvp and their kin); "
+            "call it on ordinary tensors, or compute what is transformed with plain PyTorch."
+        )
+    if device.type not in DEVICES:
+        raise ValueError(f"tensors are on {device}, where no kernel runs; move them to {' or '.join(DEVICES[:2])}.")
+    forced = backend if backend is not None else _block_choice or os.environ.get("SSLKERNELS_BACKEND") or None
     if forced is not None:
         _check_name(forced)
         reason = why_not(forced, device, dtype) if forced in has else "this op has no kernels for it."
@@ -108,6 +116,6 @@ def info() -> str:
     return "\n".join(lines)
 
 
-def _check_name(name: str) -> None:
-    if name not in NAMES:
-        raise ValueError(f"backend is {name!r}; accepted are {', '.join(map(repr, NAMES))}.")
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or name not in NAMES:
+        raise ValueError(f"backend is {came(name)}; accepted are {', '.join(map(repr, NAMES))}.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, shape_of
+from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, check_weights, shape_of
 from sslkernels.distributed import GroupLike, Shard, shard_of
 from sslkernels.ops.correlation import SIDES, Scaling, column_moments
 
@@ -83,8 +83,8 @@ def barlow_twins(
     """
     check_choice("barlow_twins", "statistics", statistics, STATISTICS)
     check_choice("barlow_twins", "convention", convention, ("official", "stable-pretraining"))
-    check_number("barlow_twins", "lambd", lambd)
-    check_number("barlow_twins", "eps", eps, least=0)
+    lambd = check_number("barlow_twins", "lambd", lambd, least=0)
+    eps = check_number("barlow_twins", "eps", eps, least=0)
     shared = statistics == "global"
     shard = check_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared)
     outside = convention == "stable-pretraining"
@@ -127,9 +127,7 @@ def vicreg(
     >>> SF.vicreg(torch.eye(4), torch.eye(4).roll(1, 0))
     tensor(25.0392)
     """
-    for name, value in (("sim", sim), ("var", var), ("cov", cov)):
-        check_number("vicreg", name, value)
-    check_number("vicreg", "eps", eps, least=0)
+    sim, var, cov, eps = check_weights("vicreg", sim=sim, var=var, cov=cov, eps=eps)
     shard = check_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2)
     moments = column_moments(z0, z1, "each", side=side, shard=shard, backend=backend)
     rows = z0.shape[0] if shard is None else shard.total
@@ -148,7 +146,7 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, bac
     >>> SF.variance_hinge(torch.tensor([[0.5, 3.0], [-0.5, -3.0]]))
     tensor(0.1464)
     """
-    check_number("variance_hinge", "eps", eps, least=0)
+    eps = check_number("variance_hinge", "eps", eps, least=0)
     shard = check_views("variance_hinge", {"z": z}, None, group, least=2)
     moments = column_moments(z, None, "none", shard=shard, backend=backend)
     return hinges_of(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0]

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_choice, check_number
+from sslkernels.arguments import REDUCTIONS, check_choice, check_number
 from sslkernels.distributed import GroupLike, Shard
-from sslkernels.functional.similarity import REDUCTIONS, check_pair, sharded
+from sslkernels.functional.similarity import check_pair, sharded
 from sslkernels.ops.similarity.cosine import cosine_losses
 
 # The least that eps may be: its inverse, times a row, must be a number of float32.
@@ -50,10 +50,10 @@ def negative_cosine_similarity(
     >>> SF.negative_cosine_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]))
     tensor(-0.8000)
     """
-    check_number("negative_cosine_similarity", "eps", eps, least=LEAST_EPS)
+    eps = check_number("negative_cosine_similarity", "eps", eps, least=LEAST_EPS)
     check_choice("negative_cosine_similarity", "reduction", reduction, REDUCTIONS)
     x0, x1, shard = _sides("negative_cosine_similarity", {"x0": x0, "x1": x1}, group)
-    return cosine_losses(x0, x1, float(eps), 0, 1, reduction, shard, backend)
+    return cosine_losses(x0, x1, eps, 0, 1, reduction, shard, backend)
 
 
 def byol_loss(

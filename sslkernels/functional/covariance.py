@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_number, check_rows, shape_of
+from sslkernels.arguments import check_device, check_list, check_number, check_rows, check_weights, shape_of
 from sslkernels.distributed import GroupLike, summed
 from sslkernels.functional.correlation import check_views, hinges_of, penalties_of
 from sslkernels.ops.correlation import Scaling, column_moments
@@ -48,9 +48,7 @@ def vcreg(
     >>> SF.vcreg(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
     tensor(4.)
     """
-    for name, value in (("var", var), ("cov", cov)):
-        check_number("vcreg", name, value)
-    check_number("vcreg", "eps", eps, least=0)
+    var, cov, eps = check_weights("vcreg", var=var, cov=cov, eps=eps)
     shard = check_views("vcreg", {"z": z}, side, group, least=2)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
     rows = z.shape[0] if shard is None else shard.total
@@ -90,9 +88,7 @@ def vibcreg(
     >>> SF.vibcreg(z, z)
     tensor(200.)
     """
-    for name, value in (("sim", sim), ("var", var), ("cov", cov)):
-        check_number("vibcreg", name, value)
-    check_number("vibcreg", "eps", eps, least=0)
+    sim, var, cov, eps = check_weights("vibcreg", sim=sim, var=var, cov=cov, eps=eps)
     shard = check_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2)
     moments = column_moments(z0, z1, "each", scaling=UNIT, side=side, shard=shard, backend=backend)
     rows, features = z0.shape[0] if shard is None else shard.total, z0.shape[1]
@@ -128,9 +124,8 @@ def frossl(
     >>> SF.frossl([torch.eye(4), torch.eye(4)])
     tensor(-2.7726)
     """
-    check_number("frossl", "invariance_weight", invariance_weight)
-    if isinstance(views, Tensor) or not isinstance(views, Sequence):
-        raise TypeError(f"frossl: views is a {type(views).__name__}; pass a list of tensors of shape (N, D).")
+    invariance_weight = check_number("frossl", "invariance_weight", invariance_weight, least=0)
+    views = check_list("frossl", "views", views, "a list of tensors of shape (N, D)")
     if len(views) < 2:
         raise ValueError(f"frossl: views has length {len(views)}; pass at least two views of the same samples.")
     shard = check_views(
@@ -183,10 +178,8 @@ def tico(
     >>> loss
     tensor(0.2000)
     """
-    check_number("tico", "rho", rho)
-    check_number("tico", "beta", beta, least=0)
-    if beta > 1:
-        raise ValueError(f"tico: beta is {beta}; pass a number from 0 to 1.")
+    rho = check_number("tico", "rho", rho, least=0)
+    beta = check_number("tico", "beta", beta, least=0, most=1)
     shard = check_views("tico", {"z0": z0, "z1": z1}, None, group, least=1)
     features, sums = z0.shape[1], wide(z0.dtype)
     if covariance is not None:
@@ -196,6 +189,7 @@ def tico(
                 f"tico: covariance has shape {shape_of(covariance)} and z0 {shape_of(z0)}; "
                 f"expected ({features}, {features}). Was it made by embeddings of another width?"
             )
+        check_device("tico", "covariance", covariance, "z0", z0)
     u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1.to(z0.dtype), backend=backend)
     rows, ranks = (z0.shape[0], 1) if shard is None else (shard.total, shard.ranks)
     with torch.autocast(z0.device.type, enabled=False):  # what is remembered is not rounded

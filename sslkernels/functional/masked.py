@@ -6,7 +6,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import as_tensor, check_number, check_tokens, shape_of
+from sslkernels.arguments import (
+    as_tensor,
+    check_flag,
+    check_number,
+    check_tensor,
+    check_tokens,
+    shape_of,
+)
 from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops.registry import wide
 from sslkernels.ops.tokens import TokenErrors
@@ -33,7 +40,9 @@ def masked_mse(
     >>> SF.masked_mse(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), torch.tensor([[1.0, 0.0]]))
     tensor(1.)
     """
-    norm = "mae" if normalize_target else "none"
+    norm = "mae" if check_flag("masked_mse", "normalize_target", normalize_target) else "none"
+    if mask is None:
+        raise TypeError("masked_mse: mask is None; pass a tensor of shape (B, L), 1 where a token counts.")
     return _masked("masked_mse", pred, target, mask, norm, 0.0, backend)
 
 
@@ -63,11 +72,9 @@ def masked_smooth_l1(
     >>> SF.masked_smooth_l1(torch.zeros(1, 2, 1), torch.tensor([[[0.5], [3.0]]]))
     tensor(1.3125)
     """
-    check_number("masked_smooth_l1", "beta", beta)
-    if beta < torch.finfo(torch.float32).tiny:
-        raise ValueError(f"masked_smooth_l1: beta is {beta}; pass a number above 0 that float32 holds, such as 1.0.")
-    norm = "layer" if normalize_target else "none"
-    return _masked("masked_smooth_l1", pred, target, mask, norm, float(beta), backend)
+    beta = check_number("masked_smooth_l1", "beta", beta, least=torch.finfo(torch.float32).tiny)
+    norm = "layer" if check_flag("masked_smooth_l1", "normalize_target", normalize_target) else "none"
+    return _masked("masked_smooth_l1", pred, target, mask, norm, beta, backend)
 
 
 def _masked(
@@ -90,10 +97,12 @@ def _masked(
     if mask is None:
         weights = pred.new_ones(pred.shape[:2], dtype=wide(pred.dtype))
     else:
-        mask = as_tensor(mask)  # type: ignore[assignment]
-        if not isinstance(mask, Tensor) or mask.shape != pred.shape[:2]:
-            came = f"shape {shape_of(mask)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise ValueError(f"{function}: mask has {came}; expected {tuple(pred.shape[:2])}, 1 where a token counts.")
+        expected = f"{tuple(pred.shape[:2])}, 1 where a token counts"
+        mask = check_tensor(function, "mask", as_tensor(mask), expected)
+        if mask.shape != pred.shape[:2]:
+            raise ValueError(f"{function}: mask has shape {shape_of(mask)}; expected {expected}.")
+        if mask.is_complex() or mask.is_quantized:
+            raise TypeError(f"{function}: mask has dtype {mask.dtype}; pass booleans, whole numbers or floats.")
         if mask.requires_grad:
             raise ValueError(f"{function}: mask requires a gradient and the loss gives it none; pass mask.detach().")
         weights = mask.to(pred.device, wide(pred.dtype))

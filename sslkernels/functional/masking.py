@@ -13,7 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.arguments import check_number, check_size, is_whole
+from sslkernels.arguments import (
+    came,
+    check_fits,
+    check_flag,
+    check_generator,
+    check_number,
+    check_place,
+    check_size,
+    is_whole,
+)
 from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops.tokens import tokens_ranks
 
@@ -54,9 +63,9 @@ def random_masking(
     >>> ids_keep.shape, mask.sum(1)
     (torch.Size([2, 4]), tensor([12., 12.]))
     """
-    check_size("random_masking", "batch", batch)
-    check_size("random_masking", "length", length)
-    _check_share("random_masking", "ratio", ratio)
+    batch, length = _check_sizes("random_masking", batch=batch, length=length)
+    ratio = check_number("random_masking", "ratio", ratio, least=0, most=1)
+    generator, device = _check_draw("random_masking", generator, device)
     keys = _uniform((batch, length), generator, device)
     return tokens_ranks(keys, int(length * (1 - ratio)), choose(keys.device, keys.dtype, backend, WITH_CUDA))
 
@@ -109,13 +118,18 @@ def block_masks(
     >>> len(enc), len(pred), pred[0].shape
     (1, 4, torch.Size([2, 35]))
     """
-    for name, size in (("batch", batch), ("height", height), ("width", width)):
-        check_size("block_masks", name, size)
-    for name, size in (("enc_blocks", enc_blocks), ("pred_blocks", pred_blocks), ("min_keep", min_keep)):
-        check_size("block_masks", name, size)
-    _check_range("block_masks", "enc_scale", enc_scale, most=1)
-    _check_range("block_masks", "pred_scale", pred_scale, most=1)
-    _check_range("block_masks", "aspect_ratio", aspect_ratio)
+    batch, height, width, enc_blocks = _check_sizes(
+        "block_masks", batch=batch, height=height, width=width, enc_blocks=enc_blocks
+    )
+    batch, height, width, pred_blocks = _check_sizes(
+        "block_masks", batch=batch, height=height, width=width, pred_blocks=pred_blocks
+    )
+    min_keep = check_size("block_masks", "min_keep", min_keep)
+    enc_scale = _check_range("block_masks", "enc_scale", enc_scale, most=1)
+    pred_scale = _check_range("block_masks", "pred_scale", pred_scale, most=1)
+    aspect_ratio = _check_range("block_masks", "aspect_ratio", aspect_ratio)
+    allow_overlap = check_flag("block_masks", "allow_overlap", allow_overlap)
+    generator, device = _check_draw("block_masks", generator, device)
     smallest = math.prod(_block_size(height, width, enc_scale[0], 1.0))
     if smallest < min_keep:
         raise ValueError(
@@ -178,15 +192,16 @@ def span_mask(
     >>> mask.shape, mask.sum(1).unique().numel()
     (torch.Size([4, 100]), 1)
     """
-    for name, size in (("batch", batch), ("length", length), ("span", span)):
-        check_size("span_mask", name, size)
-    _check_share("span_mask", "prob", prob)
+    batch, length = _check_sizes("span_mask", batch=batch, length=length)
+    span = check_size("span_mask", "span", span)
+    prob = check_number("span_mask", "prob", prob, least=0, most=1)
+    generator, device = _check_draw("span_mask", generator, device)
     starts = length - span + 1
     if starts < 1:
         raise ValueError(f"span_mask: span is {span} and length {length}; pass a span of at most {length}.")
     if not is_whole(min_spans, 0) or min_spans > starts:
         raise ValueError(
-            f"span_mask: min_spans is {min_spans!r} and a span can start at {starts} steps; "
+            f"span_mask: min_spans is {came(min_spans)} and a span can start at {starts} steps; "
             f"pass a whole number from 0 to {starts}."
         )
     spans = int(prob * length / span + float(_uniform((1,), generator)))
@@ -237,11 +252,13 @@ def tube_masks(
     >>> pred.shape[1] % 8, bool((pred[:, 0] + 196 == pred[:, pred.shape[1] // 8]).all())
     (0, True)
     """
-    sizes = (("batch", batch), ("frames", frames), ("height", height), ("width", width), ("pred_blocks", pred_blocks))
-    for name, size in sizes:
-        check_size("tube_masks", name, size)
-    _check_range("tube_masks", "pred_scale", pred_scale, most=1)
-    _check_range("tube_masks", "aspect_ratio", aspect_ratio)
+    batch, frames, height, width = _check_sizes("tube_masks", batch=batch, frames=frames, height=height, width=width)
+    batch, height, width, pred_blocks = _check_sizes(
+        "tube_masks", batch=batch, height=height, width=width, pred_blocks=pred_blocks
+    )
+    pred_scale = _check_range("tube_masks", "pred_scale", pred_scale, most=1)
+    aspect_ratio = _check_range("tube_masks", "aspect_ratio", aspect_ratio)
+    generator, device = _check_draw("tube_masks", generator, device)
     area = height * width
     h, w = _draw_size(height, width, pred_scale, aspect_ratio, generator)
 
@@ -259,7 +276,7 @@ def tube_masks(
         hidden[full] = draw(len(full))
     else:
         raise ValueError(
-            f"tube_masks: pred_scale is {tuple(pred_scale)} and {pred_blocks} blocks of {h}x{w} tokens leave nothing "
+            f"tube_masks: pred_scale is ({pred_scale[0]:g}, {pred_scale[1]:g}) and {pred_blocks} blocks of {h}x{w} tokens leave nothing "
             f"of a frame of {height}x{width}; lower pred_scale or pred_blocks."
         )
     offsets = torch.arange(frames, device=hidden.device)[:, None] * area
@@ -317,17 +334,25 @@ def _first(inside: Tensor, count: int) -> Tensor:
     return kept.nonzero()[:, 2].view(*inside.shape[:2], count)
 
 
-def _check_share(function: str, name: str, value: object) -> None:
-    check_number(function, name, value)
-    if not 0 <= value <= 1:  # type: ignore[operator]
-        raise ValueError(f"{function}: {name} is {value}; pass a number from 0 to 1.")
+def _check_sizes(function: str, **sizes: object) -> tuple[int, ...]:
+    """Whole numbers of at least 1, in the order they came, of a tensor of as many numbers as their product."""
+    checked, numbers = [], 1
+    for name, value in sizes.items():
+        checked.append(check_size(function, name, value))
+        numbers *= checked[-1]
+        check_fits(function, name, value, numbers, itemsize=8)
+    return tuple(checked)
 
 
-def _check_range(function: str, name: str, value: object, most: float = math.inf) -> None:
+def _check_range(function: str, name: str, value: object, most: float = math.inf) -> Pair:
     accepted = "(low, high) with 0 < low <= high" + ("" if most == math.inf else f" <= {most:g}")
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{function}: {name} is {value!r}; pass {accepted}.")
-    for end in value:
-        check_number(function, name, end)
-    if not 0 < value[0] <= value[1] <= most:
+        raise TypeError(f"{function}: {name} is {came(value)}; pass {accepted}.")
+    low, high = (check_number(function, f"{name}[{place}]", end) for place, end in enumerate(value))
+    if not 0 < low <= high <= most:
         raise ValueError(f"{function}: {name} is {tuple(value)}; pass {accepted}.")
+    return low, high
+
+
+def _check_draw(function: str, generator: object, device: object) -> tuple[torch.Generator | None, torch.device | None]:
+    return check_generator(function, generator), check_place(function, device)

@@ -7,7 +7,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sslkernels.arguments import check_alike, check_number, check_rows, check_size, is_whole, shape_of
+from sslkernels.arguments import (
+    check_alike,
+    check_device,
+    check_fits,
+    check_generator,
+    check_number,
+    check_rows,
+    check_size,
+    check_tensor,
+    shape_of,
+)
 from sslkernels.distributed import GroupLike, Shard, shard_of
 from sslkernels.ops.characteristic import characteristic_sums
 from sslkernels.ops.registry import wide
@@ -61,8 +71,8 @@ def sigreg(
     """
     check_projections("sigreg", "z", z)
     z = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
-    count = _check_slices("sigreg", z, slices, num_slices, generator)
-    _check_knots("sigreg", knots, t_max)
+    knots, t_max = check_rule("sigreg", knots, t_max)
+    count = _check_slices("sigreg", z, slices, num_slices, generator, knots)
     shard = _shard("sigreg", z, count, knots, t_max, group)
     return _epps_pulley(z, _slices(z, slices, count, generator, shard), knots, t_max, shard, backend)
 
@@ -107,12 +117,10 @@ def lejepa(
             "both need the same samples and features."
         )
     check_alike("lejepa", "global_z", global_z[0], "local_z", local_z[0], rows=True)
-    check_number("lejepa", "weight", weight, least=0)
-    if weight > 1:
-        raise ValueError(f"lejepa: weight is {weight}; pass a number from 0 to 1.")
+    weight = check_number("lejepa", "weight", weight, least=0, most=1)
     every = torch.cat([global_z, local_z])
-    count = _check_slices("lejepa", every, slices, num_slices, generator)
-    _check_knots("lejepa", knots, t_max)
+    knots, t_max = check_rule("lejepa", knots, t_max)
+    count = _check_slices("lejepa", every, slices, num_slices, generator, knots)
     shard = _shard("lejepa", every, count, knots, t_max, group)
     regularizer = _epps_pulley(every, _slices(every, slices, count, generator, shard), knots, t_max, shard, backend)
     wider = every.to(wide(every.dtype))
@@ -164,39 +172,38 @@ def _shard(function: str, z: Tensor, count: int, knots: int, t_max: float, group
     return shard
 
 
-def check_projections(function: str, name: str, z: object) -> None:
+def check_projections(function: str, name: str, z: Tensor) -> None:
     """A tensor ``(..., N, C)`` with at least one view."""
-    views = z.flatten(0, -2) if isinstance(z, Tensor) and z.dim() > 2 else z
-    check_rows(function, name, views, VIEWS)
-    if isinstance(z, Tensor) and z.shape[:-2].numel() == 0:
+    z = check_tensor(function, name, z, VIEWS)
+    check_rows(function, name, z.flatten(0, -2) if z.dim() > 2 else z, VIEWS)
+    if z.shape[:-2].numel() == 0:
         raise ValueError(f"{function}: {name} has shape {shape_of(z)}; expected {VIEWS}.")
 
 
-def _check_knots(function: str, knots: int, t_max: float) -> None:
-    if not is_whole(knots, 2):
-        raise ValueError(f"{function}: knots is {knots!r}; pass a whole number of at least 2, both ends included.")
-    check_number(function, "t_max", t_max)
-    if t_max <= 0:
-        raise ValueError(f"{function}: t_max is {t_max}; pass a number above 0.")
+def check_rule(
+    function: str, knots: int, t_max: float, names: tuple[str, str] = ("knots", "t_max")
+) -> tuple[int, float]:
+    """What the trapezoidal rule is made of: knots, both ends included, and where it ends."""
+    return check_size(function, names[0], knots, least=2), check_number(function, names[1], t_max, above=0)
 
 
 def _check_slices(
-    function: str, z: Tensor, slices: Tensor | None, num_slices: int, generator: torch.Generator | None
+    function: str, z: Tensor, slices: Tensor | None, num_slices: int, generator: torch.Generator | None, knots: int
 ) -> int:
-    """How many slices there are."""
-    check_size(function, "num_slices", num_slices)
-    if generator is not None and not isinstance(generator, torch.Generator):
-        raise TypeError(
-            f"{function}: generator is a {type(generator).__name__}; pass a torch.Generator on {z.device}, or None."
-        )
+    """How many slices there are; that their projections and the sums over ``knots`` fit memory."""
+    num_slices = check_size(function, "num_slices", num_slices)
+    check_generator(function, generator, z.device)
     if slices is None:
+        check_fits(function, "num_slices", num_slices, num_slices * max(z.shape[2], z.shape[:2].numel()))
+        check_fits(function, "knots", knots, 2 * knots * num_slices * z.shape[0])
         return num_slices
+    if generator is not None:
+        raise ValueError(f"{function}: generator came with slices, which are used as given; drop one of them.")
     check_rows(function, "slices", slices, "(C, S), a slice per column")
     if slices.shape[0] != z.shape[2]:
         raise ValueError(
             f"{function}: slices has shape {shape_of(slices)} and z {z.shape[2]} features; "
             "slices are columns, (C, S): did you pass their transpose?"
         )
-    if slices.device != z.device:
-        raise ValueError(f"{function}: slices is on {slices.device} and z on {z.device}; move both to one device.")
+    check_device(function, "slices", slices, "z", z)
     return slices.shape[1]

@@ -10,14 +10,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_temperature, shape_of
+from sslkernels.arguments import (
+    REDUCTIONS,
+    check_alike,
+    check_choice,
+    check_flag,
+    check_rows,
+    check_scalar,
+    check_temperature,
+    shape_of,
+)
 from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
 from sslkernels.ops.registry import compute_dtype
 from sslkernels.ops.similarity import checked_logsumexp, row_dot, scale_tensor, unit_rows
 from sslkernels.ops.similarity.contrast import pair_contrast, self_contrast, softplus
 from sslkernels.ops.similarity.reduction import reduced
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 def nt_xent(
@@ -54,7 +61,8 @@ def nt_xent(
     tensor(0.5944)
     """
     check_pair("nt_xent", "z0", z0, "z1", z1, group)
-    check_temperature("nt_xent", temperature)
+    temperature = check_temperature("nt_xent", temperature)
+    normalize = check_flag("nt_xent", "normalize", normalize)
     check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
     n = z0.shape[0]
     anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
@@ -95,7 +103,9 @@ def info_nce(
     tensor(0.5514)
     """
     check_pair("info_nce", "query", query, "key", key, group)
-    check_temperature("info_nce", temperature)
+    temperature = check_temperature("info_nce", temperature)
+    normalize = check_flag("info_nce", "normalize", normalize)
+    symmetric = check_flag("info_nce", "symmetric", symmetric)
     check_choice("info_nce", "reduction", reduction, REDUCTIONS)
     if negatives is not None:
         if symmetric:
@@ -153,17 +163,17 @@ def clip_loss(
     tensor(0.5514)
     """
     check_pair("clip_loss", "image", image, "text", text, group)
-    check_scalar("clip_loss", "logit_scale", logit_scale)
+    logit_scale = check_scalar("clip_loss", "logit_scale", logit_scale)
+    if logit_bias is not None:
+        logit_bias = check_scalar("clip_loss", "logit_bias", logit_bias)
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
     dtype = compute_dtype(image)
     image, text = image.to(dtype), text.to(dtype)
     scale = scale_tensor(logit_scale, image)
     shard = sharded(group, "clip_loss", image, text, scale)
     loss = pair_contrast(image, text, scale, reduction, shard, backend)
-    if logit_bias is not None:
-        check_scalar("clip_loss", "logit_bias", logit_bias)
-        if isinstance(logit_bias, Tensor):
-            loss = loss + 0 * logit_bias.sum()
+    if isinstance(logit_bias, Tensor):
+        loss = loss + 0 * logit_bias.sum()
     return loss
 
 

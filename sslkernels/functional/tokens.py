@@ -13,10 +13,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import as_tensor, check_index, check_number, check_rows, check_size, check_tokens, shape_of
+from sslkernels.arguments import (
+    as_tensor,
+    came,
+    check_fits,
+    check_flag,
+    check_floating,
+    check_index,
+    check_list,
+    check_number,
+    check_rows,
+    check_size,
+    check_tensor,
+    check_tokens,
+    is_whole,
+    shape_of,
+)
 from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops.registry import wide
 from sslkernels.ops.tokens import Collect, Gather, Patches
+from sslkernels.ops.tokens.bounds import check_bounds
 
 
 def gather_tokens(x: Tensor, index: Tensor, *, pos: Tensor | None = None, backend: str | None = None) -> Tensor:
@@ -24,6 +40,7 @@ def gather_tokens(x: Tensor, index: Tensor, *, pos: Tensor | None = None, backen
 
     Args:
         x: tokens ``(B, L, C)``; float32, float64, bfloat16 or float16. Only the last dimension need be contiguous.
+            Whole numbers and booleans (word ids, labels) are taken too; PyTorch moves them, whatever the backend.
         index: int64 or int32 ``(B, K)``, from 0 to L - 1; duplicates are allowed, and their gradients add up. On a CPU
             another number is an IndexError; on a GPU, which nobody waits for, its row of the output is NaN.
         pos: ``(L, C)`` or ``(1, L, C)``: position embeddings, added in float32 and rounded once.
@@ -41,7 +58,7 @@ def gather_tokens(x: Tensor, index: Tensor, *, pos: Tensor | None = None, backen
     tensor([[[5., 6.],
              [1., 2.]]])
     """
-    x = check_tokens("gather_tokens", "x", x)
+    x = check_tokens("gather_tokens", "x", x, whole=True)
     index = check_index("gather_tokens", "index", index, x.shape[0], x.device)
     return _gather("gather_tokens", x, index[None], None, pos, 0, False, backend)
 
@@ -70,12 +87,12 @@ def scatter_tokens(
     x = check_tokens("scatter_tokens", "x", x, "(B, K, C)")
     index = check_index("scatter_tokens", "index", index, x.shape[0], x.device)
     _check_kept("scatter_tokens", "index", index, x, 0)
-    if isinstance(length, bool) or not isinstance(length, int) or length < 0:
-        raise ValueError(f"scatter_tokens: length is {length!r}; pass a whole number of tokens.")
+    length = check_size("scatter_tokens", "length", length, least=0)
+    check_fits("scatter_tokens", "length", length, length * x.shape[0] * x.shape[2], x.element_size())
     if isinstance(fill, Tensor):
         value: Tensor | None = _row("scatter_tokens", "fill", fill, x)
     else:
-        check_number("scatter_tokens", "fill", fill)
+        fill = check_number("scatter_tokens", "fill", fill)
         value = None if fill == 0 else x.new_full((x.shape[2],), fill, dtype=wide(x.dtype))
     return Collect.apply(x, index[None], length, value, choose(x.device, x.dtype, backend, WITH_CUDA))
 
@@ -116,9 +133,9 @@ def restore_tokens(
     """
     visible = check_tokens("restore_tokens", "visible", visible, "(B, P + K, C)")
     ids_restore = check_index("restore_tokens", "ids_restore", ids_restore, visible.shape[0], visible.device)
-    if isinstance(prefix, bool) or not isinstance(prefix, int) or not 0 <= prefix <= visible.shape[1]:
+    if not is_whole(prefix, 0) or prefix > visible.shape[1]:
         raise ValueError(
-            f"restore_tokens: prefix is {prefix!r} and visible has shape {shape_of(visible)}; "
+            f"restore_tokens: prefix is {came(prefix)} and visible has shape {shape_of(visible)}; "
             "pass how many of its tokens stand in front of the others."
         )
     token = _row("restore_tokens", "mask_token", mask_token, visible)
@@ -144,9 +161,11 @@ def apply_masks(
     >>> SF.apply_masks(x, [torch.tensor([[0], [1]]), torch.tensor([[2], [3]])]).flatten()
     tensor([0., 5., 2., 7.])
     """
-    x = check_tokens("apply_masks", "x", x)
-    if isinstance(masks, Tensor) or not isinstance(masks, Sequence) or not masks:
-        raise TypeError("apply_masks: masks is no list of index tensors; pass [index, ...] with (B, K) each.")
+    x = check_tokens("apply_masks", "x", x, whole=True)
+    concat = check_flag("apply_masks", "concat", concat)
+    masks = check_list("apply_masks", "masks", masks, "a list of index tensors, [index, ...] with (B, K) each")
+    if not masks:
+        raise ValueError("apply_masks: masks has length 0; pass a list of index tensors, (B, K) each.")
     sets = [check_index("apply_masks", f"masks[{m}]", mask, x.shape[0], x.device) for m, mask in enumerate(masks)]
     for m, mask in enumerate(sets):
         if mask.shape != sets[0].shape or mask.dtype != sets[0].dtype:
@@ -175,9 +194,8 @@ def patchify_gather(images: Tensor, index: Tensor, patch: int, *, backend: str |
     >>> SF.patchify_gather(torch.arange(16.0).view(1, 1, 4, 4), torch.tensor([[3]]), 2)
     tensor([[[10., 11., 14., 15.]]])
     """
-    images = as_tensor(images)  # type: ignore[assignment]
-    check_rows("patchify_gather", "images", images, "(B, channels, H, W)", dims=4)
-    check_size("patchify_gather", "patch", patch)
+    images = check_rows("patchify_gather", "images", as_tensor(images), "(B, channels, H, W)", dims=4)
+    patch = check_size("patchify_gather", "patch", patch)
     if images.shape[2] % patch or images.shape[3] % patch:
         raise ValueError(
             f"patchify_gather: images has shape {shape_of(images)} and patch is {patch}; it must divide H and W."
@@ -197,11 +215,14 @@ def _gather(
     backend: str | None,
 ) -> Tensor:
     dtype = x.dtype
+    if not x.is_floating_point():
+        if pos is not None:
+            raise TypeError(f"{function}: pos came with x of dtype {dtype}; only floating-point tokens have positions.")
+        return _gather_whole(x, index, backend)
     if pos is not None:
         rows = prefix + index.shape[2] if by_place else x.shape[1]
-        pos = as_tensor(pos)  # type: ignore[assignment]
-        if not isinstance(pos, Tensor) or not pos.is_floating_point():
-            raise TypeError(f"{function}: pos is no floating-point tensor; pass ({rows}, {x.shape[2]}).")
+        pos = check_tensor(function, "pos", as_tensor(pos), f"({rows}, {x.shape[2]})")
+        check_floating(function, "pos", pos)
         if pos.shape not in ((rows, x.shape[2]), (1, rows, x.shape[2])):
             raise ValueError(f"{function}: pos has shape {shape_of(pos)}; expected ({rows}, {x.shape[2]}).")
         if pos.device != x.device:
@@ -215,16 +236,25 @@ def _gather(
     return Gather.apply(x, index, fill, pos, prefix, by_place, dtype, choose(x.device, dtype, backend, WITH_CUDA))
 
 
+def _gather_whole(x: Tensor, index: Tensor, backend: str | None) -> Tensor:
+    """Whole numbers, which no kernel moves: ``x (B, L, C)`` at ``index (M, B, K)``, ``(M B, K, C)``."""
+    choose(x.device, torch.float32, backend, WITH_CUDA)  # refuses a name that is none
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_bounds(index, x.shape[1])
+    where = index.flatten(0, 1).long()[..., None].expand(-1, -1, x.shape[2])
+    return x.repeat(index.shape[0], 1, 1).gather(1, where)
+
+
 def _row(function: str, name: str, value: object, x: Tensor) -> Tensor:
-    value = as_tensor(value)
-    if not isinstance(value, Tensor) or not value.is_floating_point() or value.numel() != x.shape[2]:
-        came = f"shape {shape_of(value)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(f"{function}: {name} has {came}; expected a floating-point tensor of {x.shape[2]} elements.")
-    if value.device != x.device:
+    row = check_tensor(function, name, as_tensor(value), f"({x.shape[2]},)")
+    check_floating(function, name, row)
+    if row.numel() != x.shape[2]:
+        raise ValueError(f"{function}: {name} has shape {shape_of(row)}; expected {x.shape[2]} elements.")
+    if row.device != x.device:
         raise ValueError(
-            f"{function}: {name} is on {value.device} and the tokens on {x.device}; move both to one device."
+            f"{function}: {name} is on {row.device} and the tokens on {x.device}; move both to one device."
         )
-    return value.reshape(-1).to(wide(x.dtype))
+    return row.reshape(-1).to(wide(x.dtype))
 
 
 def _check_kept(function: str, name: str, index: Tensor, x: Tensor, prefix: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, shape_of
+from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_tensor, shape_of
 from sslkernels.backends import choose
 from sslkernels.ops.registry import compute_dtype
 from sslkernels.ops.similarity.autograd import LogSumExpSimilarity, RowDot, UnitRows
@@ -76,7 +76,7 @@ def logsumexp_similarity(
     check_rows("logsumexp_similarity", "x", x)
     if y is not None:
         check_alike("logsumexp_similarity", "y", check_rows("logsumexp_similarity", "y", y), "x", x, rows=False)
-    check_scalar("logsumexp_similarity", "scale", scale)
+    scale = check_scalar("logsumexp_similarity", "scale", scale)
     check_choice("logsumexp_similarity", "dim", dim, ("rows", "both"))
     keys = x if y is None else y
     if exclude is not None:
@@ -129,9 +129,11 @@ def scale_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
 
 
 def _check_exclude(exclude: Tensor, x: Tensor, keys: Tensor) -> Tensor:
-    if not isinstance(exclude, Tensor) or exclude.dtype != torch.int64:
-        came = exclude.dtype if isinstance(exclude, Tensor) else type(exclude).__name__
-        raise TypeError(f"logsumexp_similarity: exclude is {came}; pass an int64 tensor of column indices.")
+    exclude = check_tensor("logsumexp_similarity", "exclude", exclude, "(N,) or (N, E), int64 column indices")
+    if exclude.dtype != torch.int64:
+        raise TypeError(
+            f"logsumexp_similarity: exclude has dtype {exclude.dtype}; pass an int64 tensor of column indices."
+        )
     if exclude.dim() not in (1, 2) or exclude.shape[0] != x.shape[0]:
         raise ValueError(
             f"logsumexp_similarity: exclude has shape {shape_of(exclude)} and x {shape_of(x)}; "

@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every argument of every public function, module and method, given every wrong value of its kind.
+
+Each call must raise one sentence that names the argument. An argument is of the kind that `KINDS` gives its name, or
+`Door.kinds` where a name means something else there; one that has no kind fails the walk, and so does a public name
+without a door.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sslkernels as sk
+import sslkernels.functional as SF
+from sslkernels import evaluation, losses, methods, models
+from sslkernels.data import OneView, TwoViews
+from sslkernels.models import ResNet, ViT, resnet_small
+
+pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::UserWarning:torch.*")
+
+ROWS = torch.linspace(-1, 1, 12).view(4, 3)
+TOKENS = torch.linspace(-1, 1, 24).view(2, 4, 3)
+INDEX = torch.tensor([[0, 2], [1, 3]])
+IMAGES = torch.rand(4, 1, 8, 8)
+NAN, INF = float("nan"), float("inf")
+HUGE = 10**15
+
+
+class _Callable:
+    def __call__(self) -> None: ...
+
+
+NO_TENSOR = {
+    "none": None,
+    "list": [[1.0]],
+    "text": "x",
+    "number": 1.0,
+    "array": np.ones((4, 3)),
+    "module": nn.Linear(3, 3),
+}
+NO_NUMBER = {"none": None, "text": "0.1", "bool": True, "list": [1.0], "complex": 1j, "array": np.ones(2)}
+NOT_FINITE = {"nan": NAN, "inf": INF, "-inf": -INF, "huge": 10**400, "numpy nan": np.float32("nan")}
+
+
+def tensors(good: torch.Tensor) -> dict[str, Any]:
+    """What no dense floating-point tensor like ``good`` is."""
+    return {
+        **{name: value for name, value in NO_TENSOR.items() if not (name == "array" and good.dim() == 2)},
+        "fewer dimensions": good[0, 0] if good.dim() > 2 else good[0],
+        "more dimensions": good[None, None],
+        "no features": good[..., :0],
+        "integers": good.long(),
+        "booleans": good > 0,
+        "complex": good.cfloat(),
+        "float8": good.to(torch.float8_e4m3fn),
+        "quantized": torch.quantize_per_tensor(good, 0.1, 0, torch.qint8),
+        "sparse": good.to_sparse(),
+        "meta": good.to("meta"),
+        "nested": torch.nested.nested_tensor([good[0], good[0][:1]]),
+    }
+
+
+def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+WHOLE = {
+    "none": None, "text": "3", "float": 2.5, "bool": True, "negative": -1, "list": [3], "nan": NAN, "tensor": torch.ones(2),
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "rows": tensors(ROWS),
+    "rows or none": without(tensors(ROWS), "none"),
+    "tokens": tensors(TOKENS),
+    "images": tensors(IMAGES),
+    "index": {
+        **NO_TENSOR, "floats": INDEX.float(), "mask": INDEX > 0, "flat": INDEX[0], "cube": INDEX[None], "batch": INDEX[:1],
+        "sparse": INDEX.to_sparse(), "meta": INDEX.to("meta"), "negative": INDEX - 5, "beyond": INDEX + 100,
+    },
+    "scalar": {**NO_NUMBER, **NOT_FINITE, "integer tensor": torch.tensor(1), "two numbers": torch.ones(2),
+               "sparse": torch.ones(1).to_sparse(), "meta": torch.ones((), device="meta"), "complex tensor": torch.tensor(1j)},
+    "number": {**NO_NUMBER, **NOT_FINITE, "tensor": torch.ones(2)},
+    "size": {**WHOLE, "zero": 0},
+    "whole": WHOLE,
+    "flag": {"none": None, "text": "yes", "number": 1, "tensor": torch.ones(2), "list": []},
+    "choice": {"none": None, "text": "nonsense", "number": 1, "list": ["mean"], "empty": "", "tensor": torch.ones(2)},
+    "group": {"text": "everyone", "number": 3, "list": [0], "bool": True, "empty": "", "tensor": torch.ones(2)},
+    "backend": {"text": "abacus", "number": 3, "list": ["cpu"], "empty": "", "bool": False, "tensor": torch.ones(2)},
+    "generator": {"number": 3, "text": "x", "bool": True, "numpy": np.random.default_rng(0)},
+    "device": {"text": "nowhere", "float": 1.5, "list": ["cpu"], "absent": "cuda:99", "meta": "meta", "empty": ""},
+    "module": {"none": None, "text": "x", "class": nn.Linear, "tensor": ROWS, "number": 1, "function": len},
+    "list of rows": {"none": None, "tensor": ROWS, "one": [ROWS], "text": "x", "number": 1, "empty": [],
+                     "of lists": [[1.0], [1.0]], "of unlike": [ROWS, ROWS[:2]], "of none": [ROWS, None]},
+    "masks": {"none": None, "tensor": INDEX, "empty": [], "text": "x", "of floats": [INDEX.float()], "of none": [None],
+              "of unlike": [INDEX, INDEX[:, :1]], "beyond": [INDEX + 100]},
+    "tensors": {"none": None, "tensor": ROWS, "number": 3, "text": "x", "of numbers": [1.0], "more": [ROWS, ROWS],
+                "of none": [None], "shape": [ROWS[:2]], "sparse": [ROWS.to_sparse()], "meta": [ROWS.to("meta")]},
+    "views": {"none": None, "number": 3, "one": [IMAGES], "three": [IMAGES] * 3, "text": "xy", "of none": [None, None],
+              "of lists": [[1.0], [1.0]], "of unlike": [IMAGES, IMAGES[:2]], "of integers": [IMAGES.long()] * 2,
+              "empty": [], "meta": [IMAGES.to("meta")] * 2},
+    "range": {"none": None, "number": 0.5, "text": "ab", "three": (0.1, 0.2, 0.3), "reversed": (0.5, 0.2), "nan": (NAN, 1.0),
+              "texts": ("a", "b"), "negative": (-0.1, 0.5), "none inside": (None, 1.0)},
+}  # fmt: skip
+KINDS |= {
+    "temperature": {**KINDS["scalar"], "zero": 0.0, "tiny": 1e-300},
+    "weight": {**KINDS["number"], "negative": -1.0, "numpy negative": np.float16(-1)},
+    "share": {**KINDS["number"], "negative": -0.1, "above one": 1.1},
+    "positive": {**KINDS["number"], "negative": -1.0, "zero": 0.0},
+    "size or none": without(KINDS["size"], "none"),
+    "counted": {**KINDS["size"], "beyond memory": HUGE},
+    "generator or none": KINDS["generator"],
+    "matrix or none": {**without(tensors(ROWS), "none"), "shape": ROWS},
+    "module or none": without(KINDS["module"], "none"),
+    "choice or none": without(KINDS["choice"], "none"),
+    "view": {**without(KINDS["views"], "one", "of unlike"), "two": [IMAGES] * 2, "of none": [None]},
+    "momentum": {**without(KINDS["scalar"], "two numbers"), "negative": -0.1, "above one": 1.1},
+}
+OF_NAME = {
+    "allow_overlap": "flag", "backend": "backend", "bias": "flag", "concat": "flag", "convention": "choice",
+    "device": "device", "generator": "generator", "group": "group", "normalize": "flag", "normalize_target": "flag",
+    "reduction": "choice", "side": "choice or none", "statistics": "choice", "symmetric": "flag",
+    "temperature": "temperature", "eps": "weight", "lambd": "weight", "sim": "weight", "var": "weight", "cov": "weight",
+    "rho": "weight", "beta": "share", "weight": "share", "invariance_weight": "weight", "knots": "counted",
+    "t_max": "positive", "num_slices": "counted", "batch": "counted", "length": "counted", "height": "counted",
+    "width": "counted", "frames": "counted", "span": "size", "min_spans": "whole", "min_keep": "size", "ratio": "share",
+    "prob": "share", "enc_scale": "range", "pred_scale": "range", "aspect_ratio": "range", "enc_blocks": "counted",
+    "pred_blocks": "counted", "gather_distributed": "flag", "feature_dim": "size", "projection_dim": "size",
+    "hidden_dim": "size", "queue_size": "counted", "momentum": "share", "backbone": "module", "views": "views",
+    "whole": "flag", "x": "rows", "z": "rows", "z0": "rows", "z1": "rows", "index": "index",
+}  # fmt: skip
+
+
+@dataclass
+class Door:
+    call: Callable[..., Any]
+    good: dict[str, Any]
+    kinds: dict[str, str] = field(default_factory=dict)
+    says: str | None = None  # what the sentence begins with; by default the name
+    signature: Callable[..., Any] | None = None  # whose parameters they are, where it is not `call`
+
+
+def pair(call: Callable[..., Any], first: str, second: str, **kinds: str) -> Door:
+    return Door(call, {first: ROWS, second: ROWS}, {first: "rows", second: "rows", **kinds})
+
+
+DOORS: dict[str, Door] = {
+    "nt_xent": pair(SF.nt_xent, "z0", "z1"),
+    "info_nce": pair(SF.info_nce, "query", "key", negatives="rows or none"),
+    "clip_loss": Door(
+        SF.clip_loss, {"image": ROWS, "text": ROWS, "logit_scale": 1.0, "logit_bias": 0.0},
+        {"image": "rows", "text": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none"},
+    ),
+    "logsumexp_similarity": Door(
+        SF.logsumexp_similarity, {"x": ROWS, "y": ROWS},
+        {"y": "rows or none", "scale": "scalar", "exclude": "exclude", "dim": "choice"},
+    ),
+    "negative_cosine_similarity": pair(SF.negative_cosine_similarity, "x0", "x1", eps="positive"),
+    "byol_loss": pair(SF.byol_loss, "prediction", "target"),
+    "cross_correlation_sq": pair(SF.cross_correlation_sq, "a", "b"),
+    "barlow_twins": pair(SF.barlow_twins, "z0", "z1"),
+    "vicreg": pair(SF.vicreg, "z0", "z1"),
+    "vibcreg": pair(SF.vibcreg, "z0", "z1"),
+    "vcreg": Door(SF.vcreg, {"z": ROWS}),
+    "variance_hinge": Door(SF.variance_hinge, {"z": ROWS}),
+    "covariance_penalty": Door(SF.covariance_penalty, {"z": ROWS}),
+    "frossl": Door(SF.frossl, {"views": [ROWS, ROWS]}, {"views": "list of rows"}),
+    "tico": Door(
+        SF.tico, {"z0": ROWS, "z1": ROWS, "covariance": torch.eye(3)}, {"covariance": "matrix or none"},
+    ),
+    "sigreg": Door(SF.sigreg, {"z": ROWS}, {"z": "samples", "slices": "rows or none"}),
+    "lejepa": Door(
+        SF.lejepa, {"local_z": TOKENS, "global_z": TOKENS},
+        {"local_z": "tokens", "global_z": "tokens", "slices": "rows or none"},
+    ),
+    "gather_tokens": Door(
+        SF.gather_tokens, {"x": TOKENS, "index": INDEX, "pos": TOKENS[0]}, {"x": "any tokens", "pos": "positions"},
+    ),
+    "scatter_tokens": Door(
+        SF.scatter_tokens, {"x": TOKENS[:, :2], "index": INDEX, "length": 4, "fill": 0.0},
+        {"x": "tokens", "length": "length", "fill": "fill"},
+    ),
+    "restore_tokens": Door(
+        SF.restore_tokens,
+        {"visible": TOKENS[:, :2], "ids_restore": torch.tensor([[0, 1, 2]] * 2), "mask_token": torch.zeros(3)},
+        {"visible": "tokens", "ids_restore": "ranks", "mask_token": "row", "pos": "positions", "prefix": "prefix"},
+    ),
+    "apply_masks": Door(SF.apply_masks, {"x": TOKENS, "masks": [INDEX, INDEX]}, {"x": "any tokens", "masks": "masks"}),
+    "patchify_gather": Door(
+        SF.patchify_gather, {"images": IMAGES[:2], "index": INDEX, "patch": 2}, {"images": "images", "patch": "size"},
+    ),
+    "masked_mse": Door(
+        SF.masked_mse, {"pred": TOKENS, "target": TOKENS, "mask": torch.ones(2, 4)},
+        {"pred": "tokens", "target": "target", "mask": "mask"},
+    ),
+    "masked_smooth_l1": Door(
+        SF.masked_smooth_l1, {"pred": TOKENS, "target": TOKENS},
+        {"pred": "tokens", "target": "target", "mask": "mask or none", "beta": "positive"},
+    ),
+    "random_masking": Door(SF.random_masking, {"batch": 2, "length": 8, "ratio": 0.5}),
+    "block_masks": Door(SF.block_masks, {"batch": 2, "height": 8, "width": 8}),
+    "span_mask": Door(SF.span_mask, {"batch": 2, "length": 40, "prob": 0.5, "span": 4}),
+    "tube_masks": Door(SF.tube_masks, {"batch": 2, "frames": 2, "height": 8, "width": 8}),
+    "ema_update_": Door(
+        SF.ema_update_, {"targets": [ROWS.clone()], "sources": [ROWS], "momentum": 0.5},
+        {"targets": "tensors", "sources": "tensors", "masters": "masters", "momentum": "momentum"},
+    ),
+    "queue_update_": Door(
+        SF.queue_update_, {"queue": ROWS.clone(), "keys": ROWS, "position": 0},
+        {"queue": "rows", "keys": "rows", "position": "position"},
+    ),
+}  # fmt: skip
+KINDS["row"] = {**NO_TENSOR, "shape": torch.zeros(4), "integers": torch.zeros(3, dtype=torch.int64),
+            "complex": torch.zeros(3, dtype=torch.cfloat), "meta": torch.zeros(3, device="meta"),
+            "sparse": torch.zeros(3).to_sparse()}
+KINDS |= {
+    "samples": without(KINDS["rows"], "more dimensions"),
+    "scalar or none": without(KINDS["scalar"], "none"),
+    "exclude": {**without(NO_TENSOR, "none"), "floats": torch.zeros(4), "int32": torch.zeros(4, dtype=torch.int32),
+                "rows": torch.zeros(5, dtype=torch.int64), "beyond": torch.tensor([0, 0, 9, 0]),
+                "below": torch.tensor([0, 0, -2, 0]), "sparse": torch.eye(4).long().to_sparse(),
+                "nested": torch.nested.nested_tensor([torch.zeros(2).long(), torch.zeros(1).long()])},
+    "any tokens": without(KINDS["tokens"], "integers", "booleans"),
+    "positions": {**without(tensors(TOKENS[0]), "none", "fewer dimensions"), "shape": torch.zeros(9, 3)},
+    "length": {**WHOLE, "beyond memory": HUGE},
+    "fill": {**without(KINDS["row"], "number"), **NO_NUMBER, **NOT_FINITE},
+    "ranks": without(KINDS["index"], "negative", "beyond"),
+    "prefix": {**WHOLE, "beyond": 5},
+    "mask": {**NO_TENSOR, "flat": torch.ones(4), "complex": torch.ones(2, 4, dtype=torch.cfloat),
+             "sparse": torch.ones(2, 4).to_sparse(), "meta": torch.ones(2, 4, device="meta"),
+             "with gradient": torch.ones(2, 4, requires_grad=True)},
+    "target": {**KINDS["tokens"], "with gradient": TOKENS.clone().requires_grad_(), "fewer rows": TOKENS[:, :2]},
+    "masters": {"tensor": ROWS, "number": 3, "text": "x", "more": [ROWS, ROWS], "of numbers": [1.0],
+                "of float32 targets": [ROWS.clone()]},
+    "position": {**WHOLE, "floating tensor": torch.ones(()), "boolean tensor": torch.tensor(True),
+                 "negative tensor": torch.tensor(-3), "beyond tensor": torch.tensor(99), "beyond": 99,
+                 "sparse tensor": torch.ones(1).long().to_sparse()},
+}  # fmt: skip
+KINDS["mask or none"] = without(KINDS["mask"], "none")
+
+LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
+    # kinds of the constructor, good arguments of the call, kinds of the call
+    "NTXentLoss": ({"memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS}, {"out0": "rows", "out1": "rows"}),
+    "InfoNCELoss": ({}, {"query": ROWS, "key": ROWS}, {"query": "rows", "key": "rows", "negatives": "rows or none"}),
+    "ClipLoss": (
+        {"local_loss": "flag", "gather_with_grad": "flag", "cache_labels": "flag", "rank": "whole", "world_size": "size",
+         "use_horovod": "flag"},
+        {"image_features": ROWS, "text_features": ROWS, "logit_scale": 1.0},
+        {"image_features": "rows", "text_features": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none",
+         "output_dict": "flag"},
+    ),
+    "NegativeCosineSimilarity": ({"dim": "dimension", "eps": "positive"}, {"x0": ROWS, "x1": ROWS},
+                                 {"x0": "any rows", "x1": "any rows"}),
+    "BarlowTwinsLoss": ({"lambda_param": "weight"}, {"z_a": ROWS, "z_b": ROWS}, {"z_a": "rows", "z_b": "rows"}),
+    "VICRegLoss": ({"lambda_param": "weight", "mu_param": "weight", "nu_param": "weight"}, {"z_a": ROWS, "z_b": ROWS},
+                   {"z_a": "positions of rows", "z_b": "positions of rows"}),
+    "VCRegLoss": ({"std_coeff": "weight", "cov_coeff": "weight", "epsilon": "weight"}, {"z_i": ROWS}, {"z_i": "rows"}),
+    "VIbCRegLoss": ({"sim_loss_weight": "weight", "var_loss_weight": "weight", "cov_loss_weight": "weight"},
+                    {"z1": ROWS, "z2": ROWS}, {"z1": "rows", "z2": "rows"}),
+    "FroSSLLoss": ({}, {"z_views": [ROWS, ROWS]}, {"z_views": "list of rows"}),
+    "TiCoLoss": ({}, {"z_a": ROWS, "z_b": ROWS}, {"z_a": "rows", "z_b": "rows", "update_covariance_matrix": "flag"}),
+    "SIGReg": ({"num_vectors": "size"}, {"proj": ROWS}, {"proj": "samples", "slices": "rows or none"}),
+    "LeJEPALoss": (
+        {"lambda_param": "share", "sigreg_knots": "size", "sigreg_t_max": "positive", "sigreg_num_vectors": "size"},
+        {"local_proj": TOKENS, "global_proj": TOKENS}, {"local_proj": "tokens", "global_proj": "tokens"},
+    ),
+}  # fmt: skip
+KINDS |= {
+    "bank": {"none": None, "text": "8", "negative": -1, "one": (8,), "three": (8, 4, 2), "zero": (0, 4), "float": 2.5,
+             "floats": (8, 2.5), "bool": True, "beyond memory": (HUGE, 128)},
+    "dimension": {"none": None, "text": "1", "float": 1.0, "bool": True, "list": [1]},
+    "any rows": without(KINDS["rows"], "fewer dimensions", "more dimensions"),
+    "positions of rows": without(KINDS["rows"], "more dimensions"),
+}  # fmt: skip
+
+
+def build(name: str) -> Callable[..., Any]:
+    return lambda **options: getattr(losses, name)(**options)
+
+
+def apply(name: str) -> Callable[..., Any]:
+    return lambda **arguments: getattr(losses, name)()(**arguments)
+
+
+for name, (of_constructor, good, of_call) in LOSSES.items():
+    kind = getattr(losses, name)
+    DOORS[name] = Door(build(name), {}, of_constructor, signature=kind.__init__)
+    DOORS[f"{name}()"] = Door(apply(name), good, of_call, says=name, signature=kind.forward)
+
+METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    name: ({"backbone": resnet_small(), "feature_dim": 128}, {"predictor": "module or none"})
+    for name in ("SimCLR", "MoCoV2", "MoCoV3", "MoBY", "BYOL", "SimSiam", "BarlowTwins", "VICReg")
+}
+METHODS["MAE"] = (
+    {"backbone": ViT((8, 8), 2, width=32, depth=1)},
+    {"mask_ratio": "share", "decoder_width": "size", "decoder_depth": "size", "backbone": "vit", "views": "view"},
+)
+METHODS["IJEPA"] = (
+    {"backbone": ViT((8, 8), 2, width=32, depth=1)},
+    {"predictor_width": "size", "predictor_depth": "size", "backbone": "vit", "views": "view"},
+)
+KINDS["vit"] = {**KINDS["module"], "resnet": resnet_small()}
+# A wrong width is one that the backbone's features do not have, which the first call finds.
+SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16}
+
+
+def method_of(name: str) -> Any:
+    kind, good = getattr(methods, name), METHODS[name][0]
+    return kind(**good, **{key: value for key, value in SMALL.items() if key in inspect.signature(kind).parameters})
+
+
+def views_of(name: str) -> Callable[..., Any]:
+    return lambda views: method_of(name)(views)
+
+
+for name, (good, kinds) in METHODS.items():
+    DOORS[name] = Door(getattr(methods, name), good, {key: kinds[key] for key in kinds if key != "views"})
+    views = [IMAGES] if kinds.get("views") == "view" else [IMAGES, IMAGES]
+    DOORS[f"{name}()"] = Door(views_of(name), {"views": views}, {"views": kinds.get("views", "views")}, says=name)
+
+DOORS |= {
+    "MemoryQueue": Door(sk.MemoryQueue, {"size": 4, "dim": 3}, {"size": "counted", "dim": "counted"}),
+    "MemoryQueue.enqueue": Door(
+        lambda keys, *, group=None: sk.MemoryQueue(4, 3).enqueue(keys, group=group), {"keys": ROWS}, {"keys": "rows"},
+        says="MemoryQueue",
+    ),
+    "update_momentum": Door(
+        lambda model, model_ema, m: sk.update_momentum(model, model_ema, m),
+        {"model": nn.Linear(2, 2), "model_ema": nn.Linear(2, 2), "m": 0.5},
+        {"model": "module", "model_ema": "module", "m": "momentum"},
+    ),
+    "use_backend": Door(lambda name: sk.use_backend(name).__enter__(), {"name": "cpu"}, {"name": "backend name"}),
+    "ProjectionHead": Door(
+        models.ProjectionHead, {"in_dim": 3, "hidden_dim": 3, "out_dim": 3},
+        {"in_dim": "size", "hidden_dim": "size", "out_dim": "size", "layers": "size", "norm_out": "flag"},
+    ),
+    "ResNet": Door(
+        ResNet, {"in_channels": 1, "widths": (4, 8), "blocks": (1, 1)},
+        {"in_channels": "size", "widths": "sizes", "blocks": "sizes"},
+    ),
+    "resnet_small": Door(resnet_small, {"in_channels": 1}, {"in_channels": "size"}),
+    "Transformer": Door(models.Transformer, {"width": 8, "depth": 1, "heads": 2}, {"width": "size", "depth": "size", "heads": "size"}),
+    "ViT": Door(
+        ViT, {"image_size": (8, 8), "patch_size": 2},
+        {"image_size": "image size", "patch_size": "size", "in_channels": "size", "width": "size", "depth": "size", "heads": "size"},
+    ),
+    "DirectPred": Door(models.DirectPred, {"dim": 3}, {"dim": "size", "eps": "number"}),
+    "TwoViews": Door(
+        TwoViews, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels", "image_size": "image size"},
+    ),
+    "OneView": Door(OneView, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels", "image_size": "image size"}),
+    "patchify": Door(models.patchify, {"images": IMAGES, "patch": 2}, {"images": "images", "patch": "size"}),
+    "unpatchify": Door(
+        models.unpatchify, {"patches": torch.rand(2, 16, 4), "channels": 1, "grid": (4, 4)},
+        {"patches": "patches", "channels": "size", "grid": "image size"},
+    ),
+    "sincos_positions": Door(
+        models.sincos_positions, {"height": 2, "width": 2, "features": 8},
+        {"height": "size", "width": "size", "features": "size"},
+    ),
+    "feature_spread": Door(evaluation.feature_spread, {"features": ROWS}, {"features": "rows"}),
+}  # fmt: skip
+KINDS |= {
+    "backend name": {**KINDS["backend"], "none": None},
+    "sizes": {"none": None, "number": 4, "empty": (), "texts": ("a", "b"), "zeros": (0, 0), "floats": (1.5, 2.0), "unlike": (4, 8, 8)},
+    "image size": {"none": None, "number": 8, "one": (8,), "three": (8, 8, 8), "texts": ("8", "8"), "zeros": (0, 0), "floats": (8.0, 8.0)},
+    "channels": KINDS["size"],
+    "patches": without(tensors(torch.rand(2, 16, 4)), "integers", "booleans", "complex", "float8"),
+}  # fmt: skip
+
+
+def walk() -> Iterator[Any]:
+    for name, door in DOORS.items():
+        for argument in inspect.signature(door.signature or door.call).parameters:
+            if argument == "self":
+                continue
+            kind = door.kinds.get(argument) or OF_NAME.get(argument)
+            yield pytest.param(name, argument, kind, id=f"{name}-{argument}")
+
+
+@pytest.mark.parametrize("name, argument, kind", list(walk()))
+def test_every_wrong_value_of_every_argument_gets_a_sentence(name: str, argument: str, kind: str | None) -> None:
+    door = DOORS[name]
+    assert kind is not None, f"{name}: what is {argument}? Give it a kind."
+    wrong = []
+    for case, value in KINDS[kind].items():
+        arguments = {
+            key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in door.good.items()
+        }
+        try:
+            door.call(**{**arguments, argument: value})
+        except (TypeError, ValueError, IndexError) as error:
+            sentence = str(error)
+            begins = sentence.startswith(f"{door.says or name.removesuffix('()')}:")
+            if not begins and not re.match(r"(backend|group|index)\b", sentence):
+                wrong.append(f"{case}: does not begin with the function: {sentence}")
+            elif not re.search(rf"\b{argument}\b", sentence):
+                wrong.append(f"{case}: does not name {argument}: {sentence}")
+            elif "\n" in sentence or len(sentence) > 400 or sentence[-1] not in ".?":
+                wrong.append(f"{case}: is not one sentence: {sentence!r}")
+        except Exception as error:
+            wrong.append(f"{case}: {type(error).__name__}: {str(error).splitlines()[:1]}")
+        else:
+            wrong.append(f"{case}: taken in silence")
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", list(DOORS))
+def test_the_good_call_is_good(name: str) -> None:
+    """Or its errors would be about something else."""
+    DOORS[name].call(**DOORS[name].good)
+
+
+def test_every_public_name_has_its_door() -> None:
+    public = {
+        *SF.__all__,
+        *losses.__all__,
+        *(set(methods.__all__) - {"METHODS", "Method", "available"}),
+        *models.__all__,
+    }
+    public |= {"MemoryQueue", "update_momentum", "use_backend"}
+    assert public <= set(DOORS)
