@@ -255,6 +255,19 @@ def check_size(function: str, name: str, value: object, least: int = 1, most: in
     return value if type(value) is int else int(value)  # type: ignore[call-overload]
 
 
+def check_sizes(function: str, **sizes: object) -> tuple[int, ...]:
+    """Whole numbers of at least 1, in the order they came."""
+    return tuple(check_size(function, name, value) for name, value in sizes.items())
+
+
+def check_image_size(function: str, name: str, value: object) -> tuple[int, int]:
+    """Height and width, or rows and columns."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
+        raise TypeError(f"{function}: {name} is {described(value)}; pass (height, width), such as (32, 32).")
+    height, width = (check_size(function, f"{name}[{place}]", side) for place, side in enumerate(value))
+    return height, width
+
+
 def check_fits(function: str, name: str, value: object, numbers: int, itemsize: int = 4) -> None:
     """That so many numbers fit the machine's memory, of which ``name`` asked for them."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -263,6 +276,13 @@ def check_fits(function: str, name: str, value: object, numbers: int, itemsize: 
             f"{function}: {name} is {came(value)}, which takes {numbers * itemsize / 2**30:.3g} GiB where this machine "
             f"has {memory / 2**30:.3g}; pass a smaller number."
         )
+
+
+def check_count(function: str, name: str, value: object, each: int, itemsize: int = 4) -> int:
+    """`check_size` of how many there are, of ``each`` numbers, that together fit the machine's memory."""
+    count = check_size(function, name, value)
+    check_fits(function, name, value, count * each, itemsize)
+    return count
 
 
 # Everything else

@@ -92,7 +92,7 @@ def use_backend(name: str) -> Iterator[None]:
     ...     loss = sk.functional.nt_xent(torch.eye(2), torch.eye(2))
     """
     global _block_choice
-    _check_name(name)
+    _check_name(name, "use_backend: name of a backend")
     outer, _block_choice = _block_choice, name
     try:
         yield
@@ -116,6 +116,13 @@ def info() -> str:
     return "\n".join(lines)
 
 
-def _check_name(name: object) -> None:
+def check_backend(name: str | None) -> str | None:
+    """The name of a backend, or None for the fastest."""
+    if name is not None:
+        _check_name(name)
+    return name
+
+
+def _check_name(name: object, argument: str = "backend") -> None:
     if not isinstance(name, str) or name not in NAMES:
-        raise ValueError(f"backend is {came(name)}; accepted are {', '.join(map(repr, NAMES))}.")
+        raise ValueError(f"{argument} is {came(name)}; accepted are {', '.join(map(repr, NAMES))}.")

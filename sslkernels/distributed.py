@@ -135,6 +135,12 @@ class _GatherRows(torch.autograd.Function):
         return received[: shard.rows], None
 
 
+def check_group(group: GroupLike) -> GroupLike:
+    """What a ``group`` may be, as it came: it is resolved when it is used."""
+    _resolve(group)
+    return group
+
+
 def _resolve(group: GroupLike) -> dist.ProcessGroup | None:
     if group is None:
         return None

@@ -6,6 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sslkernels.arguments import came, check_flag, check_image_size, check_size, is_whole
+
 LARGE = 64
 
 
@@ -28,6 +30,8 @@ class TwoViews(nn.Module):
 
     def __init__(self, channels: int, image_size: tuple[int, int], *, whole: bool = False) -> None:
         super().__init__()
+        channels, image_size = check_images_are("TwoViews", channels, image_size)
+        whole = check_flag("TwoViews", "whole", whole)
         import kornia.augmentation as K
 
         if channels == 1 and whole:
@@ -55,6 +59,12 @@ class TwoViews(nn.Module):
         return self.augment(images), self.augment(images)
 
 
+def check_images_are(function: str, channels: int, image_size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    if not is_whole(channels, 1) or channels not in (1, 3):
+        raise ValueError(f"{function}: channels is {came(channels)}; pass 1 for writing or 3 for photographs.")
+    return check_size(function, "channels", channels), check_image_size(function, "image_size", image_size)
+
+
 class OneView(nn.Module):
     """Images ``(N, C, H, W)`` in [0, 1] to one batch of the same shape, for methods that hide a part of it.
 
@@ -70,6 +80,7 @@ class OneView(nn.Module):
 
     def __init__(self, channels: int, image_size: tuple[int, int]) -> None:
         super().__init__()
+        channels, image_size = check_images_are("OneView", channels, image_size)
         self.augment = nn.Sequential()
         if channels != 1:
             import kornia.augmentation as K

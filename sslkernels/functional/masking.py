@@ -276,8 +276,8 @@ def tube_masks(
         hidden[full] = draw(len(full))
     else:
         raise ValueError(
-            f"tube_masks: pred_scale is ({pred_scale[0]:g}, {pred_scale[1]:g}) and {pred_blocks} blocks of {h}x{w} tokens leave nothing "
-            f"of a frame of {height}x{width}; lower pred_scale or pred_blocks."
+            f"tube_masks: pred_scale is ({pred_scale[0]:g}, {pred_scale[1]:g}) and {pred_blocks} blocks of {h}x{w} "
+            f"tokens leave nothing of a frame of {height}x{width}; lower pred_scale or pred_blocks."
         )
     offsets = torch.arange(frames, device=hidden.device)[:, None] * area
     counts = hidden.sum(1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_module, check_number, check_sizes
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import byol_loss
 from sslkernels.methods.method import Taught
@@ -49,14 +50,17 @@ class BYOL(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        feature_dim = self.check_feature_dim(feature_dim)
+        hidden_dim, projection_dim = check_sizes("BYOL", hidden_dim=hidden_dim, projection_dim=projection_dim)
+        momentum = check_number("BYOL", "momentum", momentum, least=0, most=1)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, bias=False)
         if predictor is None:
             predictor = ProjectionHead(projection_dim, hidden_dim, projection_dim, bias=False)
-        self.predictor = predictor
+        self.predictor = check_module("BYOL", "predictor", predictor)
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        p0, p1 = (self.predictor(self.online(view)) for view in self.two_views(views))
+        p0, p1 = (self.predictor(self.embed(view)) for view in self.two_views(views))
         target0, target1 = (self.teacher(view) for view in views)
         return {"loss": self.loss(p0, p1, target0, target1), "embeddings": (p0, p1, target0, target1)}
 

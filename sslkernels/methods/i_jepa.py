@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_kind, check_number, check_sizes
 from sslkernels.backends import WITH_CUDA
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import apply_masks, block_masks, masked_smooth_l1
@@ -51,6 +52,13 @@ class IJEPA(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        check_kind(
+            "IJEPA", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches that it is given"
+        )
+        predictor_width, predictor_depth = check_sizes(
+            "IJEPA", predictor_width=predictor_width, predictor_depth=predictor_depth
+        )
+        momentum = check_number("IJEPA", "momentum", momentum, least=0, most=1)
         self.teacher = EMA(backbone, momentum, schedule="linear", backend=backend)
         # The official ten of 14x14, and less on a grid that has not so many to give.
         self.min_keep = max(1, min(10, backbone.length // 4))
@@ -61,9 +69,7 @@ class IJEPA(Method):
         self.register_buffer("pos", sincos_positions(*backbone.grid, predictor_width), persistent=False)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        if len(views) != 1:
-            raise ValueError(f"IJEPA: {len(views)} views came; pass one view of the images, as [images].")
-        (images,) = views
+        images = self.one_view(views)
         (context,), targets = block_masks(
             len(images), *self.backbone.grid, min_keep=self.min_keep, device=images.device
         )

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_number
+from sslkernels.arguments import check_flag, check_kind, check_number, check_sizes
 from sslkernels.backends import WITH_CUDA
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import masked_mse, random_masking, restore_tokens
@@ -52,7 +52,12 @@ class MAE(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        check_number("MAE", "mask_ratio", mask_ratio, least=0)
+        check_kind(
+            "MAE", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches that it is given"
+        )
+        mask_ratio = check_number("MAE", "mask_ratio", mask_ratio, least=0, most=1)
+        normalize_target = check_flag("MAE", "normalize_target", normalize_target)
+        decoder_width, decoder_depth = check_sizes("MAE", decoder_width=decoder_width, decoder_depth=decoder_depth)
         pixels = backbone.in_channels * backbone.patch_size**2
         if backbone.length < 2 or (normalize_target and pixels < 2):
             raise ValueError(
@@ -73,9 +78,7 @@ class MAE(Method):
         self.register_buffer("pos", sincos_positions(*backbone.grid, decoder_width), persistent=False)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        if len(views) != 1:
-            raise ValueError(f"MAE: {len(views)} views came; pass one view of the images, as [images].")
-        (images,) = views
+        images = self.one_view(views)
         pred, mask = self.paint(images)
         target = patchify(images, self.backbone.patch_size)
         return {"loss": self.loss(pred, target, mask), "embeddings": (pred, target, mask)}

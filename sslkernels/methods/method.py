@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.backends import USUAL
-from sslkernels.distributed import GroupLike
+from sslkernels.arguments import check_list, check_module, check_size, check_tensor, shape_of
+from sslkernels.backends import USUAL, check_backend
+from sslkernels.distributed import GroupLike, check_group
 from sslkernels.state import EMA
 
 
@@ -23,12 +24,13 @@ class Method(nn.Module):
 
     # What the method's ops have kernels for, the fastest first.
     backends: tuple[str, ...] = USUAL
+    feature_dim: int
 
     def __init__(self, backbone: nn.Module, *, backend: str | None = None, group: GroupLike = None) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.backend = backend
-        self.group = group
+        self.backbone = check_module(type(self).__name__, "backbone", backbone)
+        self.backend = check_backend(backend)
+        self.group = check_group(group)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         """``{"loss": 0-dim tensor, "embeddings": what `loss` was called with}``."""
@@ -41,10 +43,45 @@ class Method(nn.Module):
     def after_step(self, step: int, total_steps: int) -> None:
         """Called once after optimizer step number ``step`` (from 0): teachers, centres and queues move here."""
 
-    def two_views(self, views: Sequence[Tensor]) -> Sequence[Tensor]:
-        if len(views) != 2:
-            raise ValueError(f"{type(self).__name__}: {len(views)} views came; pass two views of the same images.")
-        return views
+    def check_feature_dim(self, feature_dim: int) -> int:
+        """How many features the backbone gives, as `features` then holds it to."""
+        name = type(self).__name__
+        self.feature_dim = check_size(name, "feature_dim", feature_dim)
+        known = getattr(self.backbone, "feature_dim", feature_dim)
+        if known != feature_dim:
+            raise ValueError(f"{name}: feature_dim is {feature_dim} and the backbone has {known}; pass {known}.")
+        return self.feature_dim
+
+    def features(self, view: Tensor) -> Tensor:
+        """The backbone's features ``(N, feature_dim)`` of a view."""
+        features = self.backbone(view)
+        if features.shape[1:] != (self.feature_dim,):
+            raise ValueError(
+                f"{type(self).__name__}: feature_dim is {self.feature_dim} and the backbone gives features of shape "
+                f"{shape_of(features)}; pass a backbone to (N, {self.feature_dim}), or the feature_dim of this one."
+            )
+        return features
+
+    def one_view(self, views: Sequence[Tensor]) -> Tensor:
+        (view,) = self._checked(views, 1, "one view of the images, as [images]")
+        return view
+
+    def two_views(self, views: Sequence[Tensor]) -> list[Tensor]:
+        return self._checked(views, 2, "two views of the same images")
+
+    def _checked(self, views: Sequence[Tensor], count: int, expected: str) -> list[Tensor]:
+        name = type(self).__name__
+        listed = check_list(name, "views", views, expected)
+        if len(listed) != count:
+            raise ValueError(f"{name}: {len(listed)} views came; pass {expected}.")
+        for place, view in enumerate(listed):
+            check_tensor(name, f"views[{place}]", view, "(N, ...)")
+            if view.dim() == 0 or view.shape[0] != listed[0].shape[0]:
+                raise ValueError(
+                    f"{name}: views[0] has shape {shape_of(listed[0])} and views[{place}] {shape_of(view)}; "
+                    "all need the same samples."
+                )
+        return listed
 
 
 class Taught(Method):
@@ -57,6 +94,10 @@ class Taught(Method):
     def online(self) -> nn.Sequential:
         """Backbone and projector: what is trained, and what the teacher has a copy of."""
         return nn.Sequential(self.backbone, self.projector)
+
+    def embed(self, view: Tensor) -> Tensor:
+        """The projector's rows of a view, as the student has them."""
+        return self.projector(self.features(view))
 
     def after_step(self, step: int, total_steps: int) -> None:
         self.teacher.update(self.online, step, total_steps)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_count, check_number, check_sizes, check_temperature
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
@@ -54,16 +55,20 @@ class MoBY(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        feature_dim = self.check_feature_dim(feature_dim)
+        hidden_dim, projection_dim = check_sizes("MoBY", hidden_dim=hidden_dim, projection_dim=projection_dim)
+        queue_size = check_count("MoBY", "queue_size", queue_size, projection_dim)
+        momentum = check_number("MoBY", "momentum", momentum, least=0, most=1)
+        self.temperature = check_temperature("MoBY", temperature)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim)
         self.predictor = ProjectionHead(projection_dim, hidden_dim, projection_dim)
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
         self.queue0 = MemoryQueue(queue_size, projection_dim, backend=backend)
         self.queue1 = MemoryQueue(queue_size, projection_dim, backend=backend)
-        self.temperature = temperature
         self._newest: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        q0, q1 = (self.predictor(self.online(view)) for view in self.two_views(views))
+        q0, q1 = (self.predictor(self.embed(view)) for view in self.two_views(views))
         k0, k1 = (F.normalize(self.teacher(view), dim=1) for view in views)
         if self.training:
             self._newest.append((k0, k1))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_count, check_number, check_sizes, check_temperature
 from sslkernels.distributed import GroupLike, shard_of, shuffle_rows, unshuffle_rows
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
@@ -52,17 +53,21 @@ class MoCoV2(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        feature_dim = self.check_feature_dim(feature_dim)
+        (projection_dim,) = check_sizes("MoCoV2", projection_dim=projection_dim)
+        queue_size = check_count("MoCoV2", "queue_size", queue_size, projection_dim)
+        momentum = check_number("MoCoV2", "momentum", momentum, least=0, most=1)
+        self.temperature = check_temperature("MoCoV2", temperature)
         self.projector = nn.Sequential(
             nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, projection_dim)
         )
         self.teacher = EMA(self.online, momentum, backend=backend)
         self.queue = MemoryQueue(queue_size, projection_dim, backend=backend)
-        self.temperature = temperature
         self._newest: list[Tensor] = []
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         x0, x1 = self.two_views(views)
-        query, key = self.online(x0), self.keys(x1)
+        query, key = self.embed(x0), self.keys(x1)
         if self.training:
             self._newest.append(key)
         return {"loss": self.loss(query, key), "embeddings": (query, key)}

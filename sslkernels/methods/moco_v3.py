@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_number, check_sizes, check_temperature
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
@@ -49,13 +50,16 @@ class MoCoV3(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        feature_dim = self.check_feature_dim(feature_dim)
+        hidden_dim, projection_dim = check_sizes("MoCoV3", hidden_dim=hidden_dim, projection_dim=projection_dim)
+        momentum = check_number("MoCoV3", "momentum", momentum, least=0, most=1)
+        self.temperature = check_temperature("MoCoV3", temperature)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, layers=3, norm_out=True)
         self.predictor = ProjectionHead(projection_dim, hidden_dim, projection_dim, norm_out=True)
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
-        self.temperature = temperature
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        q0, q1 = (self.predictor(self.online(view)) for view in self.two_views(views))
+        q0, q1 = (self.predictor(self.embed(view)) for view in self.two_views(views))
         k0, k1 = (self.teacher(view) for view in views)
         return {"loss": self.loss(q0, q1, k0, k1), "embeddings": (q0, q1, k0, k1)}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_sizes, check_temperature
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import nt_xent
 from sslkernels.methods.method import Method
@@ -43,11 +44,13 @@ class SimCLR(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        feature_dim = self.check_feature_dim(feature_dim)
+        (projection_dim,) = check_sizes("SimCLR", projection_dim=projection_dim)
+        self.temperature = check_temperature("SimCLR", temperature)
         self.projector = ProjectionHead(feature_dim, feature_dim, projection_dim)
-        self.temperature = temperature
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        z0, z1 = (self.projector(self.backbone(view)) for view in self.two_views(views))
+        z0, z1 = (self.projector(self.features(view)) for view in self.two_views(views))
         return {"loss": self.loss(z0, z1), "embeddings": (z0, z1)}
 
     def loss(self, z0: Tensor, z1: Tensor) -> Tensor:  # type: ignore[override]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_sizes
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import negative_cosine_similarity
 from sslkernels.methods.method import Method
@@ -41,11 +42,13 @@ class SimSiam(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        feature_dim = self.check_feature_dim(feature_dim)
+        (projection_dim,) = check_sizes("SimSiam", projection_dim=projection_dim)
         self.projector = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, norm_out=True)
         self.predictor = ProjectionHead(projection_dim, max(1, projection_dim // 4), projection_dim)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        z0, z1 = (self.projector(self.backbone(view)) for view in self.two_views(views))
+        z0, z1 = (self.projector(self.features(view)) for view in self.two_views(views))
         embeddings = self.predictor(z0), self.predictor(z1), z0.detach(), z1.detach()
         return {"loss": self.loss(*embeddings), "embeddings": embeddings}
 

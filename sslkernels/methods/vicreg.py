@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_sizes, check_weights
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import vicreg
 from sslkernels.methods.method import Method
@@ -45,11 +46,13 @@ class VICReg(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
+        feature_dim = self.check_feature_dim(feature_dim)
+        (projection_dim,) = check_sizes("VICReg", projection_dim=projection_dim)
+        self.sim, self.var, self.cov = check_weights("VICReg", sim=sim, var=var, cov=cov)
         self.expander = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, bias=False)
-        self.sim, self.var, self.cov = sim, var, cov
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        z0, z1 = (self.expander(self.backbone(view)) for view in self.two_views(views))
+        z0, z1 = (self.expander(self.features(view)) for view in self.two_views(views))
         return {"loss": self.loss(z0, z1), "embeddings": (z0, z1)}
 
     def loss(self, z0: Tensor, z1: Tensor) -> Tensor:  # type: ignore[override]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_number, check_rows, check_size, shape_of
-from sslkernels.distributed import GroupLike, shard_of, summed
+from sslkernels.distributed import GroupLike, check_group, shard_of, summed
 
 # The official code's: no direction is shut for good.
 LEAST = 1e-4
@@ -55,14 +55,13 @@ class DirectPred(nn.Module):
 
     def __init__(self, dim: int, *, momentum: float = 0.3, eps: float = 0.01, group: GroupLike = None) -> None:
         super().__init__()
-        check_size("DirectPred", "dim", dim)
-        check_number("DirectPred", "momentum", momentum, least=0)
+        dim = check_size("DirectPred", "dim", dim)
+        momentum = check_number("DirectPred", "momentum", momentum, least=0)
         if momentum >= 1:
             raise ValueError(f"DirectPred: momentum is {momentum}; pass a number of at least 0 and below 1.")
-        check_number("DirectPred", "eps", eps)
         self.momentum = momentum
-        self.eps = eps
-        self.group = group
+        self.eps = check_number("DirectPred", "eps", eps)
+        self.group = check_group(group)
         self.register_buffer("correlation", torch.zeros(dim, dim))
         self.register_buffer("weight", torch.eye(dim))
         # The sum of f f^T since the last after_step, and how many there were.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sslkernels.arguments import check_size, is_whole
+from sslkernels.arguments import check_flag, check_sizes
 
 
 class ProjectionHead(nn.Sequential):
@@ -38,10 +38,10 @@ class ProjectionHead(nn.Sequential):
         bias: bool = True,
         norm_out: bool = False,
     ) -> None:
-        for name, width in (("in_dim", in_dim), ("hidden_dim", hidden_dim), ("out_dim", out_dim)):
-            check_size("ProjectionHead", name, width)
-        if not is_whole(layers, 1):
-            raise ValueError(f"ProjectionHead: layers is {layers!r}; pass a whole number of at least 1.")
+        in_dim, hidden_dim, out_dim, layers = check_sizes(
+            "ProjectionHead", in_dim=in_dim, hidden_dim=hidden_dim, out_dim=out_dim, layers=layers
+        )
+        bias, norm_out = check_flag("ProjectionHead", "bias", bias), check_flag("ProjectionHead", "norm_out", norm_out)
         modules: list[nn.Module] = []
         width = in_dim
         for _ in range(layers - 1):

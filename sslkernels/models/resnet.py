@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_list, check_size
+
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut: ``(N, C, H, W)`` to ``(N, C', H / stride, W / stride)``."""
@@ -45,6 +47,9 @@ class ResNet(nn.Module):
 
     def __init__(self, in_channels: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
+        in_channels = check_size("ResNet", "in_channels", in_channels)
+        widths = [check_size("ResNet", f"widths[{i}]", width) for i, width in enumerate(_listed("widths", widths))]
+        blocks = [check_size("ResNet", f"blocks[{i}]", count) for i, count in enumerate(_listed("blocks", blocks))]
         if not widths or len(widths) != len(blocks):
             raise ValueError(
                 f"ResNet: widths is {tuple(widths)} and blocks {tuple(blocks)}; pass one of each per stage, "
@@ -70,6 +75,10 @@ class ResNet(nn.Module):
         return self.stages(self.stem(images)).mean((2, 3))
 
 
+def _listed(name: str, numbers: Sequence[int]) -> list[int]:
+    return check_list("ResNet", name, numbers, "a whole number for each stage, such as (32, 64, 128)")
+
+
 def resnet_small(in_channels: int = 1) -> ResNet:
     """Three stages of one block, 0.3 M parameters, 128 features: enough for native 8x8 digits, quick on two CPU cores.
 
@@ -78,4 +87,4 @@ def resnet_small(in_channels: int = 1) -> ResNet:
     >>> resnet_small()(torch.randn(2, 1, 8, 8)).shape
     torch.Size([2, 128])
     """
-    return ResNet(in_channels, widths=(32, 64, 128), blocks=(1, 1, 1))
+    return ResNet(check_size("resnet_small", "in_channels", in_channels), widths=(32, 64, 128), blocks=(1, 1, 1))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_size
+from sslkernels.arguments import check_image_size, check_rows, check_size, check_sizes, check_tensor, shape_of
 from sslkernels.functional import patchify_gather
 
 
@@ -52,8 +52,7 @@ class Transformer(nn.Sequential):
     """
 
     def __init__(self, width: int, *, depth: int, heads: int) -> None:
-        check_size("Transformer", "depth", depth)
-        check_size("Transformer", "heads", heads)
+        width, depth, heads = check_sizes("Transformer", width=width, depth=depth, heads=heads)
         if width % heads:
             raise ValueError(f"Transformer: width is {width} and heads {heads}; pass heads that divide the width.")
         super().__init__(*(Block(width, heads) for _ in range(depth)), nn.LayerNorm(width, eps=1e-6))
@@ -94,7 +93,14 @@ class ViT(nn.Module):
         heads: int = 4,
     ) -> None:
         super().__init__()
-        check_size("ViT", "patch_size", patch_size)
+        image_size = check_image_size("ViT", "image_size", image_size)
+        patch_size, in_channels, width, depth, heads = check_sizes(
+            "ViT", patch_size=patch_size, in_channels=in_channels, width=width, depth=depth, heads=heads
+        )
+        if width % heads or width % 4:
+            raise ValueError(
+                f"ViT: width is {width} and heads {heads}; pass a width that 4 divides and heads that divide it."
+            )
         if any(side % patch_size for side in image_size):
             raise ValueError(f"ViT: patch_size is {patch_size} and images {image_size}; it must divide both sides.")
         self.patch_size = patch_size
@@ -118,6 +124,7 @@ class ViT(nn.Module):
 
     def embed(self, images: Tensor, index: Tensor | None = None, *, backend: str | None = None) -> Tensor:
         """Patches of ``images``, or those of ``index (N, K)``, as tokens with their positions, ``(N, K, width)``."""
+        images = check_tensor("ViT", "images", images, "(N, C, H, W)")
         size = self.in_channels, *(side * self.patch_size for side in self.grid)
         if images.shape[1:] != size:
             raise ValueError(
@@ -140,7 +147,11 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     >>> patchify(torch.arange(16.0).view(1, 1, 4, 4), 2)[0, 3]
     tensor([10., 11., 14., 15.])
     """
+    check_rows("patchify", "images", images, "(N, C, H, W)", dims=4, whole=True)
+    patch = check_size("patchify", "patch", patch)
     batch, channels, height, width = images.shape
+    if height % patch or width % patch:
+        raise ValueError(f"patchify: images has shape {shape_of(images)} and patch is {patch}; it must divide H and W.")
     pixels = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
     return pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch**2)
 
@@ -154,7 +165,15 @@ def unpatchify(patches: Tensor, channels: int, grid: tuple[int, int]) -> Tensor:
     >>> torch.equal(unpatchify(patchify(images, 2), 3, (4, 2)), images)
     True
     """
-    patch = math.isqrt(patches.shape[2] // channels)
+    check_tensor("unpatchify", "patches", patches, "(N, L, C * patch * patch)")
+    channels = check_size("unpatchify", "channels", channels)
+    grid = check_image_size("unpatchify", "grid", grid)
+    patch = math.isqrt(patches.shape[-1] // channels)
+    if patches.dim() != 3 or patches.shape[1:] != (grid[0] * grid[1], channels * patch**2) or patch == 0:
+        raise ValueError(
+            f"unpatchify: patches has shape {shape_of(patches)}, channels is {channels} and grid {grid}; "
+            "expected (N, rows * columns, channels * patch * patch)."
+        )
     pixels = patches.reshape(-1, *grid, channels, patch, patch).permute(0, 3, 1, 4, 2, 5)
     return pixels.reshape(-1, channels, grid[0] * patch, grid[1] * patch)
 
@@ -168,6 +187,7 @@ def sincos_positions(height: int, width: int, features: int) -> Tensor:
     >>> sincos_positions(4, 4, 32).shape
     torch.Size([16, 32])
     """
+    height, width, features = check_sizes("sincos_positions", height=height, width=width, features=features)
     if features % 4:
         raise ValueError(f"sincos_positions: features is {features}; pass a multiple of 4.")
     frequencies = 10000 ** (-torch.arange(features // 4) / (features // 4))
