@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = torch.finfo(torch.float32).max
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 LARGEST_WHOLE = torch.iinfo(torch.int64).max
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INDEX_DTYPES = (torch.int64, torch.int32)
@@ -270,11 +271,10 @@ def check_image_size(function: str, name: str, value: object) -> tuple[int, int]
 
 def check_fits(function: str, name: str, value: object, numbers: int, itemsize: int = 4) -> None:
     """That so many numbers fit the machine's memory, of which ``name`` asked for them."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if numbers * itemsize > memory:
+    if numbers * itemsize > MEMORY:
         raise ValueError(
             f"{function}: {name} is {came(value)}, which takes {numbers * itemsize / 2**30:.3g} GiB where this machine "
-            f"has {memory / 2**30:.3g}; pass a smaller number."
+            f"has {MEMORY / 2**30:.3g}; pass a smaller number."
         )
 
 
