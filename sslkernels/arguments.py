@@ -253,7 +253,7 @@ def check_size(function: str, name: str, value: object, least: int = 1, most: in
         raise ValueError(f"{function}: {name} is {came(value)}; pass a whole number {upper}.")
     if value > LARGEST_WHOLE:  # type: ignore[operator]
         raise ValueError(f"{function}: {name} is {came(value)}, which 64 bits cannot hold; pass a smaller number.")
-    return value if type(value) is int else int(value)  # type: ignore[call-overload]
+    return int(value) if isinstance(value, np.integer) else value  # type: ignore[return-value]
 
 
 def check_sizes(function: str, **sizes: object) -> tuple[int, ...]:

@@ -97,10 +97,12 @@ def _masked(
     if mask is None:
         weights = pred.new_ones(pred.shape[:2], dtype=wide(pred.dtype))
     else:
-        expected = f"{tuple(pred.shape[:2])}, 1 where a token counts"
-        mask = check_tensor(function, "mask", as_tensor(mask), expected)
+        mask = check_tensor(function, "mask", as_tensor(mask), "(B, L), 1 where a token counts")
         if mask.shape != pred.shape[:2]:
-            raise ValueError(f"{function}: mask has shape {shape_of(mask)}; expected {expected}.")
+            expected = tuple(pred.shape[:2])
+            raise ValueError(
+                f"{function}: mask has shape {shape_of(mask)}; expected {expected}, 1 where a token counts."
+            )
         if mask.is_complex() or mask.is_quantized:
             raise TypeError(f"{function}: mask has dtype {mask.dtype}; pass booleans, whole numbers or floats.")
         if mask.requires_grad:

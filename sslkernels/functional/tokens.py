@@ -221,7 +221,7 @@ def _gather(
         return _gather_whole(x, index, backend)
     if pos is not None:
         rows = prefix + index.shape[2] if by_place else x.shape[1]
-        pos = check_tensor(function, "pos", as_tensor(pos), f"({rows}, {x.shape[2]})")
+        pos = check_tensor(function, "pos", as_tensor(pos), "(L, C), a row for each token")
         check_floating(function, "pos", pos)
         if pos.shape not in ((rows, x.shape[2]), (1, rows, x.shape[2])):
             raise ValueError(f"{function}: pos has shape {shape_of(pos)}; expected ({rows}, {x.shape[2]}).")
@@ -246,7 +246,7 @@ def _gather_whole(x: Tensor, index: Tensor, backend: str | None) -> Tensor:
 
 
 def _row(function: str, name: str, value: object, x: Tensor) -> Tensor:
-    row = check_tensor(function, name, as_tensor(value), f"({x.shape[2]},)")
+    row = check_tensor(function, name, as_tensor(value), "(C,)")
     check_floating(function, name, row)
     if row.numel() != x.shape[2]:
         raise ValueError(f"{function}: {name} has shape {shape_of(row)}; expected {x.shape[2]} elements.")

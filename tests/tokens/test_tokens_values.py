@@ -376,7 +376,7 @@ TOKENS, INDEX = torch.zeros(2, 5, 3), torch.zeros(2, 2, dtype=torch.int64)
         (lambda: SF.gather_tokens(TOKENS, INDEX[:1]), ValueError, "expected (B, K) with B = 2"),
         (lambda: SF.gather_tokens(TOKENS, [[0]]), TypeError, "index is a list; pass a torch.Tensor of shape (B, K), int64 or int32"),
         (lambda: SF.gather_tokens(TOKENS, INDEX, pos=TOKENS[0, :4]), ValueError, "pos has shape (4, 3); expected"),
-        (lambda: SF.gather_tokens(TOKENS, INDEX, pos=2.0), TypeError, "pos is a float; pass a torch.Tensor of shape (5, 3)"),
+        (lambda: SF.gather_tokens(TOKENS, INDEX, pos=2.0), TypeError, "pos is a float; pass a torch.Tensor of shape (L, C)"),
         (lambda: SF.scatter_tokens(TOKENS, INDEX, 9), ValueError, "every token needs one index"),
         (lambda: SF.scatter_tokens(TOKENS[:, :2], INDEX, -1), ValueError, "length is -1"),
         (
