@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy
+import numpy as np
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 import sslkernels as sk
 import sslkernels.functional as SF
@@ -28,7 +29,7 @@ PAIRS: dict[str, tuple[Callable[..., Any], str, str]] = {
 }
 BAD_ROWS: dict[str, tuple[Any, type[Exception], str]] = {
     "list": ([[1.0]], TypeError, "list"),
-    "array": (numpy.ones((4, 3)), TypeError, "ndarray"),
+    "array": (np.ones((4, 3)), TypeError, "ndarray"),
     "none": (None, TypeError, "NoneType"),
     "vector": (torch.ones(4), ValueError, r"\(4,\)"),
     "cube": (torch.ones(4, 3, 2), ValueError, r"\(4, 3, 2\)"),
@@ -255,3 +256,116 @@ class DTensor(torch.Tensor):
 def test_a_dtensor_is_sent_to_group() -> None:
     with pytest.raises(TypeError, match=r"z0 is a DTensor.*to_local.*group="):
         SF.nt_xent(GOOD.as_subclass(DTensor), GOOD)
+
+
+def test_tensors_of_two_devices_are_told_so() -> None:
+    """Fake tensors stand for a GPU that is not there."""
+    with FakeTensorMode():
+        here, there = torch.ones(4, 3), torch.ones(4, 3, device="cuda")
+        for function, (call, first, second) in PAIRS.items():
+            with pytest.raises(ValueError, match=rf"{function}: {first} is on cpu and {second} on cuda:0; move both"):
+                call(here, there)
+
+
+NUMBERS = (
+    np.float16(0.1),
+    np.float32(0.1),
+    np.float64(0.1),
+    np.longdouble(0.1),
+    np.array(0.1, np.float32),
+    np.int8(3),
+    3,
+)
+
+
+@pytest.mark.parametrize("number", NUMBERS, ids=lambda number: type(number).__name__)
+def test_a_number_counts_in_double_whatever_it_came_as(backend: str, number: Any) -> None:
+    """NumPy's float16 took its own inverse: 1.5e-4 off."""
+    a, b = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    plain, options = float(number), {"backend": backend}
+    for call in (
+        lambda n: SF.nt_xent(a, b, temperature=n, **options),
+        lambda n: SF.info_nce(a, b, temperature=n, **options),
+        lambda n: SF.info_nce(a, b, negatives=a, temperature=n, **options),
+        lambda n: SF.clip_loss(a, b, n, n, **options),
+        lambda n: SF.logsumexp_similarity(a, b, n, **options),
+        lambda n: SF.negative_cosine_similarity(a, b, eps=n, **options),
+        lambda n: SF.barlow_twins(a, b, lambd=n, eps=n, **options),
+        lambda n: SF.vicreg(a, b, sim=n, var=n, cov=n, eps=n, **options),
+        lambda n: SF.vibcreg(a, b, sim=n, var=n, cov=n, eps=n, **options),
+        lambda n: SF.vcreg(a, var=n, cov=n, eps=n, **options),
+        lambda n: SF.variance_hinge(a, eps=n, **options),
+        lambda n: SF.frossl([a, b], invariance_weight=n, **options),
+        lambda n: SF.tico(a, b, rho=n, **options)[0],
+        lambda n: SF.sigreg(a, b.T[:, :3], t_max=n, **options),
+        lambda n: SF.masked_smooth_l1(a[None], b[None], beta=n, **options),
+        lambda n: SF.scatter_tokens(a[None], torch.arange(6)[None], 9, fill=n, **options),
+    ):
+        assert torch.equal(call(number), call(plain))
+
+
+@pytest.mark.parametrize("number", (np.float16(0.3), np.float32(0.3), np.array(0.3)), ids=lambda n: type(n).__name__)
+def test_a_share_counts_in_double_whatever_it_came_as(backend: str, number: Any) -> None:
+    a, b = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
+    targets = [a.clone(), a.clone()]
+    for target, share in zip(targets, (number, float(number)), strict=True):
+        SF.ema_update_([target], [b], share, backend=backend)
+    assert torch.equal(*targets)
+    assert torch.equal(SF.tico(a, b, beta=number)[1], SF.tico(a, b, beta=float(number))[1])
+    assert torch.equal(
+        SF.lejepa(a[None], b[None], a.T, weight=number), SF.lejepa(a[None], b[None], a.T, weight=float(number))
+    )
+
+
+def test_numpy_integers_are_whole_numbers() -> None:
+    four = np.int64(4)
+    assert sk.MemoryQueue(four, np.int32(3)).keys.shape == (4, 3)
+    assert SF.random_masking(np.uint8(2), four, 0.5)[0].shape == (2, 2)
+    assert SF.scatter_tokens(torch.ones(1, 2, 3), torch.tensor([[0, 1]]), four).shape == (1, 4, 3)
+    assert SF.queue_update_(torch.zeros(4, 3), torch.ones(2, 3), np.int64(3)) == 1
+    assert NTXentLoss(memory_bank_size=(np.int64(8), np.int64(3))).memory_bank.keys.shape == (8, 3)
+
+
+TRANSFORMS = {
+    "vmap": lambda f: torch.func.vmap(f)(torch.ones(2, 4, 3)),
+    "grad": lambda f: torch.func.grad(f)(torch.ones(4, 3)),
+    "jvp": lambda f: torch.func.jvp(f, (torch.ones(4, 3),), (torch.ones(4, 3),)),
+    "jacrev": lambda f: torch.func.jacrev(f)(torch.ones(4, 3)),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_the_transforms_of_torch_func_get_a_sentence(transform: str) -> None:
+    index, mask = torch.arange(4)[None], torch.ones(1, 4)
+    for call in (
+        lambda x: SF.nt_xent(x, x),
+        lambda x: SF.info_nce(x, x),
+        lambda x: SF.info_nce(x, x, negatives=x),
+        lambda x: SF.clip_loss(x, x, 1.0),
+        lambda x: SF.logsumexp_similarity(x).sum(),
+        lambda x: SF.byol_loss(x, x),
+        lambda x: SF.negative_cosine_similarity(x, x),
+        lambda x: SF.cross_correlation_sq(x, x)[1],
+        lambda x: SF.barlow_twins(x, x),
+        lambda x: SF.vicreg(x, x),
+        lambda x: SF.vcreg(x),
+        lambda x: SF.vibcreg(x, x),
+        lambda x: SF.variance_hinge(x),
+        lambda x: SF.covariance_penalty(x),
+        lambda x: SF.frossl([x, x]),
+        lambda x: SF.tico(x, x)[0],
+        lambda x: SF.sigreg(x, torch.eye(3)),
+        lambda x: SF.lejepa(x[None], x[None], torch.eye(3)),
+        lambda x: SF.gather_tokens(x[None], index).sum(),
+        lambda x: SF.scatter_tokens(x[None], index, 9).sum(),
+        lambda x: SF.restore_tokens(x[None], index, torch.ones(3)).sum(),
+        lambda x: SF.apply_masks(x[None], [index]).sum(),
+        lambda x: SF.patchify_gather(x[None, None, :, :2], index[:, :2], 2).sum(),
+        lambda x: SF.masked_mse(x[None], x[None].detach(), mask),
+        lambda x: SF.masked_smooth_l1(x[None], x[None].detach()),
+        lambda x: SF.ema_update_([x], [x], 0.5),
+        lambda x: SF.queue_update_(x, x, 0),
+    ):
+        with pytest.raises(RuntimeError, match="outside the transforms of torch.func") as caught:
+            TRANSFORMS[transform](call)
+        assert "\n" not in str(caught.value)

@@ -23,7 +23,8 @@ class IJEPA(Method):
     The backbone is the context encoder; ``teacher``, the target encoder, follows it as an exponential moving average.
 
     Args:
-        backbone: encodes the context's patches alone.
+        backbone: encodes the context's patches alone. Contexts are some 12 % longer than those of the official
+            collator; `sslkernels.functional.block_masks` says why.
         predictor_width, predictor_depth: of the transformer that predicts; narrow, as in the paper.
         momentum: of the teacher at the first step; it rises to 1 in a line.
         backend: see `Method`.

@@ -363,6 +363,25 @@ def test_a_second_derivative_is_refused(backend: str) -> None:
         slope.sum().backward()
 
 
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+@pytest.mark.parametrize("dtype", WHOLE, ids=str)
+def test_whole_numbers_are_gathered_as_they_are(backend: str, dtype: torch.dtype) -> None:
+    """Word ids and labels beside the tokens they belong to, as torch.gather takes them."""
+    x = torch.randint(-(2**62), 2**62, (3, 7, 2)).to(dtype)
+    index = torch.randint(7, (3, 5))
+    expected = torch.stack([sample[places] for sample, places in zip(x, index, strict=True)])
+    out = SF.gather_tokens(x, index, backend=backend)
+    assert out.dtype == dtype and torch.equal(out, expected)
+    first, second = SF.apply_masks(x, [index, index.flip(1)], concat=False, backend=backend)
+    assert torch.equal(first, expected) and torch.equal(second, expected.flip(1))
+    with pytest.raises(IndexError, match=r"index\[0, 0\] is 7; accepted are from 0 to 6"):
+        SF.gather_tokens(x, index + 7 - index[0, 0], backend=backend)
+    with pytest.raises(TypeError, match="pos came with x of dtype"):
+        SF.gather_tokens(x, index, pos=torch.zeros(7, 2), backend=backend)
+
+
 TOKENS, INDEX = torch.zeros(2, 5, 3), torch.zeros(2, 2, dtype=torch.int64)
 
 
