@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
+from wrong_values import IMAGES, INDEX, KINDS, ROWS, TOKENS
 
 import sslkernels as sk
 import sslkernels.functional as SF
@@ -27,102 +27,6 @@ from sslkernels.models import ResNet, ViT, resnet_small
 
 pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::UserWarning:torch.*")
 
-ROWS = torch.linspace(-1, 1, 12).view(4, 3)
-TOKENS = torch.linspace(-1, 1, 24).view(2, 4, 3)
-INDEX = torch.tensor([[0, 2], [1, 3]])
-IMAGES = torch.rand(4, 1, 8, 8)
-NAN, INF = float("nan"), float("inf")
-HUGE = 10**15
-
-
-class _Callable:
-    def __call__(self) -> None: ...
-
-
-NO_TENSOR = {
-    "none": None,
-    "list": [[1.0]],
-    "text": "x",
-    "number": 1.0,
-    "array": np.ones((4, 3)),
-    "module": nn.Linear(3, 3),
-}
-NO_NUMBER = {"none": None, "text": "0.1", "bool": True, "list": [1.0], "complex": 1j, "array": np.ones(2)}
-NOT_FINITE = {"nan": NAN, "inf": INF, "-inf": -INF, "huge": 10**400, "numpy nan": np.float32("nan")}
-
-
-def tensors(good: torch.Tensor) -> dict[str, Any]:
-    """What no dense floating-point tensor like ``good`` is."""
-    return {
-        **{name: value for name, value in NO_TENSOR.items() if not (name == "array" and good.dim() == 2)},
-        "fewer dimensions": good[0, 0] if good.dim() > 2 else good[0],
-        "more dimensions": good[None, None],
-        "no features": good[..., :0],
-        "integers": good.long(),
-        "booleans": good > 0,
-        "complex": good.cfloat(),
-        "float8": good.to(torch.float8_e4m3fn),
-        "quantized": torch.quantize_per_tensor(good, 0.1, 0, torch.qint8),
-        "sparse": good.to_sparse(),
-        "meta": good.to("meta"),
-        "nested": torch.nested.nested_tensor([good[0], good[0][:1]]),
-    }
-
-
-def without(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in names}
-
-
-WHOLE = {
-    "none": None, "text": "3", "float": 2.5, "bool": True, "negative": -1, "list": [3], "nan": NAN, "tensor": torch.ones(2),
-}  # fmt: skip
-KINDS: dict[str, dict[str, Any]] = {
-    "rows": tensors(ROWS),
-    "rows or none": without(tensors(ROWS), "none"),
-    "tokens": tensors(TOKENS),
-    "images": tensors(IMAGES),
-    "index": {
-        **NO_TENSOR, "floats": INDEX.float(), "mask": INDEX > 0, "flat": INDEX[0], "cube": INDEX[None], "batch": INDEX[:1],
-        "sparse": INDEX.to_sparse(), "meta": INDEX.to("meta"), "negative": INDEX - 5, "beyond": INDEX + 100,
-    },
-    "scalar": {**NO_NUMBER, **NOT_FINITE, "integer tensor": torch.tensor(1), "two numbers": torch.ones(2),
-               "sparse": torch.ones(1).to_sparse(), "meta": torch.ones((), device="meta"), "complex tensor": torch.tensor(1j)},
-    "number": {**NO_NUMBER, **NOT_FINITE, "tensor": torch.ones(2)},
-    "size": {**WHOLE, "zero": 0},
-    "whole": WHOLE,
-    "flag": {"none": None, "text": "yes", "number": 1, "tensor": torch.ones(2), "list": []},
-    "choice": {"none": None, "text": "nonsense", "number": 1, "list": ["mean"], "empty": "", "tensor": torch.ones(2)},
-    "group": {"text": "everyone", "number": 3, "list": [0], "bool": True, "empty": "", "tensor": torch.ones(2)},
-    "backend": {"text": "abacus", "number": 3, "list": ["cpu"], "empty": "", "bool": False, "tensor": torch.ones(2)},
-    "generator": {"number": 3, "text": "x", "bool": True, "numpy": np.random.default_rng(0)},
-    "device": {"text": "nowhere", "float": 1.5, "list": ["cpu"], "absent": "cuda:99", "meta": "meta", "empty": ""},
-    "module": {"none": None, "text": "x", "class": nn.Linear, "tensor": ROWS, "number": 1, "function": len},
-    "list of rows": {"none": None, "tensor": ROWS, "one": [ROWS], "text": "x", "number": 1, "empty": [],
-                     "of lists": [[1.0], [1.0]], "of unlike": [ROWS, ROWS[:2]], "of none": [ROWS, None]},
-    "masks": {"none": None, "tensor": INDEX, "empty": [], "text": "x", "of floats": [INDEX.float()], "of none": [None],
-              "of unlike": [INDEX, INDEX[:, :1]], "beyond": [INDEX + 100]},
-    "tensors": {"none": None, "tensor": ROWS, "number": 3, "text": "x", "of numbers": [1.0], "more": [ROWS, ROWS],
-                "of none": [None], "shape": [ROWS[:2]], "sparse": [ROWS.to_sparse()], "meta": [ROWS.to("meta")]},
-    "views": {"none": None, "number": 3, "one": [IMAGES], "three": [IMAGES] * 3, "text": "xy", "of none": [None, None],
-              "of lists": [[1.0], [1.0]], "of unlike": [IMAGES, IMAGES[:2]],
-              "empty": [], "meta": [IMAGES.to("meta")] * 2},
-    "range": {"none": None, "number": 0.5, "text": "ab", "three": (0.1, 0.2, 0.3), "reversed": (0.5, 0.2), "nan": (NAN, 1.0),
-              "texts": ("a", "b"), "negative": (-0.1, 0.5), "none inside": (None, 1.0)},
-}  # fmt: skip
-KINDS |= {
-    "temperature": {**KINDS["scalar"], "zero": 0.0, "tiny": 1e-300},
-    "weight": {**KINDS["number"], "negative": -1.0, "numpy negative": np.float16(-1)},
-    "share": {**KINDS["number"], "negative": -0.1, "above one": 1.1},
-    "positive": {**KINDS["number"], "negative": -1.0, "zero": 0.0},
-    "size or none": without(KINDS["size"], "none"),
-    "counted": {**KINDS["size"], "beyond memory": HUGE},
-    "generator or none": KINDS["generator"],
-    "matrix or none": {**without(tensors(ROWS), "none"), "shape": ROWS},
-    "module or none": without(KINDS["module"], "none"),
-    "choice or none": without(KINDS["choice"], "none"),
-    "view": {**without(KINDS["views"], "one", "of unlike"), "two": [IMAGES] * 2, "of none": [None]},
-    "momentum": {**without(KINDS["scalar"], "two numbers"), "negative": -0.1, "above one": 1.1},
-}
 OF_NAME = {
     "allow_overlap": "flag", "backend": "backend", "bias": "flag", "concat": "flag", "convention": "choice",
     "device": "device", "generator": "generator", "group": "group", "normalize": "flag", "normalize_target": "flag",
@@ -217,45 +121,14 @@ DOORS: dict[str, Door] = {
         {"queue": "rows", "keys": "rows", "position": "position"},
     ),
 }  # fmt: skip
-KINDS["row"] = {
-    **NO_TENSOR,
-    "shape": torch.zeros(4),
-    "integers": torch.zeros(3, dtype=torch.int64),
-    "complex": torch.zeros(3, dtype=torch.cfloat),
-    "meta": torch.zeros(3, device="meta"),
-    "sparse": torch.zeros(3).to_sparse(),
-}
-KINDS |= {
-    "samples": without(KINDS["rows"], "more dimensions"),
-    "scalar or none": without(KINDS["scalar"], "none"),
-    "exclude": {**without(NO_TENSOR, "none"), "floats": torch.zeros(4), "int32": torch.zeros(4, dtype=torch.int32),
-                "rows": torch.zeros(5, dtype=torch.int64), "beyond": torch.tensor([0, 0, 9, 0]),
-                "below": torch.tensor([0, 0, -2, 0]), "sparse": torch.eye(4).long().to_sparse(),
-                "nested": torch.nested.nested_tensor([torch.zeros(2).long(), torch.zeros(1).long()])},
-    "any tokens": without(KINDS["tokens"], "integers", "booleans"),
-    "positions": {**without(tensors(TOKENS[0]), "none", "fewer dimensions"), "shape": torch.zeros(9, 3)},
-    "length": {**WHOLE, "beyond memory": HUGE},
-    "fill": {**without(KINDS["row"], "number"), **NO_NUMBER, **NOT_FINITE},
-    "ranks": without(KINDS["index"], "negative", "beyond"),
-    "prefix": {**WHOLE, "beyond": 5},
-    "mask": {**NO_TENSOR, "flat": torch.ones(4), "complex": torch.ones(2, 4, dtype=torch.cfloat),
-             "sparse": torch.ones(2, 4).to_sparse(), "meta": torch.ones(2, 4, device="meta"),
-             "with gradient": torch.ones(2, 4, requires_grad=True)},
-    "target": {**KINDS["tokens"], "with gradient": TOKENS.clone().requires_grad_(), "fewer rows": TOKENS[:, :2]},
-    "masters": {"tensor": ROWS, "number": 3, "text": "x", "more": [ROWS, ROWS], "of numbers": [1.0],
-                "of float32 targets": [ROWS.clone()]},
-    "position": {**WHOLE, "floating tensor": torch.ones(()), "boolean tensor": torch.tensor(True),
-                 "negative tensor": torch.tensor(-3), "beyond tensor": torch.tensor(99), "beyond": 99,
-                 "sparse tensor": torch.ones(1).long().to_sparse()},
-}  # fmt: skip
-KINDS["mask or none"] = without(KINDS["mask"], "none")
 
 LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
     # kinds of the constructor, good arguments of the call, kinds of the call
     "NTXentLoss": ({"memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS}, {"out0": "rows", "out1": "rows"}),
     "InfoNCELoss": ({}, {"query": ROWS, "key": ROWS}, {"query": "rows", "key": "rows", "negatives": "rows or none"}),
     "ClipLoss": (
-        {"local_loss": "flag", "gather_with_grad": "flag", "cache_labels": "flag", "rank": "whole", "world_size": "size",
+        {"local_loss": "flag", "gather_with_grad": "flag", "cache_labels": "flag", "rank": "whole",
+            "world_size": "size",
          "use_horovod": "flag"},
         {"image_features": ROWS, "text_features": ROWS, "logit_scale": 1.0},
         {"image_features": "rows", "text_features": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none",
@@ -277,13 +150,6 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
         {"local_proj": TOKENS, "global_proj": TOKENS}, {"local_proj": "tokens", "global_proj": "tokens"},
     ),
 }  # fmt: skip
-KINDS |= {
-    "bank": {"none": None, "text": "8", "negative": -1, "one": (8,), "three": (8, 4, 2), "zero": (0, 4), "float": 2.5,
-             "floats": (8, 2.5), "bool": True, "beyond memory": (HUGE, 128)},
-    "dimension": {"none": None, "text": "1", "float": 1.0, "bool": True, "list": [1]},
-    "any rows": without(KINDS["rows"], "fewer dimensions", "more dimensions"),
-    "positions of rows": without(KINDS["rows"], "more dimensions"),
-}  # fmt: skip
 
 
 def build(name: str) -> Callable[..., Any]:
@@ -303,16 +169,17 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     name: ({"backbone": resnet_small(), "feature_dim": 128}, {"predictor": "module or none"})
     for name in ("SimCLR", "MoCoV2", "MoCoV3", "MoBY", "BYOL", "SimSiam", "BarlowTwins", "VICReg")
 }
+
 METHODS["MAE"] = (
     {"backbone": ViT((8, 8), 2, width=32, depth=1)},
     {"mask_ratio": "share", "decoder_width": "size", "decoder_depth": "size", "backbone": "vit", "views": "view"},
 )
+
 METHODS["IJEPA"] = (
     {"backbone": ViT((8, 8), 2, width=32, depth=1)},
     {"predictor_width": "size", "predictor_depth": "size", "backbone": "vit", "views": "view"},
 )
-KINDS["vit"] = {**KINDS["module"], "resnet": resnet_small()}
-# A wrong width is one that the backbone's features do not have, which the first call finds.
+
 SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16}
 
 
@@ -351,16 +218,19 @@ DOORS |= {
         {"in_channels": "size", "widths": "sizes", "blocks": "sizes"},
     ),
     "resnet_small": Door(resnet_small, {"in_channels": 1}, {"in_channels": "size"}),
-    "Transformer": Door(models.Transformer, {"width": 8, "depth": 1, "heads": 2}, {"width": "size", "depth": "size", "heads": "size"}),
+    "Transformer": Door(models.Transformer, {"width": 8, "depth": 1, "heads": 2}, {"width": "size", "depth": "size",
+        "heads": "size"}),
     "ViT": Door(
         ViT, {"image_size": (8, 8), "patch_size": 2},
-        {"image_size": "image size", "patch_size": "size", "in_channels": "size", "width": "size", "depth": "size", "heads": "size"},
+        {"image_size": "image size", "patch_size": "size", "in_channels": "size", "width": "size", "depth": "size",
+            "heads": "size"},
     ),
     "DirectPred": Door(models.DirectPred, {"dim": 3}, {"dim": "size", "eps": "number"}),
     "TwoViews": Door(
         TwoViews, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels", "image_size": "image size"},
     ),
-    "OneView": Door(OneView, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels", "image_size": "image size"}),
+    "OneView": Door(OneView, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels",
+        "image_size": "image size"}),
     "patchify": Door(models.patchify, {"images": IMAGES, "patch": 2}, {"images": "whole images", "patch": "size"}),
     "unpatchify": Door(
         models.unpatchify, {"patches": torch.rand(2, 16, 4), "channels": 1, "grid": (4, 4)},
@@ -371,14 +241,6 @@ DOORS |= {
         {"height": "size", "width": "size", "features": "size"},
     ),
     "feature_spread": Door(evaluation.feature_spread, {"features": ROWS}, {"features": "rows"}),
-}  # fmt: skip
-KINDS |= {
-    "backend name": {**KINDS["backend"], "none": None},
-    "sizes": {"none": None, "number": 4, "empty": (), "texts": ("a", "b"), "zeros": (0, 0), "floats": (1.5, 2.0), "unlike": (4, 8, 8)},
-    "image size": {"none": None, "number": 8, "one": (8,), "three": (8, 8, 8), "texts": ("8", "8"), "zeros": (0, 0), "floats": (8.0, 8.0)},
-    "channels": KINDS["size"],
-    "whole images": without(KINDS["images"], "integers", "booleans"),
-    "patches": without(tensors(torch.rand(2, 16, 4)), "integers", "booleans", "complex", "float8", "quantized"),
 }  # fmt: skip
 
 

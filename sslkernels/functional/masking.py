@@ -109,7 +109,7 @@ def block_masks(
     asks for one more). It also draws scale and aspect ratio from one number, and no block of it ever covers the last
     row or column; here the two are independent and every place that fits is as likely as another, as the paper has it.
     Contexts are therefore some 12 % longer than the collator's (60 tokens against 53 on a grid of 14x14, batches of
-    64, default arguments), and a step costs as much more.
+    64, default arguments).
     Block sizes are numbers, so that ``torch.compile`` breaks its graph here: draw masks beside the images.
 
     Cost: a few passes over ``B * pred_blocks`` grids, and one wait for the length of the shortest context.
