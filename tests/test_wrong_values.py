@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from wrong_values import IMAGES, INDEX, KINDS, ROWS, TOKENS
+from wrong_values import IMAGES, INDEX, KINDS, LABELS, ROWS, TOKENS
 
 import sslkernels as sk
 import sslkernels.functional as SF
@@ -239,6 +239,23 @@ DOORS |= {
     "sincos_positions": Door(
         models.sincos_positions, {"height": 2, "width": 2, "features": 8},
         {"height": "size", "width": "size", "features": "size"},
+    ),
+    **{
+        name: Door(
+            getattr(evaluation, name),
+            {"features": ROWS, "labels": LABELS, "test_features": ROWS, "test_labels": LABELS},
+            {"features": "rows", "labels": "labels", "test_features": "rows", "test_labels": "labels", "shots": "size",
+             "draws": "size", "k": "size"},
+        )
+        for name in ("few_shot", "linear_probe", "knn")
+    },
+    "nearest": Door(
+        evaluation.nearest, {"features": ROWS, "queries": ROWS, "k": 2},
+        {"features": "rows", "queries": "rows", "k": "size"},
+    ),
+    "encode": Door(evaluation.encode, {"backbone": resnet_small(), "images": IMAGES}, {"images": "encoded"}),
+    "calibrate_batchnorm": Door(
+        evaluation.calibrate_batchnorm, {"backbone": resnet_small(), "images": IMAGES}, {"images": "encoded"},
     ),
     "feature_spread": Door(evaluation.feature_spread, {"features": ROWS}, {"features": "rows"}),
 }  # fmt: skip

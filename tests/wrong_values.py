@@ -13,6 +13,7 @@ from sslkernels.models import resnet_small
 
 ROWS = torch.linspace(-1, 1, 12).view(4, 3)
 TOKENS = torch.linspace(-1, 1, 24).view(2, 4, 3)
+LABELS = torch.tensor([0, 0, 1, 1])
 INDEX = torch.tensor([[0, 2], [1, 3]])
 IMAGES = torch.rand(4, 1, 8, 8)
 NAN, INF = float("nan"), float("inf")
@@ -155,3 +156,10 @@ KINDS |= {
     "whole images": without(KINDS["images"], "integers", "booleans"),
     "patches": without(tensors(torch.rand(2, 16, 4)), "integers", "booleans", "complex", "float8", "quantized"),
 }  # fmt: skip
+
+KINDS["labels"] = {**NO_TENSOR, "floats": LABELS.float(), "booleans": LABELS > 0, "fewer": LABELS[:2],
+                   "matrix": LABELS[None],
+                   "none of them": LABELS[:0], "negative": LABELS - 1, "meta": LABELS.to("meta"),
+                   "sparse": LABELS.to_sparse()}  # fmt: skip
+KINDS["encoded"] = {**NO_TENSOR, "no image": IMAGES[:0], "number tensor": IMAGES[0, 0, 0, 0], "meta": IMAGES.to("meta"),
+                    "sparse": IMAGES.to_sparse()}  # fmt: skip

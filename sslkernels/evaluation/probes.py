@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkernels.arguments import check_rows, check_size, check_tensor, shape_of
+
 CHUNK = 1024
 
 
@@ -25,6 +27,8 @@ def few_shot(
     >>> few_shot(rows, labels, rows, labels)
     1.0
     """
+    _check("few_shot", features, labels, test_features, test_labels)
+    shots, draws = check_size("few_shot", "shots", shots), check_size("few_shot", "draws", draws)
     keys, queries = F.normalize(features, dim=1), F.normalize(test_features, dim=1)
     correct = [
         (labels[chosen][(queries @ keys[chosen].T).argmax(1)] == test_labels).float().mean()
@@ -40,6 +44,8 @@ def linear_probe(
 
     None where a class has fewer rows than ``shots``.
     """
+    _check("linear_probe", features, labels, test_features, test_labels)
+    shots, draws = check_size("linear_probe", "shots", shots), check_size("linear_probe", "draws", draws)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -54,14 +60,48 @@ def linear_probe(
 
 def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, k: int = 20) -> float:
     """Accuracy of the majority among the ``k`` nearest training rows by cosine; of equals, the lower label."""
+    _check("knn", features, labels, test_features, test_labels)
+    k = check_size("knn", "k", k)
     votes = F.one_hot(labels[nearest(features, test_features, min(k, len(features)))]).sum(1)
     return float((votes.argmax(1) == test_labels).float().mean())
 
 
 def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
     """Indices ``(M, k)`` of the rows of ``features (N, D)`` nearest to ``queries (M, D)`` by cosine, nearest first."""
+    check_rows("nearest", "features", features)
+    check_rows("nearest", "queries", queries)
+    if features.shape[1] != queries.shape[1]:
+        raise ValueError(
+            f"nearest: features has shape {shape_of(features)} and queries {shape_of(queries)}; "
+            "both need the same number of features."
+        )
+    k = check_size("nearest", "k", k, most=len(features))
     keys = F.normalize(features, dim=1)
     return torch.cat([(F.normalize(part, dim=1) @ keys.T).topk(k).indices for part in queries.split(CHUNK)])
+
+
+def _check(function: str, features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor) -> None:
+    """Rows of as many features, at least one of each, and a label for each row."""
+    for name, rows, labels_name, given in (
+        ("features", features, "labels", labels),
+        ("test_features", test_features, "test_labels", test_labels),
+    ):
+        check_rows(function, name, rows)
+        given = check_tensor(function, labels_name, given, "(N,), int64")
+        if given.dtype != torch.int64:
+            raise TypeError(f"{function}: {labels_name} has dtype {given.dtype}; pass int64 labels.")
+        if given.dim() != 1 or len(given) != len(rows) or not len(rows):
+            raise ValueError(
+                f"{function}: {labels_name} has shape {shape_of(given)} and {name} {shape_of(rows)}; "
+                "every row needs one label, and there must be a row."
+            )
+        if given.min() < 0:
+            raise ValueError(f"{function}: {labels_name} holds {int(given.min())}; pass labels from 0 on.")
+    if features.shape[1] != test_features.shape[1]:
+        raise ValueError(
+            f"{function}: features has shape {shape_of(features)} and test_features {shape_of(test_features)}; "
+            "both need the same number of features."
+        )
 
 
 def _draws(labels: Tensor, shots: int, draws: int) -> Iterator[Tensor]:
