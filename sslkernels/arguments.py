@@ -264,6 +264,29 @@ def check_sizes(function: str, **sizes: object) -> tuple[int, ...]:
     return tuple(check_size(function, name, value) for name, value in sizes.items())
 
 
+def check_widths(function: str, **widths: object) -> tuple[int, ...]:
+    """`check_sizes` of factors whose two largest make a matrix that fits the machine's memory."""
+    checked = check_sizes(function, **widths)
+    *_, other, largest = sorted((*checked, 1))
+    check_fits(function, list(widths)[checked.index(largest)], largest, largest * other)
+    return checked
+
+
+def check_transformer(function: str, heads: object, **sizes: object) -> tuple[int, int]:
+    """Width and depth, under the names they came by, of blocks of so many heads that fit the machine's memory."""
+    width_name, depth_name = sizes
+    width, depth = check_sizes(function, **sizes)
+    heads = check_size(function, "heads", heads)
+    if width % heads or width % 4:
+        raise ValueError(
+            f"{function}: {width_name} is {width} and there are {heads} heads; "
+            f"pass a {width_name} that both 4 and the heads divide, such as {4 * heads * max(1, width // (4 * heads))}."
+        )
+    check_fits(function, width_name, width, 12 * width**2)
+    check_fits(function, depth_name, depth, depth * 12 * width**2)
+    return width, depth
+
+
 def check_image_size(function: str, name: str, value: object) -> tuple[int, int]:
     """Height and width, or rows and columns."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:

@@ -36,8 +36,8 @@ OF_NAME = {
     "t_max": "positive", "num_slices": "counted", "batch": "counted", "length": "counted", "height": "counted",
     "width": "counted", "frames": "counted", "span": "size", "min_spans": "whole", "min_keep": "size", "ratio": "share",
     "prob": "share", "enc_scale": "range", "pred_scale": "range", "aspect_ratio": "range", "enc_blocks": "counted",
-    "pred_blocks": "counted", "gather_distributed": "flag", "feature_dim": "size", "projection_dim": "size",
-    "hidden_dim": "size", "queue_size": "counted", "momentum": "share", "backbone": "module", "views": "views",
+    "pred_blocks": "counted", "gather_distributed": "flag", "feature_dim": "counted", "projection_dim": "counted",
+    "hidden_dim": "counted", "queue_size": "counted", "momentum": "share", "backbone": "module", "views": "views",
     "whole": "flag", "x": "rows", "z": "rows", "z0": "rows", "z1": "rows", "index": "index",
 }  # fmt: skip
 
@@ -172,12 +172,12 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 
 METHODS["MAE"] = (
     {"backbone": ViT((8, 8), 2, width=32, depth=1)},
-    {"mask_ratio": "share", "decoder_width": "size", "decoder_depth": "size", "backbone": "vit", "views": "view"},
+    {"mask_ratio": "share", "decoder_width": "counted", "decoder_depth": "counted", "backbone": "vit", "views": "view"},
 )
 
 METHODS["IJEPA"] = (
     {"backbone": ViT((8, 8), 2, width=32, depth=1)},
-    {"predictor_width": "size", "predictor_depth": "size", "backbone": "vit", "views": "view"},
+    {"predictor_width": "counted", "predictor_depth": "counted", "backbone": "vit", "views": "view"},
 )
 
 SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16}
@@ -211,21 +211,23 @@ DOORS |= {
     "use_backend": Door(lambda name: sk.use_backend(name).__enter__(), {"name": "cpu"}, {"name": "backend name"}),
     "ProjectionHead": Door(
         models.ProjectionHead, {"in_dim": 3, "hidden_dim": 3, "out_dim": 3},
-        {"in_dim": "size", "hidden_dim": "size", "out_dim": "size", "layers": "size", "norm_out": "flag"},
+        {"in_dim": "counted", "hidden_dim": "counted", "out_dim": "counted", "layers": "counted", "norm_out": "flag"},
     ),
     "ResNet": Door(
         ResNet, {"in_channels": 1, "widths": (4, 8), "blocks": (1, 1)},
-        {"in_channels": "size", "widths": "sizes", "blocks": "sizes"},
+        {"in_channels": "counted", "widths": "sizes", "blocks": "sizes"},
     ),
-    "resnet_small": Door(resnet_small, {"in_channels": 1}, {"in_channels": "size"}),
-    "Transformer": Door(models.Transformer, {"width": 8, "depth": 1, "heads": 2}, {"width": "size", "depth": "size",
-        "heads": "size"}),
+    "resnet_small": Door(resnet_small, {"in_channels": 1}, {"in_channels": "counted"}),
+    "Transformer": Door(models.Transformer, {"width": 8, "depth": 1, "heads": 2}, {"width": "counted",
+        "depth": "counted",
+        "heads": "counted"}),
     "ViT": Door(
         ViT, {"image_size": (8, 8), "patch_size": 2},
-        {"image_size": "image size", "patch_size": "size", "in_channels": "size", "width": "size", "depth": "size",
-            "heads": "size"},
+        {"image_size": "image size", "patch_size": "size", "in_channels": "counted", "width": "counted",
+            "depth": "counted",
+            "heads": "counted"},
     ),
-    "DirectPred": Door(models.DirectPred, {"dim": 3}, {"dim": "size", "eps": "number"}),
+    "DirectPred": Door(models.DirectPred, {"dim": 3}, {"dim": "counted", "eps": "number"}),
     "TwoViews": Door(
         TwoViews, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels", "image_size": "image size"},
     ),
@@ -238,7 +240,7 @@ DOORS |= {
     ),
     "sincos_positions": Door(
         models.sincos_positions, {"height": 2, "width": 2, "features": 8},
-        {"height": "size", "width": "size", "features": "size"},
+        {"height": "counted", "width": "counted", "features": "counted"},
     ),
     **{
         name: Door(

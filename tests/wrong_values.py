@@ -149,6 +149,7 @@ KINDS["vit"] = {**KINDS["module"], "resnet": resnet_small()}
 KINDS |= {
     "backend name": {**KINDS["backend"], "none": None},
     "sizes": {"none": None, "number": 4, "empty": (), "texts": ("a", "b"), "zeros": (0, 0), "floats": (1.5, 2.0),
+        "beyond memory": (HUGE, HUGE),
         "unlike": (4, 8, 8)},
     "image size": {"none": None, "number": 8, "one": (8,), "three": (8, 8, 8), "texts": ("8", "8"), "zeros": (0, 0),
         "floats": (8.0, 8.0)},

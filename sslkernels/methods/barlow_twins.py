@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_sizes, check_weights
+from sslkernels.arguments import check_weights, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import barlow_twins
 from sslkernels.methods.method import Method
@@ -46,7 +46,7 @@ class BarlowTwins(Method):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        (projection_dim,) = check_sizes("BarlowTwins", projection_dim=projection_dim)
+        _, projection_dim = check_widths("BarlowTwins", feature_dim=feature_dim, projection_dim=projection_dim)
         (self.lambd,) = check_weights("BarlowTwins", lambd=lambd)
         self.projector = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, bias=False)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_module, check_number, check_sizes
+from sslkernels.arguments import check_module, check_number, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import byol_loss
 from sslkernels.methods.method import Taught
@@ -51,7 +51,9 @@ class BYOL(Taught):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        hidden_dim, projection_dim = check_sizes("BYOL", hidden_dim=hidden_dim, projection_dim=projection_dim)
+        _, hidden_dim, projection_dim = check_widths(
+            "BYOL", feature_dim=feature_dim, hidden_dim=hidden_dim, projection_dim=projection_dim
+        )
         momentum = check_number("BYOL", "momentum", momentum, least=0, most=1)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, bias=False)
         if predictor is None:

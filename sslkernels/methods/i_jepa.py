@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_kind, check_number, check_sizes
+from sslkernels.arguments import check_kind, check_number, check_transformer
 from sslkernels.backends import WITH_CUDA
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import apply_masks, block_masks, masked_smooth_l1
@@ -56,8 +56,8 @@ class IJEPA(Method):
         check_kind(
             "IJEPA", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches that it is given"
         )
-        predictor_width, predictor_depth = check_sizes(
-            "IJEPA", predictor_width=predictor_width, predictor_depth=predictor_depth
+        predictor_width, predictor_depth = check_transformer(
+            "IJEPA", backbone.heads, predictor_width=predictor_width, predictor_depth=predictor_depth
         )
         momentum = check_number("IJEPA", "momentum", momentum, least=0, most=1)
         self.teacher = EMA(backbone, momentum, schedule="linear", backend=backend)

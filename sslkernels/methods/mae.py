@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_flag, check_kind, check_number, check_sizes
+from sslkernels.arguments import check_flag, check_kind, check_number, check_transformer
 from sslkernels.backends import WITH_CUDA
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import masked_mse, random_masking, restore_tokens
@@ -57,7 +57,9 @@ class MAE(Method):
         )
         mask_ratio = check_number("MAE", "mask_ratio", mask_ratio, least=0, most=1)
         normalize_target = check_flag("MAE", "normalize_target", normalize_target)
-        decoder_width, decoder_depth = check_sizes("MAE", decoder_width=decoder_width, decoder_depth=decoder_depth)
+        decoder_width, decoder_depth = check_transformer(
+            "MAE", backbone.heads, decoder_width=decoder_width, decoder_depth=decoder_depth
+        )
         pixels = backbone.in_channels * backbone.patch_size**2
         if backbone.length < 2 or (normalize_target and pixels < 2):
             raise ValueError(

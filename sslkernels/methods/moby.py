@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_count, check_number, check_sizes, check_temperature
+from sslkernels.arguments import check_count, check_number, check_temperature, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
@@ -56,7 +56,9 @@ class MoBY(Taught):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        hidden_dim, projection_dim = check_sizes("MoBY", hidden_dim=hidden_dim, projection_dim=projection_dim)
+        _, hidden_dim, projection_dim = check_widths(
+            "MoBY", feature_dim=feature_dim, hidden_dim=hidden_dim, projection_dim=projection_dim
+        )
         queue_size = check_count("MoBY", "queue_size", queue_size, projection_dim)
         momentum = check_number("MoBY", "momentum", momentum, least=0, most=1)
         self.temperature = check_temperature("MoBY", temperature)

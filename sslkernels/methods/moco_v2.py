@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_count, check_number, check_sizes, check_temperature
+from sslkernels.arguments import check_count, check_number, check_temperature, check_widths
 from sslkernels.distributed import GroupLike, shard_of, shuffle_rows, unshuffle_rows
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
@@ -54,7 +54,7 @@ class MoCoV2(Taught):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        (projection_dim,) = check_sizes("MoCoV2", projection_dim=projection_dim)
+        _, projection_dim = check_widths("MoCoV2", feature_dim=feature_dim, projection_dim=projection_dim)
         queue_size = check_count("MoCoV2", "queue_size", queue_size, projection_dim)
         momentum = check_number("MoCoV2", "momentum", momentum, least=0, most=1)
         self.temperature = check_temperature("MoCoV2", temperature)

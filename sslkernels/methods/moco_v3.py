@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_number, check_sizes, check_temperature
+from sslkernels.arguments import check_number, check_temperature, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
@@ -51,7 +51,9 @@ class MoCoV3(Taught):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        hidden_dim, projection_dim = check_sizes("MoCoV3", hidden_dim=hidden_dim, projection_dim=projection_dim)
+        _, hidden_dim, projection_dim = check_widths(
+            "MoCoV3", feature_dim=feature_dim, hidden_dim=hidden_dim, projection_dim=projection_dim
+        )
         momentum = check_number("MoCoV3", "momentum", momentum, least=0, most=1)
         self.temperature = check_temperature("MoCoV3", temperature)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, layers=3, norm_out=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_sizes, check_temperature
+from sslkernels.arguments import check_temperature, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import nt_xent
 from sslkernels.methods.method import Method
@@ -45,7 +45,7 @@ class SimCLR(Method):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        (projection_dim,) = check_sizes("SimCLR", projection_dim=projection_dim)
+        _, projection_dim = check_widths("SimCLR", feature_dim=feature_dim, projection_dim=projection_dim)
         self.temperature = check_temperature("SimCLR", temperature)
         self.projector = ProjectionHead(feature_dim, feature_dim, projection_dim)
 

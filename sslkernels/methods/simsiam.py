@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_sizes
+from sslkernels.arguments import check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import negative_cosine_similarity
 from sslkernels.methods.method import Method
@@ -43,7 +43,7 @@ class SimSiam(Method):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        (projection_dim,) = check_sizes("SimSiam", projection_dim=projection_dim)
+        _, projection_dim = check_widths("SimSiam", feature_dim=feature_dim, projection_dim=projection_dim)
         self.projector = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, norm_out=True)
         self.predictor = ProjectionHead(projection_dim, max(1, projection_dim // 4), projection_dim)
 

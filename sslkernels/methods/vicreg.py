@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_sizes, check_weights
+from sslkernels.arguments import check_weights, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import vicreg
 from sslkernels.methods.method import Method
@@ -47,7 +47,7 @@ class VICReg(Method):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        (projection_dim,) = check_sizes("VICReg", projection_dim=projection_dim)
+        _, projection_dim = check_widths("VICReg", feature_dim=feature_dim, projection_dim=projection_dim)
         self.sim, self.var, self.cov = check_weights("VICReg", sim=sim, var=var, cov=cov)
         self.expander = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, bias=False)
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_number, check_rows, check_size, shape_of
+from sslkernels.arguments import check_number, check_rows, check_widths, shape_of
 from sslkernels.distributed import GroupLike, check_group, shard_of, summed
 
 # The official code's: no direction is shut for good.
@@ -55,7 +55,7 @@ class DirectPred(nn.Module):
 
     def __init__(self, dim: int, *, momentum: float = 0.3, eps: float = 0.01, group: GroupLike = None) -> None:
         super().__init__()
-        dim = check_size("DirectPred", "dim", dim)
+        (dim,) = check_widths("DirectPred", dim=dim)
         momentum = check_number("DirectPred", "momentum", momentum, least=0)
         if momentum >= 1:
             raise ValueError(f"DirectPred: momentum is {momentum}; pass a number of at least 0 and below 1.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from sslkernels.arguments import check_flag, check_sizes
+from sslkernels.arguments import check_count, check_flag, check_widths
 
 
 class ProjectionHead(nn.Sequential):
@@ -38,9 +38,10 @@ class ProjectionHead(nn.Sequential):
         bias: bool = True,
         norm_out: bool = False,
     ) -> None:
-        in_dim, hidden_dim, out_dim, layers = check_sizes(
-            "ProjectionHead", in_dim=in_dim, hidden_dim=hidden_dim, out_dim=out_dim, layers=layers
+        in_dim, hidden_dim, out_dim = check_widths(
+            "ProjectionHead", in_dim=in_dim, hidden_dim=hidden_dim, out_dim=out_dim
         )
+        layers = check_count("ProjectionHead", "layers", layers, hidden_dim**2)
         bias, norm_out = check_flag("ProjectionHead", "bias", bias), check_flag("ProjectionHead", "norm_out", norm_out)
         modules: list[nn.Module] = []
         width = in_dim

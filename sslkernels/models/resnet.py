@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_list, check_size
+from sslkernels.arguments import check_count, check_fits, check_list, check_size
 
 
 class BasicBlock(nn.Module):
@@ -47,14 +47,16 @@ class ResNet(nn.Module):
 
     def __init__(self, in_channels: int, widths: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
-        in_channels = check_size("ResNet", "in_channels", in_channels)
-        widths = [check_size("ResNet", f"widths[{i}]", width) for i, width in enumerate(_listed("widths", widths))]
-        blocks = [check_size("ResNet", f"blocks[{i}]", count) for i, count in enumerate(_listed("blocks", blocks))]
+        in_channels = check_count("ResNet", "in_channels", in_channels, 9)
+        widths, blocks = _numbers("widths", widths), _numbers("blocks", blocks)
         if not widths or len(widths) != len(blocks):
             raise ValueError(
                 f"ResNet: widths is {tuple(widths)} and blocks {tuple(blocks)}; pass one of each per stage, "
                 "such as widths=(32, 64, 128), blocks=(1, 1, 1)."
             )
+        for place, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            check_fits("ResNet", f"widths[{place}]", width, 9 * width**2)
+            check_fits("ResNet", f"blocks[{place}]", count, count * 18 * width**2)
         self.feature_dim = widths[-1]
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
@@ -75,8 +77,9 @@ class ResNet(nn.Module):
         return self.stages(self.stem(images)).mean((2, 3))
 
 
-def _listed(name: str, numbers: Sequence[int]) -> list[int]:
-    return check_list("ResNet", name, numbers, "a whole number for each stage, such as (32, 64, 128)")
+def _numbers(name: str, numbers: Sequence[int]) -> list[int]:
+    listed = check_list("ResNet", name, numbers, "a whole number for each stage, such as (32, 64, 128)")
+    return [check_size("ResNet", f"{name}[{place}]", number) for place, number in enumerate(listed)]
 
 
 def resnet_small(in_channels: int = 1) -> ResNet:
@@ -87,4 +90,4 @@ def resnet_small(in_channels: int = 1) -> ResNet:
     >>> resnet_small()(torch.randn(2, 1, 8, 8)).shape
     torch.Size([2, 128])
     """
-    return ResNet(check_size("resnet_small", "in_channels", in_channels), widths=(32, 64, 128), blocks=(1, 1, 1))
+    return ResNet(check_count("resnet_small", "in_channels", in_channels, 9), widths=(32, 64, 128), blocks=(1, 1, 1))

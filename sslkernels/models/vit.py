@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_image_size, check_rows, check_size, check_sizes, check_tensor, shape_of
+from sslkernels.arguments import (
+    check_fits,
+    check_image_size,
+    check_rows,
+    check_size,
+    check_sizes,
+    check_tensor,
+    check_transformer,
+    check_widths,
+    shape_of,
+)
 from sslkernels.functional import patchify_gather
 
 
@@ -52,9 +62,7 @@ class Transformer(nn.Sequential):
     """
 
     def __init__(self, width: int, *, depth: int, heads: int) -> None:
-        width, depth, heads = check_sizes("Transformer", width=width, depth=depth, heads=heads)
-        if width % heads:
-            raise ValueError(f"Transformer: width is {width} and heads {heads}; pass heads that divide the width.")
+        width, depth = check_transformer("Transformer", heads, width=width, depth=depth)
         super().__init__(*(Block(width, heads) for _ in range(depth)), nn.LayerNorm(width, eps=1e-6))
         self.apply(init_linear)
 
@@ -94,13 +102,10 @@ class ViT(nn.Module):
     ) -> None:
         super().__init__()
         image_size = check_image_size("ViT", "image_size", image_size)
-        patch_size, in_channels, width, depth, heads = check_sizes(
-            "ViT", patch_size=patch_size, in_channels=in_channels, width=width, depth=depth, heads=heads
-        )
-        if width % heads or width % 4:
-            raise ValueError(
-                f"ViT: width is {width} and heads {heads}; pass a width that 4 divides and heads that divide it."
-            )
+        patch_size, in_channels = check_sizes("ViT", patch_size=patch_size, in_channels=in_channels)
+        width, depth = check_transformer("ViT", heads, width=width, depth=depth)
+        check_fits("ViT", "image_size", image_size, image_size[0] * image_size[1] * width)
+        check_fits("ViT", "in_channels", in_channels, in_channels * patch_size**2 * width)
         if any(side % patch_size for side in image_size):
             raise ValueError(f"ViT: patch_size is {patch_size} and images {image_size}; it must divide both sides.")
         self.patch_size = patch_size
@@ -187,7 +192,7 @@ def sincos_positions(height: int, width: int, features: int) -> Tensor:
     >>> sincos_positions(4, 4, 32).shape
     torch.Size([16, 32])
     """
-    height, width, features = check_sizes("sincos_positions", height=height, width=width, features=features)
+    height, width, features = check_widths("sincos_positions", height=height, width=width, features=features)
     if features % 4:
         raise ValueError(f"sincos_positions: features is {features}; pass a multiple of 4.")
     frequencies = 10000 ** (-torch.arange(features // 4) / (features // 4))
