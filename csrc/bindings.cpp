@@ -58,6 +58,7 @@ static void backward(int dtype, Address x, int64_t x_stride, int64_t n, Address 
 static Columns columns_at(Address rows, int64_t stride, int64_t n, int64_t d, Address mean, Address scale) {
     return {{at(rows), stride, n}, d, at(mean), at(scale)};
 }
+static double *doubles_at(Address address) { return static_cast<double *>(at(address)); }
 static void must(bool done) {
     if (!done) throw std::bad_alloc();
 }
@@ -68,7 +69,8 @@ static void add_correlation(py::module_ &module) {
                   bool centre, Address mean, Address squares, Address products, Address gap, int threads) {
                    py::gil_scoped_release release;
                    must(kernels().correlation->moments(dtype, {at(z0), stride0, n}, {at(z1), stride1, n}, d, centre,
-                                                       at(mean), at(squares), at(products), at(gap), threads));
+                                                       at(mean), doubles_at(squares), doubles_at(products),
+                                                       doubles_at(gap), threads));
                });
     module.def("correlation_samples", [](int dtype, Address z, int64_t stride, int64_t n, int64_t d, Address mean,
                                          Address scale, int64_t first, int64_t count, Address out, int threads) {
@@ -86,14 +88,15 @@ static void add_correlation(py::module_ &module) {
     module.def("correlation_energies", [](int dtype, Address x, Address y, int64_t n, int64_t m, Address rows,
                                           Address columns, Address total, int threads) {
         py::gil_scoped_release release;
-        must(kernels().correlation->energies(dtype, at(x), at(y), n, m, at(rows), at(columns),
-                                             static_cast<double *>(at(total)), threads));
+        must(kernels().correlation->energies(dtype, at(x), at(y), n, m, doubles_at(rows), doubles_at(columns),
+                                             doubles_at(total), threads));
     });
     using Pair = std::array<Address, 2>;
     module.def("correlation_backward", [](int dtype, int compute, Pair z, std::array<int64_t, 2> strides, Pair mean,
                                           Pair scale, int64_t n, int64_t d, int64_t first, int64_t count, bool samples,
-                                          bool cross, Pair matrix, std::array<double, 2> factor, Address own,
-                                          Address mixed, Address through, double pull, Pair out, int threads) {
+                                          bool cross, Pair matrix, std::array<double, 2> factor, Address outer,
+                                          Address own, Address mixed, Address through, double pull, Pair out,
+                                          int threads) {
         const CorrelationGrad grad{dtype,
                                    compute,
                                    {columns_at(z[0], strides[0], n, d, mean[0], scale[0]),
@@ -104,6 +107,7 @@ static void add_correlation(py::module_ &module) {
                                    cross,
                                    {at(matrix[0]), at(matrix[1])},
                                    {factor[0], factor[1]},
+                                   at(outer),
                                    at(own),
                                    at(mixed),
                                    at(through),

@@ -179,16 +179,16 @@ def correlation_samples(backend: str, dtype: torch.dtype) -> dict[str, list[tupl
             (c, c, False, "features", backend),
         ],
         "correlation_backward": [
-            (z0, z1, means, scale, gram, factor, True, "samples", own, mean[0], pull, scale, wide, 0, 5, True, True,
+            (z0, z1, means, scale, gram, None, True, "samples", own, own, mean, pull, scale, wide, 0, 5, True, True,
              backend),
-            (z0, z1, means, scale, c, factor, True, "features", own, mean[0], pull, None, dtype, 0, 5, True, False,
+            (z0, z1, means, scale, c, factor, True, "features", own, own, mean, pull, None, dtype, 0, 5, True, False,
              backend),
-            (z0, None, means[:1], scale[:1], c, factor[:1], False, "features", own[:1], None, pull, None, dtype, 0, 5,
-             True, False, backend),
-            (z0, z1, means, scale, None, None, False, "samples", own, None, pull, None, wide, 0, 5, False, True,
+            (z0, None, means[:1], scale[:1], c, factor[:1], False, "features", own[:1], own[:1], None, pull, None,
+             dtype, 0, 5, True, False, backend),
+            (z0, z1, means, scale, None, None, False, "samples", None, own, None, pull, None, wide, 0, 5, False, True,
              backend),
-            (z0, z1, None, None, gram[:, :3], factor, True, "samples", None, None, None, None, wide, 1, 3, True, True,
-             backend),
+            (z0, z1, None, None, gram[:, :3], factor, True, "samples", None, None, None, None, None, wide, 1, 3, True,
+             True, backend),
         ],
     }  # fmt: skip
 

@@ -28,16 +28,15 @@ template <class F> bool with_policy(int dtype, int compute, F f) {
     }
 }
 
-bool moments(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, void *squares, void *products, void *gap,
-             int threads) {
+bool moments(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, double *squares, double *products,
+             double *gap, int threads) {
     const Rows views[2] = {z0, z1};
     bool done = false;
     with_type(dtype, [&](auto in) {
         using In = decltype(in);
         using Acc = typename Accumulator<In>::type;
-        done = moments_typed<In, Acc>(views, z1.data ? 2 : 1, d, centre, static_cast<Acc *>(mean),
-                                      static_cast<Acc *>(squares), static_cast<Acc *>(products),
-                                      static_cast<Acc *>(gap), threads);
+        done = moments_typed<In, Acc>(views, z1.data ? 2 : 1, d, centre, static_cast<Acc *>(mean), squares, products,
+                                      gap, threads);
     });
     return done;
 }
@@ -55,12 +54,12 @@ bool features(int dtype, int compute, Columns a, Columns b, bool itself, void *o
         return features_typed<typename C::Policy, typename C::Element>(a, b, itself, out, threads);
     });
 }
-bool energies(int dtype, const void *x, const void *y, int64_t n, int64_t m, void *rows, void *columns, double *total,
-              int threads) {
+bool energies(int dtype, const void *x, const void *y, int64_t n, int64_t m, double *rows, double *columns,
+              double *total, int threads) {
     auto run = [&](auto acc) {
         using Acc = decltype(acc);
-        return energies_typed<Acc>(static_cast<const Acc *>(x), static_cast<const Acc *>(y), n, m,
-                                   static_cast<Acc *>(rows), static_cast<Acc *>(columns), total, threads);
+        return energies_typed<Acc>(static_cast<const Acc *>(x), static_cast<const Acc *>(y), n, m, rows, columns, total,
+                                   threads);
     };
     return dtype == sslkernels::kFloat64 ? run(double()) : run(float());
 }

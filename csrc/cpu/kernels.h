@@ -52,26 +52,26 @@ struct Columns { // of one view: a = (z - mean) * scale, in fp32 (fp64); mean an
     const void *scale;
 };
 
-struct CorrelationGrad { // dz = scale * da + own * (z - mean) + mixed * (z' - mean') + pull * (z - z'), z' the other
-                         // view
+struct CorrelationGrad { // dz = outer * da + (own + through * sum of da a) * a + mixed * b + pull * (z - z'), where z'
+                         // is the other view and b are its columns
     int dtype, compute;
     Columns views[2];     // of one view the second is without data
     int64_t first, count; // rows that receive a gradient
     bool samples, cross;
     const void *matrix[2]; // per view: K, N x N of `samples`, with da = factor * K a; or C, D x D; or null: no da
     double factor[2];
-    const void *own, *mixed, *through; // (views, d), (d), (views, d): own + through * sum of da a; or null
+    const void *outer, *own, *mixed, *through; // (views, d) each, or null: dz = da without the first
     double pull;
     void *out[2]; // null where not wanted
     int threads;
 };
 
 struct CorrelationKernels {
-    bool (*moments)(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, void *squares, void *products,
-                    void *gap, int threads);
+    bool (*moments)(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, double *squares,
+                    double *products, double *gap, int threads);
     bool (*samples)(int dtype, Columns a, int64_t first, int64_t count, void *out, int threads);
     bool (*features)(int dtype, int compute, Columns a, Columns b, bool itself, void *out, int threads);
-    bool (*energies)(int dtype, const void *x, const void *y, int64_t n, int64_t m, void *rows, void *columns,
+    bool (*energies)(int dtype, const void *x, const void *y, int64_t n, int64_t m, double *rows, double *columns,
                      double *total, int threads);
     bool (*backward)(const CorrelationGrad &);
 };

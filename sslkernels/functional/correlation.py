@@ -7,11 +7,13 @@ averaged over ranks (DDP) are those of one process. The exchange is O(N*D) numbe
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, check_weights, shape_of
 from sslkernels.distributed import GroupLike, Shard, shard_of
 from sslkernels.ops.correlation import SIDES, Scaling, column_moments
+from sslkernels.ops.registry import wide
 
 STATISTICS = ("local", "global")
 
@@ -41,7 +43,8 @@ def cross_correlation_sq(
     """
     shard = check_views("cross_correlation_sq", {"a": a, "b": b}, side, group, least=1)
     _, diagonal, _, off = column_moments(a, b, "cross", centre=False, side=side, shard=shard, backend=backend)
-    return diagonal, off[0] + diagonal.square().sum()
+    total = off[0] + diagonal.square().sum()
+    return diagonal.to(wide(a.dtype)), total.to(wide(a.dtype))
 
 
 def barlow_twins(
@@ -72,7 +75,7 @@ def barlow_twins(
     Returns:
         0-dim float32 (float64 for float64 rows).
 
-    The gradient goes through means and variances; a constant column, all zeros once centred, needs ``eps > 0``.
+    The gradient goes through means and variances; a constant column, all zeros once centred, stays so.
     Cost: see `cross_correlation_sq`.
 
     >>> import torch
@@ -91,7 +94,8 @@ def barlow_twins(
     scaling = Scaling(eps, unbiased=outside, outside=outside)
     moments = column_moments(z0, z1, "cross", scaling=scaling, side=side, shard=shard, shared=shared, backend=backend)
     rows = z0.shape[0] if shard is None else shard.total
-    return (1 - moments.diagonal / rows).square().sum() + lambd * moments.off[0] / rows**2
+    loss = (1 - moments.diagonal / rows).square().sum() + lambd * moments.off[0] / rows**2
+    return loss.to(wide(z0.dtype))
 
 
 def vicreg(
@@ -133,7 +137,8 @@ def vicreg(
     rows = z0.shape[0] if shard is None else shard.total
     hinges = hinges_of(moments.squares, rows, eps).sum()
     penalties = penalties_of(moments.off, rows, z0.shape[1]).sum()
-    return sim * moments.gap / (rows * z0.shape[1]) + var * hinges / 2 + cov * penalties
+    loss = sim * moments.gap / (rows * z0.shape[1]) + var * hinges / 2 + cov * penalties
+    return loss.to(wide(z0.dtype))
 
 
 def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, backend: str | None = None) -> Tensor:
@@ -149,7 +154,7 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, bac
     eps = check_number("variance_hinge", "eps", eps, least=0)
     shard = check_views("variance_hinge", {"z": z}, None, group, least=2)
     moments = column_moments(z, None, "none", shard=shard, backend=backend)
-    return hinges_of(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0]
+    return hinges_of(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0].to(wide(z.dtype))
 
 
 def covariance_penalty(
@@ -167,13 +172,15 @@ def covariance_penalty(
     """
     shard = check_views("covariance_penalty", {"z": z}, side, group, least=2)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
-    return penalties_of(moments.off, z.shape[0] if shard is None else shard.total, z.shape[1])[0]
+    penalties = penalties_of(moments.off, z.shape[0] if shard is None else shard.total, z.shape[1])
+    return penalties[0].to(wide(z.dtype))
 
 
 def hinges_of(squares: Tensor, rows: int, eps: float) -> Tensor:
-    """One per view. In fp64, for a few D numbers: fp32 would round more columns over the hinge's edge."""
-    deviations = (squares.double() / (rows - 1) + eps).sqrt()
-    return (1 - deviations).clamp_min(0).mean(1).to(squares.dtype)
+    """One per view, in fp64: fp32 would round more columns over the hinge's edge. relu, unlike clamp, lets a NaN
+    through in the backward too.
+    """
+    return torch.relu(1 - (squares / (rows - 1) + eps).sqrt()).mean(1)
 
 
 def penalties_of(off: Tensor, rows: int, features: int) -> Tensor:

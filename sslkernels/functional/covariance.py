@@ -19,8 +19,8 @@ from sslkernels.ops.correlation import Scaling, column_moments
 from sslkernels.ops.registry import wide
 from sslkernels.ops.similarity import row_dot, unit_rows
 
-# Columns of length sqrt(N); one that is all zeros stays so. The addend's inverse has a square in fp32.
-UNIT = Scaling(1e-16, outside=True)
+# Columns of length sqrt(N), whatever their scale; one that is all zeros stays so.
+UNIT = Scaling(0.0, outside=True)
 
 
 def vcreg(
@@ -52,7 +52,8 @@ def vcreg(
     shard = check_views("vcreg", {"z": z}, side, group, least=2)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
     rows = z.shape[0] if shard is None else shard.total
-    return var * hinges_of(moments.squares, rows, eps)[0] / 2 + cov * penalties_of(moments.off, rows, z.shape[1])[0]
+    loss = var * hinges_of(moments.squares, rows, eps)[0] / 2 + cov * penalties_of(moments.off, rows, z.shape[1])[0]
+    return loss.to(wide(z.dtype))
 
 
 def vibcreg(
@@ -93,7 +94,8 @@ def vibcreg(
     moments = column_moments(z0, z1, "each", scaling=UNIT, side=side, shard=shard, backend=backend)
     rows, features = z0.shape[0] if shard is None else shard.total, z0.shape[1]
     hinges = hinges_of(moments.squares, rows, eps).sum()
-    return sim * moments.gap / (rows * features) + var * hinges + cov * moments.off.sum() / (rows * features) ** 2
+    loss = sim * moments.gap / (rows * features) + var * hinges + cov * moments.off.sum() / (rows * features) ** 2
+    return loss.to(wide(z0.dtype))
 
 
 def frossl(
@@ -133,7 +135,8 @@ def frossl(
     )
     local, features = views[0].shape
     rows, ranks = (local, 1) if shard is None else (shard.total, shard.ranks)
-    regularization, columns = views[0].new_zeros((), dtype=wide(views[0].dtype)), []
+    sums = wide(views[0].dtype)
+    regularization, columns = views[0].new_zeros((), dtype=torch.float64), []
     for z in views:
         moments = column_moments(
             z, None, "each", centre=False, scaling=UNIT, side=side, shard=shard, backend=backend
@@ -141,10 +144,10 @@ def frossl(
         squares = moments.squares[0]
         trace = (squares > 0).sum().to(squares.dtype)  # the columns have length 1, or 0
         regularization = regularization + (moments.off[0] / rows**2 + trace).log() - 2 * trace.log()
-        columns.append(z.to(squares.dtype) * squares.clamp_min(1e-24).rsqrt())
+        columns.append(z.to(sums) * squares.clamp_min(2.0**-250).rsqrt().to(sums))  # below, fp32 has no inverse
     unit = torch.stack(columns)
     spread = (unit - unit.mean(0)).square().sum() * ranks
-    return regularization + invariance_weight * len(views) / rows * spread
+    return (regularization + invariance_weight * len(views) / rows * spread).to(sums)
 
 
 def tico(

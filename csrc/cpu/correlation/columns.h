@@ -12,11 +12,15 @@ constexpr int kSegment = 32; // rows summed in Acc before they are merged in fp6
 
 // Running mean and sum of squares of a column, or of products of two: segments merge exactly (Chan et al. 1979). A mean
 // summed in fp32 is off where columns lie far from zero; what is left about it corrects it, and the squares.
-template <class In, class Acc> struct ColumnBlock {
-    static constexpr int kWidest = 256;
-    double mean[2][kWidest] = {}, squares[2][kWidest] = {}, products[kWidest] = {}, gap = 0;
+template <class In, class Acc, int kWidest> struct ColumnBlock {
+    double mean[2][kWidest] = {}, squares[2][kWidest] = {}, products[kWidest] = {}, gap[kWidest] = {};
     int64_t seen = 0;
 
+    ColumnBlock(const Rows *views, int count, bool centre, int64_t f, int64_t width) {
+        const int64_t n = views[0].count;
+        for (int64_t first = 0; first < n; first += kSegment)
+            take(views, count, centre, first, least(kSegment, n - first), f, width);
+    }
     void take(const Rows *views, int count, bool centre, int64_t first, int64_t rows, int64_t f, int64_t width) {
         Acc middle[2][kWidest] = {}, square[2][kWidest] = {}, left[2][kWidest] = {};
         Acc product[kWidest] = {}, apart[kWidest] = {};
@@ -55,18 +59,29 @@ template <class In, class Acc> struct ColumnBlock {
             for (int v = 0; v < count; ++v)
                 squares[v][k] += double(square[v][k]) - off[v] * off[v] * double(rows) + away[v] * away[v] * weight;
             products[k] += double(product[k]) - off[0] * off[1] * double(rows) + away[0] * away[1] * weight;
-            gap += double(apart[k]);
+            gap[k] += double(apart[k]);
         }
         seen += rows;
     }
+    // Whether fp32 held the squares of column k: they are neither near the ends of its range nor what rounding leaves
+    // of a mean far larger. The bounds leave room for products with the other view. NaN does not count as held.
+    bool held(int count, int64_t k) const {
+        bool all = gap[k] < 0x1p120;
+        for (int v = 0; v < count; ++v) {
+            const double middle = mean[v][k] * 0x1p-18, floor = middle * middle + 0x1p-100;
+            all = all && squares[v][k] > floor * double(seen) && squares[v][k] < 0x1p120;
+        }
+        return all;
+    }
 };
 
+// Moments in fp64: the square of a number of 1e30 is beyond fp32, and the loss that divides by it is not.
 template <class In, class Acc>
-bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *mean, Acc *squares, Acc *products,
-                   Acc *gap, int threads) {
-    using Block = ColumnBlock<In, Acc>;
+bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *mean, double *squares, double *products,
+                   double *gap, int threads) {
+    constexpr int kWidest = 256, kAgain = 16;
     const int64_t n = views[0].count, T = threads_for(n * d * count, threads);
-    const int64_t even = round_up((d + 2 * T - 1) / (2 * T), 16), width = least(even, Block::kWidest);
+    const int64_t even = round_up((d + 2 * T - 1) / (2 * T), 16), width = least(even, kWidest);
     const int64_t blocks = (d + width - 1) / width;
     Memory memory(blocks * int64_t(sizeof(double)));
     if (!memory.data) return false;
@@ -74,23 +89,34 @@ bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *me
 #pragma omp parallel for schedule(static) num_threads(T)
     for (int64_t b = 0; b < blocks; ++b) {
         const int64_t f = b * width, w = least(width, d - f);
-        Block block;
-        for (int64_t first = 0; first < n; first += kSegment)
-            block.take(views, count, centre, first, least(kSegment, n - first), f, w);
-        for (int64_t k = 0; k < w; ++k) {
+        double apart = 0;
+        const auto write = [&](const auto &block, int64_t k, int64_t at) {
             for (int v = 0; v < count; ++v) {
                 const Acc rounded = Acc(block.mean[v][k]);
-                mean[2 * v * d + f + k] = rounded;
-                mean[(2 * v + 1) * d + f + k] = Acc(block.mean[v][k] - double(rounded));
-                squares[v * d + f + k] = Acc(block.squares[v][k]);
+                mean[2 * v * d + at] = rounded;
+                mean[(2 * v + 1) * d + at] = Acc(block.mean[v][k] - double(rounded));
+                squares[v * d + at] = block.squares[v][k];
             }
-            if (count == 2) products[f + k] = Acc(block.products[k]);
+            if (count == 2) products[at] = block.products[k], apart += block.gap[k];
+        };
+        const ColumnBlock<In, Acc, kWidest> block(views, count, centre, f, w);
+        for (int64_t from = 0; from < w; from += kAgain) {
+            const int64_t end = least(from + kAgain, w);
+            bool held = true;
+            if constexpr (sizeof(Acc) < sizeof(double))
+                for (int64_t k = from; k < end; ++k) held = held && block.held(count, k);
+            if (held) {
+                for (int64_t k = from; k < end; ++k) write(block, k, f + k);
+            } else { // a dead column, as a rule, and those beside it in a line of the cache
+                const ColumnBlock<In, double, kAgain> again(views, count, centre, f + from, end - from);
+                for (int64_t k = from; k < end; ++k) write(again, k - from, f + k);
+            }
         }
-        gaps[b] = block.gap;
+        gaps[b] = apart;
     }
     double total = 0;
     for (int64_t b = 0; b < blocks; ++b) total += gaps[b];
-    *gap = Acc(total);
+    *gap = total;
     return true;
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// dz = scale * da + own * (z - mean) + mixed * (z' - mean') + pull * (z - z'), where da is a product with the small
-// matrix: one pass over the rows, which are read and standardised once more and whose gradient is written once.
+// dz = outer * da + (own + through * sum_n da a) * a + mixed * b + pull * (z - z'), where a and b are the columns of this
+// view and of the other, and da is a product with the small matrix: one pass over the rows, which are read and
+// standardised once more and whose gradient is written once.
 //   samples    da = factor * K a: a thread takes all rows of a chunk of features, so sum_n da a is there before dz
 //   features   da = factor * b off(C)^T: a thread takes all features of a chunk of rows
 #pragma once
@@ -27,9 +28,10 @@ template <class P, class In> struct ColumnGradient {
     void finish(int v, const Acc *da, int64_t ld, int64_t from, int64_t rows, int64_t f, int64_t width) const {
         constexpr int64_t kSpan = 512;
         const Columns &z = g.views[v], &other = g.views[views() - 1 - v];
-        const Acc *own = static_cast<const Acc *>(g.own), *mixed = static_cast<const Acc *>(g.mixed);
-        const Acc *through = static_cast<const Acc *>(g.through), *scale = static_cast<const Acc *>(z.scale);
+        const Acc *outer = static_cast<const Acc *>(g.outer), *own = static_cast<const Acc *>(g.own);
+        const Acc *mixed = static_cast<const Acc *>(g.mixed), *through = static_cast<const Acc *>(g.through);
         const Acc *mean = static_cast<const Acc *>(z.mean), *other_mean = static_cast<const Acc *>(other.mean);
+        const Acc *scale = static_cast<const Acc *>(z.scale), *other_scale = static_cast<const Acc *>(other.scale);
         const Acc pull = Acc(g.pull);
         for (int64_t s = 0; s < width; s += kSpan) {
             const int64_t w = least(kSpan, width - s), at = f + s;
@@ -49,15 +51,17 @@ template <class P, class In> struct ColumnGradient {
                 Acc dz[kSpan];
                 if (!da)
                     for (int64_t k = 0; k < w; ++k) dz[k] = 0;
-                else if (scale)
-                    for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k] * scale[at + k];
+                else if (outer)
+                    for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k] * outer[v * d + at + k];
                 else
                     for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k];
                 if (own)
-                    for (int64_t k = 0; k < w; ++k) dz[k] += weight[k] * centred<Acc>(in[k], mean, d, at + k);
+                    for (int64_t k = 0; k < w; ++k)
+                        dz[k] += weight[k] * (centred<Acc>(in[k], mean, d, at + k) * scale[at + k]);
                 if (own && mixed)
                     for (int64_t k = 0; k < w; ++k)
-                        dz[k] += mixed[at + k] * centred<Acc>(there[k], other_mean, d, at + k);
+                        dz[k] += mixed[v * d + at + k] *
+                                 (centred<Acc>(there[k], other_mean, d, at + k) * other_scale[at + k]);
                 if (own && pull != 0)
                     for (int64_t k = 0; k < w; ++k) dz[k] += pull * (widen<Acc>(in[k]) - widen<Acc>(there[k]));
                 for (int64_t k = 0; k < w; ++k) out[k] = narrow<In>(dz[k]);

@@ -245,9 +245,10 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, void *out, 
     return true;
 }
 
-// Sums of x * y: of each row and column but for the diagonal, or the total of everything.
+// Sums of x * y in fp64: of each row and column but for the diagonal, or the total of everything. The square of a
+// covariance may be beyond fp32 where the mean of all of them is not.
 template <class Acc>
-bool energies_typed(const Acc *x, const Acc *y, int64_t n, int64_t m, Acc *rows, Acc *columns, double *total,
+bool energies_typed(const Acc *x, const Acc *y, int64_t n, int64_t m, double *rows, double *columns, double *total,
                     int threads) {
     if (columns) {
         Memory memory(threads * m * int64_t(sizeof(double)));
@@ -261,19 +262,18 @@ bool energies_typed(const Acc *x, const Acc *y, int64_t n, int64_t m, Acc *rows,
             double *mine = sums + t * m;
             for (int64_t k = 0; k < m; ++k) mine[k] = 0;
             for (int64_t i = n * t / T; i < n * (t + 1) / T; ++i)
-                for (int64_t k = 0; k < m; ++k) mine[k] += k == i ? 0.0 : double(x[i * m + k] * y[i * m + k]);
+                for (int64_t k = 0; k < m; ++k) mine[k] += k == i ? 0.0 : double(x[i * m + k]) * double(y[i * m + k]);
         }
         for (int64_t k = 0; k < m; ++k) {
-            double sum = 0;
-            for (int t = 0; t < used; ++t) sum += sums[t * m + k];
-            columns[k] = Acc(sum);
+            columns[k] = 0;
+            for (int t = 0; t < used; ++t) columns[k] += sums[t * m + k];
         }
     }
     if (rows) {
 #pragma omp parallel for schedule(static) num_threads(threads_for(n *m, threads))
         for (int64_t i = 0; i < n; ++i)
-            rows[i] = dot<Acc>(x + i * m, y + i * m, i < m ? i : m) +
-                      (i + 1 < m ? dot<Acc>(x + i * m + i + 1, y + i * m + i + 1, m - i - 1) : Acc(0));
+            rows[i] = dot<double>(x + i * m, y + i * m, i < m ? i : m) +
+                      (i + 1 < m ? dot<double>(x + i * m + i + 1, y + i * m + i + 1, m - i - 1) : 0.0);
     }
     if (total) {
         double sum = 0;

@@ -11,10 +11,15 @@ Backward, with g_x the gradient of x and every sum over rows in closed form, so 
 columns of b are centred. off(C) b is formed on the side that is smaller (docs/design/correlation.md):
     features   C itself, D x D
     samples    C b^T = a (b b^T): N x N matrices, and the diagonal's share taken off through ``diagonal``
+
+Squares of squares leave fp32 where rows do not: numbers per column are fp64, and so is what losses make of them.
+Kernels see columns near 1, by powers of two where the loss does not standardise them (`Units`), and coefficients that
+were multiplied out before they were rounded.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,9 +40,9 @@ def _moments_fake(z0: Tensor, z1: Tensor | None, centre: bool, backend: str) -> 
     views, d, dtype = 1 if z1 is None else 2, z0.shape[1], wide(z0.dtype)
     return (
         z0.new_empty((views, 2, d), dtype=dtype),
-        z0.new_empty((views, d), dtype=dtype),
-        z0.new_empty((d if views == 2 else 0,), dtype=dtype),
-        z0.new_empty((), dtype=dtype),
+        z0.new_empty((views, d), dtype=torch.float64),
+        z0.new_empty((d if views == 2 else 0,), dtype=torch.float64),
+        z0.new_empty((), dtype=torch.float64),
     )
 
 
@@ -80,7 +85,7 @@ def _energies(matrix: Tensor, other: Tensor, cross: bool, side: str, backend: st
 def _energies_fake(matrix: Tensor, other: Tensor, cross: bool, side: str, backend: str) -> Tensor:
     if side == "samples":
         return matrix.new_empty((1 if cross else matrix.shape[0], 1), dtype=torch.float64)
-    return matrix.new_empty((2 if cross else matrix.shape[0], matrix.shape[1]))
+    return matrix.new_empty((2 if cross else matrix.shape[0], matrix.shape[1]), dtype=torch.float64)
 
 
 def _backward(
@@ -92,6 +97,7 @@ def _backward(
     factor: Tensor | None,
     cross: bool,
     side: str,
+    outer: Tensor | None,
     own: Tensor | None,
     mixed: Tensor | None,
     pull: Tensor | None,
@@ -104,7 +110,7 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return _run(
-        "backward", backend, z0, z1, mean, scale, matrix, factor, cross, side, own, mixed, pull, through,
+        "backward", backend, z0, z1, mean, scale, matrix, factor, cross, side, outer, own, mixed, pull, through,
         dtype, first, count, need0, need1,
     )  # fmt: skip
 
@@ -118,6 +124,7 @@ def _backward_fake(
     factor: Tensor | None,
     cross: bool,
     side: str,
+    outer: Tensor | None,
     own: Tensor | None,
     mixed: Tensor | None,
     pull: Tensor | None,
@@ -154,15 +161,17 @@ correlation_energies = define(
 )
 correlation_backward = define(
     "correlation_backward(Tensor z0, Tensor? z1, Tensor? mean, Tensor? scale, Tensor? matrix, Tensor? factor,"
-    " bool cross, str side, Tensor? own, Tensor? mixed, Tensor? pull, Tensor? through, ScalarType dtype, SymInt first,"
-    " SymInt count, bool need0, bool need1, str backend) -> (Tensor, Tensor)",
+    " bool cross, str side, Tensor? outer, Tensor? own, Tensor? mixed, Tensor? pull, Tensor? through, ScalarType dtype,"
+    " SymInt first, SymInt count, bool need0, bool need1, str backend) -> (Tensor, Tensor)",
     _backward,
     _backward_fake,
 )
 
 
 class Scaling(NamedTuple):
-    """What columns are divided by: sqrt(variance + eps), or sqrt(variance) + eps where ``outside``."""
+    """What columns are divided by: sqrt(variance + eps), or sqrt(variance) + eps where ``outside``; 1 where that is 0,
+    which it is for a column of zeros alone.
+    """
 
     eps: float
     unbiased: bool = False
@@ -170,7 +179,7 @@ class Scaling(NamedTuple):
 
 
 class ColumnMoments(torch.autograd.Function):
-    """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)).
+    """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)), fp64.
 
     Of the rows of all ranks where there is a ``shard``; ``shared`` says that its ranks share means and variances.
     """
@@ -197,36 +206,48 @@ class ColumnMoments(torch.autograd.Function):
         if shard is not None and shared:
             mean, squares, products, gap = ranks.merged(mean, squares, products, gap, centre, shard)
             rows = shard.total
-        scale, through = _scale_of(squares, rows, None if eps is None else Scaling(eps, unbiased, outside))
+        scaling = None if eps is None else Scaling(eps, unbiased, outside)
+        scale, through = _scale_of(squares, rows, scaling)
         # of the rows that share statistics, and of all: sum a b, or sum a a of each view
         own_diagonal = (products * scale[0] * scale[-1])[None] if cross else squares * scale * scale
         diagonal = own_diagonal
         if shard is not None and not shared:
             diagonal, gap = summed(diagonal, shard), summed(gap, shard)
+        units = None
+        if scaling is None and energy != "none" and (side == "samples" or dtype == torch.float16):
+            units = _units_of(squares, rows, side)
+        columns = (scale if units is None else units.columns).to(mean.dtype)
+        standard = columns if units is None else units.matrix.to(mean.dtype).expand_as(columns).contiguous()
         matrix = energies = every0 = every1 = None
         off = squares.new_empty(0)
         if energy != "none":
             if shard is None:
-                matrix = correlation_matrix(z0, z1, mean, scale, cross, side, dtype, 0, z0.shape[0], backend)
+                matrix = correlation_matrix(z0, z1, mean, standard, cross, side, dtype, 0, z0.shape[0], backend)
                 energies = correlation_energies(matrix, matrix, cross, side, backend)
                 totals = energies
             elif side == "features":
-                mine = correlation_matrix(z0, z1, mean, scale, cross, side, dtype, 0, z0.shape[0], backend)
+                mine = correlation_matrix(z0, z1, mean, standard, cross, side, dtype, 0, z0.shape[0], backend)
                 matrix = summed(mine, shard)
                 totals = correlation_energies(matrix, matrix, cross, side, backend)
                 energies = totals if shared else correlation_energies(matrix, mine, cross, side, backend)
             else:
-                every0, every1 = ranks.gathered_columns(z0, z1, mean, scale, shard)
+                every0, every1 = ranks.gathered_columns(z0, z1, mean, columns, shard)
+                between = (None, None) if units is None else (torch.zeros_like(mean), standard / columns)
                 matrix = correlation_matrix(
-                    every0, every1, None, None, cross, side, dtype, shard.start, shard.rows, backend
+                    every0, every1, *between, cross, side, dtype, shard.start, shard.rows, backend
                 )
                 totals = summed(correlation_energies(matrix, matrix, cross, side, backend), shard)
             sums = totals[:1] if cross else totals  # the rows of C have the energy of its columns
-            off = sums.sum(1, dtype=torch.float64)
+            off = sums.sum(1)
+            if units is not None:
+                off = off * units.lift(cross)
             if side == "samples":  # which counts the diagonal of C too
-                off = (off - diagonal.double().square().sum(1)).clamp_min(0)
-            off = off.to(squares.dtype)
-        ctx.save_for_backward(z0, z1, mean, scale, through, own_diagonal, diagonal, matrix, energies, every0, every1)
+                off = (off - diagonal.square().sum(1)).clamp_min(0)
+        outer = scale if units is None else units.outer(cross)
+        ctx.save_for_backward(
+            z0, z1, mean, columns, scale, outer, through, None if units is None else units.columns, own_diagonal,
+            diagonal, matrix, energies, every0, every1,
+        )  # fmt: skip
         ctx.set_materialize_grads(False)  # a gap that no loss uses is not read for
         ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard, ctx.shared = cross, side, dtype, backend, shard, shared
         return squares.clone(), diagonal[0].clone() if cross else squares.new_empty(0), gap.clone(), off
@@ -234,7 +255,9 @@ class ColumnMoments(torch.autograd.Function):
     @staticmethod
     @first_derivative
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        z0, z1, mean, scale, through, own_diagonal, diagonal, matrix, energies, every0, every1 = ctx.saved_tensors
+        (
+            z0, z1, mean, columns, scale, outer, through, units, own_diagonal, diagonal, matrix, energies, every0, every1,
+        ) = ctx.saved_tensors  # fmt: skip
         cross, side, dtype, backend, shard = ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard
         need0, need1 = ctx.needs_input_grad[:2]
         pull = None if grads[2] is None else 2 * grads[2]
@@ -251,32 +274,43 @@ class ColumnMoments(torch.autograd.Function):
             g_squares, g_diagonal, g_gap, g_off = ranks.all_summed((g_squares, g_diagonal, g_gap, g_off), shard)
             pull = None if pull is None else 2 * g_gap
         # da = factor off(C) b + along b, and b is a unless they are crossed; s = sum_n da a
-        factor = None if matrix is None else (2 * g_off).expand(2).contiguous() if cross else 4 * g_off
+        factor = None if matrix is None else (2 * g_off).expand(2) if cross else 4 * g_off
         along = g_diagonal.expand(2, -1) if cross else torch.zeros_like(g_squares)
         if factor is not None and side == "samples":
             along = along - factor[:, None] * diagonal
         s = along * own_diagonal
         if factor is not None and side == "features":
             s = s + factor[:, None] * energies
-        from_rows: tuple[Tensor | None, Tensor | None] = (None, None)
+        within = None  # what of ``through`` only the kernel knows the sum for
+        if factor is not None and side == "samples":
+            # The entries of K are near 1 and its factor comes last; those of C have any size, and theirs comes first.
+            outer = outer * factor[:, None]
+            within = None if through is None or every0 is not None else through * factor[:, None]
+        from_rows: Sequence[Tensor | None] = (None, None)
         if every0 is not None:
             da = correlation_backward(
-                every0, every1, None, None, matrix, factor, cross, side, None, None, None, None,
+                every0, every1, None, None, matrix, None, cross, side, None, None, None, None, None,
                 dtype, shard.start, shard.rows, need0, need1, backend,
             )  # fmt: skip
-            from_rows, more = ranks.finished(da, (every0, every1), scale, through, shard, ctx.shared)
-            s = s if more is None else s + more
-            matrix = factor = None
-        own = 2 * g_squares
-        mixed = scale[0] * scale[1] * along[0] if cross else None
+            (outer,) = _rounded(mean.dtype, outer)
+            from_rows, sums = ranks.finished(da, (every0, every1), outer, shard)
+            if through is not None:
+                s = s + factor[:, None] * (summed(sums, shard) if ctx.shared else sums)
+            matrix = None
+        own, mixed = 2 * g_squares, scale * along if cross else None
         if not cross:
             own = own + scale * scale * along
+        own = own / (scale if units is None else units)
+        if mixed is not None and units is not None:
+            mixed = mixed / units.flip(0)
         if through is not None:
-            through = through * scale
             own = own + through * s
+        if matrix is None or side == "samples":
+            factor = None
+        outer, own, mixed, within = _rounded(mean.dtype, outer, own, mixed, within)
         dz0, dz1 = correlation_backward(
-            z0, z1, mean, scale, matrix, factor, cross, side, own, mixed, pull,
-            through if side == "samples" and matrix is not None else None,
+            z0, z1, mean, columns, matrix, None if factor is None else factor.to(mean.dtype), cross, side,
+            outer if matrix is not None else None, own, mixed, None if pull is None else pull.to(mean.dtype), within,
             dtype, 0, z0.shape[0], need0, need1, backend,
         )  # fmt: skip
         if from_rows[0] is not None:
@@ -295,7 +329,45 @@ def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tens
     if scaling.outside:
         deviation = variance.sqrt()
         # A constant column has no s either: its standard deviation has no derivative, and 0 is as good as any.
-        inverse = torch.where(deviation > 0, 1 / deviation, 0)
-        return 1 / (deviation + scaling.eps), -inverse / divisor
-    scale = torch.rsqrt(variance + scaling.eps)
+        through = torch.where(deviation == 0, 0, -1 / (divisor * deviation))
+        whole = deviation + scaling.eps
+        return torch.where(whole == 0, 1, 1 / whole), through
+    whole = (variance + scaling.eps).sqrt()
+    scale = torch.where(whole == 0, 1, 1 / whole)
     return scale, -scale / divisor
+
+
+class Units(NamedTuple):
+    """Powers of two that bring columns near 1, where a loss takes them as they are.
+
+    A small column beside a large one is nothing in K, where one unit serves all of them. Its gradient, K a, is not
+    nothing: there every column has a unit of its own.
+    """
+
+    columns: Tensor  # (V, D): as they meet the matrix in the backward
+    matrix: Tensor  # (V, 1): as the matrix is made of them
+
+    def lift(self, cross: bool) -> Tensor:
+        """What brings energies back, (1,) or (V,)."""
+        lift = self.matrix[:, 0] ** -2
+        return lift.prod(0, keepdim=True) if cross else lift * lift
+
+    def outer(self, cross: bool) -> Tensor:
+        """What brings da back and undoes the unit that dz = da / unit has, (V, D)."""
+        return (self.matrix.flip(0) if cross else self.matrix) ** -2 / self.columns
+
+
+def _units_of(squares: Tensor, rows: int, side: str) -> Units:
+    # of zeros and infinities any finite unit that fp32 holds, of NaN NaN
+    mean_squares = (squares / max(rows, 1)).clamp(2.0**-240, 2.0**240)
+    columns = torch.exp2(torch.round(-0.5 * torch.log2(mean_squares)))
+    matrix = columns.amin(1, keepdim=True)
+    return Units(columns if side == "samples" else matrix.expand_as(columns), matrix)
+
+
+def _rounded(dtype: torch.dtype, *coefficients: Tensor | None) -> Iterator[Tensor | None]:
+    """To what kernels read. Infinities become the largest number: a column of zeros times them is zeros."""
+    largest = torch.finfo(dtype).max
+    present = torch.stack([x for x in coefficients if x is not None]).clamp(-largest, largest).to(dtype).unbind()
+    given = iter(present)
+    return (None if x is None else next(given) for x in coefficients)

@@ -14,8 +14,9 @@ from sslkernels.ops.registry import wide
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     views = _views(z0, z1)
     (n, d), dtype = z0.shape, wide(z0.dtype)
-    mean, squares = torch.empty((len(views), 2, d), dtype=dtype), torch.empty((len(views), d), dtype=dtype)
-    products, gap = torch.empty(d if z1 is not None else 0, dtype=dtype), torch.empty((), dtype=dtype)
+    mean, squares = torch.empty((len(views), 2, d), dtype=dtype), torch.empty((len(views), d), dtype=torch.float64)
+    products = torch.empty(d if z1 is not None else 0, dtype=torch.float64)
+    gap = torch.empty((), dtype=torch.float64)
     if n == 0:
         return mean.zero_(), squares.zero_(), products.zero_(), gap.zero_()
     second = views[-1]
@@ -68,7 +69,7 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
             x, y = (matrix[0], matrix[1]) if cross else (matrix[view], matrix[view])
             _C.correlation_energies(code, x.data_ptr(), y.data_ptr(), n, m, 0, 0, total.data_ptr(), threads)
         return out
-    out = torch.empty((2 if cross else views, m), dtype=matrix.dtype)
+    out = torch.empty((2 if cross else views, m), dtype=torch.float64)
     for view in range(views):
         _C.correlation_energies(
             code, matrix[view].data_ptr(), other[view].data_ptr(), n, m, out[view].data_ptr(),
@@ -86,6 +87,7 @@ def backward(
     factor: Tensor | None,
     cross: bool,
     side: str,
+    outer: Tensor | None,
     own: Tensor | None,
     mixed: Tensor | None,
     pull: Tensor | None,
@@ -101,15 +103,16 @@ def backward(
     out = [torch.empty((count, d) if need else (0,), dtype=z0.dtype) for need in (need0, need1)]
     if count == 0 or not (need0 or need1):
         return out[0], out[1]
-    matrices, factors = (0, 0), (0.0, 0.0)
-    if matrix is not None and factor is not None:
+    matrices, factors = (0, 0), (1.0, 1.0)
+    if matrix is not None:
         each = _each(matrix)
         matrices = (each[1], each[0]) if cross and samples else (each[0], each[0]) if cross else each
+    if factor is not None:
         factors = (float(factor[0]), float(factor[-1]))
     _C.correlation_backward(
         CODES[z0.dtype], CODES[dtype], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
         _each(mean), _each(scale), n, d, first, count, samples, cross, matrices, factors,
-        pointer(own), pointer(mixed), pointer(through), 0.0 if pull is None else float(pull),
+        pointer(outer), pointer(own), pointer(mixed), pointer(through), 0.0 if pull is None else float(pull),
         (out[0].data_ptr() if need0 else 0, out[1].data_ptr() if need1 else 0), torch.get_num_threads(),
     )  # fmt: skip
     return out[0], out[1]

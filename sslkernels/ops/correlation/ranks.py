@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the correlation family exchanges between ranks, which hold n of N rows each.
 
-    statistics   7*D floats per rank gathered where means and variances are shared, D summed where they are each rank's
+    statistics   9*D doubles per rank gathered where means and variances are shared, D summed where they are each rank's
     features     C, D*D floats, summed over ranks in the forward; nothing in the backward
     samples      rows of a and b, N*D floats each, gathered in the forward. A rank forms
                  its n rows of the N x N matrices, and its da = K b needs no collective: rows of others are there.
@@ -28,7 +28,7 @@ def all_summed(tensors: Sequence[Tensor], shard: Shard) -> list[Tensor]:
 def merged(
     mean: Tensor, squares: Tensor, products: Tensor, gap: Tensor, centre: bool, shard: Shard
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The moments of all rows from those of each rank, in double precision."""
+    """The moments of all rows from those of each rank, in double precision: every rank has the same bits of them."""
     parts = (mean, squares, products, gap)
     mine = torch.cat([x.reshape(-1) for x in parts])[None]
     everyone = all_rows(mine, Shard(shard.group, (1,) * shard.ranks, shard.rank))
@@ -49,13 +49,13 @@ def merged(
     rounded = middle.to(mean.dtype)
     both = torch.stack([rounded, (middle - rounded).to(mean.dtype)], 1)
     # einsum may leave any strides; kernels read addresses
-    return both, *(x.to(mean.dtype).contiguous() for x in (total, across, gaps.sum(0)))
+    return both, total.contiguous(), across.contiguous(), gaps.sum(0)
 
 
 def gathered_columns(
     z0: Tensor, z1: Tensor | None, mean: Tensor, scale: Tensor, shard: Shard
 ) -> tuple[Tensor, Tensor | None]:
-    """a and b of every rank, in fp32 (fp64) as the products on the side of samples take them."""
+    """Columns of every rank, in fp32 (fp64) as the products on the side of samples take them."""
 
     def gathered(z: Tensor, view: int) -> Tensor:
         rounded, left = mean[view]
@@ -65,20 +65,12 @@ def gathered_columns(
 
 
 def finished(
-    da: Sequence[Tensor],
-    every: Sequence[Tensor | None],
-    scale: Tensor,
-    through: Tensor | None,
-    shard: Shard,
-    shared: bool,
-) -> tuple[tuple[Tensor | None, Tensor | None], Tensor | None]:
-    """scale * da for each view, and what ``s = sum da a`` takes of them where the scale depends on the rows."""
+    da: Sequence[Tensor], every: Sequence[Tensor | None], outer: Tensor, shard: Shard
+) -> tuple[list[Tensor | None], Tensor]:
+    """outer * da for each view, and the sums of da a over the rows of this rank, (V, D)."""
     mine = slice(shard.start, shard.start + shard.rows)
-    scaled = [part * scale[view] if part.numel() else None for view, part in enumerate(da)]
-    if through is None:
-        return (scaled[0], scaled[1]), None
-    sums = torch.zeros_like(scale)
+    sums = torch.zeros_like(outer)
     for view, (part, rows) in enumerate(zip(da, every, strict=True)):
         if part.numel() and rows is not None:
             sums[view] = (part * rows[mine]).sum(0)
-    return (scaled[0], scaled[1]), summed(sums, shard) if shared else sums
+    return [part * outer[view] if part.numel() else None for view, part in enumerate(da)], sums

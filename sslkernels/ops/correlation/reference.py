@@ -3,8 +3,8 @@
 
 Views are z0 (N, D) and perhaps z1. Their means are in two parts, rounded and what rounding left, (V, 2, D): columns far
 from zero would not be centred without the second. Columns a = (z - mean) * scale are rounded to ``dtype`` before
-products, as torch.mm would find them, and everything is summed in fp32 (fp64 for fp64 rows); on the side of samples
-``dtype`` is that of the sums.
+products, as torch.mm would find them, and summed in fp32 (fp64 for fp64 rows); on the side of samples ``dtype`` is that
+of the sums. Squares are summed in fp64: those of numbers that fp32 holds may be beyond it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from sslkernels.ops.registry import wide
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per view mean (V, 2, D) and sum of squares about it (V, D); sum of products (D,), or (0,); sum of (z0 - z1)^2 ().
 
-    Without ``centre`` the means are zero.
+    All but the means in fp64. Without ``centre`` the means are zero.
     """
-    views = [_wide(z) for z in (z0, z1) if z is not None]
-    means = [_mean(z) if centre else z.new_zeros(2, z.shape[1]) for z in views]
-    centred = [_centred(z, mean) for z, mean in zip(views, means, strict=True)]
+    views = [z.double() for z in (z0, z1) if z is not None]
+    means = [z.sum(0) / max(len(z), 1) if centre else z.new_zeros(z.shape[1]) for z in views]
+    centred = [z - mean for z, mean in zip(views, means, strict=True)]
     squares = torch.stack([z.square().sum(0) for z in centred])
+    rounded = torch.stack(means).to(wide(z0.dtype))
+    pairs = torch.stack([rounded, (torch.stack(means) - rounded).to(rounded.dtype)], 1)
     if z1 is None:
-        return torch.stack(means), squares, squares.new_empty(0), squares.new_zeros(())
-    return torch.stack(means), squares, (centred[0] * centred[1]).sum(0), (views[0] - views[1]).square().sum()
+        return pairs, squares, squares.new_empty(0), squares.new_zeros(())
+    return pairs, squares, (centred[0] * centred[1]).sum(0), (views[0] - views[1]).square().sum()
 
 
 def matrix(
@@ -52,13 +54,13 @@ def matrix(
 
 
 def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
-    """samples: <K0, K1> (1, 1), or <K, K> per view (V, 1), in fp64. features: sums of matrix * other over rows, and
-    over columns where ``cross`` (2, D), or over rows per view (V, D); without the diagonal.
+    """samples: <K0, K1> (1, 1), or <K, K> per view (V, 1). features: sums of matrix * other over rows, and over columns
+    where ``cross`` (2, D), or over rows per view (V, D); without the diagonal. In fp64.
     """
     if side == "samples":
         products = matrix[:1].double() * matrix[1:].double() if cross else matrix.double().square()
         return products.sum((1, 2))[:, None]
-    products = matrix * other
+    products = matrix.double() * other.double()
     products.diagonal(dim1=1, dim2=2).zero_()
     return torch.stack([products[0].sum(1), products[0].sum(0)]) if cross else products.sum(2)
 
@@ -72,6 +74,7 @@ def backward(
     factor: Tensor | None,
     cross: bool,
     side: str,
+    outer: Tensor | None,
     own: Tensor | None,
     mixed: Tensor | None,
     pull: Tensor | None,
@@ -82,37 +85,40 @@ def backward(
     need0: bool,
     need1: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dz of each view: scale * da + own * (z - mean) + mixed * (z' - mean') + pull * (z - z'), z' the other view.
+    """dz of each view: outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), (V, D) numbers each,
+    where a are the columns of this view, b and z' those of the other and its rows.
 
     da = factor * K a (samples; K of the other view where ``cross``), or factor * off(C) applied to the other view
-    (``cross``) or to this one (features). ``through``: own + through * sum_n(da a) takes the place of own.
+    (``cross``) or to this one (features). None stands for a term that is not there, or for a factor of one.
     """
     views = [z for z in (z0, z1) if z is not None]
+    rows = slice(first, first + count)
     gradients = []
     for view, (z, needed) in enumerate(zip(views, (need0, need1), strict=False)):
         if not needed:
             gradients.append(z.new_empty(0))
             continue
-        rows = slice(first, first + count)
         dz: Tensor | float = 0.0
         weights = own[view] if own is not None else None
-        if matrix is not None and factor is not None:
+        if matrix is not None:
             columns = _columns(z0, z1, mean, scale, dtype)
             if side == "samples":
-                da = factor[view] * (matrix[1 - view if cross else view] @ columns[view])
+                weighted = matrix[1 - view if cross else view]
+                da = (weighted if factor is None else factor[view] * weighted) @ columns[view]
             else:
                 off = matrix[0 if cross else view].clone()
                 off.fill_diagonal_(0)
-                da = factor[view] * (columns[1 - view if cross else view] @ (off if view else off.T))
+                off = off if factor is None else factor[view] * off
+                da = columns[1 - view if cross else view] @ (off if view else off.T)
                 da = da[rows]
-            dz = da if scale is None else da * scale[view]
+            dz = da if outer is None else da * outer[view]
             if through is not None and weights is not None:
                 weights = weights + through[view] * (da * columns[view][rows]).sum(0)
-        if weights is not None and mean is not None:
-            centred = [_centred(_wide(x)[rows], middle) for x, middle in zip(views, mean, strict=True)]
-            dz = dz + weights * centred[view]
+        if weights is not None:
+            exact = [a[rows] for a in _columns(z0, z1, mean, scale, wide(z0.dtype))]
+            dz = dz + weights * exact[view]
             if mixed is not None:
-                dz = dz + mixed * centred[1 - view]
+                dz = dz + mixed[view] * exact[1 - view]
             if len(views) == 2 and pull is not None:
                 dz = dz + pull * (_wide(z) - _wide(views[1 - view]))[rows]
         assert isinstance(dz, Tensor)
@@ -129,11 +135,6 @@ def _columns(
     if scale is not None:
         columns = [z * factor for z, factor in zip(columns, scale, strict=True)]
     return [a.to(dtype).to(a.dtype) for a in columns]
-
-
-def _mean(z: Tensor) -> Tensor:
-    rounded = z.sum(0) / max(len(z), 1)
-    return torch.stack([rounded, (z - rounded).sum(0) / max(len(z), 1)])
 
 
 def _centred(z: Tensor, mean: Tensor) -> Tensor:
