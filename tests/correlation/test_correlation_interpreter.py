@@ -48,8 +48,9 @@ else:
         monkeypatch.setattr(triton, "SAMPLE_ENERGIES", (256, 4))
         monkeypatch.setattr(triton, "FEATURE_ENERGIES", (32, 64, 4))
         monkeypatch.setattr(triton, "_processors", lambda _: getattr(request, "param", BUSY))
-        plain = triton._floats
-        monkeypatch.setattr(triton, "_floats", lambda *arguments: plain(*arguments).fill_(torch.nan))
+        for name in ("_floats", "_doubles"):
+            plain = getattr(triton, name)
+            monkeypatch.setattr(triton, name, lambda *arguments, plain=plain: plain(*arguments).fill_(torch.nan))
 
     # --- the losses in float64, as their papers' code has them ------------------------------------------------------
 
@@ -296,7 +297,7 @@ else:
         factor = torch.tensor([0.5, -2.0])
         for cross in (True, False):
             got = triton.backward(
-                a, b, None, None, k, factor, cross, "samples", None, None, None, None, torch.float32, first, count,
+                a, b, None, None, k, factor, cross, "samples", None, None, None, None, None, torch.float32, first, count,
                 True, True,
             )  # fmt: skip
             for view in (0, 1):

@@ -16,7 +16,11 @@ INTEGERS = {
     "z0_stride", "z1_stride", "left_stride", "right_stride", "source_stride", "z_stride", "other_stride",
 }  # fmt: skip
 FLOATS: set[str] = set()
-POINTERS: dict[str, str] = {}
+POINTERS = dict.fromkeys(
+    ("squares", "products", "gaps", "part_means", "part_squares", "part_products", "part_gaps", "row_parts",
+     "column_parts"),
+    "fp64",
+)  # fmt: skip
 INDIVISIBLE: set[str] = set()
 DTYPES = {"fp32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
 # How rows are stored and multiplied. On the side of samples that is in float32; else autocast makes the two differ.
@@ -79,15 +83,16 @@ def matrix(
 # Side, whether the matrix is transposed, and which arguments are None: VICReg and Barlow Twins on samples, each view
 # of Barlow Twins on features, VICReg there, and what a rank asks for.
 BACKWARDS: dict[str, tuple[bool, bool, tuple[str, ...]]] = {
-    "each": (True, False, ("mixed", "sums")),
-    "through": (True, False, ()),
+    "each": (True, False, ("factor", "mixed", "sums")),
+    "through": (True, False, ("factor",)),
     "features": (False, True, ("sums",)),
     "second": (False, False, ("sums",)),
     "each features": (False, False, ("mixed", "sums")),
-    "alone": (True, False, ("other", "other_mean", "mixed", "pull", "sums")),
+    "alone": (True, False, ("factor", "other", "other_mean", "other_scale", "mixed", "pull", "sums")),
     "ranks": (
         True, False,
-        ("source_mean", "source_scale", "other", "mean", "other_mean", "scale", "own", "mixed", "pull", "sums"),
+        ("source_mean", "source_scale", "factor", "other", "mean", "other_mean", "scale", "other_scale", "outer", "own",
+         "mixed", "pull", "sums"),
     ),
 }  # fmt: skip
 
@@ -109,7 +114,7 @@ def moments(stored: str) -> Iterator[Any]:
     for views in (1, 2):
         absent = {"z1": None, "products": None, "gaps": None} if views == 1 else {}
         yield (
-            f"moments {stored} views={views}", kernels.moments_kernel, rows,
+            f"moments {stored} views={views}", kernels.moments_kernel, {**rows, "means": "fp64"},
             {"CENTRE": True, "WHOLE": False, "BLOCK_N": block_n, "BLOCK_D": block_d, **absent}, {"num_warps": warps},
         )  # fmt: skip
         absent |= {"part_products": None, "part_gaps": None} if views == 1 else {}
@@ -123,5 +128,5 @@ def finish(stored: str, everything: bool) -> Iterator[Any]:
     rows, (size, warps) = dict.fromkeys(("z", "other", "dz"), stored), launcher.FINISH
     for block_d in (16, 256) if everything else (256,):
         for da in (True, False):
-            constants = {"BLOCK_N": size // block_d, "BLOCK_D": block_d, **({} if da else {"da": None, "scale": None})}
+            constants = {"BLOCK_N": size // block_d, "BLOCK_D": block_d, **({} if da else {"da": None, "outer": None})}
             yield f"finish {stored} D={block_d} da={da}", kernels.finish_kernel, rows, constants, {"num_warps": warps}

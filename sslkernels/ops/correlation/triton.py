@@ -64,17 +64,18 @@ class View(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What dz of ``view`` has beside da; ``other`` where it has any of the other view."""
+    """What dz of ``view`` is made of, but for da; ``other`` where it has any of the other view."""
 
     view: View
     other: View | None
+    outer: Tensor | None
     own: Tensor | None
     mixed: Tensor | None
     pull: Tensor | None
 
     def arguments(self) -> tuple[Tensor | None, ...]:
-        z, other_mean = (None, None) if self.other is None else (self.other.z, self.other.mean)
-        return self.view.z, z, self.view.mean, other_mean, self.view.scale, self.own, self.mixed, self.pull
+        pairs = zip(self.view, (None, None, None) if self.other is None else self.other, strict=True)
+        return *(x for pair in pairs for x in pair), self.outer, self.own, self.mixed, self.pull
 
     def strides(self) -> tuple[int, int]:
         return self.view.z.stride(0), 0 if self.other is None else self.other.z.stride(0)
@@ -87,8 +88,8 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     z0, z1 = rows_of(z0), None if z1 is None else rows_of(z1)
     (n, d), views = z0.shape, 1 if z1 is None else 2
     block_n, block_d, warps = MOMENTS
-    means, squares = _floats(z0, views, 2, d), _floats(z0, views, d)
-    products, gaps = (None, None) if z1 is None else (_floats(z0, d), _floats(z0, d))
+    means, squares = _floats(z0, views, 2, d), _doubles(z0, views, d)
+    products, gaps = (None, None) if z1 is None else (_doubles(z0, d), _doubles(z0, d))
     if n == 0 or d == 0:  # a rank may hold no row
         for x in (means, squares, products, gaps):
             if x is not None:
@@ -101,7 +102,7 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
         split: tuple[Tensor | None, ...] = whole
         if parts > 1:  # means of parts have no remainder
             shapes = (squares, squares, products, gaps)
-            split = tuple(None if x is None else _floats(z0, parts, *x.shape) for x in shapes)
+            split = tuple(None if x is None else _doubles(z0, parts, *x.shape) for x in shapes)
         with torch.cuda.device_of(z0):
             kernels.moments_kernel[(parts * column_blocks,)](
                 z0, z1, *split, n, d, z0.stride(0), 0 if z1 is None else z1.stride(0), span, column_blocks,
@@ -112,7 +113,7 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
                     z0, z1, *split, *whole, n, d, span, parts, CENTRE=centre, BLOCK=128, num_warps=4
                 )
     if products is None or gaps is None:
-        return means, squares, _floats(z0, 0), _floats(z0).zero_()
+        return means, squares, _doubles(z0, 0), _doubles(z0).zero_()
     return means, squares, products, gaps.sum()
 
 
@@ -159,8 +160,8 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
         return parts.sum(1, keepdim=True, dtype=torch.float64)
     block_n, block_m, warps = FEATURE_ENERGIES
     row_blocks, column_blocks = triton.cdiv(width, block_n), triton.cdiv(width, block_m)
-    row_parts = _floats(matrix, views, column_blocks, width)
-    column_parts = _floats(matrix, views, row_blocks, width) if cross else None
+    row_parts = _doubles(matrix, views, column_blocks, width)
+    column_parts = _doubles(matrix, views, row_blocks, width) if cross else None
     if width:
         with torch.cuda.device_of(matrix):
             kernels.feature_energies_kernel[(row_blocks * column_blocks, views)](
@@ -180,6 +181,7 @@ def backward(
     factor: Tensor | None,
     cross: bool,
     side: str,
+    outer: Tensor | None,
     own: Tensor | None,
     mixed: Tensor | None,
     pull: Tensor | None,
@@ -205,19 +207,18 @@ def backward(
         terms = Terms(
             views[view].rows(first, count),
             views[1 - view].rows(first, count) if z1 is not None and (mixed is not None or pull is not None) else None,
-            None if own is None else own[view].contiguous(),
-            None if mixed is None else mixed.contiguous(),
+            *(None if x is None else x[view].contiguous() for x in (outer, own, mixed)),
             None if z1 is None else pull,
         )
         with torch.cuda.device_of(z0):
-            if matrix is None or factor is None:
+            if matrix is None:
                 _finish(None, terms, dz)
                 continue
             if side == "samples":
                 source, index = views[view], 1 - view if cross else view
             else:
                 source, index = (views[1 - view] if cross else views[view]).rows(first, count), 0 if cross else view
-            product = (source, matrix[index], None if unit is None else unit[index], factor[view])
+            product = (source, matrix[index], *(None if x is None else x[at] for x, at in ((unit, index), (factor, view))))
             transposed = cross and view == 0
             if through is None or terms.own is None:
                 _product(*product, terms, dz, None, side == "samples", transposed, first, dtype)
@@ -257,7 +258,7 @@ def _product(
     source: View,
     matrix: Tensor,
     unit: Tensor | None,
-    factor: Tensor,
+    factor: Tensor | None,
     terms: Terms,
     out: Tensor,
     sums: Tensor | None,
@@ -330,3 +331,7 @@ def _processors(x: Tensor) -> int:
 
 def _floats(like: Tensor, *shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=like.device)
+
+
+def _doubles(like: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float64, device=like.device)

@@ -98,24 +98,39 @@ def _pivot(z, features, d, CENTRE: tl.constexpr):
 
 @triton.jit
 def _store_mean(to, mean, pivot, features, d):
-    """pivot + mean as two numbers: rounded, and what rounding left of it (Knuth's exact sum)."""
-    rounded = pivot + mean
-    added = rounded - pivot
-    left = (pivot - (rounded - added)) + (mean - added)
+    """pivot + mean as two numbers: rounded, and what rounding left of it."""
+    whole = pivot.to(tl.float64) + mean
+    rounded = whole.to(tl.float32)
     tl.store(to + features, rounded, mask=features < d)
-    tl.store(to + d + features, left, mask=features < d)
+    tl.store(to + d + features, (whole - rounded.to(tl.float64)).to(tl.float32), mask=features < d)
+
+
+@triton.jit
+def _unit(largest):
+    """The power of two below ``largest``, such that it and its inverse are ordinary float32 numbers. What is divided by
+    it has squares, of which sums fit.
+    """
+    exponent = (largest.to(tl.int32, bitcast=True) >> 23) & 255
+    exponent = tl.where(exponent == 255, 127, tl.minimum(tl.maximum(exponent, 1), 253))  # infinite: as it is
+    return (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _apart(z, pivot, rows, features, n, d, stride, count, CENTRE: tl.constexpr):
-    """A block of rows: itself, its mean relative to the pivot, and what it has about its mean."""
+    """A block of rows: itself, its mean relative to the pivot, what it has about its mean, and the unit of that."""
     part = _load_rows(z, rows, features, n, d, stride)
     moved = tl.where(rows[:, None] < n, part - pivot[None, :], 0.0)
     mean = tl.zeros(pivot.shape, tl.float32)
     if CENTRE:
-        mean += tl.sum(moved, 0) / count
+        mean += tl.sum(moved, 0) / tl.cast(count, tl.float32)
         moved = tl.where(rows[:, None] < n, moved - mean[None, :], 0.0)
-    return part, mean, moved
+    unit = _unit(tl.max(tl.abs(moved), 0))
+    return part, mean, moved * (1.0 / unit)[None, :], unit.to(tl.float64)
+
+
+@triton.jit
+def _sum_of(a, b, unit_a, unit_b):
+    return tl.sum(a * b, 0).to(tl.float64) * (unit_a * unit_b)
 
 
 @triton.jit(do_not_specialize=["n", "span", "column_blocks"])
@@ -123,41 +138,43 @@ def moments_kernel(
     z0, z1, means, squares, products, gaps, n, d, z0_stride, z1_stride, span, column_blocks,
     CENTRE: tl.constexpr, WHOLE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Of ``span`` rows each: means and squares (parts, V, D); with z1 products and gaps (parts, D).
+    """Of ``span`` rows each: means and squares (parts, V, D); with z1 products and gaps (parts, D). In float64.
 
     A block of rows has its sums about its own mean and joins those before it by Chan's formula, so that nothing cancels
-    where the mean is large: N*mean^2 never appears. WHOLE: ``span`` is all, and means are (V, 2, D); else they stay
-    relative to the pivot.
+    where the mean is large: N*mean^2 never appears. WHOLE: ``span`` is all, and means are (V, 2, D) in float32; else
+    they stay relative to the pivot.
     """
     part = (tl.program_id(0) // column_blocks).to(tl.int64)
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     begin = (part * span).to(tl.int32)
     end = tl.minimum(begin + span, n)
     pivot0 = _pivot(z0, features, d, CENTRE)
-    mean0 = tl.zeros((BLOCK_D,), tl.float32)
-    squares0 = tl.zeros((BLOCK_D,), tl.float32)
+    mean0 = tl.zeros((BLOCK_D,), tl.float64)
+    squares0 = tl.zeros((BLOCK_D,), tl.float64)
     if z1 is not None:
         pivot1 = _pivot(z1, features, d, CENTRE)
-        mean1 = tl.zeros((BLOCK_D,), tl.float32)
-        squares1 = tl.zeros((BLOCK_D,), tl.float32)
-        product = tl.zeros((BLOCK_D,), tl.float32)
-        gap = tl.zeros((BLOCK_D,), tl.float32)
+        mean1 = tl.zeros((BLOCK_D,), tl.float64)
+        squares1 = tl.zeros((BLOCK_D,), tl.float64)
+        product = tl.zeros((BLOCK_D,), tl.float64)
+        gap = tl.zeros((BLOCK_D,), tl.float64)
     for start in range(begin, end, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
-        before = tl.cast(start - begin, tl.float32)
-        count = tl.cast(tl.minimum(end - start, BLOCK_N), tl.float32)
+        before = tl.cast(start - begin, tl.float64)
+        count = tl.cast(tl.minimum(end - start, BLOCK_N), tl.float64)
         share = count / (before + count)
-        part0, block_mean0, apart0 = _apart(z0, pivot0, rows, features, n, d, z0_stride, count, CENTRE)
-        away0 = block_mean0 - mean0
+        part0, block_mean0, apart0, unit0 = _apart(z0, pivot0, rows, features, n, d, z0_stride, count, CENTRE)
+        away0 = block_mean0.to(tl.float64) - mean0
         mean0 += away0 * share
-        squares0 += tl.sum(apart0 * apart0, 0) + away0 * away0 * (before * share)
+        squares0 += _sum_of(apart0, apart0, unit0, unit0) + away0 * away0 * (before * share)
         if z1 is not None:
-            part1, block_mean1, apart1 = _apart(z1, pivot1, rows, features, n, d, z1_stride, count, CENTRE)
-            away1 = block_mean1 - mean1
+            part1, block_mean1, apart1, unit1 = _apart(z1, pivot1, rows, features, n, d, z1_stride, count, CENTRE)
+            away1 = block_mean1.to(tl.float64) - mean1
             mean1 += away1 * share
-            squares1 += tl.sum(apart1 * apart1, 0) + away1 * away1 * (before * share)
-            product += tl.sum(apart0 * apart1, 0) + away0 * away1 * (before * share)
-            gap += tl.sum((part0 - part1) * (part0 - part1), 0)
+            squares1 += _sum_of(apart1, apart1, unit1, unit1) + away1 * away1 * (before * share)
+            product += _sum_of(apart0, apart1, unit0, unit1) + away0 * away1 * (before * share)
+            between = _unit(tl.max(tl.abs(part0 - part1), 0))
+            shrunk = (part0 - part1) * (1.0 / between)[None, :]
+            gap += _sum_of(shrunk, shrunk, between.to(tl.float64), between.to(tl.float64))
     inside = features < d
     if WHOLE:
         _store_mean(means, mean0, pivot0, features, d)
@@ -185,16 +202,16 @@ def merge_kernel(
     """The moments of all rows from those of ``parts`` spans of them, joined in order."""
     features = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = features < d
-    mean0 = tl.zeros((BLOCK,), tl.float32)
-    squares0 = tl.zeros((BLOCK,), tl.float32)
+    mean0 = tl.zeros((BLOCK,), tl.float64)
+    squares0 = tl.zeros((BLOCK,), tl.float64)
     if z1 is not None:
-        mean1 = tl.zeros((BLOCK,), tl.float32)
-        squares1 = tl.zeros((BLOCK,), tl.float32)
-        product = tl.zeros((BLOCK,), tl.float32)
-        gap = tl.zeros((BLOCK,), tl.float32)
+        mean1 = tl.zeros((BLOCK,), tl.float64)
+        squares1 = tl.zeros((BLOCK,), tl.float64)
+        product = tl.zeros((BLOCK,), tl.float64)
+        gap = tl.zeros((BLOCK,), tl.float64)
     for part in range(parts):
-        before = tl.cast(part * span, tl.float32)
-        count = tl.cast(tl.minimum(n - part * span, span), tl.float32)
+        before = tl.cast(part * span, tl.float64)
+        count = tl.cast(tl.minimum(n - part * span, span), tl.float64)
         share = count / (before + count)
         state = tl.cast(part, tl.int64) * d + features
         if z1 is not None:
@@ -286,7 +303,8 @@ def feature_energies_kernel(
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Sums of matrix * other off the diagonal, a tile each: along rows (V, column_blocks, D), and along columns
-    (V, row_blocks, D) unless ``column_parts`` is None.
+    (V, row_blocks, D) unless ``column_parts`` is None. In float64: entries are multiplied as parts of the tile's
+    largest, since covariances, and their sums over rows, may have any size.
     """
     row_block = tl.program_id(0) // column_blocks
     column_block = tl.program_id(0) % column_blocks
@@ -295,24 +313,32 @@ def feature_energies_kernel(
     columns = column_block * BLOCK_M + tl.arange(0, BLOCK_M)
     a = _load_off_diagonal(matrix + view * d * d, 1.0, rows, columns, d, d, 0, tl.float32)
     b = _load_off_diagonal(other + view * d * d, 1.0, rows, columns, d, d, 0, tl.float32)
-    products = a * b
-    tl.store(row_parts + (view * column_blocks + column_block) * d + rows, tl.sum(products, 1), mask=rows < d)
+    unit_a, unit_b = _unit(tl.max(tl.abs(a))), _unit(tl.max(tl.abs(b)))
+    products = (a * (1.0 / unit_a)) * (b * (1.0 / unit_b))
+    lift = unit_a.to(tl.float64) * unit_b.to(tl.float64)
+    along_rows = tl.sum(products, 1).to(tl.float64) * lift
+    tl.store(row_parts + (view * column_blocks + column_block) * d + rows, along_rows, mask=rows < d)
     if column_parts is not None:
-        tl.store(column_parts + (view * row_blocks + row_block) * d + columns, tl.sum(products, 0), mask=columns < d)
+        along_columns = tl.sum(products, 0).to(tl.float64) * lift
+        tl.store(column_parts + (view * row_blocks + row_block) * d + columns, along_columns, mask=columns < d)
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _add_terms(total, z, other, mean, other_mean, own, mixed, pull, rows, features, n, d, z_stride, other_stride):
-    """total + own (z - mean) + mixed (z' - mean') + pull (z - z'); what is None is left out."""
+def _add_terms(
+    total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride, other_stride
+):  # fmt: skip
+    """total + own a + mixed b + pull (z - z'), a and b the columns of this view and of the other; what is None is left
+    out.
+    """
     if own is not None:
-        mine = _load_centred(z, mean, rows, features, n, d, z_stride)
+        mine = _load_centred(z, mean, rows, features, n, d, z_stride) * _load_features(scale, features, d)
         total += _load_features(own, features, d) * mine
         if mixed is not None:
             theirs = _load_centred(other, other_mean, rows, features, n, d, other_stride)
-            total += _load_features(mixed, features, d) * theirs
+            total += _load_features(mixed, features, d) * (theirs * _load_features(other_scale, features, d))
         if pull is not None:
             gap = _load_rows(z, rows, features, n, d, z_stride) - _load_rows(other, rows, features, n, d, other_stride)
             total += tl.load(pull) * gap
@@ -322,13 +348,13 @@ def _add_terms(total, z, other, mean, other_mean, own, mixed, pull, rows, featur
 @triton.jit(do_not_specialize=["n", "first"])
 def backward_kernel(
     source, source_mean, source_scale, matrix, unit, factor,
-    z, other, mean, other_mean, scale, own, mixed, pull, out, sums,
+    z, other, mean, other_mean, scale, other_scale, outer, own, mixed, pull, out, sums,
     n, d, depth, first, source_stride, z_stride, other_stride,
     SAMPLES: tl.constexpr, TRANSPOSED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A tile of da = factor K a (SAMPLES) or factor a off(C) (TRANSPOSED: off(C)^T), a the columns of ``source``; then
-    of dz = scale da + the terms of `_add_terms`.
+    of dz = outer da + the terms of `_add_terms`. None for ``factor`` or ``outer`` is one.
 
     ``sums``: where given, ``out`` is da in float32, and sums of da a over a block of rows go here, (row blocks, D): dz
     needs those over all rows, which no program has yet. finish_kernel takes it from there.
@@ -365,35 +391,38 @@ def backward_kernel(
         a = _load_columns(z, mean, scale, rows, features, n, d, z_stride, DTYPE).to(tl.float32)
         diagonal = tl.load(matrix + rows.to(tl.int64) * (depth + 1) + first, mask=rows < n, other=0.0)
         total += diagonal[:, None] * a
-    total *= tl.load(factor)
+    if factor is not None:
+        total *= tl.load(factor)
     inside = (rows[:, None] < n) & (features[None, :] < d)
     if sums is not None:
         tl.store(sums + row_block.to(tl.int64) * d + features, tl.sum(total * a, 0), mask=features < d)
     else:
-        if scale is not None:
-            total *= _load_features(scale, features, d)
+        if outer is not None:
+            total *= _load_features(outer, features, d)
         total = _add_terms(
-            total, z, other, mean, other_mean, own, mixed, pull, rows, features, n, d, z_stride, other_stride
-        )
+            total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride,
+            other_stride,
+        )  # fmt: skip
     tl.store(_pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n"])
 def finish_kernel(
-    da, z, other, mean, other_mean, scale, own, mixed, pull, dz, n, d, z_stride, other_stride,
+    da, z, other, mean, other_mean, scale, other_scale, outer, own, mixed, pull, dz, n, d, z_stride, other_stride,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """dz = scale da + the terms of `_add_terms`. ``da``: float32, or None for none; it may be ``dz`` itself."""
+    """dz = outer da + the terms of `_add_terms`. ``da``: float32, or None for none; it may be ``dz`` itself."""
     column_blocks = tl.cdiv(d, BLOCK_D)
     rows = (tl.program_id(0) // column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     if da is not None:
         total = _load_rows(da, rows, features, n, d, d)
-        if scale is not None:
-            total *= _load_features(scale, features, d)
+        if outer is not None:
+            total *= _load_features(outer, features, d)
     total = _add_terms(
-        total, z, other, mean, other_mean, own, mixed, pull, rows, features, n, d, z_stride, other_stride
-    )
+        total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride,
+        other_stride,
+    )  # fmt: skip
     inside = (rows[:, None] < n) & (features[None, :] < d)
     tl.store(_pairs(dz, rows, features, d), total.to(dz.dtype.element_ty), mask=inside)
