@@ -94,9 +94,8 @@ static void add_correlation(py::module_ &module) {
     using Pair = std::array<Address, 2>;
     module.def("correlation_backward", [](int dtype, int compute, Pair z, std::array<int64_t, 2> strides, Pair mean,
                                           Pair scale, int64_t n, int64_t d, int64_t first, int64_t count, bool samples,
-                                          bool cross, Pair matrix, std::array<double, 2> factor, Address outer,
-                                          Address own, Address mixed, Address through, double pull, Pair out,
-                                          int threads) {
+                                          bool cross, Pair matrix, Address outer, Address own, Address mixed,
+                                          Address through, double pull, Pair out, int threads) {
         const CorrelationGrad grad{dtype,
                                    compute,
                                    {columns_at(z[0], strides[0], n, d, mean[0], scale[0]),
@@ -106,7 +105,6 @@ static void add_correlation(py::module_ &module) {
                                    samples,
                                    cross,
                                    {at(matrix[0]), at(matrix[1])},
-                                   {factor[0], factor[1]},
                                    at(outer),
                                    at(own),
                                    at(mixed),

@@ -162,8 +162,7 @@ def correlation_samples(backend: str, dtype: torch.dtype) -> dict[str, list[tupl
     z0, z1 = torch.randn(5, 4).to(dtype), torch.randn(5, 4).to(dtype)
     mean, scale, own = torch.randn(3, 2, 4, dtype=wide).unbind()
     means = torch.stack([mean, 1e-8 * mean], 1)
-    gram, c, factor, pull = torch.randn(2, 5, 5, dtype=wide), torch.randn(1, 4, 4, dtype=wide), scale[0, :2], own[0, 0]
-    factor, pull = factor.clone(), pull.clone()
+    gram, c, pull = torch.randn(2, 5, 5, dtype=wide), torch.randn(1, 4, 4, dtype=wide), own[0, 0].clone()
     return {
         "correlation_moments": [(z0, z1, True, backend), (z0, None, True, backend), (z0, z1, False, backend)],
         "correlation_matrix": [
@@ -179,15 +178,15 @@ def correlation_samples(backend: str, dtype: torch.dtype) -> dict[str, list[tupl
             (c, c, False, "features", backend),
         ],
         "correlation_backward": [
-            (z0, z1, means, scale, gram, None, True, "samples", own, own, mean, pull, scale, wide, 0, 5, True, True,
+            (z0, z1, means, scale, gram, True, "samples", own, own, mean, pull, scale, wide, 0, 5, True, True,
              backend),
-            (z0, z1, means, scale, c, factor, True, "features", own, own, mean, pull, None, dtype, 0, 5, True, False,
+            (z0, z1, means, scale, c, True, "features", own, own, mean, pull, None, dtype, 0, 5, True, False,
              backend),
-            (z0, None, means[:1], scale[:1], c, factor[:1], False, "features", own[:1], own[:1], None, pull, None,
+            (z0, None, means[:1], scale[:1], c, False, "features", own[:1], own[:1], None, pull, None,
              dtype, 0, 5, True, False, backend),
-            (z0, z1, means, scale, None, None, False, "samples", None, own, None, pull, None, wide, 0, 5, False, True,
+            (z0, z1, means, scale, None, False, "samples", None, own, None, pull, None, wide, 0, 5, False, True,
              backend),
-            (z0, z1, None, None, gram[:, :3], factor, True, "samples", None, None, None, None, None, wide, 1, 3, True,
+            (z0, z1, None, None, gram[:, :3], True, "samples", None, None, None, None, None, wide, 1, 3, True,
              True, backend),
         ],
     }  # fmt: skip

@@ -58,8 +58,7 @@ struct CorrelationGrad { // dz = outer * da + (own + through * sum of da a) * a 
     Columns views[2];     // of one view the second is without data
     int64_t first, count; // rows that receive a gradient
     bool samples, cross;
-    const void *matrix[2]; // per view: K, N x N of `samples`, with da = factor * K a; or C, D x D; or null: no da
-    double factor[2];
+    const void *matrix[2]; // per view: K, N x N of `samples`, with da = K a; or C, D x D; or null: no da
     const void *outer, *own, *mixed, *through; // (views, d) each, or null: dz = da without the first
     double pull;
     void *out[2]; // null where not wanted

@@ -83,15 +83,15 @@ def matrix(
 # Side, whether the matrix is transposed, and which arguments are None: VICReg and Barlow Twins on samples, each view
 # of Barlow Twins on features, VICReg there, and what a rank asks for.
 BACKWARDS: dict[str, tuple[bool, bool, tuple[str, ...]]] = {
-    "each": (True, False, ("factor", "mixed", "sums")),
-    "through": (True, False, ("factor",)),
+    "each": (True, False, ("mixed", "sums")),
+    "through": (True, False, ()),
     "features": (False, True, ("sums",)),
     "second": (False, False, ("sums",)),
     "each features": (False, False, ("mixed", "sums")),
-    "alone": (True, False, ("factor", "other", "other_mean", "other_scale", "mixed", "pull", "sums")),
+    "alone": (True, False, ("other", "other_mean", "other_scale", "mixed", "pull", "sums")),
     "ranks": (
         True, False,
-        ("source_mean", "source_scale", "factor", "other", "mean", "other_mean", "scale", "other_scale", "outer", "own",
+        ("source_mean", "source_scale", "other", "mean", "other_mean", "scale", "other_scale", "outer", "own",
          "mixed", "pull", "sums"),
     ),
 }  # fmt: skip

@@ -2,8 +2,8 @@
 // dz = outer * da + (own + through * sum_n da a) * a + mixed * b + pull * (z - z'), where a and b are the columns of this
 // view and of the other, and da is a product with the small matrix: one pass over the rows, which are read and
 // standardised once more and whose gradient is written once.
-//   samples    da = factor * K a: a thread takes all rows of a chunk of features, so sum_n da a is there before dz
-//   features   da = factor * b off(C)^T: a thread takes all features of a chunk of rows
+//   samples    da = K a: a thread takes all rows of a chunk of features, so sum_n da a is there before dz
+//   features   da = b off(C)^T: a thread takes all features of a chunk of rows
 #pragma once
 #include "products.h"
 
@@ -72,15 +72,15 @@ template <class P, class In> struct ColumnGradient {
     // Weights (rows, steps) of K, for the left side.
     void take_rows(int v, int64_t r) const {
         Staged<P> *out = reinterpret_cast<Staged<P> *>(weights[v] + r * steps);
-        const Acc *in = static_cast<const Acc *>(g.matrix[v]) + r * n, factor = Acc(g.factor[v]);
-        for (int64_t k = 0; k < n; ++k) out[k] = narrow<Staged<P>>(Acc(factor * in[k]));
+        const Acc *in = static_cast<const Acc *>(g.matrix[v]) + r * n;
+        for (int64_t k = 0; k < n; ++k) out[k] = narrow<Staged<P>>(in[k]);
         memset(out + n, 0, (steps * P::kPack - n) * sizeof *out);
     }
     // A panel of off(C), or of its transpose, for the right side: [panel][step][NR].
     void take_panel(int v, int64_t panel) const {
         constexpr int64_t kSpan = 64; // steps: a block of them fits the first-level cache
         const bool turn = g.cross && v == 0;
-        const Acc *c = static_cast<const Acc *>(g.matrix[v]), factor = Acc(g.factor[v]);
+        const Acc *c = static_cast<const Acc *>(g.matrix[v]);
         const int64_t f = panel * NR, width = least(NR, d - f);
         Staged<P> block[kSpan * NR];
         for (int64_t k0 = 0; k0 < d; k0 += kSpan) {
@@ -88,11 +88,11 @@ template <class P, class In> struct ColumnGradient {
             if (turn)
                 for (int64_t j = 0; j < width; ++j)
                     for (int64_t k = 0; k < count; ++k)
-                        block[k * NR + j] = narrow<Staged<P>>(Acc(factor * c[(f + j) * d + k0 + k]));
+                        block[k * NR + j] = narrow<Staged<P>>(c[(f + j) * d + k0 + k]);
             else
                 for (int64_t k = 0; k < count; ++k)
                     for (int64_t j = 0; j < width; ++j)
-                        block[k * NR + j] = narrow<Staged<P>>(Acc(factor * c[(k0 + k) * d + f + j]));
+                        block[k * NR + j] = narrow<Staged<P>>(c[(k0 + k) * d + f + j]);
             for (int64_t j = f > k0 ? f : k0; j < least(f + width, k0 + count); ++j)
                 block[(j - k0) * NR + j - f] = narrow<Staged<P>>(Acc(0));
             pack_features<P, Staged<P>>({block, NR, count}, 0, count, width,

@@ -94,7 +94,6 @@ def _backward(
     mean: Tensor | None,
     scale: Tensor | None,
     matrix: Tensor | None,
-    factor: Tensor | None,
     cross: bool,
     side: str,
     outer: Tensor | None,
@@ -110,7 +109,7 @@ def _backward(
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return _run(
-        "backward", backend, z0, z1, mean, scale, matrix, factor, cross, side, outer, own, mixed, pull, through,
+        "backward", backend, z0, z1, mean, scale, matrix, cross, side, outer, own, mixed, pull, through,
         dtype, first, count, need0, need1,
     )  # fmt: skip
 
@@ -121,7 +120,6 @@ def _backward_fake(
     mean: Tensor | None,
     scale: Tensor | None,
     matrix: Tensor | None,
-    factor: Tensor | None,
     cross: bool,
     side: str,
     outer: Tensor | None,
@@ -160,7 +158,7 @@ correlation_energies = define(
     _energies_fake,
 )
 correlation_backward = define(
-    "correlation_backward(Tensor z0, Tensor? z1, Tensor? mean, Tensor? scale, Tensor? matrix, Tensor? factor,"
+    "correlation_backward(Tensor z0, Tensor? z1, Tensor? mean, Tensor? scale, Tensor? matrix,"
     " bool cross, str side, Tensor? outer, Tensor? own, Tensor? mixed, Tensor? pull, Tensor? through, ScalarType dtype,"
     " SymInt first, SymInt count, bool need0, bool need1, str backend) -> (Tensor, Tensor)",
     _backward,
@@ -214,10 +212,10 @@ class ColumnMoments(torch.autograd.Function):
         if shard is not None and not shared:
             diagonal, gap = summed(diagonal, shard), summed(gap, shard)
         units = None
-        if scaling is None and energy != "none" and (side == "samples" or dtype == torch.float16):
-            units = _units_of(squares, rows, side)
+        if scaling is None and energy != "none":
+            units = _units_of(squares, rows, side, dtype)
         columns = (scale if units is None else units.columns).to(mean.dtype)
-        standard = columns if units is None else units.matrix.to(mean.dtype).expand_as(columns).contiguous()
+        standard = columns if units is None else units.matrix.to(mean.dtype).repeat(1, columns.shape[1])
         matrix = energies = every0 = every1 = None
         off = squares.new_empty(0)
         if energy != "none":
@@ -274,28 +272,26 @@ class ColumnMoments(torch.autograd.Function):
             g_squares, g_diagonal, g_gap, g_off = ranks.all_summed((g_squares, g_diagonal, g_gap, g_off), shard)
             pull = None if pull is None else 2 * g_gap
         # da = factor off(C) b + along b, and b is a unless they are crossed; s = sum_n da a
-        factor = None if matrix is None else (2 * g_off).expand(2) if cross else 4 * g_off
+        factor = 0 if matrix is None else (2 * g_off).expand(2)[:, None] if cross else 4 * g_off[:, None]
         along = g_diagonal.expand(2, -1) if cross else torch.zeros_like(g_squares)
-        if factor is not None and side == "samples":
-            along = along - factor[:, None] * diagonal
+        within = None  # ``through``, where only the kernel knows the sum it goes with
+        if matrix is not None and side == "samples":
+            along = along - factor * diagonal
+            within = None if through is None or every0 is not None else through * factor
         s = along * own_diagonal
-        if factor is not None and side == "features":
-            s = s + factor[:, None] * energies
-        within = None  # what of ``through`` only the kernel knows the sum for
-        if factor is not None and side == "samples":
-            # The entries of K are near 1 and its factor comes last; those of C have any size, and theirs comes first.
-            outer = outer * factor[:, None]
-            within = None if through is None or every0 is not None else through * factor[:, None]
+        if matrix is not None and side == "features":
+            s = s + factor * energies
+        outer = outer * factor
         from_rows: Sequence[Tensor | None] = (None, None)
         if every0 is not None:
             da = correlation_backward(
-                every0, every1, None, None, matrix, None, cross, side, None, None, None, None, None,
+                every0, every1, None, None, matrix, cross, side, None, None, None, None, None,
                 dtype, shard.start, shard.rows, need0, need1, backend,
             )  # fmt: skip
             (outer,) = _rounded(mean.dtype, outer)
             from_rows, sums = ranks.finished(da, (every0, every1), outer, shard)
             if through is not None:
-                s = s + factor[:, None] * (summed(sums, shard) if ctx.shared else sums)
+                s = s + factor * (summed(sums, shard) if ctx.shared else sums)
             matrix = None
         own, mixed = 2 * g_squares, scale * along if cross else None
         if not cross:
@@ -305,13 +301,10 @@ class ColumnMoments(torch.autograd.Function):
             mixed = mixed / units.flip(0)
         if through is not None:
             own = own + through * s
-        if matrix is None or side == "samples":
-            factor = None
         outer, own, mixed, within = _rounded(mean.dtype, outer, own, mixed, within)
         dz0, dz1 = correlation_backward(
-            z0, z1, mean, columns, matrix, None if factor is None else factor.to(mean.dtype), cross, side,
-            outer if matrix is not None else None, own, mixed, None if pull is None else pull.to(mean.dtype), within,
-            dtype, 0, z0.shape[0], need0, need1, backend,
+            z0, z1, mean, columns, matrix, cross, side, outer if matrix is not None else None, own, mixed,
+            None if pull is None else pull.to(mean.dtype), within, dtype, 0, z0.shape[0], need0, need1, backend,
         )  # fmt: skip
         if from_rows[0] is not None:
             dz0 = (dz0 + from_rows[0]).to(z0.dtype)
@@ -341,7 +334,7 @@ class Units(NamedTuple):
     """Powers of two that bring columns near 1, where a loss takes them as they are.
 
     A small column beside a large one is nothing in K, where one unit serves all of them. Its gradient, K a, is not
-    nothing: there every column has a unit of its own.
+    nothing: there every column has a unit of its own. In C nothing drowns, and one unit leaves room on either side.
     """
 
     columns: Tensor  # (V, D): as they meet the matrix in the backward
@@ -353,16 +346,24 @@ class Units(NamedTuple):
         return lift.prod(0, keepdim=True) if cross else lift * lift
 
     def outer(self, cross: bool) -> Tensor:
-        """What brings da back and undoes the unit that dz = da / unit has, (V, D)."""
+        """What brings da back, (V, D)."""
         return (self.matrix.flip(0) if cross else self.matrix) ** -2 / self.columns
 
 
-def _units_of(squares: Tensor, rows: int, side: str) -> Units:
-    # of zeros and infinities any finite unit that fp32 holds, of NaN NaN
+def _units_of(squares: Tensor, rows: int, side: str, dtype: torch.dtype) -> Units:
+    # of zeros and infinities any unit that fp32 holds, of NaN NaN
     mean_squares = (squares / max(rows, 1)).clamp(2.0**-240, 2.0**240)
-    columns = torch.exp2(torch.round(-0.5 * torch.log2(mean_squares)))
-    matrix = columns.amin(1, keepdim=True)
-    return Units(columns if side == "samples" else matrix.expand_as(columns), matrix)
+    if side == "samples":
+        columns = _power_of_two(mean_squares**-0.5)
+        return Units(columns, columns.amin(1, keepdim=True))
+    smallest, largest = torch.aminmax(mean_squares, dim=1, keepdim=True)
+    most = 1.0 if dtype == torch.float16 else 2.0**30  # its cube, times N * D of a sum, is within the dtype
+    unit = _power_of_two(torch.minimum((smallest * largest) ** -0.25, most * largest**-0.5))
+    return Units(unit.repeat(1, squares.shape[1]), unit)
+
+
+def _power_of_two(x: Tensor) -> Tensor:
+    return torch.exp2(torch.round(torch.log2(x)))
 
 
 def _rounded(dtype: torch.dtype, *coefficients: Tensor | None) -> Iterator[Tensor | None]:

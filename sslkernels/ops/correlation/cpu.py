@@ -84,7 +84,6 @@ def backward(
     mean: Tensor | None,
     scale: Tensor | None,
     matrix: Tensor | None,
-    factor: Tensor | None,
     cross: bool,
     side: str,
     outer: Tensor | None,
@@ -103,15 +102,13 @@ def backward(
     out = [torch.empty((count, d) if need else (0,), dtype=z0.dtype) for need in (need0, need1)]
     if count == 0 or not (need0 or need1):
         return out[0], out[1]
-    matrices, factors = (0, 0), (1.0, 1.0)
+    matrices = (0, 0)
     if matrix is not None:
         each = _each(matrix)
         matrices = (each[1], each[0]) if cross and samples else (each[0], each[0]) if cross else each
-    if factor is not None:
-        factors = (float(factor[0]), float(factor[-1]))
     _C.correlation_backward(
         CODES[z0.dtype], CODES[dtype], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
-        _each(mean), _each(scale), n, d, first, count, samples, cross, matrices, factors,
+        _each(mean), _each(scale), n, d, first, count, samples, cross, matrices,
         pointer(outer), pointer(own), pointer(mixed), pointer(through), 0.0 if pull is None else float(pull),
         (out[0].data_ptr() if need0 else 0, out[1].data_ptr() if need1 else 0), torch.get_num_threads(),
     )  # fmt: skip

@@ -71,7 +71,6 @@ def backward(
     mean: Tensor | None,
     scale: Tensor | None,
     matrix: Tensor | None,
-    factor: Tensor | None,
     cross: bool,
     side: str,
     outer: Tensor | None,
@@ -88,8 +87,8 @@ def backward(
     """dz of each view: outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), (V, D) numbers each,
     where a are the columns of this view, b and z' those of the other and its rows.
 
-    da = factor * K a (samples; K of the other view where ``cross``), or factor * off(C) applied to the other view
-    (``cross``) or to this one (features). None stands for a term that is not there, or for a factor of one.
+    da = K a (samples; K of the other view where ``cross``), or off(C) applied to the other view (``cross``) or to this
+    one (features). None stands for a term that is not there; dz = da without ``outer``.
     """
     views = [z for z in (z0, z1) if z is not None]
     rows = slice(first, first + count)
@@ -103,12 +102,10 @@ def backward(
         if matrix is not None:
             columns = _columns(z0, z1, mean, scale, dtype)
             if side == "samples":
-                weighted = matrix[1 - view if cross else view]
-                da = (weighted if factor is None else factor[view] * weighted) @ columns[view]
+                da = matrix[1 - view if cross else view] @ columns[view]
             else:
                 off = matrix[0 if cross else view].clone()
                 off.fill_diagonal_(0)
-                off = off if factor is None else factor[view] * off
                 da = columns[1 - view if cross else view] @ (off if view else off.T)
                 da = da[rows]
             dz = da if outer is None else da * outer[view]

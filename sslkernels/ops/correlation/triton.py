@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The correlation family on Triton: allocate, split what would leave a device idle, launch.
 
-Nothing here waits for the device: factors are read from their pointers, and every size follows from shapes.
+Nothing here waits for the device: numbers are read from their pointers, and every size follows from shapes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TABLE: dict[str, tuple[Blocks, Blocks]] = {
 }
 # Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, numbers
 # of one of the pass that finishes a gradient; warps.
-MOMENTS = (64, 32, 4)
+MOMENTS = (64, 32, 8)
 SAMPLE_ENERGIES = (4096, 4)
 FEATURE_ENERGIES = (64, 64, 4)
 FINISH = (1024, 4)
@@ -178,7 +178,6 @@ def backward(
     mean: Tensor | None,
     scale: Tensor | None,
     matrix: Tensor | None,
-    factor: Tensor | None,
     cross: bool,
     side: str,
     outer: Tensor | None,
@@ -218,7 +217,7 @@ def backward(
                 source, index = views[view], 1 - view if cross else view
             else:
                 source, index = (views[1 - view] if cross else views[view]).rows(first, count), 0 if cross else view
-            product = (source, matrix[index], *(None if x is None else x[at] for x, at in ((unit, index), (factor, view))))
+            product = (source, matrix[index], None if unit is None else unit[index])
             transposed = cross and view == 0
             if through is None or terms.own is None:
                 _product(*product, terms, dz, None, side == "samples", transposed, first, dtype)
@@ -258,7 +257,6 @@ def _product(
     source: View,
     matrix: Tensor,
     unit: Tensor | None,
-    factor: Tensor | None,
     terms: Terms,
     out: Tensor,
     sums: Tensor | None,
@@ -270,7 +268,7 @@ def _product(
     blocks = _blocks(dtype)[1]
     n, d = out.shape
     kernels.backward_kernel[(triton.cdiv(n, blocks.n) * triton.cdiv(d, blocks.m),)](
-        *source, matrix, unit, factor, *terms.arguments(), out, sums,
+        *source, matrix, unit, *terms.arguments(), out, sums,
         n, d, matrix.shape[1], first, source.z.stride(0), *terms.strides(),
         SAMPLES=samples, TRANSPOSED=transposed and not samples, BLOCK_N=blocks.n, BLOCK_D=blocks.m,
         **_options(blocks, dtype),

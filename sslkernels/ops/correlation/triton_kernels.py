@@ -347,14 +347,14 @@ def _add_terms(
 
 @triton.jit(do_not_specialize=["n", "first"])
 def backward_kernel(
-    source, source_mean, source_scale, matrix, unit, factor,
+    source, source_mean, source_scale, matrix, unit,
     z, other, mean, other_mean, scale, other_scale, outer, own, mixed, pull, out, sums,
     n, d, depth, first, source_stride, z_stride, other_stride,
     SAMPLES: tl.constexpr, TRANSPOSED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A tile of da = factor K a (SAMPLES) or factor a off(C) (TRANSPOSED: off(C)^T), a the columns of ``source``; then
-    of dz = outer da + the terms of `_add_terms`. None for ``factor`` or ``outer`` is one.
+    """A tile of da = K a (SAMPLES) or a off(C) (TRANSPOSED: off(C)^T), a the columns of ``source``; then of dz = outer
+    da + the terms of `_add_terms`, without ``outer`` da.
 
     ``sums``: where given, ``out`` is da in float32, and sums of da a over a block of rows go here, (row blocks, D): dz
     needs those over all rows, which no program has yet. finish_kernel takes it from there.
@@ -391,8 +391,6 @@ def backward_kernel(
         a = _load_columns(z, mean, scale, rows, features, n, d, z_stride, DTYPE).to(tl.float32)
         diagonal = tl.load(matrix + rows.to(tl.int64) * (depth + 1) + first, mask=rows < n, other=0.0)
         total += diagonal[:, None] * a
-    if factor is not None:
-        total *= tl.load(factor)
     inside = (rows[:, None] < n) & (features[None, :] < d)
     if sums is not None:
         tl.store(sums + row_block.to(tl.int64) * d + features, tl.sum(total * a, 0), mask=features < d)
