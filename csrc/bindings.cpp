@@ -64,14 +64,13 @@ static void must(bool done) {
 }
 
 static void add_correlation(py::module_ &module) {
-    module.def("correlation_moments",
-               [](int dtype, Address z0, int64_t stride0, Address z1, int64_t stride1, int64_t n, int64_t d,
-                  bool centre, Address mean, Address squares, Address products, Address gap, int threads) {
-                   py::gil_scoped_release release;
-                   must(kernels().correlation->moments(dtype, {at(z0), stride0, n}, {at(z1), stride1, n}, d, centre,
-                                                       at(mean), doubles_at(squares), doubles_at(products),
-                                                       doubles_at(gap), threads));
-               });
+    module.def("correlation_moments", [](int dtype, Address z0, int64_t stride0, Address z1, int64_t stride1, int64_t n,
+                                         int64_t d, bool centre, Address mean, Address squares, Address products,
+                                         Address gap, int threads) {
+        py::gil_scoped_release release;
+        must(kernels().correlation->moments(dtype, {at(z0), stride0, n}, {at(z1), stride1, n}, d, centre, at(mean),
+                                            doubles_at(squares), doubles_at(products), doubles_at(gap), threads));
+    });
     module.def("correlation_samples", [](int dtype, Address z, int64_t stride, int64_t n, int64_t d, Address mean,
                                          Address scale, int64_t first, int64_t count, Address out, int threads) {
         py::gil_scoped_release release;
@@ -92,29 +91,29 @@ static void add_correlation(py::module_ &module) {
                                              doubles_at(total), threads));
     });
     using Pair = std::array<Address, 2>;
-    module.def("correlation_backward", [](int dtype, int compute, Pair z, std::array<int64_t, 2> strides, Pair mean,
-                                          Pair scale, int64_t n, int64_t d, int64_t first, int64_t count, bool samples,
-                                          bool cross, Pair matrix, Address outer, Address own, Address mixed,
-                                          Address through, double pull, Pair out, int threads) {
-        const CorrelationGrad grad{dtype,
-                                   compute,
-                                   {columns_at(z[0], strides[0], n, d, mean[0], scale[0]),
-                                    columns_at(z[1], strides[1], n, d, mean[1], scale[1])},
-                                   first,
-                                   count,
-                                   samples,
-                                   cross,
-                                   {at(matrix[0]), at(matrix[1])},
-                                   at(outer),
-                                   at(own),
-                                   at(mixed),
-                                   at(through),
-                                   pull,
-                                   {at(out[0]), at(out[1])},
-                                   threads};
-        py::gil_scoped_release release;
-        must(kernels().correlation->backward(grad));
-    });
+    module.def("correlation_backward",
+               [](int dtype, int compute, Pair z, std::array<int64_t, 2> strides, Pair mean, Pair scale, int64_t n,
+                  int64_t d, int64_t first, int64_t count, bool samples, bool cross, Pair matrix, Address outer,
+                  Address own, Address mixed, Address through, double pull, Pair out, int threads) {
+                   const CorrelationGrad grad{dtype,
+                                              compute,
+                                              {columns_at(z[0], strides[0], n, d, mean[0], scale[0]),
+                                               columns_at(z[1], strides[1], n, d, mean[1], scale[1])},
+                                              first,
+                                              count,
+                                              samples,
+                                              cross,
+                                              {at(matrix[0]), at(matrix[1])},
+                                              at(outer),
+                                              at(own),
+                                              at(mixed),
+                                              at(through),
+                                              pull,
+                                              {at(out[0]), at(out[1])},
+                                              threads};
+                   py::gil_scoped_release release;
+                   must(kernels().correlation->backward(grad));
+               });
 }
 
 static void add_characteristic(py::module_ &module) {

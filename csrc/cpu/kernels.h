@@ -66,8 +66,8 @@ struct CorrelationGrad { // dz = outer * da + (own + through * sum of da a) * a 
 };
 
 struct CorrelationKernels {
-    bool (*moments)(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, double *squares,
-                    double *products, double *gap, int threads);
+    bool (*moments)(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, double *squares, double *products,
+                    double *gap, int threads);
     bool (*samples)(int dtype, Columns a, int64_t first, int64_t count, void *out, int threads);
     bool (*features)(int dtype, int compute, Columns a, Columns b, bool itself, void *out, int threads);
     bool (*energies)(int dtype, const void *x, const void *y, int64_t n, int64_t m, double *rows, double *columns,

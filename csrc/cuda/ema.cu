@@ -179,10 +179,16 @@ __device__ inline int64 position_of(const Enqueue &a) {
     return a.position_signed ? int64(bits << above) >> above : int64(bits);
 }
 
+template <int V, class Q, class K> __device__ inline void copy(Q *to, const K *from) { store(to, load<V>(from)); }
+// Of one dtype as it is, whatever the bits of a NaN say.
+template <int V, class T> __device__ inline void copy(T *to, const T *from) {
+    *reinterpret_cast<Pack<T, V> *>(to) = *reinterpret_cast<const Pack<T, V> *>(from);
+}
+
 template <class Q, class K, int V> __device__ inline void enqueue_row(const Enqueue &a, int64 i, int64 slot) {
     Q *to = static_cast<Q *>(a.queue) + slot * a.queue_row;
     const K *from = static_cast<const K *>(a.keys) + i * a.keys_row;
-    for (int64 c = threadIdx.x * V; c < a.d; c += blockDim.x * V) store(to + c, load<V>(from + c));
+    for (int64 c = threadIdx.x * V; c < a.d; c += blockDim.x * V) copy<V>(to + c, from + c);
 }
 
 // A block has blockDim.y rows; threads along x share one.

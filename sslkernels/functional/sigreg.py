@@ -124,9 +124,10 @@ def lejepa(
     shard = _shard("lejepa", every, count, knots, t_max, group)
     regularizer = _epps_pulley(every, _slices(every, slices, count, generator, shard), knots, t_max, shard, backend)
     wider = every.to(wide(every.dtype))
-    distance = (wider - wider[: global_z.shape[0]].mean(0)).square().sum()
     samples, ranks = (every.shape[1], 1) if shard is None else (shard.total, shard.ranks)
-    invariance = distance * (ranks / (every.shape[0] * samples * every.shape[2]))
+    share = ranks / (every.shape[0] * samples * every.shape[2])
+    # divided before they are summed: the mean may fit where the sum does not
+    invariance = ((wider - wider[: global_z.shape[0]].mean(0)) * share**0.5).square().sum()
     return weight * regularizer + (1 - weight) * invariance
 
 

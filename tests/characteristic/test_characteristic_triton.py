@@ -35,6 +35,10 @@ for multiprocessors, shapes in ((0, ((1, 1, 1, 2), (1, 40, 33, 17))), (8, ((2, 2
             p = size * torch.randn(views, n, slices)
             test_sums.check(p, test_sums.STEP, knots, "triton", 1e-6 if size == 1 else 6e-6)
 test_sums.test_what_is_no_number_stays_none("triton", torch.float32, torch.inf)
+for size in (1e-30, 1e7, 1e12, 1e20, 1e38):
+    sums, slope = test_sums.both(size * torch.rand(1, 1, 40), 0.2, 17, torch.ones(1, 2, 17, 40), "triton")
+    torch.testing.assert_close(sums.square().sum(1), torch.ones(1, 17, 40), rtol=0, atol=1e-5)
+    assert slope.abs().max() <= 2**0.5 * 0.2 * 16 * 17 / 2
 assert (characteristic_sums(torch.empty(2, 0, 3), 0.1, 17, backend="triton") == 0).all()
 p, grad = torch.randn(1, 20, 3), torch.randn(1, 2, 17, 3)
 once, again = (test_sums.both(p, 0.2, 17, grad, "triton") for _ in range(2))

@@ -26,6 +26,8 @@ if not INTERPRETED:
         run_interpreted(__file__, "slow", tmp_path)
 
 else:
+    import test_correlation_scales as scales
+
     import sslkernels.functional as SF
     from sslkernels.ops.correlation import triton
     from sslkernels.ops.correlation.triton import Blocks
@@ -248,6 +250,22 @@ else:
 
         for side in SIDES:
             assert all(torch.equal(a, b) for a, b in zip(once(side), once(side), strict=True))
+
+    @pytest.mark.parametrize("side", SIDES)
+    def test_every_scale(side: str) -> None:
+        """As the other backends: test_correlation_scales.py says what is asked."""
+        for loss in scales.LOSSES:
+            for power in (-30, 9, 30):
+                scales.assert_agree(loss, side, "triton", *scales.views(12, 7, 10.0**power))
+        scales.test_columns_of_unlike_scale("triton", "barlow_twins eps=0", side)
+        scales.test_large_common_mean("triton", "vibcreg", side)
+        scales.test_a_small_column_beside_a_large_one_keeps_its_gradient("triton", side)
+        scales.test_a_zero_weight_silences_what_overflows("triton")
+        for loss in ("vicreg", "cross_correlation_sq"):
+            scales.test_half_precision_at_both_ends_of_its_range("triton", loss, torch.float16, side)
+        for entry in (torch.inf, torch.nan):
+            for loss in ("vicreg", "barlow_twins", "vibcreg", "frossl"):
+                scales.test_an_entry_that_is_not_finite("triton", loss, entry, side)
 
     # --- what losses on one rank do not reach -----------------------------------------------------------------------
 

@@ -104,6 +104,31 @@ def test_infinities_stay_infinite_and_nan_stays_nan(backend: str, momentum: floa
     torch.testing.assert_close(t, expected, equal_nan=True)
 
 
+ODD = (0.0, -0.0, 1.0, -2.5, torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 6e4, -6e4, 1e-45, 1e-38, 1e-7)
+
+
+@pytest.mark.parametrize("momentum", (0.0, 0.3, 0.5, 0.9, 0.999))
+@pytest.mark.parametrize("source", DTYPES, ids=str)
+@pytest.mark.parametrize("target", DTYPES, ids=str)
+def test_every_pair_of_odd_numbers(backend: str, target: torch.dtype, source: torch.dtype, momentum: float) -> None:
+    """As m t + (1 - m) s has it, and s where m is 0; whatever the dtypes, beside a master or not, at any address."""
+    pairs = torch.tensor([[t, s] for t in ODD for s in ODD], dtype=torch.float64)
+    for start, master in ((0, False), (1, False), (3, True)):
+        if master and target.itemsize > 2:
+            continue
+        t, s = torch.zeros(len(pairs) + start, dtype=target)[start:], torch.zeros(len(pairs) + 1, dtype=source)[1:]
+        t.copy_(pairs[:, 0]), s.copy_(pairs[:, 1])
+        before, other = t.double().clone(), s.double().clone()
+        masters = [t.float()] if master else None
+        SF.ema_update_([t], [s], momentum, masters=masters, backend=backend)
+        exact = other if momentum == 0 else momentum * before + (1 - momentum) * other
+        wanted = (exact.float() if master else exact).to(target).double()
+        kind, largest = torch.finfo(target), torch.maximum(before.abs(), other.abs())
+        off = (t.double() - wanted).abs() <= kind.eps * (largest + kind.smallest_normal)
+        same = (t.double() == wanted) | (wanted.isnan() & t.isnan())
+        assert (same | off & wanted.isfinite()).all(), pairs[~(same | off & wanted.isfinite())]
+
+
 @pytest.mark.parametrize("dtype", (torch.float64, torch.float32, torch.bfloat16), ids=str)
 def test_momentum_as_a_tensor(backend: str, dtype: torch.dtype) -> None:
     t, s = tensors(), tensors()

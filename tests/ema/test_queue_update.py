@@ -24,6 +24,20 @@ def written(queue: Tensor, keys: Tensor, position: int) -> Tensor:
     return queue
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_keys_are_copied_bit_for_bit(backend: str, dtype: torch.dtype) -> None:
+    """Every NaN with what it says, subnormal numbers, both zeros; whole vectors and what is left of them."""
+    bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    kind = torch.iinfo(bits)
+    infinity = torch.tensor(torch.inf, dtype=dtype).view(bits).item()
+    odd = [0, 1, -1, kind.min, kind.min + 1, kind.max, infinity, infinity + 1, infinity - 1, infinity + 2**5 + 1]
+    keys = torch.tensor([odd * 4, odd[::-1] * 4], dtype=bits)
+    for width in (40, 37, 1):
+        queue = torch.zeros(5, width, dtype=dtype)
+        SF.queue_update_(queue, keys[:, :width].view(dtype), 4, backend=backend)
+        assert torch.equal(queue.view(bits)[[4, 0]], keys[:, :width])
+
+
 @given(
     size=st.integers(1, 9),
     dim=st.integers(1, 5),

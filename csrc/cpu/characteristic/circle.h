@@ -5,8 +5,9 @@
 //   p1 c1, p2 c1, p1 c2 are exact, so that whole turns fall away without a rounding; nor does it matter whether the
 //   compiler fuses these products into multiply-adds, which not every instruction set has.
 // What is left is kept as a sum of two numbers, right to 2^-24 min(1, |p| c1 / 2^12) turns in fp32 and rounded to half
-// an ulp of a quarter turn (2e-8) only where it is evaluated. From |p| c1 = 2^24 on the pieces themselves lose turns:
-// points stay on the circle at any finite p, and say nothing. Infinities and NaN give NaN.
+// an ulp of a quarter turn (2e-8) only where it is evaluated. From |p| c1 = 2^22 on, neighbouring numbers are half a
+// turn apart, and the pieces lose turns: there the digits of p give a point of the circle that says nothing.
+// Infinities and NaN give NaN.
 #pragma once
 #include "../vector.h"
 
@@ -16,6 +17,8 @@ template <class T> struct Format;
 template <> struct Format<float> {
     static constexpr float magic = 0x1.8p+23f; // adding it rounds to a whole number, which is then in the low bits
     static constexpr uint32_t high_half = 0xfffff000; // 12 bits of significand: products of two such are exact
+    static constexpr uint32_t magnitude = 0x7fffffff, exponent = 0x7f800000;
+    static constexpr float most_turns = 0x1p22f;
     static constexpr int sign = 31;
     static constexpr int terms = 3;
     static constexpr float half_pi[2] = {0x1.921fb6p+0f, -0x1.777a5cp-25f};
@@ -26,6 +29,8 @@ template <> struct Format<float> {
 template <> struct Format<double> {
     static constexpr double magic = 0x1.8p+52;
     static constexpr uint64_t high_half = 0xfffffffff8000000; // 26 bits; 27 remain
+    static constexpr uint64_t magnitude = 0x7fffffffffffffff, exponent = 0x7ff0000000000000;
+    static constexpr double most_turns = 0x1p51;
     static constexpr int sign = 63;
     static constexpr int terms = 7;
     static constexpr double half_pi[2] = {0x1.921fb54442d18p+0, 0x1.1a62633145c07p-54};
@@ -61,7 +66,13 @@ template <class T> inline Vector<T> part(Vector<T> x) {
 // p * (c[0] + c[1] + c[2]) turns without the whole ones. c[0] and c[1] have at most the bits of a `high_half`.
 template <class T> inline Turn<T> turn(Vector<T> p, const T *c) {
     typedef typename VectorOf<T>::bits Bits;
-    const Vector<T> p1 = (Vector<T>)((Bits)p & Format<T>::high_half), p2 = p - p1;
+    using F = Format<T>;
+    const Vector<T> limit = all<T>(F::most_turns / c[0]), below = limit * T(0.5);
+    const Bits from = (Bits)limit, size = (Bits)p & F::magnitude; // between finite numbers as between their bits
+    const auto huge = size - from < F::exponent - from;
+    const Vector<T> digits = (Vector<T>)(((Bits)p & ~F::exponent) | ((Bits)below & F::exponent));
+    p = huge ? digits : p;
+    const Vector<T> p1 = (Vector<T>)((Bits)p & F::high_half), p2 = p - p1;
     const Vector<T> first = part<T>(p1 * c[0]);
     const Vector<T> rest = (part<T>(p2 * c[0]) + part<T>(p1 * c[1])) + (p2 * c[1] + p * c[2]);
     const Vector<T> high = first + rest, added = high - first;

@@ -11,23 +11,29 @@ using sslkernels::Columns;
 constexpr int kSegment = 32; // rows summed in Acc before they are merged in fp64: squares are right to an ulp or two
 
 // Running mean and sum of squares of a column, or of products of two: segments merge exactly (Chan et al. 1979). A mean
-// summed in fp32 is off where columns lie far from zero; what is left about it corrects it, and the squares.
+// summed in fp32 is off where columns lie far from zero; what is left about it corrects it, and the squares. In fp64
+// sums are those of distances from the first row, the pivot: of a column that is constant they are zeros.
 template <class In, class Acc, int kWidest> struct ColumnBlock {
+    static constexpr bool kPivoted = sizeof(Acc) == sizeof(double);
     double mean[2][kWidest] = {}, squares[2][kWidest] = {}, products[kWidest] = {}, gap[kWidest] = {};
+    Acc pivot[2][kWidest] = {};
     int64_t seen = 0;
 
     ColumnBlock(const Rows *views, int count, bool centre, int64_t f, int64_t width) {
         const int64_t n = views[0].count;
+        for (int v = 0; kPivoted && centre && v < count; ++v)
+            for (int64_t k = 0; k < width; ++k) pivot[v][k] = widen<Acc>(row<In>(views[v], 0)[f + k]);
         for (int64_t first = 0; first < n; first += kSegment)
             take(views, count, centre, first, least(kSegment, n - first), f, width);
     }
+    Acc moved(int v, int64_t k, Acc z) const { return kPivoted ? z - pivot[v][k] : z; }
     void take(const Rows *views, int count, bool centre, int64_t first, int64_t rows, int64_t f, int64_t width) {
         Acc middle[2][kWidest] = {}, square[2][kWidest] = {}, left[2][kWidest] = {};
         Acc product[kWidest] = {}, apart[kWidest] = {};
         for (int v = 0; centre && v < count; ++v) {
             for (int64_t r = 0; r < rows; ++r) {
                 const In *z = row<In>(views[v], first + r) + f;
-                for (int64_t k = 0; k < width; ++k) middle[v][k] += widen<Acc>(z[k]);
+                for (int64_t k = 0; k < width; ++k) middle[v][k] += moved(v, k, widen<Acc>(z[k]));
             }
             for (int64_t k = 0; k < width; ++k) middle[v][k] /= Acc(rows);
         }
@@ -35,7 +41,7 @@ template <class In, class Acc, int kWidest> struct ColumnBlock {
             const In *z0 = row<In>(views[0], first + r) + f;
             if (count == 1) {
                 for (int64_t k = 0; k < width; ++k) {
-                    const Acc a = widen<Acc>(z0[k]) - middle[0][k];
+                    const Acc a = moved(0, k, widen<Acc>(z0[k])) - middle[0][k];
                     square[0][k] += a * a, left[0][k] += a;
                 }
                 continue;
@@ -43,7 +49,7 @@ template <class In, class Acc, int kWidest> struct ColumnBlock {
             const In *z1 = row<In>(views[1], first + r) + f;
             for (int64_t k = 0; k < width; ++k) {
                 const Acc x = widen<Acc>(z0[k]), y = widen<Acc>(z1[k]);
-                const Acc a = x - middle[0][k], b = y - middle[1][k], c = x - y;
+                const Acc a = moved(0, k, x) - middle[0][k], b = moved(1, k, y) - middle[1][k], c = x - y;
                 square[0][k] += a * a, square[1][k] += b * b, product[k] += a * b, apart[k] += c * c;
                 left[0][k] += a, left[1][k] += b;
             }
@@ -92,9 +98,9 @@ bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *me
         double apart = 0;
         const auto write = [&](const auto &block, int64_t k, int64_t at) {
             for (int v = 0; v < count; ++v) {
-                const Acc rounded = Acc(block.mean[v][k]);
-                mean[2 * v * d + at] = rounded;
-                mean[(2 * v + 1) * d + at] = Acc(block.mean[v][k] - double(rounded));
+                const double pivot = block.pivot[v][k], rounded = Acc(pivot + block.mean[v][k]);
+                mean[2 * v * d + at] = Acc(rounded);
+                mean[(2 * v + 1) * d + at] = Acc((pivot - rounded) + block.mean[v][k]);
                 squares[v * d + at] = block.squares[v][k];
             }
             if (count == 2) products[at] = block.products[k], apart += block.gap[k];

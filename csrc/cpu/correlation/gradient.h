@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// dz = outer * da + (own + through * sum_n da a) * a + mixed * b + pull * (z - z'), where a and b are the columns of this
-// view and of the other, and da is a product with the small matrix: one pass over the rows, which are read and
+// dz = outer * da + (own + through * sum_n da a) * a + mixed * b + pull * (z - z'), where a and b are the columns of
+// this view and of the other, and da is a product with the small matrix: one pass over the rows, which are read and
 // standardised once more and whose gradient is written once.
 //   samples    da = K a: a thread takes all rows of a chunk of features, so sum_n da a is there before dz
 //   features   da = b off(C)^T: a thread takes all features of a chunk of rows
@@ -87,12 +87,10 @@ template <class P, class In> struct ColumnGradient {
             const int64_t count = least(kSpan, d - k0);
             if (turn)
                 for (int64_t j = 0; j < width; ++j)
-                    for (int64_t k = 0; k < count; ++k)
-                        block[k * NR + j] = narrow<Staged<P>>(c[(f + j) * d + k0 + k]);
+                    for (int64_t k = 0; k < count; ++k) block[k * NR + j] = narrow<Staged<P>>(c[(f + j) * d + k0 + k]);
             else
                 for (int64_t k = 0; k < count; ++k)
-                    for (int64_t j = 0; j < width; ++j)
-                        block[k * NR + j] = narrow<Staged<P>>(c[(k0 + k) * d + f + j]);
+                    for (int64_t j = 0; j < width; ++j) block[k * NR + j] = narrow<Staged<P>>(c[(k0 + k) * d + f + j]);
             for (int64_t j = f > k0 ? f : k0; j < least(f + width, k0 + count); ++j)
                 block[(j - k0) * NR + j - f] = narrow<Staged<P>>(Acc(0));
             pack_features<P, Staged<P>>({block, NR, count}, 0, count, width,

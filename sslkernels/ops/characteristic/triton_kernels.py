@@ -17,6 +17,9 @@ import triton.language as tl
 
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, which is then in the low bits
 HIGH_HALF = tl.constexpr(-4096)  # 12 bits of significand
+MOST_TURNS = tl.constexpr(4194304.0)  # 2^22, where neighbouring numbers are half a turn apart
+EXPONENT = tl.constexpr(0x7F800000)
+INF = tl.constexpr(float("inf"))
 HALF_PI = tl.constexpr(1.5707963705062866)
 HALF_PI_REST = tl.constexpr(-4.371139e-08)
 
@@ -29,7 +32,13 @@ def _part(x):
 
 @triton.jit
 def _turn(p, c1, c2, c3):
-    """p * (c1 + c2 + c3) turns without the whole ones, as a sum of two numbers."""
+    """p * (c1 + c2 + c3) turns without the whole ones, as a sum of two numbers. Of more than MOST_TURNS the digits of p
+    give a point of the circle that says nothing.
+    """
+    limit = MOST_TURNS / c1
+    below = (limit * 0.5).to(tl.int32, bitcast=True) & EXPONENT
+    digits = ((p.to(tl.int32, bitcast=True) & ~EXPONENT) | below).to(tl.float32, bitcast=True)
+    p = tl.where((tl.abs(p) >= limit) & (tl.abs(p) < INF), digits, p)
     p1 = (p.to(tl.int32, bitcast=True) & HIGH_HALF).to(tl.float32, bitcast=True)
     p2 = p - p1
     first = _part(p1 * c1)

@@ -177,9 +177,9 @@ class Scaling(NamedTuple):
 
 
 class ColumnMoments(torch.autograd.Function):
-    """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)), fp64.
+    """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)).
 
-    Of the rows of all ranks where there is a ``shard``; ``shared`` says that its ranks share means and variances.
+    All fp64. Of the rows of all ranks where there is a ``shard``; ``shared`` says that its ranks share means and variances.
     """
 
     @staticmethod
@@ -254,7 +254,8 @@ class ColumnMoments(torch.autograd.Function):
     @first_derivative
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         (
-            z0, z1, mean, columns, scale, outer, through, units, own_diagonal, diagonal, matrix, energies, every0, every1,
+            z0, z1, mean, columns, scale, outer, through, units, own_diagonal, diagonal, matrix, energies, every0,
+            every1,
         ) = ctx.saved_tensors  # fmt: skip
         cross, side, dtype, backend, shard = ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard
         need0, need1 = ctx.needs_input_grad[:2]

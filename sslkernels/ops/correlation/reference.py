@@ -21,11 +21,14 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     All but the means in fp64. Without ``centre`` the means are zero.
     """
     views = [z.double() for z in (z0, z1) if z is not None]
-    means = [z.sum(0) / max(len(z), 1) if centre else z.new_zeros(z.shape[1]) for z in views]
-    centred = [z - mean for z, mean in zip(views, means, strict=True)]
+    # from the first row on, so that a constant column has squares of zero
+    pivots = torch.stack([z[0] if centre and len(z) else z.new_zeros(z.shape[1]) for z in views])
+    moved = [z - pivot for z, pivot in zip(views, pivots, strict=True)]
+    means = torch.stack([z.sum(0) / max(len(z), 1) if centre else z.new_zeros(z.shape[1]) for z in moved])
+    centred = [z - mean for z, mean in zip(moved, means, strict=True)]
     squares = torch.stack([z.square().sum(0) for z in centred])
-    rounded = torch.stack(means).to(wide(z0.dtype))
-    pairs = torch.stack([rounded, (torch.stack(means) - rounded).to(rounded.dtype)], 1)
+    rounded = (pivots + means).to(wide(z0.dtype))
+    pairs = torch.stack([rounded, ((pivots - rounded) + means).to(rounded.dtype)], 1)
     if z1 is None:
         return pairs, squares, squares.new_empty(0), squares.new_zeros(())
     return pairs, squares, (centred[0] * centred[1]).sum(0), (views[0] - views[1]).square().sum()
@@ -84,8 +87,8 @@ def backward(
     need0: bool,
     need1: bool,
 ) -> tuple[Tensor, Tensor]:
-    """dz of each view: outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), (V, D) numbers each,
-    where a are the columns of this view, b and z' those of the other and its rows.
+    """dz of each view: outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), where a are the
+    columns of this view, b and z' those of the other and its rows. Coefficients are (V, D), but for pull.
 
     da = K a (samples; K of the other view where ``cross``), or off(C) applied to the other view (``cross``) or to this
     one (features). None stands for a term that is not there; dz = da without ``outer``.

@@ -206,7 +206,9 @@ def backward(
         terms = Terms(
             views[view].rows(first, count),
             views[1 - view].rows(first, count) if z1 is not None and (mixed is not None or pull is not None) else None,
-            *(None if x is None else x[view].contiguous() for x in (outer, own, mixed)),
+            None if outer is None else outer[view].contiguous(),
+            None if own is None else own[view].contiguous(),
+            None if mixed is None else mixed[view].contiguous(),
             None if z1 is None else pull,
         )
         with torch.cuda.device_of(z0):

@@ -328,7 +328,8 @@ def feature_energies_kernel(
 
 @triton.jit
 def _add_terms(
-    total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride, other_stride
+    total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride,
+    other_stride,
 ):  # fmt: skip
     """total + own a + mixed b + pull (z - z'), a and b the columns of this view and of the other; what is None is left
     out.

@@ -107,5 +107,7 @@ def enqueue_kernel(
     to = tl.where(to < size, to, to - size)
     source = (keys + row.to(tl.int64) * keys_stride)[:, None] + column[None, :]
     target = (queue + to * queue_stride)[:, None] + column[None, :]
-    key = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-    tl.store(target, key.to(queue.dtype.element_ty), mask=inside)
+    key = tl.load(source, mask=inside, other=0.0)
+    if key.dtype != queue.dtype.element_ty:  # else as they are, whatever the bits of a NaN say
+        key = key.to(tl.float32).to(queue.dtype.element_ty)
+    tl.store(target, key, mask=inside)
