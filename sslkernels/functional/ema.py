@@ -31,9 +31,11 @@ def ema_update_(
         sources: the student's, in the same order and of the same shapes, of any dtypes. They are never written.
         momentum: number from 0 to 1, or a one-element floating-point tensor, which nobody waits for on a GPU: it may
             follow a schedule inside a captured graph. 1 leaves the targets bit for bit, 0 copies the sources.
-        masters: for each target None or its float32 twin. The twin moves, and the target is the twin rounded. Without
-            one a 16-bit target stands still wherever an update is less than half of its last bit: in bfloat16 at
-            momentum 0.996, wherever student and teacher differ by less than about half of the teacher's value.
+        masters: for each target None or its float32 twin. The twin moves, and the target is the twin rounded. Where a
+            target is not its twin's rounding, somebody wrote it since the last update, and both go on from the target.
+            Without a twin a 16-bit target stands still wherever an update is less than half of its last bit: in
+            bfloat16 at momentum 0.996, wherever student and teacher differ by less than about half of the teacher's
+            value.
         backend: "reference", "cpu", "triton" or "cuda"; None takes the fastest that can run.
 
     Raises:
@@ -44,7 +46,8 @@ def ema_update_(
     or unlike strides take a copy on the way. DTensors move shard by shard. Version counters are bumped, so that
     autograd notices a target that a backward still needs.
 
-    Cost: a read of both and a write of the target, 12 bytes per float32 parameter; on a GPU one launch for each device
+    Cost: a read of both and a write of the target, 12 bytes per float32 parameter, and 14 per bfloat16 one with a
+    master; on a GPU one launch for each device
     (Triton: for each mixture of dtypes), whose table of addresses is kept as long as addresses, sizes and dtypes last.
 
     >>> import torch
