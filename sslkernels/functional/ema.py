@@ -137,6 +137,8 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
                 f"queue_update_: position is a tensor of shape {shape_of(position)} and dtype {position.dtype}; "
                 "pass a whole number or an integer tensor with one element."
             )
+        if position.is_cpu and ema.is_plain() and position < 0:
+            raise ValueError(f"queue_update_: position is {position.item()}; pass a whole number from 0 to {size - 1}.")
         at = position.reshape(()).to(queue.device)
     elif not is_whole(position, 0):
         raise ValueError(f"queue_update_: position is {position!r}; pass a whole number from 0 to {size - 1}.")
@@ -203,6 +205,8 @@ def _checked(place: int, target: object, source: object, master: object) -> tupl
                 f"ema_update_: targets[{place}] is on {t.device} and {name}[{place}] on {other.device}; "
                 "move both to one device."
             )
+    if t.is_meta and ema.is_plain():
+        raise ValueError(f"ema_update_: targets[{place}] is on meta, which holds no numbers; pass tensors that do.")
     if t.is_complex() != s.is_complex() or t.is_floating_point() != s.is_floating_point():
         raise TypeError(
             f"ema_update_: targets[{place}] has dtype {t.dtype} and sources[{place}] {s.dtype}; "
