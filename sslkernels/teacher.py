@@ -131,11 +131,12 @@ class EMA(nn.Module):
         self.backend = None if backend is None else check_choice("EMA", "backend", backend, NAMES)
         self.step = -1  # the last one that moved the teacher
         self.updates = 0
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.no_grad():
             self.module = _copied(model) if teacher is None else _built_apart(teacher, model)
-            self.module.requires_grad_(False)
+            for parameter in self.module.parameters():  # one by one: a ScriptModule has no requires_grad_
+                parameter.requires_grad_(False)
             if self.device is not None:
-                self.module.to(self.device)
+                self._to_device(self.device)
             if teacher is not None:
                 self.set(model)
             self._masters()
@@ -183,6 +184,13 @@ class EMA(nn.Module):
         """
         self._move(_unwrapped(check_module("EMA", "student", student)), 0.0)
         self.updates = 0
+
+    def _to_device(self, device: torch.device) -> None:
+        if any(x.is_meta for x in (*self.module.parameters(), *self.module.buffers())) and device.type != "meta":
+            raise ValueError(
+                f"EMA: model is on meta and device is '{device}'; give the model values first, to_empty()."
+            )
+        self.module.to(device)
 
     @torch.no_grad()
     def _move(self, student: nn.Module, momentum: float) -> None:
