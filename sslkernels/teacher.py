@@ -21,8 +21,9 @@ from sslkernels.arguments import (
     check_module,
     check_number,
     check_place,
+    check_scalar,
 )
-from sslkernels.backends import NAMES
+from sslkernels.backends import check_backend
 from sslkernels.functional import ema_update_
 from sslkernels.schedules import check_step, check_total, share_done
 
@@ -128,7 +129,7 @@ class EMA(nn.Module):
         self.average_buffers = check_flag("EMA", "average_buffers", average_buffers)
         self.master = check_flag("EMA", "master", master)
         self.device = check_place("EMA", device)
-        self.backend = None if backend is None else check_choice("EMA", "backend", backend, NAMES)
+        self.backend = check_backend(backend)
         self.step = -1  # the last one that moved the teacher
         self.updates = 0
         with torch.inference_mode(False), torch.no_grad():
@@ -286,7 +287,7 @@ def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
     """
     student = check_module("update_momentum", "model", model)
     teacher = check_module("update_momentum", "model_ema", model_ema)
-    if not isinstance(m, Tensor):
+    if not isinstance(check_scalar("update_momentum", "m", m), Tensor):
         m = check_number("update_momentum", "m", m, least=0, most=1)
     ema_update_(teacher.parameters(), student.parameters(), m)
 

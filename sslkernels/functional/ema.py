@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import DTYPES, as_tensor, check_rows, check_scalar, is_whole, shape_of
+from sslkernels.arguments import DTYPES, as_tensor, came, check_rows, check_scalar, check_tensor, is_whole, shape_of
 from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops import ema
 
@@ -130,26 +130,26 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
         raise ValueError(
             f"queue_update_: queue of shape {shape_of(queue)} is expanded; pass the tensor that it is a view of."
         )
-    at = None
+    at, known = None, position
     if isinstance(position, Tensor):
+        check_tensor("queue_update_", "position", position, "()")
         if position.numel() != 1 or position.dtype.is_floating_point or position.dtype == torch.bool:
             raise ValueError(
-                f"queue_update_: position is a tensor of shape {shape_of(position)} and dtype {position.dtype}; "
+                f"queue_update_: position is {came(position)}; "
                 "pass a whole number or an integer tensor with one element."
             )
-        if position.is_cpu and ema.is_plain() and position < 0:
-            raise ValueError(f"queue_update_: position is {position.item()}; pass a whole number from 0 to {size - 1}.")
         at = position.reshape(()).to(queue.device)
-    elif not is_whole(position, 0):
-        raise ValueError(f"queue_update_: position is {position!r}; pass a whole number from 0 to {size - 1}.")
+        known = position.item() if position.is_cpu and ema.is_plain() else 0  # elsewhere nobody waits for it
+    if not is_whole(known, 0) or known >= size:  # type: ignore[operator]
+        raise ValueError(f"queue_update_: position is {came(known)}; pass a whole number from 0 to {size - 1}.")
     skipped = max(0, count - size)
     dtype = torch.float64 if torch.float64 in (queue.dtype, keys.dtype) else torch.float32
     if count:
-        offset = skipped if isinstance(position, Tensor) else position % size + skipped
+        offset = skipped if isinstance(position, Tensor) else int(position) + skipped
         ema.queue_update(queue, keys[skipped:].detach(), at, offset, choose(queue.device, dtype, backend, WITH_CUDA))
     if isinstance(position, Tensor):
         return position.copy_((position.long() + count) % size)  # a narrow dtype may not hold the sum
-    return (position + count) % size
+    return (int(position) + count) % size
 
 
 def _momentum(momentum: float | Tensor) -> tuple[float, Tensor | None]:
