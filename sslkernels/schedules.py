@@ -13,14 +13,14 @@ def check_step(function: str, step: object) -> int:
     return check_size(function, "step", step, least=0)
 
 
-def check_total(function: str, total_steps: object) -> float:
+def check_total(function: str, total_steps: object, least: int = 1) -> float:
     """The steps of a training: a whole number, or ``math.inf`` where no end is known."""
-    if is_whole(total_steps, 1):
+    if is_whole(total_steps, least):
         return int(total_steps)  # type: ignore[call-overload]
     if as_number(total_steps) == math.inf:
         return math.inf
     raise ValueError(
-        f"{function}: total_steps is {came(total_steps)}; pass a whole number of at least 1, "
+        f"{function}: total_steps is {came(total_steps)}; pass a whole number of at least {least}, "
         "or math.inf where no end is known."
     )
 
