@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslkernels.arguments import check_callable, check_kind, check_module, check_number
 from sslkernels.evaluation import encode, feature_spread
@@ -83,6 +83,11 @@ class LitMethod(LightningModule):
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         views = views_of(batch if self.views is None else self.views(images_of(batch)))
+        if len(views[0]) == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.method.modules()):
+            raise ValueError(
+                "LitMethod: a batch has one image, and BatchNorm no variance of one; "
+                "pass drop_last=True to the loader, or a batch size that leaves none alone."
+            )
         loss = self.method(views)["loss"]
         self._watched = views[0][:WATCHED]  # of every batch: max_steps may end an epoch at any
         self._micro_losses.append(loss.detach())
