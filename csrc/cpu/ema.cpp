@@ -2,7 +2,7 @@
 // Teachers and queues.
 //
 //   update    t <- m t + (1 - m) s over every tensor of a model in one pass; with a master M in fp32 beside a 16-bit
-//             target, M moves and t is M rounded
+//             target, M moves and t is M rounded; an M whose rounding t is not begins anew from t
 //   enqueue   queue[(start + i) mod size] <- keys[i]
 //
 // Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter, 3 operations. Bound by

@@ -2,7 +2,8 @@
 // Teachers and queues. Device code only.
 //
 //   update    t <- m t + (1 - m) s for every tensor of a model in one launch; with a master M in fp32 beside a
-//             16-bit target, M moves and t is M rounded. m is a number, or is read from the device.
+//             16-bit target, M moves and t is M rounded; an M whose rounding t is not begins anew from t. m is a
+//             number, or is read from the device.
 //   enqueue   queue[(position + offset + i) mod size] <- keys[i]; position is read from the device
 //
 // update has one block for each chunk of at most CHUNK elements of a pair, and a table that says where they are. A
@@ -10,11 +11,13 @@
 // evens out tensors of a few elements and of millions; and the wait of a new block, first for its row of the table and
 // then for its first numbers, passes under the loads of the others of its multiprocessor.
 //
-// Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter, and 40 bytes of the table
-// per chunk, 0.04 % of that. The smallest chunk worth a block is one that fills its loads, and the last wave of blocks
-// idles for half a chunk's time: of 25 million fp32 parameters on an H200 about 3 % at 8192 elements.
+// Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter (14 per bf16 one with a
+// master, which is read and written too), and 40 bytes of the table per chunk, 0.04 % of that. The smallest chunk worth
+// a block is one that fills its loads, and the last wave of blocks idles for half a chunk's time: of 25 million fp32
+// parameters on an H200 about 3 % at 8192 elements.
+//
 // In flight: a thread asks for four vectors of each tensor before it uses the first, 128 bytes for fp32 or bf16, 80 to
-// 96 for mixtures and beside masters; 768 threads fit at up to 85 registers (64 spill on sm_100 and 120), 60 to 96 KiB
+// 128 for mixtures and beside masters; 768 threads fit at up to 85 registers (64 spill on sm_100 and 120), 60 to 96 KiB
 // for each multiprocessor. At 4.8 TB/s, two thirds of them reads, and a latency of 0.8 us an H200's 132 must have 20
 // KiB in flight each: three times less. The scalar path, for what no vector can be read of, has 48 KiB for fp32 and 24
 // for bf16. These are estimates; nothing here has run on a GPU. Arithmetic is some 25 instructions per number of 36
@@ -89,20 +92,32 @@ template <int V, class T> __device__ inline const Pack<T, V> *packs(const T *fro
     return reinterpret_cast<const Pack<T, V> *>(from);
 }
 
+// Where an update begins: at the master, or at what is not the master's rounding, because somebody wrote it since.
+template <class Kept, class T> __device__ inline Kept newer(Kept kept, T rounded) {
+    if constexpr (sizeof(T) < sizeof(Kept)) {
+        T of_master;
+        narrow(kept, of_master);
+        if (widen(of_master) != widen(rounded)) return widen(rounded);
+    }
+    return kept;
+}
+
 // kept <- moved towards source, and to rounded where that is of another type.
 template <class Kept, class S, class T> struct Moved {
+    static constexpr bool MASTER = sizeof(T) < sizeof(Kept);
     Kept *kept;
     const S *source;
     T *rounded;
     Step<wider_t<Kept, S>> step;
 
-    template <int V> __device__ void put(int64 i, const Pack<Kept, V> &t, const Pack<S, V> &s) const {
+    template <int V>
+    __device__ void put(int64 i, const Pack<Kept, V> &t, const Pack<S, V> &s, const Pack<T, V> &r) const {
         using W = wider_t<Kept, S>;
         Pack<Kept, V> now;
 #pragma unroll
-        for (int v = 0; v < V; ++v) narrow(step(W(widen(t.at[v])), W(widen(s.at[v]))), now.at[v]);
+        for (int v = 0; v < V; ++v) narrow(step(W(widen(newer(t.at[v], r.at[v]))), W(widen(s.at[v]))), now.at[v]);
         *reinterpret_cast<Pack<Kept, V> *>(kept + i) = now;
-        if constexpr (sizeof(T) < sizeof(Kept)) store(rounded + i, now);
+        if constexpr (MASTER) store(rounded + i, now);
     }
 
     template <int V> __device__ void all(int count) const {
@@ -111,24 +126,27 @@ template <class Kept, class S, class T> struct Moved {
         for (int first = threadIdx.x; first < vectors; first += THREADS * UNROLL) {
             Pack<Kept, V> t[UNROLL];
             Pack<S, V> s[UNROLL];
+            Pack<T, V> r[UNROLL]; // read beside a master only
 #pragma unroll
             for (int u = 0; u < UNROLL; ++u) {
                 const int i = first + u * THREADS;
-                if (i < vectors) t[u] = packs<V>(kept)[i], s[u] = packs<V>(source)[i];
+                if (i >= vectors) continue;
+                t[u] = packs<V>(kept)[i], s[u] = packs<V>(source)[i];
+                if constexpr (MASTER) r[u] = packs<V>(rounded)[i];
             }
 #pragma unroll
             for (int u = 0; u < UNROLL; ++u) {
                 const int i = first + u * THREADS;
-                if (i < vectors) put<V>(int64(i) * V, t[u], s[u]);
+                if (i < vectors) put<V>(int64(i) * V, t[u], s[u], r[u]);
             }
         }
         const int i = vectors * V + threadIdx.x;
-        if (V > 1 && i < count) put<1>(i, packs<1>(kept)[i], packs<1>(source)[i]);
+        if (V > 1 && i < count) put<1>(i, packs<1>(kept)[i], packs<1>(source)[i], packs<1>(rounded)[i]);
     }
 
     __device__ void operator()(int count) const {
         constexpr int V = VECTOR<Kept, S>;
-        if (even<V>(kept) && even<V>(source) && (sizeof(T) == sizeof(Kept) || even<V>(rounded)))
+        if (even<V>(kept) && even<V>(source) && (!MASTER || even<V>(rounded)))
             all<V>(count);
         else
             all<1>(count);

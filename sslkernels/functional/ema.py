@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import DTYPES, as_tensor, check_rows, check_scalar, is_whole, shape_of
+from sslkernels.arguments import DTYPES, as_tensor, came, check_rows, check_scalar, check_tensor, is_whole, shape_of
 from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops import ema
 
@@ -31,9 +31,11 @@ def ema_update_(
         sources: the student's, in the same order and of the same shapes, of any dtypes. They are never written.
         momentum: number from 0 to 1, or a one-element floating-point tensor, which nobody waits for on a GPU: it may
             follow a schedule inside a captured graph. 1 leaves the targets bit for bit, 0 copies the sources.
-        masters: for each target None or its float32 twin. The twin moves, and the target is the twin rounded. Without
-            one a 16-bit target stands still wherever an update is less than half of its last bit: in bfloat16 at
-            momentum 0.996, wherever student and teacher differ by less than about half of the teacher's value.
+        masters: for each target None or its float32 twin. The twin moves, and the target is the twin rounded. Where a
+            target is not its twin's rounding, somebody wrote it since the last update, and both go on from the target.
+            Without a twin a 16-bit target stands still wherever an update is less than half of its last bit: in
+            bfloat16 at momentum 0.996, wherever student and teacher differ by less than about half of the teacher's
+            value.
         backend: "reference", "cpu", "triton" or "cuda"; None takes the fastest that can run.
 
     Raises:
@@ -44,7 +46,8 @@ def ema_update_(
     or unlike strides take a copy on the way. DTensors move shard by shard. Version counters are bumped, so that
     autograd notices a target that a backward still needs.
 
-    Cost: a read of both and a write of the target, 12 bytes per float32 parameter; on a GPU one launch for each device
+    Cost: a read of both and a write of the target, 12 bytes per float32 parameter, and 14 per bfloat16 one with a
+    master; on a GPU one launch for each device
     (Triton: for each mixture of dtypes), whose table of addresses is kept as long as addresses, sizes and dtypes last.
 
     >>> import torch
@@ -127,24 +130,26 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
         raise ValueError(
             f"queue_update_: queue of shape {shape_of(queue)} is expanded; pass the tensor that it is a view of."
         )
-    at = None
+    at, known = None, position
     if isinstance(position, Tensor):
+        check_tensor("queue_update_", "position", position, "()")
         if position.numel() != 1 or position.dtype.is_floating_point or position.dtype == torch.bool:
             raise ValueError(
-                f"queue_update_: position is a tensor of shape {shape_of(position)} and dtype {position.dtype}; "
+                f"queue_update_: position is {came(position)}; "
                 "pass a whole number or an integer tensor with one element."
             )
         at = position.reshape(()).to(queue.device)
-    elif not is_whole(position, 0):
-        raise ValueError(f"queue_update_: position is {position!r}; pass a whole number from 0 to {size - 1}.")
+        known = position.item() if position.is_cpu and ema.is_plain() else 0  # elsewhere nobody waits for it
+    if not is_whole(known, 0) or known >= size:  # type: ignore[operator]
+        raise ValueError(f"queue_update_: position is {came(known)}; pass a whole number from 0 to {size - 1}.")
     skipped = max(0, count - size)
     dtype = torch.float64 if torch.float64 in (queue.dtype, keys.dtype) else torch.float32
     if count:
-        offset = skipped if isinstance(position, Tensor) else position % size + skipped
+        offset = skipped if isinstance(position, Tensor) else int(position) + skipped
         ema.queue_update(queue, keys[skipped:].detach(), at, offset, choose(queue.device, dtype, backend, WITH_CUDA))
     if isinstance(position, Tensor):
         return position.copy_((position.long() + count) % size)  # a narrow dtype may not hold the sum
-    return (position + count) % size
+    return (int(position) + count) % size
 
 
 def _momentum(momentum: float | Tensor) -> tuple[float, Tensor | None]:
@@ -200,6 +205,8 @@ def _checked(place: int, target: object, source: object, master: object) -> tupl
                 f"ema_update_: targets[{place}] is on {t.device} and {name}[{place}] on {other.device}; "
                 "move both to one device."
             )
+    if t.is_meta and ema.is_plain():
+        raise ValueError(f"ema_update_: targets[{place}] is on meta, which holds no numbers; pass tensors that do.")
     if t.is_complex() != s.is_complex() or t.is_floating_point() != s.is_floating_point():
         raise TypeError(
             f"ema_update_: targets[{place}] has dtype {t.dtype} and sources[{place}] {s.dtype}; "

@@ -70,7 +70,7 @@ class BYOL(Taught):
         first = byol_loss(p0, target1, group=self.group, backend=self.backend)
         return first + byol_loss(p1, target0, group=self.group, backend=self.backend)
 
-    def after_step(self, step: int, total_steps: int) -> None:
+    def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)
         if hasattr(self.predictor, "after_step"):
             self.predictor.after_step()

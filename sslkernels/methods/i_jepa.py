@@ -91,5 +91,6 @@ class IJEPA(Method):
         tokens = torch.cat([seen.repeat(len(targets), 1, 1), asked], 1)
         return self.predictor_out(self.predictor(tokens)[:, seen.shape[1] :])
 
-    def after_step(self, step: int, total_steps: int) -> None:
+    def after_step(self, step: int, total_steps: float) -> None:
+        super().after_step(step, total_steps)
         self.teacher.update(self.backbone, step, total_steps)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sslkernels.arguments import check_list, check_module, check_size, check_tensor, shape_of
 from sslkernels.backends import USUAL, check_backend
 from sslkernels.distributed import GroupLike, check_group
+from sslkernels.schedules import check_step, check_total
 from sslkernels.state import EMA
 
 
@@ -40,8 +41,14 @@ class Method(nn.Module):
         """The loss of the embeddings alone, so that it can be timed apart from the network."""
         raise NotImplementedError
 
-    def after_step(self, step: int, total_steps: int) -> None:
-        """Called once after optimizer step number ``step`` (from 0): teachers, centres and queues move here."""
+    def after_step(self, step: int, total_steps: float) -> None:
+        """Called once after optimizer step number ``step`` (from 0): teachers, centres and queues move here.
+
+        ``total_steps`` is a whole number, or ``math.inf`` where no end is known: what should change till the end stays
+        as it began. After the end it stays as it ended.
+        """
+        check_step(type(self).__name__, step)
+        check_total(type(self).__name__, total_steps)
 
     def check_feature_dim(self, feature_dim: int) -> int:
         """How many features the backbone gives, as `features` then holds it to."""
@@ -99,5 +106,6 @@ class Taught(Method):
         """The projector's rows of a view, as the student has them."""
         return self.projector(self.features(view))
 
-    def after_step(self, step: int, total_steps: int) -> None:
+    def after_step(self, step: int, total_steps: float) -> None:
+        super().after_step(step, total_steps)
         self.teacher.update(self.online, step, total_steps)

@@ -84,7 +84,7 @@ class MoBY(Taught):
             query, key, negatives=queue.keys, temperature=self.temperature, group=self.group, backend=self.backend
         )
 
-    def after_step(self, step: int, total_steps: int) -> None:
+    def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)
         if self._newest:
             k0, k1 = (torch.cat(keys) for keys in zip(*self._newest, strict=True))

@@ -91,7 +91,7 @@ class MoCoV2(Taught):
         shuffled, order = shuffle_rows(images, shard)
         return unshuffle_rows(F.normalize(self.teacher(shuffled), dim=1), order, shard)
 
-    def after_step(self, step: int, total_steps: int) -> None:
+    def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)
         if self._newest:
             self.queue.enqueue(torch.cat(self._newest), group=self.group)

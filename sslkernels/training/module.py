@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,11 +13,15 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_callable, check_kind, check_module, check_number
 from sslkernels.evaluation import encode, feature_spread
 from sslkernels.methods import Method
+from sslkernels.schedules import check_step, check_total, share_done
+from sslkernels.training.batches import images_of, views_of
 from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
 
-WARMUP = 0.05
+# Of all steps; of so many where nobody knows how many there will be.
+WARMUP, UNKNOWN = 0.05, 10_000
 WEIGHT_DECAY = 1e-4
 # Enough for an effective rank of a few dozen, and little beside an epoch.
 WATCHED = 256
@@ -27,9 +33,14 @@ class LitMethod(LightningModule):
     Args:
         method: called on the views of each batch; `Method.after_step` runs once per optimizer step, not per
             micro-batch of an accumulation.
-        views: makes the views of a batch of images, such as `sslkernels.data.TwoViews`; None where the loader gives
-            the views themselves.
+        views: makes the views of a batch of images, such as `sslkernels.data.TwoViews`: the loader yields images, or
+            (images, labels). None where it yields the views themselves, (view, view) or ((view, view), labels), as many
+            as the method takes. Labels, and what else comes behind, are left.
         lr, weight_decay: of AdamW; biases and BatchNorm are not decayed.
+
+    Where the trainer cannot know how many steps there will be (an IterableDataset with ``max_epochs``, or
+    ``max_epochs=-1``), a warning says so: the rate stays up after 500 steps of warm-up, and teachers keep their first
+    momentum. ``Trainer(max_steps=...)`` or ``limit_train_batches`` say it.
 
     ``losses`` holds the loss of every optimizer step (the mean of its micro-batches and ranks) once an epoch is over;
     after an epoch with a loss that is no finite number the training stops. ``feature_std`` and ``effective_rank`` hold
@@ -48,13 +59,20 @@ class LitMethod(LightningModule):
     """
 
     def __init__(
-        self, method: Method, *, views: nn.Module | None = None, lr: float = 1e-3, weight_decay: float = WEIGHT_DECAY
+        self,
+        method: Method,
+        *,
+        views: Callable[[Tensor], Tensor | Sequence[Tensor]] | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = WEIGHT_DECAY,
     ) -> None:
         super().__init__()
-        self.method = method
-        self.views = views
-        self.lr = lr
-        self.weight_decay = weight_decay
+        self.method = check_kind("LitMethod", "method", method, Method, "a Method such as SimCLR(backbone, ...)")
+        if isinstance(views, type):
+            check_module("LitMethod", "views", views)
+        self.views = None if views is None else check_callable("LitMethod", "views", views)
+        self.lr = check_number("LitMethod", "lr", lr, least=0)
+        self.weight_decay = check_number("LitMethod", "weight_decay", weight_decay, least=0)
         self.losses: list[float] = []
         self.feature_std: list[float | None] = []
         self.effective_rank: list[float | None] = []
@@ -64,24 +82,40 @@ class LitMethod(LightningModule):
         self._random_states: list[dict[str, Any]] = []
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        views = batch if self.views is None else self.views(batch)
-        self._watched = views[0][:WATCHED]  # of every batch: max_steps may end an epoch at any
+        views = views_of(batch if self.views is None else self.views(images_of(batch)))
+        if len(views[0]) == 1 and any(isinstance(part, nn.BatchNorm1d) for part in self.method.modules()):
+            raise ValueError(
+                "LitMethod: a batch has one image, and BatchNorm no variance of one; "
+                "pass drop_last=True to the loader, or a batch size that leaves none alone."
+            )
         loss = self.method(views)["loss"]
+        self._watched = views[0][:WATCHED]  # of every batch: max_steps may end an epoch at any
         self._micro_losses.append(loss.detach())
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss, prog_bar=True, batch_size=len(views[0]))
         return loss
 
     def configure_optimizers(self) -> Any:
-        total = int(self.trainer.estimated_stepping_batches)
+        total = self._total_steps()
+        if total == math.inf and self.global_rank == 0:
+            warnings.warn(
+                "LitMethod: nobody knows how many steps this training has: the rate stays up after its warm-up, and "
+                "teachers keep their first momentum; pass max_steps= or limit_train_batches= to the Trainer.",
+                stacklevel=2,
+            )
         optimizer, schedule = optimizer_and_schedule(self.method, self.lr, self.weight_decay, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _total_steps(self) -> float:
+        """As far as the trainer knows; it says -1 or infinity where it does not."""
+        total = self.trainer.estimated_stepping_batches
+        return int(total) if 0 <= total < math.inf else math.inf
 
     def optimizer_step(self, *arguments: Any, **keywords: Any) -> None:
         step = self.trainer.global_step
         super().optimizer_step(*arguments, **keywords)
         self._step_losses.append(torch.stack(self._micro_losses).mean())
         self._micro_losses.clear()
-        self.method.after_step(step, int(self.trainer.estimated_stepping_batches))
+        self.method.after_step(step, self._total_steps())
 
     def on_train_start(self) -> None:
         if self.global_rank and not self._random_states:
@@ -93,6 +127,12 @@ class LitMethod(LightningModule):
             set_random_state(self._random_states[self.global_rank])
 
     def on_train_epoch_end(self) -> None:
+        if self._watched is None:
+            raise ValueError(
+                f"LitMethod: epoch {self.current_epoch + 1} had no batch; pass a loader that begins anew every epoch."
+            )
+        if not self._step_losses:  # stopped within an accumulation
+            return
         losses = self.trainer.strategy.reduce(torch.stack(self._step_losses), reduce_op="mean")
         self.losses += losses.tolist()
         if not losses.isfinite().all():
@@ -126,10 +166,14 @@ class LitMethod(LightningModule):
 
 
 def optimizer_and_schedule(
-    method: Method, lr: float, weight_decay: float, total: int
+    method: Method, lr: float, weight_decay: float, total: float
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW of what is trained, and `warmup_cosine` over ``total`` steps."""
     weights = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    if not weights:
+        raise ValueError(
+            "LitMethod: method has no parameter that requires a gradient; pass one with something to train."
+        )
     groups = [
         {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": weight_decay},
         {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
@@ -138,9 +182,12 @@ def optimizer_and_schedule(
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total))
 
 
-def warmup_cosine(step: int, total: int) -> float:
-    """The factor of the learning rate at ``step`` of ``total``: a line up, then half a cosine down to zero."""
-    warmup = max(1, round(WARMUP * total))
+def warmup_cosine(step: int, total: float) -> float:
+    """The factor of the learning rate at ``step`` of ``total``: a line up, then half a cosine down to zero, where it
+    stays. With no known end (``math.inf``) it stays up.
+    """
+    step, total = check_step("warmup_cosine", step), check_total("warmup_cosine", total, least=0)
+    warmup = max(1, round(WARMUP * (UNKNOWN if total == math.inf else total)))
     if step < warmup:
         return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+    return 0.5 * (1 + math.cos(math.pi * share_done(step - warmup, total - warmup)))

@@ -111,17 +111,20 @@ def test_masters(target_dtype: torch.dtype, source_dtype: torch.dtype, shim: dev
             masters.append(numbers(count, torch.float32, shift >> 1 & 1))
         targets = [numbers(m.numel(), target_dtype, place % 8 >> 2).copy_(m) for place, m in enumerate(masters)]
         masters[3] = torch.empty(0)  # this one goes without
-        before = [m.clone() for m in masters]
-        targets_before = [t.clone() for t in targets]
+        for target in targets:
+            target[::5] = 0.75  # which somebody wrote: the update begins there
+        masters_before, targets_before = [m.clone() for m in masters], [t.clone() for t in targets]
         shim.ran.clear()
         cuda.update(ema.pairs_of(targets, sources, masters), momentum, None)
         assert shim.ran == ["update"]
-        for t, s, m, was, target_was in zip(targets, sources, masters, before, targets_before, strict=True):
-            if m.numel() == 0:
+        for t, s, m, was, target_was in zip(targets, sources, masters, masters_before, targets_before, strict=True):
+            if momentum == 1:
+                assert same_bits(t, target_was) and same_bits(m, was)
+            elif m.numel() == 0:
                 assert_moved(target_was, s, t, momentum)
-                continue
-            assert_moved(was, s, m, momentum)
-            assert same_bits(t, m.to(target_dtype))
+            else:
+                assert_moved(torch.where(target_was == was.to(target_dtype), was, target_was.float()), s, m, momentum)
+                assert same_bits(t, m.to(target_dtype))
 
 
 def test_a_mixture_is_one_launch(shim: device_shim.Shim) -> None:

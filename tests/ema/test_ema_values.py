@@ -73,6 +73,31 @@ def test_a_master_moves_and_the_target_is_its_rounding(backend: str, target: tor
         assert torch.equal(now, master.to(target))
 
 
+@pytest.mark.parametrize("momentum", (0.0, 0.5, 0.97, 1.0))
+@pytest.mark.parametrize("source", (torch.float32, torch.float64), ids=str)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+def test_a_target_that_was_written_goes_on_from_there(
+    backend: str, dtype: torch.dtype, source: torch.dtype, momentum: float
+) -> None:
+    """Every number of the dtype, beside masters that round to it, just not to it, on the tie, or elsewhere."""
+    every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
+    up = torch.nextafter(every, torch.full_like(every, torch.inf))
+    share = torch.tensor([0.0, 0.25, 0.499, 0.5, 0.501, 0.75, 1.0, 3.0])[:, None]
+    masters = (every.double() + share * (up.double() - every.double())).float()
+    masters[-1] = torch.tensor([0.0, -0.0, torch.nan, 1e-30, 7e4, -3e38, torch.inf, 1.0]).repeat(2**13)
+    t, s = every.expand(8, -1).contiguous(), torch.randn(8, 2**16).to(source)
+    begin = torch.where(masters.to(dtype) == t, masters, t.float())
+    expected = begin.clone()
+    SF.ema_update_([expected], [s], momentum, backend=backend)
+    before = t.clone()
+    SF.ema_update_([t], [s], momentum, masters=[masters], backend=backend)
+    if momentum == 1:
+        assert torch.equal(t.view(torch.int16), before.view(torch.int16))
+        return
+    torch.testing.assert_close(masters, expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(t, masters.to(dtype), rtol=0, atol=0, equal_nan=True)
+
+
 def test_some_targets_may_have_no_master(backend: str) -> None:
     t = [torch.ones(5, dtype=torch.bfloat16), torch.ones(5), torch.ones(3, dtype=torch.float16)]
     masters = [None, None, torch.ones(3)]

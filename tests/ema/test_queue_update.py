@@ -48,6 +48,7 @@ def test_keys_are_copied_bit_for_bit(backend: str, dtype: torch.dtype) -> None:
 def test_every_key_lands_where_it_belongs(
     backend: str, size: int, dim: int, n: int, position: int, tensor: bool
 ) -> None:
+    position %= size
     queue, keys = torch.randn(size, dim), torch.randn(n, dim)
     expected, kept = written(queue, keys, position), keys.clone()
     at = torch.tensor(position) if tensor else position
@@ -118,8 +119,8 @@ def test_positions_that_a_narrow_or_wide_number_cannot_hold(backend: str) -> Non
     position = torch.tensor(190, dtype=torch.uint8)
     SF.queue_update_(torch.zeros(200, 1), torch.ones(100, 1), position, backend=backend)
     assert int(position) == 90
-    queue = torch.zeros(3, 1)
-    assert SF.queue_update_(queue, torch.ones(2, 1), 10**19, backend=backend) == (10**19 + 2) % 3
-    assert queue.flatten().tolist() == [0, 1, 1]
+    for beyond in (3, 10**19, torch.tensor(3), torch.tensor(-1)):
+        with pytest.raises(ValueError, match=r"queue_update_: position is -?\d+; pass a whole number from 0 to 2\."):
+            SF.queue_update_(torch.zeros(3, 1), torch.ones(2, 1), beyond, backend=backend)
     with pytest.raises(ValueError, match="is expanded; pass"):
         SF.queue_update_(torch.zeros(1, 3).expand(4, 3), torch.ones(2, 3), 0, backend=backend)

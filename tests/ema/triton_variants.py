@@ -39,7 +39,7 @@ def updates(target: str, source: str, everything: bool) -> Iterator[Any]:
             }  # fmt: skip
             yield (
                 f"update {target} {source} master={master} aligned={aligned} tensor={tensor}", kernels.update_kernel,
-                {}, constants, {"num_warps": launcher.UPDATE[1], "maxnreg": launcher.REGISTERS},
+                {}, constants, {"num_warps": launcher.UPDATE[1], "maxnreg": launcher.REGISTERS[master]},
             )  # fmt: skip
 
 

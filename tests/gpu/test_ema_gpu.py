@@ -73,7 +73,10 @@ def test_update(target_dtype: torch.dtype, source_dtype: torch.dtype, backend: s
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 def test_masters(dtype: torch.dtype, backend: str) -> None:
     masters, sources = [numbers(count, torch.float32) for count in COUNTS], [numbers(count, dtype) for count in COUNTS]
-    targets, before = [m.to(dtype) for m in masters], [m.clone() for m in masters]
+    targets = [m.to(dtype) for m in masters]
+    for target in targets:
+        target[::5] = 0.75  # which somebody wrote: the update begins there
+    before = [torch.where(t == m.to(dtype), m, t.float()) for t, m in zip(targets, masters, strict=True)]
     SF.ema_update_(targets, sources, 0.99, masters=masters, backend=backend)
     assert_moved(before, sources, masters, 0.99)
     assert all(torch.equal(t, m.to(dtype)) for t, m in zip(targets, masters, strict=True))

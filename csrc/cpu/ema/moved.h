@@ -25,12 +25,33 @@ struct InSingle {
 };
 struct Nothing {};
 
-// kept <- average(kept, source), and to `rounded` unless that is Nothing.
+// x rounded to T, in 32 bits: of 16-bit integers gcc makes slow vectors. What comes of a NaN equals nothing sensible.
+template <class T> inline float rounded_to(float x);
+template <> inline float rounded_to<bf16>(float x) {
+    const uint32_t bits = to_bits(x);
+    return from_bits((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+}
+template <> inline float rounded_to<f16>(float x) {
+    const uint32_t size = to_bits(x) & 0x7fffffff;
+    const float normal = from_bits((size + 0xfff + (size >> 13 & 1)) & 0xffffe000);
+    const float near =
+        size < 0x38800000 ? (from_bits(size) + 0.5f) - 0.5f : normal; // where subnormal, the adder rounds
+    const uint32_t whole = size >= 0x477ff000 ? 0x7f800000 : to_bits(near);
+    return from_bits(whole | (to_bits(x) & 0x80000000));
+}
+
+// kept <- average(kept, source), and to `rounded` unless that is Nothing. What is not the rounding of `kept` was
+// written since: it is the newer number, and goes on from there.
 template <class Acc, class Average, class Kept, class S, class T>
 void move_by(Average average, Kept *kept, const S *source, T *rounded, int64_t count) {
 #pragma GCC ivdep
     for (int64_t k = 0; k < count; ++k) {
-        const Acc now = average(widen<Acc>(kept[k]), widen<Acc>(source[k]));
+        Acc was = widen<Acc>(kept[k]);
+        if constexpr (sizeof(T) == 2) {
+            const Acc held = widen<Acc>(rounded[k]);
+            was = (was == was) & (rounded_to<T>(kept[k]) == held) ? was : held;
+        }
+        const Acc now = average(was, widen<Acc>(source[k]));
         kept[k] = narrow<Kept>(now); // at once: gcc makes no vectors of a loop that copies a 16-bit struct
         if constexpr (sizeof(T) == 2) rounded[k] = narrow<T>(narrow<Kept>(now));
     }

@@ -2,7 +2,7 @@
 """In-place ops without a gradient: the update of a teacher, and of a queue.
 
 ema_update     t <- t + (1 - m)(s - t) for every pair of a target and a source; with a master M in float32 beside a
-               16-bit target, M moves and t is M rounded
+               16-bit target, M moves and t is M rounded; an M whose rounding t is not begins anew from t
 queue_update   queue[(position + offset + i) mod size] <- keys[i]
 """
 

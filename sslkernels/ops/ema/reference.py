@@ -10,7 +10,10 @@ from sslkernels.ops.ema.pairs import Pairs
 
 
 def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
-    """t <- m t + (1 - m) s, in float64 and rounded once; with a master M beside a target, M moves and t <- M."""
+    """t <- m t + (1 - m) s, in float64 and rounded once; with a master M beside a target, M moves and t <- M.
+
+    An M whose rounding t is not, since t was written, begins anew from t.
+    """
     seen = set()
     for place, (target, source) in enumerate(zip(pairs.targets, pairs.sources, strict=True)):
         if target.data_ptr() in seen:  # the same pair again
@@ -18,6 +21,8 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
         seen.add(target.data_ptr())
         master = pairs.masters[place] if pairs.masters and pairs.masters[place].numel() else None
         kept = target if master is None else master
+        if master is not None:
+            master.copy_(torch.where(master.to(target.dtype) == target, master, target.to(master.dtype)))
         moved = _moved(kept, source, momentum if at is None else at)
         kept.copy_(moved)
         if master is not None:

@@ -25,9 +25,9 @@ from sslkernels.ops.launch import CODES, rows_of
 # Numbers of a chunk or tile and warps; a tile is of as many channels as there are, WIDEST at most, and of rows for the
 # rest. Chosen so that every thread has 16 numbers on their way from each tensor; not measured on a GPU.
 UPDATE = (4096, 8)
-# Registers of a thread: enough for the loads of a chunk to be on their way together, and for three blocks on a
-# multiprocessor. Left to itself, ptxas takes 40 in some variants and spills.
-REGISTERS = 80
+# Registers of a thread, without a master and with one: enough for the loads of a chunk to be on their way together, and
+# for three blocks on a multiprocessor, or two. Left to itself, ptxas takes 40 in some variants and spills.
+REGISTERS = (80, 96)
 ENQUEUE = (2048, 4)
 WIDEST = 256
 # Tables kept; a model needs one for each backend, and another whenever the address of a tensor has changed.
@@ -63,7 +63,7 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
             kernels.update_kernel[(launch.chunks,)](
                 chunks, launch.first, *weights, at,
                 TARGET=TYPES[launch.target], SOURCE=TYPES[launch.source], MASTER=launch.master,
-                ALIGNED=launch.aligned, BLOCK=UPDATE[0], num_warps=UPDATE[1], maxnreg=REGISTERS,
+                ALIGNED=launch.aligned, BLOCK=UPDATE[0], num_warps=UPDATE[1], maxnreg=REGISTERS[launch.master],
             )  # fmt: skip
 
 

@@ -2,11 +2,13 @@
 """The ema family in Triton: targets that follow their sources, and rows into a ring.
 
     update     t <- m t + (1 - m) s over the chunks of a table: where a chunk of target, source and master begins and
-               how many elements it has. With a master M in float32, M moves and t is M rounded
+               how many elements it has. With a master M in float32, M moves and t is M rounded; an M whose rounding t
+               is not begins anew from t
     enqueue    queue[(position + offset + i) mod size] <- keys[i]
 
-Both are bound by memory, and what is read and written is so once: 12 bytes per float32 parameter, beside 32 for each
-chunk. What is scheduled (momentum, offset) is not specialised on, so that it compiles nothing anew.
+Both are bound by memory, and what is read and written is so once: 12 bytes per float32 parameter, 14 per bfloat16 one
+with a master, beside 32 for each chunk. What is scheduled (momentum, offset) is not specialised on, so that it compiles
+nothing anew.
 """
 
 import triton
@@ -42,6 +44,9 @@ def _move(kept, source, rounded, offsets, count, keep, take, rest, MASTER: tl.co
     inside = offsets < count
     t = tl.load(kept + offsets, mask=inside, other=0.0).to(tl.float32)
     s = tl.load(source + offsets, mask=inside, other=0.0).to(tl.float32)
+    if MASTER:
+        held = tl.load(rounded + offsets, mask=inside, other=0.0)
+        t = tl.where(t.to(held.dtype) == held, t, held.to(tl.float32))
     moved = _moved(t, s, keep, take, rest)
     tl.store(kept + offsets, moved.to(kept.dtype.element_ty), mask=inside)
     if MASTER:
