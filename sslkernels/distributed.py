@@ -7,6 +7,7 @@ process) or a ProcessGroup. Ranks may hold different numbers of rows: they are p
 
 from __future__ import annotations
 
+import json
 import zlib
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -16,9 +17,18 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sslkernels.arguments import DTYPES
+from sslkernels.arguments import check_flag
 
 GroupLike: TypeAlias = "dist.ProcessGroup | Literal['world'] | None"
+
+# What ranks must agree on whatever they call: how it reads where they do not, and how that is mended.
+DISAGREEMENTS = {
+    "function": ("call different functions", "call the same on all of them"),
+    "features": ("hold rows of unlike widths", "pass the same number of features on all of them"),
+    "dtype": ("compute in unlike dtypes", "use one dtype and one autocast setting on all of them"),
+    "gradients": ("disagree on which inputs need a gradient", "train or freeze the same modules on all of them"),
+}
+LONGEST = 2048  # bytes of what a rank says of its call
 
 
 @dataclass(frozen=True)
@@ -46,38 +56,61 @@ class Shard:
         return sum(self.sizes)
 
 
-def shard_of(group: GroupLike, function: str, x: Tensor, *others: Tensor) -> Shard | None:
+def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard | None:
     """The shard that ``x (N, D)`` is of ``group``, or None where there is one process. Costs one small collective.
 
-    Every rank must agree on ``function``, D, dtype, and which of ``x`` and ``others`` need a gradient: the backward
-    communicates too, and a rank that skipped it would leave the others waiting. A rank may hold no row.
+    Every rank must agree on ``function``, its ``settings``, D, dtype, and which of ``x`` and ``others`` need a
+    gradient: the backward communicates too, and a rank that skipped it would leave the others waiting. One of the
+    settings may be a tensor with one element. A rank may hold no row. One that raises before it comes here leaves the
+    others waiting until the group's timeout.
     """
     resolved = _resolve(group)
     if resolved is None:
         return None
-    needs = "".join(str(int(tensor.requires_grad and torch.is_grad_enabled())) for tensor in (x, *others))
+    call = {
+        "function": function,
+        **settings,
+        "features": x.shape[1],
+        "dtype": str(x.dtype).removeprefix("torch."),
+        "gradients": [tensor.requires_grad and torch.is_grad_enabled() for tensor in (x, *others)],
+    }
+    known = {name: "a tensor" if isinstance(value, Tensor) else value for name, value in call.items()}
     # As many numbers whatever is called, so that ranks that call different things still hear of it.
-    mine = torch.tensor(
-        [*x.shape, zlib.crc32(function.encode()), DTYPES.index(x.dtype), int("1" + needs, 2)], device=x.device
-    )
+    mine = torch.tensor([x.shape[0], zlib.crc32(repr(known).encode()), 0], device=x.device)
+    for value in settings.values():
+        if isinstance(value, Tensor):  # what it holds is compared where it lies, which spares a wait for the device
+            mine[2:] = _bits(value)
     everyone = mine.new_empty(dist.get_world_size(resolved) * len(mine))
     _all_gather(everyone, mine, resolved)
-    sizes, features, functions, dtypes, needed = zip(*everyone.view(-1, len(mine)).tolist(), strict=True)
-    rank = dist.get_rank(resolved)
-    if len(set(functions)) > 1:
-        raise ValueError(f"group: ranks call different losses, rank {rank} {function}; call the same on all of them.")
-    if len(set(features)) > 1:
-        raise ValueError(f"group: ranks hold rows of {list(features)} features; every rank must pass the same number.")
-    if len(set(dtypes)) > 1:
-        names = [str(DTYPES[code]).removeprefix("torch.") for code in dtypes]
-        raise ValueError(f"group: ranks compute in {names}; use one dtype and one autocast setting on all of them.")
-    if len(set(needed)) > 1:
-        flags = [f"{code:b}"[1:] for code in needed]
-        raise ValueError(
-            f"group: ranks disagree on which inputs need a gradient ({flags} by rank, 1 for yes); "
-            "train or freeze the same modules on all of them."
-        )
-    return Shard(resolved, sizes, rank)
+    sizes, calls, values = zip(*everyone.view(-1, len(mine)).tolist(), strict=True)
+    if len(set(calls)) > 1 or len(set(values)) > 1:
+        raise ValueError(_difference(call, x.device, resolved))
+    return Shard(resolved, sizes, dist.get_rank(resolved))
+
+
+def _bits(value: Tensor) -> Tensor:
+    value = value.detach().reshape(1)
+    return value.float().view(torch.int32) if value.is_floating_point() else value
+
+
+def _difference(call: dict[str, object], device: torch.device, group: dist.ProcessGroup) -> str:
+    """What the first two ranks that differ said, in a sentence that all ranks read. Costs a second collective."""
+    said = {n: f"tensor({value.item()})" if isinstance(value, Tensor) else str(value) for n, value in call.items()}
+    text = json.dumps(said).encode()[:LONGEST].ljust(LONGEST)
+    mine = torch.tensor(list(text), dtype=torch.uint8, device=device)
+    everyone = mine.new_empty(dist.get_world_size(group) * LONGEST)
+    _all_gather(everyone, mine, group)
+    first, *others = (json.loads(bytes(text)) for text in everyone.view(-1, LONGEST).tolist())
+    for name, came in first.items():
+        for place, other in enumerate(others, 1):
+            if other[name] != came:
+                ranks = dist.get_global_rank(group, 0), dist.get_global_rank(group, place)
+                unlike = f"{came} on rank {ranks[0]} and {other[name]} on rank {ranks[1]}"
+                if name not in DISAGREEMENTS:
+                    return f"{call['function']}: {name} is {unlike}; pass the same on every rank."
+                what, mended = DISAGREEMENTS[name]
+                return f"group: ranks {what}, {unlike}; {mended}."
+    return f"{call['function']}: ranks differ in a setting that reads alike; pass the same on every rank."
 
 
 def gather_rows(x: Tensor, shard: Shard) -> Tensor:
@@ -139,6 +172,17 @@ def check_group(group: GroupLike) -> GroupLike:
     """What a ``group`` may be, as it came: it is resolved when it is used."""
     _resolve(group)
     return group
+
+
+def check_gathered(function: str, gather_distributed: object) -> bool:
+    """That rows of other ranks can be gathered where that is asked for."""
+    gathered = check_flag(function, "gather_distributed", gather_distributed)
+    if gathered and not dist.is_available():
+        raise ValueError(
+            f"{function}: gather_distributed is True and this torch has no torch.distributed; "
+            "pass gather_distributed=False, or install a torch that has it."
+        )
+    return gathered
 
 
 def _resolve(group: GroupLike) -> dist.ProcessGroup | None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkernels.arguments import check_rows, check_size, shape_of
 from sslkernels.distributed import GroupLike, all_rows, shard_of
 from sslkernels.functional import queue_update_
+from sslkernels.modules import Remembering
 from sslkernels.teacher import EMA, update_momentum
 
 __all__ = ["EMA", "MemoryQueue", "update_momentum"]
 
 
-class MemoryQueue(nn.Module):
+class MemoryQueue(Remembering):
     """A ring of the last ``size`` keys; any batch size, nothing dropped at the wrap, saved with the model.
 
     Args:
@@ -24,7 +25,9 @@ class MemoryQueue(nn.Module):
         backend: see `sslkernels.functional.queue_update_`.
 
     Starts with random unit rows, as MoCo does. Reading ``keys (size, dim)`` makes no copy, and `info_nce` keeps none
-    for its backward, so keys may be enqueued between the forward and the backward.
+    for its backward, so keys may be enqueued between the forward and the backward. ``keys`` and ``position`` are in
+    ``state_dict()`` and move with the module, but are no buffers: inside DistributedDataParallel every rank keeps its
+    own.
 
     >>> import torch, sslkernels as sk
     >>> queue = sk.MemoryQueue(size=4, dim=2)
@@ -35,24 +38,26 @@ class MemoryQueue(nn.Module):
 
     keys: Tensor
     position: Tensor
+    remembered = ("keys", "position")
 
     def __init__(self, size: int, dim: int, *, backend: str | None = None) -> None:
         super().__init__()
         check_size("MemoryQueue", "size", size)
         check_size("MemoryQueue", "dim", dim)
         self.backend = backend
-        self.register_buffer("keys", F.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self.keys = F.normalize(torch.randn(size, dim), dim=1)
+        self.position = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, *, group: GroupLike = None) -> None:
         """Write rows ``(N, dim)`` at the ring's position; of a batch longer than the ring the newest stay.
 
-        With a ``group`` the rows of every rank are written, in the order of the ranks, and every rank's queue stays
-        the same. Ranks may hold different N.
+        With a ``group`` the rows of every rank are written, in the order of the ranks, and every rank's queue is the
+        same: at first that of the group's first rank (see `agree`). Ranks may hold different N.
         """
         dim = self.keys.shape[1]
         if check_rows("MemoryQueue", "keys", keys).shape[1] != dim:
             raise ValueError(f"MemoryQueue: keys has shape {shape_of(keys)}; expected (N, {dim}).")
-        shard = shard_of(group, "MemoryQueue", keys)
+        self.agree(group)
+        shard = shard_of(group, "MemoryQueue", keys, size=len(self.keys), position=self.position)
         queue_update_(self.keys, keys if shard is None else all_rows(keys, shard), self.position, backend=self.backend)

@@ -25,6 +25,7 @@ from sslkernels.arguments import (
 )
 from sslkernels.backends import check_backend
 from sslkernels.functional import ema_update_
+from sslkernels.modules import Module, unscriptable
 from sslkernels.schedules import check_step, check_total, share_done
 
 # What each schedule has of options.
@@ -39,7 +40,7 @@ HALVES = (torch.bfloat16, torch.float16)
 WRAPPERS = (DistributedDataParallel, nn.DataParallel)
 
 
-class EMA(nn.Module):
+class EMA(Module):
     """A teacher: the exponential moving average of a model, updated in one pass over all of its tensors.
 
     Args:
@@ -275,6 +276,7 @@ class EMA(nn.Module):
         missing_keys[:] = [key for key in missing_keys if not key.startswith(f"{prefix}master")]
 
 
+@unscriptable
 @torch.no_grad()
 def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
     """Move the parameters of ``model_ema`` towards those of ``model``, as lightly's function of this name does.

@@ -54,6 +54,37 @@ def test_works_without_the_extras(run_python: Callable, missing: str) -> None:
     assert done.stdout.split() == ["True"], done.stderr
 
 
+def test_works_without_torch_distributed(run_python: Callable) -> None:
+    """As PyTorch is built for some platforms: `torch.distributed` is a stub that says that it is not available."""
+    done = run_python(
+        "import sys\n"
+        "class Without:\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name == 'torch.distributed':\n"
+        "            for part in ('_c10d_init', '_rpc_init', '_dist_autograd_init'):\n"
+        "                delattr(sys.modules['torch._C'], part)\n"
+        "sys.meta_path.insert(0, Without())\n"
+        "import torch\n"
+        "assert not torch.distributed.is_available() and not hasattr(torch.distributed, 'is_initialized')\n"
+        "import sslkernels as sk, sslkernels.functional as SF\n"
+        "from sslkernels import losses, methods\n"
+        "z = torch.eye(4)\n"
+        "SF.nt_xent(z, z, group='world'), SF.vicreg(z, z, group='world'), SF.sigreg(z, group='world')\n"
+        "losses.VCRegLoss()(z), losses.NTXentLoss(memory_bank_size=(8, 4))(z.requires_grad_(), z)\n"
+        "sk.MemoryQueue(8, 4).enqueue(z, group='world'), sk.EMA(torch.nn.Linear(2, 2)).update(torch.nn.Linear(2, 2))\n"
+        "for call in (lambda: losses.NTXentLoss(gather_distributed=True), lambda: SF.nt_xent(z, z, group=3),\n"
+        "             lambda: losses.ClipLoss(world_size=2)(z, z, 1.0)):\n"
+        "    try:\n"
+        "        call()\n"
+        "    except (TypeError, ValueError) as error:\n"
+        "        print(error)\n"
+    )
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.splitlines()
+    assert first.startswith("NTXentLoss: gather_distributed is True and this torch has no torch.distributed; pass")
+    assert second.startswith("group is a int") and third.startswith("ClipLoss: world_size is 2 and no process group")
+
+
 def test_a_missing_compiled_module_is_an_import_error_that_says_so(run_python: Callable, tmp_path: Path) -> None:
     """The source folder without its compiled part: what an interpreter started inside the repository would see."""
     source = Path(sslkernels.__file__).parent

@@ -22,6 +22,7 @@ from sslkernels.functional.tokens import (
     restore_tokens,
     scatter_tokens,
 )
+from sslkernels.modules import unscriptable
 from sslkernels.ops.similarity import logsumexp_similarity
 
 __all__ = [
@@ -56,3 +57,6 @@ __all__ = [
     "vibcreg",
     "vicreg",
 ]
+
+for _name in __all__:
+    unscriptable(globals()[_name])

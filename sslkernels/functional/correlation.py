@@ -89,7 +89,8 @@ def barlow_twins(
     lambd = check_number("barlow_twins", "lambd", lambd, least=0)
     eps = check_number("barlow_twins", "eps", eps, least=0)
     shared = statistics == "global"
-    shard = check_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared)
+    settings = {"lambd": lambd, "eps": eps, "statistics": statistics, "convention": convention}
+    shard = check_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared, **settings)
     outside = convention == "stable-pretraining"
     scaling = Scaling(eps, unbiased=outside, outside=outside)
     moments = column_moments(z0, z1, "cross", scaling=scaling, side=side, shard=shard, shared=shared, backend=backend)
@@ -132,7 +133,7 @@ def vicreg(
     tensor(25.0392)
     """
     sim, var, cov, eps = check_weights("vicreg", sim=sim, var=var, cov=cov, eps=eps)
-    shard = check_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2)
+    shard = check_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
     moments = column_moments(z0, z1, "each", side=side, shard=shard, backend=backend)
     rows = z0.shape[0] if shard is None else shard.total
     hinges = hinges_of(moments.squares, rows, eps).sum()
@@ -152,7 +153,7 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, bac
     tensor(0.1464)
     """
     eps = check_number("variance_hinge", "eps", eps, least=0)
-    shard = check_views("variance_hinge", {"z": z}, None, group, least=2)
+    shard = check_views("variance_hinge", {"z": z}, None, group, least=2, eps=eps)
     moments = column_moments(z, None, "none", shard=shard, backend=backend)
     return hinges_of(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0].to(wide(z.dtype))
 
@@ -193,8 +194,10 @@ def check_views(
     views: dict[str, Tensor],
     side: str | None,
     group: GroupLike,
+    /,
     least: int,
     each: bool = False,
+    **settings: object,
 ) -> Shard | None:
     """The shard, of views that can be compared and hold ``least`` rows, on ``each`` rank or on all together."""
     (first, z0), *rest = views.items()
@@ -204,9 +207,7 @@ def check_views(
         check_alike(function, name, z, first, z0, rows=True)
     if side is not None:
         check_choice(function, "side", side, SIDES)
-    # Ranks that disagree on the side or on whose statistics count would wait for each other's collectives.
-    way = f"{function} on {side}" + (", each rank's statistics" if each else "")
-    shard = shard_of(group, way, *views.values())
+    shard = shard_of(group, function, *views.values(), side=side, **settings)
     fewest = z0.shape[0] if shard is None else min(shard.sizes) if each else shard.total
     if fewest < least:
         came = shape_of(z0) if shard is None else f"{list(shard.sizes)} rows by rank"

@@ -52,7 +52,7 @@ def negative_cosine_similarity(
     """
     eps = check_number("negative_cosine_similarity", "eps", eps, least=LEAST_EPS)
     check_choice("negative_cosine_similarity", "reduction", reduction, REDUCTIONS)
-    x0, x1, shard = _sides("negative_cosine_similarity", {"x0": x0, "x1": x1}, group)
+    x0, x1, shard = _sides("negative_cosine_similarity", {"x0": x0, "x1": x1}, group, eps=eps, reduction=reduction)
     return cosine_losses(x0, x1, eps, 0, 1, reduction, shard, backend)
 
 
@@ -80,14 +80,18 @@ def byol_loss(
     tensor(0.4000)
     """
     check_choice("byol_loss", "reduction", reduction, REDUCTIONS)
-    prediction, target, shard = _sides("byol_loss", {"prediction": prediction, "target": target}, group)
+    prediction, target, shard = _sides(
+        "byol_loss", {"prediction": prediction, "target": target}, group, reduction=reduction
+    )
     return cosine_losses(prediction, target, 1e-12, 2, 2, reduction, shard, backend)
 
 
-def _sides(function: str, sides: dict[str, Tensor], group: GroupLike) -> tuple[Tensor, Tensor, Shard | None]:
+def _sides(
+    function: str, sides: dict[str, Tensor], group: GroupLike, **settings: object
+) -> tuple[Tensor, Tensor, Shard | None]:
     (name0, x0), (name1, x1) = sides.items()
     check_pair(function, name0, x0, name1, x1, group)
     if x0.dtype != x1.dtype:  # autocast lets them differ; the one with more digits keeps them
         dtype = torch.promote_types(x0.dtype, x1.dtype)
         x0, x1 = x0.to(dtype), x1.to(dtype)
-    return x0, x1, sharded(group, function, x0, x1)
+    return x0, x1, sharded(group, function, x0, x1, **settings)

@@ -73,7 +73,7 @@ def sigreg(
     z = z.reshape(z.shape[:-2].numel(), *z.shape[-2:])
     knots, t_max = check_rule("sigreg", knots, t_max)
     count = _check_slices("sigreg", z, slices, num_slices, generator, knots)
-    shard = _shard("sigreg", z, count, knots, t_max, group)
+    shard = _shard("sigreg", z, group, slices=count, knots=knots, t_max=t_max)
     return _epps_pulley(z, _slices(z, slices, count, generator, shard), knots, t_max, shard, backend)
 
 
@@ -121,7 +121,8 @@ def lejepa(
     every = torch.cat([global_z, local_z])
     knots, t_max = check_rule("lejepa", knots, t_max)
     count = _check_slices("lejepa", every, slices, num_slices, generator, knots)
-    shard = _shard("lejepa", every, count, knots, t_max, group)
+    settings = {"global_views": len(global_z), "weight": weight, "slices": count, "knots": knots, "t_max": t_max}
+    shard = _shard("lejepa", every, group, **settings)
     regularizer = _epps_pulley(every, _slices(every, slices, count, generator, shard), knots, t_max, shard, backend)
     wider = every.to(wide(every.dtype))
     samples, ranks = (every.shape[1], 1) if shard is None else (shard.total, shard.ranks)
@@ -163,11 +164,8 @@ def _slices(
     return slices
 
 
-def _shard(function: str, z: Tensor, count: int, knots: int, t_max: float, group: GroupLike) -> Shard | None:
-    shard = None
-    if group is not None:
-        # Views, slices and knots are part of the name: ranks that differ in them would exchange sums of unlike sizes.
-        shard = shard_of(group, f"{function} of {z.shape[0]} views, {count} slices, {knots} knots to {t_max}", z[0])
+def _shard(function: str, z: Tensor, group: GroupLike, **settings: object) -> Shard | None:
+    shard = None if group is None else shard_of(group, function, z[0], views=len(z), **settings)
     if (z.shape[1] if shard is None else shard.total) == 0:
         raise ValueError(f"{function}: there are no samples; the loss needs at least one.")
     return shard

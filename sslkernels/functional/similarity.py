@@ -67,7 +67,7 @@ def nt_xent(
     n = z0.shape[0]
     anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
     scale = _inverse(temperature, anchors)
-    shard = sharded(group, "nt_xent", anchors, scale)
+    shard = sharded(group, "nt_xent", anchors, scale, temperature=temperature, normalize=normalize, reduction=reduction)
     return self_contrast(anchors, scale, n, reduction, shard, backend)
 
 
@@ -119,8 +119,8 @@ def info_nce(
     else:
         query, key = query.to(compute_dtype(query)), key.to(compute_dtype(key))
     scale = _inverse(temperature, query)
-    way = "symmetric info_nce" if symmetric else "info_nce" if negatives is None else "info_nce with negatives"
-    shard = sharded(group, way, query, key, scale)
+    settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
+    shard = sharded(group, "info_nce", query, key, scale, queued=negatives is not None, **settings)
     if symmetric:
         return pair_contrast(query, key, scale, reduction, shard, backend)
     if negatives is not None:
@@ -170,7 +170,7 @@ def clip_loss(
     dtype = compute_dtype(image)
     image, text = image.to(dtype), text.to(dtype)
     scale = scale_tensor(logit_scale, image)
-    shard = sharded(group, "clip_loss", image, text, scale)
+    shard = sharded(group, "clip_loss", image, text, scale, logit_scale=logit_scale, reduction=reduction)
     loss = pair_contrast(image, text, scale, reduction, shard, backend)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0 * logit_bias.sum()
@@ -184,9 +184,9 @@ def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
     return scale_tensor(1 / temperature, like)
 
 
-def sharded(group: GroupLike, function: str, x: Tensor, *others: Tensor) -> Shard | None:
+def sharded(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard | None:
     """`shard_of`; a loss needs a row, on some rank if not on this one."""
-    shard = shard_of(group, function, x, *others)
+    shard = shard_of(group, function, x, *others, **settings)
     if (x.shape[0] if shard is None else shard.total) == 0:
         raise ValueError(f"{function}: no rank holds a row; a loss needs at least one row.")
     return shard

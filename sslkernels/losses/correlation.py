@@ -4,16 +4,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, shape_of
+from sslkernels.distributed import check_gathered
 from sslkernels.functional.correlation import barlow_twins, vicreg
+from sslkernels.modules import Module
 
 CONVENTIONS = ("lightly", "official", "solo-learn", "stable-pretraining")
 SOLO_SCALE = 0.025
 
 
-class BarlowTwinsLoss(nn.Module):
+class BarlowTwinsLoss(Module):
     """Barlow Twins with lightly's arguments: ``from sslkernels.losses import BarlowTwinsLoss`` is the whole change.
 
     Args:
@@ -40,7 +42,7 @@ class BarlowTwinsLoss(nn.Module):
         check_number("BarlowTwinsLoss", "lambda_param", lambda_param)
         check_choice("BarlowTwinsLoss", "convention", convention, CONVENTIONS)
         self.lambda_param = lambda_param
-        self.gather_distributed = gather_distributed
+        self.gather_distributed = check_gathered("BarlowTwinsLoss", gather_distributed)
         self.convention = convention
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
@@ -56,7 +58,7 @@ class BarlowTwinsLoss(nn.Module):
         return SOLO_SCALE * loss if self.convention == "solo-learn" else loss
 
 
-class VICRegLoss(nn.Module):
+class VICRegLoss(Module):
     """VICReg with lightly's arguments: ``from sslkernels.losses import VICRegLoss`` is the whole change.
 
     Args:
@@ -92,7 +94,7 @@ class VICRegLoss(nn.Module):
         check_number("VICRegLoss", "eps", eps, least=0)
         check_choice("VICRegLoss", "convention", convention, CONVENTIONS)
         self.lambda_param, self.mu_param, self.nu_param = lambda_param, mu_param, nu_param
-        self.gather_distributed = gather_distributed
+        self.gather_distributed = check_gathered("VICRegLoss", gather_distributed)
         self.eps = eps
         self.convention = convention
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import math
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkernels.arguments import check_number, check_rows, shape_of
 from sslkernels.functional.cosine import LEAST_EPS, negative_cosine_similarity
+from sslkernels.modules import Module
 
 
-class NegativeCosineSimilarity(nn.Module):
+class NegativeCosineSimilarity(Module):
     """Minus the mean cosine, lightly's arguments: ``from sslkernels.losses import NegativeCosineSimilarity``.
 
     Args:

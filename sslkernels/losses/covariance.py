@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkernels.arguments import check_number
+from sslkernels.distributed import GroupLike, check_gathered
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.losses.correlation import check_pair
+from sslkernels.modules import Module, Remembering
+from sslkernels.ops.registry import wide
 
 
-class VCRegLoss(nn.Module):
+class VCRegLoss(Module):
     """`sslkernels.functional.vcreg` with stable-pretraining's arguments: ``forward(z_i)``, one embedding ``(N, D)``.
 
     As there, rows of every rank count unless ``gather_distributed`` is False.
@@ -41,7 +44,7 @@ class VCRegLoss(nn.Module):
         return vcreg(z_i, var=self.std_coeff, cov=self.cov_coeff, eps=self.epsilon, group=group)
 
 
-class VIbCRegLoss(nn.Module):
+class VIbCRegLoss(Module):
     """`sslkernels.functional.vibcreg` with the arguments of solo-learn's function: ``forward(z1, z2)``.
 
     As there, rows of every rank count unless ``gather_distributed`` is False.
@@ -79,7 +82,7 @@ class VIbCRegLoss(nn.Module):
         )
 
 
-class FroSSLLoss(nn.Module):
+class FroSSLLoss(Module):
     """`sslkernels.functional.frossl` with lightly's arguments: ``forward(z_views)``, a list of two ``(N, D)`` or more.
 
     ``gather_distributed`` is ours: the rows of every rank.
@@ -93,23 +96,25 @@ class FroSSLLoss(nn.Module):
     def __init__(self, invariance_weight: float = 1.0, gather_distributed: bool = False) -> None:
         super().__init__()
         check_number("FroSSLLoss", "invariance_weight", invariance_weight)
-        self.invariance_weight, self.gather_distributed = invariance_weight, gather_distributed
+        self.invariance_weight = invariance_weight
+        self.gather_distributed = check_gathered("FroSSLLoss", gather_distributed)
 
     def forward(self, z_views: Sequence[Tensor]) -> Tensor:
         group = "world" if self.gather_distributed else None
         return frossl(z_views, invariance_weight=self.invariance_weight, group=group)
 
 
-class TiCoLoss(nn.Module):
-    """`sslkernels.functional.tico` with lightly's arguments, and the covariance remembered in the buffer ``C (D, D)``.
+class TiCoLoss(Remembering):
+    """`sslkernels.functional.tico` with lightly's arguments, and the covariance remembered as ``C (D, D)``.
 
     Args:
         beta: what is kept of the covariance at each step.
         rho: weight of the covariance term.
-        gather_distributed: the covariance of the rows of every rank.
+        gather_distributed: the covariance of the rows of every rank; otherwise each rank remembers its own, inside
+            DistributedDataParallel too.
 
-    ``forward(z_a, z_b, update_covariance_matrix=True)`` with ``(N, D)`` each gives a 0-dim loss. The buffer is None
-    until the first call, or until a checkpoint that has one is loaded; then it moves, saves and resumes with the model.
+    ``forward(z_a, z_b, update_covariance_matrix=True)`` with ``(N, D)`` each gives a 0-dim loss. C is None until the
+    first call, or until a checkpoint that has one is loaded; then it moves, saves and resumes with the model.
 
     >>> import torch
     >>> from sslkernels.losses import TiCoLoss
@@ -118,6 +123,7 @@ class TiCoLoss(nn.Module):
     """
 
     C: Tensor | None
+    remembered = ("C",)
 
     def __init__(self, beta: float = 0.9, rho: float = 8.0, gather_distributed: bool = False) -> None:
         super().__init__()
@@ -125,12 +131,18 @@ class TiCoLoss(nn.Module):
         if beta > 1:
             raise ValueError(f"TiCoLoss: beta is {beta}; pass a number from 0 to 1.")
         check_number("TiCoLoss", "rho", rho)
-        self.beta, self.rho, self.gather_distributed = beta, rho, gather_distributed
-        self.register_buffer("C", None)
+        self.beta, self.rho = beta, rho
+        self.gather_distributed = check_gathered("TiCoLoss", gather_distributed)
+        self.C = None
 
     def forward(self, z_a: Tensor, z_b: Tensor, update_covariance_matrix: bool = True) -> Tensor:
         check_pair("TiCoLoss", {"z_a": z_a, "z_b": z_b}, self.gather_distributed, least=1)
-        group = "world" if self.gather_distributed else None
+        group: GroupLike = None
+        if self.gather_distributed:
+            group = "world"
+            if self.C is None:  # not on every rank, if only one has read a checkpoint
+                self.C = z_a.new_zeros(z_a.shape[1], z_a.shape[1], dtype=wide(z_a.dtype))
+            self.agree(group)
         loss, covariance = tico(z_a, z_b, self.C, beta=self.beta, rho=self.rho, group=group)
         if update_covariance_matrix:
             self.C = covariance

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkernels.arguments import check_number, check_size, is_whole
+from sslkernels.distributed import check_gathered
 from sslkernels.functional.sigreg import lejepa, sigreg
+from sslkernels.modules import Module
 
 
-class SIGReg(nn.Module):
+class SIGReg(Module):
     """lightly's SIGReg: same arguments, same call, same values from the same slices.
 
     Args:
@@ -38,7 +40,7 @@ class SIGReg(nn.Module):
             raise ValueError(f"SIGReg: t_max is {t_max}; pass a number above 0.")
         check_size("SIGReg", "num_vectors", num_vectors)
         self.knots, self.t_max, self.num_vectors = knots, t_max, num_vectors
-        self.gather_distributed = gather_distributed
+        self.gather_distributed = check_gathered("SIGReg", gather_distributed)
         # Nothing reads them: checkpoints of lightly's module hold them, and load here, as ours load there.
         step = t_max / (knots - 1)
         t = torch.linspace(0, t_max, knots, dtype=torch.float32)
@@ -60,7 +62,7 @@ class SIGReg(nn.Module):
         )
 
 
-class LeJEPALoss(nn.Module):
+class LeJEPALoss(Module):
     """lightly's LeJEPALoss: ``lambda_param * SIGReg + (1 - lambda_param) * invariance``; same arguments, same call.
 
     ``forward(local_proj=, global_proj=)`` with ``(V, N, D)`` each gives a 0-dim loss. With ``gather_distributed`` both

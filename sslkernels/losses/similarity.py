@@ -8,22 +8,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_rows, check_scalar, check_temperature, is_whole
+from sslkernels.distributed import GroupLike, check_gathered, gather_rows, shard_of
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
+from sslkernels.modules import Module
 from sslkernels.ops.similarity import unit_rows
 from sslkernels.state import MemoryQueue
 
 
-class NTXentLoss(nn.Module):
+class NTXentLoss(Module):
     """NT-Xent with lightly's arguments: ``from sslkernels.losses import NTXentLoss`` is the whole change.
 
     Args:
         temperature: as in `sslkernels.functional.nt_xent`; lightly's default is 0.5.
         memory_bank_size: 0 for none, or ``(size, dim)``: then out0 are queries, out1 their keys, and the bank holds the
             negatives. An integer, as older versions take, creates the bank at the first call and warns.
-        gather_distributed: take the rows of every rank as negatives.
+        gather_distributed: take the rows of every rank as negatives. The keys of every rank then enter the bank, which
+            is the same on all of them; otherwise each rank has a bank of its own, inside DistributedDataParallel too.
 
     ``forward(out0, out1)`` with ``(N, D)`` each gives a 0-dim loss. The bank is read before it is written, written only
     if ``out0.requires_grad``, drops no key at its end, and is part of ``state_dict()``.
@@ -44,39 +49,42 @@ class NTXentLoss(nn.Module):
     ) -> None:
         super().__init__()
         check_scalar("NTXentLoss", "temperature", temperature)
-        if abs(temperature) < 1e-8:
+        # lightly's names, for subclasses that have logits of their own.
+        self.eps, self.cross_entropy = 1e-8, nn.CrossEntropyLoss()
+        if abs(temperature) < self.eps:
             raise ValueError(f"NTXentLoss: temperature is {temperature}; pass a number of at least 1e-8 in size.")
         self.temperature = temperature
-        self.gather_distributed = gather_distributed
+        self.gather_distributed = check_gathered("NTXentLoss", gather_distributed)
         self.memory_bank = None
         self._lazy_size = 0
-        if isinstance(memory_bank_size, int) and is_whole(memory_bank_size, 0):
-            self._lazy_size = memory_bank_size
-            if memory_bank_size:
-                warnings.warn(
-                    f"memory_bank_size={memory_bank_size} creates the bank at the first call; "
-                    f"pass ({memory_bank_size}, dim) so that it is there when a checkpoint is loaded.",
-                    stacklevel=2,
-                )
-        elif isinstance(memory_bank_size, Sequence) and [is_whole(n, 1) for n in memory_bank_size] == [True, True]:
-            self.memory_bank = MemoryQueue(*memory_bank_size)
-        else:
+        sizes = list(memory_bank_size) if isinstance(memory_bank_size, Sequence) else [memory_bank_size]
+        if len(sizes) not in (1, 2) or not all(is_whole(n, 0) for n in sizes) or (sizes[0] > 0 and sizes[-1] == 0):
             raise ValueError(
                 f"NTXentLoss: memory_bank_size is {memory_bank_size!r}; "
                 "pass 0 for none, or (size, dim) with whole numbers of at least 1."
+            )
+        if sizes[0] > 0 and len(sizes) == 2:
+            self.memory_bank = MemoryQueue(*sizes)
+        elif sizes[0] > 0:
+            self._lazy_size = int(sizes[0])
+            warnings.warn(
+                f"memory_bank_size={sizes[0]} creates the bank at the first call; "
+                f"pass ({sizes[0]}, dim) so that it is there when a checkpoint is loaded.",
+                stacklevel=2,
             )
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         if self.memory_bank is None and self._lazy_size:
             dim = check_rows("NTXentLoss", "out0", out0).shape[1]
             self.memory_bank = MemoryQueue(self._lazy_size, dim).to(out0.device)
-        group = "world" if self.gather_distributed else None
+        group: GroupLike = "world" if self.gather_distributed else None
         if self.memory_bank is None:
             return nt_xent(out0, out1, temperature=self.temperature, group=group)
+        self.memory_bank.agree(group)
         negatives = self.memory_bank.keys.to(out0.dtype)
-        loss = info_nce(out0, out1, negatives=negatives, temperature=self.temperature)
+        loss = info_nce(out0, out1, negatives=negatives, temperature=self.temperature, group=group)
         if out0.requires_grad:
-            self.memory_bank.enqueue(unit_rows(out1.detach()))
+            self.memory_bank.enqueue(unit_rows(out1.detach()), group=group)
         return loss
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
@@ -90,7 +98,7 @@ class NTXentLoss(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-class InfoNCELoss(nn.Module):
+class InfoNCELoss(Module):
     """`sslkernels.functional.info_nce` as a module: ``forward(query, key, negatives=None)``.
 
     >>> import torch
@@ -102,7 +110,8 @@ class InfoNCELoss(nn.Module):
     def __init__(self, temperature: float = 0.1, symmetric: bool = False, gather_distributed: bool = False) -> None:
         super().__init__()
         check_temperature("InfoNCELoss", temperature)
-        self.temperature, self.symmetric, self.gather_distributed = temperature, symmetric, gather_distributed
+        self.temperature, self.symmetric = temperature, symmetric
+        self.gather_distributed = check_gathered("InfoNCELoss", gather_distributed)
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
         return info_nce(
@@ -115,12 +124,15 @@ class InfoNCELoss(nn.Module):
         )
 
 
-class ClipLoss(nn.Module):
-    """open_clip's ClipLoss: same arguments, same call, the exact gradient.
+class ClipLoss(Module):
+    """open_clip's ClipLoss: same arguments, same call, same methods for subclasses, the exact gradient.
 
     With ``world_size > 1`` the features of all ranks are gathered and every parameter's gradient, averaged by DDP, is
-    that of the whole batch; open_clip's default (no ``gather_with_grad``) gives ``1 / world_size`` of it. The arguments
-    ``local_loss``, ``gather_with_grad``, ``cache_labels`` and ``rank`` are accepted and change nothing.
+    that of the whole batch, whatever ``local_loss`` and ``gather_with_grad`` are; open_clip's default gives
+    ``1 / world_size`` of it. ``local_loss`` decides which rows `get_logits` gives. Horovod is not served.
+
+    ``forward`` makes no matrix of logits, unless a subclass has its own `get_logits` or `get_ground_truth`: then the
+    loss is the cross-entropy of these, as in open_clip.
 
     >>> import torch
     >>> from sslkernels.losses import ClipLoss
@@ -135,9 +147,58 @@ class ClipLoss(nn.Module):
         cache_labels: bool = False,
         rank: int = 0,
         world_size: int = 1,
+        use_horovod: bool = False,
     ) -> None:
         super().__init__()
-        self.world_size = world_size
+        if use_horovod:
+            raise ValueError(
+                "ClipLoss: use_horovod is True and only torch.distributed is served; pass use_horovod=False."
+            )
+        self.local_loss, self.gather_with_grad, self.cache_labels = local_loss, gather_with_grad, cache_labels
+        self.rank, self.world_size, self.use_horovod = rank, world_size, use_horovod
+        self.prev_num_logits = 0
+        self.labels: dict[torch.device, Tensor] = {}
+
+    def get_ground_truth(self, device: torch.device, num_logits: int) -> Tensor:
+        """The column ``(num_logits,)`` of each row's pair among the logits; kept where ``cache_labels`` says so."""
+        if self.prev_num_logits == num_logits and device in self.labels:
+            return self.labels[device]
+        labels = torch.arange(num_logits, device=device)
+        if self.world_size > 1 and self.local_loss:
+            labels = labels + num_logits * self.rank
+        if self.cache_labels:
+            self.labels[device] = labels
+            self.prev_num_logits = num_logits
+        return labels
+
+    def get_logits(
+        self,
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: float | Tensor,
+        logit_bias: float | Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The scaled products of images with texts and of texts with images, ``(N, N)`` each.
+
+        With ``world_size > 1`` the columns are the rows of all ranks; the rows too, unless ``local_loss``.
+        """
+        images, texts, group = image_features, text_features, self._group()
+        check_scalar("ClipLoss", "logit_scale", logit_scale)
+        shard = shard_of(group, "ClipLoss", images, texts, logit_scale=logit_scale, local_loss=self.local_loss)
+        if shard is not None:
+            if self.local_loss and len(set(shard.sizes)) > 1:
+                raise ValueError(
+                    f"ClipLoss: ranks hold {list(shard.sizes)} rows; with local_loss=True pass as many on each of them."
+                )
+            images, texts = gather_rows(images, shard), gather_rows(texts, shard)
+            if not self.local_loss:
+                image_features, text_features = images, texts
+        per_image = logit_scale * image_features @ texts.T
+        whole = shard is not None and not self.local_loss
+        per_text = per_image.T if whole else logit_scale * text_features @ images.T
+        if logit_bias is not None:
+            per_image, per_text = per_image + logit_bias, per_text + logit_bias
+        return per_image, per_text
 
     def forward(
         self,
@@ -147,11 +208,24 @@ class ClipLoss(nn.Module):
         logit_bias: float | Tensor | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        if self.world_size > 1 and not torch.distributed.is_initialized():
+        if self._overridden():
+            logits = self.get_logits(image_features, text_features, logit_scale, logit_bias=logit_bias)
+            labels = self.get_ground_truth(image_features.device, logits[0].shape[0])
+            loss = (F.cross_entropy(logits[0], labels) + F.cross_entropy(logits[1], labels)) / 2
+        else:
+            loss = clip_loss(image_features, text_features, logit_scale, logit_bias, group=self._group())
+        return {"contrastive_loss": loss} if output_dict else loss
+
+    def _overridden(self) -> bool:
+        ours = {"get_logits": ClipLoss.get_logits, "get_ground_truth": ClipLoss.get_ground_truth}
+        return any(getattr(getattr(self, name), "__func__", None) is not method for name, method in ours.items())
+
+    def _group(self) -> GroupLike:
+        if self.world_size == 1:
+            return None
+        if not (dist.is_available() and dist.is_initialized()):
             raise ValueError(
                 f"ClipLoss: world_size is {self.world_size} and no process group is initialised; "
                 "call torch.distributed.init_process_group first, or pass world_size=1."
             )
-        group = "world" if self.world_size > 1 else None
-        loss = clip_loss(image_features, text_features, logit_scale, logit_bias, group=group)
-        return {"contrastive_loss": loss} if output_dict else loss
+        return "world"

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from sslkernels.arguments import check_list, check_module, check_size, check_tensor, shape_of
 from sslkernels.backends import USUAL, check_backend
 from sslkernels.distributed import GroupLike, check_group
+from sslkernels.modules import Module
 from sslkernels.schedules import check_step, check_total
 from sslkernels.state import EMA
 
 
-class Method(nn.Module):
+class Method(Module):
     """A self-supervised method. Call it on the views, step the optimizer, call `after_step`.
 
     Args:

@@ -80,6 +80,7 @@ class MoBY(Taught):
         return self._contrast(q0, k1, self.queue1) + self._contrast(q1, k0, self.queue0)
 
     def _contrast(self, query: Tensor, key: Tensor, queue: MemoryQueue) -> Tensor:
+        queue.agree(self.group)
         return info_nce(
             query, key, negatives=queue.keys, temperature=self.temperature, group=self.group, backend=self.backend
         )

@@ -73,6 +73,7 @@ class MoCoV2(Taught):
         return {"loss": self.loss(query, key), "embeddings": (query, key)}
 
     def loss(self, query: Tensor, key: Tensor) -> Tensor:  # type: ignore[override]
+        self.queue.agree(self.group)
         return info_nce(
             query,
             key,

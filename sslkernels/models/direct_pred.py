@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkernels.arguments import check_number, check_rows, check_widths, shape_of
 from sslkernels.distributed import GroupLike, check_group, shard_of, summed
+from sslkernels.modules import Module
 
 # The official code's: no direction is shut for good.
 LEAST = 1e-4
 
 
-class DirectPred(nn.Module):
+class DirectPred(Module):
     """Understanding Self-Supervised Learning Dynamics without Contrastive Pairs. Tian, Chen and Ganguli, ICML 2021.
 
     ``F <- momentum F + (1 - momentum) E[f f^T]`` follows the correlation of its inputs f, and the predictor is
@@ -28,7 +29,8 @@ class DirectPred(nn.Module):
         dim: features of the rows.
         momentum: of F; the official example's 0.3.
         eps: added to every p; the official example's 0.01.
-        group: ranks whose rows count in F; see `sslkernels.functional.nt_xent`.
+        group: ranks whose rows count in F; see `sslkernels.functional.nt_xent`. Without one, inside
+            DistributedDataParallel, the first rank's count, which sends its buffers to the others at every forward.
 
     ``correlation`` is F, ``weight`` is W; both are saved with the model. F starts at zero, whose trace in later ones is
     a factor that W does not see. E is the mean over all rows that came in training mode since the last `after_step`,
@@ -90,7 +92,7 @@ class DirectPred(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(_precise(self.products.dtype))
             products, rows = x.T @ x, len(x)
-            shard = shard_of(self.group, "DirectPred", x)
+            shard = shard_of(self.group, "DirectPred", x, momentum=self.momentum, eps=self.eps)
             if shard is not None:
                 products, rows = summed(products, shard), shard.total
             self.products += products

@@ -21,6 +21,7 @@ from sslkernels.arguments import (
     shape_of,
 )
 from sslkernels.functional import patchify_gather
+from sslkernels.modules import Module
 
 
 class Attention(nn.Module):
@@ -67,7 +68,7 @@ class Transformer(nn.Sequential):
         self.apply(init_linear)
 
 
-class ViT(nn.Module):
+class ViT(Module):
     """Images ``(N, C, H, W)`` in [0, 1] to features ``(N, width)``, the mean of the tokens.
 
     ``vit.encode(vit.embed(images, index))`` gives the tokens themselves, of the patches ``index`` alone if it is there:

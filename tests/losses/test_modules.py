@@ -28,22 +28,9 @@ def bank_of(loss: NTXentLoss) -> Tensor:
     return loss.memory_bank.keys.clone()
 
 
-def signature(constructor: type) -> list[tuple[str, object]]:
-    return [(p.name, p.default) for p in inspect.signature(constructor).parameters.values()]
-
-
-def test_constructors_take_the_arguments_people_pass() -> None:
-    assert signature(NTXentLoss) == [("temperature", 0.5), ("memory_bank_size", 0), ("gather_distributed", False)]
-    assert signature(InfoNCELoss) == [("temperature", 0.1), ("symmetric", False), ("gather_distributed", False)]
-    assert signature(ClipLoss) == [
-        ("local_loss", False),
-        ("gather_with_grad", False),
-        ("cache_labels", False),
-        ("rank", 0),
-        ("world_size", 1),
-    ]
-    forward = list(inspect.signature(ClipLoss.forward).parameters)[1:]
-    assert forward == ["image_features", "text_features", "logit_scale", "logit_bias", "output_dict"]
+def test_our_own_module_takes_the_arguments_that_were_promised() -> None:
+    taken = [(p.name, p.default) for p in inspect.signature(InfoNCELoss).parameters.values()]
+    assert taken == [("temperature", 0.1), ("symmetric", False), ("gather_distributed", False)]
 
 
 def test_nt_xent_module_is_the_function() -> None:
@@ -272,5 +259,5 @@ def test_copies_behave_alike_and_share_nothing(kind: str, duplicate) -> None:
     other = duplicate(loss)
     arguments = (*views(), *([2.0] if kind == "clip" else []))
     assert torch.equal(loss(*arguments), other(*arguments))
-    for mine, theirs in zip(loss.buffers(), other.buffers(), strict=True):
+    for mine, theirs in zip(loss.state_dict().values(), other.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs) and mine.data_ptr() != theirs.data_ptr()

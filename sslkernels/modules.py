@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What modules have in common: no TorchScript, and tensors that they remember from step to step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar, NoReturn, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from sslkernels.distributed import GroupLike, shard_of
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Self = TypeVar("_Self", bound="Remembering")
+
+
+def unscriptable(function: _Function) -> _Function:
+    """The function, which tells torch.jit.script, alone or called by what is scripted, that it cannot be."""
+    function.__prepare_scriptable__ = partial(_refuse, function.__name__)  # type: ignore[attr-defined]
+    return function
+
+
+class Module(nn.Module):
+    """A module that tells torch.jit.script, alone or as a part of what is scripted, that it cannot be."""
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        _refuse(type(self).__name__)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise TypeError(f"torch.jit.script: {name} runs kernels that TorchScript cannot read; use torch.compile.")
+
+
+class Remembering(Module):
+    """A module with tensors that outlive a step, under the names in ``remembered``.
+
+    They are saved, loaded, moved and cast as buffers are, and yet are none, because DistributedDataParallel writes the
+    first rank's buffers over those of all others at every forward. Without a group each rank remembers its own.
+    """
+
+    remembered: ClassVar[tuple[str, ...]]
+    _agreed = False
+
+    @torch.no_grad()
+    def agree(self, group: GroupLike) -> None:
+        """Give every rank of ``group`` what its first rank remembers, once after this was made or loaded.
+
+        Ranks that were seeded unlike start with unlike random rows, and often only one of them reads the checkpoint.
+        """
+        if group is None or self._agreed:
+            return
+        tensors = [getattr(self, name) for name in self.remembered]
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        shard = shard_of(group, f"{type(self).__name__}, new or just loaded", tensors[0], shapes=shapes)
+        if shard is None:
+            return
+        for tensor in tensors:
+            received = tensor.contiguous()
+            dist.broadcast(received, group=shard.group, group_src=0)
+            tensor.copy_(received)
+        self._agreed = True
+
+    @contextmanager
+    def _as_buffers(self) -> Iterator[None]:
+        """For as long as torch looks for what is to be saved, loaded or moved."""
+        for name in self.remembered:
+            self._buffers[name] = self.__dict__.pop(name)
+        try:
+            yield
+        finally:
+            for name in self.remembered:
+                self.__dict__[name] = self._buffers.pop(name)
+
+    def _apply(self: _Self, function: Any, recurse: bool = True) -> _Self:
+        with self._as_buffers():
+            return super()._apply(function, recurse)
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        with self._as_buffers():
+            super()._save_to_state_dict(*arguments)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        with self._as_buffers():
+            super()._load_from_state_dict(*arguments)
+        self._agreed = False

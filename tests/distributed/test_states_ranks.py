@@ -1,0 +1,385 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that is remembered from step to step, on ranks that were seeded unlike: with a group every rank remembers
+what one process would of all rows, without one each rank its own, inside DistributedDataParallel as outside of it.
+
+Expected states are written out here: rings filled key by key, averages by their formula.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import oracle
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from worlds import WorldsOf, caught
+
+import sslkernels as sk
+from sslkernels.losses import NTXentLoss, TiCoLoss
+from sslkernels.methods import BYOL, MoBY, MoCoV2, MoCoV3
+from sslkernels.models import DirectPred
+from sslkernels.modules import Remembering
+
+IN, D, SIZE, STEPS, TOTAL = 3, 4, 7, 4, 10
+# BatchNorm of a projection needs two rows, or none at all.
+SHARDS = {2: ((3, 3), (5, 2), (3, 0)), 3: ((2, 2, 2), (2, 4, 3), (0, 3, 2))}
+WORLDS = (3, pytest.param(2, marks=pytest.mark.slow))
+Trace = dict[str, Any]  # what one rank saw: "start", and of every step "rows", "state" and perhaps "loss"
+
+
+class Part(nn.Module):
+    """An encoder and one thing that remembers. Its buffer shows whether DDP has written the first rank's over ours."""
+
+    def __init__(self, remembers: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(IN, D, dtype=torch.float64)
+        self.remembers = remembers
+        self.register_buffer("mark", torch.tensor(rank))
+
+    def forward(self, x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        z0, z1 = self.encoder(x0), self.encoder(x1).detach()
+        return self.call(z0, z1) + 0 * z0.sum(), z0.detach(), z1
+
+    def call(self, z0: Tensor, z1: Tensor) -> Tensor:
+        return self.remembers(z0, z1)
+
+    def after_step(self, step: int) -> None:
+        pass
+
+
+class Queued(Part):
+    def call(self, z0: Tensor, z1: Tensor) -> Tensor:
+        self.remembers.enqueue(F.normalize(z1, dim=1), group=self.group)
+        return z0.sum()
+
+
+class Predicted(Part):
+    def call(self, z0: Tensor, z1: Tensor) -> Tensor:
+        return self.remembers(z0).sum() + 0 * self.remembers(z1).sum()
+
+    def after_step(self, step: int) -> None:
+        self.remembers.after_step()
+
+
+class Learning(nn.Module):
+    """A method as a part: its embeddings are what it learns from and what it remembers."""
+
+    def __init__(self, method: nn.Module, rank: int) -> None:
+        super().__init__()
+        self.remembers = method
+        self.register_buffer("mark", torch.tensor(rank))
+
+    def forward(self, x0: Tensor, x1: Tensor) -> tuple[Any, ...]:
+        out = self.remembers([x0, x1])
+        return out["loss"], *(row.detach() for row in out["embeddings"])
+
+    def after_step(self, step: int) -> None:
+        self.remembers.after_step(step, TOTAL)
+
+
+def bank(size: Any, gathered: bool) -> NTXentLoss:
+    return NTXentLoss(0.5, size, gathered).double()
+
+
+def method(kind: type, group: Any, **options: Any) -> nn.Module:
+    return kind(nn.Linear(IN, 5), feature_dim=5, projection_dim=D, group=group, **options).double()
+
+
+MADE: dict[str, Callable[[Any, int], nn.Module]] = {
+    "bank": lambda group, rank: Part(bank((SIZE, D), group is not None), rank),
+    "lazy bank": lambda group, rank: Part(bank(SIZE, group is not None), rank),
+    "queue": lambda group, rank: Queued(sk.MemoryQueue(SIZE, D).double(), rank),
+    "covariance": lambda group, rank: Part(TiCoLoss(gather_distributed=group is not None), rank),
+    "correlation": lambda group, rank: Predicted(DirectPred(D, group=group).double(), rank),
+    "MoCoV2": lambda group, rank: Learning(method(MoCoV2, group, queue_size=SIZE), rank),
+    "MoBY": lambda group, rank: Learning(method(MoBY, group, queue_size=SIZE, hidden_dim=6), rank),
+    "MoCoV3": lambda group, rank: Learning(method(MoCoV3, group, hidden_dim=6), rank),
+    "BYOL": lambda group, rank: Learning(method(BYOL, group, hidden_dim=6), rank),
+}
+# Their states, and which of a step's rows enter it.
+RINGS = {
+    "bank": {"memory_bank.keys": 1},
+    "lazy bank": {"memory_bank.keys": 1},
+    "queue": {"keys": 1},
+    "MoCoV2": {"queue.keys": 1},
+    "MoBY": {"queue0.keys": 2, "queue1.keys": 3},
+}
+OF_THE_WORLD = ("bank", "lazy bank", "covariance")  # gather_distributed knows no smaller group
+# First momentum of the teacher; all but MoCo v2's rise to 1 in half a cosine.
+TAUGHT = {"MoCoV2": 0.999, "MoBY": 0.99, "MoCoV3": 0.99, "BYOL": 0.996}
+
+
+@dataclass(frozen=True)
+class Case:
+    made: str
+    sizes: tuple[int, ...]
+    gathered: bool
+    wrapped: bool
+    members: tuple[int, ...]
+
+    def __str__(self) -> str:
+        way = ("gathered" if self.gathered else "own") + ("-ddp" if self.wrapped else "")
+        return f"{self.made}-{way}-{'+'.join(map(str, self.sizes))}-ranks{''.join(map(str, self.members))}"
+
+
+def cases(world: int) -> list[Case]:
+    everyone = tuple(range(world))
+    made = []
+    for name in MADE:
+        for sizes in SHARDS[world]:
+            if name in TAUGHT and 0 in sizes:
+                continue
+            # Students that DDP does not hold together have no one teacher.
+            wraps = (True,) if name in TAUGHT else (False, True)
+            made += [Case(name, sizes, True, wrapped, everyone) for wrapped in wraps]
+        # A correlation computes weights, which DDP keeps the same on every rank, as it does BatchNorm's statistics.
+        made += [Case(name, SHARDS[world][1], False, w, everyone) for w in wraps if not (name == "correlation" and w)]
+        if world == 3 and name not in OF_THE_WORLD:
+            made.append(Case(name, (2, 4), True, name in TAUGHT, (0, 2)))
+    return made
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.remembers.state_dict().items() if isinstance(value, Tensor)}
+
+
+def run(case: Case, rank: int, group: Any) -> Trace:
+    place = case.members.index(rank)
+    torch.manual_seed(rank)
+    module = MADE[case.made](group if case.gathered else None, rank)
+    if isinstance(module, Queued):
+        module.group = group if case.gathered else None
+    pg = dist.group.WORLD if len(case.members) == dist.get_world_size() else group
+    trained = DistributedDataParallel(module, process_group=pg) if case.wrapped else module
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    torch.manual_seed(rank)  # a bank that is sized at the first call is drawn from here
+    trace: Trace = {"start": snapshot(module), "steps": []}
+    generator = torch.Generator().manual_seed(50 + rank)
+    for step in range(STEPS):
+        x0, x1 = torch.randn(2, case.sizes[place], IN, generator=generator, dtype=torch.float64)
+        loss, *rows = trained(x0, x1)
+        assert int(module.mark) == (case.members[0] if case.wrapped else rank), "DDP broadcasts buffers"
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        module.after_step(step)
+        trace["steps"].append({"rows": rows, "state": snapshot(module), "loss": loss.detach()})
+    return trace
+
+
+def read_by_one(rank: int, world: int) -> dict[str, Any]:
+    """Only the first rank reads the checkpoint, as trainers do that let DDP tell the others."""
+    found = {}
+    for name in ("bank", "lazy bank", "queue", "covariance"):
+        torch.manual_seed(9)
+        saved = MADE[name](None, 0).double()
+        if isinstance(saved, Queued):
+            saved.group = None
+        saved(*torch.randn(2, 3, IN, dtype=torch.float64))
+        torch.manual_seed(rank)
+        module = MADE[name]("world", rank).double()
+        if isinstance(module, Queued):
+            module.group = "world"
+        if rank == 0:
+            module.load_state_dict(copy.deepcopy(saved.state_dict()))
+        _, z0, z1 = module(*torch.randn(2, 3, IN, generator=torch.Generator().manual_seed(rank), dtype=torch.float64))
+        found[name] = {"saved": snapshot(saved), "state": snapshot(module), "rows": (z0, z1)}
+    return found
+
+
+def job(rank: int, world: int) -> dict[str, Any]:
+    subgroups = {members: dist.new_group(list(members)) for members in sorted({c.members for c in cases(world)})}
+    results: dict[str, Any] = {}
+    for case in cases(world):
+        if rank in case.members:
+            group = "world" if len(case.members) == world else subgroups[case.members]
+            results[str(case)] = caught(run, case, rank, group)
+    results["read by one"] = caught(read_by_one, rank, world)
+    return results
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> WorldsOf:
+    return WorldsOf(job, tmp_path_factory)
+
+
+def ring_of(start: Tensor, batches: list[Tensor]) -> Tensor:
+    ring = start.clone()
+    for place, key in enumerate(chain.from_iterable(batches)):
+        ring[place % len(ring)] = key
+    return ring
+
+
+def drawn(rank: int) -> Tensor:
+    """What a bank that is sized at the first call starts with."""
+    torch.manual_seed(rank)
+    return F.normalize(torch.randn(SIZE, D), dim=1).double()
+
+
+def start_of(trace: Trace, name: str, rank: int) -> Tensor:
+    return trace["start"].get(name, drawn(rank))
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found.double(), expected.double(), rtol=1e-6, atol=1e-6)
+
+
+def unit(x: Tensor) -> Tensor:
+    return F.normalize(x.double(), dim=1)
+
+
+def check_rings(case: Case, seen: list[Trace], of: list[int], rank: int, first: int) -> None:
+    """One rank's rings: what the ranks ``of`` sent, in their order, over what the rank ``first`` started with."""
+    for name, place in RINGS[case.made].items():
+        start = start_of(seen[first], name, case.members[first])
+        sent: list[Tensor] = []
+        for step in range(STEPS):
+            before = ring_of(start, sent)
+            if case.made in ("bank", "lazy bank") and rank == of[0]:
+                check_losses(case, [seen[other]["steps"][step] for other in of], before)
+            sent += [unit(seen[other]["steps"][step]["rows"][place]) for other in of]
+            close(seen[rank]["steps"][step]["state"][name], ring_of(start, sent))
+
+
+def check_losses(case: Case, steps: list[dict[str, Any]], before: Tensor) -> None:
+    """Their mean is the loss of all rows against the bank as it was."""
+    query, key = (torch.cat([step["rows"][place] for step in steps]) for place in (0, 1))
+    expected = oracle.info_nce(query, key, before, 0.5).mean()
+    close(torch.stack([step["loss"] for step in steps]).mean(), expected)
+
+
+def check_sums(case: Case, seen: list[Trace], of: list[int], rank: int) -> None:
+    beta, name = (0.9, "C") if case.made == "covariance" else (0.3, "correlation")
+    average = torch.zeros(D, D, dtype=torch.float64)
+    for step in range(STEPS):
+        sides = (0,) if case.made == "covariance" else (0, 1)
+        rows = torch.cat([seen[other]["steps"][step]["rows"][side] for other in of for side in sides])
+        rows = unit(rows) if case.made == "covariance" else rows
+        average = beta * average + (1 - beta) * rows.T @ rows / len(rows)
+        state = seen[rank]["steps"][step]["state"]
+        close(state[name], average)
+        if name == "correlation":
+            values, vectors = torch.linalg.eigh(average)
+            values = (values.clamp(min=0) / values[-1]).sqrt() + 0.01
+            close(state["weight"], vectors @ torch.diag(values.clamp(min=1e-4)) @ vectors.T)
+            assert int(state["rows"]) == 0 and not state["products"].any()
+
+
+def check_teacher(case: Case, seen: list[Trace], rank: int) -> None:
+    """It starts as the first rank's, whose network DDP gives to all, and follows the student that they share."""
+    before = seen[0]["start"]
+    for step in range(STEPS):
+        state = seen[rank]["steps"][step]["state"]
+        left = 1.0 if case.made == "MoCoV2" else (math.cos(math.pi * step / TOTAL) + 1) / 2
+        momentum = 1 - (1 - TAUGHT[case.made]) * left
+        names = [name for name in state if name.startswith("teacher.module") and is_shared(name)]
+        assert names
+        for name in names:
+            student = name.replace("teacher.module.0", "backbone").replace("teacher.module.1", "projector")
+            close(state[name], momentum * before[name] + (1 - momentum) * state[student])
+        before = state
+
+
+def is_shared(name: str) -> bool:
+    """BatchNorm's statistics are each rank's own from a forward to the next."""
+    return not any(part in name for part in ("running_mean", "running_var", "num_batches"))
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("made", MADE)
+def test_ranks_remember_what_the_formula_says(worlds: WorldsOf, made: str, world: int) -> None:
+    for case in (case for case in cases(world) if case.made == made):
+        seen = [worlds(world)[rank][str(case)] for rank in case.members]
+        for trace in seen:
+            assert isinstance(trace, dict), f"{case}: {trace}"
+        places = list(range(len(seen)))
+        for place in places:
+            of, first = (places, 0) if case.gathered else ([place], place)
+            if case.made in RINGS:
+                check_rings(case, seen, of, place, first)
+            elif case.made not in TAUGHT:
+                check_sums(case, seen, of, place)
+            if case.made in TAUGHT:
+                check_teacher(case, seen, place)
+            for step in range(STEPS) if case.gathered else ():
+                state, first = (seen[one]["steps"][step]["state"] for one in (place, 0))
+                assert all(torch.equal(state[name], value) for name, value in first.items() if is_shared(name))
+
+
+@pytest.mark.parametrize("made", [made for made in MADE if made not in TAUGHT])
+def test_one_rank_remembers_what_it_would_without_a_group(made: str) -> None:
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        gathered, own = (run(Case(made, (3,), gathered, False, (0,)), 0, "world") for gathered in (True, False))
+    finally:
+        dist.destroy_process_group()
+    for ours, others in zip(gathered["steps"], own["steps"], strict=True):
+        assert all(torch.equal(ours["state"][name], value) for name, value in others["state"].items())
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_checkpoint_that_one_rank_read_reaches_all(worlds: WorldsOf, world: int) -> None:
+    results = [result["read by one"] for result in worlds(world)]
+    for result in results:
+        assert isinstance(result, dict), result
+    for name in results[0]:
+        keys, saved = [unit(result[name]["rows"][1]) for result in results], results[0][name]["saved"]
+        rows = torch.cat([unit(result[name]["rows"][0]) for result in results])
+        for result in results:
+            state = result[name]["state"]
+            if name == "covariance":
+                close(state["C"], 0.9 * saved["C"] + 0.1 * rows.T @ rows / len(rows))
+                continue
+            (ring,) = (key for key in state if key.endswith("keys"))
+            size = len(saved[ring])
+            turned = saved[ring].roll(-3, 0)  # three keys were written before it was saved
+            close(state[ring].roll(-3, 0), ring_of(turned, keys))
+            assert size == SIZE
+
+
+def test_these_are_all_that_remember() -> None:
+    assert {kind.__name__ for kind in Remembering.__subclasses__()} == {"MemoryQueue", "TiCoLoss"}
+
+
+@pytest.mark.parametrize("make", [lambda: sk.MemoryQueue(5, 2), lambda: used_tico()], ids=["queue", "covariance"])
+def test_what_is_remembered_is_saved_and_moved_as_buffers_are(make: Callable[[], Remembering]) -> None:
+    module = make()
+    assert list(module.state_dict()) == list(module.remembered) and not list(module.buffers())
+    wrapped = nn.Sequential(module)
+    assert list(wrapped.state_dict()) == [f"0.{name}" for name in module.remembered]
+    other = make()
+    other.load_state_dict(module.state_dict(), strict=True)
+    assigned = make()
+    assigned.load_state_dict({name: value.clone() for name, value in module.state_dict().items()}, assign=True)
+    twin = copy.deepcopy(wrapped)[0]
+    for name in module.remembered:
+        kept = getattr(module, name)
+        for copied in (other, assigned, twin):
+            assert torch.equal(getattr(copied, name), kept) and getattr(copied, name).data_ptr() != kept.data_ptr()
+    wrapped.half()
+    floating = [name for name in module.remembered if name != "position"]
+    assert all(getattr(module, name).dtype == torch.float16 for name in floating)
+    wrapped.to("meta")
+    assert all(getattr(module, name).is_meta for name in module.remembered)
+    wrapped.to_empty(device="cpu")
+    wrapped.load_state_dict(nn.Sequential(other).state_dict())
+    assert all(torch.equal(getattr(module, name), getattr(other, name).to(torch.float16)) for name in floating)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        module.load_state_dict({**other.state_dict(), floating[0]: torch.zeros(9, 9)})
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        module.load_state_dict({**other.state_dict(), "more": torch.zeros(1)})
+
+
+def used_tico() -> TiCoLoss:
+    loss = TiCoLoss()
+    loss(torch.eye(4), torch.eye(4))
+    return loss
