@@ -8,7 +8,7 @@ method, command) takes its arguments through these.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -123,6 +123,28 @@ def check_device(function: str, name: str, value: Tensor, other_name: str, other
         raise ValueError(
             f"{function}: {other_name} is on {other.device} and {name} on {value.device}; move both to one device."
         )
+
+
+def check_pair(function: str, views: Mapping[str, object], gathered: bool = False, least: int = 1) -> None:
+    """Two views of the same rows, under the names that the caller knows; of ``least`` rows, unless other ranks may
+    bring them.
+    """
+    (name0, z0), (name1, z1) = ((name, check_rows(function, name, z)) for name, z in views.items())
+    check_alike(function, name1, z1, name0, z0, rows=True)
+    if not gathered and z0.shape[0] < least:
+        rows = "one row" if least == 1 else f"{least} rows"
+        raise ValueError(f"{function}: {name0} has shape {shape_of(z0)}; pass a batch of at least {rows}.")
+
+
+def check_views(function: str, name: str, value: object) -> list[Tensor]:
+    """Two views ``(N, D)`` or more, of the same rows."""
+    views = check_list(function, name, value, "a list of tensors of shape (N, D)")
+    if len(views) < 2:
+        raise ValueError(f"{function}: {name} has length {len(views)}; pass at least two views of the same samples.")
+    for place, view in enumerate(views):
+        check_rows(function, f"{name}[{place}]", view)
+        check_alike(function, f"{name}[{place}]", view, f"{name}[0]", views[0], rows=True)
+    return views
 
 
 def as_tensor(value: object) -> object:

@@ -41,7 +41,7 @@ def cross_correlation_sq(
     >>> SF.cross_correlation_sq(torch.eye(2, 3), torch.ones(2, 3))
     (tensor([1., 1., 0.]), tensor(6.))
     """
-    shard = check_views("cross_correlation_sq", {"a": a, "b": b}, side, group, least=1)
+    shard = shard_of_views("cross_correlation_sq", {"a": a, "b": b}, side, group, least=1)
     _, diagonal, _, off = column_moments(a, b, "cross", centre=False, side=side, shard=shard, backend=backend)
     total = off[0] + diagonal.square().sum()
     return diagonal.to(wide(a.dtype)), total.to(wide(a.dtype))
@@ -90,7 +90,7 @@ def barlow_twins(
     eps = check_number("barlow_twins", "eps", eps, least=0)
     shared = statistics == "global"
     settings = {"lambd": lambd, "eps": eps, "statistics": statistics, "convention": convention}
-    shard = check_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared, **settings)
+    shard = shard_of_views("barlow_twins", {"z0": z0, "z1": z1}, side, group, least=2, each=not shared, **settings)
     outside = convention == "stable-pretraining"
     scaling = Scaling(eps, unbiased=outside, outside=outside)
     moments = column_moments(z0, z1, "cross", scaling=scaling, side=side, shard=shard, shared=shared, backend=backend)
@@ -133,7 +133,7 @@ def vicreg(
     tensor(25.0392)
     """
     sim, var, cov, eps = check_weights("vicreg", sim=sim, var=var, cov=cov, eps=eps)
-    shard = check_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
+    shard = shard_of_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
     moments = column_moments(z0, z1, "each", side=side, shard=shard, backend=backend)
     rows = z0.shape[0] if shard is None else shard.total
     hinges = hinges_of(moments.squares, rows, eps).sum()
@@ -153,7 +153,7 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, bac
     tensor(0.1464)
     """
     eps = check_number("variance_hinge", "eps", eps, least=0)
-    shard = check_views("variance_hinge", {"z": z}, None, group, least=2, eps=eps)
+    shard = shard_of_views("variance_hinge", {"z": z}, None, group, least=2, eps=eps)
     moments = column_moments(z, None, "none", shard=shard, backend=backend)
     return hinges_of(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0].to(wide(z.dtype))
 
@@ -171,7 +171,7 @@ def covariance_penalty(
     >>> SF.covariance_penalty(torch.tensor([[1.0, 1.0], [-1.0, -1.0]]))
     tensor(4.)
     """
-    shard = check_views("covariance_penalty", {"z": z}, side, group, least=2)
+    shard = shard_of_views("covariance_penalty", {"z": z}, side, group, least=2)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
     penalties = penalties_of(moments.off, z.shape[0] if shard is None else shard.total, z.shape[1])
     return penalties[0].to(wide(z.dtype))
@@ -189,7 +189,7 @@ def penalties_of(off: Tensor, rows: int, features: int) -> Tensor:
     return off / (rows - 1) ** 2 / features
 
 
-def check_views(
+def shard_of_views(
     function: str,
     views: dict[str, Tensor],
     side: str | None,

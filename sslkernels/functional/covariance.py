@@ -12,9 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_device, check_list, check_number, check_rows, check_weights, shape_of
+from sslkernels.arguments import check_device, check_number, check_rows, check_views, check_weights, shape_of
 from sslkernels.distributed import GroupLike, summed
-from sslkernels.functional.correlation import check_views, hinges_of, penalties_of
+from sslkernels.functional.correlation import hinges_of, penalties_of, shard_of_views
 from sslkernels.ops.correlation import Scaling, column_moments
 from sslkernels.ops.registry import wide
 from sslkernels.ops.similarity import row_dot, unit_rows
@@ -49,7 +49,7 @@ def vcreg(
     tensor(4.)
     """
     var, cov, eps = check_weights("vcreg", var=var, cov=cov, eps=eps)
-    shard = check_views("vcreg", {"z": z}, side, group, least=2, var=var, cov=cov, eps=eps)
+    shard = shard_of_views("vcreg", {"z": z}, side, group, least=2, var=var, cov=cov, eps=eps)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
     rows = z.shape[0] if shard is None else shard.total
     loss = var * hinges_of(moments.squares, rows, eps)[0] / 2 + cov * penalties_of(moments.off, rows, z.shape[1])[0]
@@ -90,7 +90,7 @@ def vibcreg(
     tensor(200.)
     """
     sim, var, cov, eps = check_weights("vibcreg", sim=sim, var=var, cov=cov, eps=eps)
-    shard = check_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
+    shard = shard_of_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
     moments = column_moments(z0, z1, "each", scaling=UNIT, side=side, shard=shard, backend=backend)
     rows, features = z0.shape[0] if shard is None else shard.total, z0.shape[1]
     hinges = hinges_of(moments.squares, rows, eps).sum()
@@ -127,11 +127,9 @@ def frossl(
     tensor(-2.7726)
     """
     invariance_weight = check_number("frossl", "invariance_weight", invariance_weight, least=0)
-    views = check_list("frossl", "views", views, "a list of tensors of shape (N, D)")
-    if len(views) < 2:
-        raise ValueError(f"frossl: views has length {len(views)}; pass at least two views of the same samples.")
+    views = check_views("frossl", "views", views)
     named = {f"views[{v}]": z for v, z in enumerate(views)}
-    shard = check_views(
+    shard = shard_of_views(
         "frossl", named, side, group, least=1, views=len(views), invariance_weight=invariance_weight
     )  # fmt: skip
     local, features = views[0].shape
@@ -185,7 +183,7 @@ def tico(
     rho = check_number("tico", "rho", rho, least=0)
     beta = check_number("tico", "beta", beta, least=0, most=1)
     before = None if covariance is None else shape_of(covariance)
-    shard = check_views("tico", {"z0": z0, "z1": z1}, None, group, least=1, beta=beta, rho=rho, covariance=before)
+    shard = shard_of_views("tico", {"z0": z0, "z1": z1}, None, group, least=1, beta=beta, rho=rho, covariance=before)
     features, sums = z0.shape[1], wide(z0.dtype)
     if covariance is not None:
         check_rows("tico", "covariance", covariance, f"({features}, {features})")

@@ -107,16 +107,7 @@ def lejepa(
     >>> SF.lejepa(torch.ones(1, 4, 3), torch.zeros(2, 4, 3), torch.eye(3), weight=0.0)
     tensor(0.3333)
     """
-    for name, views in (("local_z", local_z), ("global_z", global_z)):
-        check_projections("lejepa", name, views)
-        if views.dim() != 3 or views.shape[0] == 0:
-            raise ValueError(f"lejepa: {name} has shape {shape_of(views)}; expected (V, N, C) with a view or more.")
-    if local_z.shape[1:] != global_z.shape[1:]:
-        raise ValueError(
-            f"lejepa: local_z has shape {shape_of(local_z)} and global_z {shape_of(global_z)}; "
-            "both need the same samples and features."
-        )
-    check_alike("lejepa", "global_z", global_z[0], "local_z", local_z[0], rows=True)
+    check_views_of_samples("lejepa", {"local_z": local_z, "global_z": global_z})
     weight = check_number("lejepa", "weight", weight, least=0, most=1)
     every = torch.cat([global_z, local_z])
     knots, t_max = check_rule("lejepa", knots, t_max)
@@ -169,6 +160,21 @@ def _shard(function: str, z: Tensor, group: GroupLike, **settings: object) -> Sh
     if (z.shape[1] if shard is None else shard.total) == 0:
         raise ValueError(f"{function}: there are no samples; the loss needs at least one.")
     return shard
+
+
+def check_views_of_samples(function: str, views: dict[str, Tensor]) -> None:
+    """Two tensors ``(V, N, C)`` with a view or more each, of the same samples and features."""
+    for name, z in views.items():
+        check_projections(function, name, z)
+        if z.dim() != 3 or z.shape[0] == 0:
+            raise ValueError(f"{function}: {name} has shape {shape_of(z)}; expected (V, N, C) with a view or more.")
+    (name0, z0), (name1, z1) = views.items()
+    if z0.shape[1:] != z1.shape[1:]:
+        raise ValueError(
+            f"{function}: {name0} has shape {shape_of(z0)} and {name1} {shape_of(z1)}; "
+            "both need the same samples and features."
+        )
+    check_alike(function, name1, z1[0], name0, z0[0], rows=True)
 
 
 def check_projections(function: str, name: str, z: Tensor) -> None:

@@ -15,10 +15,10 @@ from sslkernels.arguments import (
     check_alike,
     check_choice,
     check_flag,
+    check_pair,
     check_rows,
     check_scalar,
     check_temperature,
-    shape_of,
 )
 from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
 from sslkernels.ops.registry import compute_dtype
@@ -60,7 +60,7 @@ def nt_xent(
     >>> SF.nt_xent(torch.eye(4), torch.eye(4), temperature=0.5)
     tensor(0.5944)
     """
-    check_pair("nt_xent", "z0", z0, "z1", z1, group)
+    check_pair("nt_xent", {"z0": z0, "z1": z1}, gathered=group is not None)
     temperature = check_temperature("nt_xent", temperature)
     normalize = check_flag("nt_xent", "normalize", normalize)
     check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
@@ -102,7 +102,7 @@ def info_nce(
     >>> SF.info_nce(torch.eye(3), torch.eye(3), temperature=1.0)
     tensor(0.5514)
     """
-    check_pair("info_nce", "query", query, "key", key, group)
+    check_pair("info_nce", {"query": query, "key": key}, gathered=group is not None)
     temperature = check_temperature("info_nce", temperature)
     normalize = check_flag("info_nce", "normalize", normalize)
     symmetric = check_flag("info_nce", "symmetric", symmetric)
@@ -162,7 +162,7 @@ def clip_loss(
     >>> SF.clip_loss(torch.eye(3), torch.eye(3), 1.0)
     tensor(0.5514)
     """
-    check_pair("clip_loss", "image", image, "text", text, group)
+    check_pair("clip_loss", {"image": image, "text": text}, gathered=group is not None)
     logit_scale = check_scalar("clip_loss", "logit_scale", logit_scale)
     if logit_bias is not None:
         logit_bias = check_scalar("clip_loss", "logit_bias", logit_bias)
@@ -190,11 +190,3 @@ def sharded(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **se
     if (x.shape[0] if shard is None else shard.total) == 0:
         raise ValueError(f"{function}: no rank holds a row; a loss needs at least one row.")
     return shard
-
-
-def check_pair(function: str, name0: str, value0: Tensor, name1: str, value1: Tensor, group: GroupLike) -> None:
-    check_rows(function, name0, value0)
-    check_rows(function, name1, value1)
-    check_alike(function, name1, value1, name0, value0, rows=True)
-    if group is None and value0.shape[0] == 0:
-        raise ValueError(f"{function}: {name0} has shape {shape_of(value0)}; a loss needs at least one row.")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, shape_of
+from sslkernels.arguments import check_choice, check_pair, check_tensor, check_weights, shape_of
 from sslkernels.distributed import check_gathered
 from sslkernels.functional.correlation import barlow_twins, vicreg
 from sslkernels.modules import Module
@@ -39,14 +39,13 @@ class BarlowTwinsLoss(Module):
         self, lambda_param: float = 5e-3, gather_distributed: bool = False, *, convention: str = "lightly"
     ) -> None:
         super().__init__()
-        check_number("BarlowTwinsLoss", "lambda_param", lambda_param)
         check_choice("BarlowTwinsLoss", "convention", convention, CONVENTIONS)
-        self.lambda_param = lambda_param
+        (self.lambda_param,) = check_weights("BarlowTwinsLoss", lambda_param=lambda_param)
         self.gather_distributed = check_gathered("BarlowTwinsLoss", gather_distributed)
         self.convention = convention
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
-        check_pair("BarlowTwinsLoss", {"z_a": z_a, "z_b": z_b}, self.gather_distributed)
+        check_pair("BarlowTwinsLoss", {"z_a": z_a, "z_b": z_b}, self.gather_distributed, least=2)
         loss = barlow_twins(
             z_a,
             z_b,
@@ -89,25 +88,25 @@ class VICRegLoss(Module):
         convention: str = "lightly",
     ) -> None:
         super().__init__()
-        for name, value in (("lambda_param", lambda_param), ("mu_param", mu_param), ("nu_param", nu_param)):
-            check_number("VICRegLoss", name, value)
-        check_number("VICRegLoss", "eps", eps, least=0)
         check_choice("VICRegLoss", "convention", convention, CONVENTIONS)
-        self.lambda_param, self.mu_param, self.nu_param = lambda_param, mu_param, nu_param
+        self.lambda_param, self.mu_param, self.nu_param, self.eps = check_weights(
+            "VICRegLoss", lambda_param=lambda_param, mu_param=mu_param, nu_param=nu_param, eps=eps
+        )
         self.gather_distributed = check_gathered("VICRegLoss", gather_distributed)
-        self.eps = eps
         self.convention = convention
 
     def forward(self, z_a: Tensor, z_b: Tensor) -> Tensor:
+        for name, z in (("z_a", z_a), ("z_b", z_b)):
+            check_tensor("VICRegLoss", name, z, "(N, ..., D)")
         pairs = [(z_a, z_b)]
-        if isinstance(z_a, Tensor) and isinstance(z_b, Tensor) and z_a.dim() > 2:
+        if z_a.dim() > 2:
             if z_a.shape != z_b.shape or z_a.numel() == 0:
                 raise ValueError(
                     f"VICRegLoss: z_a has shape {shape_of(z_a)} and z_b {shape_of(z_b)}; "
                     "both need the same shape (N, ..., D) with at least one position and one feature."
                 )
             pairs = list(zip(z_a.flatten(1, -2).unbind(1), z_b.flatten(1, -2).unbind(1), strict=True))
-        check_pair("VICRegLoss", dict(zip(("z_a", "z_b"), pairs[0], strict=True)), self.gather_distributed)
+        check_pair("VICRegLoss", dict(zip(("z_a", "z_b"), pairs[0], strict=True)), self.gather_distributed, least=2)
         losses = [
             vicreg(
                 a,
@@ -121,16 +120,3 @@ class VICRegLoss(Module):
             for a, b in pairs
         ]
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-
-
-def check_pair(loss: str, views: dict[str, Tensor], gathered: bool, least: int = 2) -> None:
-    """Two views of the same rows, under the names that the module's caller knows; of ``least`` rows unless other ranks
-    may bring them.
-    """
-    for name, z in views.items():
-        check_rows(loss, name, z)
-    (name0, z0), (name1, z1) = views.items()
-    check_alike(loss, name1, z1, name0, z0, rows=True)
-    if not gathered and z0.shape[0] < least:
-        rows = "one row" if least == 1 else f"{least} rows"
-        raise ValueError(f"{loss}: {name0} has shape {shape_of(z0)}; pass a batch of at least {rows}.")

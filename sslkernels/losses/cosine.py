@@ -7,9 +7,12 @@ import math
 
 from torch import Tensor
 
-from sslkernels.arguments import check_number, check_rows, shape_of
+from sslkernels.arguments import came, check_number, check_rows, check_tensor, is_whole, shape_of
 from sslkernels.functional.cosine import LEAST_EPS, negative_cosine_similarity
 from sslkernels.modules import Module
+
+# Of a tensor of torch.
+MOST_DIMS = 64
 
 
 class NegativeCosineSimilarity(Module):
@@ -30,10 +33,10 @@ class NegativeCosineSimilarity(Module):
 
     def __init__(self, dim: int = 1, eps: float = 1e-8) -> None:
         super().__init__()
-        if not isinstance(dim, int) or isinstance(dim, bool):
-            raise TypeError(f"NegativeCosineSimilarity: dim is {dim!r}; pass the whole number of one dimension.")
-        check_number("NegativeCosineSimilarity", "eps", eps, least=LEAST_EPS)
-        self.dim, self.eps = dim, eps
+        if not is_whole(dim, -MOST_DIMS):
+            raise TypeError(f"NegativeCosineSimilarity: dim is {came(dim)}; pass the whole number of one dimension.")
+        self.dim = int(dim)
+        self.eps = check_number("NegativeCosineSimilarity", "eps", eps, least=LEAST_EPS)
 
     def forward(self, x0: Tensor, x1: Tensor) -> Tensor:
         rows0, rows1 = self._rows("x0", x0), self._rows("x1", x1)
@@ -45,7 +48,7 @@ class NegativeCosineSimilarity(Module):
         return negative_cosine_similarity(rows0, rows1, eps=self.eps)
 
     def _rows(self, name: str, x: Tensor) -> Tensor:
-        dims = x.dim() if isinstance(x, Tensor) else 2
+        dims = check_tensor("NegativeCosineSimilarity", name, x, "any shape").dim()
         if not -dims <= self.dim < dims:
             raise ValueError(
                 f"NegativeCosineSimilarity: {name} has shape {shape_of(x)} and dim is {self.dim}; "

@@ -10,10 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_number
+from sslkernels.arguments import (
+    check_flag,
+    check_number,
+    check_pair,
+    check_rows,
+    check_views,
+    check_weights,
+    shape_of,
+)
 from sslkernels.distributed import GroupLike, check_gathered
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
-from sslkernels.losses.correlation import check_pair
 from sslkernels.modules import Module, Remembering
 from sslkernels.ops.registry import wide
 
@@ -33,13 +40,14 @@ class VCRegLoss(Module):
         self, std_coeff: float = 25.0, cov_coeff: float = 1.0, epsilon: float = 1e-4, gather_distributed: bool = True
     ) -> None:
         super().__init__()
-        check_number("VCRegLoss", "std_coeff", std_coeff)
-        check_number("VCRegLoss", "cov_coeff", cov_coeff)
-        check_number("VCRegLoss", "epsilon", epsilon, least=0)
-        self.std_coeff, self.cov_coeff, self.epsilon = std_coeff, cov_coeff, epsilon
-        self.gather_distributed = gather_distributed
+        self.std_coeff, self.cov_coeff, self.epsilon = check_weights(
+            "VCRegLoss", std_coeff=std_coeff, cov_coeff=cov_coeff, epsilon=epsilon
+        )
+        self.gather_distributed = check_flag("VCRegLoss", "gather_distributed", gather_distributed)
 
     def forward(self, z_i: Tensor) -> Tensor:
+        if check_rows("VCRegLoss", "z_i", z_i).shape[0] < 2 and not self.gather_distributed:
+            raise ValueError(f"VCRegLoss: z_i has shape {shape_of(z_i)}; pass a batch of at least 2 rows.")
         group = "world" if self.gather_distributed else None
         return vcreg(z_i, var=self.std_coeff, cov=self.cov_coeff, eps=self.epsilon, group=group)
 
@@ -64,14 +72,16 @@ class VIbCRegLoss(Module):
         gather_distributed: bool = True,
     ) -> None:
         super().__init__()
-        self.sim_loss_weight, self.var_loss_weight = sim_loss_weight, var_loss_weight
-        self.cov_loss_weight = cov_loss_weight
-        for name in ("sim_loss_weight", "var_loss_weight", "cov_loss_weight"):
-            check_number("VIbCRegLoss", name, getattr(self, name))
-        self.gather_distributed = gather_distributed
+        self.sim_loss_weight, self.var_loss_weight, self.cov_loss_weight = check_weights(
+            "VIbCRegLoss",
+            sim_loss_weight=sim_loss_weight,
+            var_loss_weight=var_loss_weight,
+            cov_loss_weight=cov_loss_weight,
+        )
+        self.gather_distributed = check_flag("VIbCRegLoss", "gather_distributed", gather_distributed)
 
     def forward(self, z1: Tensor, z2: Tensor) -> Tensor:
-        check_pair("VIbCRegLoss", {"z1": z1, "z2": z2}, self.gather_distributed)
+        check_pair("VIbCRegLoss", {"z1": z1, "z2": z2}, self.gather_distributed, least=2)
         return vibcreg(
             z1,
             z2,
@@ -95,11 +105,11 @@ class FroSSLLoss(Module):
 
     def __init__(self, invariance_weight: float = 1.0, gather_distributed: bool = False) -> None:
         super().__init__()
-        check_number("FroSSLLoss", "invariance_weight", invariance_weight)
-        self.invariance_weight = invariance_weight
+        (self.invariance_weight,) = check_weights("FroSSLLoss", invariance_weight=invariance_weight)
         self.gather_distributed = check_gathered("FroSSLLoss", gather_distributed)
 
     def forward(self, z_views: Sequence[Tensor]) -> Tensor:
+        z_views = check_views("FroSSLLoss", "z_views", z_views)
         group = "world" if self.gather_distributed else None
         return frossl(z_views, invariance_weight=self.invariance_weight, group=group)
 
@@ -127,16 +137,14 @@ class TiCoLoss(Remembering):
 
     def __init__(self, beta: float = 0.9, rho: float = 8.0, gather_distributed: bool = False) -> None:
         super().__init__()
-        check_number("TiCoLoss", "beta", beta, least=0)
-        if beta > 1:
-            raise ValueError(f"TiCoLoss: beta is {beta}; pass a number from 0 to 1.")
-        check_number("TiCoLoss", "rho", rho)
-        self.beta, self.rho = beta, rho
+        self.beta = check_number("TiCoLoss", "beta", beta, least=0, most=1)
+        (self.rho,) = check_weights("TiCoLoss", rho=rho)
         self.gather_distributed = check_gathered("TiCoLoss", gather_distributed)
         self.C = None
 
     def forward(self, z_a: Tensor, z_b: Tensor, update_covariance_matrix: bool = True) -> Tensor:
-        check_pair("TiCoLoss", {"z_a": z_a, "z_b": z_b}, self.gather_distributed, least=1)
+        check_pair("TiCoLoss", {"z_a": z_a, "z_b": z_b}, self.gather_distributed)
+        update_covariance_matrix = check_flag("TiCoLoss", "update_covariance_matrix", update_covariance_matrix)
         group: GroupLike = None
         if self.gather_distributed:
             group = "world"

@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_number, check_size, is_whole
+from sslkernels.arguments import check_number, check_size
 from sslkernels.distributed import check_gathered
-from sslkernels.functional.sigreg import lejepa, sigreg
+from sslkernels.functional.sigreg import check_projections, check_rule, check_views_of_samples, lejepa, sigreg
 from sslkernels.modules import Module
 
 
@@ -33,13 +33,8 @@ class SIGReg(Module):
         self, *, knots: int = 17, t_max: float = 3.0, num_vectors: int = 1024, gather_distributed: bool = False
     ) -> None:
         super().__init__()
-        if not is_whole(knots, 2):
-            raise ValueError(f"SIGReg: knots is {knots!r}; pass a whole number of at least 2, both ends included.")
-        check_number("SIGReg", "t_max", t_max)
-        if t_max <= 0:
-            raise ValueError(f"SIGReg: t_max is {t_max}; pass a number above 0.")
-        check_size("SIGReg", "num_vectors", num_vectors)
-        self.knots, self.t_max, self.num_vectors = knots, t_max, num_vectors
+        knots, t_max = self.knots, self.t_max = check_rule("SIGReg", knots, t_max)
+        self.num_vectors = check_size("SIGReg", "num_vectors", num_vectors)
         self.gather_distributed = check_gathered("SIGReg", gather_distributed)
         # Nothing reads them: checkpoints of lightly's module hold them, and load here, as ours load there.
         step = t_max / (knots - 1)
@@ -52,6 +47,7 @@ class SIGReg(Module):
         self.register_buffer("weights", rule * phi)
 
     def forward(self, proj: Tensor, slices: Tensor | None = None) -> Tensor:
+        check_projections("SIGReg", "proj", proj)
         return sigreg(
             proj,
             slices,
@@ -83,10 +79,10 @@ class LeJEPALoss(Module):
         sigreg_num_vectors: int = 1024,
     ) -> None:
         super().__init__()
-        check_number("LeJEPALoss", "lambda_param", lambda_param, least=0)
-        if lambda_param > 1:
-            raise ValueError(f"LeJEPALoss: lambda_param is {lambda_param}; pass a number from 0 to 1.")
-        self.lambda_param = lambda_param
+        self.lambda_param = check_number("LeJEPALoss", "lambda_param", lambda_param, least=0, most=1)
+        check_gathered("LeJEPALoss", gather_distributed)
+        check_rule("LeJEPALoss", sigreg_knots, sigreg_t_max, names=("sigreg_knots", "sigreg_t_max"))
+        check_size("LeJEPALoss", "sigreg_num_vectors", sigreg_num_vectors)
         self.sigreg = SIGReg(
             knots=sigreg_knots,
             t_max=sigreg_t_max,
@@ -95,6 +91,7 @@ class LeJEPALoss(Module):
         )
 
     def forward(self, *, local_proj: Tensor, global_proj: Tensor) -> Tensor:
+        check_views_of_samples("LeJEPALoss", {"local_proj": local_proj, "global_proj": global_proj})
         return lejepa(
             local_proj,
             global_proj,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +13,18 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_rows, check_scalar, check_temperature, is_whole
+from sslkernels.arguments import (
+    came,
+    check_alike,
+    check_fits,
+    check_flag,
+    check_pair,
+    check_rows,
+    check_scalar,
+    check_size,
+    check_temperature,
+    is_whole,
+)
 from sslkernels.distributed import GroupLike, check_gathered, gather_rows, shard_of
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.modules import Module
@@ -48,7 +60,7 @@ class NTXentLoss(Module):
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
-        check_scalar("NTXentLoss", "temperature", temperature)
+        temperature = check_scalar("NTXentLoss", "temperature", temperature)
         # lightly's names, for subclasses that have logits of their own.
         self.eps, self.cross_entropy = 1e-8, nn.CrossEntropyLoss()
         if abs(temperature) < self.eps:
@@ -60,9 +72,10 @@ class NTXentLoss(Module):
         sizes = list(memory_bank_size) if isinstance(memory_bank_size, Sequence) else [memory_bank_size]
         if len(sizes) not in (1, 2) or not all(is_whole(n, 0) for n in sizes) or (sizes[0] > 0 and sizes[-1] == 0):
             raise ValueError(
-                f"NTXentLoss: memory_bank_size is {memory_bank_size!r}; "
+                f"NTXentLoss: memory_bank_size is {came(memory_bank_size)}; "
                 "pass 0 for none, or (size, dim) with whole numbers of at least 1."
             )
+        check_fits("NTXentLoss", "memory_bank_size", memory_bank_size, math.prod(int(n) for n in sizes))
         if sizes[0] > 0 and len(sizes) == 2:
             self.memory_bank = MemoryQueue(*sizes)
         elif sizes[0] > 0:
@@ -74,14 +87,15 @@ class NTXentLoss(Module):
             )
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
+        check_pair("NTXentLoss", {"out0": out0, "out1": out1}, self.gather_distributed)
         if self.memory_bank is None and self._lazy_size:
-            dim = check_rows("NTXentLoss", "out0", out0).shape[1]
-            self.memory_bank = MemoryQueue(self._lazy_size, dim).to(out0.device)
+            self.memory_bank = MemoryQueue(self._lazy_size, out0.shape[1]).to(out0.device)
         group: GroupLike = "world" if self.gather_distributed else None
         if self.memory_bank is None:
             return nt_xent(out0, out1, temperature=self.temperature, group=group)
         self.memory_bank.agree(group)
         negatives = self.memory_bank.keys.to(out0.dtype)
+        check_alike("NTXentLoss", "memory_bank", negatives, "out0", out0, rows=False)
         loss = info_nce(out0, out1, negatives=negatives, temperature=self.temperature, group=group)
         if out0.requires_grad:
             self.memory_bank.enqueue(unit_rows(out1.detach()), group=group)
@@ -109,11 +123,14 @@ class InfoNCELoss(Module):
 
     def __init__(self, temperature: float = 0.1, symmetric: bool = False, gather_distributed: bool = False) -> None:
         super().__init__()
-        check_temperature("InfoNCELoss", temperature)
-        self.temperature, self.symmetric = temperature, symmetric
+        self.temperature = check_temperature("InfoNCELoss", temperature)
+        self.symmetric = check_flag("InfoNCELoss", "symmetric", symmetric)
         self.gather_distributed = check_gathered("InfoNCELoss", gather_distributed)
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
+        check_pair("InfoNCELoss", {"query": query, "key": key}, self.gather_distributed)
+        if negatives is not None:
+            check_rows("InfoNCELoss", "negatives", negatives)
         return info_nce(
             query,
             key,
@@ -150,12 +167,16 @@ class ClipLoss(Module):
         use_horovod: bool = False,
     ) -> None:
         super().__init__()
-        if use_horovod:
+        if check_flag("ClipLoss", "use_horovod", use_horovod):
             raise ValueError(
                 "ClipLoss: use_horovod is True and only torch.distributed is served; pass use_horovod=False."
             )
-        self.local_loss, self.gather_with_grad, self.cache_labels = local_loss, gather_with_grad, cache_labels
-        self.rank, self.world_size, self.use_horovod = rank, world_size, use_horovod
+        self.local_loss = check_flag("ClipLoss", "local_loss", local_loss)
+        self.gather_with_grad = check_flag("ClipLoss", "gather_with_grad", gather_with_grad)
+        self.cache_labels = check_flag("ClipLoss", "cache_labels", cache_labels)
+        self.world_size = check_size("ClipLoss", "world_size", world_size)
+        self.rank = check_size("ClipLoss", "rank", rank, least=0)
+        self.use_horovod = use_horovod
         self.prev_num_logits = 0
         self.labels: dict[torch.device, Tensor] = {}
 
@@ -208,6 +229,11 @@ class ClipLoss(Module):
         logit_bias: float | Tensor | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
+        check_pair("ClipLoss", {"image_features": image_features, "text_features": text_features}, self.world_size > 1)
+        check_scalar("ClipLoss", "logit_scale", logit_scale)
+        if logit_bias is not None:
+            check_scalar("ClipLoss", "logit_bias", logit_bias)
+        output_dict = check_flag("ClipLoss", "output_dict", output_dict)
         if self._overridden():
             logits = self.get_logits(image_features, text_features, logit_scale, logit_bias=logit_bias)
             labels = self.get_ground_truth(image_features.device, logits[0].shape[0])
