@@ -33,7 +33,8 @@ def cross_correlation_sq(
         float32 (float64 for float64 rows). Both are differentiable, once.
 
     The total less the squared diagonal cancels on the side of samples: its error is some 1e-6 of the total in fp32, at
-    worst 1e-5. The side of features sums the rest directly. Gradients lose less than a digit there.
+    worst 1e-5. The side of features sums the rest directly. Gradients lose less than a digit there. An infinite entry
+    makes the total infinite on the side of features, and NaN on that of samples.
     Cost forward and backward: ``6*N*D*min(N, D)`` operations, ``O(N*D + min(N, D)^2)`` memory.
 
     >>> import torch

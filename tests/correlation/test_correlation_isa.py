@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -40,6 +41,39 @@ for dtype, close in ((torch.float64, 1e-10), (torch.float32, 1e-4), (torch.bfloa
                     assert (gradient.double() - slope).norm() <= allowed * size, (dtype, n, d, side)
 print("agrees")
 """
+
+
+EVERY_SCALE = """
+import sys
+sys.path.insert(0, {folder!r})
+import test_correlation_scales as scales, test_sigreg_scales as sigreg, torch
+from sslkernels import _C
+
+assert _C.isa() == {isa!r}, _C.isa()
+torch.manual_seed(0)
+for loss in scales.LOSSES:
+    for side in scales.SIDES:
+        for n, d in ((12, 7), (40, 70), (70, 40)):
+            for power in scales.USUAL:
+                scales.assert_agree(loss, side, "cpu", *scales.views(n, d, 10.0**power), 1e-3)
+        scales.test_columns_of_unlike_scale("cpu", loss, side)
+        scales.test_large_common_mean("cpu", loss, side)
+for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+    for n, d in ((1, 1), (2, 300), (33, 5), (200, 33)):
+        scales.test_moments_of_any_shape_and_strides("cpu", dtype, n, d)
+for dtype in (torch.float32, torch.float64):
+    sigreg.test_huge_projections_stay_on_the_circle("cpu", dtype, 3 / 16)
+print("agrees")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", _C.available_isas())
+def test_holds_every_scale(isa: str, run_python: Callable) -> None:
+    here = Path(__file__).parent
+    script = f"import sys; sys.path.insert(0, {str(here.parent / 'characteristic')!r})" + EVERY_SCALE
+    done = run_python(script.format(isa=isa, folder=str(here)), SSLKERNELS_ISA=isa)
+    assert done.returncode == 0 and done.stdout.split() == ["agrees"], done.stderr
 
 
 @pytest.mark.slow

@@ -179,7 +179,8 @@ class Scaling(NamedTuple):
 class ColumnMoments(torch.autograd.Function):
     """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)).
 
-    All fp64. Of the rows of all ranks where there is a ``shard``; ``shared`` says that its ranks share means and variances.
+    All fp64. Of the rows of all ranks where there is a ``shard``; ``shared`` says that its ranks share means and
+    variances.
     """
 
     @staticmethod
@@ -207,15 +208,19 @@ class ColumnMoments(torch.autograd.Function):
         scaling = None if eps is None else Scaling(eps, unbiased, outside)
         scale, through = _scale_of(squares, rows, scaling)
         # of the rows that share statistics, and of all: sum a b, or sum a a of each view
-        own_diagonal = (products * scale[0] * scale[-1])[None] if cross else squares * scale * scale
+        own_diagonal = products[None] if cross else squares
+        if scale is not None:
+            own_diagonal = own_diagonal * (scale[:1] * scale[1:] if cross else scale * scale)
         diagonal = own_diagonal
         if shard is not None and not shared:
             diagonal, gap = summed(diagonal, shard), summed(gap, shard)
-        units = None
-        if scaling is None and energy != "none":
-            units = _units_of(squares, rows, side, dtype)
-        columns = (scale if units is None else units.columns).to(mean.dtype)
-        standard = columns if units is None else units.matrix.to(mean.dtype).repeat(1, columns.shape[1])
+        units = _units_of(squares, side) if scale is None and energy != "none" else None
+        # what kernels multiply columns by, those of the matrix and those that meet it in the backward
+        each = scale if units is None else units.columns
+        columns = torch.ones_like(squares, dtype=mean.dtype) if each is None else each.to(mean.dtype)
+        standard = columns
+        if units is not None and side == "samples":
+            standard = units.matrix.to(mean.dtype).repeat(1, columns.shape[1])
         matrix = energies = every0 = every1 = None
         off = squares.new_empty(0)
         if energy != "none":
@@ -243,9 +248,8 @@ class ColumnMoments(torch.autograd.Function):
                 off = (off - diagonal.square().sum(1)).clamp_min(0)
         outer = scale if units is None else units.outer(cross)
         ctx.save_for_backward(
-            z0, z1, mean, columns, scale, outer, through, None if units is None else units.columns, own_diagonal,
-            diagonal, matrix, energies, every0, every1,
-        )  # fmt: skip
+            z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0, every1
+        )
         ctx.set_materialize_grads(False)  # a gap that no loss uses is not read for
         ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard, ctx.shared = cross, side, dtype, backend, shard, shared
         return squares.clone(), diagonal[0].clone() if cross else squares.new_empty(0), gap.clone(), off
@@ -254,36 +258,43 @@ class ColumnMoments(torch.autograd.Function):
     @first_derivative
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         (
-            z0, z1, mean, columns, scale, outer, through, units, own_diagonal, diagonal, matrix, energies, every0,
+            z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0,
             every1,
         ) = ctx.saved_tensors  # fmt: skip
         cross, side, dtype, backend, shard = ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard
         need0, need1 = ctx.needs_input_grad[:2]
-        pull = None if grads[2] is None else 2 * grads[2]
-        sizes = (
-            scale.shape,
-            (scale.shape[1] if cross else 0,),
-            (),
-            (0 if matrix is None else 1 if cross else len(scale),),
-        )
-        g_squares, g_diagonal, g_gap, g_off = (
-            scale.new_zeros(size) if grad is None else grad for grad, size in zip(grads, sizes, strict=True)
-        )
+        g_squares, g_diagonal, g_gap, g_off = grads
+        pull = None if g_gap is None else 2 * g_gap
         if shard is not None:
-            g_squares, g_diagonal, g_gap, g_off = ranks.all_summed((g_squares, g_diagonal, g_gap, g_off), shard)
+            shapes = (
+                columns.shape,
+                (columns.shape[1] if cross else 0,),
+                (),
+                (0,) if matrix is None else own_diagonal.shape[:1],
+            )
+            given = [
+                own_diagonal.new_zeros(shape) if grad is None else grad
+                for grad, shape in zip(grads, shapes, strict=True)
+            ]
+            g_squares, g_diagonal, g_gap, g_off = ranks.all_summed(given, shard)
             pull = None if pull is None else 2 * g_gap
+        if g_off is None:
+            matrix = every0 = None
         # da = factor off(C) b + along b, and b is a unless they are crossed; s = sum_n da a
-        factor = 0 if matrix is None else (2 * g_off).expand(2)[:, None] if cross else 4 * g_off[:, None]
-        along = g_diagonal.expand(2, -1) if cross else torch.zeros_like(g_squares)
+        along = torch.zeros_like(own_diagonal) if g_diagonal is None or not cross else g_diagonal.expand(2, -1)
+        s: Tensor | float = 0.0
         within = None  # ``through``, where only the kernel knows the sum it goes with
-        if matrix is not None and side == "samples":
-            along = along - factor * diagonal
-            within = None if through is None or every0 is not None else through * factor
-        s = along * own_diagonal
-        if matrix is not None and side == "features":
-            s = s + factor * energies
-        outer = outer * factor
         from_rows: Sequence[Tensor | None] = (None, None)
+        own = None if g_squares is None else 2 * g_squares
+        if matrix is not None:
+            assert g_off is not None and outer is not None
+            factor = (2 * g_off).expand(2)[:, None] if cross else 4 * g_off[:, None]
+            outer = outer * factor
+            if side == "features":
+                s = factor * energies
+            else:
+                along = along - factor * diagonal
+                within = None if through is None or every0 is not None else through * factor
         if every0 is not None:
             da = correlation_backward(
                 every0, every1, None, None, matrix, cross, side, None, None, None, None, None,
@@ -292,16 +303,21 @@ class ColumnMoments(torch.autograd.Function):
             (outer,) = _rounded(mean.dtype, outer)
             from_rows, sums = ranks.finished(da, (every0, every1), outer, shard)
             if through is not None:
-                s = s + factor * (summed(sums, shard) if ctx.shared else sums)
+                s = factor * (summed(sums, shard) if ctx.shared else sums)
             matrix = None
-        own, mixed = 2 * g_squares, scale * along if cross else None
-        if not cross:
-            own = own + scale * scale * along
-        own = own / (scale if units is None else units)
-        if mixed is not None and units is not None:
-            mixed = mixed / units.flip(0)
+        mixed = None
+        if cross:
+            mixed = scale * along if scale is not None else along / each.flip(0)
+        elif side == "samples" and g_off is not None:
+            squared = along if scale is None else scale * scale * along
+            own = squared if own is None else own + squared
+        if own is not None and each is not None:
+            own = own / each
         if through is not None:
-            own = own + through * s
+            turned = through * (s + along * own_diagonal)
+            own = turned if own is None else own + turned
+        if own is None:
+            own = own_diagonal.new_zeros(columns.shape)
         outer, own, mixed, within = _rounded(mean.dtype, outer, own, mixed, within)
         dz0, dz1 = correlation_backward(
             z0, z1, mean, columns, matrix, cross, side, outer if matrix is not None else None, own, mixed,
@@ -314,28 +330,30 @@ class ColumnMoments(torch.autograd.Function):
         return (dz0 if need0 else None, dz1 if need1 else None, *(None,) * 10)
 
 
-def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tensor, Tensor | None]:
+def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tensor | None, Tensor | None]:
     """What columns are multiplied by, and ``through = 2 (d scale / d variance) / (scale^2 rows)``, (V, D) each."""
     if scaling is None:
-        return torch.ones_like(squares), None
+        return None, None
     divisor = rows - 1 if scaling.unbiased else rows
     variance = squares / divisor
-    if scaling.outside:
-        deviation = variance.sqrt()
-        # A constant column has no s either: its standard deviation has no derivative, and 0 is as good as any.
-        through = torch.where(deviation == 0, 0, -1 / (divisor * deviation))
-        whole = deviation + scaling.eps
-        return torch.where(whole == 0, 1, 1 / whole), through
-    whole = (variance + scaling.eps).sqrt()
-    scale = torch.where(whole == 0, 1, 1 / whole)
-    return scale, -scale / divisor
+    if not scaling.outside:
+        scale = _inverse((variance + scaling.eps).sqrt(), scaling)
+        return scale, scale / -divisor
+    deviation = variance.sqrt()
+    # A constant column has no s either: its standard deviation has no derivative, and 0 is as good as any.
+    through = torch.where(deviation == 0, 0, -1 / (divisor * deviation))
+    return _inverse(deviation + scaling.eps, scaling), through
+
+
+def _inverse(x: Tensor, scaling: Scaling) -> Tensor:
+    return 1 / x if scaling.eps > 0 else torch.where(x == 0, 1, 1 / x)
 
 
 class Units(NamedTuple):
     """Powers of two that bring columns near 1, where a loss takes them as they are.
 
     A small column beside a large one is nothing in K, where one unit serves all of them. Its gradient, K a, is not
-    nothing: there every column has a unit of its own. In C nothing drowns, and one unit leaves room on either side.
+    nothing: there every column has a unit of its own. In C nothing drowns, and one unit is enough.
     """
 
     columns: Tensor  # (V, D): as they meet the matrix in the backward
@@ -351,20 +369,13 @@ class Units(NamedTuple):
         return (self.matrix.flip(0) if cross else self.matrix) ** -2 / self.columns
 
 
-def _units_of(squares: Tensor, rows: int, side: str, dtype: torch.dtype) -> Units:
+def _units_of(squares: Tensor, side: str) -> Units:
+    sizes = squares if side == "samples" else squares.amax(1, keepdim=True)
     # of zeros and infinities any unit that fp32 holds, of NaN NaN
-    mean_squares = (squares / max(rows, 1)).clamp(2.0**-240, 2.0**240)
+    units = torch.exp2((torch.log2(sizes.clamp(2.0**-240, 2.0**240)) * -0.5).round_())
     if side == "samples":
-        columns = _power_of_two(mean_squares**-0.5)
-        return Units(columns, columns.amin(1, keepdim=True))
-    smallest, largest = torch.aminmax(mean_squares, dim=1, keepdim=True)
-    most = 1.0 if dtype == torch.float16 else 2.0**30  # its cube, times N * D of a sum, is within the dtype
-    unit = _power_of_two(torch.minimum((smallest * largest) ** -0.25, most * largest**-0.5))
-    return Units(unit.repeat(1, squares.shape[1]), unit)
-
-
-def _power_of_two(x: Tensor) -> Tensor:
-    return torch.exp2(torch.round(torch.log2(x)))
+        return Units(units, units.amin(1, keepdim=True))
+    return Units(units.repeat(1, squares.shape[1]), units)
 
 
 def _rounded(dtype: torch.dtype, *coefficients: Tensor | None) -> Iterator[Tensor | None]:
