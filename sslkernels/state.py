@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.arguments import check_rows, check_size, shape_of
+from sslkernels.arguments import check_count, check_rows, shape_of
+from sslkernels.backends import check_backend
 from sslkernels.distributed import GroupLike, all_rows, shard_of
 from sslkernels.functional import queue_update_
 from sslkernels.modules import Remembering
@@ -42,9 +43,9 @@ class MemoryQueue(Remembering):
 
     def __init__(self, size: int, dim: int, *, backend: str | None = None) -> None:
         super().__init__()
-        check_size("MemoryQueue", "size", size)
-        check_size("MemoryQueue", "dim", dim)
-        self.backend = backend
+        dim = check_count("MemoryQueue", "dim", dim, 1)
+        size = check_count("MemoryQueue", "size", size, dim)
+        self.backend = check_backend(backend)
         self.keys = F.normalize(torch.randn(size, dim), dim=1)
         self.position = torch.zeros((), dtype=torch.int64)
 

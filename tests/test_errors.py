@@ -180,7 +180,7 @@ def cases() -> Iterator[Any]:
         "temperature",
         "str",
     )
-    for size in (-1, "8", (8,), (8, 4, 2), (0, 4), (8, 0), (8, 2.5), 2.5, None, True):
+    for size in (-1, "8", (8, 4, 2), (8, 0), (8, 2.5), 2.5, None, True):
         yield case(
             f"NTXentLoss-memory_bank_size-{size}", lambda s=size: NTXentLoss(memory_bank_size=s),
             (TypeError, ValueError), "NTXentLoss", "memory_bank_size", re.escape(str(size)), r"\(size, dim\)",

@@ -12,7 +12,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_device, check_number, check_rows, check_views, check_weights, shape_of
+from sslkernels.arguments import (
+    check_device,
+    check_number,
+    check_pair,
+    check_rows,
+    check_views,
+    check_weights,
+    shape_of,
+)
 from sslkernels.distributed import GroupLike, summed
 from sslkernels.functional.correlation import hinges_of, penalties_of, shard_of_views
 from sslkernels.ops.correlation import Scaling, column_moments
@@ -182,17 +190,18 @@ def tico(
     """
     rho = check_number("tico", "rho", rho, least=0)
     beta = check_number("tico", "beta", beta, least=0, most=1)
-    before = None if covariance is None else shape_of(covariance)
-    shard = shard_of_views("tico", {"z0": z0, "z1": z1}, None, group, least=1, beta=beta, rho=rho, covariance=before)
+    check_pair("tico", {"z0": z0, "z1": z1}, gathered=group is not None)
     features, sums = z0.shape[1], wide(z0.dtype)
     if covariance is not None:
-        check_rows("tico", "covariance", covariance, f"({features}, {features})")
+        check_rows("tico", "covariance", covariance, "(D, D), with the D of z0")
         if covariance.shape != (features, features):
             raise ValueError(
                 f"tico: covariance has shape {shape_of(covariance)} and z0 {shape_of(z0)}; "
                 f"expected ({features}, {features}). Was it made by embeddings of another width?"
             )
         check_device("tico", "covariance", covariance, "z0", z0)
+    before = None if covariance is None else shape_of(covariance)
+    shard = shard_of_views("tico", {"z0": z0, "z1": z1}, None, group, least=1, beta=beta, rho=rho, covariance=before)
     u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1.to(z0.dtype), backend=backend)
     rows, ranks = (z0.shape[0], 1) if shard is None else (shard.total, shard.ranks)
     with torch.autocast(z0.device.type, enabled=False):  # what is remembered is not rounded

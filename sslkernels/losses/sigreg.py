@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_number, check_size
+from sslkernels.arguments import check_number, check_rows, check_size
 from sslkernels.distributed import check_gathered
 from sslkernels.functional.sigreg import check_projections, check_rule, check_views_of_samples, lejepa, sigreg
 from sslkernels.modules import Module
@@ -48,6 +48,8 @@ class SIGReg(Module):
 
     def forward(self, proj: Tensor, slices: Tensor | None = None) -> Tensor:
         check_projections("SIGReg", "proj", proj)
+        if slices is not None:
+            check_rows("SIGReg", "slices", slices, "(C, S), a slice per column")
         return sigreg(
             proj,
             slices,

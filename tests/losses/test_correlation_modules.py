@@ -387,11 +387,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "one row": (lambda: VICRegLoss()(GOOD[:1], GOOD[:1]), ValueError, "z_a has shape (1, 3); pass a batch of at least"),
     "dtype": (lambda: TiCoLoss()(GOOD, GOOD.double()), TypeError, "TiCoLoss: z_a has dtype torch.float32 and z_b"),
     "no row": (lambda: TiCoLoss()(GOOD[:0], GOOD[:0]), ValueError, "TiCoLoss: z_a has shape (0, 3); pass a batch"),
-    "one view": (lambda: FroSSLLoss()([GOOD]), ValueError, "frossl: views has length 1; pass at least two views"),
-    "no list": (lambda: FroSSLLoss()(GOOD), TypeError, "frossl: views is a Tensor; pass a list of tensors"),
+    "one view": (lambda: FroSSLLoss()([GOOD]), ValueError, "FroSSLLoss: z_views has length 1; pass at least two views"),
+    "no list": (lambda: FroSSLLoss()(GOOD), TypeError, "FroSSLLoss: z_views is a Tensor; pass a list of tensors"),
     "third view": (
         lambda: FroSSLLoss()([GOOD, GOOD, GOOD[:, :2]]), ValueError,
-        "frossl: views[0] has shape (4, 3) and views[2] (4, 2); both need the same number of features",
+        "FroSSLLoss: z_views[0] has shape (4, 3) and z_views[2] (4, 2); both need the same number of features",
     ),
     "covariance": (
         lambda: SF.tico(GOOD, GOOD, torch.ones(2, 2)), ValueError,
