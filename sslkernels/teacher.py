@@ -36,6 +36,7 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "warmup": ("momentum", "warmup_gamma", "warmup_power"),
     "equal": (),
 }
+DEFAULTS = {"momentum": 0.996, "final_momentum": 1.0, "warmup_gamma": 1.0, "warmup_power": 2 / 3}
 HALVES = (torch.bfloat16, torch.float16)
 WRAPPERS = (DistributedDataParallel, nn.DataParallel)
 
@@ -104,28 +105,18 @@ class EMA(Module):
         super().__init__()
         model = _unwrapped(_with_values("model", model))
         self.schedule = check_choice("EMA", "schedule", schedule, tuple(SCHEDULES))
-        given = {
-            "momentum": momentum,
-            "final_momentum": final_momentum,
-            "total_steps": total_steps,
-            "warmup_gamma": warmup_gamma,
-            "warmup_power": warmup_power,
-        }
-        for name, value in given.items():
-            if value is not None and name not in SCHEDULES[schedule]:
-                having = " or ".join(repr(each) for each, options in SCHEDULES.items() if name in options)
-                raise ValueError(
-                    f"EMA: {name} is {came(value)} and schedule {schedule!r} makes nothing of it; "
-                    f"leave it out, or pass schedule {having}."
-                )
-        self.momentum = check_number("EMA", "momentum", 0.996 if momentum is None else momentum, 0, 1)
-        self.final_momentum = check_number(
-            "EMA", "final_momentum", 1.0 if final_momentum is None else final_momentum, 0, 1
+        options = _options_of(
+            schedule,
+            momentum=momentum,
+            final_momentum=final_momentum,
+            total_steps=total_steps,
+            warmup_gamma=warmup_gamma,
+            warmup_power=warmup_power,
         )
-        self.warmup_gamma = check_number("EMA", "warmup_gamma", 1.0 if warmup_gamma is None else warmup_gamma, above=0)
-        self.warmup_power = check_number(
-            "EMA", "warmup_power", 2 / 3 if warmup_power is None else warmup_power, above=0
-        )
+        self.momentum = check_number("EMA", "momentum", options["momentum"], least=0, most=1)
+        self.final_momentum = check_number("EMA", "final_momentum", options["final_momentum"], least=0, most=1)
+        self.warmup_gamma = check_number("EMA", "warmup_gamma", options["warmup_gamma"], above=0)
+        self.warmup_power = check_number("EMA", "warmup_power", options["warmup_power"], above=0)
         self.total_steps = None if total_steps is None else check_total("EMA", total_steps)
         self.average_buffers = check_flag("EMA", "average_buffers", average_buffers)
         self.master = check_flag("EMA", "master", master)
@@ -234,7 +225,8 @@ class EMA(Module):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> EMA:
         if self.device is not None:
             function = _staying(function, self.device)
-        before = [(p.detach(), self._buffers.get(f"master{place}")) for place, p in enumerate(self.module.parameters())]
+        parameters = enumerate(self.module.parameters()) if self.master else ()
+        before = [(p.detach(), self._buffers.get(f"master{place}")) for place, p in parameters]
         super()._apply(function, recurse)
         if self.master:
             self._keep_exact(before)
@@ -292,6 +284,18 @@ def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
     if not isinstance(check_scalar("update_momentum", "m", m), Tensor):
         m = check_number("update_momentum", "m", m, least=0, most=1)
     ema_update_(teacher.parameters(), student.parameters(), m)
+
+
+def _options_of(schedule: str, **given: object) -> dict[str, object]:
+    """With the defaults of those that are None; one that the schedule has not is refused."""
+    for name, value in given.items():
+        if value is not None and name not in SCHEDULES[schedule]:
+            having = " or ".join(repr(each) for each, options in SCHEDULES.items() if name in options)
+            raise ValueError(
+                f"EMA: {name} is {came(value)} and schedule {schedule!r} makes nothing of it; "
+                f"leave it out, or pass schedule {having}."
+            )
+    return DEFAULTS | {name: value for name, value in given.items() if value is not None}
 
 
 # What a teacher is made of
@@ -373,9 +377,11 @@ def _paired(what: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> di
 
 def _in_names(sentence: str, names: list[str]) -> str:
     """What `ema_update_` says of its lists, said of the modules."""
-    for what, owner in (("targets", "the teacher's"), ("sources", "the student's"), ("masters", "the master of")):
-        sentence = re.sub(rf"{what}\[(\d+)\]", lambda found: f"{owner} {names[int(found[1])]!r}", sentence)  # noqa: B023
-    return sentence.replace("ema_update_:", "EMA:")
+    owners = {"targets": "the teacher's", "sources": "the student's", "masters": "the master of"}
+    named = re.sub(
+        rf"({'|'.join(owners)})\[(\d+)\]", lambda found: f"{owners[found[1]]} {names[int(found[2])]!r}", sentence
+    )
+    return named.replace("ema_update_:", "EMA:")
 
 
 def _buffer_pairs(
