@@ -7,6 +7,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from sslkernels.arguments import (
 )
 from sslkernels.backends import check_backend
 from sslkernels.functional import ema_update_
-from sslkernels.modules import Module, unscriptable
+from sslkernels.modules import Module, Remembering, unscriptable
 from sslkernels.schedules import check_step, check_total, share_done
 
 # What each schedule has of options.
@@ -204,7 +205,7 @@ class EMA(Module):
             torch._foreach_copy_([target for target, _ in kept.values()], [source for _, source in kept.values()])
         _add_buffers(self.module, student, fresh)
         for owner, leaf in gone:
-            owner._buffers[leaf] = None
+            setattr(owner, leaf, None)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -390,14 +391,14 @@ def _buffer_pairs(
     """Those that both have; the student's that the teacher has not, or in another shape; the teacher's that the student
     has set to None.
     """
-    ours, theirs = _by_name(teacher.named_buffers()), _by_name(student.named_buffers())
+    ours, theirs = _held(teacher), _held(student)
     if ours.keys() == theirs.keys() and all(x.shape == theirs[name].shape for name, x in ours.items()):
         return _paired("buffers", ours, theirs), {}, []
     fresh = {name: x for name, x in theirs.items() if name not in ours or ours[name].shape != x.shape}
     parts, gone = _parts(student), []
     for name in ours.keys() - theirs.keys():
         owner, _, leaf = name.rpartition(".")
-        if owner in parts and leaf in parts[owner]._buffers:
+        if owner in parts and (leaf in parts[owner]._buffers or _remembers(parts[owner], leaf)):
             gone.append((_parts(teacher)[owner], leaf))
             del ours[name]
     kept = _paired(
@@ -406,6 +407,19 @@ def _buffer_pairs(
         {name: x for name, x in theirs.items() if name not in fresh},
     )
     return kept, fresh, gone
+
+
+def _held(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers, and what parts remember as if it were one."""
+    with ExitStack() as lent:
+        for part in model.modules():
+            if isinstance(part, Remembering):
+                lent.enter_context(part._as_buffers())
+        return _by_name(model.named_buffers())
+
+
+def _remembers(part: nn.Module, leaf: str) -> bool:
+    return isinstance(part, Remembering) and leaf in part.remembered
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
@@ -425,9 +439,12 @@ def _add_buffers(teacher: nn.Module, student: nn.Module, fresh: dict[str, Tensor
             device = next((x.device for x in (*teacher.parameters(), *teacher.buffers())), source.device)
             setattr(ours[above], path.rpartition(".")[2], _copied(theirs[path]).to(device))
             continue
-        owner, before = ours[path], ours[path]._buffers.get(leaf)
-        like = next((x for x in (before, *teacher.parameters()) if x is not None), source)
-        dtype = before.dtype if before is not None and source.is_floating_point() else source.dtype
+        owner, before = ours[path], getattr(ours[path], leaf, None)
+        like = next((x for x in (before, *teacher.parameters()) if isinstance(x, Tensor)), source)
+        dtype = before.dtype if isinstance(before, Tensor) and source.is_floating_point() else source.dtype
+        copied = source.detach().to(like.device, dtype, copy=True)
+        if _remembers(owner, leaf):
+            setattr(owner, leaf, copied)
+            continue
         owner.__dict__.pop(leaf, None)
-        persistent = leaf not in theirs[path]._non_persistent_buffers_set
-        owner.register_buffer(leaf, source.detach().to(like.device, dtype, copy=True), persistent=persistent)
+        owner.register_buffer(leaf, copied, persistent=leaf not in theirs[path]._non_persistent_buffers_set)
