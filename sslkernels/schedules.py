@@ -16,7 +16,7 @@ def check_step(function: str, step: object) -> int:
 def check_total(function: str, total_steps: object, least: int = 1) -> float:
     """The steps of a training: a whole number, or ``math.inf`` where no end is known."""
     if is_whole(total_steps, least):
-        return int(total_steps)  # type: ignore[call-overload]
+        return check_size(function, "total_steps", total_steps, least)
     if as_number(total_steps) == math.inf:
         return math.inf
     raise ValueError(

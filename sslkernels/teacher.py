@@ -7,6 +7,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from sslkernels.arguments import (
 )
 from sslkernels.backends import check_backend
 from sslkernels.functional import ema_update_
-from sslkernels.modules import Module, unscriptable
+from sslkernels.modules import Module, Remembering, unscriptable
 from sslkernels.schedules import check_step, check_total, share_done
 
 # What each schedule has of options.
@@ -36,6 +37,7 @@ SCHEDULES: dict[str, tuple[str, ...]] = {
     "warmup": ("momentum", "warmup_gamma", "warmup_power"),
     "equal": (),
 }
+DEFAULTS = {"momentum": 0.996, "final_momentum": 1.0, "warmup_gamma": 1.0, "warmup_power": 2 / 3}
 HALVES = (torch.bfloat16, torch.float16)
 WRAPPERS = (DistributedDataParallel, nn.DataParallel)
 
@@ -104,28 +106,18 @@ class EMA(Module):
         super().__init__()
         model = _unwrapped(_with_values("model", model))
         self.schedule = check_choice("EMA", "schedule", schedule, tuple(SCHEDULES))
-        given = {
-            "momentum": momentum,
-            "final_momentum": final_momentum,
-            "total_steps": total_steps,
-            "warmup_gamma": warmup_gamma,
-            "warmup_power": warmup_power,
-        }
-        for name, value in given.items():
-            if value is not None and name not in SCHEDULES[schedule]:
-                having = " or ".join(repr(each) for each, options in SCHEDULES.items() if name in options)
-                raise ValueError(
-                    f"EMA: {name} is {came(value)} and schedule {schedule!r} makes nothing of it; "
-                    f"leave it out, or pass schedule {having}."
-                )
-        self.momentum = check_number("EMA", "momentum", 0.996 if momentum is None else momentum, 0, 1)
-        self.final_momentum = check_number(
-            "EMA", "final_momentum", 1.0 if final_momentum is None else final_momentum, 0, 1
+        options = _options_of(
+            schedule,
+            momentum=momentum,
+            final_momentum=final_momentum,
+            total_steps=total_steps,
+            warmup_gamma=warmup_gamma,
+            warmup_power=warmup_power,
         )
-        self.warmup_gamma = check_number("EMA", "warmup_gamma", 1.0 if warmup_gamma is None else warmup_gamma, above=0)
-        self.warmup_power = check_number(
-            "EMA", "warmup_power", 2 / 3 if warmup_power is None else warmup_power, above=0
-        )
+        self.momentum = check_number("EMA", "momentum", options["momentum"], least=0, most=1)
+        self.final_momentum = check_number("EMA", "final_momentum", options["final_momentum"], least=0, most=1)
+        self.warmup_gamma = check_number("EMA", "warmup_gamma", options["warmup_gamma"], above=0)
+        self.warmup_power = check_number("EMA", "warmup_power", options["warmup_power"], above=0)
         self.total_steps = None if total_steps is None else check_total("EMA", total_steps)
         self.average_buffers = check_flag("EMA", "average_buffers", average_buffers)
         self.master = check_flag("EMA", "master", master)
@@ -213,7 +205,7 @@ class EMA(Module):
             torch._foreach_copy_([target for target, _ in kept.values()], [source for _, source in kept.values()])
         _add_buffers(self.module, student, fresh)
         for owner, leaf in gone:
-            owner._buffers[leaf] = None
+            setattr(owner, leaf, None)
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -234,7 +226,8 @@ class EMA(Module):
     def _apply(self, function: Callable[[Tensor], Tensor], recurse: bool = True) -> EMA:
         if self.device is not None:
             function = _staying(function, self.device)
-        before = [(p.detach(), self._buffers.get(f"master{place}")) for place, p in enumerate(self.module.parameters())]
+        parameters = enumerate(self.module.parameters()) if self.master else ()
+        before = [(p.detach(), self._buffers.get(f"master{place}")) for place, p in parameters]
         super()._apply(function, recurse)
         if self.master:
             self._keep_exact(before)
@@ -292,6 +285,18 @@ def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
     if not isinstance(check_scalar("update_momentum", "m", m), Tensor):
         m = check_number("update_momentum", "m", m, least=0, most=1)
     ema_update_(teacher.parameters(), student.parameters(), m)
+
+
+def _options_of(schedule: str, **given: object) -> dict[str, object]:
+    """With the defaults of those that are None; one that the schedule has not is refused."""
+    for name, value in given.items():
+        if value is not None and name not in SCHEDULES[schedule]:
+            having = " or ".join(repr(each) for each, options in SCHEDULES.items() if name in options)
+            raise ValueError(
+                f"EMA: {name} is {came(value)} and schedule {schedule!r} makes nothing of it; "
+                f"leave it out, or pass schedule {having}."
+            )
+    return DEFAULTS | {name: value for name, value in given.items() if value is not None}
 
 
 # What a teacher is made of
@@ -373,9 +378,11 @@ def _paired(what: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> di
 
 def _in_names(sentence: str, names: list[str]) -> str:
     """What `ema_update_` says of its lists, said of the modules."""
-    for what, owner in (("targets", "the teacher's"), ("sources", "the student's"), ("masters", "the master of")):
-        sentence = re.sub(rf"{what}\[(\d+)\]", lambda found: f"{owner} {names[int(found[1])]!r}", sentence)  # noqa: B023
-    return sentence.replace("ema_update_:", "EMA:")
+    owners = {"targets": "the teacher's", "sources": "the student's", "masters": "the master of"}
+    named = re.sub(
+        rf"({'|'.join(owners)})\[(\d+)\]", lambda found: f"{owners[found[1]]} {names[int(found[2])]!r}", sentence
+    )
+    return named.replace("ema_update_:", "EMA:")
 
 
 def _buffer_pairs(
@@ -384,14 +391,14 @@ def _buffer_pairs(
     """Those that both have; the student's that the teacher has not, or in another shape; the teacher's that the student
     has set to None.
     """
-    ours, theirs = _by_name(teacher.named_buffers()), _by_name(student.named_buffers())
+    ours, theirs = _held(teacher), _held(student)
     if ours.keys() == theirs.keys() and all(x.shape == theirs[name].shape for name, x in ours.items()):
         return _paired("buffers", ours, theirs), {}, []
     fresh = {name: x for name, x in theirs.items() if name not in ours or ours[name].shape != x.shape}
     parts, gone = _parts(student), []
     for name in ours.keys() - theirs.keys():
         owner, _, leaf = name.rpartition(".")
-        if owner in parts and leaf in parts[owner]._buffers:
+        if owner in parts and (leaf in parts[owner]._buffers or _remembers(parts[owner], leaf)):
             gone.append((_parts(teacher)[owner], leaf))
             del ours[name]
     kept = _paired(
@@ -400,6 +407,19 @@ def _buffer_pairs(
         {name: x for name, x in theirs.items() if name not in fresh},
     )
     return kept, fresh, gone
+
+
+def _held(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers, and what parts remember as if it were one."""
+    with ExitStack() as lent:
+        for part in model.modules():
+            if isinstance(part, Remembering):
+                lent.enter_context(part._as_buffers())
+        return _by_name(model.named_buffers())
+
+
+def _remembers(part: nn.Module, leaf: str) -> bool:
+    return isinstance(part, Remembering) and leaf in part.remembered
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
@@ -419,9 +439,12 @@ def _add_buffers(teacher: nn.Module, student: nn.Module, fresh: dict[str, Tensor
             device = next((x.device for x in (*teacher.parameters(), *teacher.buffers())), source.device)
             setattr(ours[above], path.rpartition(".")[2], _copied(theirs[path]).to(device))
             continue
-        owner, before = ours[path], ours[path]._buffers.get(leaf)
-        like = next((x for x in (before, *teacher.parameters()) if x is not None), source)
-        dtype = before.dtype if before is not None and source.is_floating_point() else source.dtype
+        owner, before = ours[path], getattr(ours[path], leaf, None)
+        like = next((x for x in (before, *teacher.parameters()) if isinstance(x, Tensor)), source)
+        dtype = before.dtype if isinstance(before, Tensor) and source.is_floating_point() else source.dtype
+        copied = source.detach().to(like.device, dtype, copy=True)
+        if _remembers(owner, leaf):
+            setattr(owner, leaf, copied)
+            continue
         owner.__dict__.pop(leaf, None)
-        persistent = leaf not in theirs[path]._non_persistent_buffers_set
-        owner.register_buffer(leaf, source.detach().to(like.device, dtype, copy=True), persistent=persistent)
+        owner.register_buffer(leaf, copied, persistent=leaf not in theirs[path]._non_persistent_buffers_set)

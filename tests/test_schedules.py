@@ -102,8 +102,8 @@ def test_the_equal_and_the_warming_teacher_know_no_end() -> None:
             assert momenta == sorted(momenta) and momenta[0] == 0 and momenta[-1] < 1
 
 
-WRONG_TOTALS = (-1, -math.inf, float("nan"), 1.5, "9", True, None, [9], torch.tensor(9), np.float32(2))
-WRONG_STEPS = (-1, float("nan"), math.inf, 1.5, "9", True, None, [9], torch.tensor(9))
+WRONG_TOTALS = (-1, -math.inf, float("nan"), 1.5, "9", True, None, [9], torch.tensor(9), np.float32(2), 10**400)
+WRONG_STEPS = (-1, float("nan"), math.inf, 1.5, "9", True, None, [9], torch.tensor(9), 10**400)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "linear", "warmup_cosine", *METHODS])

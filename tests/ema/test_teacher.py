@@ -252,7 +252,7 @@ def test_lightly_one_line_change() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "words"),
     [
-        (lambda: sk.EMA(3), TypeError, "model is 3; pass a torch.nn.Module"),
+        (lambda: sk.EMA(3), TypeError, "EMA: model is .*; pass a torch.nn.Module"),
         (lambda: sk.EMA(nn.Linear(1, 1), momentum=1.5), ValueError, "momentum is 1.5; pass a number from 0 to 1"),
         (lambda: sk.EMA(nn.Linear(1, 1), momentum="high"), TypeError, "momentum is a str"),
         (lambda: sk.EMA(nn.Linear(1, 1), schedule="cos"), ValueError, "schedule is 'cos'; accepted are 'constant'"),
@@ -270,7 +270,7 @@ def test_lightly_one_line_change() -> None:
         ),
         (lambda: sk.EMA(nn.Linear(1, 1)).update(nn.Linear(1, 1, bias=False), 0), ValueError, "'bias' is the teacher's"),
         (lambda: sk.update_momentum(nn.Linear(1, 1), nn.BatchNorm2d(1), 0.5), ValueError, "one architecture"),
-        (lambda: sk.EMA(nn.Linear(1, 1)).update(None), TypeError, "student is None; pass a torch.nn.Module"),
+        (lambda: sk.EMA(nn.Linear(1, 1)).update(None), TypeError, "EMA: student is .*; pass a torch.nn.Module"),
         (
             lambda: sk.EMA(nn.Linear(1, 1), schedule="linear").update(nn.Linear(1, 1), 0, 0),
             ValueError,

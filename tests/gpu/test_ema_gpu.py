@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import sslkernels as sk
 import sslkernels.functional as SF
 from sslkernels.ops.ema import cuda
 
@@ -198,3 +199,22 @@ def test_enqueue(queue_dtype: torch.dtype, keys_dtype: torch.dtype, backend: str
             expected[(90 + i) % 100] = key.to(queue_dtype)
         SF.queue_update_(queue, keys, position, backend=backend)
         assert torch.equal(queue, expected) and int(position) == (90 + count) % 100
+
+
+@pytest.mark.parametrize("average_buffers", (False, True))
+def test_a_teacher_stays_on_the_processor(average_buffers: bool) -> None:
+    student = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).cuda()
+    both = torch.nn.ModuleDict(
+        {"student": student, "teacher": sk.EMA(student, 0.5, device="cpu", average_buffers=average_buffers)}
+    ).cuda()
+    teacher = both["teacher"]
+    assert {x.device.type for x in teacher.state_dict().values() if isinstance(x, Tensor)} == {"cpu"}
+    start = student[0].weight.detach().clone()
+    student[0].weight.data += 1
+    student(torch.randn(5, 3, device="cuda"))
+    teacher.update(student, 0)
+    torch.testing.assert_close(teacher.module[0].weight, (start + 0.5).cpu())
+    mean = student[1].running_mean.cpu()
+    torch.testing.assert_close(teacher.module[1].running_mean, mean / 2 if average_buffers else mean)
+    teacher.set(student)
+    assert torch.equal(teacher.module[0].weight, student[0].weight.cpu())
