@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import os
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from sslkernels.evaluation.collapse import Spread
+from sslkernels.files import write_atomically
 
 FORMAT = 1
 NAME = "last.ckpt"
@@ -29,13 +30,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self.stamp = stamp
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        temporary = f"{path}.partial"
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save({**checkpoint, **self.stamp}, temporary)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_atomically(Path(path), partial(torch.save, {**checkpoint, **self.stamp}))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True)

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import platform
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from sslkernels.backends import choose
 from sslkernels.data import Dataset, OneView, TwoViews, load
 from sslkernels.evaluation import calibrate_batchnorm, collapse_warning, encode, few_shot, knn, linear_probe
+from sslkernels.files import write_atomically
 from sslkernels.methods import MAE, METHODS, Method
 from sslkernels.models import ViT, resnet_small
 from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint, saved_spread
@@ -263,12 +263,6 @@ def _quiet_engine() -> Iterator[None]:
         yield
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.replace(temporary, path)
 
 
 def _versions() -> dict[str, str]:
