@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -36,22 +37,30 @@ def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any
     # A name of its own: two processes may write the same file, and the longest name has no room for a suffix.
     temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}{PARTIAL}")
     try:
-        with open(temporary, "xb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content if isinstance(content, bytes) else content.encode())
-            file.flush()
-            os.fsync(file.fileno())  # a rename may reach the disk before what it names
-        os.replace(temporary, target)
+        with naming(path, "; no older file was changed"):
+            with open(temporary, "xb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content if isinstance(content, bytes) else content.encode())
+                file.flush()
+                os.fsync(file.fileno())  # a rename may reach the disk before what it names
+            os.replace(temporary, target)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+@contextmanager
+def naming(path: Path, more: str = "") -> Iterator[None]:
+    """Turn what goes wrong while ``path`` is written into one sentence that names it and the cause."""
+    try:
+        yield
     except Exception as error:
         cause = _os_error(error)
         if cause is None:
             raise
-        raise type(cause)(f"{path} cannot be written: {cause.strerror or cause}; no older file was changed.") from error
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        raise type(cause)(f"{path} cannot be written: {cause.strerror or cause}{more}.") from error
 
 
 def _os_error(error: BaseException | None) -> OSError | None:

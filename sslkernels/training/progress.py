@@ -11,6 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sslkernels.terminal import say
+
 LINES = 10
 ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
@@ -49,7 +51,7 @@ class ShowProgress(Callback):
         if self.bar is not None:
             self.bar.update(self.task, completed=done, loss=loss)
         elif trainer.is_global_zero and (done == total or done * LINES // total > (done - 1) * LINES // total):
-            print(f"epoch {done}/{total}  loss {loss}  {time.monotonic() - self.started:.0f} s", flush=True)
+            say(f"epoch {done}/{total}  loss {loss}  {time.monotonic() - self.started:.0f} s")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None:
