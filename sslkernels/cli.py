@@ -42,6 +42,7 @@ FROM_ELSEWHERE = {
 EXTRAS = {"bench": "bench", "train": "train"}
 # Seconds that a run has to clean up after the first signal.
 GRACE = 3.0
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,7 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     It is 0, 2 after an error (one sentence on stderr), 130 after Ctrl-C, or 141 where the reader of the output, such as
     ``head``, has ended before the command.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None and code in INTERRUPTED:
+        os._exit(code)  # all is said and done; the interpreter's own clean-up takes a second, and a further Ctrl-C ill
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         options = _parser(arguments).parse_args(arguments)
         code = int(options.run(options) or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -17,6 +18,14 @@ LINES = 10
 ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 
+def hush() -> None:
+    """Let the engine say nothing on devices, workers and what it uses; errors and other warnings come through."""
+    for name in ENGINE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+
+
 class ShowProgress(Callback):
     """Epochs done, the loss, and the time that is left."""
 
@@ -26,8 +35,8 @@ class ShowProgress(Callback):
         self.started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for name in ENGINE_LOGGERS:  # again, in the processes of several devices
-            logging.getLogger(name).setLevel(logging.ERROR)
+        if trainer.world_size > 1:  # in a process of its own, which has heard nothing of this yet
+            hush()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()

@@ -36,7 +36,7 @@ from sslkernels.training.logs import FOLDERS, RunLog
 from sslkernels.training.measure import step_costs
 from sslkernels.training.module import LitMethod
 from sslkernels.training.pictures import painting_samples
-from sslkernels.training.progress import ENGINE_LOGGERS, ShowProgress
+from sslkernels.training.progress import ENGINE_LOGGERS, ShowProgress, hush
 from sslkernels.training.report import write_report
 from sslkernels.training.resume import FollowSchedule, Resumed, fingerprint, load_data
 from sslkernels.training.signals import stopping
@@ -284,17 +284,15 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
 
 @contextmanager
 def _quiet_engine() -> Iterator[None]:
-    """Without the engine's notices on devices and workers; errors and other warnings come through."""
     loggers = [logging.getLogger(name) for name in ENGINE_LOGGERS]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            hush()
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _versions() -> dict[str, str]:
