@@ -202,9 +202,9 @@ class TrainConfig:
 def check_names(options: Collection[str]) -> None:
     """Refuse what is no option at all, which only a call from Python can bring."""
     for name in options:
-        if name not in FIELDS or name == "method":
-            near = difflib.get_close_matches(name, FIELDS, 1)
-            advice = f"did you mean {near[0]}?" if near else f"accepted are {', '.join(FIELDS[1:])}."
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, 1)
+            advice = f"did you mean {near[0]}?" if near else f"accepted are {', '.join(OPTIONS)}."
             raise TypeError(f"train: {name} is no option; {advice}")
 
 
@@ -224,3 +224,4 @@ def option(name: str) -> str:
 
 
 FIELDS = tuple(field.name for field in fields(TrainConfig))
+OPTIONS = FIELDS[1:]  # without the method
