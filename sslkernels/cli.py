@@ -25,6 +25,7 @@ TRAIN_EXAMPLE = """examples:
   sslkernels train simclr
   sslkernels train simclr --data imagefolder:photos --epochs 50 --out runs/photos
   sslkernels train simclr --out runs/photos --resume
+  sslkernels train simclr --out runs/photos --resume --epochs 100 --data imagefolder:moved/photos
 """
 EXAMPLES = """examples:
   sslkernels train simclr                   train on handwritten digits, evaluate, write a report
@@ -163,7 +164,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, help="GPUs, or processes on the CPU (default 1)")
     parser.add_argument("--accumulate", type=int, help="forward passes of one optimizer step (default 1)")
     parser.add_argument("--out", type=Path, help="folder for results (default runs/METHOD-TIMESTAMP)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out after its last whole epoch")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out; with --epochs to train longer"
+    )
     parser.set_defaults(run=_train)
 
 
@@ -203,15 +206,17 @@ def _ending(tell: Callable[[int], object]) -> Iterator[None]:
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    threading.Thread(target=_watch, args=(receiver, tell), daemon=True).start()
+    ending = threading.Lock()  # who holds it has the last word
+    threading.Thread(target=_watch, args=(receiver, ending, tell), daemon=True).start()
     try:
         yield
     finally:
+        ending.acquire()
         signal.set_wakeup_fd(before)
         sender.close()
 
 
-def _watch(receiver: socket.socket, tell: Callable[[int], object]) -> None:
+def _watch(receiver: socket.socket, ending: threading.Lock, tell: Callable[[int], object]) -> None:
     """Read the numbers of signals from ``receiver`` until its other end is closed."""
     first = 0
     while True:
@@ -228,6 +233,8 @@ def _watch(receiver: socket.socket, tell: Callable[[int], object]) -> None:
             break
         first = number
         receiver.settimeout(GRACE)
+    if not ending.acquire(blocking=False):
+        return
     if sys.stdout is not None and sys.stdout.isatty():
         print("\x1b[?25h", flush=True)  # the progress bar has hidden the cursor
     tell(first)

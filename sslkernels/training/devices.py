@@ -75,6 +75,13 @@ def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
                 f"train: the process of device {error.error_index} was ended by {end}; was there too little memory? "
                 "Continue with --resume, or lower --batch-size."
             ) from error
+        except RuntimeError as error:
+            if "</torch_" not in str(error):  # the name of a file in shared memory
+                raise
+            raise OSError(
+                "train: the images do not fit into shared memory, through which the processes of several devices get "
+                "them; enlarge /dev/shm, or pass --devices 1."
+            ) from error
         finally:
             if strategy.launcher is not None:
                 strategy.launcher.kill(signal.SIGKILL)

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sslkernels.terminal import say
 
 LINES = 10
-ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
 
 
 def hush() -> None:

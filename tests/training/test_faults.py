@@ -312,9 +312,11 @@ KILLS = """
 import os, signal, sys, torch, json
 from pathlib import Path
 from sslkernels.cli import main
-from sslkernels.training import measure, run, logs, module, report
+from sslkernels.training import logs, measure, module, pictures, run
 for name in ("REPEATS", "LOSS_REPEATS", "WARMUPS"):
     setattr(measure, name, 1)
+measure.peak_memory = lambda *_: 1
+pictures.MOST_POINTS, pictures.QUERIES, pictures.NEIGHBOURS = 50, 1, 2
 OPTIONS = {options!r}
 
 def die(*_, **__):
@@ -436,7 +438,7 @@ def test_the_second_interrupt_ends_at_once_whatever_runs(run_python, name, delay
     assert done.returncode == 128 + getattr(signal, name), done.stderr
     assert done.stderr == "sslkernels: interrupted.\n"
     last = float(done.stdout.split()[-1])
-    assert time.monotonic() - last < 5
+    assert time.monotonic() - last < 10
 
 
 def start(folder: Path, *arguments: str, **more: Any) -> subprocess.Popen[str]:
@@ -485,8 +487,14 @@ def test_an_interrupt_ends_soon_with_the_sentence(copied, signals, devices):
     code, _, err = finish(process, seconds=10)
     assert code in [128 + number for number in sent]
     assert err == "sslkernels: interrupted; other/last.ckpt is whole, continue with --out other --resume.\n"
-    with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # nobody is left
+    for _ in range(50):  # nobody is left, once the engine's watcher of shared memory has seen the end
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        raise AssertionError("processes are left")
     assert torch.load(copied / "other" / "last.ckpt", weights_only=True)["format"] == 1
 
 
@@ -509,14 +517,11 @@ def listeners_elsewhere(group: int) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_process_of_several_that_fails_is_one_sentence(copied):
-    """A limit on the size of files fails in the process that writes the checkpoint."""
-    import resource
-
-    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # noqa: E731
-    code, _, err = finish(start(copied, *OPTIONS, "--devices", "2", "--out", "other", preexec_fn=limit))
+def test_a_process_of_several_whose_disk_is_full_is_one_sentence(copied):
+    with small_disk(copied / "disk", int(0.5 * Path("run/last.ckpt").stat().st_size) >> 10):
+        code, _, err = finish(start(copied, *OPTIONS, "--devices", "2", "--out", "disk/run"))
     assert code == 2 and err.count("\n") == 1, err
-    assert "last.ckpt cannot be written: File too large; no older file was changed." in err
+    assert "disk/run/last.ckpt cannot be written: No space left on device; no older file was changed." in err
 
 
 # Output that nobody reads
