@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,14 @@ from sslkernels.training.config import TrainConfig
 Fingerprint = dict[str, Any]
 
 
-def load_data(config: TrainConfig) -> Dataset:
-    return load(config.data) if config.image_size is None else load(config.data, config.image_size)
+def load_data(config: TrainConfig, warn: Callable[[str], Any]) -> Dataset:
+    """``warn`` hears what was left out of the files."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        dataset = load(config.data) if config.image_size is None else load(config.data, config.image_size)
+    for each in caught:
+        warn(str(each.message))
+    return dataset
 
 
 def fingerprint(dataset: Dataset) -> Fingerprint:
@@ -58,8 +66,8 @@ class Resumed:
     def planned(self) -> int:
         return self.config.epochs
 
-    def continued(self, options: dict[str, Any]) -> tuple[TrainConfig, Dataset]:
-        """The configuration with ``options`` over it and its data, which are those of the checkpoint."""
+    def continued(self, options: dict[str, Any], warn: Callable[[str], Any]) -> tuple[TrainConfig, Dataset]:
+        """The configuration with ``options`` over it, and its data, which must be those of the checkpoint."""
         config = self.config.continued(options, self.path)
         if config.epochs < self.done:
             raise ValueError(
@@ -67,7 +75,7 @@ class Resumed:
                 f"{self.done}, or start anew with another --out."
             )
         try:
-            dataset = load_data(config)
+            dataset = load_data(config, warn)
         except FileNotFoundError as error:
             if options.get("data") is not None:
                 raise

@@ -77,9 +77,12 @@ def train(
 
 
 def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], options: dict[str, Any]) -> dict[str, Any]:
+    def warn(sentence: str) -> None:
+        say(f"warning: {sentence}")
+
     resumed = Resumed.read(out / NAME, method) if resume else None
     if resumed is not None:
-        config, dataset = resumed.continued(options)
+        config, dataset = resumed.continued(options, warn)
         given: Collection[str] = [*options, "batch_size", "patch_size"]
     else:
         config = TrainConfig.from_options(method, options)
@@ -87,7 +90,7 @@ def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], opti
             raise FileExistsError(
                 f"train: --out is {out}, which is not an empty folder; pass another, or --resume to continue its run."
             )
-        dataset = load_data(config)
+        dataset = load_data(config, warn)
         given = [name for name, value in options.items() if value is not None]
     prepared = prepare(config, given, dataset)
     config, learner, views = prepared.config, prepared.learner, prepared.views
@@ -110,9 +113,9 @@ def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], opti
         )
     untrained = copy.deepcopy(learner.backbone).to(device)
     curves = _fit(module, config, dataset, out, resume)
-    warning = collapse_warning(curves["feature_std"], curves["effective_rank"])
-    if warning:
-        say(f"warning: {warning}")
+    collapse = collapse_warning(curves["feature_std"], curves["effective_rank"])
+    if collapse:
+        warn(collapse)
 
     say("evaluating the features")
     learner.to(device)
@@ -172,7 +175,7 @@ class Prepared:
 def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None = None) -> Prepared:
     """Load the data, fit ``config`` to it, seed everything, build the method; options in ``given`` stay as they are."""
     if dataset is None:
-        dataset = load_data(config)
+        dataset = load_data(config, warnings.warn)
     count, channels, size = len(dataset.train_images), dataset.train_images.shape[1], dataset.train_images.shape[2:]
     if count < 2 * config.devices:
         raise ValueError(

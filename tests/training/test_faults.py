@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -422,15 +423,16 @@ def send():
         os.kill(os.getpid(), signal.{name})
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 cli.GRACE = {grace}
+matrix = torch.rand(6000, 6000)
 with cli._ending(lambda number: cli._complain("interrupted.", 128 + number)):
     threading.Thread(target=send, daemon=True).start()
-    torch.linalg.svd(torch.rand(6000, 6000))  # Python handles no signal until this minute is over
+    torch.linalg.svd(matrix)  # Python handles no signal until this minute is over
 """
 
 
 @pytest.mark.parametrize(
     ("name", "delays", "grace"),
-    [("SIGINT", (0.3, 0.2), 60), pytest.param("SIGTERM", (0.3,), 1, marks=pytest.mark.slow)],
+    [("SIGINT", (0.5, 0.2), 60), pytest.param("SIGTERM", (0.5,), 1, marks=pytest.mark.slow)],
 )
 def test_the_second_interrupt_ends_at_once_whatever_runs(run_python, name, delays, grace):
     """And the first soon, where the main thread is in C++ and cannot hear of it."""
@@ -548,7 +550,7 @@ def test_training_goes_on_when_the_reader_of_its_output_ends(copied):
     assert json.loads(Path("other/metrics.json").read_text())["loss"] == losses(copied)
 
 
-# Data without labels
+# Data without labels, and data of which a part was not read
 
 
 @pytest.mark.parametrize("classes", [(), ("all",)])
@@ -567,6 +569,20 @@ def test_images_without_classes_are_trained_on_and_the_probes_left_out(copied, c
     why = "one class" if classes else "no labels"
     assert f"Not measured: the probes compare classes, and the data has {why}." in text
     assert text.count("<img") == 4 and "Colours are the labels" not in text and "share the label" not in text
+
+
+def test_what_was_left_out_of_the_data_is_said(copied, monkeypatch):
+    def load_less(*_):
+        warnings.warn("npz: small.npz holds what is not read: 'more'.", stacklevel=2)
+        return load("npz:small.npz")
+
+    said = []
+    monkeypatch.setattr(resume, "load", load_less)
+    monkeypatch.setattr(running, "prepare", interrupt)
+    for resumes in (False, True):
+        with pytest.raises(KeyboardInterrupt):
+            train("simclr", "run" if resumes else "other", data="npz:small.npz", resume=resumes, say=said.append)
+    assert said == ["warning: npz: small.npz holds what is not read: 'more'."] * 2
 
 
 # From Python
