@@ -71,8 +71,7 @@ def _labelled(dataset: Dataset) -> bool:
 def _worth(metrics: dict[str, Any], dataset: Dataset) -> str:
     title = "What the features are worth"
     if not _labelled(dataset):
-        why = "one class" if dataset.classes else "no labels"
-        return section(title, f"Not measured: the probes compare classes, and the data has {why}.", "")
+        return section(title, "Not measured: the probes compare classes, and the data has no labels, or one class.", "")
     words = (
         "Accuracy on held-out images. The untrained encoder has the same architecture and first weights; "
         "statistics of BatchNorm, where it has any, were set by passes over the training images."

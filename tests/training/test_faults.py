@@ -566,8 +566,7 @@ def test_images_without_classes_are_trained_on_and_the_probes_left_out(copied, c
     probes = [probe + of for probe in ("few_shot", "linear", "knn") for of in ("", "_untrained", "_pixels")]
     assert [metrics[name] for name in probes] == [None] * 9 and len(metrics["loss"]) == EPOCHS * STEPS
     text = Path("other/report.html").read_text()
-    why = "one class" if classes else "no labels"
-    assert f"Not measured: the probes compare classes, and the data has {why}." in text
+    assert "Not measured: the probes compare classes, and the data has no labels, or one class." in text
     assert text.count("<img") == 4 and "Colours are the labels" not in text and "share the label" not in text
 
 
@@ -619,6 +618,13 @@ def test_a_wrong_call_from_python_is_one_sentence(tmp_path, monkeypatch, options
         train(**{"method": "simclr", "out": "run", "epochs": 1, **options})
     assert str(caught.value).startswith("train: ") and words in str(caught.value)
     assert "\n" not in str(caught.value) and os.listdir() == ["file"]
+
+
+@pytest.mark.parametrize("ask", [lambda: torch.empty(1 << 46), lambda: bytearray(1 << 60)])
+def test_what_no_memory_holds_is_one_sentence(copied, capsys, monkeypatch, ask):
+    monkeypatch.setattr(running, "prepare", lambda *_: ask())
+    assert "there is not enough memory for this; pass smaller images" in complaint(capsys, *OPTIONS, "--out", "other")
+    assert not Path("other").exists()
 
 
 def test_signals_are_the_callers_again_after_a_run(tmp_path):
