@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 
 from sslkernels import _C, cuda
-from sslkernels.arguments import DEVICES, came
+from sslkernels.arguments import DEVICES, LARGEST_WHOLE, came
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 # What a family has kernels for, the fastest first; the tokens and what follows have CUDA C++ too.
@@ -20,18 +20,38 @@ USUAL, WITH_CUDA = ("cpu", "triton", "reference"), ("cpu", "cuda", "triton", "re
 _block_choice: str | None = None
 # Bytes that an op may take for a while to go faster: what it keeps of a matrix, or the chunk of it that it works on.
 WORKSPACE_VARIABLE, WORKSPACE_MIB = "SSLKERNELS_WORKSPACE_MIB", 256
-_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+BACKEND_VARIABLE, ISA_VARIABLE = "SSLKERNELS_BACKEND", "SSLKERNELS_ISA"
+# Those that Triton itself takes for yes.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def _workspace() -> int:
     given = os.environ.get(WORKSPACE_VARIABLE) or str(WORKSPACE_MIB)
-    if not given.isdecimal():
-        raise ValueError(f"{WORKSPACE_VARIABLE} is {given!r}; pass a whole number of MiB, 0 for none.")
+    most = LARGEST_WHOLE >> 20
+    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most)) and int(given) <= most):
+        raise ValueError(f"{WORKSPACE_VARIABLE} is {came(given)}; pass a whole number of MiB up to {most}, 0 for none.")
     return int(given) << 20
 
 
-WORKSPACE = _workspace()
+def _check_isa() -> None:
+    given = os.environ.get(ISA_VARIABLE)
+    if given and given not in _C.available_isas():
+        raise ValueError(
+            f"{ISA_VARIABLE} is {came(given)}; this processor can run {', '.join(_C.available_isas())}. "
+            "Unset it to take the best."
+        )
+
+
+# Variables are read once. What is wrong with them is said at the first use: an import that fails gives a command no
+# chance to say it.
+_wrong_environment: str | None = None
+WORKSPACE = WORKSPACE_MIB << 20
+try:
+    WORKSPACE = _workspace()
+    _check_isa()
+except ValueError as error:
+    _wrong_environment = str(error)
 
 
 def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -65,13 +85,17 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None,
         )
     if device.type not in DEVICES:
         raise ValueError(f"tensors are on {device}, where no kernel runs; move them to {' or '.join(DEVICES[:2])}.")
-    forced = backend if backend is not None else _block_choice or os.environ.get("SSLKERNELS_BACKEND") or None
+    if _wrong_environment is not None:
+        raise ValueError(_wrong_environment)
+    forced, asker = backend if backend is not None else _block_choice, "backend"
+    if forced is None:
+        forced, asker = os.environ.get(BACKEND_VARIABLE) or None, BACKEND_VARIABLE
     if forced is not None:
-        _check_name(forced)
+        _check_name(forced, asker)
         reason = why_not(forced, device, dtype) if forced in has else "this op has no kernels for it."
         if reason is not None:
             accepted = ", ".join(usable(device, dtype, has))
-            raise ValueError(f"backend {forced!r} cannot run: {reason} Accepted here: {accepted}.")
+            raise ValueError(f"{asker} {forced!r} cannot run: {reason} Accepted here: {accepted}.")
         return forced
     return next(name for name in has if why_not(name, device, dtype) is None)
 
@@ -101,9 +125,17 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def info() -> str:
-    """Versions, instruction set and backends; for each backend that is absent, why."""
+    """Versions, instruction set and backends; for each backend that is absent, why.
+
+    Raises:
+        ValueError: a variable of the environment has a value that nothing can run with.
+    """
     from sslkernels import __version__
 
+    if _wrong_environment is not None:
+        raise ValueError(_wrong_environment)
+    if os.environ.get(BACKEND_VARIABLE):
+        _check_name(os.environ[BACKEND_VARIABLE], BACKEND_VARIABLE)
     device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
     lines = [
         f"sslkernels {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads",

@@ -5,17 +5,27 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing
 import os
+import signal
+import socket
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
+
+from torch import OutOfMemoryError
+
+from sslkernels.terminal import printable, say, silence
 
 TRAIN_EXAMPLE = """examples:
   sslkernels train simclr
   sslkernels train simclr --data imagefolder:photos --epochs 50 --out runs/photos
   sslkernels train simclr --out runs/photos --resume
+  sslkernels train simclr --out runs/photos --resume --epochs 100 --data imagefolder:moved/photos
 """
 EXAMPLES = """examples:
   sslkernels train simclr                   train on handwritten digits, evaluate, write a report
@@ -31,19 +41,35 @@ FROM_ELSEWHERE = {
     "explain": ("sslkernels.explain", "say which backend and path would run an op, and what it costs", None),
 }
 EXTRAS = {"bench": "bench", "train": "train"}
+# Seconds that a run has to clean up after the first signal.
+GRACE = 3.0
+INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, 2 after an error (one sentence on stderr), 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    """Run one command; returns the exit code.
+
+    It is 0, 2 after an error (one sentence on stderr), 130 after Ctrl-C, or 141 where the reader of the output, such as
+    ``head``, has ended before the command.
+    """
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    if argv is None and code in INTERRUPTED:
+        os._exit(code)  # all is said and done; the interpreter's own clean-up takes a second, and a further Ctrl-C ill
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         options = _parser(arguments).parse_args(arguments)
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
-        return _complain("interrupted.", 130)
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _complain("interrupted.", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        silence()
+        return 128 + signal.SIGPIPE
     except ModuleNotFoundError as error:
         command = arguments[0] if arguments else ""
         extra = "train" if arguments[:2] == ["bench", "train"] else EXTRAS.get(command)
@@ -52,10 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"{command} needs {error.name}, which is missing; pip install 'sslkernels[{extra}]'")
     except (ValueError, TypeError, OSError) as error:
         return _complain(" ".join(str(error).split()))
+    except (MemoryError, RuntimeError) as error:
+        # torch has no class of its own for what the host's memory cannot hold.
+        if not isinstance(error, (MemoryError, OutOfMemoryError)) and "allocate memory" not in str(error):
+            raise
+        return _complain("there is not enough memory for this; pass smaller images, batches or dimensions.")
 
 
 def _complain(sentence: str, code: int = 2) -> int:
-    print(f"sslkernels: {sentence}", file=sys.stderr)
+    print(f"sslkernels: {printable(sentence)}", file=sys.stderr)
     return code
 
 
@@ -133,7 +164,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--devices", type=int, help="GPUs, or processes on the CPU (default 1)")
     parser.add_argument("--accumulate", type=int, help="forward passes of one optimizer step (default 1)")
     parser.add_argument("--out", type=Path, help="folder for results (default runs/METHOD-TIMESTAMP)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out after its last whole epoch")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out; with --epochs to train longer"
+    )
     parser.set_defaults(run=_train)
 
 
@@ -143,22 +176,71 @@ def _train(options: argparse.Namespace) -> int:
     given = {name: value for name, value in vars(options).items() if name not in ("run", "out")}
     out = options.out or Path("runs") / f"{options.method}-{datetime.now():%Y%m%d-%H%M%S}"
 
-    from sslkernels.training import train
-
-    try:
-        metrics = train(out=out, say=_say, **given)
-    except KeyboardInterrupt:
+    def interrupted(number: int) -> int:
         kept = out / "last.ckpt"
         if not kept.is_file():
-            return _complain("interrupted before the first epoch was over; nothing to resume.", 130)
-        return _complain(f"interrupted; {kept} is whole, continue with --out {out} --resume.", 130)
-    print(f"report: {out / 'report.html'}")
+            return _complain("interrupted before the first epoch was over; nothing to resume.", 128 + number)
+        return _complain(f"interrupted; {kept} is whole, continue with --out {out} --resume.", 128 + number)
+
+    try:
+        with _ending(interrupted):
+            from sslkernels.training import train
+
+            metrics = train(out=out, say=say, **given)
+    except KeyboardInterrupt:
+        return interrupted(signal.SIGINT)
+    except SystemExit:
+        return interrupted(signal.SIGTERM)
+    say(f"report: {out / 'report.html'}")
     _print_figures(metrics)
     return 0
 
 
-def _say(line: str) -> None:
-    print(line, flush=True)
+@contextmanager
+def _ending(tell: Callable[[int], object]) -> Iterator[None]:
+    """End the process soon after the first SIGINT or SIGTERM and at once after the second, wherever the work is.
+
+    Python raises what a signal means only where its own code goes on, and a step of a large network, or a cleanup that
+    waits, may take minutes until then.
+    """
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    ending = threading.Lock()  # who holds it has the last word
+    threading.Thread(target=_watch, args=(receiver, ending, tell), daemon=True).start()
+    try:
+        yield
+    finally:
+        ending.acquire()
+        signal.set_wakeup_fd(before)
+        sender.close()
+
+
+def _watch(receiver: socket.socket, ending: threading.Lock, tell: Callable[[int], object]) -> None:
+    """Read the numbers of signals from ``receiver`` until its other end is closed."""
+    first = 0
+    while True:
+        try:
+            (number,) = receiver.recv(1) or (0,)
+        except TimeoutError:
+            number = first
+        if number == 0:
+            receiver.close()
+            return
+        if number not in (signal.SIGINT, signal.SIGTERM):
+            continue
+        if first:
+            break
+        first = number
+        receiver.settimeout(GRACE)
+    if not ending.acquire(blocking=False):
+        return
+    if sys.stdout is not None and sys.stdout.isatty():
+        print("\x1b[?25h", flush=True)  # the progress bar has hidden the cursor
+    tell(first)
+    for process in multiprocessing.active_children():
+        process.kill()
+    os._exit(128 + first)
 
 
 def _print_figures(metrics: dict) -> None:
@@ -166,13 +248,13 @@ def _print_figures(metrics: dict) -> None:
         if key == "format" or (value is None and key.startswith("update_")):  # most methods have no update
             continue
         if isinstance(value, float):
-            print(f"{key:30} {value:.4f}")
+            say(f"{key:30} {value:.4f}")
         elif isinstance(value, (int, str)) or value is None:
-            print(f"{key:30} {value}")
+            say(f"{key:30} {value}")
     for key in ("feature_std", "effective_rank"):
         if metrics[key][-1] is not None:  # of a run from before it was measured
-            print(f"{key:30} {metrics[key][-1]:.4f} after {len(metrics[key])} epochs")
-    print(f"{'loss':30} {metrics['loss'][-1]:.4f} after {len(metrics['loss'])} steps")
+            say(f"{key:30} {metrics[key][-1]:.4f} after {len(metrics[key])} epochs")
+    say(f"{'loss':30} {metrics['loss'][-1]:.4f} after {len(metrics['loss'])} steps")
 
 
 def _info(options: argparse.Namespace) -> int:

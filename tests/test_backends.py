@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,8 +156,48 @@ def test_the_workspace_comes_from_the_environment(run_python: Callable) -> None:
     code = "from sslkernels.backends import WORKSPACE\nprint(WORKSPACE)"
     assert run_python(code, SSLKERNELS_WORKSPACE_MIB="3").stdout.split() == [str(3 << 20)]
     assert run_python(code, SSLKERNELS_WORKSPACE_MIB="").stdout.split() == [str(256 << 20)]
-    refused = run_python(code, SSLKERNELS_WORKSPACE_MIB="lots")
-    assert "SSLKERNELS_WORKSPACE_MIB is 'lots'; pass a whole number of MiB" in refused.stderr
+
+
+WRONG_VARIABLES = {
+    "SSLKERNELS_WORKSPACE_MIB": ("lots", "-1", "1.5", " 3", "٣", "²", "9" * 14, "9" * 5000, "\x1b[31m", "\udcff"),
+    "SSLKERNELS_ISA": ("avx9", " avx2", "\x1b[31m", "\udcff", "0"),
+    "SSLKERNELS_BACKEND": ("gpu", "CPU", " cpu", "\x1b[31m", "\udcff", "0"),
+}
+
+
+def test_a_wrong_variable_is_one_sentence_at_the_first_use(run_python: Callable) -> None:
+    """Every variable with every wrong value: `choose`, `info`, and the command, which can only be started."""
+    code = (
+        "import importlib, json, os, sys, torch\n"
+        "from sslkernels import backends\n"
+        "from sslkernels.cli import main\n"
+        "said = []\n"
+        "for name, values in json.loads(os.environ.pop('WRONG')).items():\n"
+        "    for value in values:\n"
+        "        os.environ[name] = value\n"
+        "        importlib.reload(backends)\n"
+        "        for call in (backends.info, lambda: backends.choose(torch.device('cpu'), torch.float32)):\n"
+        "            try: call(); said.append([name, value, None])\n"
+        "            except ValueError as error: said.append([name, value, str(error)])\n"
+        "        del os.environ[name]\n"
+        "print(json.dumps(said))\n"
+    )
+    done = run_python(code, WRONG=json.dumps(WRONG_VARIABLES))
+    said = json.loads(done.stdout)
+    assert len(said) == 2 * sum(map(len, WRONG_VARIABLES.values())), done.stderr
+    for name, value, sentence in said:
+        assert sentence is not None, (name, value)
+        assert sentence.startswith(f"{name} is ") and sentence.endswith(".") and sentence.isprintable(), sentence
+        assert len(sentence) < 300
+
+
+def test_a_wrong_variable_ends_the_command_with_one_sentence() -> None:
+    command = [Path(sys.executable).with_name("sslkernels"), "info"]
+    environment = {**os.environ, "SSLKERNELS_WORKSPACE_MIB": "\x1b[31mlots"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("sslkernels: SSLKERNELS_WORKSPACE_MIB is '\\x1b[31mlots'; pass a whole number of MiB")
+    assert done.stderr.count("\n") == 1
 
 
 def test_whether_cuda_kernels_can_run_is_a_constant_of_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:

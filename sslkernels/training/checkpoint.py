@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint of a run: written whole or not at all, read without unpickling code, and the random state in it."""
+"""The checkpoint of a run: written whole or not at all, read only if nothing in it has changed since."""
 
 from __future__ import annotations
 
-import os
+import hashlib
 import random
+import zipfile
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +16,33 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
+from sslkernels.arguments import came
 from sslkernels.evaluation.collapse import Spread
+from sslkernels.files import write_atomically
 
 FORMAT = 1
 NAME = "last.ckpt"
-PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "random_states", "loss", "config")
+PARTS = ("method", "config", "data", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "loops",
+         "random_states", "loss")  # fmt: skip
+# Holds the digest of every other part.
+DIGESTS = "digests"
+CHUNK = 1 << 20
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint under a temporary name, then renamed, with ``stamp`` (format, method, config) in it."""
+    """Lightning's checkpoint, whole or not there, with ``stamp`` (format, method, config, data) and digests in it."""
 
     def __init__(self, stamp: dict[str, Any]) -> None:
         super().__init__()
         self.stamp = stamp
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        temporary = f"{path}.partial"
+        whole = {**checkpoint, **self.stamp}
+        whole[DIGESTS] = {part: digest(value) for part, value in whole.items() if part != DIGESTS}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.save({**checkpoint, **self.stamp}, temporary)
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        write_atomically(Path(path), partial(torch.save, whole))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -56,27 +63,99 @@ class SaveLast(Checkpoint):
 def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
     """The checkpoint at ``path`` if it is a whole one of ``method``; a ValueError that says what it is otherwise."""
     if not path.is_file():
-        raise FileNotFoundError(f"train: --resume came and {path} does not exist; pass the --out of an earlier run.")
+        raise FileNotFoundError(
+            f"train: --resume came and {path} does not exist; pass the --out of a run that has an epoch behind it, or "
+            "leave --resume out to start anew."
+        )
+    _check_entries(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can fail in any way
         raise ValueError(f"train: {path} is truncated or not a checkpoint; start anew with another --out.") from error
     if not isinstance(checkpoint, dict) or "format" not in checkpoint:
         raise ValueError(f"train: {path} is not a checkpoint of sslkernels train; start anew with another --out.")
-    if checkpoint["format"] != FORMAT:
+    if type(checkpoint["format"]) is not int or checkpoint["format"] != FORMAT:
         raise ValueError(
-            f"train: {path} has format {checkpoint['format']} and this version reads format {FORMAT}; "
+            f"train: {path} has format {came(checkpoint['format'])} and this version reads format {FORMAT}; "
             "resume it with the version that wrote it."
         )
-    if checkpoint.get("method") != method:
+    if type(checkpoint.get("method")) is not str or checkpoint["method"] != method:
         raise ValueError(
-            f"train: {path} is a checkpoint of method {checkpoint.get('method')!r}, not {method!r}; "
+            f"train: {path} is a checkpoint of method {came(checkpoint.get('method'))}, not {method!r}; "
             "train that method, or start anew with another --out."
         )
-    missing = [part for part in PARTS if part not in checkpoint]
+    missing = [part for part in (*PARTS, DIGESTS) if part not in checkpoint]
     if missing:
         raise ValueError(f"train: {path} lacks {', '.join(missing)}; start anew with another --out.")
+    _check_parts(path, checkpoint)
     return checkpoint
+
+
+def _check_entries(path: Path) -> None:
+    """Compare every entry of the archive with its checksum, which torch.load does not."""
+    name = ""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                name = entry.filename
+                if entry.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing, so nothing can swell
+                    raise zipfile.BadZipFile
+                with archive.open(entry) as file:
+                    while file.read(CHUNK):
+                        pass
+    except Exception as error:  # a damaged archive can fail in any way
+        if not name:
+            raise ValueError(
+                f"train: {path} is truncated or not a checkpoint; start anew with another --out."
+            ) from error
+        raise ValueError(
+            f"train: {path} is damaged, its entry {came(name)} is not what was written; "
+            "put back a copy of the file, or start anew with another --out."
+        ) from error
+
+
+def _check_parts(path: Path, checkpoint: dict[Any, Any]) -> None:
+    """Compare every part with its digest: what reads them later may rely on what a run writes."""
+    kept = checkpoint[DIGESTS]
+    parts = {part: value for part, value in checkpoint.items() if part != DIGESTS}
+    for part in sorted({*parts, *kept} if isinstance(kept, Mapping) else {DIGESTS}, key=str):
+        try:
+            same = digest(parts[part]) == kept[part]
+        except Exception:  # what was put there can be of any kind
+            same = False
+        if not same:
+            raise ValueError(
+                f"train: {path} was changed after it was written, in its {came(part)}; "
+                "put back a copy of the file, or start anew with another --out."
+            )
+
+
+def digest(value: object) -> str:
+    """The sha256 of numbers, strings and tensors in any nesting of lists, tuples and dictionaries."""
+    state = hashlib.sha256()
+    for piece in _pieces(value):
+        state.update(piece)
+    return state.hexdigest()
+
+
+def _pieces(value: object) -> Iterator[bytes | memoryview]:
+    """``value`` as bytes that no other value gives; a dictionary counts in its order."""
+    if isinstance(value, Tensor):
+        yield f"tensor {value.dtype} {tuple(value.shape)}:".encode()
+        yield memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    elif isinstance(value, Mapping):
+        yield f"dict {len(value)}:".encode()
+        for key, each in value.items():
+            yield from _pieces(key)
+            yield from _pieces(each)
+    elif isinstance(value, (list, tuple)):
+        yield f"{'list' if isinstance(value, list) else 'tuple'} {len(value)}:".encode()
+        for each in value:
+            yield from _pieces(each)
+    elif value is None or type(value) in (bool, int, float, str, bytes):
+        yield f"{value!r};".encode(errors="surrogatepass")
+    else:
+        raise TypeError(f"a checkpoint holds a {type(value).__name__}; it takes numbers, strings and tensors.")
 
 
 def saved_spread(checkpoint: dict[str, Any]) -> dict[str, list[float | None]]:

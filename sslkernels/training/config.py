@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import difflib
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from sslkernels.arguments import came, check_choice, check_kind, check_number, check_size
 from sslkernels.backends import NAMES
 from sslkernels.methods import available
 
@@ -44,19 +47,40 @@ OWN = (
     "projection_dim", "hidden_dim", "queue_size", "temperature", "lambd", "sim", "var", "cov", "patch_size",
     "mask_ratio", "momentum",
 )  # fmt: skip
+WHOLES: tuple[tuple[tuple[str, ...], dict[str, int]], ...] = (
+    (("epochs", "devices", "accumulate", "projection_dim", "hidden_dim", "queue_size", "patch_size"), {"least": 1}),
+    (("batch_size",), {"least": 2}),
+    (("image_size",), {"least": 8, "most": 1 << 14}),
+    (("seed",), {"least": 0, "most": 2**32 - 1}),
+)
+NUMBERS: tuple[tuple[tuple[str, ...], dict[str, float]], ...] = (
+    (("lr", "temperature"), {"above": 0}),
+    (("lambd", "sim", "var", "cov"), {"least": 0}),
+    (("mask_ratio", "momentum"), {"least": 0, "most": 1}),
+)
+# May not be None.
+ALWAYS = ("epochs", "batch_size", "lr", "seed", "precision", "devices", "accumulate")
+# What a resumed run may be given anew.
+CHANGEABLE = ("data", "epochs")
+# Images of this kind come in many sizes and are resized to one.
+RESIZED, IMAGE_SIZE = "imagefolder:", 32
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Everything that decides the loss curve; saved in the checkpoint, and a resumed run must agree with it.
 
-    ``batch_size`` counts the images of one forward pass over all devices; ``accumulate`` passes make one step. The
-    options of other methods than ``method`` are None.
+    ``batch_size`` counts the images of one forward pass over all devices; ``accumulate`` passes make one step.
+    ``image_size`` is None where the data has a size of its own, and so are the options of other methods than
+    ``method``. Whole numbers and numbers of NumPy become Python's.
+
+    Raises:
+        ValueError, TypeError: one sentence with the option and what it accepts.
     """
 
     method: str
     data: str
-    image_size: int
+    image_size: int | None
     epochs: int
     batch_size: int
     lr: float
@@ -77,15 +101,40 @@ class TrainConfig:
     mask_ratio: float | None = None
     momentum: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.method not in available():
+            raise ValueError(f"train: method is {came(self.method)}; accepted are {', '.join(available())}.")
+        check_kind("train", "--data", self.data, str, "digits, imagefolder:PATH, cifar10:PATH or npz:PATH")
+        for names, limits in WHOLES:
+            for name in names:
+                self._check(name, check_size, **limits)
+        for names, bounds in NUMBERS:
+            for name in names:
+                self._check(name, check_number, **bounds)
+        self._check("backend", check_choice, accepted=NAMES)
+        self._check("precision", check_choice, accepted=PRECISIONS)
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"train: --batch-size is {self.batch_size} and --devices {self.devices}; "
+                "pass a batch size that the devices divide."
+            )
+
+    def _check(self, name: str, checker: Callable[..., Any], **limits: Any) -> None:
+        value = getattr(self, name)
+        if value is not None or name in ALWAYS:
+            object.__setattr__(self, name, checker("train", option(name), value, **limits))
+
     @classmethod
     def from_options(cls, method: str, options: dict[str, Any]) -> TrainConfig:
         """The method's preset with ``options`` over it; an option of None is one that was not given."""
+        given = {name: value for name, value in options.items() if value is not None}
+        check_names(given)
         if method not in available():
-            raise ValueError(f"train: method is {method!r}; accepted are {', '.join(available())}.")
-        check_own(method, options)
+            raise ValueError(f"train: method is {came(method)}; accepted are {', '.join(available())}.")
+        check_own(method, given)
         defaults = {
             "data": "digits",
-            "image_size": 32,
+            "image_size": None,
             "seed": 0,
             "backend": None,
             "precision": "32-true",
@@ -93,10 +142,8 @@ class TrainConfig:
             "accumulate": 1,
             **PRESETS[method],
         }
-        given = {name: value for name, value in options.items() if value is not None}
         config = cls(method=method, **{**defaults, **given})
-        config.check()
-        return config
+        return config._sized(given)
 
     @classmethod
     def from_saved(cls, saved: object) -> TrainConfig | None:
@@ -107,7 +154,11 @@ class TrainConfig:
             return None
         preset = PRESETS[saved["method"]]
         whole: dict[str, Any] = {name: preset.get(name) for name in OWN} | saved
-        return cls(**whole) if set(whole) == set(FIELDS) else None
+        if set(whole) != set(FIELDS):
+            return None
+        if not str(whole["data"]).startswith(RESIZED):  # earlier versions noted a size that they did not use
+            whole["image_size"] = None
+        return cls(**whole)
 
     def saved(self) -> dict[str, Any]:
         """What checkpoints and metrics hold of it: nothing that is another method's."""
@@ -118,63 +169,50 @@ class TrainConfig:
         """What options set of the method: its arguments, and the patch size of its backbone."""
         return {name: getattr(self, name) for name in OWN if name in PRESETS[self.method]}
 
-    def check(self) -> None:
-        wholes = {
-            "epochs": 1,
-            "batch_size": 2,
-            "image_size": 8,
-            "devices": 1,
-            "accumulate": 1,
-            "projection_dim": 1,
-            "hidden_dim": 1,
-            "queue_size": 1,
-            "patch_size": 1,
-        }
-        for name, least in wholes.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"train: {option(name)} is {value}; pass a whole number of at least {least}.")
-        for name in ("lr", "temperature"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"train: {option(name)} is {value}; pass a positive number.")
-        for name in ("lambd", "sim", "var", "cov"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < float("inf"):
-                raise ValueError(f"train: {option(name)} is {value}; pass a finite number of at least 0.")
-        for name in ("mask_ratio", "momentum"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"train: {option(name)} is {value}; pass a number from 0 to 1.")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"train: --seed is {self.seed}; pass a whole number from 0 to 4294967295.")
-        for name, accepted in (("backend", (None, *NAMES)), ("precision", PRECISIONS)):
-            value = getattr(self, name)
-            if value not in accepted:
-                names = ", ".join(each for each in accepted if each)
-                raise ValueError(f"train: {option(name)} is {value!r}; accepted are {names}.")
-        if self.batch_size % self.devices:
-            raise ValueError(
-                f"train: --batch-size is {self.batch_size} and --devices {self.devices}; "
-                "pass a batch size that the devices divide."
-            )
+    def continued(self, options: dict[str, Any], path: object) -> TrainConfig:
+        """For going on with the run of checkpoint ``path``: its data may have moved, and it may take more epochs.
 
-    def check_same(self, options: dict[str, Any], path: object) -> None:
-        """Refuse options that would continue the run of checkpoint ``path`` on another curve."""
-        check_own(self.method, options)
-        for name, value in options.items():
-            if value is not None and value != getattr(self, name):
+        Other options that would continue it on another curve are refused.
+        """
+        given = {name: value for name, value in options.items() if value is not None}
+        check_names(given)
+        check_own(self.method, given)
+        # Through the same checks as those of the checkpoint were.
+        asked = replace(self, **given)._sized(given)
+        for name in given:
+            if name not in CHANGEABLE and getattr(asked, name) != getattr(self, name):
                 raise ValueError(
-                    f"train: {option(name)} is {value} and {path} was trained with {getattr(self, name)}; "
-                    "leave the option out to continue that run, or start a new one with another --out."
+                    f"train: {option(name)} is {getattr(asked, name)} and {path} was trained with "
+                    f"{getattr(self, name)}; leave the option out to continue that run, or start a new one with "
+                    "another --out."
                 )
+        return asked
+
+    def _sized(self, given: Collection[str]) -> TrainConfig:
+        """With a size for images that come in many, and without one for others."""
+        resized = self.data.startswith(RESIZED)
+        if "image_size" in given and not resized:
+            raise ValueError(
+                f"train: --image-size came and the images of {self.data} have a size; leave it out, or pass --data "
+                "imagefolder:PATH, whose images are resized."
+            )
+        return replace(self, image_size=(self.image_size or IMAGE_SIZE) if resized else None)
 
 
-def check_own(method: str, options: dict[str, Any]) -> None:
+def check_names(options: Collection[str]) -> None:
+    """Refuse what is no option at all, which only a call from Python can bring."""
+    for name in options:
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, 1)
+            advice = f"did you mean {near[0]}?" if near else f"accepted are {', '.join(OPTIONS)}."
+            raise TypeError(f"train: {name} is no option; {advice}")
+
+
+def check_own(method: str, options: Collection[str]) -> None:
     """Refuse options that other methods have and ``method`` has not."""
     has = [name for name in OWN if name in PRESETS[method]]
     for name in OWN:
-        if name not in has and options.get(name) is not None:
+        if name not in has and name in options:
             raise ValueError(
                 f"train: {option(name)} came and {method} has no such option; leave it out. "
                 f"Its own are {', '.join(map(option, has))}."
@@ -186,3 +224,4 @@ def option(name: str) -> str:
 
 
 FIELDS = tuple(field.name for field in fields(TrainConfig))
+OPTIONS = FIELDS[1:]  # without the method

@@ -115,41 +115,48 @@ def agreement(
     return _png(figure)
 
 
-def embedding(features: Tensor, labels: Tensor, classes: Sequence[str]) -> bytes:
-    """Features ``(N, D)`` in two dimensions by t-SNE (PCA where there are too few), a colour for each class."""
+def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -> bytes:
+    """Features ``(N, D)`` in two dimensions by t-SNE (PCA where there are too few), a colour for each class.
+
+    All have one colour where there are no ``labels``.
+    """
     from matplotlib import colormaps
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
     kept = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MOST_POINTS]
-    rows, labels = torch.nn.functional.normalize(features[kept], dim=1).numpy(), labels[kept].numpy()
+    rows = torch.nn.functional.normalize(features[kept], dim=1).numpy()
     many = len(rows) > 90  # t-SNE at its usual perplexity of 30 needs more points than three times that
     points = (TSNE(init="pca", random_state=0) if many else PCA(2)).fit_transform(rows)
     palette = colormaps["tab10" if len(classes) <= 10 else "tab20"]
     figure, axes = _figure(7.2, 5.0)
-    for label, name in enumerate(classes):
-        chosen = labels == label
+    for label, name in enumerate(classes if labels is not None else [""]):
+        chosen = slice(None) if labels is None else (labels[kept] == label).numpy()
         colour = palette(label % palette.N)
         axes.scatter(*points[chosen].T, s=22, color=colour, label=name, alpha=0.85, linewidths=0.4, edgecolors="white")
     axes.set_axis_off()
-    if len(classes) <= 20:
+    if labels is not None and len(classes) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.2, markerscale=1.4)
     return _png(figure)
 
 
 def neighbours(dataset: Dataset, features: Tensor, test_features: Tensor) -> bytes:
-    """Test images, each with the training images nearest to it; the frame says whether the class is the same."""
+    """Test images, each with the training images nearest to it; the frame says whether the class is the same.
+
+    It says nothing where there are no labels.
+    """
     queries = torch.randperm(len(test_features), generator=torch.Generator().manual_seed(0))[:QUERIES]
     found = nearest(features, test_features[queries], min(NEIGHBOURS, len(features)))
     rows, columns = found.shape
     figure, _ = _figure(7.2, 0.76 * rows + 0.35, bare=True)
     grid = figure.subplots(rows, columns + 2, squeeze=False, gridspec_kw={"width_ratios": [1, 0.25] + [1] * columns})
     for row, query in enumerate(queries.tolist()):
-        truth = dataset.test_labels[query]
         _show(grid[row][0], dataset.test_images[query], MUTED)
         grid[row][1].set_axis_off()
         for column, index in enumerate(found[row].tolist()):
-            colour = GOOD if dataset.train_labels[index] == truth else BAD
+            colour = MUTED
+            if dataset.train_labels is not None and dataset.test_labels is not None:
+                colour = GOOD if dataset.train_labels[index] == dataset.test_labels[query] else BAD
             _show(grid[row][column + 2], dataset.train_images[index], colour)
     grid[0][0].set_title("query", fontsize=9, color=MUTED)
     grid[0][2].set_title("nearest", fontsize=9, color=MUTED)

@@ -5,14 +5,25 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sslkernels.terminal import say
+
 LINES = 10
-ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
+
+
+def hush() -> None:
+    """Let the engine say nothing on devices, workers and what it uses; errors and other warnings come through."""
+    for name in ENGINE_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
 
 
 class ShowProgress(Callback):
@@ -24,8 +35,8 @@ class ShowProgress(Callback):
         self.started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for name in ENGINE_LOGGERS:  # again, in the processes of several devices
-            logging.getLogger(name).setLevel(logging.ERROR)
+        if trainer.world_size > 1:  # in a process of its own, which has heard nothing of this yet
+            hush()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.monotonic()
@@ -49,7 +60,7 @@ class ShowProgress(Callback):
         if self.bar is not None:
             self.bar.update(self.task, completed=done, loss=loss)
         elif trainer.is_global_zero and (done == total or done * LINES // total > (done - 1) * LINES // total):
-            print(f"epoch {done}/{total}  loss {loss}  {time.monotonic() - self.started:.0f} s", flush=True)
+            say(f"epoch {done}/{total}  loss {loss}  {time.monotonic() - self.started:.0f} s")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.bar is not None:

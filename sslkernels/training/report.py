@@ -32,12 +32,7 @@ def write_report(
         (
             f'<p class="muted">{escape(_setting(metrics, dataset))}</p>',
             section(_cost_title(metrics), _cost_words(metrics), _costs(metrics)),
-            section(
-                "What the features are worth",
-                "Accuracy on held-out images. The untrained encoder has the same architecture and first weights; "
-                "statistics of BatchNorm, where it has any, were set by passes over the training images.",
-                _accuracies(metrics),
-            ),
+            _worth(metrics, dataset),
             *_painting(painting),
             section(
                 "Loss",
@@ -53,17 +48,35 @@ def write_report(
             ),
             section(
                 "Embedding",
-                "Features of held-out images in two dimensions. Colours are the labels, which training never saw.",
+                "Features of held-out images in two dimensions."
+                + (" Colours are the labels, which training never saw." if _labelled(dataset) else ""),
                 image(embedding(test_features, dataset.test_labels, dataset.classes), "Embedding"),
             ),
             section(
                 "Neighbours",
-                "Held-out images and the training images nearest to them; green frames share the label, red do not.",
+                "Held-out images and the training images nearest to them"
+                + ("; green frames share the label, red do not." if _labelled(dataset) else "."),
                 image(neighbours(dataset, features, test_features), "Neighbours"),
             ),
             section("Settings", "", table([], [[escape(k), escape(str(v))] for k, v in settings.items()], text=True)),
         ),
     )
+
+
+def _labelled(dataset: Dataset) -> bool:
+    """Whether there are classes to compare."""
+    return len(dataset.classes) > 1
+
+
+def _worth(metrics: dict[str, Any], dataset: Dataset) -> str:
+    title = "What the features are worth"
+    if not _labelled(dataset):
+        return section(title, "Not measured: the probes compare classes, and the data has no labels, or one class.", "")
+    words = (
+        "Accuracy on held-out images. The untrained encoder has the same architecture and first weights; "
+        "statistics of BatchNorm, where it has any, were set by passes over the training images."
+    )
+    return section(title, words, _accuracies(metrics))
 
 
 def _painting(painting: tuple[Tensor, Tensor, Tensor] | None) -> list[str]:

@@ -8,80 +8,114 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import platform
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import Tensor, nn
 
+from sslkernels.arguments import check_callable, check_flag, check_path
 from sslkernels.backends import choose
-from sslkernels.data import Dataset, OneView, TwoViews, load
+from sslkernels.data import Dataset, OneView, TwoViews
 from sslkernels.evaluation import calibrate_batchnorm, collapse_warning, encode, few_shot, knn, linear_probe
+from sslkernels.files import PARTIAL, write_atomically
 from sslkernels.methods import MAE, METHODS, Method
 from sslkernels.models import ViT, resnet_small
 from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint, saved_spread
 from sslkernels.training.config import WHOLE_VIEWS, TrainConfig
+from sslkernels.training.devices import EndWithParent, OneMachine, strategy_of
 from sslkernels.training.loader import ImageBatches
+from sslkernels.training.logs import FOLDERS, RunLog
 from sslkernels.training.measure import step_costs
 from sslkernels.training.module import LitMethod
 from sslkernels.training.pictures import painting_samples
-from sslkernels.training.progress import ENGINE_LOGGERS, ShowProgress
+from sslkernels.training.progress import ENGINE_LOGGERS, ShowProgress, hush
 from sslkernels.training.report import write_report
+from sslkernels.training.resume import FollowSchedule, Resumed, fingerprint, load_data
+from sslkernels.training.signals import stopping
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-LEFT_BY_AN_INTERRUPTED_RUN = ("logs", "tensorboard")
 # Of an image's height and width; attention to four times as many costs too much for a first try.
 MOST_PATCHES = 8
 VERSIONS = ("lightning", "kornia", "scikit-learn", "numpy")
+PROBES: dict[str, Callable[..., float | None]] = {"few_shot": few_shot, "linear": linear_probe, "knn": knn}
 
 
-def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], None] = print, **options: Any) -> dict:
+def train(
+    method: str, out: str | PathLike[str], *, resume: bool = False, say: Callable[[str], Any] = print, **options: Any
+) -> dict[str, Any]:
     """Train ``method`` and write ``metrics.json``, ``report.html``, ``last.ckpt`` and logs into ``out``.
 
     Args:
         method: one of `sslkernels.methods.available()`.
-        out: a folder that is empty or does not exist; with ``resume`` that of an interrupted run, which continues
-            after its last whole epoch on the same loss curve.
+        out: a folder that does not exist, is empty, or holds what a run left that had no whole epoch; with ``resume``
+            that of an interrupted run, which continues after its last whole epoch on the same loss curve.
         say: gets a line where a new part of the work begins.
-        options: fields of `TrainConfig`; those left out or None come from the method's preset or the checkpoint.
+        options: fields of `TrainConfig`; those left out or None come from the method's preset or the checkpoint. A
+            resumed run takes another ``data``, the place that the same images have moved to, and other ``epochs``,
+            whose schedule it follows from there on.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json``. The probes in it are None where the data has no labels, or one class.
 
     Raises:
-        ValueError, OSError: an option, the data or the checkpoint is wrong; nothing has been written then.
+        ValueError, TypeError, OSError: an option, the data or the checkpoint is wrong, and nothing has been written;
+            or a file cannot be written.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; ``last.ckpt``, where there is one, is whole.
     """
-    if resume:
-        config = _saved_config(out / NAME, method, options)
+    out, resume = check_path("train", "out", out), check_flag("train", "resume", resume)
+    check_callable("train", "say", say)
+    with stopping():
+        return _train(method, out, resume, say, options)
+
+
+def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], options: dict[str, Any]) -> dict[str, Any]:
+    def warn(sentence: str) -> None:
+        say(f"warning: {sentence}")
+
+    resumed = Resumed.read(out / NAME, method) if resume else None
+    if resumed is not None:
+        config, dataset = resumed.continued(options, warn)
+        given: Collection[str] = [*options, "batch_size", "patch_size"]
     else:
         config = TrainConfig.from_options(method, options)
         if out.exists() and not _is_free(out):
             raise FileExistsError(
                 f"train: --out is {out}, which is not an empty folder; pass another, or --resume to continue its run."
             )
-    given = [name for name, value in options.items() if value is not None]
-    prepared = prepare(config, [*given, "patch_size"] if resume else given)
-    config, dataset, learner, views = prepared.config, prepared.dataset, prepared.learner, prepared.views
+        dataset = load_data(config, warn)
+        given = [name for name, value in options.items() if value is not None]
+    prepared = prepare(config, given, dataset)
+    config, learner, views = prepared.config, prepared.learner, prepared.views
     device, backend, count = prepared.device, prepared.backend, len(dataset.train_images)
+    module = LitMethod(learner, views=views, lr=config.lr)
+    if resumed is not None:
+        resumed.check_fits(module)
 
     try:
         out.mkdir(parents=True, exist_ok=True)
+        for left in out.glob(f".*{PARTIAL}"):
+            left.unlink()
     except OSError as error:
         raise ValueError(f"train: --out is {out}, which cannot be created ({error.strerror}); pass another.") from error
     say(f"{config.method} on {config.data}: {count} images, {config.epochs} epochs, backend {backend}, into {out}")
+    if resumed is not None and resumed.planned != config.epochs:
+        say(
+            f"{resumed.planned} epochs were planned and {resumed.done} are done: from here on the learning rate "
+            f"follows the schedule of {config.epochs}"
+        )
     untrained = copy.deepcopy(learner.backbone).to(device)
-    curves = _fit(LitMethod(learner, views=views, lr=config.lr), config, dataset, out, resume)
-    warning = collapse_warning(curves["feature_std"], curves["effective_rank"])
-    if warning:
-        say(f"warning: {warning}")
+    curves = _fit(module, config, dataset, out, resume)
+    collapse = collapse_warning(curves["feature_std"], curves["effective_rank"])
+    if collapse:
+        warn(collapse)
 
     say("evaluating the features")
     learner.to(device)
@@ -92,9 +126,13 @@ def train(method: str, out: Path, *, resume: bool = False, say: Callable[[str], 
         features[name] = encode(backbone, dataset.train_images), encode(backbone, dataset.test_images)
     features["_pixels"] = dataset.train_images.flatten(1), dataset.test_images.flatten(1)
     metrics: dict[str, Any] = {"format": FORMAT}
-    for probe, accuracy in (("few_shot", few_shot), ("linear", linear_probe), ("knn", knn)):
+    labelled = len(dataset.classes) > 1
+    if not labelled:
+        say("the probes are left out: they compare classes, and the data has no labels, or one class")
+    for probe, accuracy in PROBES.items():
         for name, (rows, test_rows) in features.items():
-            metrics[probe + name] = accuracy(rows, dataset.train_labels, test_rows, dataset.test_labels)
+            found = accuracy(rows, dataset.train_labels, test_rows, dataset.test_labels) if labelled else None
+            metrics[probe + name] = found
 
     say("measuring a training step")
     images = dataset.train_images[: config.batch_size].to(device)
@@ -134,10 +172,16 @@ class Prepared:
     backend: str
 
 
-def prepare(config: TrainConfig, given: Collection[str]) -> Prepared:
+def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None = None) -> Prepared:
     """Load the data, fit ``config`` to it, seed everything, build the method; options in ``given`` stay as they are."""
-    dataset = load(config.data, config.image_size)
+    if dataset is None:
+        dataset = load_data(config, warnings.warn)
     count, channels, size = len(dataset.train_images), dataset.train_images.shape[1], dataset.train_images.shape[2:]
+    if count < 2 * config.devices:
+        raise ValueError(
+            f"train: {config.data} has {count} training images and --devices is {config.devices}; "
+            "every device needs two."
+        )
     if config.batch_size > count:
         if "batch_size" in given:
             raise ValueError(
@@ -152,6 +196,8 @@ def prepare(config: TrainConfig, given: Collection[str]) -> Prepared:
     if config.patch_size is not None and "patch_size" not in given:
         config = replace(config, patch_size=_patch_size(*size))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu" and config.precision == "16-mixed":
+        raise ValueError("train: --precision is 16-mixed, which needs a GPU, and none is here; pass bf16-mixed.")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
     backend = choose(
@@ -173,18 +219,7 @@ def seed(value: int) -> None:
 
 def _is_free(out: Path) -> bool:
     """An empty folder, or one that a run left before it had a checkpoint."""
-    return out.is_dir() and {entry.name for entry in out.iterdir()} <= set(LEFT_BY_AN_INTERRUPTED_RUN)
-
-
-def _saved_config(path: Path, method: str, options: dict[str, Any]) -> TrainConfig:
-    config = TrainConfig.from_saved(read_checkpoint(path, method)["config"])
-    if config is None:
-        raise ValueError(
-            f"train: {path} holds no configuration that this version reads; start anew with another --out."
-        )
-    config.check()
-    config.check_same(options, path)
-    return config
+    return out.is_dir() and all(entry.name in FOLDERS or entry.name.endswith(PARTIAL) for entry in out.iterdir())
 
 
 def _method(config: TrainConfig, dataset: Dataset) -> Method:
@@ -212,19 +247,19 @@ def _patch_size(height: int, width: int) -> int:
 
 def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> dict[str, list]:
     """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of steps, the spread of epochs."""
-    stamp = {"format": FORMAT, "method": config.method, "config": config.saved()}
-    with _quiet_engine():
+    stamp = {"format": FORMAT, "method": config.method, "config": config.saved(), "data": fingerprint(dataset)}
+    with _quiet_engine(), strategy_of(config.devices) as strategy:
         trainer = Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",
             devices=config.devices,
-            strategy="auto" if config.devices == 1 else "ddp_spawn",
+            strategy=strategy,
             sync_batchnorm=config.devices > 1 and torch.cuda.is_available(),
             precision=config.precision,
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
-            logger=[CSVLogger(out, name="logs"), TensorBoardLogger(out, name="tensorboard")],
-            callbacks=[SaveLast(out), ShowProgress()],
-            plugins=[AtomicCheckpointIO(stamp)],
+            logger=RunLog(out),
+            callbacks=[SaveLast(out), ShowProgress(), FollowSchedule(), EndWithParent()],
+            plugins=[AtomicCheckpointIO(stamp), OneMachine()],
             log_every_n_steps=1,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -233,7 +268,7 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
         batches = ImageBatches(dataset.train_images, config.batch_size, config.seed)
         try:
             trainer.fit(module, batches, ckpt_path=out / NAME if resume else None)
-        except SystemExit as error:  # what the engine makes of Ctrl-C
+        except SystemExit as error:  # what the engine makes of a KeyboardInterrupt, where a caller's handler raised it
             raise KeyboardInterrupt from error
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -252,23 +287,15 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
 
 @contextmanager
 def _quiet_engine() -> Iterator[None]:
-    """Without the engine's notices on devices and workers; errors and other warnings come through."""
     loggers = [logging.getLogger(name) for name in ENGINE_LOGGERS]
     levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="lightning")
-        warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
-    os.replace(temporary, path)
+    try:
+        with warnings.catch_warnings():
+            hush()
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _versions() -> dict[str, str]:

@@ -4,14 +4,18 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("lightning")
 
 from sslkernels.methods import METHODS, available  # noqa: E402
-from sslkernels.training.config import OWN, PRESETS, TrainConfig  # noqa: E402
+from sslkernels.training.config import FIELDS, OWN, PRESETS, TrainConfig, option  # noqa: E402
 
 
 @pytest.mark.parametrize("method", available())
@@ -21,20 +25,20 @@ def test_own_options_are_arguments_of_the_method(method):
     assert set(own) - {"patch_size"} <= set(inspect.signature(METHODS[method]).parameters)  # the backbone's
 
 
-@pytest.mark.parametrize(
-    ("method", "option", "given"),
-    [("barlow_twins", "temperature", 0.5), ("vicreg", "lambd", 0.1), ("simclr", "cov", 1.0)],
-)
-def test_an_option_of_another_method_is_refused(method, option, given):
-    with pytest.raises(ValueError) as caught:
-        TrainConfig.from_options(method, {option: given})
-    message = str(caught.value)
-    assert message.startswith(f"train: --{option} came and {method} has no such option; leave it out.")
-    assert "\n" not in message and all(
-        "--" + name.replace("_", "-") in message for name in OWN if name in PRESETS[method]
-    )
-    with pytest.raises(ValueError, match="has no such option"):
-        TrainConfig.from_options(method, {}).check_same({option: given}, "last.ckpt")
+@pytest.mark.parametrize("method", available())
+def test_every_option_of_another_method_is_refused(method):
+    has = [name for name in OWN if name in PRESETS[method]]
+    for name in set(OWN) - set(has):
+        given = next(preset[name] for preset in PRESETS.values() if name in preset)
+        for refuse in (
+            lambda: TrainConfig.from_options(method, {name: given}),  # noqa: B023
+            lambda: TrainConfig.from_options(method, {}).continued({name: given}, "last.ckpt"),  # noqa: B023
+        ):
+            with pytest.raises(ValueError) as caught:
+                refuse()
+            message = str(caught.value)
+            assert message.startswith(f"train: {option(name)} came and {method} has no such option; leave it out.")
+            assert "\n" not in message and all(option(own) in message for own in has)
 
 
 @pytest.mark.parametrize(
@@ -44,12 +48,93 @@ def test_an_option_of_another_method_is_refused(method, option, given):
         ("barlow_twins", {"projection_dim": 0}, "--projection-dim is 0; pass a whole number of at least 1."),
         ("vicreg", {"sim": float("nan")}, "--sim is nan; pass a finite number of at least 0."),
         ("vicreg", {"var": float("inf")}, "--var is inf; pass a finite number of at least 0."),
-        ("simclr", {"temperature": 0.0}, "--temperature is 0.0; pass a positive number."),
+        ("simclr", {"temperature": 0.0}, "--temperature is 0.0; pass a finite number above 0."),
     ],
 )
 def test_a_wrong_value_gets_a_sentence(method, options, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         TrainConfig.from_options(method, options)
+
+
+NO_NUMBER = ("x", True, [1], torch.ones(1), math.nan, math.inf, -1, 10**400)
+WRONG: dict[str, tuple] = {
+    **dict.fromkeys(("epochs", "devices", "accumulate", "queue_size", "hidden_dim"), (*NO_NUMBER, 0, 1.5, 2**63)),
+    **dict.fromkeys(("projection_dim", "patch_size"), (*NO_NUMBER, 0, 1.5, np.float32(2))),
+    "batch_size": (*NO_NUMBER, 0, 1, 1.5),
+    "image_size": (*NO_NUMBER, 7, 1.5, 10**6),
+    "seed": (*NO_NUMBER, 0.5, 2**32),
+    **dict.fromkeys(("lr", "temperature"), (*NO_NUMBER, 0, 0.0, 1j)),
+    **dict.fromkeys(("lambd", "sim", "var", "cov"), (*NO_NUMBER, "0.1")),
+    **dict.fromkeys(("mask_ratio", "momentum"), (*NO_NUMBER, 1.01)),
+    "backend": ("x", 1, True, "CPU", ["cpu"]),
+    "precision": ("x", 32, "8", True),
+    "data": (3, b"digits", ["digits"]),
+}
+
+
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"method"}))
+def test_every_wrong_value_of_every_option_gets_its_own_sentence(name):
+    method = next(each for each in available() if name not in OWN or name in PRESETS[each])
+    more = {"data": "imagefolder:x"} if name == "image_size" else {}
+    for value in WRONG[name]:
+        for refuse in (
+            lambda: TrainConfig.from_options(method, {**more, name: value}),  # noqa: B023
+            lambda: TrainConfig.from_options(method, more).continued({name: value}, "last.ckpt"),  # noqa: B023
+        ):
+            with pytest.raises((ValueError, TypeError)) as caught:
+                refuse()
+            sentence = str(caught.value)
+            assert sentence.startswith(f"train: {option(name)} is ") and sentence.endswith("."), sentence
+            assert "\n" not in sentence and len(sentence) < 300
+
+
+@pytest.mark.parametrize("method", [3, None, "nope", "SimCLR", ["simclr"], {}])
+def test_a_wrong_method_gets_the_names_of_the_right_ones(method):
+    with pytest.raises(ValueError, match="train: method is .*; accepted are barlow_twins"):
+        TrainConfig.from_options(method, {})
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = {"epochs": np.int64(3), "seed": np.uint8(2), "lr": np.float64(0.5), "temperature": np.float16(0.5)}
+    config = TrainConfig.from_options("simclr", given)
+    assert config == TrainConfig.from_options("simclr", {name: value.item() for name, value in given.items()})
+    assert {type(getattr(config, name)) for name in given} == {int, float}
+    assert config.continued(given, "last.ckpt") == config
+
+
+@pytest.mark.parametrize(("name", "advice"), [("epoch", "did you mean epochs?"), ("wd", "accepted are data"),
+                                              ("method", "accepted are data")])  # fmt: skip
+def test_a_name_that_is_no_option_is_refused(name, advice):
+    for refuse in (
+        lambda: TrainConfig.from_options("simclr", {name: 1}),
+        lambda: TrainConfig.from_options("simclr", {}).continued({name: 1}, "last.ckpt"),
+    ):
+        with pytest.raises(TypeError, match=f"train: {name} is no option; .*{re.escape(advice)}"):
+            refuse()
+
+
+@pytest.mark.parametrize("data", ["digits", "npz:x", "cifar10:x"])
+def test_a_size_is_of_images_that_are_resized(data):
+    assert TrainConfig.from_options("simclr", {"data": data}).image_size is None
+    with pytest.raises(ValueError, match=f"--image-size came and the images of {data} have a size; leave it out"):
+        TrainConfig.from_options("simclr", {"data": data, "image_size": 32})
+    folder = TrainConfig.from_options("simclr", {"data": "imagefolder:x"})
+    assert folder.image_size == 32 and folder.continued({"data": data}, "last.ckpt").image_size is None
+    earlier = {**TrainConfig.from_options("simclr", {"data": data}).saved(), "image_size": 32}
+    assert TrainConfig.from_saved(earlier).image_size is None  # noted, and never used
+
+
+def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
+    config = TrainConfig.from_options("simclr", {"data": "npz:a"})
+    assert config.continued({"data": "npz:b", "epochs": 500}, "last.ckpt") == replace(config, data="npz:b", epochs=500)
+    assert config.continued({"data": None, "lr": config.lr}, "last.ckpt") == config
+    changes = {"batch_size": 2, "lr": 1.0, "seed": 3, "backend": "reference", "precision": "bf16-mixed", "devices": 2,
+               "accumulate": 2, "projection_dim": 3, "temperature": 0.25}  # fmt: skip
+    own = {name for name in FIELDS if name in config.saved()}
+    assert own - set(changes) == {"method", "data", "image_size", "epochs"}
+    for name, value in changes.items():
+        with pytest.raises(ValueError, match=f"train: {option(name)} is {value} and last.ckpt was trained with "):
+            config.continued({name: value}, "last.ckpt")
 
 
 OWN_WHOLE = {name: "patch_size" if "patch_size" in PRESETS[name] else "projection_dim" for name in available()}

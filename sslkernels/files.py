@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+# What a killed process leaves of a file that it was writing.
+PARTIAL = ".partial"
+
+
+def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
+    """Write ``path`` under a temporary name, then rename: whoever reads it sees the old file or the whole new one.
+
+    Args:
+        path: of a regular file, or of none; a symbolic link is followed.
+        content: text (as UTF-8), bytes, or a function that writes them into the file that it is given.
+
+    Raises:
+        OSError: one sentence with the file and the cause, such as a full disk. The old file is untouched then, and
+            nothing temporary is left.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
+    >>> write_atomically(path, "whole")
+    >>> path.read_text()
+    'whole'
+    """
+    target = os.path.realpath(path)
+    if os.path.exists(target) and not os.path.isfile(target):
+        raise OSError(f"{path} is no regular file and cannot be written; pass another name.")
+    # A name of its own: two processes may write the same file, and the longest name has no room for a suffix.
+    temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        with naming(path, "; no older file was changed"):
+            with open(temporary, "xb") as file:
+                if callable(content):
+                    content(file)
+                else:
+                    file.write(content if isinstance(content, bytes) else content.encode())
+                file.flush()
+                os.fsync(file.fileno())  # a rename may reach the disk before what it names
+            os.replace(temporary, target)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+@contextmanager
+def naming(path: Path, more: str = "") -> Iterator[None]:
+    """Turn what goes wrong while ``path`` is written into one sentence that names it and the cause."""
+    try:
+        yield
+    except Exception as error:
+        cause = _os_error(error)
+        if cause is None:
+            raise
+        raise type(cause)(f"{path} cannot be written: {cause.strerror or cause}{more}.") from error
+
+
+def _os_error(error: BaseException | None) -> OSError | None:
+    """The first of what led to ``error``: torch.save hides a full disk behind a RuntimeError of its own."""
+    found = None
+    while error is not None:
+        if isinstance(error, OSError):
+            found = error
+        error = error.__cause__ or error.__context__
+    return found

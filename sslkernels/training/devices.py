@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several devices of one machine: processes that meet in a file and talk over loopback, where nobody else listens."""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.strategies import DDPStrategy
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+
+class OneMachine(LightningEnvironment):
+    """No cluster, whatever variables a scheduler has set; and no port, since the processes meet in a file."""
+
+    @property
+    def main_port(self) -> int:
+        return 0
+
+
+class LoopbackDDP(DDPStrategy):
+    """Lightning's DDP with spawned processes. Its usual meeting place is a TCP port open to the whole network."""
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(start_method="spawn")
+        self.meeting = os.path.join(folder, "meeting")
+
+    def setup_distributed(self) -> None:
+        for library in ("GLOO", "NCCL"):
+            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+        self.set_world_ranks()
+        backend = "nccl" if self.root_device.type == "cuda" else "gloo"
+        store = dist.FileStore(self.meeting, self.world_size)
+        dist.init_process_group(backend, store=store, rank=self.global_rank, world_size=self.world_size)
+        super().setup_distributed()  # finds it done
+
+
+class EndWithParent(Callback):
+    """A process of several leaves it to the first one to decide on signals: each ends it at once."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
+    """Lightning's strategy; errors of its processes come out as their own sentences, and no process is left behind."""
+    if devices == 1:
+        yield "auto"
+        return
+    port = os.environ.get("MASTER_PORT")
+    with tempfile.TemporaryDirectory(prefix="sslkernels-") as folder:
+        strategy = LoopbackDDP(folder)
+        try:
+            yield strategy
+        except ProcessRaisedException as error:
+            # Its last line is the error; of these kinds the text is a sentence, whichever process wrote it.
+            name, _, sentence = str(error).rstrip().rpartition("\n")[2].partition(": ")
+            kind = getattr(builtins, name, None)
+            if isinstance(kind, type) and issubclass(kind, (OSError, ValueError, TypeError)):
+                raise kind(sentence) from error
+            raise
+        except ProcessExitedException as error:
+            end = error.signal_name or f"exit code {error.exit_code}"
+            raise ChildProcessError(
+                f"train: the process of device {error.error_index} was ended by {end}; was there too little memory? "
+                "Continue with --resume, or lower --batch-size."
+            ) from error
+        except RuntimeError as error:
+            if "</torch_" not in str(error):  # the name of a file in shared memory
+                raise
+            raise OSError(
+                "train: the images do not fit into shared memory, through which the processes of several devices get "
+                "them; enlarge /dev/shm, or pass --devices 1."
+            ) from error
+        finally:
+            if strategy.launcher is not None:
+                strategy.launcher.kill(signal.SIGKILL)
+            os.environ.pop("MASTER_PORT", None)
+            if port is not None:
+                os.environ["MASTER_PORT"] = port

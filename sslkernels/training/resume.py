@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a resumed run takes from its checkpoint, and what must agree with it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from sslkernels.data import Dataset, load
+from sslkernels.training.checkpoint import digest, read_checkpoint
+from sslkernels.training.config import TrainConfig
+
+Fingerprint = dict[str, Any]
+
+
+def load_data(config: TrainConfig, warn: Callable[[str], Any]) -> Dataset:
+    """``warn`` hears what was left out of the files."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        dataset = load(config.data) if config.image_size is None else load(config.data, config.image_size)
+    for each in caught:
+        warn(str(each.message))
+    return dataset
+
+
+def fingerprint(dataset: Dataset) -> Fingerprint:
+    """Shape and digest of images and labels, wherever they lie; None of labels that are not there."""
+    parts = {
+        "training images": dataset.train_images,
+        "training labels": dataset.train_labels,
+        "test images": dataset.test_images,
+        "test labels": dataset.test_labels,
+    }
+    return {name: None if part is None else [list(part.shape), digest(part)] for name, part in parts.items()}
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The checkpoint at ``path`` and the ``config`` in it."""
+
+    path: Path
+    config: TrainConfig
+    checkpoint: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path, method: str) -> Resumed:
+        checkpoint = read_checkpoint(path, method)
+        config = TrainConfig.from_saved(checkpoint["config"])
+        if config is None:
+            raise ValueError(
+                f"train: {path} holds no configuration that this version reads; start anew with another --out."
+            )
+        return cls(path, config, checkpoint)
+
+    @property
+    def done(self) -> int:
+        """Whole epochs."""
+        return self.checkpoint["epoch"] + 1
+
+    @property
+    def planned(self) -> int:
+        return self.config.epochs
+
+    def continued(self, options: dict[str, Any], warn: Callable[[str], Any]) -> tuple[TrainConfig, Dataset]:
+        """The configuration with ``options`` over it, and its data, which must be those of the checkpoint."""
+        config = self.config.continued(options, self.path)
+        if config.epochs < self.done:
+            raise ValueError(
+                f"train: --epochs is {config.epochs} and {self.path} has {self.done} behind it; pass at least "
+                f"{self.done}, or start anew with another --out."
+            )
+        try:
+            dataset = load_data(config, warn)
+        except FileNotFoundError as error:
+            if options.get("data") is not None:
+                raise
+            raise FileNotFoundError(
+                f"train: {self.path} was trained on {config.data}, which is not there any more; pass --data with the "
+                "place that it has moved to."
+            ) from error
+        saved, found = self.checkpoint["data"], fingerprint(dataset)
+        changed = [_change(name, saved.get(name), each) for name, each in found.items() if saved.get(name) != each]
+        if changed:
+            # What follows from the first, such as more labels for more images, does not need saying.
+            raise ValueError(
+                f"train: {config.data} is not what {self.path} was trained on: {changed[0]}; pass --data with "
+                "the place of the old data, or start anew with another --out."
+            )
+        return config, dataset
+
+    def check_fits(self, module: LightningModule) -> None:
+        """That the checkpoint's weights are those of ``module``, which a later version may build in another way."""
+        saved = {name: value.shape for name, value in self.checkpoint["state_dict"].items()}
+        for name, value in module.state_dict().items():
+            if saved.pop(name, None) != value.shape:
+                saved[name] = value.shape
+        if saved:
+            raise ValueError(
+                f"train: {self.path} and this version's {self.config.method} differ in {min(saved)}; "
+                "resume it with the version that wrote it."
+            )
+
+
+def _change(name: str, saved: Any, found: Any) -> str:
+    if saved is None or found is None:
+        return f"it has {'no' if found is None else 'now'} {name}"
+    if saved[0] == found[0]:
+        return f"other {name}, as many as before"
+    (count, *size), (new_count, *new_size) = saved[0], found[0]
+    if size == new_size:
+        return f"{new_count} {name} where there were {count}"
+    return f"{name} of {'x'.join(map(str, new_size))} where there were such of {'x'.join(map(str, size))}"
+
+
+class FollowSchedule(Callback):
+    """Sets the rate of the first step to what the schedule says, where the checkpoint was written under another one."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for each in trainer.lr_scheduler_configs:
+            schedule = each.scheduler
+            for group, lr, factor in zip(
+                schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+            ):
+                group["lr"] = lr * factor(schedule.last_epoch)
