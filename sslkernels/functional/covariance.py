@@ -16,7 +16,7 @@ from sslkernels.arguments import check_device, check_list, check_number, check_r
 from sslkernels.distributed import GroupLike, summed
 from sslkernels.functional.correlation import check_views, hinges_of, penalties_of
 from sslkernels.ops.correlation import Scaling, column_moments
-from sslkernels.ops.registry import wide
+from sslkernels.ops.registry import promoted, wide
 from sslkernels.ops.similarity import row_dot, unit_rows
 
 # Columns of length sqrt(N), whatever their scale; one that is all zeros stays so.
@@ -195,7 +195,8 @@ def tico(
                 f"expected ({features}, {features}). Was it made by embeddings of another width?"
             )
         check_device("tico", "covariance", covariance, "z0", z0)
-    u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1.to(z0.dtype), backend=backend)
+    z0, z1 = promoted(z0, z1)
+    u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1, backend=backend)
     rows, ranks = (z0.shape[0], 1) if shard is None else (shard.total, shard.ranks)
     with torch.autocast(z0.device.type, enabled=False):  # what is remembered is not rounded
         wide0 = u0.to(sums)
