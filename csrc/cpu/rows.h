@@ -49,9 +49,10 @@ void unit_rows_forward_typed(Rows z, int64_t d, void *unit, void *norms, int thr
                 peak = size > peak || size != size ? size : peak;
             }
             Acc squares = 0;
-            if (peak > 0)
-                for (int64_t k = 0; k < d; ++k) squares += (widen<Acc>(in[k]) / peak) * (widen<Acc>(in[k]) / peak);
-            norm = peak > 0 ? peak * Acc(sqrt(squares)) : peak;
+            const bool scalable = peak > 0 && peak - peak == 0; // else the peak is the norm: 0, infinite or NaN
+            for (int64_t k = 0; scalable && k < d; ++k)
+                squares += (widen<Acc>(in[k]) / peak) * (widen<Acc>(in[k]) / peak);
+            norm = scalable ? peak * Acc(sqrt(squares)) : peak;
         }
         static_cast<Acc *>(norms)[i] = norm;
         const Acc divisor = norm < Acc(kEps) ? Acc(kEps) : norm;

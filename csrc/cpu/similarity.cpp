@@ -28,9 +28,27 @@ template <class Acc> void fill(Acc *p, int64_t n, Acc x) {
     for (int64_t i = 0; i < n; ++i) p[i] = x;
 }
 
-template <class Acc> void finish_lse(const Acc *top, const Acc *total, int64_t n, void *out) {
-    for (int64_t i = 0; i < n; ++i)
-        static_cast<Acc *>(out)[i] = total[i] == 0 ? -Acc(INFINITY) : Acc(double(top[i]) + log(double(total[i])));
+// The sum of a row, or a column, whose largest logit is infinite: infinite too, unless another logit is NaN. The running
+// sum is NaN then, whichever it is, so the row is read once more.
+template <class In, class Acc> Acc beyond_range(const Similarity &s, int64_t index, bool column) {
+    const Rows y = s.y;
+    for (int64_t k = 0; k < (column ? s.x.count : y.count); ++k) {
+        const int64_t i = column ? k : index, j = column ? index : k;
+        bool excluded = false;
+        for (int64_t e = 0; s.exclude && e < s.excluded; ++e) excluded |= s.exclude[i * s.excluded + e] == j;
+        const Acc logit = Acc(s.scale) * dot<Acc>(row<In>(s.x, i), row<In>(y, j), s.d);
+        if (!excluded && logit != logit) return Acc(NAN);
+    }
+    return Acc(INFINITY);
+}
+
+template <class In, class Acc>
+void finish_lse(const Similarity &s, bool column, const Acc *top, const Acc *total, int64_t n, void *out_) {
+    Acc *out = static_cast<Acc *>(out_);
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = total[i] == 0 ? -Acc(INFINITY) : Acc(double(top[i]) + log(double(total[i])));
+        if (top[i] == Acc(INFINITY)) out[i] = beyond_range<In, Acc>(s, i, column);
+    }
 }
 
 template <class P, class In> bool forward_typed(const Similarity &s, void *rows, void *columns, void *attended) {
@@ -51,7 +69,7 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
     Acc *state[4];
     for (int k = 0; k < 4; ++k) {
         state[k] = reinterpret_cast<Acc *>(memory.take((k < 2 ? n : m) * int64_t(sizeof(Acc))));
-        fill(state[k], k < 2 ? n : m, Acc(k % 2 ? 0 : kLowest));
+        fill(state[k], k < 2 ? n : m, Acc(k % 2 ? 0 : kLowest<Acc>));
     }
     const Exclusion exclusion{s.exclude, meeting == Meeting::kItself ? s.exclude : nullptr, s.excluded,
                               meeting != Meeting::kItself};
@@ -80,12 +98,13 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
         job.kept = Kept<P>(s.kept, s.kept_bytes, n, m, {p.meeting == Meeting::kItself, 0, p.block});
         run(job, p.meeting, o, i, p.threads, scratch, each);
     }
-    finish_lse(state[0], state[1], n, rows);
-    if (columns) finish_lse(state[2], state[3], m, columns);
+    finish_lse<In>(s, false, state[0], state[1], n, rows);
+    if (columns) finish_lse<In>(s, true, state[2], state[3], m, columns);
     return true;
 }
 
-// lse, with rows that get no gradient (none arrives, or nothing was left to sum) made neutral.
+// lse, with rows that get no gradient (none arrives, or nothing was left to sum) made neutral. A gradient that is no
+// finite number stays NaN even there, and so does a gradient of zero where the weights are NaN.
 template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_t n, Memory &memory) {
     Side<Acc> side{};
     if (!lse || !grad) return side;
@@ -93,9 +112,9 @@ template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_
     side.grad = reinterpret_cast<Acc *>(memory.take(n * int64_t(sizeof(Acc))));
     for (int64_t i = 0; i < n; ++i) {
         const Acc x = static_cast<const Acc *>(lse)[i], g = static_cast<const Acc *>(grad)[i];
-        const bool neutral = g == 0 || x == -Acc(INFINITY);
-        side.lse[i] = neutral ? Acc(kNeutral) : x;
-        side.grad[i] = neutral ? Acc(0) : g;
+        const bool neutral = x == -Acc(INFINITY) || (g == 0 && x - x == 0);
+        side.lse[i] = neutral ? kNeutral<Acc> + g * 0 : x;
+        side.grad[i] = neutral ? g * 0 : g;
     }
     return side;
 }

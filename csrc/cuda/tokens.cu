@@ -254,6 +254,13 @@ template <class W> __device__ inline W warp_sum(W value) {
     for (int apart = 16; apart; apart /= 2) value += __shfl_xor_sync(0xffffffff, value, apart);
     return value;
 }
+template <class W> __device__ inline W warp_max(W value) {
+    for (int apart = 16; apart; apart /= 2) {
+        const W other = __shfl_xor_sync(0xffffffff, value, apart);
+        value = other > value ? other : value;
+    }
+    return value;
+}
 
 // A warp has a row: its threads meet in every sum, and each knows the result.
 template <class P, class T, int V> __device__ inline void errors(const Errors<P, T> &a) {
@@ -264,31 +271,40 @@ template <class P, class T, int V> __device__ inline void errors(const Errors<P,
     const T *target = a.target + row * a.target_row;
     const bool counts = a.weights[row] != 0;
     const int64 begin = counts ? threadIdx.x * V : a.channels; // a row without a weight is not read
-    W mean = 0, inverse = 1, error = 0;
+    W mean = 0, inverse = 1, error = 0, peak = 1;
     if (counts && a.norm != NO_NORM) {
         for (int64 c = begin; c < a.channels; c += step) {
             const auto t = load<V>(target + c);
-            for (int v = 0; v < V; ++v) mean += t.at[v];
+            for (int v = 0; v < V; ++v) {
+                const W size = t.at[v] < 0 ? -t.at[v] : t.at[v];
+                mean += t.at[v], peak = size > peak ? size : peak;
+            }
         }
         mean = warp_sum(mean) / W(a.channels);
+        peak = warp_max(peak);
         W squares = 0;
         for (int64 c = begin; c < a.channels; c += step) {
             const auto t = load<V>(target + c);
-            for (int v = 0; v < V; ++v) squares += (t.at[v] - mean) * (t.at[v] - mean);
+            for (int v = 0; v < V; ++v) {
+                const W away = (t.at[v] - mean) / peak; // squares of large numbers would leave the range
+                squares += away * away;
+            }
         }
         const bool mae = a.norm == MAE_NORM;
-        inverse = 1 / sqrt(warp_sum(squares) / W(mae ? a.channels - 1 : a.channels) + W(mae ? 1e-6 : 1e-5));
+        const W variance = warp_sum(squares) / W(mae ? a.channels - 1 : a.channels);
+        inverse = 1 / sqrt(variance + W(mae ? 1e-6 : 1e-5) / peak / peak) / peak;
     }
     const W beta = W(a.beta), bend = beta == 0 ? W(1) : W(0.5) / beta;
+    const W share = W(1) / W(a.channels); // each is divided: the sum of large errors may leave the range
     for (int64 c = begin; c < a.channels; c += step) {
         const auto p = load<V>(pred + c);
         const auto t = load<V>(target + c);
         for (int v = 0; v < V; ++v) {
             const W difference = p.at[v] - (t.at[v] - mean) * inverse, size = difference < 0 ? -difference : difference;
-            error += beta == 0 || size < beta ? difference * difference * bend : size - W(0.5) * beta;
+            error += (beta == 0 || size < beta ? difference * difference * bend : size - W(0.5) * beta) * share;
         }
     }
-    error = warp_sum(error) / W(a.channels);
+    error = warp_sum(error);
     if (threadIdx.x) return;
     a.errors[row] = error;
     a.moments[2 * row] = mean;

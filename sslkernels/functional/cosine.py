@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sslkernels.arguments import REDUCTIONS, check_choice, check_number, check_pair
 from sslkernels.distributed import GroupLike, Shard
 from sslkernels.functional.similarity import sharded
+from sslkernels.ops.registry import promoted
 from sslkernels.ops.similarity.cosine import cosine_losses
 
 # The least that eps may be: its inverse, times a row, must be a number of float32.
@@ -90,8 +90,5 @@ def _sides(
     function: str, sides: dict[str, Tensor], group: GroupLike, **settings: object
 ) -> tuple[Tensor, Tensor, Shard | None]:
     check_pair(function, sides, gathered=group is not None)
-    x0, x1 = sides.values()
-    if x0.dtype != x1.dtype:  # autocast lets them differ; the one with more digits keeps them
-        dtype = torch.promote_types(x0.dtype, x1.dtype)
-        x0, x1 = x0.to(dtype), x1.to(dtype)
+    x0, x1 = promoted(*sides.values())
     return x0, x1, sharded(group, function, x0, x1, **settings)

@@ -24,7 +24,7 @@ from sslkernels.arguments import (
 from sslkernels.distributed import GroupLike, summed
 from sslkernels.functional.correlation import hinges_of, penalties_of, shard_of_views
 from sslkernels.ops.correlation import Scaling, column_moments
-from sslkernels.ops.registry import wide
+from sslkernels.ops.registry import promoted, wide
 from sslkernels.ops.similarity import row_dot, unit_rows
 
 # Columns of length sqrt(N), whatever their scale; one that is all zeros stays so.
@@ -202,7 +202,8 @@ def tico(
         check_device("tico", "covariance", covariance, "z0", z0)
     before = None if covariance is None else shape_of(covariance)
     shard = shard_of_views("tico", {"z0": z0, "z1": z1}, None, group, least=1, beta=beta, rho=rho, covariance=before)
-    u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1.to(z0.dtype), backend=backend)
+    z0, z1 = promoted(z0, z1)
+    u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1, backend=backend)
     rows, ranks = (z0.shape[0], 1) if shard is None else (shard.total, shard.ranks)
     with torch.autocast(z0.device.type, enabled=False):  # what is remembered is not rounded
         wide0 = u0.to(sums)

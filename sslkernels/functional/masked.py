@@ -111,4 +111,5 @@ def _masked(
     weights = weights.reshape(-1)
     rows, targets = pred.reshape(-1, pred.shape[2]), target.reshape(-1, pred.shape[2])
     errors = TokenErrors.apply(rows, targets, weights, norm, beta, choose(pred.device, pred.dtype, backend, WITH_CUDA))
-    return (errors * weights).sum() / weights.sum().clamp_min(1)
+    # Weights are divided first: the sum of large errors may leave the range where their mean does not.
+    return (errors * (weights / weights.sum().clamp_min(1))).sum()

@@ -20,7 +20,7 @@ from sslkernels.arguments import (
 )
 from sslkernels.distributed import GroupLike, Shard, shard_of
 from sslkernels.ops.characteristic import characteristic_sums
-from sslkernels.ops.registry import wide
+from sslkernels.ops.registry import stacked, wide
 
 VIEWS = "(..., N, C), at least one view of N samples"
 
@@ -109,7 +109,7 @@ def lejepa(
     """
     check_views_of_samples("lejepa", {"local_z": local_z, "global_z": global_z})
     weight = check_number("lejepa", "weight", weight, least=0, most=1)
-    every = torch.cat([global_z, local_z])
+    every = stacked(global_z, local_z)
     knots, t_max = check_rule("lejepa", knots, t_max)
     count = _check_slices("lejepa", every, slices, num_slices, generator, knots)
     settings = {"global_views": len(global_z), "weight": weight, "slices": count, "knots": knots, "t_max": t_max}

@@ -21,10 +21,9 @@ from sslkernels.arguments import (
     check_temperature,
 )
 from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
-from sslkernels.ops.registry import compute_dtype
-from sslkernels.ops.similarity import checked_logsumexp, row_dot, scale_tensor, unit_rows
-from sslkernels.ops.similarity.contrast import pair_contrast, self_contrast, softplus
-from sslkernels.ops.similarity.reduction import reduced
+from sslkernels.ops.registry import compute_dtype, promoted, stacked
+from sslkernels.ops.similarity import checked_logsumexp, scale_tensor, unit_rows
+from sslkernels.ops.similarity.contrast import contrast, pair_contrast, self_contrast
 
 
 def nt_xent(
@@ -65,7 +64,7 @@ def nt_xent(
     normalize = check_flag("nt_xent", "normalize", normalize)
     check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
     n = z0.shape[0]
-    anchors = unit_rows(z0, z1, backend=backend) if normalize else torch.cat([z0, z1]).to(compute_dtype(z0))
+    anchors = unit_rows(z0, z1, backend=backend) if normalize else _computed(stacked(z0, z1))[0]
     scale = _inverse(temperature, anchors)
     shard = sharded(group, "nt_xent", anchors, scale, temperature=temperature, normalize=normalize, reduction=reduction)
     return self_contrast(anchors, scale, n, reduction, shard, backend)
@@ -113,11 +112,11 @@ def info_nce(
                 "info_nce: symmetric=True came with negatives, and a queue has no opposite direction; drop one."
             )
         check_alike("info_nce", "negatives", check_rows("info_nce", "negatives", negatives), "query", query, rows=False)
-    key = key.to(query.dtype)  # autocast lets them differ
+    query, key = promoted(query, key)
     if normalize:
         query, key = unit_rows(query, backend=backend), unit_rows(key, backend=backend)
     else:
-        query, key = query.to(compute_dtype(query)), key.to(compute_dtype(key))
+        query, key = _computed(query, key)
     scale = _inverse(temperature, query)
     settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
     shard = sharded(group, "info_nce", query, key, scale, queued=negatives is not None, **settings)
@@ -131,8 +130,7 @@ def info_nce(
         if shard is not None:
             keys, own = gather_rows(key, shard), own + shard.start
         others = checked_logsumexp(query, keys, scale, own, False, backend)
-    positive = scale * row_dot(query, key, backend=backend)
-    return reduced(softplus(others - positive), reduction, shard)
+    return contrast(others, query, key, scale, reduction, shard, backend)
 
 
 def clip_loss(
@@ -167,14 +165,20 @@ def clip_loss(
     if logit_bias is not None:
         logit_bias = check_scalar("clip_loss", "logit_bias", logit_bias)
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
-    dtype = compute_dtype(image)
-    image, text = image.to(dtype), text.to(dtype)
+    image, text = _computed(image, text)
     scale = scale_tensor(logit_scale, image)
     shard = sharded(group, "clip_loss", image, text, scale, logit_scale=logit_scale, reduction=reduction)
     loss = pair_contrast(image, text, scale, reduction, shard, backend)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0 * logit_bias.sum()
     return loss
+
+
+def _computed(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in the dtype that a product of them runs in."""
+    tensors = promoted(*tensors)
+    dtype = compute_dtype(tensors[0])
+    return tensors if dtype == tensors[0].dtype else tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:

@@ -19,6 +19,15 @@ def contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
+def dot_precision() -> str:
+    """What float32 products on a GPU may be rounded to: "ieee", not at all, or "tf32".
+
+    torch's newer switch answers however it was set: of its own, of every backend, or by set_float32_matmul_precision.
+    The older one refuses to be read once the newer was set.
+    """
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+
+
 def pointer(x: Tensor | None) -> int:
     """An address; 0 stands for what is not there."""
     return 0 if x is None else x.data_ptr()

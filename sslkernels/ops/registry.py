@@ -78,6 +78,25 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def promoted(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors in the dtype that holds all of theirs; autocast lets those of one call differ."""
+    dtype = tensors[0].dtype
+    if all(tensor.dtype == dtype for tensor in tensors):
+        return tensors
+    for tensor in tensors[1:]:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def stacked(*parts: Tensor) -> Tensor:
+    """Parts one after another, `promoted`. Under autocast torch.cat refuses a 16-bit dtype that is not autocast's."""
+    parts = promoted(*parts)
+    if not torch.is_autocast_enabled(parts[0].device.type):
+        return torch.cat(parts)
+    with torch.autocast(parts[0].device.type, enabled=False):
+        return torch.cat(parts)
+
+
 def compute_dtype(x: Tensor) -> torch.dtype:
     """The dtype a matrix product of ``x`` would run in: autocast's, or its own."""
     kind = x.device.type

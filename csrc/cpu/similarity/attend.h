@@ -29,7 +29,7 @@ template <class P, class In> struct Attend : Tiles<P, In> {
     void meet(int64_t first, int64_t count, bool) {
         this->take_others(first, count);
         Acc top[kBlock], total[kBlock] = {};
-        for (int n = 0; n < kBlock; ++n) top[n] = n < co ? owner_max[o0 + n] : Acc(kLowest);
+        for (int n = 0; n < kBlock; ++n) top[n] = n < co ? owner_max[o0 + n] : kLowest<Acc>;
         const int64_t strips = round_up(ci, MR), lanes = round_up(co, NR);
         for (int64_t m0 = 0; m0 < strips; m0 += MR)
             for (int64_t n0 = 0; n0 < lanes; n0 += NR) {

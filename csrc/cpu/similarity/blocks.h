@@ -7,7 +7,10 @@ namespace {
 
 // Values within e^55 of each other share one exponential: sums and products stay normal in fp32.
 constexpr double kSharedRange = 55;
-constexpr double kLowest = -1e30, kNeutral = 1e30;
+// Beside every finite logit: what a maximum starts from, and the sum of a row whose weights meet a gradient of zero.
+template <class Acc> constexpr Acc kLargest = sizeof(Acc) == 4 ? Acc(0x1.fffffep127) : Acc(0x1.fffffffffffffp1023);
+template <class Acc> constexpr Acc kLowest = -kLargest<Acc>;
+template <class Acc> constexpr Acc kNeutral = kLargest<Acc>;
 
 struct Exclusion { // of pairs (owner, other); entry e of a row names an index on the other side
     const int64_t *by_owner, *by_other;
@@ -73,19 +76,29 @@ template <class P, class In> struct Tiles {
         dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t);
         for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale);
     }
+    // Weights past the last row and lane meet rows of zeros, and must not be NaN there: pairs round their number up.
+    void clear_beyond(int64_t m0, int64_t n0, Acc *g) const {
+        const int64_t rows = least(MR, ci - m0), lanes = least(NR, co - n0);
+        if (P::kPack == 1 || (rows == MR && lanes == NR)) return;
+        for (int64_t m = 0; m < MR; ++m)
+            for (int64_t n = m < rows ? lanes : 0; n < NR; ++n) g[m * NR + n] = 0;
+    }
     bool clean(int64_t m0, int64_t n0) const { return !dirty[m0 / MR][n0 / NR]; }
     int64_t place(int64_t m0, int64_t n0) const { return kept.place(o0, i0, n0, m0); }
     // A tile as its owners see it (own) and, unless null, as the others do (oth): -inf where that side leaves the pair
     // out, or where there is no row.
     void masked(int64_t m0, int64_t n0, const Acc *t, Acc *own, Acc *oth) const {
-        const Acc nothing = -Acc(INFINITY);
-        const int64_t rows = least(MR, ci - m0), lanes = least(NR, co - n0);
         if (own != t) memcpy(own, t, MR * NR * sizeof(Acc));
-        for (int64_t m = rows; m < MR; ++m)
-            for (int n = 0; n < NR; ++n) own[m * NR + n] = nothing;
-        for (int64_t n = lanes; n < NR; ++n)
-            for (int m = 0; m < MR; ++m) own[m * NR + n] = nothing;
-        if (oth) memcpy(oth, own, MR * NR * sizeof(Acc));
+        if (oth) memcpy(oth, t, MR * NR * sizeof(Acc));
+        leave_out(m0, n0, own, oth, -Acc(INFINITY));
+    }
+    void leave_out(int64_t m0, int64_t n0, Acc *own, Acc *oth, Acc nothing) const {
+        const int64_t rows = least(MR, ci - m0), lanes = least(NR, co - n0);
+        for (int64_t m = 0; m < MR; ++m)
+            for (int64_t n = m < rows ? lanes : 0; n < NR; ++n) {
+                own[m * NR + n] = nothing;
+                if (oth) oth[m * NR + n] = nothing;
+            }
         if (clean(m0, n0)) return;
         const bool shared = exclusion.shared;
         each_pair(exclusion.by_owner, o0 + n0, lanes, i0 + m0, rows, [=](int64_t n, int64_t m) {

@@ -45,6 +45,11 @@ template <class Acc, class In> inline Acc peak_of(const In *x, int64_t d) { // N
     return peak == 0 ? Acc(1) : peak;
 }
 
+// The norm of a row whose squares over the peak's are added up; one infinite entry makes it infinite.
+template <class Acc> inline Acc rescaled(Acc peak, Acc squares) {
+    return peak - peak == 0 ? peak * Acc(sqrt(squares)) : peak;
+}
+
 template <class In> void row_cosine_forward_typed(const RowCosine &p, void *cosines_, void *norms_) {
     using Acc = typename Accumulator<In>::type;
     Acc *cosines = static_cast<Acc *>(cosines_), *norms = static_cast<Acc *>(norms_);
@@ -63,7 +68,7 @@ template <class In> void row_cosine_forward_typed(const RowCosine &p, void *cosi
                 const Acc a = widen<Acc>(x[k]) / unit_x, b = widen<Acc>(y[k]) / unit_y;
                 sums.xx += a * a, sums.yy += b * b, sums.xy += a * b;
             }
-            of_x = unit_x * Acc(sqrt(sums.xx)), of_y = unit_y * Acc(sqrt(sums.yy));
+            of_x = rescaled(unit_x, sums.xx), of_y = rescaled(unit_y, sums.yy);
         }
         norms[i] = of_x, norms[n + i] = of_y;
         cosines[i] = sums.xy * (unit_x / (of_x < eps ? eps : of_x)) * (unit_y / (of_y < eps ? eps : of_y));

@@ -28,10 +28,11 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
     void end() {}
     void meet(int64_t first, int64_t count, bool both) {
         this->take_others(first, count);
-        Acc low = Acc(kNeutral), high = Acc(kLowest);
+        Acc low = kNeutral<Acc>, high = kLowest<Acc>;
         const bool finite = widen_range(own, o0, co, low, high) & widen_range(oth, i0, ci, low, high);
-        if (finite && high == Acc(kLowest)) return; // no gradient arrives here
-        const bool narrow_range = finite && high - low < Acc(kSharedRange);
+        const bool nothing = finite && high == kLowest<Acc>; // no gradient arrives here
+        if (nothing && finite_rows(this->owners, o0, co) && finite_rows(this->others, i0, ci)) return;
+        const bool narrow_range = finite && !nothing && high - low < Acc(kSharedRange);
         const Acc middle = narrow_range ? low + (high - low) / 2 : Acc(0);
         Weights a(own, o0, co, middle), b(oth, i0, ci, middle);
         for (int64_t m0 = 0; m0 < ci; m0 += MR)
@@ -52,6 +53,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
                     else
                         apart(g, m0, n0, a, b);
                 }
+                if (alike) this->clear_beyond(m0, n0, g);
                 P::keep(g, m0, n0, this->by_other, this->by_owner);
             }
         P::clear_tails(this->by_other, this->by_owner, ci, co);
@@ -61,11 +63,20 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
             grad_block<P, false>(this->by_other, ci, steps_for<P>(co), this->owner_features, this->d,
                                  oth.moved + i0 * ld, ld);
     }
+    // Zero weights leave nothing of finite rows, and NaN of others.
+    bool finite_rows(const Rows &rows, int64_t first, int64_t count) const {
+        Acc zeros = 0;
+        for (int64_t i = first; i < first + count; ++i) {
+            const In *in = row<In>(rows, i);
+            for (int64_t k = 0; k < this->d; ++k) zeros += widen<Acc>(in[k]) * 0;
+        }
+        return zeros == 0;
+    }
     static bool widen_range(const Side<Acc> &side, int64_t first, int64_t count, Acc &low, Acc &high) {
         bool finite = true;
         for (int64_t i = first; side.lse && i < first + count; ++i) {
             const Acc x = side.lse[i];
-            if (x == Acc(kNeutral)) continue;
+            if (x == kNeutral<Acc>) continue;
             finite &= x - x == 0;
             low = x < low ? x : low;
             high = x > high ? x : high;
@@ -78,7 +89,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         Weights(const Side<Acc> &side, int64_t first, int64_t count, Acc middle) {
             for (int i = 0; i < kBlock; ++i) {
                 const bool there = side.lse && i < count;
-                lse[i] = there ? side.lse[first + i] : Acc(kNeutral);
+                lse[i] = there ? side.lse[first + i] : kNeutral<Acc>;
                 grad[i] = there ? side.grad[first + i] : Acc(0);
             }
             for (int i = 0; i < kBlock; i += L) store(shifted + i, load(grad + i) * expv(middle - load(lse + i)));
@@ -100,16 +111,18 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
             for (int v = 0; v < NR; v += L)
                 store(g + m * NR + v, load(left + m * NR + v) * factor * (load(a + v) + b[m]));
     }
+    // Pairs left out get zeros at the end: e^(-inf - lse) would be NaN where the sum is.
     void apart(Acc *g, int64_t m0, int64_t n0, const Weights &a, const Weights &b) const {
         Acc mine[P::MR * P::NR], theirs[P::MR * P::NR];
-        this->masked(m0, n0, g, mine, theirs);
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L) {
                 const int k = m * NR + v;
-                const Vector<Acc> own_weight = expv(load(mine + k) - load(a.lse + n0 + v));
-                const Vector<Acc> other_weight = expv(load(theirs + k) - b.lse[m0 + m]);
-                store(g + k, load(a.grad + n0 + v) * own_weight + b.grad[m0 + m] * other_weight);
+                const Vector<Acc> t = load(g + k);
+                store(mine + k, load(a.grad + n0 + v) * expv(t - load(a.lse + n0 + v)));
+                store(theirs + k, b.grad[m0 + m] * expv(t - b.lse[m0 + m]));
             }
+        this->leave_out(m0, n0, mine, theirs, Acc(0));
+        for (int k = 0; k < MR * NR; k += L) store(g + k, load(mine + k) + load(theirs + k));
     }
 };
 

@@ -40,8 +40,8 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
     }
     void begin(int64_t first, int64_t count, bool both) {
         this->take_owners(first, count, both);
-        for (Acc &x : shared_max) x = Acc(kLowest);
-        for (int n = 0; n < kBlock; ++n) own_max[n] = Acc(kLowest), own_sum[n] = shared_sum[n] = 0;
+        for (Acc &x : shared_max) x = kLowest<Acc>;
+        for (int n = 0; n < kBlock; ++n) own_max[n] = kLowest<Acc>, own_sum[n] = shared_sum[n] = 0;
     }
     void end() {
         Acc maxima[kBlock];
@@ -52,9 +52,9 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
     void meet(int64_t first, int64_t count, bool both) {
         this->take_others(first, count);
         for (int64_t m0 = 0; m0 < ci; m0 += MR) {
-            Acc strip_max = Acc(kLowest), row_max[MR], row_sum[MR];
+            Acc strip_max = kLowest<Acc>, row_max[MR], row_sum[MR];
             Vector<Acc> strip_sum[MR] = {};
-            for (int m = 0; m < MR; ++m) row_max[m] = Acc(kLowest), row_sum[m] = 0;
+            for (int m = 0; m < MR; ++m) row_max[m] = kLowest<Acc>, row_sum[m] = 0;
             for (int64_t n0 = 0; n0 < co; n0 += NR) {
                 Acc t[P::MR * P::NR];
                 this->tile(m0, n0, t);
@@ -76,11 +76,12 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             merge(other_max + i0 + m0, other_sum + i0 + m0, row_max, row_sum, rows);
         }
     }
+    // Of the numbers that are not NaN, infinities among them.
     static void range(const Acc *t, Acc &top, Acc &bottom) {
-        Vector<Acc> high = load(t), low = high;
-        for (int k = L; k < P::MR * P::NR; k += L) {
+        Vector<Acc> high = all<Acc>(kLowest<Acc>), low = all<Acc>(kLargest<Acc>);
+        for (int k = 0; k < P::MR * P::NR; k += L) {
             const Vector<Acc> v = load(t + k);
-            high = larger<Acc>(high, v), low = smaller<Acc>(low, v);
+            high = larger<Acc>(v, high), low = smaller<Acc>(v, low);
         }
         top = largest<Acc>(high), bottom = smallest<Acc>(low);
     }

@@ -42,6 +42,7 @@ template <class Pred, class Target> void errors_typed(const TokenErrors &e, void
     using Acc = typename Accumulator<Pred>::type;
     Acc *out = static_cast<Acc *>(out_), *moments = static_cast<Acc *>(moments_);
     const Acc *weights = static_cast<const Acc *>(e.weights), beta = Acc(e.beta);
+    const Acc share = Acc(1) / Acc(e.d); // each is divided: the sum of large errors may leave the range
 #pragma omp parallel for schedule(static) num_threads(threads_for(e.rows *e.d, e.threads))
     for (int64_t r = 0; r < e.rows; ++r) {
         Acc &mean = moments[2 * r], &inverse = moments[2 * r + 1];
@@ -51,13 +52,11 @@ template <class Pred, class Target> void errors_typed(const TokenErrors &e, void
         const Target *t = static_cast<const Target *>(e.target) + r * e.d;
         moments_of<Acc>(t, e.d, e.norm, &mean, &inverse);
         const Acc m = mean, s = inverse;
-        out[r] =
-            sum_of<Acc>(e.d,
-                        [&](int64_t k) {
-                            const Acc a = widen<Acc>(p[k]) - (widen<Acc>(t[k]) - m) * s, size = a < 0 ? -a : a;
-                            return beta == 0 ? a * a : size < beta ? a * a * (Acc(0.5) / beta) : size - Acc(0.5) * beta;
-                        }) /
-            Acc(e.d);
+        out[r] = sum_of<Acc>(e.d, [&](int64_t k) {
+            const Acc a = widen<Acc>(p[k]) - (widen<Acc>(t[k]) - m) * s, size = a < 0 ? -a : a;
+            if (beta == 0) return a * a * share;
+            return (size < beta ? a * a * (Acc(0.5) / beta) : size - Acc(0.5) * beta) * share;
+        });
     }
 }
 

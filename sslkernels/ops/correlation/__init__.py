@@ -10,7 +10,7 @@ from torch import Tensor
 from sslkernels.backends import choose
 from sslkernels.distributed import Shard
 from sslkernels.ops.correlation.autograd import ColumnMoments, Scaling
-from sslkernels.ops.registry import compute_dtype, wide
+from sslkernels.ops.registry import compute_dtype, promoted, wide
 
 __all__ = ["SIDES", "Moments", "Scaling", "choose_side", "column_moments"]
 
@@ -39,8 +39,8 @@ def column_moments(
     backend: str | None = None,
 ) -> Moments:
     """The moments that every loss of the family is made of; ``energy`` is "cross", "each" (view) or "none"."""
-    if z1 is not None and z1.dtype != z0.dtype:  # autocast lets them differ
-        z1 = z1.to(z0.dtype)
+    if z1 is not None:
+        z0, z1 = promoted(z0, z1)
     rows = z0.shape[0] if shard is None else shard.total
     side = side or choose_side(rows, z0.shape[1])
     # On the side of samples the diagonal of C is taken off a total: operands rounded to 16 bits would be felt in all of

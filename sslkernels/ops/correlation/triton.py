@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sslkernels.ops.correlation import triton_kernels as kernels
-from sslkernels.ops.launch import rows_of
+from sslkernels.ops.launch import dot_precision, rows_of
 
 # What float16 entries of a matrix are brought to at most: sums over them are float32, and the small ones keep digits.
 HEADROOM = 2.0**14
@@ -308,21 +308,17 @@ def _unit(matrix: Tensor) -> Tensor:
 
 
 def _blocks(dtype: torch.dtype) -> tuple[Blocks, Blocks]:
-    return TABLE[_precision() if dtype == torch.float32 else "16"]
+    return TABLE[dot_precision() if dtype == torch.float32 else "16"]
 
 
 def _options(blocks: Blocks, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "DTYPE": _TYPES[dtype],
-        "PRECISION": _precision(),
+        "PRECISION": dot_precision(),
         "BLOCK_K": blocks.k,
         "num_warps": blocks.warps,
         "num_stages": blocks.stages,
     }
-
-
-def _precision() -> str:
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 def _processors(x: Tensor) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_tensor, shape_of
 from sslkernels.backends import choose
-from sslkernels.ops.registry import compute_dtype
+from sslkernels.ops.registry import compute_dtype, promoted
 from sslkernels.ops.similarity.autograd import LogSumExpSimilarity, RowDot, UnitRows
 
 __all__ = ["checked_logsumexp", "logsumexp_similarity", "row_dot", "scale_tensor", "unit_rows"]
@@ -81,6 +81,8 @@ def logsumexp_similarity(
     keys = x if y is None else y
     if exclude is not None:
         exclude = _check_exclude(exclude, x, keys)
+    if y is not None:
+        x, y = promoted(x, y)
     dtype = compute_dtype(x)
     x, y = x.to(dtype), None if y is None else y.to(dtype)
     return checked_logsumexp(x, y, scale_tensor(scale, x), exclude, dim == "both", backend)
@@ -103,10 +105,9 @@ def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = Non
     >>> unit_rows(torch.tensor([[3.0, 4.0]]))
     tensor([[0.6000, 0.8000]])
     """
-    dtype = compute_dtype(z0)
-    if z1 is not None and z1.dtype != z0.dtype:
-        z1 = z1.to(z0.dtype)
-    return UnitRows.apply(z0, z1, dtype, choose(z0.device, z0.dtype, backend))
+    if z1 is not None:
+        z0, z1 = promoted(z0, z1)
+    return UnitRows.apply(z0, z1, compute_dtype(z0), choose(z0.device, z0.dtype, backend))
 
 
 def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str | None = None) -> Tensor:

@@ -21,10 +21,10 @@ def _forward(
     exclude: Tensor | None,
     columns: bool,
     attend: bool,
-    keep: int,
+    kept: Tensor | None,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _run("forward", backend, x, y, scale, exclude, columns, attend, keep)
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _run("forward", backend, x, y, scale, exclude, columns, attend, kept)
 
 
 def _forward_fake(
@@ -34,16 +34,15 @@ def _forward_fake(
     exclude: Tensor | None,
     columns: bool,
     attend: bool,
-    keep: int,
+    kept: Tensor | None,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     n, m = x.shape[0], (x if y is None else y).shape[0]
     dtype = wide(x.dtype)
     return (
         x.new_empty((n,), dtype=dtype),
         x.new_empty((m if columns else 0,), dtype=dtype),
         x.new_empty((n, x.shape[1]) if attend else (0,), dtype=dtype),
-        x.new_empty((keep,), dtype=dtype),
     )
 
 
@@ -131,8 +130,8 @@ def _row_dot_backward_fake(
 
 
 similarity_forward = define(
-    "similarity_forward(Tensor x, Tensor? y, Tensor scale, Tensor? exclude, bool columns, bool attend, SymInt keep,"
-    " str backend) -> (Tensor, Tensor, Tensor, Tensor)",
+    "similarity_forward(Tensor x, Tensor? y, Tensor scale, Tensor? exclude, bool columns, bool attend,"
+    " Tensor(a!)? kept, str backend) -> (Tensor, Tensor, Tensor)",
     _forward,
     _forward_fake,
 )
@@ -167,11 +166,22 @@ row_dot_backward = define(
 )
 
 
-def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> int:
-    """Size of the workspace in which the forward leaves its exponentials for the backward, 0 where it leaves none.
+def workspace(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> Tensor | None:
+    """Where the forward leaves its exponentials for the backward, None where it leaves none.
 
-    They save the backward a product of all pairs and its exponentials; ``half``: a triangle of pairs. The C++ kernels
-    alone use it, on a grid of tiles whose sides divide 48, and recompute where another schedule takes more room.
+    It is an argument that the op writes to, not a result: what stands where no exponential belongs is nobody's, and
+    clearing it would cost a pass over fresh pages.
+    """
+    numbers = kept_numbers(x, y, half, backend, needed)
+    return torch.empty(numbers, dtype=wide(x.dtype), device=x.device) if numbers else None
+
+
+def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> int:
+    """Size of the workspace, 0 where there is none.
+
+    Exponentials that are kept save the backward a product of all pairs and their exponentials; ``half``: a triangle of
+    pairs. The C++ kernels alone use it, on a grid of tiles whose sides divide 48, and recompute where another schedule
+    takes more room.
     """
     if backend != "cpu" or not needed:
         return 0
@@ -205,13 +215,13 @@ class LogSumExpSimilarity(torch.autograd.Function):
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
         attend = y is not None and not need_y and not columns and (need_x or need_scale)
         needed = not attend and any((need_x, need_y, need_scale))
-        keep = kept_numbers(x, y, y is None and not columns, backend, needed)
-        rows, cols, attended, kept = similarity_forward(x, y, scale, exclude, columns, attend, keep, backend)
+        kept = workspace(x, y, y is None and not columns, backend, needed)
+        rows, cols, attended = similarity_forward(x, y, scale, exclude, columns, attend, kept, backend)
         ctx.attend, ctx.columns, ctx.backend = attend, columns, backend
         if attend:  # the keys are not kept: a queue may be overwritten before the backward runs
             ctx.save_for_backward(x, None, scale, None, None, None, attended, None)
         else:
-            ctx.save_for_backward(x, y, scale, exclude, rows, cols if columns else None, None, kept if keep else None)
+            ctx.save_for_backward(x, y, scale, exclude, rows, cols if columns else None, None, kept)
         ctx.x_dtype = x.dtype
         return (rows, cols) if columns else rows
 

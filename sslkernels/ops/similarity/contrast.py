@@ -24,11 +24,11 @@ from sslkernels.backends import choose
 from sslkernels.distributed import Shard, all_rows
 from sslkernels.ops.registry import first_derivative
 from sslkernels.ops.similarity.autograd import (
-    kept_numbers,
     row_dot_backward,
     row_dot_forward,
     similarity_backward,
     similarity_forward,
+    workspace,
 )
 from sslkernels.ops.similarity.reduction import each, reduced
 
@@ -47,9 +47,70 @@ def pair_contrast(
     return _PairContrast.apply(x, y, scale, reduction, shard, choose(x.device, x.dtype, backend))
 
 
-def softplus(gap: Tensor) -> Tensor:
+def contrast(
+    lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str | None
+) -> Tensor:
+    """Losses of every row of x, `reduced`, given the lse of its negatives; row i of y is its positive."""
+    return _Contrast.apply(lse, x, y, scale, reduction, shard, choose(x.device, x.dtype, backend))
+
+
+def _softplus(gap: Tensor) -> Tensor:
     """log(1 + e^gap), linear where fp32 cannot tell the difference any more."""
     return F.softplus(gap, threshold=40)
+
+
+def _share(logits: Tensor) -> Tensor:
+    """The positives' logits as losses subtract them: an infinite one is NaN, or it would pass for a perfect match."""
+    return logits.nan_to_num(torch.nan, torch.nan, -torch.inf)
+
+
+def _within_range(logits: Tensor) -> Tensor:
+    """The positives' logits as their negatives are weighed: beside an infinite one, only infinite ones count."""
+    return logits.clamp_max(torch.finfo(logits.dtype).max)
+
+
+def _of_share(weight: Tensor, logits: Tensor) -> Tensor:
+    """The positives' weight, of their negatives': NaN where the positive is infinite."""
+    return torch.add(weight, logits.clamp_min(0), alpha=0)
+
+
+class _Contrast(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        lse: Tensor,
+        x: Tensor,
+        y: Tensor,
+        scale: Tensor,
+        reduction: str,
+        shard: Shard | None,
+        backend: str,
+    ) -> Tensor:
+        positive = row_dot_forward(x, y, 0, backend)
+        logits = scale * positive
+        ctx.save_for_backward(x, y, scale, positive, logits, lse)
+        ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
+        return reduced(_softplus(lse - _share(logits)), reduction, shard)
+
+    @staticmethod
+    @first_derivative
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, y, scale, positive, logits, lse = ctx.saved_tensors
+        need_x, need_y, need_scale = ctx.needs_input_grad[1:4]
+        beside = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(lse - _within_range(logits))
+        weight = _of_share(beside, logits)
+        dx = dy = None
+        if need_x or need_y:
+            dx, dy = row_dot_backward(x, y, 0, scale * -weight, need_x, need_y, ctx.backend)
+        return (
+            beside,
+            dx if need_x else None,
+            dy if need_y else None,
+            -torch.dot(weight, positive) if need_scale else None,
+            None,
+            None,
+            None,
+        )
 
 
 class _SelfContrast(torch.autograd.Function):
@@ -62,22 +123,23 @@ class _SelfContrast(torch.autograd.Function):
         keys = None
         if shard is not None:
             keys, left_out = all_rows(x, shard), left_out + shard.start
-        keep = kept_numbers(x, keys, keys is None, backend, any(ctx.needs_input_grad))
-        lse, _, _, kept = similarity_forward(x, keys, scale, left_out, False, False, keep, backend)
+        kept = workspace(x, keys, keys is None, backend, any(ctx.needs_input_grad))
+        lse, _, _ = similarity_forward(x, keys, scale, left_out, False, False, kept, backend)
         positive = row_dot_forward(x, None, shift, backend)
-        gap = torch.addcmul(lse, scale, positive, value=-1)
-        ctx.save_for_backward(x, keys, scale, left_out, lse, positive, gap, kept if keep else None)
+        logits = scale * positive
+        ctx.save_for_backward(x, keys, scale, left_out, lse, positive, logits, kept)
         ctx.shift, ctx.reduction, ctx.shard, ctx.backend = shift, reduction, shard, backend
-        return reduced(softplus(gap), reduction, shard)
+        return reduced(_softplus(lse - _share(logits)), reduction, shard)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, keys, scale, left_out, lse, positive, gap, kept = ctx.saved_tensors
-        weight = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(gap)
-        everyone = (lse, weight) if ctx.shard is None else _everyone(lse, weight, ctx.shard)
+        x, keys, scale, left_out, lse, positive, logits, kept = ctx.saved_tensors
+        beside = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(lse - _within_range(logits))
+        weight = _of_share(beside, logits)
+        everyone = (lse, beside) if ctx.shard is None else _everyone(lse, beside, ctx.shard)
         dx, _, dscale = similarity_backward(
-            x, keys, scale, left_out, lse, weight, *everyone, kept, True, False, ctx.backend
+            x, keys, scale, left_out, lse, beside, *everyone, kept, True, False, ctx.backend
         )
         if keys is not None:  # each pair stands in two ranks' sums, once as a row and once as a column: half from each
             dscale = dscale / 2
@@ -102,29 +164,29 @@ class _PairContrast(torch.autograd.Function):
         needed = any(ctx.needs_input_grad)
         all_x = all_y = kept_there = None
         if shard is None:
-            keep = kept_numbers(x, y, False, backend, needed)
-            rows, columns, _, kept = similarity_forward(x, y, scale, own, True, False, keep, backend)
+            kept = workspace(x, y, False, backend, needed)
+            rows, columns, _ = similarity_forward(x, y, scale, own, True, False, kept, backend)
         else:
             all_x, all_y, own = all_rows(x, shard), all_rows(y, shard), own + shard.start
-            keep = kept_numbers(x, all_y, False, backend, needed)
-            rows, _, _, kept = similarity_forward(x, all_y, scale, own, False, False, keep, backend)
-            columns, _, _, kept_there = similarity_forward(y, all_x, scale, own, False, False, keep, backend)
+            kept, kept_there = (workspace(x, all_y, False, backend, needed) for _ in range(2))
+            rows, _, _ = similarity_forward(x, all_y, scale, own, False, False, kept, backend)
+            columns, _, _ = similarity_forward(y, all_x, scale, own, False, False, kept_there, backend)
         positive = row_dot_forward(x, y, 0, backend)
-        if not keep:
-            kept = kept_there = None
-        ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive, kept, kept_there)
-        ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
         logits = scale * positive
-        return reduced((softplus(rows - logits) + softplus(columns - logits)) / 2, reduction, shard)
+        ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive, logits, kept, kept_there)
+        ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
+        share = _share(logits)
+        return reduced((_softplus(rows - share) + _softplus(columns - share)) / 2, reduction, shard)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
-        x, y, all_x, all_y, scale, own, rows, columns, positive, kept, kept_there = ctx.saved_tensors
+        x, y, all_x, all_y, scale, own, rows, columns, positive, logits, kept, kept_there = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
-        logits = scale * positive
         half = each(grad, x.shape[0], ctx.reduction, ctx.shard) / 2
-        of_rows, of_columns = half * torch.sigmoid(rows - logits), half * torch.sigmoid(columns - logits)
+        within = _within_range(logits)
+        of_rows, of_columns = half * torch.sigmoid(rows - within), half * torch.sigmoid(columns - within)
+        weight = _of_share(of_rows + of_columns, logits)
         dx = dy = dscale = None
         if ctx.shard is None:
             dx, dy, dscale = similarity_backward(
@@ -141,7 +203,6 @@ class _PairContrast(torch.autograd.Function):
                 dy, _, _ = similarity_backward(
                     y, all_x, scale, own, columns, of_columns, *everyones_rows, kept_there, True, False, ctx.backend
                 )
-        weight = of_rows + of_columns
         dx_positive, dy_positive = row_dot_backward(x, y, 0, scale * weight, need_x, need_y, ctx.backend)
         return (
             dx - dx_positive if need_x else None,

@@ -11,8 +11,8 @@ from sslkernels.ops.launch import CODES, pointer, rows_of
 
 
 def forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, kept: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     x, y, exclude = rows_of(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
     keys = x if y is None else y
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
@@ -20,15 +20,14 @@ def forward(
     rows = torch.empty(n, dtype=wide)
     column_sums = torch.empty(m if columns else 0, dtype=wide)
     attended = torch.empty((n, d) if attend else (0,), dtype=wide)
-    kept = torch.empty(keep, dtype=wide)
     _C.similarity_forward(
         CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, y is None, d,
         float(scale), 0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
-        kept.data_ptr() if keep else 0, kept.nbytes,
+        pointer(kept), 0 if kept is None else kept.nbytes,
         rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
         torch.get_num_threads(),
     )  # fmt: skip
-    return rows, column_sums, attended, kept
+    return rows, column_sums, attended
 
 
 def backward(

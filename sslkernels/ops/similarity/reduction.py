@@ -20,9 +20,11 @@ def reduced(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
     if reduction == "none":
         return losses
     if shard is None:
-        return losses.mean() if reduction == "mean" else losses.sum()
-    total = losses.sum() * shard.ranks
-    return total / shard.total if reduction == "mean" else total
+        count, ranks = losses.shape[0], 1
+    else:
+        count, ranks = shard.total, shard.ranks
+    # Divided before they are added: the sum of large losses may leave the range where their mean does not.
+    return (losses * (ranks / count if reduction == "mean" else ranks)).sum()
 
 
 def each(grad: Tensor, count: int, reduction: str, shard: Shard | None) -> Tensor:

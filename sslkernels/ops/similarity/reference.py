@@ -13,15 +13,15 @@ EPS = 1e-12
 
 
 def forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, kept: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """Row log-sum-exp (N,), column log-sum-exp (M,) if ``columns``, and softmax(S) @ y (N, D) if ``attend``."""
     logits, _, keys = _logits(x, y, scale)
     logits = logits.masked_fill(_left_out(exclude, logits), -torch.inf)
     rows = logits.logsumexp(1)
     column_sums = logits.logsumexp(0) if columns else logits.new_empty(0)
     attended = _weights(logits, rows[:, None]) @ keys if attend else logits.new_empty(0)
-    return rows, column_sums, attended, logits.new_empty(keep)
+    return rows, column_sums, attended
 
 
 def backward(
@@ -45,11 +45,10 @@ def backward(
     left_out = _left_out(exclude, logits)
     weights = torch.zeros_like(logits)
     if rows is not None and rows_grad is not None:
-        kept = logits.masked_fill(left_out, -torch.inf)
-        weights += rows_grad[:, None] * _weights(kept, rows[:, None])
+        weights += (rows_grad[:, None] * _weights(logits, rows[:, None])).masked_fill(left_out, 0)
     if cols is not None and cols_grad is not None:
-        kept = logits.masked_fill(left_out if y is not None else left_out.T, -torch.inf)
-        weights += cols_grad[None, :] * _weights(kept, cols[None, :])
+        left_out = left_out if y is not None else left_out.T
+        weights += (cols_grad[None, :] * _weights(logits, cols[None, :])).masked_fill(left_out, 0)
     moved = weights @ keys
     dscale = (queries * moved).sum()
     if y is None:
@@ -115,8 +114,8 @@ def row_cosine_backward(
 
 def _norms(z: Tensor) -> Tensor:
     peak = z.abs().amax(1, keepdim=True)  # squares of z / peak neither overflow nor vanish
-    peak = torch.where(peak == 0, 1, peak)
-    return peak[:, 0] * torch.linalg.vector_norm(z / peak, dim=1)
+    ratios = torch.where(z.abs() == peak, 1, z / peak)  # 1 where both are infinite, or 0
+    return peak[:, 0] * torch.linalg.vector_norm(ratios, dim=1)
 
 
 def _wide(x: Tensor) -> Tensor:

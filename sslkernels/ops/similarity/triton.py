@@ -15,7 +15,7 @@ import triton
 from torch import Tensor
 
 from sslkernels import backends
-from sslkernels.ops.launch import rows_of
+from sslkernels.ops.launch import dot_precision, rows_of
 from sslkernels.ops.similarity import triton_kernels as kernels
 
 # What the chunked path holds at once of logits, and of weights beside them: it cannot do without any.
@@ -97,8 +97,8 @@ def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int]
 
 
 def forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, keep: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, kept: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     x, keys, exclude = rows_of(x), rows_of(x if y is None else y), _lists(exclude)
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     if n == 0 or m == 0:
@@ -107,12 +107,11 @@ def forward(
             rows,
             _floats(x, m if columns else 0).fill_(-torch.inf),
             _floats(x, *((n, d) if attend else (0,))).zero_(),
-            _floats(x, keep),
         )
     way = _plan_for(x, m, exclude)
     with torch.cuda.device_of(x):
         run = _fused_forward if way.path == "fused" else _chunked_attend if attend else _chunked_forward
-        return *run(way, x, keys, scale, exclude, columns, attend), _floats(x, keep)
+        return run(way, x, keys, scale, exclude, columns, attend)
 
 
 def backward(
@@ -418,7 +417,8 @@ def _with_headroom(
     *terms: tuple[Tensor, Tensor] | None,
 ) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None, Tensor]:
     """Gradients brought to at most 2^14, so that float16 weights keep their digits, and what undoes it."""
-    grads = [term[1] for term in terms if term is not None]
+    # One row's infinity or NaN must not become that of all.
+    grads = [term[1].nan_to_num(0, 0, 0) for term in terms if term is not None]
     largest = torch.stack([torch.linalg.vector_norm(grad, torch.inf) for grad in grads]).amax()
     unit = largest.clamp_min(2.0**-100) / HEADROOM
     first, second = (None if term is None else (term[0], term[1] / unit) for term in terms)
@@ -444,9 +444,8 @@ def _grid(n: int, m: int, blocks: Blocks, device: torch.device, columns: bool) -
 
 
 def _tiles(blocks: Blocks, x: Tensor) -> dict[str, Any]:
-    precision = "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
     return {
-        "PRECISION": precision,
+        "PRECISION": dot_precision(),
         "BLOCK_N": blocks.n,
         "BLOCK_M": blocks.m,
         "BLOCK_D": max(16, _power_of_two(x.shape[1])),

@@ -70,38 +70,47 @@ def _join_columns(peaks, totals, state, columns, m, known, logits):
 
 
 @triton.jit
-def _drop(logits, excluded, first_row, first_column, BY_ROW: tl.constexpr):
-    """-inf at one excluded index per row, or per column; most tiles hold none and skip the comparison."""
-    size: tl.constexpr = logits.shape[1] if BY_ROW else logits.shape[0]
+def _drop(tile, excluded, first_row, first_column, BY_ROW: tl.constexpr, NOTHING: tl.constexpr):
+    """NOTHING at one excluded index per row, or per column; most tiles hold none and skip the comparison."""
+    size: tl.constexpr = tile.shape[1] if BY_ROW else tile.shape[0]
     first = first_column if BY_ROW else first_row
     place = excluded - first
     hit = (place >= 0) & (place < size)
     target = tl.where(hit, place, -1).to(tl.int32)
     if tl.max(target, 0) >= 0:
         if BY_ROW:
-            logits = tl.where(target[:, None] == tl.arange(0, size)[None, :], -INF, logits)
+            tile = tl.where(target[:, None] == tl.arange(0, size)[None, :], NOTHING, tile)
         else:
-            logits = tl.where(tl.arange(0, size)[:, None] == target[None, :], -INF, logits)
-    return logits
+            tile = tl.where(tl.arange(0, size)[:, None] == target[None, :], NOTHING, tile)
+    return tile
 
 
 @triton.jit
-def _drop_each(logits, exclude, listers, n, first_row, first_column, EXCLUDED: tl.constexpr, BY_ROW: tl.constexpr):
-    """`_drop` for a few exclusions per lister, unrolled: a loop inside would keep the tile loop from pipelining."""
+def _drop_each(
+    tile, exclude, listers, n, first_row, first_column,
+    EXCLUDED: tl.constexpr, BY_ROW: tl.constexpr, NOTHING: tl.constexpr,
+):  # fmt: skip
+    """`_drop` for a few exclusions per lister, unrolled: a loop inside would keep the tile loop from pipelining.
+
+    Logits become -inf; weights become 0 once they are made, since e^(-inf - lse) is NaN where the sum is.
+    """
     for e in tl.static_range(EXCLUDED):
         excluded = tl.load(exclude + listers.to(tl.int64) * EXCLUDED + e, mask=listers < n, other=-1)
-        logits = _drop(logits, excluded, first_row, first_column, BY_ROW)
-    return logits
+        tile = _drop(tile, excluded, first_row, first_column, BY_ROW, NOTHING)
+    return tile
 
 
 @triton.jit
-def _drop_all(logits, exclude, listers, n, first_row, first_column, excluded_count, BY_ROW: tl.constexpr):
+def _drop_all(
+    tile, exclude, listers, n, first_row, first_column, excluded_count,
+    BY_ROW: tl.constexpr, NOTHING: tl.constexpr,
+):  # fmt: skip
     """`_drop` for any number of exclusions per lister."""
     if exclude is not None:
         for e in range(excluded_count):
             excluded = tl.load(exclude + listers.to(tl.int64) * excluded_count + e, mask=listers < n, other=-1)
-            logits = _drop(logits, excluded, first_row, first_column, BY_ROW)
-    return logits
+            tile = _drop(tile, excluded, first_row, first_column, BY_ROW, NOTHING)
+    return tile
 
 
 @triton.jit
@@ -144,9 +153,9 @@ def forward_kernel(
         for start in range(begin, end, BLOCK_M):
             columns = start + tl.arange(0, BLOCK_M)
             keys = _load_rows(y, columns, features, m, d, y_stride)
-            beyond = tl.where(columns < m, 0.0, -INF)
-            logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor + beyond[None, :]
-            logits = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True)
+            logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor
+            logits = tl.where((columns < m)[None, :], logits, -INF)  # of an infinite row they would be NaN
+            logits = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True, -INF)
             if COLUMNS:
                 kept = tl.where(rows[:, None] < n, logits, -INF)
                 known = tl.where(block == row_program, 0, m)
@@ -193,22 +202,22 @@ def backward_kernel(
     for start in range(begin, end, BLOCK_M):
         columns = start + tl.arange(0, BLOCK_M)
         keys = _load_rows(y, columns, features, m, d, y_stride)
-        beyond = tl.where(columns < m, 0.0, -INF)
-        logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor + beyond[None, :]
+        logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor
+        logits = tl.where((columns < m)[None, :], logits, -INF)  # of an infinite row they would be NaN
         weights = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         if lse is not None:
+            own = row_grad[:, None] * tl.exp(logits - row_lse[:, None])
             if OWN_LISTS:
-                kept = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True)
+                weights = _drop_each(own, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True, 0.0)
             else:
-                kept = _drop_each(logits, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False)
-            weights += row_grad[:, None] * tl.exp(kept - row_lse[:, None])
+                weights = _drop_each(own, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False, 0.0)
         if other_lse is not None:
-            if OTHER_LISTS:
-                kept = _drop_each(logits, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False)
-            else:
-                kept = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True)
             column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0)
-            weights += column_grad[None, :] * tl.exp(kept - _load_lse(other_lse, columns, m)[None, :])
+            other = column_grad[None, :] * tl.exp(logits - _load_lse(other_lse, columns, m)[None, :])
+            if OTHER_LISTS:
+                weights += _drop_each(other, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False, 0.0)
+            else:
+                weights += _drop_each(other, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True, 0.0)
         moved = tl.dot(weights.to(keys.dtype), keys, moved, input_precision=PRECISION)
     inside = (rows[:, None] < n) & (features[None, :] < d)
     tl.store(_pairs(moved_out, column_program.to(tl.int64) * n + rows, features, d), moved, mask=inside)
@@ -250,7 +259,7 @@ def chunk_forward_kernel(
             logits = tl.load(_pairs(products, rows, columns, m), mask=inside, other=0.0)
             logits = tl.where(inside, logits * factor, -INF)
             first = first_column + start
-            logits = _drop_all(logits, exclude, rows, n, block * BLOCK_N, first, excluded_count, True)
+            logits = _drop_all(logits, exclude, rows, n, block * BLOCK_N, first, excluded_count, True, -INF)
             if COLUMNS:
                 known = tl.where(block == row_program, m * more_columns, m)
                 _join_columns(column_peaks, column_totals, column_state, columns, m, known, logits)
@@ -283,17 +292,23 @@ def chunk_backward_kernel(
     weights = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     first = first_row + row_block
     start = first_column + column_block
-    kept = _drop_all(logits, exclude, first_row + rows, first_row + n, first, start, excluded_count, True)
     if lse is not None:
         row_grad = tl.load(grad + rows, mask=rows < n, other=0.0)
-        weights += row_grad[:, None] * tl.exp(kept - _load_lse(lse, rows, n)[:, None])
+        own = row_grad[:, None] * tl.exp(logits - _load_lse(lse, rows, n)[:, None])
+        weights += _drop_all(
+            own, exclude, first_row + rows, first_row + n, first, start, excluded_count, True, 0.0
+        )  # fmt: skip
     if other_lse is not None:
-        if SELF:
-            kept = _drop_all(
-                logits, exclude, first_column + columns, first_column + m, first, start, excluded_count, False
-            )
         column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0)
-        weights += column_grad[None, :] * tl.exp(kept - _load_lse(other_lse, columns, m)[None, :])
+        other = column_grad[None, :] * tl.exp(logits - _load_lse(other_lse, columns, m)[None, :])
+        if SELF:
+            weights += _drop_all(
+                other, exclude, first_column + columns, first_column + m, first, start, excluded_count, False, 0.0
+            )
+        else:
+            weights += _drop_all(
+                other, exclude, first_row + rows, first_row + n, first, start, excluded_count, True, 0.0
+            )  # fmt: skip
     tl.store(_pairs(weights_out, rows, columns, m), weights.to(weights_out.dtype.element_ty), mask=inside)
 
 
@@ -362,6 +377,12 @@ def gradient_kernel(
 # --- rows: bound by memory, everything in float32 -------------------------------------------------------------------
 
 
+@triton.jit
+def _over_peak(part, peak):
+    """Rows over their largest magnitude; 1 or -1 where both are infinite, so that the norm is infinite and not NaN."""
+    return tl.where(tl.abs(part) == peak[:, None], tl.where(part < 0, -1.0, 1.0), part / peak[:, None])
+
+
 @triton.jit(do_not_specialize=["n"])
 def unit_rows_kernel(z, unit, norms, n, d, z_stride, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     """z_i / max(|z_i|, 1e-12) and |z_i|. 3 reads (all but the first from cache) and a write of N*D.
@@ -373,10 +394,10 @@ def unit_rows_kernel(z, unit, norms, n, d, z_stride, BLOCK_N: tl.constexpr, BLOC
     for first in range(0, d, BLOCK_D):
         part = _load_rows(z, rows, first + tl.arange(0, BLOCK_D), n, d, z_stride).to(tl.float32)
         peak = tl.maximum(peak, tl.max(tl.abs(part), 1))
-    peak = tl.where(peak == 0, 1.0, peak)
     squares = tl.zeros((BLOCK_N,), tl.float32)
     for first in range(0, d, BLOCK_D):
-        part = _load_rows(z, rows, first + tl.arange(0, BLOCK_D), n, d, z_stride).to(tl.float32) / peak[:, None]
+        part = _load_rows(z, rows, first + tl.arange(0, BLOCK_D), n, d, z_stride).to(tl.float32)
+        part = _over_peak(part, peak)
         squares += tl.sum(part * part, 1)
     norm = peak * tl.sqrt_rn(squares)
     tl.store(norms + rows, norm, mask=rows < n)
@@ -483,8 +504,8 @@ def row_cosine_kernel(
         xx, yy, xy = tl.zeros_like(xx), tl.zeros_like(yy), tl.zeros_like(xy)
         for first in range(0, d, BLOCK_D):
             features = first + tl.arange(0, BLOCK_D)
-            a = _load_rows(x, rows, features, n, d, x_stride).to(tl.float32) / unit_x[:, None]
-            b = _load_rows(y, rows, features, n, d, y_stride).to(tl.float32) / unit_y[:, None]
+            a = _over_peak(_load_rows(x, rows, features, n, d, x_stride).to(tl.float32), unit_x)
+            b = _over_peak(_load_rows(y, rows, features, n, d, y_stride).to(tl.float32), unit_y)
             xx += tl.sum(a * a, 1)
             yy += tl.sum(b * b, 1)
             xy += tl.sum(a * b, 1)

@@ -118,7 +118,7 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
         error = difference.square()
     else:
         error = torch.where(size < beta, difference.square() * (0.5 / beta), size - 0.5 * beta)
-    return torch.where(weights != 0, error.mean(1), 0), moments
+    return torch.where(weights != 0, (error / error.shape[1]).sum(1), 0), moments
 
 
 def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
@@ -132,5 +132,6 @@ def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tenso
 def _moments(target: Tensor, norm: str) -> Tensor:
     if norm == "none":
         return torch.tensor([0.0, 1.0], dtype=target.dtype, device=target.device).repeat(len(target), 1)
-    variance, mean = torch.var_mean(target, 1, correction=1 if norm == "mae" else 0)
-    return torch.stack([mean, (variance + EPS[norm]).rsqrt()], 1)
+    # In fp64: squares of large numbers leave the range of fp32.
+    variance, mean = torch.var_mean(target.double(), 1, correction=1 if norm == "mae" else 0)
+    return torch.stack([mean, (variance + EPS[norm]).rsqrt()], 1).to(target.dtype)

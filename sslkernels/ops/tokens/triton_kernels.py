@@ -280,16 +280,22 @@ def errors_kernel(
     inverse = tl.full((BLOCK_N,), 1.0, tl.float32)
     if NORM:
         total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
+        peaks = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
         for start in range(0, channels, BLOCK_C):
             columns = start + tl.arange(0, BLOCK_C)
-            total += _load_rows(target, rows, columns, counted, channels, target_stride)
+            rows_here = _load_rows(target, rows, columns, counted, channels, target_stride)
+            total += rows_here
+            peaks = tl.maximum(peaks, tl.abs(rows_here))
         mean = tl.sum(total, 1) / channels
+        unit = tl.maximum(tl.max(peaks, 1), 1.0)  # squares of large numbers would leave the range
         total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
         for start in range(0, channels, BLOCK_C):
             columns = start + tl.arange(0, BLOCK_C)
             away = _load_rows(target, rows, columns, counted, channels, target_stride) - mean[:, None]
+            away /= unit[:, None]
             total += tl.where(columns[None, :] < channels, away * away, 0.0)
-        inverse = tl.where(counted, tl.rsqrt(tl.sum(total, 1) / (channels - correction) + eps), 1.0)
+        variance = tl.sum(total, 1) / (channels - correction)
+        inverse = tl.where(counted, tl.rsqrt(variance + eps / unit / unit) / unit, 1.0)
     total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for start in range(0, channels, BLOCK_C):
         columns = start + tl.arange(0, BLOCK_C)
@@ -301,9 +307,10 @@ def errors_kernel(
         else:
             size = tl.abs(difference)
             error = tl.where(size < beta, difference * difference * (0.5 / beta), size - 0.5 * beta)
-        total += tl.where(counted[:, None] & (columns[None, :] < channels), error, 0.0)
+        # Each is divided: the sum of large errors may leave the range.
+        total += tl.where(counted[:, None] & (columns[None, :] < channels), error * (1.0 / channels), 0.0)
     known = rows < n
-    tl.store(errors + rows, tl.sum(total, 1) / channels, mask=known)
+    tl.store(errors + rows, tl.sum(total, 1), mask=known)
     tl.store(moments + 2 * rows.to(tl.int64), mean, mask=known)
     tl.store(moments + 2 * rows.to(tl.int64) + 1, inverse, mask=known)
 

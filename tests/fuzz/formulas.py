@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every loss and op as its paper writes it, in plain PyTorch and in the dtype of what it is given.
+
+In float64 it is what the fuzz compares with; in a lower dtype it shows how far eager PyTorch lands. Shares no code with
+the library.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def lse(logits: Tensor, dim: int = 1) -> Tensor:
+    """torch.logsumexp; a row of nothing but -inf is -inf with a gradient of zero, where torch's is NaN."""
+    nothing = (logits == -torch.inf).all(dim, keepdim=True)
+    return logits.masked_fill(nothing, 0).logsumexp(dim).masked_fill(nothing.squeeze(dim), -torch.inf)
+
+
+def unit(z: Tensor, eps: float = 1e-12) -> Tensor:
+    return z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(eps)
+
+
+def own(n: int) -> Tensor:
+    return torch.eye(n, dtype=torch.bool)
+
+
+def left_out(exclude: Tensor | None, n: int, m: int) -> Tensor:
+    out = torch.zeros(n, m + 1, dtype=torch.bool)
+    if exclude is not None:
+        listed = exclude.reshape(n, -1)
+        out.scatter_(1, torch.where(listed < 0, m, listed), True)
+    return out[:, :m]
+
+
+def logsumexp_similarity(
+    x: Tensor, y: Tensor | None, scale: float | Tensor, exclude: Tensor | None, dim: str
+) -> list[Tensor]:
+    keys = x if y is None else y
+    logits = (scale * (x @ keys.T)).masked_fill(left_out(exclude, len(x), len(keys)), -torch.inf)
+    return [lse(logits, 1), lse(logits, 0)] if dim == "both" else [lse(logits, 1)]
+
+
+def nt_xent(z0: Tensor, z1: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
+    z = torch.cat([z0, z1])
+    z = unit(z) if normalize else z
+    logits = z @ z.T / temperature
+    positive = logits.diagonal(len(z0)).repeat(2) if len(z0) else logits[:, 0]
+    return logits.masked_fill(own(len(z)), -torch.inf).logsumexp(1) - positive
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None,
+    temperature: float | Tensor,
+    normalize: bool,
+    symmetric: bool,
+) -> Tensor:
+    if normalize:
+        query, key = unit(query), unit(key)
+    if negatives is not None:
+        positive = (query * key).sum(1, keepdim=True) / temperature
+        logits = torch.cat([positive, query @ negatives.T / temperature], 1)
+        return logits.logsumexp(1) - positive[:, 0]
+    logits = query @ key.T / temperature
+    forth = logits.logsumexp(1) - logits.diagonal()
+    return (forth + logits.logsumexp(0) - logits.diagonal()) / 2 if symmetric else forth
+
+
+def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
+    logits = scale * (image @ text.T)
+    return (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
+
+
+def cosine(x: Tensor, y: Tensor, eps: float) -> Tensor:
+    return (unit(x, eps) * unit(y, eps)).sum(1)
+
+
+def off_diagonal_energy(matrix: Tensor) -> Tensor:
+    return matrix.masked_fill(own(len(matrix)), 0).square().sum()
+
+
+def cross_correlation_sq(a: Tensor, b: Tensor) -> list[Tensor]:
+    c = a.T @ b
+    return [c.diagonal(), c.square().sum()]
+
+
+def standardized(z: Tensor, eps: float, convention: str) -> Tensor:
+    centred = z - z.mean(0)
+    if convention == "stable-pretraining":
+        return centred / (z.std(0) + eps)
+    return centred / (z.var(0, unbiased=False) + eps).sqrt()
+
+
+def barlow_twins(z0: Tensor, z1: Tensor, lambd: float, eps: float, convention: str) -> Tensor:
+    c = standardized(z0, eps, convention).T @ standardized(z1, eps, convention) / len(z0)
+    return (1 - c.diagonal()).square().sum() + lambd * off_diagonal_energy(c)
+
+
+def variance_hinge(z: Tensor, eps: float) -> Tensor:
+    return torch.relu(1 - (z.var(0) + eps).sqrt()).mean()
+
+
+def covariance_penalty(z: Tensor) -> Tensor:
+    centred = z - z.mean(0)
+    return off_diagonal_energy(centred.T @ centred / (len(z) - 1)) / z.shape[1]
+
+
+def vicreg(z0: Tensor, z1: Tensor, sim: float, var: float, cov: float, eps: float) -> Tensor:
+    hinges = variance_hinge(z0, eps) + variance_hinge(z1, eps)
+    return sim * (z0 - z1).square().mean() + var * hinges / 2 + cov * (covariance_penalty(z0) + covariance_penalty(z1))
+
+
+def vcreg(z: Tensor, var: float, cov: float, eps: float) -> Tensor:
+    return var * variance_hinge(z, eps) / 2 + cov * covariance_penalty(z)
+
+
+def correlation_penalty(z: Tensor) -> Tensor:
+    centred = z - z.mean(0)
+    normed = centred / centred.norm(dim=0).clamp_min(1e-30)
+    return off_diagonal_energy(normed.T @ normed) / z.shape[1] ** 2
+
+
+def vibcreg(z0: Tensor, z1: Tensor, sim: float, var: float, cov: float, eps: float) -> Tensor:
+    hinges = variance_hinge(z0, eps) + variance_hinge(z1, eps)
+    penalties = correlation_penalty(z0) + correlation_penalty(z1)
+    return sim * (z0 - z1).square().mean() + var * hinges + cov * penalties
+
+
+def frossl(views: Sequence[Tensor], weight: float) -> Tensor:
+    units = torch.stack([z / z.norm(dim=0).clamp_min(1e-30) for z in views])
+    total = weight * len(views) / len(views[0]) * (units - units.mean(0)).square().sum()
+    for u in units:
+        c = u.T @ u
+        total = total + (c / c.trace()).square().sum().log()
+    return total
+
+
+def tico(z0: Tensor, z1: Tensor, covariance: Tensor | None, beta: float, rho: float) -> list[Tensor]:
+    u0, u1 = unit(z0), unit(z1)
+    c = (1 - beta) * (u0.T @ u0).detach() / len(z0)
+    c = c if covariance is None else c + beta * covariance
+    return [1 - (u0 * u1).sum(1).mean() + rho * (u0 @ c * u0).sum(1).mean(), c]
+
+
+def sigreg(z: Tensor, slices: Tensor, knots: int, t_max: float) -> Tensor:
+    p, n, step = z @ slices, z.shape[-2], t_max / (knots - 1)
+    total = 0.0
+    for k in range(knots):
+        t, width = k * step, step / 2 if k in (0, knots - 1) else step
+        normal = math.exp(-t * t / 2)
+        gap = (torch.cos(t * p).mean(-2) - normal).square() + torch.sin(t * p).mean(-2).square()
+        total = total + 2 * width * normal * gap.mean()
+    return n * total
+
+
+def lejepa(local_z: Tensor, global_z: Tensor, slices: Tensor, weight: float, knots: int, t_max: float) -> Tensor:
+    every = torch.cat([global_z, local_z])
+    distance = (every - global_z.mean(0)).square().mean()
+    return weight * sigreg(every, slices, knots, t_max) + (1 - weight) * distance
+
+
+def masked(pred: Tensor, target: Tensor, mask: Tensor, norm: str, beta: float | None) -> Tensor:
+    """Tokens of mask 0 have no part in it, NaN or not."""
+    counted = mask != 0
+    if not counted.any():
+        return (pred.masked_fill(torch.ones_like(pred, dtype=torch.bool), 0)).sum()
+    pred, target, weights = pred[counted], target[counted], mask[counted].to(pred.dtype)
+    if norm != "none":
+        variance, mean = torch.var_mean(target, 1, correction=norm == "mae", keepdim=True)
+        target = (target - mean) / (variance + (1e-6 if norm == "mae" else 1e-5)).sqrt()
+    if beta is None:
+        errors = (pred - target).square().mean(1)
+    else:
+        errors = F.smooth_l1_loss(pred, target, beta=beta, reduction="none").mean(1)
+    return (errors * weights).sum() / weights.sum().clamp_min(1)
+
+
+def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None) -> Tensor:
+    out = torch.stack([sample[i] for sample, i in zip(x, index.long(), strict=True)])
+    return out if pos is None else out + pos.reshape(pos.shape[-2:])[index.long()]
+
+
+def scatter_tokens(x: Tensor, index: Tensor, length: int, fill: float | Tensor) -> Tensor:
+    samples = []
+    for tokens, places in zip(x, index.tolist(), strict=True):
+        rows = []
+        for place in range(length):
+            arriving = [tokens[k] for k, to in enumerate(places) if to == place]
+            rows.append(sum(arriving[1:], arriving[0]) if arriving else x.new_zeros(x.shape[2]) + fill)
+        samples.append(torch.stack(rows))
+    return torch.stack(samples)
+
+
+def restore_tokens(visible: Tensor, ids: Tensor, token: Tensor, pos: Tensor | None, prefix: int) -> Tensor:
+    kept, samples = visible.shape[1] - prefix, []
+    for tokens, ranks in zip(visible, ids.tolist(), strict=True):
+        rows = [tokens[prefix + rank] if rank < kept else token.reshape(-1) for rank in ranks]
+        samples.append(torch.stack([*tokens[:prefix], *rows]))
+    out = torch.stack(samples)
+    return out if pos is None else out + pos.reshape(pos.shape[-2:])
+
+
+def patchify_gather(images: Tensor, index: Tensor, patch: int) -> Tensor:
+    pixels = F.unfold(images.double(), patch, stride=patch).to(images.dtype).transpose(1, 2)
+    return torch.stack([sample[i] for sample, i in zip(pixels, index.long(), strict=True)])
+
+
+def queue_update(queue: Tensor, keys: Tensor, position: int) -> Tensor:
+    queue = queue.clone()
+    for i, key in enumerate(keys):
+        queue[(position + i) % len(queue)] = key.to(queue.dtype)
+    return queue

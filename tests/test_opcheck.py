@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""torch.library.opcheck of every registered op, with every option that takes it another way."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+import sslkernels.functional  # noqa: F401  registers every op
+from sslkernels.ops.similarity.autograd import workspace
+
+OPS = torch.ops.sslkernels
+DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
+# What opcheck does without compiling anything, and takes a twentieth of the time.
+UNCOMPILED = ("test_schema", "test_autograd_registration", "test_faketensor")
+Calls = dict[str, list[tuple[Any, ...]]]
+BOTH = (False, True)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def similarity(backend: str, dtype: torch.dtype) -> Calls:
+    x, y = torch.randn(5, 4).to(dtype), torch.randn(3, 4).to(dtype)
+    sums = wide(dtype)
+    scale, rows, columns = torch.tensor(0.7, dtype=sums), torch.randn(5, dtype=sums), torch.randn(3, dtype=sums)
+    lists = (None, torch.tensor([[0], [2], [-1], [1], [1]]), torch.tensor([[0, 1, 1]]).expand(5, 3))
+    forward, backward = [], []
+    for keys, exclude, by_column in itertools.product((y, None), lists, BOTH):
+        half = keys is None and not by_column
+        room = workspace(x, keys, half, backend, True)
+        kept = None if room is None else torch.zeros_like(room)
+        for attend, left in ((False, None), (False, kept), (True, None)):
+            if (attend and keys is None) or (left is None and kept is None and not attend and by_column):
+                continue
+            forward.append((x, keys, scale, exclude, by_column, attend, left, backend))
+        lse, other, _ = OPS.similarity_forward(x, keys, scale, exclude, by_column, False, kept, backend)
+        of_rows = (lse, rows)
+        of_columns = (other, columns) if by_column and keys is y else (lse, rows) if keys is None else (None, None)
+        if by_column and keys is None:
+            continue  # the caller passes x on both sides
+        for need_x, need_y in ((True, False), (True, True), (False, True)) if keys is y else ((True, False),):
+            backward.append((x, keys, scale, exclude, *of_rows, *of_columns, kept, need_x, need_y, backend))
+        if by_column:
+            backward.append((x, keys, scale, exclude, None, None, *of_columns, None, True, True, backend))
+    return {"similarity_forward": forward, "similarity_backward": backward}
+
+
+def of_rows(backend: str, dtype: torch.dtype) -> Calls:
+    x, y, sums = torch.randn(5, 4).to(dtype), torch.randn(3, 4).to(dtype), wide(dtype)
+    rows, columns, norms = torch.randn(5, dtype=sums), torch.randn(3, dtype=sums), torch.rand(2, 5, dtype=sums)
+    needs = ((True, True), (True, False), (False, True))
+    return {
+        "unit_rows_forward": [
+            (x, other, out, backend) for other in (None, y) for out in {dtype, torch.bfloat16, torch.float16}
+        ],
+        "unit_rows_backward": [(x, rows.abs(), x.flip(0), n0, out, backend) for n0, out in ((3, dtype), (5, sums))],
+        "row_dot_forward": [(x, None, 2, backend), (x, None, 0, backend), (y, x, 0, backend), (y, x, 4, backend)],
+        "row_dot_backward": [
+            (x, None, 2, rows, True, False, backend),
+            *[(y, x, 1, columns, *need, backend) for need in needs],
+            *[(x, x.flip(0), 1, rows, *need, backend) for need in needs],
+        ],
+        "row_cosine_forward": [(x, x.flip(0), 1e-8, backend), (y, y, 10.0, backend), (x[:0], x[:0], 1.0, backend)],
+        "row_cosine_backward": [
+            (x, x.flip(0), rows, norms, grad, 0.5, *need, backend)
+            for need in needs for grad in (rows, rows[:1].expand(5))
+        ],
+    }  # fmt: skip
+
+
+def tokens(backend: str, dtype: torch.dtype) -> Calls:
+    sums = wide(dtype)
+    x, fill, pos = torch.randn(2, 5, 3).to(dtype), torch.randn(3, dtype=sums), torch.randn(7, 3, dtype=sums)
+    index, ids = torch.tensor([[[0, 4, 4], [1, 2, 0]]]), torch.rand(1, 2, 6).argsort(dim=2).int()
+    rows, weights, moments = x[0], torch.tensor([1, 0, 2, 0, 1], dtype=sums), torch.rand(5, 2, dtype=sums)
+    norms, betas = ("none", "mae", "layer"), (0.0, 0.5)
+    return {
+        "tokens_gather": [
+            (x, index, None, None, 0, False, dtype, backend),
+            (x, index, None, pos[:5], 0, False, sums, backend),
+            (x, ids, fill, None, 1, True, dtype, backend),
+            (x, ids, fill, pos, 1, True, sums, backend),
+            (x, index.expand(3, 2, 3), None, None, 0, False, dtype, backend),
+        ],
+        "tokens_collect": [
+            (x[:, :3], index, 6, None, 0, False, dtype, backend),
+            (x[:, :3], index.int(), 6, fill, 0, True, dtype, backend),
+            (x[:, :4], index, 6, None, 1, False, sums, backend),
+            (x.repeat(2, 1, 1)[:, :3], index.expand(2, 2, 3), 6, None, 0, False, dtype, backend),
+        ],
+        "tokens_sums": [(x[:, :3], index, 5, backend), (x[:, :3], index - 1, 1, backend)],
+        "tokens_ranks": [(torch.rand(2, 7), keep, backend) for keep in (0, 3, 7)],
+        "tokens_patches": [(torch.randn(2, 3, 4, 4).to(dtype), index[0] % 4, 2, backend)],
+        "tokens_errors": [
+            (rows, target, weights, norm, beta, backend)
+            for norm in norms for beta in betas for target in (rows.flip(0), rows.flip(0).to(sums))
+        ],
+        "tokens_errors_backward": [
+            (rows, rows.flip(0), weights, moments, norm, beta, backend) for norm in norms for beta in betas
+        ],
+    }  # fmt: skip
+
+
+def correlation(backend: str, dtype: torch.dtype) -> Calls:
+    sums = wide(dtype)
+    z0, z1 = torch.randn(5, 4).to(dtype), torch.randn(5, 4).to(dtype)
+    mean, scale, own = torch.randn(3, 2, 4, dtype=sums).unbind()
+    means = torch.stack([mean, 1e-8 * mean], 1)
+    gram, c, pull = torch.randn(2, 5, 5, dtype=sums), torch.randn(1, 4, 4, dtype=sums), own[0, 0].clone()
+    return {
+        "correlation_moments": [(z0, other, centre, backend) for other in (None, z1) for centre in BOTH],
+        "correlation_matrix": [
+            (z0, z1, means, scale, True, "samples", sums, 0, 5, backend),
+            (z0, z1, None, None, False, "samples", sums, 1, 3, backend),
+            (z0, z1, means, scale, True, "features", dtype, 0, 5, backend),
+            (z0, None, means[:1], scale[:1], False, "features", torch.bfloat16, 0, 5, backend),
+        ],
+        "correlation_energies": [
+            (gram, gram, True, "samples", backend),
+            (gram, gram, False, "samples", backend),
+            (c, c + 1, True, "features", backend),
+            (c, c, False, "features", backend),
+        ],
+        "correlation_backward": [
+            (z0, z1, means, scale, gram, True, "samples", own, own, mean, pull, scale, sums, 0, 5, True, True,
+             backend),
+            (z0, z1, means, scale, c, True, "features", own, own, mean, pull, None, dtype, 0, 5, True, False,
+             backend),
+            (z0, None, means[:1], scale[:1], c, False, "features", own[:1], own[:1], None, pull, None,
+             dtype, 0, 5, True, False, backend),
+            (z0, z1, means, scale, None, False, "samples", None, own, None, pull, None, sums, 0, 5, False, True,
+             backend),
+            (z0, z1, None, None, gram[:, :3], True, "samples", None, None, None, None, None, sums, 1, 3, True,
+             True, backend),
+        ],
+    }  # fmt: skip
+
+
+def characteristic(backend: str, dtype: torch.dtype) -> Calls:
+    sums = wide(dtype)
+    p, grad = torch.randn(2, 4, 3, dtype=sums), torch.randn(2, 2, 5, 3, dtype=sums)
+    return {
+        "characteristic_sums": [(p, 0.3, knots, backend) for knots in (2, 5)],
+        "characteristic_adjoint": [(p, grad, 0.3, backend)],
+    }
+
+
+def moved(backend: str, dtype: torch.dtype) -> Calls:
+    t, s = [torch.randn(3, 2).to(dtype), torch.randn(5).to(dtype)], [torch.randn(3, 2), torch.randn(5)]
+    masters, queue, keys = [x.float() for x in t], torch.zeros(4, 2).to(dtype), torch.randn(3, 2)
+    twins = masters if dtype in (torch.bfloat16, torch.float16) else []
+    at = torch.tensor(0.9, dtype=torch.float64)
+    return {
+        "ema_update": [
+            (t, s, held, momentum, tensor, backend)
+            for held in ([], twins) for momentum, tensor in ((0.9, None), (0.0, None), (1.0, None), (0.0, at))
+        ],
+        "queue_update": [(queue, keys, None, 2, backend), (queue, keys, torch.tensor(3), 0, backend)],
+    }  # fmt: skip
+
+
+def every_call(backend: str, dtype: torch.dtype) -> Calls:
+    families = (similarity, of_rows, tokens, correlation, characteristic, moved)
+    return {name: calls for family in families for name, calls in family(backend, dtype).items()}
+
+
+def test_every_registered_op_is_called() -> None:
+    registered = {name.split("::")[1] for name in torch._C._dispatch_get_all_op_names() if "sslkernels::" in name}
+    assert set(every_call("reference", torch.float32)) == registered
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_without_compiling(backend: str, dtype: torch.dtype) -> None:
+    check(backend, dtype, UNCOMPILED)
+
+
+# Graphs know dtypes by their size alone: one of 32 bits and one of 16.
+@pytest.mark.parametrize(
+    ("compiled", "dtype"),
+    [
+        ("cpu", torch.float32),
+        pytest.param("cpu", torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param("reference", torch.float32, marks=pytest.mark.slow),
+        pytest.param("reference", torch.bfloat16, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_compiled_and_eager_agree(compiled: str, dtype: torch.dtype) -> None:
+    """To the bit: memory that an op returns and did not write would differ."""
+    check(compiled, dtype, ("test_aot_dispatch_dynamic",))
+
+
+def check(backend: str, dtype: torch.dtype, tests: tuple[str, ...]) -> None:
+    for name, calls in every_call(backend, dtype).items():
+        for arguments in calls:
+            try:
+                torch.library.opcheck(getattr(OPS, name).default, arguments, test_utils=tests)
+            except Exception as error:
+                raise AssertionError(f"{name}{arguments}") from error
