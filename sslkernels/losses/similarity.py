@@ -70,7 +70,9 @@ class NTXentLoss(Module):
         self.memory_bank = None
         self._lazy_size = 0
         sizes = list(memory_bank_size) if isinstance(memory_bank_size, Sequence) else [memory_bank_size]
-        if len(sizes) not in (1, 2) or not all(is_whole(n, 0) for n in sizes) or (sizes[0] > 0 and sizes[-1] == 0):
+        lazy = is_whole(memory_bank_size, 0)
+        known = lazy or len(sizes) == 2 or sizes == [0]
+        if not known or not all(is_whole(n, 0) for n in sizes) or (sizes[0] > 0 and sizes[-1] == 0):
             raise ValueError(
                 f"NTXentLoss: memory_bank_size is {came(memory_bank_size)}; "
                 "pass 0 for none, or (size, dim) with whole numbers of at least 1."
@@ -78,7 +80,7 @@ class NTXentLoss(Module):
         check_fits("NTXentLoss", "memory_bank_size", memory_bank_size, math.prod(int(n) for n in sizes))
         if sizes[0] > 0 and len(sizes) == 2:
             self.memory_bank = MemoryQueue(*sizes)
-        elif sizes[0] > 0:
+        elif lazy and sizes[0] > 0:
             self._lazy_size = int(sizes[0])
             warnings.warn(
                 f"memory_bank_size={sizes[0]} creates the bank at the first call; "
