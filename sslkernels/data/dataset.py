@@ -73,7 +73,7 @@ def _load(spec: str, image_size: int) -> Dataset:
     if not path:
         raise ValueError(f"data is {spec!r}, which names no path; write {kind}:PATH.")
     if not _is_there(Path(path)):
-        raise FileNotFoundError(f"data is {spec!r} and {path} does not exist; pass the path of data that is there.")
+        raise FileNotFoundError(f"data is {spec!r}, and nothing is there; pass the path of data that exists.")
     if kind == "imagefolder":
         from sslkernels.data.imagefolder import load_imagefolder
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of images as RGB squares of one size; its sub-folders, with all that lies deeper in them, are the classes."""
+"""A folder of images as RGB squares of one size; a sub-folder, with all that lies deeper in it, is a class."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def read_picture(file: Path, size: int) -> Picture:
             with Image.open(opened, formats=FORMATS) as image:
                 return _shown(image, opened, size)
     except UnidentifiedImageError as error:
-        raise ValueError(_unreadable(file, f"it is in none of the formats {', '.join(FORMATS)}")) from error
+        raise ValueError(_unreadable(file, f"it is damaged, or in none of the formats {', '.join(FORMATS)}")) from error
     # A decoder of damaged bytes raises what it stumbles over: struct.error, zlib.error, KeyError, MemoryError, ...
     except Exception as error:
         raise ValueError(_unreadable(file, cause_of(error))) from error
@@ -127,11 +127,15 @@ def _with_unpacker(opened: BinaryIO, old: str, new: str) -> np.ndarray:
     from PIL import Image
 
     opened.seek(0)
+    image: Any  # that it has tiles, Pillow says of files only
     with Image.open(opened, formats=FORMATS) as image:
-        tiles: list[Any] = []
-        for *place, arguments in image.tile:
-            is_tuple = isinstance(arguments, tuple)
-            tiles.append((*place, tuple(new if each == old else each for each in arguments) if is_tuple else new))
+        tiles = []
+        for tile in image.tile:
+            *place, arguments = tile
+            if isinstance(arguments, tuple):
+                arguments = tuple(new if each == old else each for each in arguments)
+            make = getattr(tile, "_make", tuple)  # a named tuple from Pillow 11 on
+            tiles.append(make((*place, arguments if isinstance(arguments, tuple) else new)))
         image.tile = tiles
         return np.asarray(image).astype(np.int32)
 
@@ -164,7 +168,7 @@ def _turn(image: Image) -> Transpose | None:
     """How to make it upright."""
     from PIL.Image import ExifTags, Transpose
 
-    turns = {
+    turns: dict[Any, Transpose] = {
         2: Transpose.FLIP_LEFT_RIGHT,
         3: Transpose.ROTATE_180,
         4: Transpose.FLIP_TOP_BOTTOM,
@@ -187,7 +191,7 @@ def _square(image: Image, turn: Transpose | None, size: int) -> Image:
 
 
 def _squares(channels: list[np.ndarray], turn: Transpose | None, size: int, most: int) -> Tensor:
-    """Whole numbers of one or three channels as float32 ``(3, S, S)``; the filter's overshoot is cut off at ``most``."""
+    """Numbers of one or three channels as float32 ``(3, S, S)``; the filter's overshoot is cut off at ``most``."""
     from PIL import Image
 
     squares = [np.array(_square(Image.fromarray(each.astype(np.float32)), turn, size)) for each in channels]
