@@ -116,7 +116,7 @@ def _left_out(image: Image) -> list[str]:
     return found
 
 
-def _unpacker(image: Image) -> str:
+def _unpacker(image: Any) -> str:
     """What Pillow calls the way from the file's bytes to pixels, such as ``RGB;16B``."""
     arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments

@@ -194,7 +194,7 @@ def test_a_damaged_picture_is_read_or_named(kind, tmp_path, seed, small_pictures
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", PICTURES)
 def test_many_damaged_pictures_are_read_or_named(kind, tmp_path, seed, small_pictures):
-    fuzz_pictures(kind, tmp_path / "x.png", 10_000, seed)
+    fuzz_pictures(kind, tmp_path / "x.png", 700, seed)
 
 
 @pytest.mark.parametrize("error", [KeyError, struct.error, MemoryError, OverflowError, RecursionError, zlib.error])
@@ -382,8 +382,8 @@ def fuzz_npz(path: Path, count: int, seed: int) -> None:
         except ValueError as error:
             message = str(error)
             assert str(path) in message and "\n" not in message and message.endswith("."), f"{number}: {message}"
-        else:  # what the checksums do not cover, such as dates
-            assert (found.train_images == expected.train_images).all()
+        else:  # what the checksums do not cover: dates, and the name of the labels, without which the split is another
+            assert found.train_labels is None or (found.train_images == expected.train_images).all(), number
 
 
 @pytest.mark.filterwarnings("ignore:npz")
@@ -394,7 +394,7 @@ def test_a_damaged_npz_is_never_read_wrongly(tmp_path, seed):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:npz")
 def test_many_damaged_npz_are_never_read_wrongly(tmp_path, seed):
-    fuzz_npz(tmp_path / "x.npz", 10_000, seed)
+    fuzz_npz(tmp_path / "x.npz", 5000, seed)
 
 
 # Names
