@@ -13,7 +13,7 @@ import torch
 
 from sslkernels import _C, backends
 from sslkernels.arguments import LARGEST_WHOLE, MEMORY, came
-from sslkernels.terminal import say
+from sslkernels.terminal import printable
 
 if TYPE_CHECKING:
     from sslkernels.bench.workloads import Workload
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     workload, dtype = _workload(args.op, args.shape), _dtype(args.dtype)
     device = parse_device("explain: ", args.device)
     for line in explain(workload, dtype, device, args.backend, args.measure):
-        say(line)  # what is known stands there before anything is measured
+        print(printable(line), flush=True)  # what is known stands there before anything is measured
     return 0
 
 
