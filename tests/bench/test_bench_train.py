@@ -265,7 +265,7 @@ def test_a_record_without_a_part_is_not_whole(name):
         "backend": "cpu",
         "losses": [2.0, 1.0], "first_loss_deviation": 0.0, "first_gradient_deviation": 0.0, "deviation": 0.0,
         "control_deviation": 0.0, "allowed_deviation": 0.0, "agrees": True, "threads": 2,
-        "date": "2026-01-01T00:00:00Z",
+        "date": "2026-01-01T00:00:00Z", "commit": None,
         "device": {"name": "a", "type": "cpu", "isa": "b"}, "versions": {"torch": "2"}, **costs,
     }  # fmt: skip
     assert fault(whole) is None
