@@ -8,15 +8,16 @@ writes results/crossover.jsonl and results/crossover.png.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 import sslkernels.functional as SF
 from sslkernels.bench import measure, runner
+from sslkernels.bench.records import write
+from sslkernels.files import write_atomically
 
 FEATURES = (512, 2048)
 RATIOS = (0.25, 0.5, 0.71, 0.85, 1.0, 1.18, 1.41, 2.0, 4.0)
@@ -46,7 +47,7 @@ def measured() -> list[dict[str, Any]]:
     return records
 
 
-def draw(records: list[dict[str, Any]], path: Path) -> None:
+def draw(records: list[dict[str, Any]], file: BinaryIO) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -80,7 +81,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     figure.suptitle(
         "Which side is faster, forward + backward: above 1 the N x N side is", fontweight="bold", x=0.02, ha="left"
     )
-    figure.savefig(path)
+    figure.savefig(file, format="png")
 
 
 def main() -> None:
@@ -88,8 +89,8 @@ def main() -> None:
         sys.exit("usage: python benchmarks/crossover.py NAME, which writes NAME.jsonl and NAME.png")
     name = Path(sys.argv[1])
     records = measured()
-    name.with_suffix(".jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    draw(records, name.with_suffix(".png"))
+    write(records, name.with_suffix(".jsonl"))
+    write_atomically(name.with_suffix(".png"), lambda file: draw(records, file))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sslkernels.bench import page, results, runner
-from sslkernels.bench.architectures import architecture
+from sslkernels.bench import page, results
+from sslkernels.bench.architectures import network
 from sslkernels.bench.names import commit, duration, machine, number, shape, short, title, titled
 from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.report import (
@@ -32,6 +32,7 @@ from sslkernels.bench.report import (
 )  # fmt: skip
 from sslkernels.bench.results import Results
 from sslkernels.bench.workloads import FAMILIES
+from sslkernels.files import write_atomically
 
 Record = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +133,7 @@ def _name(record: Record) -> list[str]:
         return [words[op], f"{batch}, {channels}"]
     if record["family"] == "ema":
         tensors, parameters = sizes
-        name = architecture(tensors, parameters)[0]
+        name = network(tensors, parameters)
         if name == "equal tensors":
             return [f"{tensors} tensors of {parameters // tensors}"]
         return [f"{name}, {tensors} tensors, {parameters / 1e6:.0f} M"]
@@ -240,7 +241,7 @@ def main() -> None:
     readme = rewritten(README.read_text(encoding="utf-8"), found)
     written = {FOLDER / name: content for name, content in page.files(found).items()}
     for path, content in {**written, README: readme.encode()}.items():
-        runner.save(content, path)
+        write_atomically(path, content)
         print(path.relative_to(ROOT))
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslkernels.bench import measure, report, runner
+from sslkernels.bench import measure, report
 from sslkernels.bench.providers import PROVIDERS
+from sslkernels.bench.records import read
 from sslkernels.bench.workloads import DTYPES, WORKLOADS, Workload
 
 CPU = torch.device("cpu")
@@ -29,7 +30,7 @@ SMALL = {str(workload): workload for workload in WORKLOADS if workload.preset ==
 COMMITTED = {
     (SMALL[name], dtype): case
     for family in ("similarity", "correlation", "tokens", "ema")
-    for (name, dtype), case in report.cases(runner.read(Path(__file__).parent / "results" / f"{family}.jsonl")).items()
+    for (name, dtype), case in report.cases(read(Path(__file__).parent / "results" / f"{family}.jsonl")).items()
     if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and report.ours(case)
 }
 FASTER = {

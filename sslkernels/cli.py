@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -61,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         options = _parser(arguments).parse_args(arguments)
-        code = int(options.run(options) or 0)
+        with _warning_in_sentences():
+            code = int(options.run(options) or 0)
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -88,6 +90,16 @@ def _run(arguments: list[str]) -> int:
 def _complain(sentence: str, code: int = 2) -> int:
     print(f"sslkernels: {printable(sentence)}", file=sys.stderr)
     return code
+
+
+@contextmanager
+def _warning_in_sentences() -> Iterator[None]:
+    """Without the place in the source, which says nothing to whoever runs a command."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: print(
+            f"sslkernels: warning: {printable(str(message))}", file=sys.stderr
+        )
+        yield
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sslkernels import _C, backends
+from sslkernels.arguments import LARGEST_WHOLE, MEMORY, came
+from sslkernels.terminal import printable
 
 if TYPE_CHECKING:
     from sslkernels.bench.workloads import Workload
@@ -95,9 +97,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the explanation. A wrong argument is a ValueError of one sentence."""
-    workload, dtype, device = _workload(args.op, args.shape), _dtype(args.dtype), _device(args.device)
+    workload, dtype = _workload(args.op, args.shape), _dtype(args.dtype)
+    device = parse_device("explain: ", args.device)
     for line in explain(workload, dtype, device, args.backend, args.measure):
-        print(line, flush=True)  # what is known stands there before anything is measured
+        print(printable(line), flush=True)  # what is known stands there before anything is measured
     return 0
 
 
@@ -112,19 +115,24 @@ def explain(
     >>> list(lines)[1]
     'backend      reference, because --backend asks for it'
     """
-    from sslkernels.bench.architectures import architecture
+    from sslkernels.bench.architectures import network
     from sslkernels.bench.providers import has_backends
     from sslkernels.bench.workloads import DIMENSIONS
 
-    here = device.type == "cpu" or torch.cuda.is_available()
+    here = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
     if measured and not here:
-        raise ValueError(f"explain: --measure came with --device {device}, and torch finds no CUDA device here.")
+        raise ValueError(f"explain: --measure came with --device {device}, and torch finds no such device here.")
     has = has_backends(workload)
     name = backends.choose(device, dtype, backend, has)
     cost = workload.cost(dtype)
+    if measured and cost.bytes > _memory(device):
+        raise ValueError(
+            f"explain: --measure came with tensors of {_bytes(cost.bytes)}, and {device} has "
+            f"{_bytes(_memory(device))}; pass a smaller --shape."
+        )
     sizes = ", ".join(f"{k}={v}" for k, v in zip(DIMENSIONS[workload.op], workload.shape, strict=True))
     if workload.family == "ema":
-        sizes += f" ({architecture(*workload.shape)[0]}), float32 targets"
+        sizes += f" ({network(*workload.shape)}), float32 targets"
     elif workload.op in ("nt_xent", "barlow_twins", "vicreg"):
         sizes = sizes.replace(",", " per view,")
     backward = f" forward, {_count(cost.backward)} backward where nothing is repeated"
@@ -267,9 +275,9 @@ def _workload(op: str, shape: str) -> Workload:
         raise ValueError(f"explain: OP is {op!r}; accepted are {', '.join(DIMENSIONS)}.")
     parts = re.split(r"[,x×]", shape.strip("() "))
     dimensions = DIMENSIONS[op]
-    if len(parts) != len(dimensions) or not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if len(parts) != len(dimensions) or not all(map(_is_size, parts)):
         raise ValueError(
-            f"explain: --shape is {shape!r}; {op} takes {len(dimensions)} positive whole numbers "
+            f"explain: --shape is {came(shape)}; {op} takes {len(dimensions)} positive whole numbers "
             f"{','.join(dimensions)}, such as {','.join(('64', '196', '4', '49', '1024')[-len(dimensions) :])}."
         )
     sizes = dict(zip(dimensions, map(int, parts), strict=True))
@@ -282,15 +290,25 @@ def _workload(op: str, shape: str) -> Workload:
     return Workload(op, tuple(sizes.values()))
 
 
+def _is_size(text: str) -> bool:
+    """A whole number that a tensor's side can be."""
+    return re.fullmatch(r"\s*[0-9]{1,19}\s*", text) is not None and 0 < int(text) <= LARGEST_WHOLE
+
+
+def _memory(device: torch.device) -> int:
+    return MEMORY if device.type == "cpu" else torch.cuda.get_device_properties(device).total_memory
+
+
 def _dtype(name: str) -> torch.dtype:
     if name not in _ACCEPTED_DTYPES:
         raise ValueError(f"explain: --dtype is {name!r}; accepted are {', '.join(_ACCEPTED_DTYPES)}.")
     return _DTYPES.get(name) or getattr(torch, name)
 
 
-def _device(name: str) -> torch.device:
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise ValueError(f"explain: --device is {name!r}; accepted are cpu and cuda.")
+def parse_device(command: str, name: str) -> torch.device:
+    """``command`` opens the sentence that a wrong ``name`` gets. PyTorch counts devices in seven bits."""
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", name):
+        raise ValueError(f"{command}--device is {name!r}; accepted are cpu and cuda.")
     return torch.device(name)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,3 +72,38 @@ def _os_error(error: BaseException | None) -> OSError | None:
             found = error
         error = error.__cause__ or error.__context__
     return found
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; whatever else has that name is refused before it can block or be drained.
+
+    Raises:
+        OSError: with the cause alone, such as "it is a fifo"; the caller says of which file and what to do.
+
+    >>> import tempfile
+    >>> open_regular(tempfile.gettempdir())
+    Traceback (most recent call last):
+        ...
+    OSError: it is a folder and no regular file
+    """
+    _check_regular(os.stat(path).st_mode)
+    # What was looked at may be another file by now: a fifo opened like this does not wait for its writer.
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+    try:
+        _check_regular(os.fstat(file.fileno()).st_mode)
+    except OSError:
+        file.close()
+        raise
+    return file
+
+
+def _check_regular(mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFIFO: "fifo", stat.S_IFDIR: "folder", stat.S_IFSOCK: "socket"}
+        raise OSError(f"it is a {kinds.get(stat.S_IFMT(mode), 'device')} and no regular file")
+
+
+def cause_of(error: Exception) -> str:
+    """The words of an error on one line; those of the system without number and file name, which the caller says."""
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.split()).rstrip(".") or type(error).__name__

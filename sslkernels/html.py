@@ -24,8 +24,8 @@ img { display: block; max-width: 100%; margin: 8px auto 0 }
 
 
 def page(title: str, content: Iterable[str], style: str = "") -> str:
-    """The file; ``style`` is added to `STYLE`."""
-    return "\n".join(
+    """The file; ``style`` is added to `STYLE`. What UTF-8 cannot hold, such as a file name's bytes, is spelled out."""
+    text = "\n".join(
         (
             "<!doctype html>",
             f'<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
@@ -35,6 +35,7 @@ def page(title: str, content: Iterable[str], style: str = "") -> str:
             "</main></body></html>\n",
         )
     )
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def section(title: str, words: str, content: str) -> str:

@@ -60,12 +60,22 @@ def size(shapes: Shapes) -> tuple[int, int]:
 _BY_SIZE = {size(shapes): (name, shapes) for name, shapes in ARCHITECTURES.items()}
 
 
-def architecture(tensors: int, parameters: int) -> tuple[str, Shapes]:
-    """Name and shapes of the network of that size; where none has it, equal tensors.
+def network(tensors: int, parameters: int) -> str:
+    """Name of the network of that size; where none has it, that of `architecture`'s equal tensors.
+
+    >>> network(161, 25557032)
+    'ResNet-50'
+    """
+    return _BY_SIZE.get((tensors, parameters), ("equal tensors", ()))[0]
+
+
+def architecture(tensors: int, parameters: int) -> Shapes:
+    """Shapes of the network of that size; where none has it, equal tensors.
 
     >>> architecture(2, 8)
-    ('equal tensors', ((4,), (4,)))
+    ((4,), (4,))
     """
+    if (tensors, parameters) in _BY_SIZE:
+        return _BY_SIZE[tensors, parameters][1]
     share, over = divmod(parameters, tensors)
-    equal = tuple((share + (place < over),) for place in range(tensors))
-    return _BY_SIZE.get((tensors, parameters), ("equal tensors", equal))
+    return tuple((share + (place < over),) for place in range(tensors))

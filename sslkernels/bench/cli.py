@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import tempfile
 import time
@@ -18,7 +19,11 @@ import torch
 from sslkernels.bench import page, pictures, report, results, runner, train, workloads
 from sslkernels.bench.providers import OTHERS, PROVIDERS
 from sslkernels.bench.providers import select as select_providers
+from sslkernels.bench.records import Record, read, write
+from sslkernels.explain import parse_device
+from sslkernels.files import write_atomically
 from sslkernels.methods import available
+from sslkernels.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -60,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     run_.add_argument("--only", action="append", default=[], metavar="TEXT", help="workloads whose name contains TEXT")
     run_.add_argument("--dtype", choices=("fp32", "bf16"), help="one dtype; both by default")
-    run_.add_argument("--providers", default="", metavar="A,B", help=f"of {', '.join(PROVIDERS)}; all by default")
+    run_.add_argument("--providers", metavar="A,B", help=f"of {', '.join(PROVIDERS)}; all by default")
     run_.add_argument(
         "--preset",
         choices=("small", "recipe", "crossover"),
@@ -153,9 +158,9 @@ def _run(args: argparse.Namespace) -> int:
         "quick" if args.quick else args.preset or ("recipe" if device.type == "cuda" else "small")
     )
     chosen = workloads.select(args.what, preset, args.only)
-    providers = select_providers([name for name in args.providers.split(",") if name])
+    providers = select_providers(args.providers.split(",") if args.providers is not None else [])
     dtypes = [{"fp32": "float32", "bf16": "bfloat16"}[args.dtype]] if args.dtype else list(workloads.DTYPES)
-    if not args.seconds > 0:
+    if not 0 < args.seconds < math.inf:
         raise ValueError(f"--seconds is {args.seconds:g}; pass a positive number.")
     seconds = QUICK_SECONDS if args.quick else args.seconds
     out = args.out or Path(f"{args.what}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
@@ -163,9 +168,9 @@ def _run(args: argparse.Namespace) -> int:
     console = _console()
     with _progress(console, len(chosen) * len(dtypes)) as tell:
         records = runner.run(chosen, dtypes, providers, device, seconds, tell)
-    runner.write(records, out)
+    write(records, out)
     report.print_run(records, console)
-    console.print(f"{len(records)} records written to {out}", highlight=False, markup=False, soft_wrap=True)
+    say(f"{len(records)} records written to {out}")
     broken = sum(r["status"] == "failed" and r["provider"] not in OTHERS for r in records)
     if broken:
         print(f"sslkernels bench run: {broken} of our own results failed; see the lines above.", file=sys.stderr)
@@ -175,7 +180,7 @@ def _run(args: argparse.Namespace) -> int:
 def _compare(args: argparse.Namespace) -> int:
     if args.fail_over is not None and not 0 <= args.fail_over < math.inf:
         raise ValueError(f"--fail-over is {args.fail_over:g}; pass percent, 0 or more.")
-    before, after = runner.read(args.before), runner.read(args.after)
+    before, after = _benchmarks(args.before), _benchmarks(args.after)
     report.print_comparison(before, after, _console())
     if args.fail_over is None:
         return 0
@@ -185,11 +190,18 @@ def _compare(args: argparse.Namespace) -> int:
     return 1 if worse else 0
 
 
+def _benchmarks(path: Path) -> list[Record]:
+    found = [record for record in read(path) if "kind" not in record]
+    if not found:
+        raise ValueError(f"{path} holds records of `bench train` alone, which are not compared.")
+    return found
+
+
 def _plot(args: argparse.Namespace) -> int:
     picture = args.out.suffix.lower() == ".png"
+    _check_out(args.out / "index.html" if os.path.isdir(args.out) and not picture else args.out)
     if not picture and args.out.is_file():
         raise ValueError(f"--out is {args.out}, which is a file; pass a folder or a .png.")
-    _check_out(args.out / "index.html" if args.out.is_dir() and not picture else args.out)
     found = results.load(args.files)
     if picture:
         if len(found.families) != 1:
@@ -201,19 +213,17 @@ def _plot(args: argparse.Namespace) -> int:
         drawn = {args.out / name: content for name, content in page.files(found).items()}
         args.out.mkdir(exist_ok=True)
     for path, content in drawn.items():
-        runner.save(content, path)
-    print(f"{', '.join(path.name for path in drawn)} written to {args.out}")
+        write_atomically(path, content)
+    say(f"{', '.join(path.name for path in drawn)} written to {args.out}")
     return 0
 
 
 def _train(args: argparse.Namespace) -> int:
-    from sslkernels.training.run import write_atomically
-
     out = args.out or Path(f"{args.method}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
+    _check_out(out)
     picture = out.with_suffix(".png")
     if out == picture:
         raise ValueError(f"--out is {out}, the name of the picture; pass one that ends in .jsonl.")
-    _check_out(out)
     _check_out(picture)
     options = {name: getattr(args, name) for name in ("data", "backend", "batch_size", "seed")}
     prepared = train.prepare(args.method, args.steps, options)
@@ -222,12 +232,10 @@ def _train(args: argparse.Namespace) -> int:
     with _progress(console, train.CASES) as tell:
         records = [{**shared, **record} for record in train.run(prepared, args.steps, tell)]
     drawn = train.draw(records)
-    runner.write(records, out)
+    write(records, out)
     write_atomically(picture, drawn)
     train.print_records(records, console)
-    console.print(
-        f"{len(records)} records written to {out}, drawn in {picture}", highlight=False, markup=False, soft_wrap=True
-    )
+    say(f"{len(records)} records written to {out}, drawn in {picture}")
     if train.by_role(records)[1]["agrees"]:
         return 0
     print(f"sslkernels bench train: {train.verdict(records)}", file=sys.stderr)
@@ -236,25 +244,24 @@ def _train(args: argparse.Namespace) -> int:
 
 def _device(name: str) -> torch.device:
     """A device that is here."""
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"--device is {name!r}; accepted are cpu and cuda.")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"--device is {name}, and torch finds no CUDA device here; run on cpu.")
+    device = parse_device("", name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ValueError(f"--device is {name}, and torch finds {count or 'no'} CUDA devices here; run on cpu.")
     return device
 
 
 def _check_out(path: Path) -> None:
     """Before minutes of work rather than after."""
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"--out is {path}; the folder {path.absolute().parent} does not exist, create it first.")
-    if path.is_dir():
-        raise ValueError(f"--out is {path}, which is a folder; pass a file name.")
+    folder = path.absolute().parent
     try:
-        with tempfile.TemporaryFile(dir=path.absolute().parent):
+        if not folder.is_dir():
+            raise ValueError(f"--out is {path}; the folder {folder} does not exist, create it first.")
+        if path.is_dir():
+            raise ValueError(f"--out is {path}, which is a folder; pass a file name.")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"--out is {path}, which is no regular file; pass another name.")
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         raise ValueError(f"--out is {path}; nothing can be written there: {error.strerror}.") from error

@@ -11,8 +11,8 @@ import torch
 from sslkernels.bench.names import is_update, place, shape, short, title, titled
 from sslkernels.bench.pictures import COLOURS, GRID, INK, LOSS, MARKS, MUTED, styled
 from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.records import Record
 from sslkernels.bench.report import Key, ahead_from, cases, median, ours, sweeps
-from sslkernels.bench.runner import Record
 from sslkernels.bench.workloads import Workload
 
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from sslkernels.bench.architectures import architecture
-from sslkernels.bench.runner import Record
+from sslkernels.bench.architectures import network
+from sslkernels.bench.records import Record
 from sslkernels.bench.workloads import Workload
 
 _TITLES = {
@@ -32,7 +32,7 @@ def titled(record: Record) -> str:
     >>> titled({"op": "nt_xent", "shape": [64, 128]}), titled({"op": "ema_update", "shape": [152, 86567656]})
     ('NT-Xent', 'EMA, ViT-B')
     """
-    return f"{title(record['op'])}, {architecture(*record['shape'])[0]}" if is_update(record) else title(record["op"])
+    return f"{title(record['op'])}, {network(*record['shape'])}" if is_update(record) else title(record["op"])
 
 
 def shape(record: Record) -> str:

@@ -21,6 +21,7 @@ from sslkernels.bench.names import (
     titled,
 )
 from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.records import Record
 from sslkernels.bench.report import (
     PHASES,
     Key,
@@ -40,7 +41,6 @@ from sslkernels.bench.report import (
     sweeps,
 )  # fmt: skip
 from sslkernels.bench.results import Results
-from sslkernels.bench.runner import Record
 from sslkernels.bench.workloads import Target
 from sslkernels.html import image, page, section, table
 

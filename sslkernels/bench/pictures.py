@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sslkernels.bench.names import is_update, number, place, shape, short, titled
 from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.records import Record
 from sslkernels.bench.report import Key, cases, ratio
 from sslkernels.bench.results import digest
-from sslkernels.bench.runner import Record
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +35,7 @@ def styled() -> Iterator[None]:
     import matplotlib
 
     style = {"font.family": "DejaVu Sans", "font.size": 11, "svg.fonttype": "path", "svg.hashsalt": "sslkernels"}
+    style |= {"text.parse_math": False}  # the name of a device may have a dollar in it
     with matplotlib.rc_context(style):
         yield
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sslkernels.bench.names import duration, is_update, number, place, short, size
 from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.runner import Record
+from sslkernels.bench.records import Record
 from sslkernels.bench.workloads import DIMENSIONS, WORKLOADS, Target
 
 if TYPE_CHECKING:
@@ -166,12 +166,13 @@ def skips(records: Sequence[Record]) -> list[str]:
 
 def print_run(records: Sequence[Record], console: Console) -> None:
     """What was measured, what lost, which target was missed, what was skipped or failed."""
+    from rich.markup import escape
     from rich.table import Table
 
     found = cases(records)
     first = records[0]
     table = Table(
-        title=f"{', '.join(dict.fromkeys(r['family'] for r in records))}, {_what(first)}: {place(first)}",
+        title=f"{', '.join(dict.fromkeys(r['family'] for r in records))}, {_what(first)}: {escape(place(first))}",
         caption="ratio = other ÷ ours: above 1 ours is faster · memory: peak above the inputs · floor: see --help",
     )
     table.add_column("workload", no_wrap=True)
@@ -208,6 +209,8 @@ def print_run(records: Sequence[Record], console: Console) -> None:
 
 def remarks(records: Sequence[Record]) -> list[str]:
     """Losses, missed targets, failures, skips and disturbed measurements, a line each."""
+    from rich.markup import escape
+
     lines = []
     for (workload, dtype), other, ratios in losses(records):
         phase = next(phase for phase, value in ratios.items() if is_loss(value))
@@ -217,8 +220,8 @@ def remarks(records: Sequence[Record]) -> list[str]:
         lines.append(f"[red]target missed[/]: {workload} {short(dtype)} {_verdict(target, value, False)}")
     for record in records:
         if record["status"] == "failed":
-            lines.append(f"[red]failed[/]: {record['workload']} {short(record['dtype'])}: {_plain(record['why'])}")
-    lines += [f"[dim]skipped[/]: {_plain(line)}" for line in skips(records)]
+            lines.append(f"[red]failed[/]: {record['workload']} {short(record['dtype'])}: {escape(record['why'])}")
+    lines += [f"[dim]skipped[/]: {escape(line)}" for line in skips(records)]
     beside = [r for r in records if r.get("disturbed")]
     discarded = sum(r.get("discarded", 0) for r in records)
     if discarded or beside:
@@ -227,7 +230,7 @@ def remarks(records: Sequence[Record]) -> list[str]:
             note += f"; {len(beside)} measurements, in rows marked ~, never had it to themselves: run again in quiet"
         lines.append(f"[yellow]disturbed[/]: {note}.")
     notes = dict.fromkeys(record["note"] for record in records if "seconds" in record and record.get("note"))
-    lines += [f"[dim]note[/]: {note}" for note in notes]
+    lines += [f"[dim]note[/]: {escape(note)}" for note in notes]
     for dtype in dict.fromkeys(r["dtype"] for r in records):
         floor = next((r["floor"] for r in records if r["dtype"] == dtype and "floor" in r), None)
         if floor:
@@ -264,12 +267,13 @@ def regressions(before: Sequence[Record], after: Sequence[Record], percent: floa
 
 def print_comparison(before: Sequence[Record], after: Sequence[Record], console: Console) -> None:
     """Times of both files, their ratio, and memory."""
+    from rich.markup import escape
     from rich.table import Table
 
     old, new = cases(before), cases(after)
     table = Table(
         title=f"{_what(before[0])}, A against B",
-        caption=f"A: {place(before[0])}\nB: {place(after[0])}\nB ÷ A: below 1 B is faster; "
+        caption=f"A: {escape(place(before[0]))}\nB: {escape(place(after[0]))}\nB ÷ A: below 1 B is faster; "
         "the others show how far the machine itself moved",
     )
     for name in ("workload", "dtype", "provider"):
@@ -336,8 +340,3 @@ def _ratio(value: float | None) -> str:
 
 def _time(record: Record | None) -> str:
     return duration(median(record)) if record and "seconds" in record else "[dim]–[/]"
-
-
-def _plain(text: str) -> str:
-    """Brackets are markup to rich."""
-    return text.replace("[", "\\[")

@@ -6,12 +6,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sslkernels.bench import runner
-from sslkernels.bench.runner import Record
+from sslkernels.bench.records import Record, read
+
+# Ours have up to 200 of a family; matplotlib draws no picture of more than 65,536 pixels.
+MOST_IN_A_PICTURE = 600
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def load(paths: Iterable[Path]) -> Results:
     """What the files hold; of the same workload, dtype and provider on the same device the later date stands."""
     latest: dict[tuple[object, ...], Record] = {}
     for path in paths:
-        for record in runner.read(path):
+        for record in read(path):
             device = record["device"]["type"], record["device"]["name"]
             what = ("kind", "preset", "method", "workload", "dtype", "provider", "backend")
             key = (*device, *(record.get(name) for name in what))
@@ -54,10 +56,25 @@ def load(paths: Iterable[Path]) -> Results:
         groups = results.crossover if swept else results.families
         key = (swept, record["family"], record["device"]["type"], record["device"]["name"])
         if key not in names:
-            slug = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")
-            names[key] = f"{record['family']}-{slug}" if record["family"] in groups else record["family"]
+            names[key] = _free_name(record, groups)
         groups.setdefault(names[key], []).append(record)
+    largest = max(map(len, (*results.families.values(), *results.crossover.values(), results.trainings)), default=0)
+    if largest > MOST_IN_A_PICTURE:
+        raise ValueError(f"the files hold {largest} records of one kind; a picture shows {MOST_IN_A_PICTURE} at most.")
     return results
+
+
+def _free_name(record: Record, taken: Collection[str]) -> str:
+    """The family; from its second device on with a number or the device's name, in letters of file names."""
+    family = record["family"]
+    if family not in taken:
+        return family
+    slug = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")[:60] or "device"
+    name, number = f"{family}-{slug}", 1
+    while name in taken:
+        number += 1
+        name = f"{family}-{slug}-{number}"
+    return name
 
 
 def digest(records: Sequence[Record]) -> str:

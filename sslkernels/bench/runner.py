@@ -3,15 +3,12 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,11 +16,10 @@ import sslkernels
 from sslkernels import _C
 from sslkernels.bench import measure
 from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
-from sslkernels.bench.train import is_whole as is_whole_training
-from sslkernels.bench.workloads import DIMENSIONS, FAMILIES, Workload
+from sslkernels.bench.records import FORMAT, Record
+from sslkernels.bench.workloads import Workload
+from sslkernels.terminal import printable
 
-FORMAT = 1
-Record = dict[str, Any]
 _ISA_FLAGS = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 
 
@@ -67,71 +63,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return _cpu_line("model name") or platform.processor() or platform.machine()
-
-
-def write(records: Iterable[Record], path: Path) -> None:
-    """JSON lines, whole or not there."""
-    save("".join(json.dumps(record) + "\n" for record in records).encode(), path)
-
-
-def save(content: bytes, path: Path) -> None:
-    """Under a temporary name, then renamed: the file is whole or not there."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read(path: Path) -> list[Record]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is not text'}.") from error
-    records = []
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not JSON; pass a file written by `bench run`.") from error
-        if not isinstance(record, dict) or record.get("format") != FORMAT:
-            raise ValueError(f"{path}, line {number} is not a benchmark record of format {FORMAT}.")
-        if not (is_whole_training(record) if record.get("kind") == "train" else _is_whole(record)):
-            raise ValueError(f"{path}, line {number} is incomplete or damaged; pass a file written by `bench run`.")
-        records.append(record)
-    if not records:
-        raise ValueError(f"{path} holds no record; pass a file written by `bench run`.")
-    return records
-
-
-def _is_whole(record: Record) -> bool:
-    """What the tables and the picture read is there."""
-    needed: dict[str, type | tuple[type, ...]] = {
-        "date": str, "commit": (str, type(None)), "threads": int, "device": dict, "versions": dict, "family": str,
-        "workload": str, "op": str, "shape": list, "dtype": str, "provider": str, "chosen": bool, "status": str,
-        "why": (str, type(None)),
-    }  # fmt: skip
-    if not all(name in record and isinstance(record[name], kind) for name, kind in needed.items()):
-        return False
-    device, shape = record["device"], record["shape"]
-    if not all(isinstance(device.get(name), str) for name in ("name", "type", "isa")):
-        return False
-    if "torch" not in record["versions"] or len(shape) != len(DIMENSIONS.get(record["op"], ())):
-        return False
-    if not all(isinstance(size, int) and size > 0 for size in shape):
-        return False
-    if "seconds" not in record:
-        return record["status"] != "ok"
-    try:
-        phases = ("fwd", "fwd+bwd") if record["op"] in FAMILIES["ema"] else ("fwd", "bwd", "fwd+bwd")
-        numbers = [record["seconds"][phase][name] for phase in phases for name in ("median", "p20", "p80")]
-        if "floor" in record:
-            numbers.append(record["floor"]["fraction"])
-        memory = record["memory_bytes"]
-        return all(0 < x < math.inf for x in numbers) and (memory is None or 0 <= memory < math.inf)
-    except (KeyError, TypeError):
-        return False
 
 
 def _case(
@@ -180,7 +111,7 @@ def _case(
             gate = truths[task.workload.op].gate(step, task.inputs)
             record["memory_bytes"] = None if gate.complaint else measure.step_memory(step, task.inputs)
         except Exception as error:  # a provider that breaks is a result, and the others still run
-            first_line = next(iter(str(error).splitlines()), "")
+            first_line = printable(next(iter(str(error).splitlines()), ""))[:1000]
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
             continue
         record["gate"] = {"error": gate.errors, "eager_error": gate.eager, "allowed": gate.allowed}

@@ -34,26 +34,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sslkernels.arguments import LARGEST_WHOLE
+from sslkernels.bench.records import CONTROL, Record
+from sslkernels.terminal import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sslkernels.methods import Method
     from sslkernels.training.run import Prepared
 
-Record = dict[str, Any]
-CONTROL = "control"
 FIRST_LOSS, FIRST_GRADIENT, CURVE = 1e-5, 1e-4, 1e-3
 LEAST_SHARE = 1e-3
 TIMES_CONTROL = 10
 CASES = 4
-COSTS = (
-    "images_per_second",
-    "loss_milliseconds",
-    "loss_share",
-    "update_milliseconds",
-    "update_share",
-    "peak_memory_bytes",
-)
 
 
 def prepare(method: str, steps: int, options: dict[str, Any]) -> Prepared:
@@ -65,8 +59,8 @@ def prepare(method: str, steps: int, options: dict[str, Any]) -> Prepared:
     from sslkernels.training import run as training
     from sslkernels.training.config import TrainConfig
 
-    if steps < 1:
-        raise ValueError(f"--steps is {steps}; pass a whole number of at least 1.")
+    if not 1 <= steps <= LARGEST_WHOLE:
+        raise ValueError(f"--steps is {steps}; pass a whole number of at least 1, in 64 bits.")
     config = TrainConfig.from_options(method, options)
     prepared = training.prepare(config, [name for name, value in options.items() if value is not None])
     if prepared.backend == "reference":
@@ -102,7 +96,7 @@ def run(prepared: Prepared, steps: int, tell: Callable[[str], None]) -> list[Rec
         record = {
             "kind": "train",
             "method": config.method,
-            "data": config.data,
+            "data": printable(config.data),
             "batch_size": config.batch_size,
             "steps": steps,
             "seed": config.seed,
@@ -116,25 +110,6 @@ def run(prepared: Prepared, steps: int, tell: Callable[[str], None]) -> list[Rec
         record["agrees"] = name != backend or not _too_far(record)
         records.append(record | asdict(costs[name]) if name in costs else record)
     return records
-
-
-def is_whole(record: Record) -> bool:
-    """What the table and the picture read is there."""
-    needed: dict[str, type | tuple[type, ...]] = {
-        "method": str, "data": str, "batch_size": int, "steps": int, "seed": int, "backend": str, "losses": list,
-        "first_loss_deviation": float, "first_gradient_deviation": float, "deviation": float,
-        "control_deviation": float, "allowed_deviation": float, "agrees": bool, "device": dict, "versions": dict,
-        "threads": int, "date": str,
-    }  # fmt: skip
-    if record.get("kind") != "train" or not all(isinstance(record.get(key), kind) for key, kind in needed.items()):
-        return False
-    if len(record["losses"]) != record["steps"] or not all(isinstance(loss, float) for loss in record["losses"]):
-        return False
-    if not {"name", "type", "isa"} <= set(record["device"]) or "torch" not in record["versions"]:
-        return False
-    if record["backend"] == CONTROL:
-        return True
-    return set(COSTS) <= set(record) and isinstance(record["images_per_second"], float)
 
 
 def deviations(losses: Sequence[float], reference: Sequence[float]) -> list[float]:
@@ -178,11 +153,12 @@ def by_role(records: Sequence[Record]) -> tuple[Record, Record, Record]:
 
 def print_records(records: Sequence[Record], console: Console) -> None:
     """What a step costs on both, where ours costs more, and whether the curves agree."""
+    from rich.markup import escape
     from rich.table import Table
 
     reference, ours, _ = by_role(records)
     table = Table(
-        title=f"{_what(ours)}: {_place(ours)}",
+        title=escape(f"{_what(ours)}: {_place(ours)}"),
         caption="one step: views, forward, backward, optimizer, update · loss: forward and backward · "
         "ratio: images/s of ours ÷ reference",
     )
@@ -233,7 +209,8 @@ def draw(records: Sequence[Record]) -> bytes:
     reference, ours, control = by_role(records)
     ratio = ours["images_per_second"] / reference["images_per_second"]
     return agreement(
-        f"{ours['method']} on {ours['data']}: {ratio:.2f}× the images per second of reference",
+        # A dollar would begin a formula.
+        f"{ours['method']} on {ours['data']}: {ratio:.2f}× the images per second of reference".replace("$", r"\$"),
         f"Batches of {ours['batch_size']}, seed {ours['seed']}. {_place(ours)}",
         reference["losses"],
         (ours["backend"], ours["losses"]),

@@ -128,7 +128,7 @@ class Workload:
         if self.family == "tokens":
             return self._tokens(dtype, device, generator)
         if self.family == "ema":
-            _, shapes = architecture(*self.shape)
+            shapes = architecture(*self.shape)
             targets = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
             # apart as after a first epoch, so that an update is far above the rounding
             sources = [t + torch.randn(t.shape, generator=generator).to(device) for t in targets]

@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sslkernels.data.dataset import Dataset
+from sslkernels.data.dataset import Dataset, check_memory
+from sslkernels.files import cause_of, open_regular
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 3 * 32 * 32
@@ -24,12 +26,19 @@ def load_cifar10(path: Path) -> Dataset:
 
 
 def _read(file: Path) -> tuple[Tensor, Tensor]:
-    if not file.is_file():
+    try:
+        with open_regular(file) as opened:
+            size = os.fstat(opened.fileno()).st_size
+            # A byte, and float32 twice, since the files are joined.
+            check_memory(f"cifar10: images of {file}", (size // RECORD, 3, 32, 32), 9, "pass a smaller file")
+            content = np.fromfile(opened, dtype=np.uint8)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
             f"cifar10: {file} does not exist; pass the folder of the binary version, which holds data_batch_1.bin to "
             "data_batch_5.bin and test_batch.bin."
-        )
-    content = np.fromfile(file, dtype=np.uint8)
+        ) from error
+    except OSError as error:
+        raise ValueError(f"cifar10: {file} cannot be read: {cause_of(error)}; pass the file itself.") from error
     if content.size == 0 or content.size % RECORD:
         raise ValueError(
             f"cifar10: {file} has {content.size} bytes, which is not a whole number of records of {RECORD} bytes; "

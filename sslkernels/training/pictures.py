@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslkernels.data import Dataset
 from sslkernels.evaluation import nearest
+from sslkernels.terminal import printable
 
 INK, MUTED, ACCENT, GOOD, BAD = "#1f2933", "#7b8794", "#2563eb", "#15803d", "#dc2626"
 MOST_POINTS = 1000
@@ -133,11 +134,18 @@ def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -
     for label, name in enumerate(classes if labels is not None else [""]):
         chosen = slice(None) if labels is None else (labels[kept] == label).numpy()
         colour = palette(label % palette.N)
-        axes.scatter(*points[chosen].T, s=22, color=colour, label=name, alpha=0.85, linewidths=0.4, edgecolors="white")
+        look = {"s": 22, "color": colour, "alpha": 0.85, "linewidths": 0.4, "edgecolors": "white"}
+        axes.scatter(*points[chosen].T, label=_label(name), **look)
     axes.set_axis_off()
     if labels is not None and len(classes) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.2, markerscale=1.4)
     return _png(figure)
+
+
+def _label(name: str, most: int = 30) -> str:
+    """A class as matplotlib writes it: a dollar begins a formula, and what begins with an underscore is hidden."""
+    name = printable(name if len(name) <= most else f"{name[: most - 3]}...").replace("$", r"\$")
+    return f" {name}" if name.startswith("_") else name
 
 
 def neighbours(dataset: Dataset, features: Tensor, test_features: Tensor) -> bytes:

@@ -17,6 +17,7 @@ import torch
 
 from sslkernels.bench import measure, providers, report, runner, workloads
 from sslkernels.bench.providers import EAGER, PROVIDERS, Eager, Ours
+from sslkernels.bench.records import read, write
 from sslkernels.cli import main
 
 ENVIRONMENT = {**os.environ, "PYTHONSAFEPATH": "1"}
@@ -91,14 +92,14 @@ def test_only_and_dtype_select(here, known_peaks, tmp_path):
     chosen = ("--only", "clip", "--dtype", "fp32", "--providers", "cpu")
     code, _, complaint = here("run", "similarity", "--quick", *chosen, "--out", "a")
     assert code == 0, complaint
-    (record,) = runner.read(tmp_path / "a")
+    (record,) = read(tmp_path / "a")
     assert (record["op"], record["dtype"]) == ("clip_loss", "float32")
 
 
 def test_an_op_is_selected(here, known_peaks, tmp_path):
     code, _, complaint = here("run", "vicreg", "--quick", "--dtype", "fp32", "--providers", "cpu", "--out", "a")
     assert code == 0, complaint
-    assert [record["op"] for record in runner.read(tmp_path / "a")] == ["vicreg"]
+    assert [record["op"] for record in read(tmp_path / "a")] == ["vicreg"]
 
 
 def test_all_is_every_family():
@@ -294,7 +295,7 @@ def test_an_update_is_run_without_a_backward_and_told_as_one(here, known_peaks, 
     )
     assert code == 0, complaint
     assert "ema, update:" in text and "fwd" not in text
-    records = runner.read(tmp_path / "a.jsonl")
+    records = read(tmp_path / "a.jsonl")
     assert {r["dtype"] for r in records if r["status"] == "ok"} == {"float32", "bfloat16"}
     for record in records:
         assert record["status"] == ("skipped" if record["provider"] in ("triton", "dual") else "ok")
@@ -391,11 +392,11 @@ def test_the_floor_takes_the_best_rate_and_says_whose():
 
 def test_compare_prints_ratios_and_fails_past_the_limit(quick, here):
     path = str(quick[0])
-    slower = runner.read(quick[0])
+    slower = read(quick[0])
     for record in slower:
         if record["provider"] == "cpu":
             record["seconds"]["fwd+bwd"]["median"] *= 2
-    runner.write(slower, Path("slower.jsonl"))
+    write(slower, Path("slower.jsonl"))
     code, table, _ = here("compare", path, path, "--fail-over", "10")
     assert code == 0 and "1.00" in table
     code, table, complaint = here("compare", path, "slower.jsonl", "--fail-over", "10")
@@ -407,12 +408,12 @@ def test_compare_prints_ratios_and_fails_past_the_limit(quick, here):
 
 
 def test_compare_fails_where_memory_grew_or_the_gate_was_missed(quick, here):
-    before, after = runner.read(quick[0]), runner.read(quick[0])
+    before, after = read(quick[0]), read(quick[0])
     larger, wrong = (r for r in after if r["provider"] == "cpu" and r["op"] == "nt_xent")
     larger["memory_bytes"] += 2 * report.MEMORY_GRAIN
     del wrong["seconds"]
     wrong.update(status="failed", why="cpu is wrong and was not timed.")
-    runner.write(after, Path("after.jsonl"))
+    write(after, Path("after.jsonl"))
     code, _, complaint = here("compare", str(quick[0]), "after.jsonl", "--fail-over", "10")
     assert code == 1 and "above its inputs" in complaint and "was not timed" in complaint
     assert len(report.regressions(before, after, 10)) == 2
@@ -420,12 +421,12 @@ def test_compare_fails_where_memory_grew_or_the_gate_was_missed(quick, here):
 
 
 def test_compare_fails_where_a_result_of_ours_is_gone(quick, here):
-    after = runner.read(quick[0])
+    after = read(quick[0])
     first, second = (r for r in after if r["provider"] == "cpu" and r["op"] == "nt_xent")
     after.remove(first)
     del second["seconds"]
     second.update(status="skipped", why="cpu cannot run.")
-    runner.write([r for r in after if r["provider"] != "eager" or r["op"] != "nt_xent"], Path("after.jsonl"))
+    write([r for r in after if r["provider"] != "eager" or r["op"] != "nt_xent"], Path("after.jsonl"))
     code, _, complaint = here("compare", str(quick[0]), "after.jsonl", "--fail-over", "1000")
     assert code == 1 and len(complaint.strip().splitlines()) == 2
     assert "nt_xent-64x32 fp32 cpu is in A and not in B" in complaint and "is skipped: cpu cannot run." in complaint
@@ -433,7 +434,7 @@ def test_compare_fails_where_a_result_of_ours_is_gone(quick, here):
 
 
 def test_no_ratio_is_of_two_runs(quick):
-    records = runner.read(quick[0])
+    records = read(quick[0])
     (case,) = report.cases(r for r in records if r["op"] == "clip_loss" and r["dtype"] == "float32").values()
     assert report.ratio(case, "eager")
     case["cpu"] = {**case["cpu"], "date": "2000-01-01T00:00:00Z"}
@@ -541,5 +542,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runner.write(records(), path)
+        write(records(), path)
     assert path.read_text() == "old\n" and [p.name for p in tmp_path.iterdir()] == ["out.jsonl"]

@@ -12,6 +12,7 @@ import torch
 pytest.importorskip("lightning")
 
 from sslkernels.bench import train  # noqa: E402
+from sslkernels.bench.records import COSTS, fault  # noqa: E402
 from sslkernels.cli import main  # noqa: E402
 from sslkernels.methods import mae, moco_v2, simclr  # noqa: E402
 from sslkernels.state import EMA, MemoryQueue  # noqa: E402
@@ -67,7 +68,7 @@ def test_records_and_picture_are_written_and_curves_agree(method, small, tmp_pat
     assert [record["backend"] for record in records] == ["reference", "cpu", "control"]
     reference, ours, control = records
     for record in records:
-        assert train.is_whole(record) and record["agrees"]
+        assert fault(record) is None and record["agrees"]
         assert (record["format"], record["method"], record["data"]) == (1, method, "digits")
         assert (record["batch_size"], record["steps"], record["seed"]) == (32, STEPS, 0)
         assert record["control_deviation"] == control["deviation"] > 0
@@ -258,14 +259,15 @@ def test_help_has_an_example_and_names_the_methods(here):
 
 @pytest.mark.parametrize("name", ["losses", "images_per_second", "device", "agrees", "kind"])
 def test_a_record_without_a_part_is_not_whole(name):
-    costs = dict.fromkeys(train.COSTS, 1.0)
+    costs = dict.fromkeys(COSTS, 1.0)
     whole = {
-        "kind": "train", "method": "simclr", "data": "digits", "batch_size": 8, "steps": 2, "seed": 0, "backend": "cpu",
+        "format": 1, "kind": "train", "method": "simclr", "data": "digits", "batch_size": 8, "steps": 2, "seed": 0,
+        "backend": "cpu",
         "losses": [2.0, 1.0], "first_loss_deviation": 0.0, "first_gradient_deviation": 0.0, "deviation": 0.0,
         "control_deviation": 0.0, "allowed_deviation": 0.0, "agrees": True, "threads": 2,
-        "date": "2026-01-01T00:00:00Z",
+        "date": "2026-01-01T00:00:00Z", "commit": None,
         "device": {"name": "a", "type": "cpu", "isa": "b"}, "versions": {"torch": "2"}, **costs,
     }  # fmt: skip
-    assert train.is_whole(whole)
-    assert not train.is_whole({key: value for key, value in whole.items() if key != name})
-    assert not train.is_whole({**whole, "losses": [1.0]})
+    assert fault(whole) is None
+    assert fault({key: value for key, value in whole.items() if key != name}) is not None
+    assert fault({**whole, "losses": [1.0]}) == "losses"

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from sslkernels.bench import page, results, runner
+from sslkernels.bench import page, results
+from sslkernels.bench.records import write
 from sslkernels.cli import main
 
 SHARED = {
@@ -94,7 +95,7 @@ def plot(tmp_path, monkeypatch, capsys):
     def call(*files: list[dict[str, Any]], out: str = "out") -> tuple[int, str]:
         names = [f"{number}.jsonl" for number in range(len(files))]
         for name, records in zip(names, files, strict=True):
-            runner.write(records, Path(name))
+            write(records, Path(name))
         code = main(["bench", "plot", *names, "--out", out])
         return code, capsys.readouterr().err
 

@@ -82,7 +82,7 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
         for number in range(5):
             Image.fromarray(values).save(tmp_path / name / f"{number}.png")
     image = load(f"imagefolder:{tmp_path}", 8).train_images[0]
-    expected = torch.from_numpy((values >> 8).astype(np.float32) / 255)
+    expected = torch.from_numpy((values / 65535).astype(np.float32))
     torch.testing.assert_close(image, expected.expand(3, 8, 8))
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "a" / "6.tiff")
     assert "floating-point pixels" in refusal(f"imagefolder:{tmp_path}")
@@ -145,10 +145,74 @@ def test_unreadable_image_is_named(tmp_path, content):
     assert f"{bad} cannot be read as an image" in refusal(f"imagefolder:{tmp_path / 'photos'}")
 
 
+def unlabelled(spec: str) -> tuple[int, int]:
+    """How many images are for training and held out."""
+    data = load(spec, 8)
+    assert data.classes == () and data.train_labels is None and data.test_labels is None
+    return len(data.train_images), len(data.test_images)
+
+
+def test_pictures_without_classes_or_of_one_have_no_labels(tmp_path):
+    write_images(tmp_path / "photos", classes=("cat",))
+    for folder in (tmp_path / "photos", tmp_path / "photos" / "cat"):
+        assert unlabelled(f"imagefolder:{folder}") == (8, 2)
+    write_images(tmp_path / "parts", 6, ("train", "val"))
+    assert unlabelled(f"imagefolder:{tmp_path / 'parts'}") == (6, 6)
+    images = np.random.RandomState(0).rand(15, 4, 4)
+    for more in ({}, {"labels": np.zeros(15, int)}):
+        np.savez(tmp_path / "x.npz", images=images, **more)
+        assert unlabelled(f"npz:{tmp_path / 'x.npz'}") == (12, 3)
+    np.savez(tmp_path / "x.npz", images=images, test_images=images[:4])
+    assert unlabelled(f"npz:{tmp_path / 'x.npz'}") == (15, 4)
+
+
+@pytest.mark.parametrize("names", [("train", "car"), ("test", "train", "val", "zebra"), ("train", "test", "dog")])
+def test_classes_may_be_called_train_or_test(tmp_path, names):
+    write_images(tmp_path, classes=names)
+    assert load(f"imagefolder:{tmp_path}").classes == tuple(sorted(names))
+
+
+def test_other_folders_beside_train_and_test_do_not_make_them_classes(tmp_path):
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "test", 3)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "boxes.txt").write_text("")
+    assert load(f"imagefolder:{tmp_path}").classes == ("cat", "dog")
+
+
+def test_pictures_below_the_classes_are_read_and_what_is_not_is_said(tmp_path):
+    write_images(tmp_path / "photos", 2)
+    write_images(tmp_path / "photos" / "cat" / "2024" / "june", 3, ("home", "away"))
+    write_images(tmp_path / "elsewhere", 4, ("more",))
+    (tmp_path / "photos" / "dog" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "photos" / "dog" / "again").symlink_to(tmp_path / "elsewhere" / "more")
+    (tmp_path / "photos" / "dog" / "loop").symlink_to(tmp_path / "photos")
+    (tmp_path / "photos" / "cat" / "self").symlink_to(".")
+    (tmp_path / "photos" / "cat" / "note\x1b[31m.t\x1bxt").write_text("")
+    (tmp_path / "photos" / "0.png").write_bytes((tmp_path / "photos" / "cat" / "0.png").read_bytes())
+    (tmp_path / "photos" / ".cache").mkdir()
+    with pytest.warns(UserWarning) as told:
+        data = load(f"imagefolder:{tmp_path / 'photos'}")
+    labels = torch.cat([data.train_labels, data.test_labels])
+    assert torch.bincount(labels).tolist() == [8, 6]
+    (message,) = (str(each.message) for each in told)
+    assert message.isprintable() and message.endswith(".")
+    for words in (
+        "links to a folder that was read already (3)",
+        "images beside the sub-folders (1)",
+        "hidden files and folders (1)",
+        r"files ending in .t\x1bxt (1)",
+    ):
+        assert words in message
+
+
 def test_folder_without_classes_or_images_is_refused(tmp_path):
-    assert "has 0 sub-folders" in refusal(f"imagefolder:{tmp_path}")
+    assert f"{tmp_path} holds no image" in refusal(f"imagefolder:{tmp_path}")
     write_images(tmp_path / "photos", 0)
-    assert "cat holds no image" in refusal(f"imagefolder:{tmp_path / 'photos'}")
+    assert "and its sub-folders hold no image" in refusal(f"imagefolder:{tmp_path / 'photos'}")
+    write_images(tmp_path / "partly")
+    (tmp_path / "partly" / "bird").mkdir()
+    assert "bird holds no image" in refusal(f"imagefolder:{tmp_path / 'partly'}")
     write_images(tmp_path / "few", 2)
     assert "class 'cat' has 2 images" in refusal(f"imagefolder:{tmp_path / 'few'}")
     (tmp_path / "file").write_text("")
@@ -186,14 +250,14 @@ def test_npz_never_unpickles(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"images": np.zeros((9, 4, 4))}, "has no array 'labels' among ['images']"),
+        ({"labels": np.zeros(9, int)}, "has no array 'images' among 'labels'"),
+        ({"images": np.zeros((9, 4, 4)), "test_labels": np.zeros(9, int)}, "has test_labels and no labels"),
         ({"images": np.zeros((9, 4)), "labels": np.zeros(9, int)}, "images of .* has shape (9, 4)"),
         ({"images": np.zeros((9, 4, 4, 2)), "labels": np.zeros(9, int)}, "has shape (9, 4, 4, 2)"),
         ({"images": np.full((9, 4, 4), 7.0), "labels": np.zeros(9, int)}, "values from 7.0 to 7.0"),
         ({"images": np.full((9, 4, 4), np.nan), "labels": np.zeros(9, int)}, "values from nan to nan"),
         ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(9)}, "labels of .* dtype float64"),
         ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(8, int)}, "holds 9 images and 8 labels"),
-        ({"images": np.zeros((9, 4, 4)), "labels": np.zeros(9, int)}, "holds one class"),
         ({"images": np.zeros((9, 4, 4)), "labels": np.arange(9), "test_images": np.zeros((2, 4, 4))}, "has one of"),
         (
             {

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Result files: how records are written, and what a file of someone else's may hold to be drawn or compared.
+
+Names in a record become parts of file names, tables and pages: they are short, of a few letters, and agree with each
+other. Texts are printable, numbers are of a size that can be drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sslkernels.arguments import LARGEST_WHOLE
+from sslkernels.bench.workloads import DIMENSIONS, FAMILIES, Workload
+from sslkernels.files import cause_of, open_regular, write_atomically
+
+FORMAT = 1
+# Ours have a few hundred, of some hundred bytes to some kilobytes each.
+MOST_BYTES, MOST_RECORDS = 64 << 20, 10_000
+CONTROL = "control"
+COSTS = (
+    "images_per_second",
+    "loss_milliseconds",
+    "loss_share",
+    "update_milliseconds",
+    "update_share",
+    "peak_memory_bytes",
+)
+Record = dict[str, Any]
+Check = Callable[[Any], bool]
+
+
+def write(records: Iterable[Record], path: Path) -> None:
+    """JSON lines, whole or not there."""
+    write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a file.
+
+    Raises:
+        ValueError: one sentence; the file cannot be read, or its first line that is no record.
+    """
+    try:
+        with open_regular(path) as file:
+            content = file.read(MOST_BYTES + 1)
+            lines = content.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: it is not text; pass a file written by `bench run`.") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {cause_of(error)}.") from error
+    if len(content) > MOST_BYTES or len(lines) > MOST_RECORDS:
+        raise ValueError(f"{path} is larger than {MOST_BYTES >> 20} MiB or {MOST_RECORDS} records; pass a part of it.")
+    records = [_parsed(line, f"{path}, line {number}") for number, line in enumerate(lines, 1)]
+    if not records:
+        raise ValueError(f"{path} holds no record; pass a file written by `bench run`.")
+    return records
+
+
+def _parsed(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not JSON; pass a file written by `bench run`.") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ValueError(f"{where} is not a benchmark record of format {FORMAT}.")
+    wrong = fault(record)
+    if wrong is not None:
+        raise ValueError(f"{where} is incomplete or damaged in {wrong!r}; pass a file written by `bench run`.")
+    return record
+
+
+def fault(record: Record) -> str | None:
+    """The first field that is not there or cannot be used; None where the record is whole."""
+    return next(_faults(record), None)
+
+
+def _faults(record: Record) -> Iterator[str]:
+    """Each check may rely on those before it."""
+    yield from _unfit(record, _SHARED)
+    yield from _unfit(record.get("versions"), {"torch": _text(100)})
+    yield from _unfit(record.get("device"), {"type": _name, "name": _text(200), "isa": _text(100)})
+    if "kind" not in record:
+        yield from _faults_of_benchmark(record)
+    elif record["kind"] == "train":
+        yield from _faults_of_training(record)
+    else:
+        yield "kind"
+
+
+def _faults_of_benchmark(record: Record) -> Iterator[str]:
+    yield from _unfit(record, _BENCHMARK)
+    if len(record["shape"]) != len(DIMENSIONS[record["op"]]):
+        yield "shape"
+    workload = Workload(record["op"], tuple(record["shape"]))
+    for name, value in (("family", workload.family), ("workload", str(workload))):
+        if record[name] != value:
+            yield name
+    if ("seconds" in record) != (record["status"] == "ok"):
+        yield "seconds"
+    if "seconds" not in record:
+        return
+    yield from _unfit(record, {"seconds": _dict, "floor": _dict, "memory_bytes": _optional(_number(0, 2**60))})
+    phases = ("fwd", "fwd+bwd") if record["op"] in FAMILIES["ema"] else ("fwd", "bwd", "fwd+bwd")
+    for phase in phases:
+        yield from _unfit(record["seconds"].get(phase), dict.fromkeys(("median", "p20", "p80"), _number(1e-9, 1e9)))
+    yield from _unfit(record["floor"], {"fraction": _number(1e-9, 1e9), "bound": _name})
+
+
+def _faults_of_training(record: Record) -> Iterator[str]:
+    yield from _unfit(record, _TRAINING)
+    if len(record["losses"]) != record["steps"] or not all(map(_drawable, record["losses"])):
+        yield "losses"
+    if record["backend"] != CONTROL:
+        yield from _unfit(record, _COSTS)
+
+
+def _unfit(record: Any, checks: dict[str, Check]) -> Iterator[str]:
+    if not isinstance(record, dict):
+        record = {}
+    return (name for name, check in checks.items() if not check(record.get(name, _ABSENT)))
+
+
+# What a field may be
+
+_ABSENT = object()
+
+
+def _text(most: int) -> Check:
+    return lambda value: isinstance(value, str) and len(value) <= most and value.isprintable()
+
+
+def _name(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", value) is not None
+
+
+def _number(least: float, most: float) -> Check:
+    return lambda value: type(value) in (int, float) and least <= value <= most
+
+
+def _whole(most: int) -> Check:
+    return lambda value: type(value) is int and 0 <= value <= most
+
+
+def _drawable(value: Any) -> bool:
+    """A loss; that of a run which went astray is not finite, and drawn as a gap."""
+    return type(value) is float and (not math.isfinite(value) or abs(value) <= 1e30)
+
+
+def _distance(value: Any) -> bool:
+    return type(value) is float and not value < 0
+
+
+def _flag(value: Any) -> bool:
+    return type(value) is bool
+
+
+def _dict(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _absent_or(check: Check) -> Check:
+    return lambda value: value is _ABSENT or value is None or check(value)
+
+
+def _one_of(*accepted: str) -> Check:
+    return lambda value: isinstance(value, str) and value in accepted
+
+
+def _matching(pattern: str) -> Check:
+    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _shape(value: Any) -> bool:
+    return isinstance(value, list) and all(type(size) is int and 0 < size <= LARGEST_WHOLE for size in value)
+
+
+_SHARED: dict[str, Check] = {
+    "date": _matching(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"),
+    "commit": _optional(_matching(r"[0-9a-f]{7,64}(-dirty)?")),
+    "versions": _dict,
+    "device": _dict,
+    "threads": _whole(1 << 20),
+}
+_BENCHMARK: dict[str, Check] = {
+    "family": _name,
+    "workload": _text(200),
+    "op": _one_of(*DIMENSIONS),
+    "shape": _shape,
+    "dtype": _one_of("float32", "bfloat16", "float16", "float64"),
+    "provider": _name,
+    "chosen": _flag,
+    "status": _one_of("ok", "skipped", "failed"),
+    "why": _optional(_text(2000)),
+    "note": _absent_or(_text(2000)),
+    "preset": _absent_or(_name),
+    "disturbed": _absent_or(_flag),
+    "discarded": _absent_or(_whole(1 << 60)),
+}
+_TRAINING: dict[str, Check] = {
+    "method": _name,
+    "data": _text(5000),
+    "batch_size": _whole(LARGEST_WHOLE),
+    "steps": _whole(LARGEST_WHOLE),
+    "seed": _whole(1 << 64),
+    "backend": _name,
+    "losses": lambda value: isinstance(value, list) and len(value) > 0,
+    "first_loss_deviation": _distance,
+    "first_gradient_deviation": _distance,
+    "deviation": _distance,
+    "control_deviation": _distance,
+    "allowed_deviation": _distance,
+    "agrees": _flag,
+}
+_COSTS: dict[str, Check] = {
+    name: (_number(1e-9, 1e15) if name in ("images_per_second", "loss_milliseconds") else _optional(_number(0, 2**60)))
+    for name in COSTS
+}
