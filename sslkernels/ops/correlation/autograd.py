@@ -290,11 +290,11 @@ class ColumnMoments(torch.autograd.Function):
             assert g_off is not None and outer is not None
             factor = (2 * g_off).expand(2)[:, None] if cross else 4 * g_off[:, None]
             outer = outer * factor
-            if side == "features":
-                s = factor * energies
-            else:
+            if side == "samples":
                 along = along - factor * diagonal
                 within = None if through is None or every0 is not None else through * factor
+            elif through is not None:
+                s = factor * energies
         if every0 is not None:
             da = correlation_backward(
                 every0, every1, None, None, matrix, cross, side, None, None, None, None, None,

@@ -9,8 +9,9 @@
     energies   one read of the matrix
     da         K a or a off(C)        2*N^2*D or 2*N*D^2 operations per view, dz written by the same kernel
 
-Sums are float32 and their order depends on shapes alone: programs that share a sum leave parts of it, which are added
-in a fixed order. No atomics, so the same inputs give the same bits. Offsets of rows are int64.
+Sums are float32, those of squares float64 from block to block, and their order depends on shapes alone: programs that
+share a sum leave parts of it, which are added in a fixed order. No atomics, so the same inputs give the same bits.
+Offsets of rows are int64.
 """
 
 import triton
