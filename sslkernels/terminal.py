@@ -18,8 +18,9 @@ def printable(text: str) -> str:
 
 def say(line: str) -> None:
     """Print ``line`` at once. Once nobody can read it, further lines go nowhere: whoever works goes on working."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
-        print(printable(line), flush=True)
+        print(printable(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
         silence()
         print(f"sslkernels: the output cannot be written ({error.strerror}); the work goes on.", file=sys.stderr)

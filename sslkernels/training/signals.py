@@ -24,25 +24,28 @@ class Stopped(BaseException):
 def stopping() -> Iterator[None]:
     """Within, each SIGINT and SIGTERM raises, wherever the work is; what comes out is Python's own.
 
-    Handlers that the caller has set himself stay, and so do those outside the main thread, which has no say in them.
+    A handler of the caller's own is not replaced, and all are as before in the end. Outside the main thread, which has
+    the only say in them, nothing changes.
 
     Raises:
         KeyboardInterrupt: after SIGINT. SystemExit: with code 143, after SIGTERM.
     """
-    replaced = []
+    before = {}
     if threading.current_thread() is threading.main_thread():
-        replaced = [number for number, handler in USUAL.items() if signal.getsignal(number) == handler]
+        before = {number: signal.getsignal(number) for number in USUAL}
     try:
-        for number in replaced:
-            signal.signal(number, _stop)
+        for number, handler in before.items():
+            if handler == USUAL[number]:
+                signal.signal(number, _stop)
         yield
     except Stopped as stopped:
         if stopped.number == signal.SIGTERM:
             raise SystemExit(128 + stopped.number) from None
         raise KeyboardInterrupt from None
     finally:
-        for number in replaced:
-            signal.signal(number, USUAL[number])
+        for number, handler in before.items():
+            if handler is not None:  # one that Python has not set cannot be set by it
+                signal.signal(number, handler)
 
 
 def _stop(number: int, frame: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import io
 import json
 import os
 import random
@@ -28,6 +29,7 @@ pytest.importorskip("lightning")
 
 from sslkernels.cli import main  # noqa: E402
 from sslkernels.data import Dataset, load  # noqa: E402
+from sslkernels.terminal import say  # noqa: E402
 from sslkernels.training import measure, pictures, resume, train  # noqa: E402
 from sslkernels.training import run as running  # noqa: E402
 
@@ -541,6 +543,13 @@ def test_a_reader_that_ends_takes_nothing_but_the_output(tmp_path):
     assert err == "sslkernels: the output cannot be written (Broken pipe); the work goes on.\n"
 
 
+def test_a_line_that_the_output_cannot_encode_is_said_in_another_way(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    say("npz:é\x1b[31m\udcff")
+    assert output.buffer.getvalue() == b"npz:\\xe9\\x1b[31m\\udcff\n"
+
+
 @pytest.mark.slow
 def test_training_goes_on_when_the_reader_of_its_output_ends(copied):
     script = f"'{COMMAND}' train simclr {' '.join(OPTIONS)} --out other | head -1; exit ${{PIPESTATUS[0]}}"
@@ -627,8 +636,16 @@ def test_what_no_memory_holds_is_one_sentence(copied, capsys, monkeypatch, ask):
     assert not Path("other").exists()
 
 
-def test_signals_are_the_callers_again_after_a_run(tmp_path):
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(ValueError):
-        train("simclr", tmp_path / "run", epochs=0)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+@pytest.mark.parametrize("own", [False, True])
+def test_signals_are_the_callers_again_after_a_run(copied, monkeypatch, own):
+    """The engine ignores Ctrl-C for good once it has seen a KeyboardInterrupt."""
+    before = signal.getsignal(signal.SIGINT)
+    mine = (lambda *_: None) if own else before
+    monkeypatch.setattr(running.LitMethod, "training_step", interrupt)
+    signal.signal(signal.SIGINT, mine)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train("simclr", "other", data="npz:small.npz", epochs=1, say=str)
+        assert signal.getsignal(signal.SIGINT) is mine and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
