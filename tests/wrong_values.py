@@ -139,7 +139,8 @@ KINDS |= {
 }  # fmt: skip
 KINDS["mask or none"] = without(KINDS["mask"], "none")
 KINDS |= {
-    "bank": {"none": None, "text": "8", "negative": -1, "one": (8,), "three": (8, 4, 2), "no features": (8, 0), "float": 2.5,
+    "bank": {"none": None, "text": "8", "negative": -1, "one": (8,), "three": (8, 4, 2), "no features": (8, 0),
+             "float": 2.5,
              "floats": (8, 2.5), "bool": True, "beyond memory": (HUGE, 128)},
     "dimension": {"none": None, "text": "1", "float": 1.0, "bool": True, "list": [1]},
     "any rows": without(KINDS["rows"], "fewer dimensions", "more dimensions"),

@@ -28,8 +28,8 @@ template <class Acc> void fill(Acc *p, int64_t n, Acc x) {
     for (int64_t i = 0; i < n; ++i) p[i] = x;
 }
 
-// The sum of a row, or a column, whose largest logit is infinite: infinite too, unless another logit is NaN. The running
-// sum is NaN then, whichever it is, so the row is read once more.
+// The sum of a row, or a column, whose largest logit is infinite: infinite too, unless another logit is NaN. The
+// running sum is NaN then, whichever it is, so the row is read once more.
 template <class In, class Acc> Acc beyond_range(const Similarity &s, int64_t index, bool column) {
     const Rows y = s.y;
     for (int64_t k = 0; k < (column ? s.x.count : y.count); ++k) {
