@@ -178,7 +178,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             ["train", "nope"],
             "method is 'nope'; accepted are barlow_twins, byol, i_jepa, mae, moby, moco_v2, moco_v3, simclr, simsiam",
         ),
-        (["train", "simclr", "--data", "imagefolder:nowhere"], "nowhere does not exist"),
+        (["train", "simclr", "--data", "imagefolder:nowhere"], "nothing is there"),
         (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are digits"),
         (["train", "simclr", "--epochs", "0"], "--epochs is 0; pass a whole number of at least 1"),
         (["train", "simclr", "--epochs", "many"], "--epochs"),
