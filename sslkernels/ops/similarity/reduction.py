@@ -19,12 +19,12 @@ def reduced(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
     """Losses ``(N,)`` as they are for "none", else 0-dim."""
     if reduction == "none":
         return losses
-    if shard is None:
-        count, ranks = losses.shape[0], 1
-    else:
-        count, ranks = shard.total, shard.ranks
+    ranks = 1 if shard is None else shard.ranks
+    if reduction == "sum":
+        return losses.sum() * ranks
+    count = losses.shape[0] if shard is None else shard.total
     # Divided before they are added: the sum of large losses may leave the range where their mean does not.
-    return (losses * (ranks / count if reduction == "mean" else ranks)).sum()
+    return (losses * (ranks / count)).sum()
 
 
 def each(grad: Tensor, count: int, reduction: str, shard: Shard | None) -> Tensor:
