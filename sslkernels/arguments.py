@@ -8,7 +8,8 @@ method, command) takes its arguments through these.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +18,15 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = torch.finfo(torch.float32).max
-MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+# Of the machine, in bytes; where Python cannot tell, as on Windows, everything fits.
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 LARGEST_WHOLE = torch.iinfo(torch.int64).max
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# Those that torch.gather moves.
+WHOLE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 INDEX_DTYPES = (torch.int64, torch.int32)
 REDUCTIONS = ("mean", "sum", "none")
-# Those whose kernels the ops are registered for.
+# The ops are registered for these.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 ROWS = "(N, D), rows are samples; flatten the rest"
 _ORDINARY = (Tensor, nn.Parameter)
@@ -41,10 +45,12 @@ def came(value: object) -> str:
         return f"a tensor of {shape} and dtype {value.dtype}"
     if isinstance(value, np.ndarray):
         return f"an ndarray of shape {value.shape} and dtype {value.dtype}"
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to print the largest
+        return f"a whole number of {value.bit_length()} bits"
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes, np.generic, torch.dtype)):
         return _short(repr(value))
     if isinstance(value, (tuple, list)) and len(value) <= 8 and all(isinstance(each, (int, float)) for each in value):
-        return _short(repr(value))
+        return _short(f"({', '.join(map(came, value))})")
     return f"a {type(value).__name__}"
 
 
@@ -81,7 +87,7 @@ def check_rows(
     rows = check_tensor(function, name, value, expected)
     if rows.dim() != dims:
         raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; expected {expected}.")
-    if not whole or rows.is_floating_point() or rows.is_complex() or rows.is_quantized:
+    if not whole or rows.dtype not in WHOLE_DTYPES:
         check_floating(function, name, rows)
     if rows.shape[-1] == 0:
         raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; rows need at least one feature.")
@@ -151,6 +157,8 @@ def as_tensor(value: object) -> object:
     """A CuPy array, or whatever else speaks DLPack, as a tensor on the same memory; anything else as it came."""
     if isinstance(value, Tensor) or not hasattr(value, "__dlpack__"):
         return value
+    if isinstance(value, np.ndarray) and any(step < 0 for step in value.strides):
+        return value  # tensors have no such strides, and torch ends the process over them
     try:
         return torch.from_dlpack(value)
     except (BufferError, RuntimeError, TypeError, ValueError):  # a dtype or a layout that tensors do not have
@@ -320,9 +328,10 @@ def check_image_size(function: str, name: str, value: object) -> tuple[int, int]
 def check_fits(function: str, name: str, value: object, numbers: int, itemsize: int = 4) -> None:
     """That so many numbers fit the machine's memory, of which ``name`` asked for them."""
     if numbers * itemsize > MEMORY:
+        gib = min(numbers * itemsize >> 30, 10**15)
         raise ValueError(
-            f"{function}: {name} is {came(value)}, which takes {numbers * itemsize / 2**30:.3g} GiB where this machine "
-            f"has {MEMORY / 2**30:.3g}; pass a smaller number."
+            f"{function}: {name} is {came(value)}, which takes {gib:.3g} GiB or more where this machine has "
+            f"{MEMORY / 2**30:.3g}; pass a smaller number."
         )
 
 
@@ -368,8 +377,9 @@ def check_callable(function: str, name: str, value: object) -> Callable[..., Any
 
 
 def check_list(function: str, name: str, value: object, expected: str) -> list[Any]:
-    """What an iterable holds; a tensor or a string counts as one thing, not as many."""
-    if isinstance(value, (Tensor, str, bytes)) or not isinstance(value, Iterable):
+    """What an iterable holds; a tensor, an array or a string counts as one thing, and a set has no order."""
+    unordered = isinstance(value, (Tensor, np.ndarray, str, bytes, Set, Mapping))
+    if unordered or not isinstance(value, Iterable):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass {expected}.")
     return list(value)
 
@@ -394,7 +404,7 @@ def check_place(function: str, value: object, name: str = "device") -> torch.dev
         return None
     try:
         device = torch.device(value)  # type: ignore[call-overload]
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, OverflowError) as error:
         raise ValueError(f"{function}: {name} is {came(value)}; pass a device such as 'cpu' or 'cuda'.") from error
     if not torch.compiler.is_compiling() and not _is_here(device):
         raise ValueError(f"{function}: {name} is {str(device)!r}, which is not here; pass one that is, such as 'cpu'.")
@@ -409,6 +419,7 @@ def _is_here(device: torch.device) -> bool:
 
 
 def check_path(function: str, name: str, value: object) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or not isinstance(os.fspath(value), str):
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise TypeError(f"{function}: {name} is {came(value)}; pass the path of a file or folder.")
-    return Path(value)
+    return Path(text)

@@ -213,8 +213,11 @@ def _ending(tell: Callable[[int], object]) -> Iterator[None]:
     """End the process soon after the first SIGINT or SIGTERM and at once after the second, wherever the work is.
 
     Python raises what a signal means only where its own code goes on, and a step of a large network, or a cleanup that
-    waits, may take minutes until then.
+    waits, may take minutes until then. Only the main thread may ask for signals: in others nothing changes.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)

@@ -90,12 +90,13 @@ def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **s
 
 def _bits(value: Tensor) -> Tensor:
     value = value.detach().reshape(1)
-    return value.float().view(torch.int32) if value.is_floating_point() else value
+    return value.double().view(torch.int64) if value.is_floating_point() else value
 
 
 def _difference(call: dict[str, object], device: torch.device, group: dist.ProcessGroup) -> str:
     """What the first two ranks that differ said, in a sentence that all ranks read. Costs a second collective."""
     said = {n: f"tensor({value.item()})" if isinstance(value, Tensor) else str(value) for n, value in call.items()}
+    said = {name: words[:100] for name, words in said.items()}  # some twenty settings of them fit
     text = json.dumps(said).encode()[:LONGEST].ljust(LONGEST)
     mine = torch.tensor(list(text), dtype=torch.uint8, device=device)
     everyone = mine.new_empty(dist.get_world_size(group) * LONGEST)

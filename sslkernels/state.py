@@ -46,8 +46,9 @@ class MemoryQueue(Remembering):
         dim = check_count("MemoryQueue", "dim", dim, 1)
         size = check_count("MemoryQueue", "size", size, dim)
         self.backend = check_backend(backend)
-        self.keys = F.normalize(torch.randn(size, dim), dim=1)
-        self.position = torch.zeros((), dtype=torch.int64)
+        with torch.inference_mode(False):  # what is made inside it cannot be written outside
+            self.keys = F.normalize(torch.randn(size, dim), dim=1)
+            self.position = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, *, group: GroupLike = None) -> None:

@@ -7,7 +7,6 @@ import copy
 import math
 import re
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -23,13 +22,14 @@ from sslkernels.arguments import (
     check_number,
     check_place,
     check_scalar,
+    is_whole,
 )
 from sslkernels.backends import check_backend
 from sslkernels.functional import ema_update_
 from sslkernels.modules import Module, Remembering, unscriptable
 from sslkernels.schedules import check_step, check_total, share_done
 
-# What each schedule has of options.
+# Each schedule has these options.
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "constant": ("momentum",),
     "cosine": ("momentum", "final_momentum", "total_steps"),
@@ -252,8 +252,12 @@ class EMA(Module):
         return {"step": self.step, "updates": self.updates}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        self.step = state["step"]
-        self.updates = state.get("updates", self.step + 1)
+        if not isinstance(state, dict) or not is_whole(state.get("step"), -1):
+            raise ValueError(f"EMA: the saved step is {came(state)}; pass the state that state_dict() gave.")
+        updates = state.get("updates", state["step"] + 1)
+        if not is_whole(updates, 0):
+            raise ValueError(f"EMA: the saved number of updates is {came(updates)}; pass what state_dict() gave.")
+        self.step, self.updates = state["step"], updates
 
     def _load_from_state_dict(
         self,
@@ -411,11 +415,12 @@ def _buffer_pairs(
 
 def _held(model: nn.Module) -> dict[str, Tensor]:
     """Buffers, and what parts remember as if it were one."""
-    with ExitStack() as lent:
-        for part in model.modules():
-            if isinstance(part, Remembering):
-                lent.enter_context(part._as_buffers())
-        return _by_name(model.named_buffers())
+    held = _by_name(model.named_buffers())
+    for path, part in model.named_modules():
+        if isinstance(part, Remembering):
+            names = {f"{path}.{leaf}" if path else leaf: getattr(part, leaf) for leaf in part.remembered}
+            held |= _by_name((name, tensor) for name, tensor in names.items() if tensor is not None)
+    return held
 
 
 def _remembers(part: nn.Module, leaf: str) -> bool:

@@ -16,9 +16,9 @@ from typing import Any
 
 # The repository holds a folder of the package's name without its compiled module: no child process may import it.
 os.environ["PYTHONSAFEPATH"] = "1"
-# Processes beside each other take a thread each, or they wait for one another's; -n 0 takes as many as there are.
+# Processes beside each other take two threads each: more would wait for one another's, and one would hide a race.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
 # Threads that wait without spinning, or a second busy process makes these small problems a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # What a shell starts in the background ignores Ctrl-C, and so would every process that a test interrupts.

@@ -369,3 +369,84 @@ def test_the_transforms_of_torch_func_get_a_sentence(transform: str) -> None:
         with pytest.raises(RuntimeError, match="outside the transforms of torch.func") as caught:
             TRANSFORMS[transform](call)
         assert "\n" not in str(caught.value)
+
+
+ARRAYS: dict[str, Callable[[Any], Any]] = {
+    "gather_tokens": lambda a: SF.gather_tokens(a(4, 5, 3), torch.zeros(4, 2, dtype=torch.int64)),
+    "restore_tokens": lambda a: SF.restore_tokens(a(4, 5, 3), torch.zeros(4, 2, dtype=torch.int64), torch.zeros(3)),
+    "patchify_gather": lambda a: SF.patchify_gather(a(1, 1, 4, 4), torch.zeros(1, 1, dtype=torch.int64), 2),
+    "masked_mse": lambda a: SF.masked_mse(torch.ones(1, 5, 3), torch.ones(1, 5, 3), a(1, 5)),
+    "ema_update_": lambda a: SF.ema_update_([a(6)], [torch.ones(6)], 0.5),
+    "queue_update_": lambda a: SF.queue_update_(torch.zeros(8, 3), a(6, 3), 0),
+}
+
+
+@pytest.mark.parametrize("function", ARRAYS)
+def test_an_array_of_negative_strides_is_refused(function: str) -> None:
+    """torch ends the process over one."""
+    with pytest.raises(TypeError, match=rf"{function}: .* is a ndarray; pass a torch.Tensor"):
+        ARRAYS[function](lambda *shape: np.zeros(shape, np.float32)[..., ::-1])
+
+
+def test_a_read_only_array_is_not_written() -> None:
+    array = np.zeros(3, np.float32)
+    array.setflags(write=False)
+    with pytest.raises(ValueError, match=r"ema_update_: targets\[0\] is a read-only ndarray"):
+        SF.ema_update_([array], [torch.ones(3)], 0.5)
+    target = torch.zeros(3)
+    SF.ema_update_([target], [array], 0.5)
+    assert not array.any() and not target.any()
+
+
+def test_another_default_device_changes_nothing(backend: str) -> None:
+    """Kernels read the address of what they allocate: on another device than their inputs' it would be none of theirs."""
+    a, b, x, index = torch.randn(6, 4), torch.randn(6, 4), torch.randn(2, 6, 4), torch.randint(6, (2, 3))
+    calls: dict[str, Callable[[], Any]] = {
+        "nt_xent": lambda: SF.nt_xent(a, b, backend=backend),
+        "info_nce": lambda: SF.info_nce(a, b, negatives=b, backend=backend),
+        "clip_loss": lambda: SF.clip_loss(a, b, 2.0, backend=backend),
+        "logsumexp": lambda: SF.logsumexp_similarity(a, b, backend=backend),
+        "byol_loss": lambda: SF.byol_loss(a, b, backend=backend),
+        "barlow_twins": lambda: SF.barlow_twins(a, b, backend=backend),
+        "vicreg": lambda: SF.vicreg(a, b, backend=backend),
+        "frossl": lambda: SF.frossl([a, b], backend=backend),
+        "tico": lambda: SF.tico(a, b, backend=backend)[0],
+        "sigreg": lambda: SF.sigreg(a, b.T, backend=backend),
+        "lejepa": lambda: SF.lejepa(a[None], b[None], b.T, backend=backend),
+        "gather_tokens": lambda: SF.gather_tokens(x, index, backend=backend),
+        "scatter_tokens": lambda: SF.scatter_tokens(x[:, :3], index, 9, backend=backend),
+        "restore_tokens": lambda: SF.restore_tokens(x, index, torch.zeros(4, device="cpu"), backend=backend),
+        "apply_masks": lambda: SF.apply_masks(x, [index], backend=backend),
+        "masked_mse": lambda: SF.masked_mse(x, 2 * x, index.new_ones(2, 6), backend=backend),
+        "queue": lambda: SF.queue_update_(a.clone(), b, 1, backend=backend),
+        "bank": lambda: NTXentLoss(memory_bank_size=4)(a, b).isfinite(),
+    }
+    expected = {name: call() for name, call in calls.items()}
+    with torch.device("meta"):
+        found = {name: call() for name, call in calls.items()}
+        for draw in (
+            lambda: SF.random_masking(2, 8, 0.5, device="cpu", backend=backend)[0],
+            lambda: SF.block_masks(2, 8, 8, min_keep=2, device="cpu")[0][0],
+            lambda: SF.tube_masks(2, 2, 8, 8, device="cpu")[0][0],
+            lambda: SF.span_mask(2, 40, 0.5, 4, device="cpu"),
+        ):
+            assert draw().device.type == "cpu"
+    for name in calls:
+        assert (
+            found[name] == expected[name] if isinstance(found[name], int) else torch.equal(found[name], expected[name])
+        )
+
+
+def test_numbers_too_long_to_print_get_a_sentence() -> None:
+    with pytest.raises(ValueError, match="temperature is a whole number of 16610 bits"):
+        SF.nt_xent(GOOD, GOOD, temperature=10**5000)
+
+
+def test_a_bank_made_in_inference_mode_trains_on() -> None:
+    loss = NTXentLoss(memory_bank_size=8)
+    with torch.inference_mode():
+        loss(torch.randn(4, 3), torch.randn(4, 3))
+        queue = sk.MemoryQueue(8, 3)
+    loss(torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)).backward()
+    queue.enqueue(GOOD)
+    assert int(loss.memory_bank.position) == int(queue.position) == 4

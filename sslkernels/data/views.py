@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import came, check_flag, check_image_size, check_size, is_whole
+from sslkernels.arguments import came, check_flag, check_image_size, check_rows, check_size, is_whole
 
 LARGE = 64
 
@@ -56,6 +56,7 @@ class TwoViews(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        check_rows("TwoViews", "images", images, "(N, C, H, W), numbers in [0, 1]", dims=4)
         return self.augment(images), self.augment(images)
 
 
@@ -89,4 +90,5 @@ class OneView(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor]:
+        check_rows("OneView", "images", images, "(N, C, H, W), numbers in [0, 1]", dims=4)
         return (self.augment(images),)

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -15,12 +19,9 @@ BATCH = 256
 def encode(backbone: nn.Module, images: Tensor) -> Tensor:
     """Features ``(N, D)`` of ``images (N, C, H, W)`` in evaluation mode, float32 on the CPU."""
     device = _device("encode", backbone, images)
-    training = [module for module in backbone.modules() if module.training]
-    backbone.eval()
-    features = [backbone(batch.to(device)).float().cpu() for batch in images.split(BATCH)]
-    for module in training:  # a part that was frozen stays so
-        module.training = True
-    return torch.cat(features)
+    with _modes_kept(backbone):
+        backbone.eval()
+        return torch.cat([backbone(batch.to(device)).float().cpu() for batch in images.split(BATCH)])
 
 
 @torch.no_grad()
@@ -33,17 +34,34 @@ def calibrate_batchnorm(backbone: nn.Module, images: Tensor) -> None:
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
+    before = [copy.deepcopy(norm.state_dict()) for norm in norms]
     momenta = [norm.momentum for norm in norms]
-    training = backbone.training
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain average over all batches
-    backbone.train()
-    for batch in images.split(BATCH):
-        backbone(batch.to(device))
-    backbone.train(training)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the plain average over all batches
+        with _modes_kept(backbone):
+            backbone.train()
+            for batch in images.split(BATCH):
+                backbone(batch.to(device))
+    except BaseException:
+        for norm, state in zip(norms, before, strict=True):
+            norm.load_state_dict(state)
+        raise
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+@contextmanager
+def _modes_kept(backbone: nn.Module) -> Iterator[None]:
+    """Afterwards every part is in the mode it was in, so that one that was frozen stays so."""
+    modes = {module: module.training for module in backbone.modules()}
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _device(function: str, backbone: nn.Module, images: Tensor) -> torch.device:

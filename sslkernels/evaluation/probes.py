@@ -27,7 +27,7 @@ def few_shot(
     >>> few_shot(rows, labels, rows, labels)
     1.0
     """
-    _check("few_shot", features, labels, test_features, test_labels)
+    features, test_features = _checked("few_shot", features, labels, test_features, test_labels)
     shots, draws = check_size("few_shot", "shots", shots), check_size("few_shot", "draws", draws)
     keys, queries = F.normalize(features, dim=1), F.normalize(test_features, dim=1)
     correct = [
@@ -44,7 +44,9 @@ def linear_probe(
 
     None where a class has fewer rows than ``shots``.
     """
-    _check("linear_probe", features, labels, test_features, test_labels)
+    features, test_features = _checked("linear_probe", features, labels, test_features, test_labels)
+    if len(labels.unique()) < 2:
+        raise ValueError("linear_probe: labels holds one class; pass rows of at least two.")
     shots, draws = check_size("linear_probe", "shots", shots), check_size("linear_probe", "draws", draws)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -60,10 +62,11 @@ def linear_probe(
 
 def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, k: int = 20) -> float:
     """Accuracy of the majority among the ``k`` nearest training rows by cosine; of equals, the lower label."""
-    _check("knn", features, labels, test_features, test_labels)
+    features, test_features = _checked("knn", features, labels, test_features, test_labels)
     k = check_size("knn", "k", k)
-    votes = F.one_hot(labels[nearest(features, test_features, min(k, len(features)))]).sum(1)
-    return float((votes.argmax(1) == test_labels).float().mean())
+    classes, places = labels.unique(return_inverse=True)
+    votes = F.one_hot(places[nearest(features, test_features, min(k, len(features)))], len(classes)).sum(1)
+    return float((classes[votes.argmax(1)] == test_labels).float().mean())
 
 
 def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
@@ -76,12 +79,15 @@ def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
             "both need the same number of features."
         )
     k = check_size("nearest", "k", k, most=len(features))
+    features, queries = features.detach().float(), queries.detach().float()
     keys = F.normalize(features, dim=1)
     return torch.cat([(F.normalize(part, dim=1) @ keys.T).topk(k).indices for part in queries.split(CHUNK)])
 
 
-def _check(function: str, features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor) -> None:
-    """Rows of as many features, at least one of each, and a label for each row."""
+def _checked(
+    function: str, features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows of as many features, at least one of each, with a label for each, in float32 and without a graph."""
     for name, rows, labels_name, given in (
         ("features", features, "labels", labels),
         ("test_features", test_features, "test_labels", test_labels),
@@ -95,6 +101,8 @@ def _check(function: str, features: Tensor, labels: Tensor, test_features: Tenso
                 f"{function}: {labels_name} has shape {shape_of(given)} and {name} {shape_of(rows)}; "
                 "every row needs one label, and there must be a row."
             )
+        if not rows.isfinite().all():
+            raise ValueError(f"{function}: {name} holds numbers that are not finite; no row is near to them.")
         if given.min() < 0:
             raise ValueError(f"{function}: {labels_name} holds {int(given.min())}; pass labels from 0 on.")
     if features.shape[1] != test_features.shape[1]:
@@ -102,6 +110,7 @@ def _check(function: str, features: Tensor, labels: Tensor, test_features: Tenso
             f"{function}: features has shape {shape_of(features)} and test_features {shape_of(test_features)}; "
             "both need the same number of features."
         )
+    return features.detach().float(), test_features.detach().float()
 
 
 def _draws(labels: Tensor, shots: int, draws: int) -> Iterator[Tensor]:

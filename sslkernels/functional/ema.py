@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -156,7 +157,7 @@ def _momentum(momentum: float | Tensor) -> tuple[float, Tensor | None]:
     """As a number, and as a tensor where it is one that must not be waited for."""
     if torch.compiler.is_compiling() and not isinstance(momentum, Tensor):
         # a number that changes from step to step: as a product with a tensor the graph holds no guard on it
-        return 0.0, torch.ones((), dtype=torch.float64) * momentum
+        return 0.0, torch.ones((), dtype=torch.float64, device="cpu") * momentum
     check_scalar("ema_update_", "momentum", momentum)
     if isinstance(momentum, Tensor):
         momentum = momentum.detach()
@@ -180,7 +181,7 @@ def _listed(name: str, tensors: object) -> list[Tensor]:
 
 def _checked(place: int, target: object, source: object, master: object) -> tuple[Tensor, Tensor, Tensor | None]:
     """A target, its source and its master as ordinary tensors on this rank, or a sentence about what does not match."""
-    t, s = _ordinary(f"targets[{place}]", target), _ordinary(f"sources[{place}]", source)
+    t, s = _ordinary(f"targets[{place}]", target), _ordinary(f"sources[{place}]", source, written=False)
     m = None if master is None else _ordinary(f"masters[{place}]", master)
     if m is not None and _placed(master) != _placed(target):
         raise ValueError(
@@ -232,15 +233,22 @@ def _checked(place: int, target: object, source: object, master: object) -> tupl
     return t, s, m
 
 
-def _ordinary(name: str, value: object) -> Tensor:
-    value = as_tensor(value)
+def _ordinary(name: str, given: object, written: bool = True) -> Tensor:
+    if written and isinstance(given, np.ndarray) and not given.flags.writeable:
+        raise ValueError(f"ema_update_: {name} is a read-only ndarray and would be written; pass a copy of it.")
+    value = as_tensor(given)
     if not isinstance(value, Tensor):
         raise TypeError(f"ema_update_: {name} is a {type(value).__name__}; pass a torch.Tensor.")
     if isinstance(value, torch.nn.parameter.UninitializedTensorMixin):
         raise TypeError(f"ema_update_: {name} has no values yet; run the lazy module once first.")
-    if value.layout != torch.strided:
-        raise TypeError(f"ema_update_: {name} has layout {value.layout}; pass a dense tensor.")
-    value = value.detach()
+    if value.is_nested or value.layout != torch.strided:
+        kind = "is a nested tensor" if value.is_nested else f"has layout {value.layout}"
+        raise TypeError(f"ema_update_: {name} {kind}; pass a dense tensor.")
+    if value.is_quantized:
+        raise TypeError(f"ema_update_: {name} has dtype {value.dtype}; pass numbers, {name}.dequantize().")
+    if written and (value.is_conj() or value.is_neg()):
+        raise ValueError(f"ema_update_: {name} is a conjugated or negated view; pass the tensor that it is a view of.")
+    value = value.detach().resolve_conj().resolve_neg()
     return value.to_local() if _placed(value) is not None else value  # type: ignore[attr-defined]
 
 

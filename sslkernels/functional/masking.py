@@ -21,6 +21,7 @@ from sslkernels.arguments import (
     check_number,
     check_place,
     check_size,
+    check_sizes,
     is_whole,
 )
 from sslkernels.backends import WITH_CUDA, choose
@@ -206,7 +207,7 @@ def span_mask(
             f"span_mask: min_spans is {came(min_spans)} and a span can start at {starts} steps; "
             f"pass a whole number from 0 to {starts}."
         )
-    spans = int(prob * length / span + float(_uniform((1,), generator)))
+    spans = int(prob * length / span + float(_uniform((1,), generator, None if generator is not None else "cpu")))
     spans = min(max(spans, min_spans), starts)
     chosen = _uniform((batch, starts), generator, device).topk(spans).indices
     # +1 where a span starts and -1 where it is over
@@ -306,7 +307,7 @@ def _block_size(height: int, width: int, scale: float, aspect_ratio: float) -> t
 def _draw_size(
     height: int, width: int, scale: Pair, aspect_ratio: Pair, generator: torch.Generator | None
 ) -> tuple[int, int]:
-    draws = _uniform((2,), generator).tolist()
+    draws = _uniform((2,), generator, None if generator is not None else "cpu").tolist()
     share, ratio = (low + (high - low) * draw for (low, high), draw in zip((scale, aspect_ratio), draws, strict=True))
     return _block_size(height, width, share, ratio)
 
@@ -338,12 +339,10 @@ def _first(inside: Tensor, count: int) -> Tensor:
 
 def _check_sizes(function: str, **sizes: object) -> tuple[int, ...]:
     """Whole numbers of at least 1, in the order they came, of a tensor of as many numbers as their product."""
-    checked, numbers = [], 1
-    for name, value in sizes.items():
-        checked.append(check_size(function, name, value))
-        numbers *= checked[-1]
-        check_fits(function, name, value, numbers, itemsize=8)
-    return tuple(checked)
+    checked = check_sizes(function, **sizes)
+    largest = max(checked)
+    check_fits(function, list(sizes)[checked.index(largest)], largest, math.prod(checked), itemsize=8)
+    return checked
 
 
 def _check_range(function: str, name: str, value: object, most: float = math.inf) -> Pair:

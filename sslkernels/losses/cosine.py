@@ -11,7 +11,7 @@ from sslkernels.arguments import came, check_number, check_rows, check_tensor, i
 from sslkernels.functional.cosine import LEAST_EPS, negative_cosine_similarity
 from sslkernels.modules import Module
 
-# Of a tensor of torch.
+# Tensors of torch have no more dimensions.
 MOST_DIMS = 64
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_number, check_rows, check_size
+from sslkernels.arguments import check_count, check_number, check_rows
 from sslkernels.distributed import check_gathered
 from sslkernels.functional.sigreg import check_projections, check_rule, check_views_of_samples, lejepa, sigreg
 from sslkernels.modules import Module
@@ -34,7 +34,7 @@ class SIGReg(Module):
     ) -> None:
         super().__init__()
         knots, t_max = self.knots, self.t_max = check_rule("SIGReg", knots, t_max)
-        self.num_vectors = check_size("SIGReg", "num_vectors", num_vectors)
+        self.num_vectors = check_count("SIGReg", "num_vectors", num_vectors, each=1)
         self.gather_distributed = check_gathered("SIGReg", gather_distributed)
         # Nothing reads them: checkpoints of lightly's module hold them, and load here, as ours load there.
         step = t_max / (knots - 1)
@@ -84,7 +84,7 @@ class LeJEPALoss(Module):
         self.lambda_param = check_number("LeJEPALoss", "lambda_param", lambda_param, least=0, most=1)
         check_gathered("LeJEPALoss", gather_distributed)
         check_rule("LeJEPALoss", sigreg_knots, sigreg_t_max, names=("sigreg_knots", "sigreg_t_max"))
-        check_size("LeJEPALoss", "sigreg_num_vectors", sigreg_num_vectors)
+        check_count("LeJEPALoss", "sigreg_num_vectors", sigreg_num_vectors, each=1)
         self.sigreg = SIGReg(
             knots=sigreg_knots,
             t_max=sigreg_t_max,

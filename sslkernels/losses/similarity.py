@@ -71,8 +71,8 @@ class NTXentLoss(Module):
         self._lazy_size = 0
         sizes = list(memory_bank_size) if isinstance(memory_bank_size, Sequence) else [memory_bank_size]
         lazy = is_whole(memory_bank_size, 0)
-        known = lazy or len(sizes) == 2 or sizes == [0]
-        if not known or not all(is_whole(n, 0) for n in sizes) or (sizes[0] > 0 and sizes[-1] == 0):
+        known = all(is_whole(n, 0) for n in sizes) and (lazy or len(sizes) == 2 or sizes == [0])
+        if not known or (sizes[0] > 0 and sizes[-1] == 0):
             raise ValueError(
                 f"NTXentLoss: memory_bank_size is {came(memory_bank_size)}; "
                 "pass 0 for none, or (size, dim) with whole numbers of at least 1."
@@ -91,7 +91,8 @@ class NTXentLoss(Module):
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
         check_pair("NTXentLoss", {"out0": out0, "out1": out1}, self.gather_distributed)
         if self.memory_bank is None and self._lazy_size:
-            self.memory_bank = MemoryQueue(self._lazy_size, out0.shape[1]).to(out0.device)
+            with torch.inference_mode(False), torch.device(out0.device):
+                self.memory_bank = MemoryQueue(self._lazy_size, out0.shape[1])
         group: GroupLike = "world" if self.gather_distributed else None
         if self.memory_bank is None:
             return nt_xent(out0, out1, temperature=self.temperature, group=group)
@@ -206,7 +207,7 @@ class ClipLoss(Module):
         With ``world_size > 1`` the columns are the rows of all ranks; the rows too, unless ``local_loss``.
         """
         images, texts, group = image_features, text_features, self._group()
-        check_scalar("ClipLoss", "logit_scale", logit_scale)
+        logit_scale = check_scalar("ClipLoss", "logit_scale", logit_scale)
         shard = shard_of(group, "ClipLoss", images, texts, logit_scale=logit_scale, local_loss=self.local_loss)
         if shard is not None:
             if self.local_loss and len(set(shard.sizes)) > 1:
@@ -232,9 +233,9 @@ class ClipLoss(Module):
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
         check_pair("ClipLoss", {"image_features": image_features, "text_features": text_features}, self.world_size > 1)
-        check_scalar("ClipLoss", "logit_scale", logit_scale)
+        logit_scale = check_scalar("ClipLoss", "logit_scale", logit_scale)
         if logit_bias is not None:
-            check_scalar("ClipLoss", "logit_bias", logit_bias)
+            logit_bias = check_scalar("ClipLoss", "logit_bias", logit_bias)
         output_dict = check_flag("ClipLoss", "output_dict", output_dict)
         if self._overridden():
             logits = self.get_logits(image_features, text_features, logit_scale, logit_bias=logit_bias)

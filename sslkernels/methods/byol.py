@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_module, check_number, check_widths
+from sslkernels.arguments import check_module, check_number, check_pair, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import byol_loss
 from sslkernels.methods.method import Taught
@@ -62,7 +62,9 @@ class BYOL(Taught):
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        p0, p1 = (self.predictor(self.embed(view)) for view in self.two_views(views))
+        z0, z1 = (self.embed(view) for view in self.two_views(views))
+        p0, p1 = self.predictor(z0), self.predictor(z1)
+        check_pair("BYOL", {"the predictor's rows": p0, "the projector's": z0})
         target0, target1 = (self.teacher(view) for view in views)
         return {"loss": self.loss(p0, p1, target0, target1), "embeddings": (p0, p1, target0, target1)}
 

@@ -82,7 +82,7 @@ class MAE(Method):
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         images = self.one_view(views)
         pred, mask = self.paint(images)
-        target = patchify(images, self.backbone.patch_size)
+        target = patchify(images.detach(), self.backbone.patch_size)
         return {"loss": self.loss(pred, target, mask), "embeddings": (pred, target, mask)}
 
     def loss(self, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:  # type: ignore[override]

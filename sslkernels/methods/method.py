@@ -62,11 +62,13 @@ class Method(Module):
 
     def features(self, view: Tensor) -> Tensor:
         """The backbone's features ``(N, feature_dim)`` of a view."""
-        features = self.backbone(view)
-        if features.shape[1:] != (self.feature_dim,):
+        name, features = type(self).__name__, self.backbone(view)
+        check_tensor(name, "what backbone gives", features, "(N, feature_dim)")
+        if features.shape != (view.shape[0], self.feature_dim):
             raise ValueError(
-                f"{type(self).__name__}: feature_dim is {self.feature_dim} and the backbone gives features of shape "
-                f"{shape_of(features)}; pass a backbone to (N, {self.feature_dim}), or the feature_dim of this one."
+                f"{name}: feature_dim is {self.feature_dim} and the backbone gives features of shape "
+                f"{shape_of(features)} for {view.shape[0]} images; pass one to (N, {self.feature_dim}), or the "
+                "feature_dim of this one."
             )
         return features
 
@@ -84,7 +86,9 @@ class Method(Module):
             raise ValueError(f"{name}: {len(listed)} views came; pass {expected}.")
         for place, view in enumerate(listed):
             check_tensor(name, f"views[{place}]", view, "(N, ...)")
-            if view.dim() == 0 or view.shape[0] != listed[0].shape[0]:
+            if view.dim() == 0 or view.shape[0] == 0:
+                raise ValueError(f"{name}: views[{place}] has shape {shape_of(view)}; pass at least one sample.")
+            if view.shape[0] != listed[0].shape[0]:
                 raise ValueError(
                     f"{name}: views[0] has shape {shape_of(listed[0])} and views[{place}] {shape_of(view)}; "
                     "all need the same samples."

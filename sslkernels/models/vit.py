@@ -104,11 +104,11 @@ class ViT(Module):
         super().__init__()
         image_size = check_image_size("ViT", "image_size", image_size)
         patch_size, in_channels = check_sizes("ViT", patch_size=patch_size, in_channels=in_channels)
+        if any(side % patch_size for side in image_size):
+            raise ValueError(f"ViT: patch_size is {patch_size} and images {image_size}; it must divide both sides.")
         width, depth = check_transformer("ViT", heads, width=width, depth=depth)
         check_fits("ViT", "image_size", image_size, image_size[0] * image_size[1] * width)
         check_fits("ViT", "in_channels", in_channels, in_channels * patch_size**2 * width)
-        if any(side % patch_size for side in image_size):
-            raise ValueError(f"ViT: patch_size is {patch_size} and images {image_size}; it must divide both sides.")
         self.patch_size = patch_size
         self.in_channels = in_channels
         self.grid = image_size[0] // patch_size, image_size[1] // patch_size
@@ -130,7 +130,7 @@ class ViT(Module):
 
     def embed(self, images: Tensor, index: Tensor | None = None, *, backend: str | None = None) -> Tensor:
         """Patches of ``images``, or those of ``index (N, K)``, as tokens with their positions, ``(N, K, width)``."""
-        images = check_tensor("ViT", "images", images, "(N, C, H, W)")
+        images = check_rows("ViT", "images", images, "(N, C, H, W)", dims=4)
         size = self.in_channels, *(side * self.patch_size for side in self.grid)
         if images.shape[1:] != size:
             raise ValueError(
@@ -159,7 +159,8 @@ def patchify(images: Tensor, patch: int) -> Tensor:
     if height % patch or width % patch:
         raise ValueError(f"patchify: images has shape {shape_of(images)} and patch is {patch}; it must divide H and W.")
     pixels = images.reshape(batch, channels, height // patch, patch, width // patch, patch)
-    return pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * patch**2)
+    length = (height // patch) * (width // patch)
+    return pixels.permute(0, 2, 4, 1, 3, 5).reshape(batch, length, channels * patch**2)
 
 
 def unpatchify(patches: Tensor, channels: int, grid: tuple[int, int]) -> Tensor:
@@ -174,8 +175,8 @@ def unpatchify(patches: Tensor, channels: int, grid: tuple[int, int]) -> Tensor:
     check_tensor("unpatchify", "patches", patches, "(N, L, C * patch * patch)")
     channels = check_size("unpatchify", "channels", channels)
     grid = check_image_size("unpatchify", "grid", grid)
-    patch = math.isqrt(patches.shape[-1] // channels)
-    if patches.dim() != 3 or patches.shape[1:] != (grid[0] * grid[1], channels * patch**2) or patch == 0:
+    patch = math.isqrt(patches.shape[-1] // channels) if patches.dim() == 3 else 0
+    if patch == 0 or patches.shape[1:] != (grid[0] * grid[1], channels * patch**2):
         raise ValueError(
             f"unpatchify: patches has shape {shape_of(patches)}, channels is {channels} and grid {grid}; "
             "expected (N, rows * columns, channels * patch * patch)."

@@ -14,9 +14,12 @@ from sslkernels.ops.registry import wide
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     views = _views(z0, z1)
     (n, d), dtype = z0.shape, wide(z0.dtype)
-    mean, squares = torch.empty((len(views), 2, d), dtype=dtype), torch.empty((len(views), d), dtype=torch.float64)
-    products = torch.empty(d if z1 is not None else 0, dtype=torch.float64)
-    gap = torch.empty((), dtype=torch.float64)
+    mean, squares = (
+        torch.empty((len(views), 2, d), dtype=dtype, device="cpu"),
+        torch.empty((len(views), d), dtype=torch.float64, device="cpu"),
+    )
+    products = torch.empty(d if z1 is not None else 0, dtype=torch.float64, device="cpu")
+    gap = torch.empty((), dtype=torch.float64, device="cpu")
     if n == 0:
         return mean.zero_(), squares.zero_(), products.zero_(), gap.zero_()
     second = views[-1]
@@ -43,7 +46,7 @@ def matrix(
     (n, d), threads = z0.shape, torch.get_num_threads()
     means, scales = _each(mean), _each(scale)
     if side == "samples":
-        out = torch.empty((len(views), count, n), dtype=wide(z0.dtype))
+        out = torch.empty((len(views), count, n), dtype=wide(z0.dtype), device="cpu")
         for z, k, at_mean, at_scale in zip(views, out, means, scales, strict=False):
             if count:
                 _C.correlation_samples(
@@ -52,7 +55,7 @@ def matrix(
                 )  # fmt: skip
         return out
     pairs = [(0, 1)] if cross else [(view, view) for view in range(len(views))]
-    out = torch.empty((len(pairs), d, d), dtype=wide(z0.dtype))
+    out = torch.empty((len(pairs), d, d), dtype=wide(z0.dtype), device="cpu")
     for (i, j), c in zip(pairs, out, strict=True):
         _C.correlation_features(
             CODES[z0.dtype], CODES[dtype], views[i].data_ptr(), views[i].stride(0), means[i], scales[i],
@@ -64,12 +67,12 @@ def matrix(
 def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
     code, (views, n, m), threads = CODES[matrix.dtype], matrix.shape, torch.get_num_threads()
     if side == "samples":
-        out = torch.empty((1 if cross else views, 1), dtype=torch.float64)
+        out = torch.empty((1 if cross else views, 1), dtype=torch.float64, device="cpu")
         for view, total in enumerate(out):
             x, y = (matrix[0], matrix[1]) if cross else (matrix[view], matrix[view])
             _C.correlation_energies(code, x.data_ptr(), y.data_ptr(), n, m, 0, 0, total.data_ptr(), threads)
         return out
-    out = torch.empty((2 if cross else views, m), dtype=torch.float64)
+    out = torch.empty((2 if cross else views, m), dtype=torch.float64, device="cpu")
     for view in range(views):
         _C.correlation_energies(
             code, matrix[view].data_ptr(), other[view].data_ptr(), n, m, out[view].data_ptr(),
@@ -99,7 +102,7 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     views = _views(z0, z1)
     (n, d), samples = z0.shape, side == "samples"
-    out = [torch.empty((count, d) if need else (0,), dtype=z0.dtype) for need in (need0, need1)]
+    out = [torch.empty((count, d) if need else (0,), dtype=z0.dtype, device="cpu") for need in (need0, need1)]
     if count == 0 or not (need0 or need1):
         return out[0], out[1]
     matrices = (0, 0)

@@ -17,9 +17,9 @@ def forward(
     keys = x if y is None else y
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     wide = _wide(x)
-    rows = torch.empty(n, dtype=wide)
-    column_sums = torch.empty(m if columns else 0, dtype=wide)
-    attended = torch.empty((n, d) if attend else (0,), dtype=wide)
+    rows = torch.empty(n, dtype=wide, device="cpu")
+    column_sums = torch.empty(m if columns else 0, dtype=wide, device="cpu")
+    attended = torch.empty((n, d) if attend else (0,), dtype=wide, device="cpu")
     _C.similarity_forward(
         CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, y is None, d,
         float(scale), 0 if exclude is None else exclude.data_ptr(), 0 if exclude is None else exclude.shape[1],
@@ -45,9 +45,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     x, y, exclude = rows_of(x), None if y is None else _keys(x, y), None if exclude is None else exclude.contiguous()
     keys = x if y is None else y
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    dy = torch.empty(keys.shape if need_y and y is not None else (0,), dtype=x.dtype)
-    dscale = torch.empty((), dtype=_wide(x))
+    dx = torch.empty(x.shape, dtype=x.dtype, device="cpu")
+    dy = torch.empty(keys.shape if need_y and y is not None else (0,), dtype=x.dtype, device="cpu")
+    dscale = torch.empty((), dtype=_wide(x), device="cpu")
     if x.shape[0] == 0 or keys.shape[0] == 0:  # empty tensors have no address, which stands for "not wanted"
         return (dx.zero_() if need_x else dx.new_empty(0)), dy.zero_(), dscale.zero_()
     _C.similarity_backward(
@@ -63,8 +63,8 @@ def backward(
 def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     n0, d = z0.shape
     n = n0 + (0 if z1 is None else z1.shape[0])
-    unit = torch.empty((n, d), dtype=dtype)
-    norms = torch.empty(n, dtype=_wide(z0))
+    unit = torch.empty((n, d), dtype=dtype, device="cpu")
+    norms = torch.empty(n, dtype=_wide(z0), device="cpu")
     for part, start in ((z0, 0), (z1, n0)):
         if part is not None:
             part = rows_of(part)
@@ -79,7 +79,7 @@ def unit_rows_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tupl
 def unit_rows_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     n, d = unit.shape
     grad = rows_of(grad)
-    parts = (torch.empty((n0, d), dtype=dtype), torch.empty((n - n0, d), dtype=dtype))
+    parts = (torch.empty((n0, d), dtype=dtype, device="cpu"), torch.empty((n - n0, d), dtype=dtype, device="cpu"))
     for part, start in zip(parts, (0, n0), strict=True):
         _C.unit_rows_backward(
             CODES[unit.dtype], unit.data_ptr() + start * d * unit.element_size(),
@@ -92,7 +92,7 @@ def unit_rows_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype
 
 def row_dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
     x, y = rows_of(x), _keys(x, x if y is None else y)
-    out = torch.empty(x.shape[0], dtype=_wide(x))
+    out = torch.empty(x.shape[0], dtype=_wide(x), device="cpu")
     _C.row_dot_forward(
         CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[0], x.shape[1],
         shift, out.data_ptr(), torch.get_num_threads(),
@@ -110,15 +110,15 @@ def row_dot_backward(
         return dx, x.new_empty(0)
     if x.shape[0] == y.shape[0]:
         return dx, _scale_rows(y, x, grad.roll(shift), -shift, None)
-    dy = torch.zeros(y.shape, dtype=y.dtype)
-    index = (torch.arange(x.shape[0]) + shift) % y.shape[0]
+    dy = torch.zeros(y.shape, dtype=y.dtype, device="cpu")
+    index = (torch.arange(x.shape[0], device="cpu") + shift) % y.shape[0]
     return dx, dy.index_copy_(0, index, _scale_rows(x, x, grad, 0, None))
 
 
 def row_cosine_forward(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     x, y = rows_of(x), _keys(x, y)
     n, d = x.shape
-    cosines, norms = torch.empty(n, dtype=_wide(x)), torch.empty((2, n), dtype=_wide(x))
+    cosines, norms = torch.empty(n, dtype=_wide(x), device="cpu"), torch.empty((2, n), dtype=_wide(x), device="cpu")
     _C.row_cosine_forward(
         CODES[x.dtype], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n, d, eps,
         cosines.data_ptr(), norms.data_ptr(), torch.get_num_threads(),
@@ -131,7 +131,7 @@ def row_cosine_backward(
 ) -> tuple[Tensor, Tensor]:
     x, y = rows_of(x), _keys(x, y)
     n, d = x.shape
-    dx, dy = (torch.empty((n, d) if need else (0,), dtype=x.dtype) for need in (need_x, need_y))
+    dx, dy = (torch.empty((n, d) if need else (0,), dtype=x.dtype, device="cpu") for need in (need_x, need_y))
     _C.row_cosine_backward(
         CODES[x.dtype], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n, d, eps, cosines.data_ptr(),
         norms.data_ptr(), grad.data_ptr(), grad.stride(0), dx.data_ptr(), dy.data_ptr(), torch.get_num_threads(),
@@ -142,7 +142,7 @@ def row_cosine_backward(
 def _scale_rows(like: Tensor, y: Tensor, grad: Tensor, shift: int, also_shift: int | None) -> Tensor:
     """grad_i * y_(i + shift), plus grad_(i + also_shift) * y_(i + also_shift)."""
     y = rows_of(y)
-    out = torch.empty(like.shape, dtype=like.dtype)
+    out = torch.empty(like.shape, dtype=like.dtype, device="cpu")
     _C.scale_rows(
         CODES[y.dtype], y.data_ptr(), y.stride(0), y.shape[0], y.shape[1], shift, grad.data_ptr(),
         int(also_shift is not None), also_shift or 0, like.shape[0], out.data_ptr(), torch.get_num_threads(),

@@ -28,7 +28,7 @@ def gather(
     x, index = rows_of(x), index.contiguous()
     (sets, batch, kept), length = index.shape, x.shape[1] - prefix
     fill, pos = contiguous(fill), contiguous(pos)
-    out = torch.empty((sets * batch, prefix + kept, x.shape[2]), dtype=dtype)
+    out = torch.empty((sets * batch, prefix + kept, x.shape[2]), dtype=dtype, device="cpu")
     if not _C.tokens_gather(
         *_at(x, prefix), *_index(index), length, pointer(fill), pointer(pos), by_place, CODES[dtype], out.data_ptr(),
         torch.get_num_threads(),
@@ -41,7 +41,7 @@ def collect(
     x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
 ) -> Tensor:
     x, index, fill = rows_of(x), index.contiguous(), contiguous(fill)
-    out = torch.empty((index.shape[1], prefix + length, x.shape[2]), dtype=dtype)
+    out = torch.empty((index.shape[1], prefix + length, x.shape[2]), dtype=dtype, device="cpu")
     if not _C.tokens_collect(
         *_at(x, prefix), *_index(index), length, pointer(fill), strict, CODES[dtype], out.data_ptr(),
         torch.get_num_threads(),
@@ -52,7 +52,7 @@ def collect(
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
     x, index = rows_of(x), index.contiguous()
-    out = torch.empty((length, x.shape[2]), dtype=wide(x.dtype))
+    out = torch.empty((length, x.shape[2]), dtype=wide(x.dtype), device="cpu")
     dtype, data, sample_stride, row_stride, _, d = _at(x, 0)
     _C.tokens_sums(
         dtype, data, sample_stride, row_stride, d, *_index(index), length, out.data_ptr(), torch.get_num_threads()
@@ -63,8 +63,11 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
 def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     keys = keys.to(torch.float32).contiguous()
     batch, length = keys.shape
-    ids_keep = torch.empty((batch, keep), dtype=torch.int64)
-    ids_restore, mask = torch.empty((batch, length), dtype=torch.int64), torch.empty((batch, length))
+    ids_keep = torch.empty((batch, keep), dtype=torch.int64, device="cpu")
+    ids_restore, mask = (
+        torch.empty((batch, length), dtype=torch.int64, device="cpu"),
+        torch.empty((batch, length), device="cpu"),
+    )
     _C.tokens_ranks(
         keys.data_ptr(), batch, length, keep, ids_keep.data_ptr(), ids_restore.data_ptr(), mask.data_ptr(),
         torch.get_num_threads(),
@@ -76,7 +79,7 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     images, index = images.contiguous(), index.contiguous()
     (batch, kept), (_, channels, height, width) = index.shape, images.shape
     down, across = height // patch, width // patch
-    out = torch.empty((batch, kept, channels * patch * patch), dtype=images.dtype)
+    out = torch.empty((batch, kept, channels * patch * patch), dtype=images.dtype, device="cpu")
     if not _C.tokens_patches(
         CODES[images.dtype], images.data_ptr(), channels, down, across, patch, *_index(index[None]), out.data_ptr(),
         torch.get_num_threads(),
@@ -88,7 +91,10 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
 def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
     pred, target, weights = pred.contiguous(), target.contiguous(), weights.contiguous()
     rows, d = pred.shape
-    out, moments = torch.empty(rows, dtype=weights.dtype), torch.empty((rows, 2), dtype=weights.dtype)
+    out, moments = (
+        torch.empty(rows, dtype=weights.dtype, device="cpu"),
+        torch.empty((rows, 2), dtype=weights.dtype, device="cpu"),
+    )
     _C.tokens_errors(
         CODES[pred.dtype], CODES[target.dtype], pred.data_ptr(), target.data_ptr(), weights.data_ptr(), rows, d,
         _NORMS[norm], beta, out.data_ptr(), moments.data_ptr(), torch.get_num_threads(),
@@ -99,7 +105,7 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
 def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
     pred, target, scales = pred.contiguous(), target.contiguous(), scales.contiguous()
     rows, d = pred.shape
-    dpred = torch.empty((rows, d), dtype=pred.dtype)
+    dpred = torch.empty((rows, d), dtype=pred.dtype, device="cpu")
     _C.tokens_errors_backward(
         CODES[pred.dtype], CODES[target.dtype], pred.data_ptr(), target.data_ptr(), scales.data_ptr(), rows, d,
         _NORMS[norm], beta, moments.data_ptr(), dpred.data_ptr(), torch.get_num_threads(),
