@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     code = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None and code in INTERRUPTED:
-        os._exit(code)  # all is said and done; the interpreter's own clean-up takes a second, and a further Ctrl-C ill
+        os._exit(
+            code
+        )  # all is said and done; the interpreter's own clean-up takes a second, and stumbles over a further Ctrl-C
     return code
 
 

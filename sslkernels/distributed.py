@@ -21,7 +21,7 @@ from sslkernels.arguments import check_flag
 
 GroupLike: TypeAlias = "dist.ProcessGroup | Literal['world'] | None"
 
-# What ranks must agree on whatever they call: how it reads where they do not, and how that is mended.
+# Ranks must agree on these whatever they call: how it reads where they do not, and how that is mended.
 DISAGREEMENTS = {
     "function": ("call different functions", "call the same on all of them"),
     "features": ("hold rows of unlike widths", "pass the same number of features on all of them"),

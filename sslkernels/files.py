@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# What a killed process leaves of a file that it was writing.
+# A killed process leaves this of a file that it was writing.
 PARTIAL = ".partial"
 
 
@@ -87,7 +87,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     OSError: it is a folder and no regular file
     """
     _check_regular(os.stat(path).st_mode)
-    # What was looked at may be another file by now: a fifo opened like this does not wait for its writer.
+    # The file may have been replaced since it was looked at: a fifo opened like this does not wait for its writer.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
     try:
         _check_regular(os.fstat(file.fileno()).st_mode)

@@ -236,7 +236,7 @@ class EMA(Module):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _keep_exact(self, before: list[tuple[Tensor, Tensor | None]]) -> None:
-        """Of parameters that were converted, all the bits that were there; masters stay in float32."""
+        """Convert parameters from all the bits that their masters hold; masters stay in float32."""
         for place, (parameter, (old, master)) in enumerate(zip(self.module.parameters(), before, strict=True)):
             if old.is_meta or parameter.is_meta:
                 continue

@@ -141,7 +141,7 @@ def _only_pictures(entries: Iterable[os.DirEntry[str]], left_out: Counter[str]) 
 
 
 def _read(path: Path, files: list[Path], image_size: int, left_out: Counter[str]) -> Tensor:
-    """Of all files at once: numbers whose white no file tells have one white, so that a dark picture stays dark."""
+    """Scale all files at once: those whose white no file tells share one white, so that a dark picture stays dark."""
     shape = (len(files), 3, image_size, image_size)
     check_memory(f"imagefolder: images of {path}", shape, 4, "pass a smaller image_size or fewer images")
     images, brightest = torch.empty(shape), dict[int, int]()

@@ -85,7 +85,7 @@ def _array(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInf
             f"npz: {name} of {path} is damaged: it says shape {shape} of {dtype}, and {held} bytes follow; "
             "write it anew."
         )
-    # Itself and two copies in float32.
+    # An image takes itself and two copies in float32.
     check_memory(f"npz: {name} of {path}", shape, dtype.itemsize + 8, "pass fewer or smaller images")
     with _reading(path), archive.open(info) as member:
         return np.lib.format.read_array(member, allow_pickle=False)

@@ -30,7 +30,7 @@ WHITE = 65535
 # Tags of TIFF.
 _BITS, _PHOTOMETRIC, _LARGEST, _LARGEST_OF_ANY_KIND = 258, 262, 281, 341
 _WHITE_IS_ZERO = 0
-# What Pillow calls the unpackers that read the upper byte of 16 bits, and for each the one that reads the lower byte.
+# Pillow's unpackers that read the upper byte of 16 bits, and for each the one that reads the lower byte.
 _LOWER_BYTE = {
     "RGB;16B": "RGB;16L",
     "RGB;16L": "RGB;16B",

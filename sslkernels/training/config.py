@@ -60,7 +60,7 @@ NUMBERS: tuple[tuple[tuple[str, ...], dict[str, float]], ...] = (
 )
 # May not be None.
 ALWAYS = ("epochs", "batch_size", "lr", "seed", "precision", "devices", "accumulate")
-# What a resumed run may be given anew.
+# A resumed run may be given these anew.
 CHANGEABLE = ("data", "epochs")
 # Images of this kind come in many sizes and are resized to one.
 RESIZED, IMAGE_SIZE = "imagefolder:", 32

@@ -20,7 +20,7 @@ from sslkernels.schedules import check_step, check_total, share_done
 from sslkernels.training.batches import images_of, views_of
 from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
 
-# Of all steps; of so many where nobody knows how many there will be.
+# The warm-up is this share of all steps, or of so many where nobody knows how many there will be.
 WARMUP, UNKNOWN = 0.05, 10_000
 WEIGHT_DECAY = 1e-4
 # Enough for an effective rank of a few dozen, and little beside an epoch.

@@ -42,7 +42,7 @@ from sslkernels.training.resume import FollowSchedule, Resumed, fingerprint, loa
 from sslkernels.training.signals import stopping
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-# Of an image's height and width; attention to four times as many costs too much for a first try.
+# Patches along an image's height and width; attention to four times as many costs too much for a first try.
 MOST_PATCHES = 8
 VERSIONS = ("lightning", "kornia", "scikit-learn", "numpy")
 PROBES: dict[str, Callable[..., float | None]] = {"few_shot": few_shot, "linear": linear_probe, "knn": knn}
@@ -212,7 +212,7 @@ def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None
 
 
 def seed(value: int) -> None:
-    """Of torch, NumPy and Python, without a line on it."""
+    """Seed torch, NumPy and Python, without the line that Lightning prints about it."""
     with _quiet_engine():
         seed_everything(value, verbose=False)
 
