@@ -133,7 +133,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     _add_train_arguments(train)
     for name, (module, words, example) in FROM_ELSEWHERE.items():
         command = commands.add_parser(
-            name, help=words, description=words.capitalize() + ".", epilog=example, formatter_class=raw
+            name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=example, formatter_class=raw
         )
         if name in arguments[:1]:  # the others' modules stay unread
             imported = importlib.import_module(module)

@@ -7,6 +7,8 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from sslkernels.terminal import printable
+
 STYLE = """
 :root { color-scheme: light }
 body { font: 16px/1.55 system-ui, sans-serif; color: #1f2933; background: #f5f7fa; margin: 0 }
@@ -25,6 +27,7 @@ img { display: block; max-width: 100%; margin: 8px auto 0 }
 
 def page(title: str, content: Iterable[str], style: str = "") -> str:
     """The file; ``style`` is added to `STYLE`. What UTF-8 cannot hold, such as a file name's bytes, is spelled out."""
+    title = printable(title)
     text = "\n".join(
         (
             "<!doctype html>",

@@ -58,6 +58,7 @@ NUMBERS: tuple[tuple[tuple[str, ...], dict[str, float]], ...] = (
     (("lambd", "sim", "var", "cov"), {"least": 0}),
     (("mask_ratio", "momentum"), {"least": 0, "most": 1}),
 )
+MOST_EPOCHS = 10**9
 # May not be None.
 ALWAYS = ("epochs", "batch_size", "lr", "seed", "precision", "devices", "accumulate")
 # A resumed run may be given these anew.
@@ -108,6 +109,8 @@ class TrainConfig:
         for names, limits in WHOLES:
             for name in names:
                 self._check(name, check_size, **limits)
+        if self.epochs > MOST_EPOCHS:  # their steps are counted in 64 bits
+            raise ValueError(f"train: --epochs is {came(self.epochs)}; pass at most {MOST_EPOCHS}.")
         for names, bounds in NUMBERS:
             for name in names:
                 self._check(name, check_number, **bounds)

@@ -14,7 +14,14 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+# torchrun and Slurm set these, and so does Lightning.
+SCHEDULED = (
+    "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "JSM_NAMESPACE_RANK",
+)  # fmt: skip
 
 
 class OneMachine(LightningEnvironment):
@@ -34,7 +41,7 @@ class LoopbackDDP(DDPStrategy):
 
     def setup_distributed(self) -> None:
         for library in ("GLOO", "NCCL"):
-            os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
+            os.environ[f"{library}_SOCKET_IFNAME"] = "lo"
         self.set_world_ranks()
         backend = "nccl" if self.root_device.type == "cuda" else "gloo"
         store = dist.FileStore(self.meeting, self.world_size)
@@ -55,10 +62,10 @@ class EndWithParent(Callback):
 def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
     """Lightning's strategy; errors of its processes come out as their own sentences, and no process is left behind."""
     if devices == 1:
-        yield "auto"
+        with _alone():
+            yield "auto"
         return
-    port = os.environ.get("MASTER_PORT")
-    with tempfile.TemporaryDirectory(prefix="sslkernels-") as folder:
+    with _alone(), tempfile.TemporaryDirectory(prefix="sslkernels-") as folder:
         strategy = LoopbackDDP(folder)
         try:
             yield strategy
@@ -85,6 +92,16 @@ def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
         finally:
             if strategy.launcher is not None:
                 strategy.launcher.kill(signal.SIGKILL)
-            os.environ.pop("MASTER_PORT", None)
-            if port is not None:
-                os.environ["MASTER_PORT"] = port
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hide what a scheduler says of ranks: Lightning would take this process for one of a cluster, and log nothing."""
+    before = {name: os.environ.pop(name) for name in SCHEDULED if name in os.environ}
+    rank_zero_only.rank = 0
+    try:
+        yield
+    finally:
+        for name in SCHEDULED:
+            os.environ.pop(name, None)
+        os.environ.update(before)

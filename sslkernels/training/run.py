@@ -90,6 +90,7 @@ def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], opti
             raise FileExistsError(
                 f"train: --out is {out}, which is not an empty folder; pass another, or --resume to continue its run."
             )
+        _check_apart(out, config.data)
         dataset = load_data(config, warn)
         given = [name for name, value in options.items() if value is not None]
     prepared = prepare(config, given, dataset)
@@ -215,6 +216,13 @@ def seed(value: int) -> None:
     """Seed torch, NumPy and Python, without the line that Lightning prints about it."""
     with _quiet_engine():
         seed_everything(value, verbose=False)
+
+
+def _check_apart(out: Path, data: str) -> None:
+    """That results do not go where the next run would read them as pictures."""
+    kind, _, path = data.partition(":")
+    if kind == "imagefolder" and path and out.resolve().is_relative_to(Path(path).resolve()):
+        raise ValueError(f"train: --out is {out}, inside the pictures of {path}; pass a folder elsewhere.")
 
 
 def _is_free(out: Path) -> bool:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run is of this machine alone, whatever a scheduler says, and keeps apart from the pictures that it reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.utilities import rank_zero_only
+
+from sslkernels.training import train
+from sslkernels.training.devices import SCHEDULED, strategy_of
+
+
+@pytest.mark.parametrize("devices", (1, 2))
+def test_what_a_scheduler_says_of_ranks_is_hidden_and_comes_back(devices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning took a run with RANK=1 for the second of a cluster, and wrote no logs."""
+    for name in SCHEDULED:
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setattr(rank_zero_only, "rank", 3)
+    with strategy_of(devices):
+        assert not set(SCHEDULED) & set(os.environ) and rank_zero_only.rank == 0
+        os.environ["MASTER_PORT"] = "1"  # as Lightning does
+    assert {os.environ[name] for name in SCHEDULED} == {"3"}
+
+
+@pytest.mark.parametrize("inside", ("run", "a/run", "."))
+def test_results_inside_the_pictures_are_refused(inside: str, tmp_path: Path) -> None:
+    """The next run, and a resumed one, would read them as a class."""
+    (tmp_path / "a").mkdir()
+    with pytest.raises((ValueError, FileExistsError), match="--out is"):
+        train("simclr", tmp_path / inside, data=f"imagefolder:{tmp_path}")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a"]
+
+
+def test_epochs_whose_steps_cannot_be_counted_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--epochs is 9223372036854775807; pass at most"):
+        train("simclr", tmp_path / "run", epochs=2**63 - 1)
