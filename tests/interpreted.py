@@ -29,9 +29,9 @@ def run_interpreted(file: str, marker: str, folder: Path) -> None:
     reason = triton_is_too_old()
     if reason is not None:
         pytest.skip(reason)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, "-m", marker, str(Path(file).resolve())],
+        [*command, "-W", "ignore::RuntimeWarning", "-m", marker, str(Path(file).resolve())],
         cwd=folder,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1", "TRITON_DEFAULT_FP_FUSION": "1"},
         capture_output=True,

@@ -95,15 +95,18 @@ class Resumed:
 
     def check_fits(self, module: LightningModule) -> None:
         """That the checkpoint's weights are those of ``module``, which a later version may build in another way."""
-        saved = {name: value.shape for name, value in self.checkpoint["state_dict"].items()}
-        for name, value in module.state_dict().items():
-            if saved.pop(name, None) != value.shape:
-                saved[name] = value.shape
-        if saved:
+        saved, built = _shapes(self.checkpoint["state_dict"]), _shapes(module.state_dict())
+        unlike = [name for name in saved.keys() | built.keys() if name not in built or saved.get(name) != built[name]]
+        if unlike:
             raise ValueError(
-                f"train: {self.path} and this version's {self.config.method} differ in {min(saved)}; "
+                f"train: {self.path} and this version's {self.config.method} differ in {min(unlike)}; "
                 "resume it with the version that wrote it."
             )
+
+
+def _shapes(state: dict[str, Any]) -> dict[str, Any]:
+    """Of the tensors; what is none, such as the step of a teacher, has no shape."""
+    return {name: getattr(value, "shape", None) for name, value in state.items()}
 
 
 def _change(name: str, saved: Any, found: Any) -> str:

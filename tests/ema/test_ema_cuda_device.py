@@ -306,7 +306,7 @@ def test_no_access_outside_of_an_array() -> None:
     if not Path(runtime).is_absolute():
         pytest.skip("This g++ has no libasan.")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", __file__],
         env={
             **os.environ,
             "SSLKERNELS_SANITIZE": "1",

@@ -19,7 +19,7 @@ def test_agrees_with_the_oracle(isa: str, tmp_path: Path) -> None:
     tests = str(Path(__file__).parent / "test_tokens_values.py")
     chosen = "cpu and not errors_say and not addresses and not gradcheck"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", chosen, "-p", "no:cacheprovider", tests],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", chosen, "-p", "no:cacheprovider", tests],
         cwd=tmp_path,
         env={**os.environ, "SSLKERNELS_ISA": isa},
         capture_output=True,
