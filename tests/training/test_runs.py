@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run is of this machine alone, whatever a scheduler says, and keeps apart from the pictures that it reads."""
+"""A run is of this machine alone whatever a scheduler says, keeps apart from its pictures, and knows its own weights."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.utilities import rank_zero_only
 
-from sslkernels.training import train
+from sslkernels.methods import BYOL
+from sslkernels.models import resnet_small
+from sslkernels.training import LitMethod, train
+from sslkernels.training.config import TrainConfig
 from sslkernels.training.devices import SCHEDULED, strategy_of
+from sslkernels.training.resume import Resumed
 
 
 @pytest.mark.parametrize("devices", (1, 2))
@@ -37,3 +41,14 @@ def test_results_inside_the_pictures_are_refused(inside: str, tmp_path: Path) ->
 def test_epochs_whose_steps_cannot_be_counted_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--epochs is 9223372036854775807; pass at most"):
         train("simclr", tmp_path / "run", epochs=2**63 - 1)
+
+
+def test_the_weights_of_a_method_with_a_teacher_are_those_of_its_checkpoint(tmp_path: Path) -> None:
+    """The teacher's step stands among them and has no shape."""
+    module = LitMethod(BYOL(resnet_small(), feature_dim=128, hidden_dim=8, projection_dim=8))
+    state = module.state_dict()
+    resumed = Resumed(tmp_path / "last.ckpt", TrainConfig.from_options("byol", {}), {"state_dict": state})
+    resumed.check_fits(module)
+    del state["method.teacher.module.0.stem.0.weight"]
+    with pytest.raises(ValueError, match="differ in method.teacher.module.0.stem.0.weight"):
+        resumed.check_fits(module)
