@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run is of this machine alone whatever a scheduler says, keeps apart from its pictures, and knows its own weights."""
+"""A run is of this machine alone whatever a scheduler says, apart from its pictures, and sure of its own weights."""
 
 from __future__ import annotations
 
