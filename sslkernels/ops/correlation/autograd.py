@@ -379,11 +379,8 @@ def _units_of(squares: Tensor, side: str) -> Units:
 
 
 def _rounded(dtype: torch.dtype, *coefficients: Tensor | None) -> Iterator[Tensor | None]:
-    """To what kernels read. Infinities become the largest number: a column of zeros times them is zeros. What is only
-    too large for ``dtype`` becomes infinite.
-    """
+    """To what kernels read. Infinities become the largest number: a column of zeros times them is zeros."""
     largest = torch.finfo(dtype).max
-    stacked = torch.stack([x for x in coefficients if x is not None])
-    present = stacked.nan_to_num_(torch.nan, largest, -largest).to(dtype).unbind()
+    present = torch.stack([x for x in coefficients if x is not None]).clamp(-largest, largest).to(dtype).unbind()
     given = iter(present)
     return (None if x is None else next(given) for x in coefficients)
