@@ -448,3 +448,15 @@ def test_a_bank_made_in_inference_mode_trains_on() -> None:
     loss(torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)).backward()
     queue.enqueue(GOOD)
     assert int(loss.memory_bank.position) == int(queue.position) == 4
+
+
+def test_an_update_takes_numbers_alone() -> None:
+    codes = torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)
+    with pytest.raises(TypeError, match=r"targets\[0\] has dtype torch.qint8; pass numbers"):
+        SF.ema_update_([codes], [codes], 0.5)
+    negated = torch.complex(torch.ones(3), torch.ones(3)).conj().imag
+    with pytest.raises(ValueError, match=r"targets\[0\] is a conjugated or negated view"):
+        SF.ema_update_([negated], [torch.ones(3)], 0.5)
+    target = torch.zeros(3)
+    SF.ema_update_([target], [negated], 0.0)
+    assert torch.equal(target, -torch.ones(3))

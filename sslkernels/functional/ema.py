@@ -246,9 +246,11 @@ def _ordinary(name: str, given: object, written: bool = True) -> Tensor:
         raise TypeError(f"ema_update_: {name} {kind}; pass a dense tensor.")
     if value.is_quantized:
         raise TypeError(f"ema_update_: {name} has dtype {value.dtype}; pass numbers, {name}.dequantize().")
-    if written and (value.is_conj() or value.is_neg()):
-        raise ValueError(f"ema_update_: {name} is a conjugated or negated view; pass the tensor that it is a view of.")
-    value = value.detach().resolve_conj().resolve_neg()
+    value = value.detach()
+    if not torch.compiler.is_compiling() and (value.is_conj() or value.is_neg()):  # which the compiler resolves
+        if written:
+            raise ValueError(f"ema_update_: {name} is a conjugated or negated view; pass the tensor itself.")
+        value = value.resolve_conj().resolve_neg()
     return value.to_local() if _placed(value) is not None else value  # type: ignore[attr-defined]
 
 
