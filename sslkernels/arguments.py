@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = torch.finfo(torch.float32).max
-# Of the machine, in bytes; where Python cannot tell, as on Windows, everything fits.
+# The memory of the machine, in bytes; where Python cannot tell, as on Windows, everything fits.
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 LARGEST_WHOLE = torch.iinfo(torch.int64).max
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# Those that torch.gather moves.
+# torch.gather moves these.
 WHOLE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 INDEX_DTYPES = (torch.int64, torch.int32)
 REDUCTIONS = ("mean", "sum", "none")
@@ -39,7 +39,7 @@ def shape_of(tensor: Tensor) -> str:
 
 
 def came(value: object) -> str:
-    """What a user passed, in a few words on one line."""
+    """Describe what a user passed, in a few words on one line."""
     if isinstance(value, Tensor):
         shape = "ragged shape" if value.is_nested else f"shape {shape_of(value)}"
         return f"a tensor of {shape} and dtype {value.dtype}"
@@ -172,22 +172,16 @@ def check_tokens(function: str, name: str, value: object, expected: str = "(B, L
 
 def check_index(function: str, name: str, value: object, batch: int, device: torch.device) -> Tensor:
     """Whole numbers ``(B, K)`` beside tokens of ``batch`` samples."""
-    index = check_whole_tensor(function, name, as_tensor(value), "(B, K), int64 or int32")
+    index = check_tensor(function, name, as_tensor(value), "(B, K), int64 or int32")
+    if index.dtype not in INDEX_DTYPES:
+        raise TypeError(
+            f"{function}: {name} has dtype {index.dtype}; accepted are int64 and int32. For a mask pass its indices."
+        )
     if index.dim() != 2 or index.shape[0] != batch:
         raise ValueError(f"{function}: {name} has shape {shape_of(index)}; expected (B, K) with B = {batch}.")
     if index.device != device:
         raise ValueError(
             f"{function}: {name} is on {index.device} and the tokens on {device}; move both to one device."
-        )
-    return index
-
-
-def check_whole_tensor(function: str, name: str, value: object, expected: str) -> Tensor:
-    """int64 or int32."""
-    index = check_tensor(function, name, value, expected)
-    if index.dtype not in INDEX_DTYPES:
-        raise TypeError(
-            f"{function}: {name} has dtype {index.dtype}; accepted are int64 and int32. For a mask pass its indices."
         )
     return index
 
@@ -377,7 +371,7 @@ def check_callable(function: str, name: str, value: object) -> Callable[..., Any
 
 
 def check_list(function: str, name: str, value: object, expected: str) -> list[Any]:
-    """What an iterable holds; a tensor, an array or a string counts as one thing, and a set has no order."""
+    """List what an iterable holds; a tensor, an array or a string counts as one thing, and a set has no order."""
     unordered = isinstance(value, (Tensor, np.ndarray, str, bytes, Set, Mapping))
     if unordered or not isinstance(value, Iterable):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass {expected}.")

@@ -170,7 +170,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def check_group(group: GroupLike) -> GroupLike:
-    """What a ``group`` may be, as it came: it is resolved when it is used."""
+    """Check what a ``group`` may be and give it back as it came: it is resolved when it is used."""
     _resolve(group)
     return group
 

@@ -188,7 +188,7 @@ def check_projections(function: str, name: str, z: Tensor) -> None:
 def check_rule(
     function: str, knots: int, t_max: float, names: tuple[str, str] = ("knots", "t_max")
 ) -> tuple[int, float]:
-    """What the trapezoidal rule is made of: knots, both ends included, and where it ends."""
+    """Check what the trapezoidal rule is made of: knots, both ends included, and where it ends."""
     knots = check_size(function, names[0], knots, least=2)
     check_fits(function, names[0], knots, knots)
     return knots, check_number(function, names[1], t_max, above=0)

@@ -76,7 +76,7 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             merge(other_max + i0 + m0, other_sum + i0 + m0, row_max, row_sum, rows);
         }
     }
-    // Of the numbers that are not NaN, infinities among them.
+    // The range of the numbers that are not NaN, infinities among them.
     static void range(const Acc *t, Acc &top, Acc &bottom) {
         Vector<Acc> high = all<Acc>(kLowest<Acc>), low = all<Acc>(kLargest<Acc>);
         for (int k = 0; k < P::MR * P::NR; k += L) {
