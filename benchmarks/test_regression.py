@@ -3,12 +3,16 @@
 
 Memory above the inputs is what an op allocates, the same on every quiet or busy machine: it may grow by a tenth and
 four MiB. Time is held as the ratio to eager in one process, which a shared machine moves and another processor more: it
-may fall to its square root, half of the way to level. A matrix that is stored again fails both by far.
+may fall to its square root, half of the way to level, in the best of a few attempts: a virtual machine whose host takes
+back what was freed was seen to slow every call of one attempt tenfold. A matrix that is stored again fails all by far.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -24,7 +28,9 @@ CPU = torch.device("cpu")
 MOST_PAIRS = 1 << 24
 LEAST_RATIO = 2.0
 SECONDS = 0.4
+ATTEMPTS = 4
 MEMORY_TIMES, MEMORY_PLUS = 1.1, 4 << 20
+MAPPED = 128 << 10
 
 SMALL = {str(workload): workload for workload in WORKLOADS if workload.preset == "small"}
 COMMITTED = {
@@ -44,14 +50,30 @@ def name(key: tuple[Workload, str]) -> str:
     return f"{key[0]}-{key[1]}"
 
 
-@pytest.mark.parametrize("key", COMMITTED, ids=name)
-def test_memory(key: tuple[Workload, str]) -> None:
-    workload, dtype = key
-    known = report.ours(COMMITTED[key])["memory_bytes"]
+@pytest.fixture(scope="module")
+def mapped() -> Iterator[Executor]:
+    """A process whose C library maps every tensor by itself and returns it when freed.
+
+    Left to itself it keeps what was freed, by rules that depend on all that ran before: the same call was seen to take
+    10, 19 and 27 MiB. Times are taken in this process, for a fresh mapping costs page faults.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", str(MAPPED))
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+            yield executor
+
+
+def step_memory(workload: Workload, dtype: str) -> int:
     inputs = workload.inputs(DTYPES[dtype], CPU)
     step = PROVIDERS["cpu"].step(workload, inputs)
-    # the first has what is allocated once for a process, and any may have pages that another call left
-    found = min(measure.step_memory(step, inputs) for _ in range(4))
+    # the first has what is allocated once for a process
+    return min(measure.step_memory(step, inputs) for _ in range(3))
+
+
+@pytest.mark.parametrize("key", COMMITTED, ids=name)
+def test_memory(key: tuple[Workload, str], mapped: Executor) -> None:
+    known = report.ours(COMMITTED[key])["memory_bytes"]
+    found = mapped.submit(step_memory, *key).result()
     assert found <= MEMORY_TIMES * known + MEMORY_PLUS, f"{found / 2**20:.1f} MiB, committed are {known / 2**20:.1f}"
 
 
@@ -60,7 +82,11 @@ def test_time(key: tuple[Workload, str]) -> None:
     workload, dtype = key
     inputs = workload.inputs(DTYPES[dtype], CPU)
     steps = {name: (PROVIDERS[name].step(workload, inputs), inputs) for name in ("cpu", "eager")}
-    timings = measure.interleaved(steps, SECONDS)
-    ours, eager = (timings[name].summary()["fwd+bwd"]["median"] for name in ("cpu", "eager"))
-    least = math.sqrt(FASTER[key])
-    assert eager / ours >= least, f"{eager / ours:.2f}x of eager, committed are {FASTER[key]:.2f}x"
+    least, ratio = math.sqrt(FASTER[key]), 0.0
+    for _ in range(ATTEMPTS):
+        timings = measure.interleaved(steps, SECONDS)
+        ours, eager = (timings[name].summary()["fwd+bwd"]["median"] for name in ("cpu", "eager"))
+        ratio = max(ratio, eager / ours)
+        if ratio >= least:
+            break
+    assert ratio >= least, f"{ratio:.2f}x of eager, committed are {FASTER[key]:.2f}x"
