@@ -141,12 +141,12 @@ def correlation(backend: str, dtype: torch.dtype) -> Calls:
     }  # fmt: skip
 
 
-def characteristic(backend: str, dtype: torch.dtype) -> Calls:
+def sigreg(backend: str, dtype: torch.dtype) -> Calls:
     sums = wide(dtype)
     p, grad = torch.randn(2, 4, 3, dtype=sums), torch.randn(2, 2, 5, 3, dtype=sums)
     return {
-        "characteristic_sums": [(p, 0.3, knots, backend) for knots in (2, 5)],
-        "characteristic_adjoint": [(p, grad, 0.3, backend)],
+        "sigreg_sums": [(p, 0.3, knots, backend) for knots in (2, 5)],
+        "sigreg_adjoint": [(p, grad, 0.3, backend)],
     }
 
 
@@ -165,7 +165,7 @@ def moved(backend: str, dtype: torch.dtype) -> Calls:
 
 
 def every_call(backend: str, dtype: torch.dtype) -> Calls:
-    families = (similarity, of_rows, tokens, correlation, characteristic, moved)
+    families = (similarity, of_rows, tokens, correlation, sigreg, moved)
     return {name: calls for family in families for name, calls in family(backend, dtype).items()}
 
 

@@ -71,7 +71,7 @@ print("agrees")
 @pytest.mark.parametrize("isa", _C.available_isas())
 def test_holds_every_scale(isa: str, run_python: Callable) -> None:
     here = Path(__file__).parent
-    script = f"import sys; sys.path.insert(0, {str(here.parent / 'characteristic')!r})" + EVERY_SCALE
+    script = f"import sys; sys.path.insert(0, {str(here.parent / 'sigreg')!r})" + EVERY_SCALE
     done = run_python(script.format(isa=isa, folder=str(here)), SSLKERNELS_ISA=isa)
     assert done.returncode == 0 and done.stdout.split() == ["agrees"], done.stderr
 

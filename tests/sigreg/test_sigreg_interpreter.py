@@ -22,7 +22,7 @@ import sys
 sys.path.insert(0, {folder!r})
 import dense_sigreg as dense, test_characteristic_sums as test_sums, torch
 import sslkernels.functional as SF
-from sslkernels.ops.characteristic import characteristic_sums, triton
+from sslkernels.ops.sigreg import characteristic_sums, triton
 
 plain = triton._floats
 triton._floats = lambda *arguments: plain(*arguments).fill_(torch.nan)
@@ -84,7 +84,7 @@ def test_kernels_compile_without_spills(tmp_path: Path) -> None:
     needs_triton((3, 6))
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     done = subprocess.run(
-        [sys.executable, str(FOLDER / "characteristic_compile.py"), *map(str, SHARED)],
+        [sys.executable, str(FOLDER / "sigreg_compile.py"), *map(str, SHARED)],
         cwd=tmp_path,
         env={**environment, "PYTHONSAFEPATH": "1", "TRITON_DEFAULT_FP_FUSION": "1", "TRITON_CACHE_DIR": str(tmp_path)},
         capture_output=True,

@@ -19,7 +19,7 @@ from torch import Tensor
 from sslkernels.distributed import Shard, summed
 from sslkernels.ops.registry import define, family, first_derivative
 
-_run = family("characteristic")
+_run = family("sigreg")
 _TURNS_PER_RADIAN = Fraction("0.159154943091895335768883763372514362034459645740456448747667")
 
 
@@ -40,10 +40,10 @@ def _adjoint_fake(p: Tensor, grad: Tensor, step: float, backend: str) -> Tensor:
 
 
 characteristic_sums = define(
-    "characteristic_sums(Tensor p, float step, SymInt knots, str backend) -> Tensor", _sums, _sums_fake
+    "sigreg_sums(Tensor p, float step, SymInt knots, str backend) -> Tensor", _sums, _sums_fake
 )
 characteristic_adjoint = define(
-    "characteristic_adjoint(Tensor p, Tensor grad, float step, str backend) -> Tensor", _adjoint, _adjoint_fake
+    "sigreg_adjoint(Tensor p, Tensor grad, float step, str backend) -> Tensor", _adjoint, _adjoint_fake
 )
 
 

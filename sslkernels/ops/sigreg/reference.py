@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The characteristic family in plain PyTorch: the specification of every other backend, and a backend of its own.
+"""The sigreg family in plain PyTorch: the specification of every other backend, and a backend of its own.
 
 One knot after the other, so that nothing is larger than the projections p (M, N, S). Angles are taken in fp64 where the
 device has it: in fp32 the product ``t_k p`` alone is off by 6e-8 of itself, 2e-3 at 3e4.

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import gradcheck
 
-import sslkernels.ops.characteristic.cpu as cpu
+import sslkernels.ops.sigreg.cpu as cpu
 from sslkernels import _C
-from sslkernels.ops.characteristic import characteristic_sums
-from sslkernels.ops.characteristic.autograd import turns
+from sslkernels.ops.sigreg import characteristic_sums
+from sslkernels.ops.sigreg.autograd import turns
 
 STEP = 3 / 16
 # No dimension is a multiple of a vector, of two samples, of a segment of 64, or of the distance of centres.
@@ -201,8 +201,8 @@ def test_nothing_is_kept_without_a_gradient() -> None:
 def test_the_ops_are_registered_properly(backend: str) -> None:
     for dtype in (torch.float32, torch.float64):
         p, grad = torch.randn(2, 4, 3, dtype=dtype), torch.randn(2, 2, 5, 3, dtype=dtype)
-        torch.library.opcheck(torch.ops.sslkernels.characteristic_sums.default, (p, STEP, 5, backend))
-        torch.library.opcheck(torch.ops.sslkernels.characteristic_adjoint.default, (p, grad, STEP, backend))
+        torch.library.opcheck(torch.ops.sslkernels.sigreg_sums.default, (p, STEP, 5, backend))
+        torch.library.opcheck(torch.ops.sslkernels.sigreg_adjoint.default, (p, grad, STEP, backend))
 
 
 AGAINST_THE_DENSE_TENSOR = """

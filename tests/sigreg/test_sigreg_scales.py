@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import sslkernels.functional as SF
-from sslkernels.ops.characteristic import characteristic_sums
+from sslkernels.ops.sigreg import characteristic_sums
 
 SLICES = dense.unit_slices(6, 9).float()
 

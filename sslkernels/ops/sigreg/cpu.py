@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The characteristic family on the compiled C++ kernels: allocate, pass pointers, return."""
+"""The sigreg family on the compiled C++ kernels: allocate, pass pointers, return."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
-from sslkernels.ops.characteristic.autograd import turns
+from sslkernels.ops.sigreg.autograd import turns
 from sslkernels.ops.launch import CODES
 
 

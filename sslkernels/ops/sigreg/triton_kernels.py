@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The characteristic family in Triton: sums over samples of e^(i k step p), and their adjoint.
+"""The sigreg family in Triton: sums over samples of e^(i k step p), and their adjoint.
 
     z = e^(i step p) and z^8 are evaluated; z^2, z^3, z^4 are products
     knots K +- j of a centre K = 8, 16, ... and j <= 4, with z^K = C + iS and z^j = c + is:

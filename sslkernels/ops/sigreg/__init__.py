@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sslkernels.backends import choose
 from sslkernels.distributed import Shard
-from sslkernels.ops.characteristic.autograd import CharacteristicSums
+from sslkernels.ops.sigreg.autograd import CharacteristicSums
 from sslkernels.ops.registry import wide
 
 

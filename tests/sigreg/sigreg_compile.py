@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the Triton kernels of the characteristic family for GPUs that are not there, and read what they use.
+"""Compile the Triton kernels of the sigreg family for GPUs that are not there, and read what they use.
 
-    python characteristic_compile.py [80 90 100]
+    python sigreg_compile.py [80 90 100]
 
 One line of JSON per kernel: registers per thread, bytes of stack (spills) and of shared memory.
 Runs in a process of its own, without TRITON_INTERPRET.
@@ -21,8 +21,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from sslkernels.ops.characteristic import triton as launcher
-from sslkernels.ops.characteristic import triton_kernels as kernels
+from sslkernels.ops.sigreg import triton as launcher
+from sslkernels.ops.sigreg import triton_kernels as kernels
 
 POINTERS, INTEGERS = {"p", "out", "grad", "dp"}, {"n", "slices", "knots", "parts"}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The characteristic family on Triton: choose a grid, allocate, launch. Nothing here waits for the device."""
+"""The sigreg family on Triton: choose a grid, allocate, launch. Nothing here waits for the device."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 import triton
 from torch import Tensor
 
-from sslkernels.ops.characteristic import triton_kernels as kernels
-from sslkernels.ops.characteristic.autograd import turns
+from sslkernels.ops.sigreg import triton_kernels as kernels
+from sslkernels.ops.sigreg.autograd import turns
 
 # Samples by slices of a program: the powers of 4 projections per thread leave room for the rest (those of 8 spill).
 # Triton 3.9 compiles both kernels for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
