@@ -21,6 +21,7 @@ _block_choice: str | None = None
 # Bytes that an op may take for a while to go faster: what it keeps of a matrix, or the chunk of it that it works on.
 WORKSPACE_VARIABLE, WORKSPACE_MIB = "SSLKERNELS_WORKSPACE_MIB", 256
 BACKEND_VARIABLE, ISA_VARIABLE = "SSLKERNELS_BACKEND", "SSLKERNELS_ISA"
+CHECK_VARIABLE = "SSLKERNELS_CHECK"  # 1: every op also runs on reference, and a warning names those that differ
 # Those that Triton itself takes for yes.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -43,12 +44,20 @@ def _check_isa() -> None:
         )
 
 
+def _checked() -> bool:
+    given = os.environ.get(CHECK_VARIABLE) or "0"
+    if given not in ("0", "1"):
+        raise ValueError(f"{CHECK_VARIABLE} is {came(given)}; pass 1 to compare every op with reference, or 0.")
+    return given == "1"
+
+
 # Variables are read once. What is wrong with them is said at the first use: an import that fails gives a command no
 # chance to say it.
 _wrong_environment: str | None = None
-WORKSPACE = WORKSPACE_MIB << 20
+WORKSPACE, CHECKED = WORKSPACE_MIB << 20, False
 try:
     WORKSPACE = _workspace()
+    CHECKED = _checked()
     _check_isa()
 except ValueError as error:
     _wrong_environment = str(error)
@@ -142,6 +151,8 @@ def info() -> str:
         f"instruction set: {_C.isa()} (this processor can run {', '.join(_C.available_isas())})",
         f"workspace: {WORKSPACE >> 20} MiB ({WORKSPACE_VARIABLE} sets it)",
     ]
+    if CHECKED:
+        lines.append(f"check: every op also runs on reference and is compared ({CHECK_VARIABLE})")
     for name in NAMES:
         on = torch.device("cpu") if name == "cpu" else device
         lines.append(f"backend {name}: {why_not(name, on, torch.float32) or 'available'}")

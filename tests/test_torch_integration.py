@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
-from sslkernels.ops.similarity import row_dot, unit_rows
+from sslkernels.ops.rows import row_dot, unit_rows
 
 OPS = torch.ops.sslkernels
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -13,7 +13,7 @@ from torch import Tensor
 from sslkernels.arguments import check_alike, check_choice, check_number, check_rows, check_weights, shape_of
 from sslkernels.distributed import GroupLike, Shard, shard_of
 from sslkernels.ops.correlation import SIDES, Scaling, column_moments
-from sslkernels.ops.registry import wide
+from sslkernels.ops.dtypes import wide
 
 STATISTICS = ("local", "global")
 

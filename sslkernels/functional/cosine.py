@@ -8,8 +8,8 @@ from torch import Tensor
 from sslkernels.arguments import REDUCTIONS, check_choice, check_number, check_pair
 from sslkernels.distributed import GroupLike, Shard
 from sslkernels.functional.similarity import sharded
-from sslkernels.ops.registry import promoted
-from sslkernels.ops.similarity.cosine import cosine_losses
+from sslkernels.ops.dtypes import promoted
+from sslkernels.ops.rows.cosine import cosine_losses
 
 # The least that eps may be: its inverse, times a row, must be a number of float32.
 LEAST_EPS = 1e-30

@@ -24,8 +24,8 @@ from sslkernels.arguments import (
 from sslkernels.distributed import GroupLike, summed
 from sslkernels.functional.correlation import hinges_of, penalties_of, shard_of_views
 from sslkernels.ops.correlation import Scaling, column_moments
-from sslkernels.ops.registry import promoted, wide
-from sslkernels.ops.similarity import row_dot, unit_rows
+from sslkernels.ops.dtypes import promoted, wide
+from sslkernels.ops.rows import row_dot, unit_rows
 
 # Columns of length sqrt(N), whatever their scale; one that is all zeros stays so.
 UNIT = Scaling(0.0, outside=True)

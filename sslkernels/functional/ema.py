@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import DTYPES, as_tensor, came, check_rows, check_scalar, check_tensor, is_whole, shape_of
-from sslkernels.backends import WITH_CUDA, choose
 from sslkernels.ops import ema
+from sslkernels.ops.registry import is_plain
 
 _NOTHING = torch.empty(0)
 
@@ -66,12 +66,12 @@ def ema_update_(
             f"{'' if twins is None else f' and masters {len(twins)}'}; pass one for each target."
         )
     number, at = _momentum(momentum)
-    if ema.is_plain():
+    if is_plain():
         pairs = ema.pairs_of(ours, theirs, [_NOTHING if twin is None else twin for twin in twins or ()])
         if pairs is not None:
             if pairs.table:
-                backend = choose(ours[0].device, pairs.dtype, backend, WITH_CUDA)
-                ema.run(pairs, number, _on(at, ours[0].device), backend)
+                backend = ema.EMA.choose(ours[0].device, pairs.dtype, backend)
+                ema.move(pairs, number, _on(at, ours[0].device), backend)
             return
 
     checked = [
@@ -86,7 +86,7 @@ def ema_update_(
         moved, followed = [t for t, _, _ in triples], [s for _, s, _ in triples]
         held = [t.new_empty(0) if m is None else m for t, _, m in triples] if twins else []
         double = any(tensor.dtype == torch.float64 for tensor in moved + followed)
-        chosen = choose(device, torch.float64 if double else torch.float32, backend, WITH_CUDA)
+        chosen = ema.EMA.choose(device, torch.float64 if double else torch.float32, backend)
         ema.update(moved, followed, held, number, _on(at, device), chosen)
     with torch.no_grad():
         for target, source, _ in checked:
@@ -140,14 +140,14 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
                 "pass a whole number or an integer tensor with one element."
             )
         at = position.reshape(()).to(queue.device)
-        known = position.item() if position.is_cpu and ema.is_plain() else 0  # elsewhere nobody waits for it
+        known = position.item() if position.is_cpu and is_plain() else 0  # elsewhere nobody waits for it
     if not is_whole(known, 0) or known >= size:  # type: ignore[operator]
         raise ValueError(f"queue_update_: position is {came(known)}; pass a whole number from 0 to {size - 1}.")
     skipped = max(0, count - size)
     dtype = torch.float64 if torch.float64 in (queue.dtype, keys.dtype) else torch.float32
     if count:
         offset = skipped if isinstance(position, Tensor) else int(position) + skipped
-        ema.queue_update(queue, keys[skipped:].detach(), at, offset, choose(queue.device, dtype, backend, WITH_CUDA))
+        ema.enqueue(queue, keys[skipped:].detach(), at, offset, ema.EMA.choose(queue.device, dtype, backend))
     if isinstance(position, Tensor):
         return position.copy_((position.long() + count) % size)  # a narrow dtype may not hold the sum
     return (int(position) + count) % size
@@ -161,7 +161,7 @@ def _momentum(momentum: float | Tensor) -> tuple[float, Tensor | None]:
     check_scalar("ema_update_", "momentum", momentum)
     if isinstance(momentum, Tensor):
         momentum = momentum.detach()
-        if momentum.device.type != "cpu" or not ema.is_plain():
+        if momentum.device.type != "cpu" or not is_plain():
             return 0.0, momentum.reshape(())
         momentum = momentum.item()
     if not 0 <= momentum <= 1:
@@ -206,7 +206,7 @@ def _checked(place: int, target: object, source: object, master: object) -> tupl
                 f"ema_update_: targets[{place}] is on {t.device} and {name}[{place}] on {other.device}; "
                 "move both to one device."
             )
-    if t.is_meta and ema.is_plain():
+    if t.is_meta and is_plain():
         raise ValueError(f"ema_update_: targets[{place}] is on meta, which holds no numbers; pass tensors that do.")
     if t.is_complex() != s.is_complex() or t.is_floating_point() != s.is_floating_point():
         raise TypeError(

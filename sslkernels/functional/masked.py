@@ -14,9 +14,8 @@ from sslkernels.arguments import (
     check_tokens,
     shape_of,
 )
-from sslkernels.backends import WITH_CUDA, choose
-from sslkernels.ops.registry import wide
-from sslkernels.ops.tokens import TokenErrors
+from sslkernels.ops.dtypes import wide
+from sslkernels.ops.tokens import TOKENS, TokenErrors
 
 
 def masked_mse(
@@ -110,6 +109,6 @@ def _masked(
         weights = mask.to(pred.device, wide(pred.dtype))
     weights = weights.reshape(-1)
     rows, targets = pred.reshape(-1, pred.shape[2]), target.reshape(-1, pred.shape[2])
-    errors = TokenErrors.apply(rows, targets, weights, norm, beta, choose(pred.device, pred.dtype, backend, WITH_CUDA))
+    errors = TokenErrors.apply(rows, targets, weights, norm, beta, TOKENS.choose(pred.device, pred.dtype, backend))
     # Weights are divided first: the sum of large errors may leave the range where their mean does not.
     return (errors * (weights / weights.sum().clamp_min(1))).sum()

@@ -24,8 +24,7 @@ from sslkernels.arguments import (
     check_sizes,
     is_whole,
 )
-from sslkernels.backends import WITH_CUDA, choose
-from sslkernels.ops.tokens import tokens_ranks
+from sslkernels.ops.tokens import TOKENS, ranks
 
 Pair = tuple[float, float]
 Masks = tuple[list[Tensor], list[Tensor]]
@@ -68,7 +67,7 @@ def random_masking(
     ratio = check_number("random_masking", "ratio", ratio, least=0, most=1)
     generator, device = _check_draw("random_masking", generator, device)
     keys = _uniform((batch, length), generator, device)
-    return tokens_ranks(keys, int(length * (1 - ratio)), choose(keys.device, keys.dtype, backend, WITH_CUDA))
+    return ranks(keys, int(length * (1 - ratio)), TOKENS.choose(keys.device, keys.dtype, backend))
 
 
 def block_masks(

@@ -19,8 +19,8 @@ from sslkernels.arguments import (
     shape_of,
 )
 from sslkernels.distributed import GroupLike, Shard, shard_of
+from sslkernels.ops.dtypes import stacked, wide
 from sslkernels.ops.sigreg import characteristic_sums
-from sslkernels.ops.registry import stacked, wide
 
 VIEWS = "(..., N, C), at least one view of N samples"
 

@@ -21,8 +21,9 @@ from sslkernels.arguments import (
     check_temperature,
 )
 from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
-from sslkernels.ops.registry import compute_dtype, promoted, stacked
-from sslkernels.ops.similarity import checked_logsumexp, scale_tensor, unit_rows
+from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor, stacked
+from sslkernels.ops.rows import unit_rows
+from sslkernels.ops.similarity import checked_logsumexp
 from sslkernels.ops.similarity.contrast import contrast, pair_contrast, self_contrast
 
 

@@ -29,9 +29,8 @@ from sslkernels.arguments import (
     is_whole,
     shape_of,
 )
-from sslkernels.backends import WITH_CUDA, choose
-from sslkernels.ops.registry import wide
-from sslkernels.ops.tokens import Collect, Gather, Patches
+from sslkernels.ops.dtypes import wide
+from sslkernels.ops.tokens import TOKENS, Collect, Gather, Patches
 from sslkernels.ops.tokens.bounds import check_bounds
 
 
@@ -94,7 +93,7 @@ def scatter_tokens(
     else:
         fill = check_number("scatter_tokens", "fill", fill)
         value = None if fill == 0 else x.new_full((x.shape[2],), fill, dtype=wide(x.dtype))
-    return Collect.apply(x, index[None], length, value, choose(x.device, x.dtype, backend, WITH_CUDA))
+    return Collect.apply(x, index[None], length, value, TOKENS.choose(x.device, x.dtype, backend))
 
 
 def restore_tokens(
@@ -201,7 +200,7 @@ def patchify_gather(images: Tensor, index: Tensor, patch: int, *, backend: str |
             f"patchify_gather: images has shape {shape_of(images)} and patch is {patch}; it must divide H and W."
         )
     index = check_index("patchify_gather", "index", index, images.shape[0], images.device)
-    return Patches.apply(images.contiguous(), index, patch, choose(images.device, images.dtype, backend, WITH_CUDA))
+    return Patches.apply(images.contiguous(), index, patch, TOKENS.choose(images.device, images.dtype, backend))
 
 
 def _gather(
@@ -233,12 +232,12 @@ def _gather(
         x = x.to(dtype) if dtype == torch.float64 else x
         pos = pos.reshape(rows, x.shape[2]).to(wide(dtype))
     fill = None if fill is None else fill.to(wide(dtype))
-    return Gather.apply(x, index, fill, pos, prefix, by_place, dtype, choose(x.device, dtype, backend, WITH_CUDA))
+    return Gather.apply(x, index, fill, pos, prefix, by_place, dtype, TOKENS.choose(x.device, dtype, backend))
 
 
 def _gather_whole(x: Tensor, index: Tensor, backend: str | None) -> Tensor:
     """Whole numbers, which no kernel moves: ``x (B, L, C)`` at ``index (M, B, K)``, ``(M B, K, C)``."""
-    choose(x.device, torch.float32, backend, WITH_CUDA)  # refuses a name that is none
+    TOKENS.choose(x.device, torch.float32, backend)  # refuses a name that is none
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         check_bounds(index, x.shape[1])
     where = index.flatten(0, 1).long()[..., None].expand(-1, -1, x.shape[2])

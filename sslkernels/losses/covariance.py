@@ -22,7 +22,7 @@ from sslkernels.arguments import (
 from sslkernels.distributed import GroupLike, check_gathered
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.modules import Module, Remembering
-from sslkernels.ops.registry import wide
+from sslkernels.ops.dtypes import wide
 
 
 class VCRegLoss(Module):

@@ -28,7 +28,7 @@ from sslkernels.arguments import (
 from sslkernels.distributed import GroupLike, check_gathered, gather_rows, shard_of
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.modules import Module
-from sslkernels.ops.similarity import unit_rows
+from sslkernels.ops.rows import unit_rows
 from sslkernels.state import MemoryQueue
 
 

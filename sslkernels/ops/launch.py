@@ -15,6 +15,13 @@ def rows_of(x: Tensor) -> Tensor:
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
+def alike(x: Tensor, y: Tensor) -> Tensor:
+    """Rows of y, which the kernel reads as it reads those of x."""
+    if y.dtype != x.dtype:
+        raise TypeError(f"x has dtype {x.dtype} and y {y.dtype}; the kernels read both alike.")
+    return rows_of(y)
+
+
 def contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 

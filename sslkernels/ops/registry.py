@@ -1,66 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the ops of every family are registered, find their backend, and refuse a second derivative.
+"""A family of ops declares itself: its name, what it has kernels for, and each op by one function.
 
-Each op is defined once and takes the backend's name; the name is resolved before the op is called, so that a compiled
-graph holds the same choice as the eager call.
+    ROWS = family("rows", kernels=("cpu", "triton"))
+
+    @ROWS.op
+    def dot_forward(x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor:
+        return x.new_empty((x.shape[0],), dtype=wide(x.dtype))
+
+The signature is the op's schema, and the body is its fake: it says the shapes and dtypes of what comes out. The call
+goes to the function of that name in the backend's module, here sslkernels.ops.rows.<backend>.dot_forward, with the same
+arguments but for the backend's name. That name is resolved before the op is called, so that a compiled graph holds the
+same choice as the eager call. An argument may be a NamedTuple: torch sees its fields, one after another.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
-from collections.abc import Callable
+import inspect
+import pkgutil
+import typing
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sslkernels import backends, ops
+from sslkernels.ops import check
+
 _library = torch.library.Library("sslkernels", "DEF")
-# What an argument of an op may be for `define` to hand it straight to the implementation: no subclass, no SymInt.
+# Types of arguments that go straight to the backend: no subclass of a tensor and no SymInt is among them.
 _ORDINARY = frozenset((Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, int, float, str))
+_FAMILIES: dict[str, Family] = {}
 
 
-def family(name: str) -> Callable[..., Any]:
-    """``run(function, backend, x, *arguments)`` for the ops of a family: the function of that name in the backend's
-    module, sslkernels.ops.<family>.<backend>. The inputs have their dtypes already: autocast must not touch them.
-    """
-    loaded: dict[str, ModuleType] = {}
+@dataclass(frozen=True)
+class Op:
+    """One op of a family, as its function declared it."""
 
-    def run(function: str, backend: str, x: Tensor, *arguments: Any) -> Any:
-        module = loaded.get(backend)
+    name: str
+    schema: str
+    fields: tuple[str, ...]  # its arguments as torch sees them, the backend's name last
+    scratch: tuple[str, ...]  # those in which kernels may leave anything
+
+
+@dataclass(frozen=True)
+class Family:
+    """A folder of sslkernels/ops: what it has kernels for, the fastest first, and its ops by the functions' names."""
+
+    name: str
+    kernels: tuple[str, ...]
+    ops: dict[str, Op] = field(default_factory=dict)
+    _modules: dict[str, ModuleType] = field(default_factory=dict)
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """What can run its ops, the fastest first."""
+        return *self.kernels, "reference"
+
+    def choose(self, device: torch.device, dtype: torch.dtype, backend: str | None) -> str:
+        """The backend for tensors of ``dtype`` on ``device``; see `sslkernels.backends.choose`."""
+        return backends.choose(device, dtype, backend, self.backends)
+
+    def run(self, function: str, backend: str, *arguments: Any) -> Any:
+        """Call the function of that name in the backend's module, and leave the dtypes alone inside autocast."""
+        module = self._modules.get(backend)
         if module is None:
-            module = loaded[backend] = importlib.import_module(f"sslkernels.ops.{name}.{backend}")
+            module = self._modules[backend] = importlib.import_module(f"sslkernels.ops.{self.name}.{backend}")
         implementation = getattr(module, function)
+        if backends.CHECKED and backend != "reference":
+            implementation = check.beside_reference(self, function, backend, implementation)
+        x = arguments[0]
+        while not isinstance(x, Tensor):
+            x = x[0]
         if not torch.is_autocast_enabled(x.device.type):
-            return implementation(x, *arguments)
-        with torch.autocast(x.device.type, enabled=False):
-            return implementation(x, *arguments)
-
-    return run
-
-
-def define(schema: str, implementation: Any, fake: Any) -> Any:
-    """Registers an op for every device that a backend may run on, and returns what calls it.
-
-    Host tensors that nothing watches go to the implementation at once: at small sizes the dispatcher's way to a Python
-    function and back costs as much as the function.
-    """
-    name = schema.split("(")[0]
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    for key in ("CPU", "CUDA", "MPS", "XPU"):
-        _library.impl(name, implementation, key)
-    torch.library.register_fake(f"sslkernels::{name}", fake, lib=_library)
-    registered = getattr(torch.ops.sslkernels, name).default
-
-    def call(*arguments: Any) -> Any:
-        direct = is_plain() and _ORDINARY.issuperset(map(type, arguments)) and arguments[0].is_cpu
-        # memory of a negated view has the other sign: the dispatcher makes a copy
-        if direct and not any(isinstance(x, Tensor) and x.is_neg() for x in arguments):
             return implementation(*arguments)
-        return registered(*arguments)
+        with torch.autocast(x.device.type, enabled=False):
+            return implementation(*arguments)
 
-    return call
+    def op(
+        self,
+        declared: Callable[..., Any] | None = None,
+        *,
+        mutates: Iterable[str] = (),
+        scratch: Iterable[str] = (),
+        run: Callable[..., Any] | None = None,
+    ) -> Any:
+        """Register the op that a function declares, and give back what calls it.
+
+        ``mutates`` names arguments that the op writes to, ``scratch`` those of which nobody reads what is left in them.
+        ``run`` stands between the op and its backend, with the function's own arguments.
+        """
+        if declared is None:
+            return lambda declared: self.op(declared, mutates=mutates, scratch=scratch, run=run)
+        function = declared.__name__
+        signature, structs = _flat(declared)
+        name = f"{self.name}_{function}"
+        schema = torch.library.infer_schema(_Prototype(signature), mutates_args=(*mutates, *scratch), op_name=name)
+        self.ops[function] = Op(name, schema, tuple(signature.parameters), tuple(scratch))
+
+        def through_backend(*arguments: Any) -> Any:
+            return self.run(function, arguments[-1], *arguments[:-1])
+
+        return _registered(name, schema, run or through_backend, declared, structs)
+
+
+def family(name: str, kernels: tuple[str, ...]) -> Family:
+    """Declare the family of that folder; every family runs on "reference" besides."""
+    _FAMILIES[name] = Family(name, kernels)
+    return _FAMILIES[name]
+
+
+def families() -> dict[str, Family]:
+    """Every family by its name; imports them all."""
+    for folder in pkgutil.iter_modules(ops.__path__):
+        if folder.ispkg:
+            importlib.import_module(f"sslkernels.ops.{folder.name}")
+    return dict(_FAMILIES)
 
 
 def is_plain() -> bool:
@@ -73,72 +131,71 @@ def is_plain() -> bool:
     )
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums of numbers of ``dtype``."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+class _Prototype:
+    """A function with nothing but a signature, as infer_schema reads one."""
+
+    def __init__(self, signature: inspect.Signature) -> None:
+        self.__signature__ = signature
+        self.__globals__: dict[str, Any] = {}
+
+    def __call__(self) -> None: ...
 
 
-def promoted(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors in the dtype that holds all of theirs; autocast lets those of one call differ."""
-    dtype = tensors[0].dtype
-    if all(tensor.dtype == dtype for tensor in tensors):
-        return tensors
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return tuple(tensor.to(dtype) for tensor in tensors)
+def _flat(declared: Callable[..., Any]) -> tuple[inspect.Signature, dict[int, Any]]:
+    """The signature with the fields of NamedTuples in their places, and which arguments are such."""
+    hints = typing.get_type_hints(declared)
+    parameters, structs = [], {}
+    for place, name in enumerate(inspect.signature(declared).parameters):
+        kind, names = hints[name], {name: hints[name]}
+        if isinstance(kind, type) and issubclass(kind, tuple):
+            structs[place], names = kind, typing.get_type_hints(kind)
+        for each, annotation in names.items():
+            parameters.append(inspect.Parameter(each, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=annotation))
+    returned = None if hints["return"] is type(None) else hints["return"]
+    return inspect.Signature(parameters, return_annotation=returned), structs
 
 
-def stacked(*parts: Tensor) -> Tensor:
-    """Parts one after another, `promoted`. Under autocast torch.cat refuses a 16-bit dtype that is not autocast's."""
-    parts = promoted(*parts)
-    if not torch.is_autocast_enabled(parts[0].device.type):
-        return torch.cat(parts)
-    with torch.autocast(parts[0].device.type, enabled=False):
-        return torch.cat(parts)
+def _registered(
+    name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any], structs: dict[int, Any]
+) -> Callable[..., Any]:
+    """Register an op for every device that a backend may run on, and give back what calls it.
 
-
-def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype a matrix product of ``x`` would run in: autocast's, or its own."""
-    kind = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
-
-
-class _NoSecondDerivative(torch.autograd.Function):
-    """Gradients that complain when they are differentiated, instead of passing for constants.
-
-    The first ``count`` tensors are what they depend on: whoever differentiates with respect to those must come by here.
+    Host tensors that nothing watches skip the dispatcher: at small sizes its way to a Python function and back costs as
+    much as the function.
     """
 
-    @staticmethod
-    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(gradient.view_as(gradient) for gradient in tensors[count:])
+    def flat(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not structs:
+            return arguments
+        return tuple(x for place, given in enumerate(arguments) for x in (given if place in structs else (given,)))
 
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise RuntimeError(
-            "sslkernels gives first derivatives only, and a second derivative was asked for; "
-            "compute the part that needs it (a gradient penalty, say) with plain PyTorch."
-        )
+    def gathered(function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function of flat arguments."""
+        if not structs:
+            return function
 
+        def call(*arguments: Any) -> Any:
+            left, given = iter(arguments), []
+            for place in range(count):
+                struct = structs.get(place)
+                given.append(next(left) if struct is None else struct._make(next(left) for _ in struct._fields))
+            return function(*given)
 
-def first_derivative(backward: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
-    """For the backward of an autograd.Function: its gradients have none of their own.
+        return call
 
-    torch's once_differentiable complains only where the incoming gradient requires one; a gradient penalty on a loss
-    would pass through it as a constant.
-    """
+    count = len(inspect.signature(fake).parameters)
+    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    for key in ("CPU", "CUDA", "MPS", "XPU"):
+        _library.impl(name, gathered(run), key)
+    torch.library.register_fake(f"sslkernels::{name}", gathered(fake), lib=_library)
+    registered = getattr(torch.ops.sslkernels, name).default
 
-    @functools.wraps(backward)
-    def wrapper(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return backward(ctx, *grads)
-        with torch.no_grad():
-            outputs = backward(ctx, *grads)
-        present = [output for output in outputs if output is not None]
-        inputs = [x for x in (*ctx.saved_tensors, *grads) if x is not None and x.requires_grad]
-        guarded = iter(_NoSecondDerivative.apply(len(inputs), *inputs, *present))
-        return tuple(None if output is None else next(guarded) for output in outputs)
+    def call(*arguments: Any) -> Any:
+        given = flat(arguments)
+        direct = is_plain() and _ORDINARY.issuperset(map(type, given)) and given[0].is_cpu
+        # memory of a negated view has the other sign: the dispatcher makes a copy
+        if direct and not any(isinstance(x, Tensor) and x.is_neg() for x in given):
+            return run(*arguments)
+        return registered(*given)
 
-    return wrapper
+    return call

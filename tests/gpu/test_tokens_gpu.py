@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import sslkernels.functional as SF
-from sslkernels.ops.registry import wide
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.tokens import cuda, reference
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

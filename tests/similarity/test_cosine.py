@@ -15,9 +15,9 @@ from torch import Tensor
 
 import sslkernels.functional as SF
 from sslkernels.losses import NegativeCosineSimilarity
+from sslkernels.ops.rows.cosine import row_cosine
 from sslkernels.ops.similarity import cosine as op
 from sslkernels.ops.similarity import cpu
-from sslkernels.ops.similarity.cosine import row_cosine
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 

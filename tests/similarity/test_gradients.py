@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sslkernels.functional as SF
 from sslkernels import _C
-from sslkernels.ops.similarity import row_dot, unit_rows
+from sslkernels.ops.rows import row_dot, unit_rows
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 

@@ -13,8 +13,8 @@ AGAINST_THE_ORACLE = """
 import oracle, torch
 import sslkernels.functional as SF
 from sslkernels import _C
-from sslkernels.ops.similarity import row_dot, unit_rows
-from sslkernels.ops.similarity.cosine import row_cosine
+from sslkernels.ops.rows import row_dot, unit_rows
+from sslkernels.ops.rows.cosine import row_cosine
 
 assert _C.isa() == {isa!r}, _C.isa()
 torch.manual_seed(0)

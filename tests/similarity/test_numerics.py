@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sslkernels.functional as SF
-from sslkernels.ops.similarity import row_dot, unit_rows
+from sslkernels.ops.rows import row_dot, unit_rows
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 

@@ -31,8 +31,9 @@ else:
     from dense_oracle import EPS, ROUNDING, Oracle
 
     import sslkernels.functional as SF
-    from sslkernels.ops.similarity import row_dot, triton, unit_rows
-    from sslkernels.ops.similarity.cosine import row_cosine
+    from sslkernels.ops.rows import row_dot, unit_rows
+    from sslkernels.ops.rows.cosine import row_cosine
+    from sslkernels.ops.similarity import triton
     from sslkernels.ops.similarity.triton import Blocks, Plan
 
     SIZES = (1, 2, 3, 17, 31, 33, 257)

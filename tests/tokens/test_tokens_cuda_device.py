@@ -22,7 +22,7 @@ from torch import Tensor
 
 import sslkernels.functional as SF
 from sslkernels import backends
-from sslkernels.ops.registry import wide
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.tokens import cuda, reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

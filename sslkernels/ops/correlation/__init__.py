@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from sslkernels.backends import choose
 from sslkernels.distributed import Shard
 from sslkernels.ops.correlation.autograd import ColumnMoments, Scaling
-from sslkernels.ops.registry import compute_dtype, promoted, wide
+from sslkernels.ops.correlation.schema import CORRELATION
+from sslkernels.ops.dtypes import compute_dtype, promoted, wide
 
-__all__ = ["SIDES", "Moments", "Scaling", "choose_side", "column_moments"]
+__all__ = ["CORRELATION", "SIDES", "Moments", "Scaling", "choose_side", "column_moments"]
 
 SIDES = ("samples", "features")
 
@@ -47,7 +47,7 @@ def column_moments(
     # it, and one wide column could hide the rest. Products run in fp32 there.
     dtype = compute_dtype(z0) if side == "features" else wide(z0.dtype)
     eps, unbiased, outside = scaling or (None, False, False)
-    chosen = choose(z0.device, z0.dtype, backend)
+    chosen = CORRELATION.choose(z0.device, z0.dtype, backend)
     return Moments(
         *ColumnMoments.apply(
             z0, z1, energy, centre, eps, unbiased, outside, side, dtype, shard, shared, chosen

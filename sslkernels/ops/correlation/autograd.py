@@ -27,143 +27,9 @@ from torch import Tensor
 
 from sslkernels.distributed import Shard, summed
 from sslkernels.ops.correlation import ranks
-from sslkernels.ops.registry import define, family, first_derivative, wide
-
-_run = family("correlation")
-
-
-def _moments(z0: Tensor, z1: Tensor | None, centre: bool, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _run("moments", backend, z0, z1, centre)
-
-
-def _moments_fake(z0: Tensor, z1: Tensor | None, centre: bool, backend: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    views, d, dtype = 1 if z1 is None else 2, z0.shape[1], wide(z0.dtype)
-    return (
-        z0.new_empty((views, 2, d), dtype=dtype),
-        z0.new_empty((views, d), dtype=torch.float64),
-        z0.new_empty((d if views == 2 else 0,), dtype=torch.float64),
-        z0.new_empty((), dtype=torch.float64),
-    )
-
-
-def _matrix(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    cross: bool,
-    side: str,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-    backend: str,
-) -> Tensor:
-    return _run("matrix", backend, z0, z1, mean, scale, cross, side, dtype, first, count)
-
-
-def _matrix_fake(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    cross: bool,
-    side: str,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-    backend: str,
-) -> Tensor:
-    (n, d), views = z0.shape, 1 if z1 is None else 2
-    shape = (views, count, n) if side == "samples" else (1 if cross else views, d, d)
-    return z0.new_empty(shape, dtype=wide(z0.dtype))
-
-
-def _energies(matrix: Tensor, other: Tensor, cross: bool, side: str, backend: str) -> Tensor:
-    return _run("energies", backend, matrix, other, cross, side)
-
-
-def _energies_fake(matrix: Tensor, other: Tensor, cross: bool, side: str, backend: str) -> Tensor:
-    if side == "samples":
-        return matrix.new_empty((1 if cross else matrix.shape[0], 1), dtype=torch.float64)
-    return matrix.new_empty((2 if cross else matrix.shape[0], matrix.shape[1]), dtype=torch.float64)
-
-
-def _backward(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    matrix: Tensor | None,
-    cross: bool,
-    side: str,
-    outer: Tensor | None,
-    own: Tensor | None,
-    mixed: Tensor | None,
-    pull: Tensor | None,
-    through: Tensor | None,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-    need0: bool,
-    need1: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return _run(
-        "backward", backend, z0, z1, mean, scale, matrix, cross, side, outer, own, mixed, pull, through,
-        dtype, first, count, need0, need1,
-    )  # fmt: skip
-
-
-def _backward_fake(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    matrix: Tensor | None,
-    cross: bool,
-    side: str,
-    outer: Tensor | None,
-    own: Tensor | None,
-    mixed: Tensor | None,
-    pull: Tensor | None,
-    through: Tensor | None,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-    need0: bool,
-    need1: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    shape = (count, z0.shape[1])
-    return (
-        z0.new_empty(shape if need0 else (0,)),
-        z0.new_empty(shape if need1 else (0,)),
-    )
-
-
-correlation_moments = define(
-    "correlation_moments(Tensor z0, Tensor? z1, bool centre, str backend) -> (Tensor, Tensor, Tensor, Tensor)",
-    _moments,
-    _moments_fake,
-)
-correlation_matrix = define(
-    "correlation_matrix(Tensor z0, Tensor? z1, Tensor? mean, Tensor? scale, bool cross, str side, ScalarType dtype,"
-    " SymInt first, SymInt count, str backend) -> Tensor",
-    _matrix,
-    _matrix_fake,
-)
-correlation_energies = define(
-    "correlation_energies(Tensor matrix, Tensor other, bool cross, str side, str backend) -> Tensor",
-    _energies,
-    _energies_fake,
-)
-correlation_backward = define(
-    "correlation_backward(Tensor z0, Tensor? z1, Tensor? mean, Tensor? scale, Tensor? matrix,"
-    " bool cross, str side, Tensor? outer, Tensor? own, Tensor? mixed, Tensor? pull, Tensor? through, ScalarType dtype,"
-    " SymInt first, SymInt count, bool need0, bool need1, str backend) -> (Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-)
+from sslkernels.ops.correlation import schema as correlation
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
+from sslkernels.ops.derivative import first_derivative
 
 
 class Scaling(NamedTuple):
@@ -200,7 +66,7 @@ class ColumnMoments(torch.autograd.Function):
         backend: str,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         cross = energy == "cross"
-        mean, squares, products, gap = correlation_moments(z0, z1, centre, backend)
+        mean, squares, products, gap = correlation.moments(z0, z1, centre, backend)
         rows = z0.shape[0]
         if shard is not None and shared:
             mean, squares, products, gap = ranks.merged(mean, squares, products, gap, centre, shard)
@@ -224,22 +90,23 @@ class ColumnMoments(torch.autograd.Function):
         matrix = energies = every0 = every1 = None
         off = squares.new_empty(0)
         if energy != "none":
+            mine = Columns(z0, z1, mean, standard)
+            products = Products(cross, side, dtype, 0, z0.shape[0])
             if shard is None:
-                matrix = correlation_matrix(z0, z1, mean, standard, cross, side, dtype, 0, z0.shape[0], backend)
-                energies = correlation_energies(matrix, matrix, cross, side, backend)
+                matrix = correlation.matrix(mine, products, backend)
+                energies = correlation.energies(matrix, matrix, cross, side, backend)
                 totals = energies
             elif side == "features":
-                mine = correlation_matrix(z0, z1, mean, standard, cross, side, dtype, 0, z0.shape[0], backend)
-                matrix = summed(mine, shard)
-                totals = correlation_energies(matrix, matrix, cross, side, backend)
-                energies = totals if shared else correlation_energies(matrix, mine, cross, side, backend)
+                of_mine = correlation.matrix(mine, products, backend)
+                matrix = summed(of_mine, shard)
+                totals = correlation.energies(matrix, matrix, cross, side, backend)
+                energies = totals if shared else correlation.energies(matrix, of_mine, cross, side, backend)
             else:
                 every0, every1 = ranks.gathered_columns(z0, z1, mean, columns, shard)
                 between = (None, None) if units is None else (torch.zeros_like(mean), standard / columns)
-                matrix = correlation_matrix(
-                    every0, every1, *between, cross, side, dtype, shard.start, shard.rows, backend
-                )
-                totals = summed(correlation_energies(matrix, matrix, cross, side, backend), shard)
+                products = Products(cross, side, dtype, shard.start, shard.rows)
+                matrix = correlation.matrix(Columns(every0, every1, *between), products, backend)
+                totals = summed(correlation.energies(matrix, matrix, cross, side, backend), shard)
             sums = totals[:1] if cross else totals  # the rows of C have the energy of its columns
             off = sums.sum(1)
             if units is not None:
@@ -296,10 +163,15 @@ class ColumnMoments(torch.autograd.Function):
             elif through is not None:
                 s = factor * energies
         if every0 is not None:
-            da = correlation_backward(
-                every0, every1, None, None, matrix, cross, side, None, None, None, None, None,
-                dtype, shard.start, shard.rows, need0, need1, backend,
-            )  # fmt: skip
+            da = correlation.backward(
+                Columns(every0, every1, None, None),
+                matrix,
+                Products(cross, side, dtype, shard.start, shard.rows),
+                Coefficients(None, None, None, None, None),
+                need0,
+                need1,
+                backend,
+            )
             (outer,) = _rounded(mean.dtype, outer)
             from_rows, sums = ranks.finished(da, (every0, every1), outer, shard)
             if through is not None:
@@ -319,10 +191,12 @@ class ColumnMoments(torch.autograd.Function):
         if own is None:
             own = own_diagonal.new_zeros(columns.shape)
         outer, own, mixed, within = _rounded(mean.dtype, outer, own, mixed, within)
-        dz0, dz1 = correlation_backward(
-            z0, z1, mean, columns, matrix, cross, side, outer if matrix is not None else None, own, mixed,
-            None if pull is None else pull.to(mean.dtype), within, dtype, 0, z0.shape[0], need0, need1, backend,
-        )  # fmt: skip
+        pull = None if pull is None else pull.to(mean.dtype)
+        coefficients = Coefficients(None if matrix is None else outer, own, mixed, pull, within)
+        products = Products(cross, side, dtype, 0, z0.shape[0])
+        dz0, dz1 = correlation.backward(
+            Columns(z0, z1, mean, columns), matrix, products, coefficients, need0, need1, backend
+        )
         if from_rows[0] is not None:
             dz0 = (dz0 + from_rows[0]).to(z0.dtype)
         if from_rows[1] is not None:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import CODES, pointer, rows_of
-from sslkernels.ops.registry import wide
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -31,17 +32,8 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     return mean, squares, products, gap
 
 
-def matrix(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    cross: bool,
-    side: str,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-) -> Tensor:
+def matrix(columns: Columns, products: Products) -> Tensor:
+    (z0, z1, mean, scale), (cross, side, dtype, first, count) = columns, products
     views = _views(z0, z1)
     (n, d), threads = z0.shape, torch.get_num_threads()
     means, scales = _each(mean), _each(scale)
@@ -82,24 +74,10 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
 
 
 def backward(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    matrix: Tensor | None,
-    cross: bool,
-    side: str,
-    outer: Tensor | None,
-    own: Tensor | None,
-    mixed: Tensor | None,
-    pull: Tensor | None,
-    through: Tensor | None,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-    need0: bool,
-    need1: bool,
+    columns: Columns, matrix: Tensor | None, products: Products, coefficients: Coefficients, need0: bool, need1: bool
 ) -> tuple[Tensor, Tensor]:
+    (z0, z1, mean, scale), (cross, side, dtype, first, count) = columns, products
+    outer, own, mixed, pull, through = coefficients
     views = _views(z0, z1)
     (n, d), samples = z0.shape, side == "samples"
     out = [torch.empty((count, d) if need else (0,), dtype=z0.dtype, device="cpu") for need in (need0, need1)]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.ops.registry import wide
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
+from sslkernels.ops.dtypes import wide, widened
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -34,26 +35,17 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     return pairs, squares, (centred[0] * centred[1]).sum(0), (views[0] - views[1]).square().sum()
 
 
-def matrix(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    cross: bool,
-    side: str,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-) -> Tensor:
+def matrix(columns: Columns, products: Products) -> Tensor:
     """samples: rows ``first`` to ``first + count`` of a a^T per view (V, count, N). features: a^T b (1, D, D), or a^T a
     per view (V, D, D) unless ``cross``.
     """
-    columns = _columns(z0, z1, mean, scale, dtype)
+    cross, side, dtype, first, count = products
+    rounded = _rounded(columns, dtype)
     if side == "samples":
-        return torch.stack([a[first : first + count] @ a.T for a in columns])
+        return torch.stack([a[first : first + count] @ a.T for a in rounded])
     if cross:
-        return (columns[0].T @ columns[1])[None]
-    return torch.stack([a.T @ a for a in columns])
+        return (rounded[0].T @ rounded[1])[None]
+    return torch.stack([a.T @ a for a in rounded])
 
 
 def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
@@ -69,23 +61,7 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
 
 
 def backward(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    matrix: Tensor | None,
-    cross: bool,
-    side: str,
-    outer: Tensor | None,
-    own: Tensor | None,
-    mixed: Tensor | None,
-    pull: Tensor | None,
-    through: Tensor | None,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-    need0: bool,
-    need1: bool,
+    columns: Columns, matrix: Tensor | None, products: Products, coefficients: Coefficients, need0: bool, need1: bool
 ) -> tuple[Tensor, Tensor]:
     """dz of each view: outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), where a are the
     columns of this view, b and z' those of the other and its rows. Coefficients are (V, D), but for pull.
@@ -93,7 +69,9 @@ def backward(
     da = K a (samples; K of the other view where ``cross``), or off(C) applied to the other view (``cross``) or to this
     one (features). None stands for a term that is not there; dz = da without ``outer``.
     """
-    views = [z for z in (z0, z1) if z is not None]
+    cross, side, dtype, first, count = products
+    outer, own, mixed, pull, through = coefficients
+    views = [z for z in columns[:2] if z is not None]
     rows = slice(first, first + count)
     gradients = []
     for view, (z, needed) in enumerate(zip(views, (need0, need1), strict=False)):
@@ -103,43 +81,38 @@ def backward(
         dz: Tensor | float = 0.0
         weights = own[view] if own is not None else None
         if matrix is not None:
-            columns = _columns(z0, z1, mean, scale, dtype)
+            rounded = _rounded(columns, dtype)
             if side == "samples":
-                da = matrix[1 - view if cross else view] @ columns[view]
+                da = matrix[1 - view if cross else view] @ rounded[view]
             else:
                 off = matrix[0 if cross else view].clone()
                 off.fill_diagonal_(0)
-                da = columns[1 - view if cross else view] @ (off if view else off.T)
+                da = rounded[1 - view if cross else view] @ (off if view else off.T)
                 da = da[rows]
             dz = da if outer is None else da * outer[view]
             if through is not None and weights is not None:
-                weights = weights + through[view] * (da * columns[view][rows]).sum(0)
+                weights = weights + through[view] * (da * rounded[view][rows]).sum(0)
         if weights is not None:
-            exact = [a[rows] for a in _columns(z0, z1, mean, scale, wide(z0.dtype))]
+            exact = [a[rows] for a in _rounded(columns, wide(z.dtype))]
             dz = dz + weights * exact[view]
             if mixed is not None:
                 dz = dz + mixed[view] * exact[1 - view]
             if len(views) == 2 and pull is not None:
-                dz = dz + pull * (_wide(z) - _wide(views[1 - view]))[rows]
+                dz = dz + pull * (widened(z) - widened(views[1 - view]))[rows]
         assert isinstance(dz, Tensor)
         gradients.append(dz.to(z.dtype))
-    return gradients[0], gradients[1] if len(gradients) == 2 else z0.new_empty(0)
+    return gradients[0], gradients[1] if len(gradients) == 2 else columns.z0.new_empty(0)
 
 
-def _columns(
-    z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | None, dtype: torch.dtype
-) -> list[Tensor]:
-    columns = [_wide(z) for z in (z0, z1) if z is not None]
-    if mean is not None:
-        columns = [_centred(z, middle) for z, middle in zip(columns, mean, strict=True)]
-    if scale is not None:
-        columns = [z * factor for z, factor in zip(columns, scale, strict=True)]
-    return [a.to(dtype).to(a.dtype) for a in columns]
+def _rounded(columns: Columns, dtype: torch.dtype) -> list[Tensor]:
+    """a and b, rounded to ``dtype`` and wide again."""
+    views = [widened(z) for z in columns[:2] if z is not None]
+    if columns.mean is not None:
+        views = [_centred(z, middle) for z, middle in zip(views, columns.mean, strict=True)]
+    if columns.scale is not None:
+        views = [z * factor for z, factor in zip(views, columns.scale, strict=True)]
+    return [a.to(dtype).to(a.dtype) for a in views]
 
 
 def _centred(z: Tensor, mean: Tensor) -> Tensor:
     return (z - mean[0]) - mean[1]
-
-
-def _wide(z: Tensor) -> Tensor:
-    return z.to(wide(z.dtype))

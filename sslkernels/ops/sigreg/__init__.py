@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sslkernels.backends import choose
 from sslkernels.distributed import Shard
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.sigreg.autograd import CharacteristicSums
-from sslkernels.ops.registry import wide
+from sslkernels.ops.sigreg.schema import SIGREG
+
+__all__ = ["SIGREG", "characteristic_sums"]
 
 
 def characteristic_sums(
@@ -21,5 +23,5 @@ def characteristic_sums(
     views = p.to(wide(p.dtype))
     if p.dim() == 2:
         views = views[None]
-    sums = CharacteristicSums.apply(views, step, knots, shard, choose(p.device, views.dtype, backend))
+    sums = CharacteristicSums.apply(views, step, knots, shard, SIGREG.choose(p.device, views.dtype, backend))
     return sums[0] if p.dim() == 2 else sums

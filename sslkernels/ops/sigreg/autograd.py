@@ -17,34 +17,10 @@ import torch
 from torch import Tensor
 
 from sslkernels.distributed import Shard, summed
-from sslkernels.ops.registry import define, family, first_derivative
+from sslkernels.ops.derivative import first_derivative
+from sslkernels.ops.sigreg import schema as sigreg
 
-_run = family("sigreg")
 _TURNS_PER_RADIAN = Fraction("0.159154943091895335768883763372514362034459645740456448747667")
-
-
-def _sums(p: Tensor, step: float, knots: int, backend: str) -> Tensor:
-    return _run("sums", backend, p, step, knots)
-
-
-def _sums_fake(p: Tensor, step: float, knots: int, backend: str) -> Tensor:
-    return p.new_empty((p.shape[0], 2, knots, p.shape[2]))
-
-
-def _adjoint(p: Tensor, grad: Tensor, step: float, backend: str) -> Tensor:
-    return _run("adjoint", backend, p, grad, step)
-
-
-def _adjoint_fake(p: Tensor, grad: Tensor, step: float, backend: str) -> Tensor:
-    return p.new_empty(p.shape)
-
-
-characteristic_sums = define(
-    "sigreg_sums(Tensor p, float step, SymInt knots, str backend) -> Tensor", _sums, _sums_fake
-)
-characteristic_adjoint = define(
-    "sigreg_adjoint(Tensor p, Tensor grad, float step, str backend) -> Tensor", _adjoint, _adjoint_fake
-)
 
 
 class CharacteristicSums(torch.autograd.Function):
@@ -56,7 +32,7 @@ class CharacteristicSums(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, step: float, knots: int, shard: Shard | None, backend: str) -> Tensor:
-        sums = characteristic_sums(p, step, knots, backend)
+        sums = sigreg.sums(p, step, knots, backend)
         ctx.save_for_backward(p)
         ctx.step, ctx.shard, ctx.backend = step, shard, backend
         return sums if shard is None else summed(sums, shard)
@@ -66,7 +42,7 @@ class CharacteristicSums(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         (p,) = ctx.saved_tensors
         grad = grad.contiguous() if ctx.shard is None else summed(grad.contiguous(), ctx.shard)
-        return characteristic_adjoint(p, grad, ctx.step, ctx.backend), None, None, None, None
+        return sigreg.adjoint(p, grad, ctx.step, ctx.backend), None, None, None, None
 
 
 @functools.lru_cache

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
-from sslkernels.ops.sigreg.autograd import turns
 from sslkernels.ops.launch import CODES
+from sslkernels.ops.sigreg.autograd import turns
 
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:

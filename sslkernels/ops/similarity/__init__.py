@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All-pairs similarity without the matrix: log-sum-exp over rows, unit rows, and row-wise dot products."""
+"""All-pairs similarity without the matrix: the log-sum-exp over rows, and over columns."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_tensor, shape_of
-from sslkernels.backends import choose
-from sslkernels.ops.registry import compute_dtype, promoted
-from sslkernels.ops.similarity.autograd import LogSumExpSimilarity, RowDot, UnitRows
+from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor
+from sslkernels.ops.similarity.autograd import LogSumExpSimilarity
+from sslkernels.ops.similarity.schema import SIMILARITY
 
-__all__ = ["checked_logsumexp", "logsumexp_similarity", "row_dot", "scale_tensor", "unit_rows"]
+__all__ = ["SIMILARITY", "checked_logsumexp", "logsumexp_similarity"]
 
 
 @overload
@@ -92,41 +92,7 @@ def checked_logsumexp(
     x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, backend: str | None
 ) -> Any:
     """`logsumexp_similarity` of arguments known to be right: one dtype and device, 0-dim scale, exclude ``(N, E)``."""
-    return LogSumExpSimilarity.apply(x, y, scale, exclude, columns, choose(x.device, x.dtype, backend))
-
-
-def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Rows divided by ``max(norm, 1e-12)``, norms in float32; two parts come back stacked, z0 first.
-
-    Shapes ``(N, D)`` and ``(M, D)`` give ``(N + M, D)`` in the inputs' dtype (autocast's inside autocast).
-
-    >>> import torch
-    >>> from sslkernels.ops.similarity import unit_rows
-    >>> unit_rows(torch.tensor([[3.0, 4.0]]))
-    tensor([[0.6000, 0.8000]])
-    """
-    if z1 is not None:
-        z0, z1 = promoted(z0, z1)
-    return UnitRows.apply(z0, z1, compute_dtype(z0), choose(z0.device, z0.dtype, backend))
-
-
-def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str | None = None) -> Tensor:
-    """``<x_i, y_((i + shift) mod M)>`` in float32, ``(N,)``; ``y=None`` means ``y = x``. Needs ``N <= M``.
-
-    >>> import torch
-    >>> from sslkernels.ops.similarity import row_dot
-    >>> row_dot(torch.eye(2), torch.eye(2))
-    tensor([1., 1.])
-    """
-    return RowDot.apply(x, y, shift, choose(x.device, x.dtype, backend))
-
-
-def scale_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
-    """``scale`` as a 0-dim tensor in the dtype that ``like`` is reduced in; no host sync."""
-    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
-    if isinstance(scale, Tensor):
-        return scale.reshape(()).to(device=like.device, dtype=wide)
-    return torch.full((), float(scale), dtype=wide, device=like.device)
+    return LogSumExpSimilarity.apply(x, y, scale, exclude, columns, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def _check_exclude(exclude: Tensor, x: Tensor, keys: Tensor) -> Tensor:

@@ -20,38 +20,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.backends import choose
 from sslkernels.distributed import Shard, all_rows
-from sslkernels.ops.registry import first_derivative
-from sslkernels.ops.similarity.autograd import (
-    row_dot_backward,
-    row_dot_forward,
-    similarity_backward,
-    similarity_forward,
-    workspace,
-)
-from sslkernels.ops.similarity.reduction import each, reduced
+from sslkernels.ops.derivative import first_derivative
+from sslkernels.ops.reduction import each, reduced
+from sslkernels.ops.rows.schema import dot_backward, dot_forward
+from sslkernels.ops.similarity import schema as similarity
+from sslkernels.ops.similarity.autograd import workspace
+from sslkernels.ops.similarity.schema import SIMILARITY, Pairs, Sums
 
 
 def self_contrast(
     x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard | None, backend: str | None
 ) -> Tensor:
     """Losses of every row of x against all others, `reduced`; the positive of row i is row ``(i + shift) mod N``."""
-    return _SelfContrast.apply(x, scale, shift, reduction, shard, choose(x.device, x.dtype, backend))
+    return _SelfContrast.apply(x, scale, shift, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def pair_contrast(
     x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str | None
 ) -> Tensor:
     """Losses of row i of x against all of y and row i of y against all of x, averaged, `reduced`; x_i matches y_i."""
-    return _PairContrast.apply(x, y, scale, reduction, shard, choose(x.device, x.dtype, backend))
+    return _PairContrast.apply(x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def contrast(
     lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str | None
 ) -> Tensor:
     """Losses of every row of x, `reduced`, given the lse of its negatives; row i of y is its positive."""
-    return _Contrast.apply(lse, x, y, scale, reduction, shard, choose(x.device, x.dtype, backend))
+    return _Contrast.apply(lse, x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def _softplus(gap: Tensor) -> Tensor:
@@ -86,7 +82,7 @@ class _Contrast(torch.autograd.Function):
         shard: Shard | None,
         backend: str,
     ) -> Tensor:
-        positive = row_dot_forward(x, y, 0, backend)
+        positive = dot_forward(x, y, 0, backend)
         logits = scale * positive
         ctx.save_for_backward(x, y, scale, positive, logits, lse)
         ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
@@ -101,7 +97,7 @@ class _Contrast(torch.autograd.Function):
         weight = _of_share(beside, logits)
         dx = dy = None
         if need_x or need_y:
-            dx, dy = row_dot_backward(x, y, 0, scale * -weight, need_x, need_y, ctx.backend)
+            dx, dy = dot_backward(x, y, 0, scale * -weight, need_x, need_y, ctx.backend)
         return (
             beside,
             dx if need_x else None,
@@ -124,8 +120,8 @@ class _SelfContrast(torch.autograd.Function):
         if shard is not None:
             keys, left_out = all_rows(x, shard), left_out + shard.start
         kept = workspace(x, keys, keys is None, backend, any(ctx.needs_input_grad))
-        lse, _, _ = similarity_forward(x, keys, scale, left_out, False, False, kept, backend)
-        positive = row_dot_forward(x, None, shift, backend)
+        lse, _, _ = similarity.forward(Pairs(x, keys, scale, left_out), False, False, kept, backend)
+        positive = dot_forward(x, None, shift, backend)
         logits = scale * positive
         ctx.save_for_backward(x, keys, scale, left_out, lse, positive, logits, kept)
         ctx.shift, ctx.reduction, ctx.shard, ctx.backend = shift, reduction, shard, backend
@@ -138,12 +134,11 @@ class _SelfContrast(torch.autograd.Function):
         beside = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(lse - _within_range(logits))
         weight = _of_share(beside, logits)
         everyone = (lse, beside) if ctx.shard is None else _everyone(lse, beside, ctx.shard)
-        dx, _, dscale = similarity_backward(
-            x, keys, scale, left_out, lse, beside, *everyone, kept, True, False, ctx.backend
-        )
+        pairs = Pairs(x, keys, scale, left_out)
+        dx, _, dscale = similarity.backward(pairs, Sums(lse, beside, *everyone), kept, True, False, ctx.backend)
         if keys is not None:  # each pair stands in two ranks' sums, once as a row and once as a column: half from each
             dscale = dscale / 2
-        of_positive, _ = row_dot_backward(x, None, ctx.shift, scale * weight, True, False, ctx.backend)
+        of_positive, _ = dot_backward(x, None, ctx.shift, scale * weight, True, False, ctx.backend)
         need_x, need_scale = ctx.needs_input_grad[:2]
         return (
             dx - of_positive if need_x else None,
@@ -165,13 +160,13 @@ class _PairContrast(torch.autograd.Function):
         all_x = all_y = kept_there = None
         if shard is None:
             kept = workspace(x, y, False, backend, needed)
-            rows, columns, _ = similarity_forward(x, y, scale, own, True, False, kept, backend)
+            rows, columns, _ = similarity.forward(Pairs(x, y, scale, own), True, False, kept, backend)
         else:
             all_x, all_y, own = all_rows(x, shard), all_rows(y, shard), own + shard.start
             kept, kept_there = (workspace(x, all_y, False, backend, needed) for _ in range(2))
-            rows, _, _ = similarity_forward(x, all_y, scale, own, False, False, kept, backend)
-            columns, _, _ = similarity_forward(y, all_x, scale, own, False, False, kept_there, backend)
-        positive = row_dot_forward(x, y, 0, backend)
+            rows, _, _ = similarity.forward(Pairs(x, all_y, scale, own), False, False, kept, backend)
+            columns, _, _ = similarity.forward(Pairs(y, all_x, scale, own), False, False, kept_there, backend)
+        positive = dot_forward(x, y, 0, backend)
         logits = scale * positive
         ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive, logits, kept, kept_there)
         ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
@@ -189,21 +184,20 @@ class _PairContrast(torch.autograd.Function):
         weight = _of_share(of_rows + of_columns, logits)
         dx = dy = dscale = None
         if ctx.shard is None:
-            dx, dy, dscale = similarity_backward(
-                x, y, scale, own, rows, of_rows, columns, of_columns, kept, need_x or need_scale, need_y, ctx.backend
+            sums = Sums(rows, of_rows, columns, of_columns)
+            dx, dy, dscale = similarity.backward(
+                Pairs(x, y, scale, own), sums, kept, need_x or need_scale, need_y, ctx.backend
             )
         else:
             everyones_rows = _everyone(rows, of_rows, ctx.shard)
             everyones_columns = _everyone(columns, of_columns, ctx.shard)
             if need_x or need_scale:
-                dx, _, dscale = similarity_backward(
-                    x, all_y, scale, own, rows, of_rows, *everyones_columns, kept, True, False, ctx.backend
-                )
+                sums = Sums(rows, of_rows, *everyones_columns)
+                dx, _, dscale = similarity.backward(Pairs(x, all_y, scale, own), sums, kept, True, False, ctx.backend)
             if need_y:
-                dy, _, _ = similarity_backward(
-                    y, all_x, scale, own, columns, of_columns, *everyones_rows, kept_there, True, False, ctx.backend
-                )
-        dx_positive, dy_positive = row_dot_backward(x, y, 0, scale * weight, need_x, need_y, ctx.backend)
+                sums = Sums(columns, of_columns, *everyones_rows)
+                dy, _, _ = similarity.backward(Pairs(y, all_x, scale, own), sums, kept_there, True, False, ctx.backend)
+        dx_positive, dy_positive = dot_backward(x, y, 0, scale * weight, need_x, need_y, ctx.backend)
         return (
             dx - dx_positive if need_x else None,
             dy - dy_positive if need_y else None,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import CODES, contiguous, pointer, rows_of
-from sslkernels.ops.registry import wide
 from sslkernels.ops.tokens.bounds import check_bounds
 
 _NORMS = {"none": 0, "mae": 1, "layer": 2}

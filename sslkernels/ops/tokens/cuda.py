@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from sslkernels.cuda import launch
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import contiguous, pointer, rows_of
-from sslkernels.ops.registry import wide
 
 # csrc/cuda/tokens.cu
 TYPES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.ops.registry import wide
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.tokens.bounds import check_bounds
 
 EPS = {"mae": 1e-6, "layer": 1e-5}

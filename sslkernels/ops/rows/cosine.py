@@ -14,23 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkernels.backends import choose
 from sslkernels.distributed import Shard
-from sslkernels.ops.registry import define, family, first_derivative, wide
-from sslkernels.ops.similarity.reduction import each, reduced
-
-_run = family("similarity")
+from sslkernels.ops.derivative import first_derivative
+from sslkernels.ops.reduction import each, reduced
+from sslkernels.ops.rows.schema import ROWS, Matched, cosine_backward, cosine_forward
 
 
 def row_cosine(x: Tensor, y: Tensor, eps: float, *, backend: str | None = None) -> Tensor:
     """Cosines ``(N,)`` of row i of x with row i of y, in float32 (float64 for float64 rows); one dtype, one shape.
 
     >>> import torch
-    >>> from sslkernels.ops.similarity.cosine import row_cosine
+    >>> from sslkernels.ops.rows.cosine import row_cosine
     >>> row_cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), 1e-8)
     tensor([0.8000])
     """
-    return _RowCosine.apply(x, y, float(eps), 0, -1, "none", None, choose(x.device, x.dtype, backend))
+    return _RowCosine.apply(x, y, float(eps), 0, -1, "none", None, ROWS.choose(x.device, x.dtype, backend))
 
 
 def cosine_losses(
@@ -44,55 +42,7 @@ def cosine_losses(
     backend: str | None,
 ) -> Tensor:
     """``offset - weight * cosine`` of matching rows, `reduced`, in one node."""
-    return _RowCosine.apply(x, y, eps, offset, weight, reduction, shard, choose(x.device, x.dtype, backend))
-
-
-def _forward(x: Tensor, y: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
-    return _run("row_cosine_forward", backend, x, y, eps)
-
-
-def _forward_fake(x: Tensor, y: Tensor, eps: float, backend: str) -> tuple[Tensor, Tensor]:
-    dtype = wide(x.dtype)
-    return x.new_empty((x.shape[0],), dtype=dtype), x.new_empty((2, x.shape[0]), dtype=dtype)
-
-
-def _backward(
-    x: Tensor,
-    y: Tensor,
-    cosines: Tensor,
-    norms: Tensor,
-    grad: Tensor,
-    eps: float,
-    need_x: bool,
-    need_y: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return _run("row_cosine_backward", backend, x, y, cosines, norms, grad, eps, need_x, need_y)
-
-
-def _backward_fake(
-    x: Tensor,
-    y: Tensor,
-    cosines: Tensor,
-    norms: Tensor,
-    grad: Tensor,
-    eps: float,
-    need_x: bool,
-    need_y: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(tuple(x.shape) if need_x else (0,)), y.new_empty(tuple(y.shape) if need_y else (0,))
-
-
-row_cosine_forward = define(
-    "row_cosine_forward(Tensor x, Tensor y, float eps, str backend) -> (Tensor, Tensor)", _forward, _forward_fake
-)
-row_cosine_backward = define(
-    "row_cosine_backward(Tensor x, Tensor y, Tensor cosines, Tensor norms, Tensor grad, float eps, bool need_x,"
-    " bool need_y, str backend) -> (Tensor, Tensor)",
-    _backward,
-    _backward_fake,
-)
+    return _RowCosine.apply(x, y, eps, offset, weight, reduction, shard, ROWS.choose(x.device, x.dtype, backend))
 
 
 class _RowCosine(torch.autograd.Function):
@@ -108,7 +58,7 @@ class _RowCosine(torch.autograd.Function):
         shard: Shard | None,
         backend: str,
     ) -> Tensor:
-        cosines, norms = row_cosine_forward(x, y, eps, backend)
+        cosines, norms = cosine_forward(Matched(x, y, eps), backend)
         ctx.save_for_backward(x, y, cosines, norms)
         ctx.eps, ctx.weight, ctx.reduction, ctx.shard, ctx.backend = eps, weight, reduction, shard, backend
         return reduced(torch.rsub(cosines, offset, alpha=weight), reduction, shard)
@@ -119,5 +69,5 @@ class _RowCosine(torch.autograd.Function):
         x, y, cosines, norms = ctx.saved_tensors
         need_x, need_y = ctx.needs_input_grad[:2]
         grad = (-ctx.weight * each(grad, x.shape[0], ctx.reduction, ctx.shard)).expand(x.shape[0])
-        dx, dy = row_cosine_backward(x, y, cosines, norms, grad, ctx.eps, need_x, need_y, ctx.backend)
+        dx, dy = cosine_backward(Matched(x, y, ctx.eps), cosines, norms, grad, need_x, need_y, ctx.backend)
         return dx if need_x else None, dy if need_y else None, None, None, None, None, None, None

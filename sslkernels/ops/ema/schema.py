@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""In-place ops without a gradient: the update of a teacher, and of a queue.
+"""The ops of the ema family, in place and without a gradient: the update of a teacher, and of a queue.
 
-ema_update     t <- t + (1 - m)(s - t) for every pair of a target and a source; with a master M in float32 beside a
-               16-bit target, M moves and t is M rounded; an M whose rounding t is not begins anew from t
-queue_update   queue[(position + offset + i) mod size] <- keys[i]
+update     t <- t + (1 - m)(s - t) for every pair of a target and a source; with a master M in float32 beside a
+           16-bit target, M moves and t is M rounded; an M whose rounding t is not begins anew from t
+enqueue    queue[(position + offset + i) mod size] <- keys[i]
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 
 import torch
@@ -16,20 +15,20 @@ from torch import Tensor
 from torch.autograd.graph import increment_version
 
 from sslkernels.ops.ema.pairs import Pairs, flat_pairs_of
-from sslkernels.ops.registry import define, family
+from sslkernels.ops.registry import family
 
-_run = family("ema")
+EMA = family("ema", kernels=("cpu", "cuda", "triton"))
 
 
 @torch.no_grad()
-def run(pairs: Pairs, momentum: float, at: Tensor | None, backend: str) -> None:
+def move(pairs: Pairs, momentum: float, at: Tensor | None, backend: str) -> None:
     """Move the targets; ``at`` is the momentum as a 0-dim float64 tensor, else it is the number."""
     if at is not None and at.device.type == "cpu":
         momentum, at = at.item(), None
     if not pairs.table or (at is None and momentum == 1):
         return
     increment_version([*pairs.targets, *pairs.masters])
-    importlib.import_module(f"sslkernels.ops.ema.{backend}").update(pairs, momentum, at)
+    EMA.run("update", backend, pairs, momentum, at)
 
 
 def _update(
@@ -46,7 +45,7 @@ def _update(
             "ema_update_: two of the targets, or one and the source of another, share memory and are not the same "
             "pair; pass what they are views of, once."
         )
-    run(pairs, momentum, at, backend)
+    move(pairs, momentum, at, backend)
     with torch.no_grad():
         for tensor, copy in back:
             tensor.copy_(copy)
@@ -56,17 +55,21 @@ def _enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int, 
     increment_version(queue)
     if keys.untyped_storage().data_ptr() == queue.untyped_storage().data_ptr():
         keys = keys.clone()  # rows of the ring itself are read before any is written
-    _run("enqueue", backend, queue, keys, position, offset)
+    EMA.run("enqueue", backend, queue, keys, position, offset)
 
 
-update = define(
-    "ema_update(Tensor(a!)[] targets, Tensor[] sources, Tensor(b!)[] masters, float momentum, Tensor? at, str backend)"
-    " -> ()",
-    _update,
-    lambda *_: None,
-)
-queue_update = define(
-    "queue_update(Tensor(a!) queue, Tensor keys, Tensor? position, SymInt offset, str backend) -> ()",
-    _enqueue,
-    lambda *_: None,
-)
+@EMA.op(mutates=("targets", "masters"), run=_update)
+def update(
+    targets: Sequence[Tensor],
+    sources: Sequence[Tensor],
+    masters: Sequence[Tensor],
+    momentum: float,
+    at: Tensor | None,
+    backend: str,
+) -> None:
+    """`move` of tensors that need not be flat in memory."""
+
+
+@EMA.op(mutates=("queue",), run=_enqueue)
+def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int, backend: str) -> None:
+    """Write at most ``size`` keys into the ring."""

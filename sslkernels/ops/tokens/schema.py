@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ops of the tokens family: rows moved by index, ranked by key, cut out of images, and measured."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels.ops.dtypes import wide
+from sslkernels.ops.registry import family
+
+TOKENS = family("tokens", kernels=("cpu", "cuda", "triton"))
+
+
+@TOKENS.op
+def gather(
+    x: Tensor,
+    index: Tensor,
+    fill: Tensor | None,
+    pos: Tensor | None,
+    prefix: int,
+    by_place: bool,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """(M B, P + K, C) of x (B, P + N, C) by index (M, B, K)."""
+    sets, batch, kept = index.shape
+    return x.new_empty((sets * batch, prefix + kept, x.shape[2]), dtype=dtype)
+
+
+@TOKENS.op
+def collect(
+    x: Tensor,
+    index: Tensor,
+    length: int,
+    fill: Tensor | None,
+    prefix: int,
+    strict: bool,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """(B, P + length, C) of x (M B, P + K, C) by index (M, B, K)."""
+    return x.new_empty((index.shape[1], prefix + length, x.shape[2]), dtype=dtype)
+
+
+@TOKENS.op
+def sums(x: Tensor, index: Tensor, length: int, backend: str) -> Tensor:
+    """(length, C) of x (M B, K, C) by index (M, B, K)."""
+    return x.new_empty((length, x.shape[2]), dtype=wide(x.dtype))
+
+
+@TOKENS.op
+def ranks(keys: Tensor, keep: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    """ids_keep (B, keep), ids_restore (B, L) and mask (B, L) of keys (B, L)."""
+    batch, length = keys.shape
+    return (
+        keys.new_empty((batch, keep), dtype=torch.int64),
+        keys.new_empty((batch, length), dtype=torch.int64),
+        keys.new_empty((batch, length), dtype=torch.float32),
+    )
+
+
+@TOKENS.op
+def patches(images: Tensor, index: Tensor, patch: int, backend: str) -> Tensor:
+    """(B, K, channels p p) of images (B, channels, H, W) by index (B, K)."""
+    batch, kept = index.shape
+    return images.new_empty((batch, kept, images.shape[1] * patch * patch))
+
+
+@TOKENS.op
+def errors(
+    pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Errors (R,) of the rows of pred (R, C), and the moments (R, 2) of those of target."""
+    dtype = wide(pred.dtype)
+    return pred.new_empty((pred.shape[0],), dtype=dtype), pred.new_empty((pred.shape[0], 2), dtype=dtype)
+
+
+@TOKENS.op
+def errors_backward(
+    pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float, backend: str
+) -> Tensor:
+    return pred.new_empty(pred.shape)
