@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
@@ -88,13 +87,14 @@ class _PoisonedTorch(ModuleType):
 @pytest.fixture(scope="module")
 def poisoned_outputs() -> Iterator[None]:
     """Whatever a C++ kernel leaves unwritten, or reads before it writes, comes out as NaN."""
+    from sslkernels.ops.registry import families
+
     with pytest.MonkeyPatch.context() as patch:
-        for family in ("similarity", "correlation", "tokens"):
-            module = importlib.import_module(f"sslkernels.ops.{family}.cpu")
-            patch.setattr(module, "torch", _PoisonedTorch("torch"))
+        for name, family in families().items():
+            if "cpu" in family.kernels:
+                patch.setattr(f"sslkernels.ops.{name}.cpu.torch", _PoisonedTorch("torch"))
         # where the similarity family makes room for what its forward keeps
-        module = importlib.import_module("sslkernels.ops.similarity.autograd")
-        patch.setattr(module, "torch", _PoisonedTorch("torch"))
+        patch.setattr("sslkernels.ops.similarity.autograd.torch", _PoisonedTorch("torch"))
         yield
 
 

@@ -20,7 +20,7 @@ import sslkernels as sk
 import sslkernels.functional as SF
 from sslkernels import cuda
 from sslkernels.backends import NAMES, choose, usable, why_not
-from sslkernels.ops.similarity import autograd
+from sslkernels.ops.registry import Family
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -30,13 +30,13 @@ CUDA = torch.device("cuda", 0)
 def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """The backends that ops were sent to."""
     seen: list[str] = []
-    run = autograd._run
+    run = Family.run
 
-    def recorded(function: str, backend: str, *arguments: Any) -> Any:
+    def recorded(family: Family, function: str, backend: str, *arguments: Any) -> Any:
         seen.append(backend)
-        return run(function, backend, *arguments)
+        return run(family, function, backend, *arguments)
 
-    monkeypatch.setattr(autograd, "_run", recorded)
+    monkeypatch.setattr(Family, "run", recorded)
     yield seen
 
 

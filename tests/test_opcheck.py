@@ -55,19 +55,19 @@ def of_rows(backend: str, dtype: torch.dtype) -> Calls:
     rows, columns, norms = torch.randn(5, dtype=sums), torch.randn(3, dtype=sums), torch.rand(2, 5, dtype=sums)
     needs = ((True, True), (True, False), (False, True))
     return {
-        "unit_rows_forward": [
+        "rows_unit_forward": [
             (x, other, out, backend) for other in (None, y) for out in {dtype, torch.bfloat16, torch.float16}
         ],
-        "unit_rows_backward": [(x, rows.abs(), x.flip(0), n0, out, backend) for n0, out in ((3, dtype), (5, sums))],
-        "row_dot_forward": [(x, None, 2, backend), (x, None, 0, backend), (y, x, 0, backend), (y, x, 4, backend)],
-        "row_dot_backward": [
+        "rows_unit_backward": [(x, rows.abs(), x.flip(0), n0, out, backend) for n0, out in ((3, dtype), (5, sums))],
+        "rows_dot_forward": [(x, None, 2, backend), (x, None, 0, backend), (y, x, 0, backend), (y, x, 4, backend)],
+        "rows_dot_backward": [
             (x, None, 2, rows, True, False, backend),
             *[(y, x, 1, columns, *need, backend) for need in needs],
             *[(x, x.flip(0), 1, rows, *need, backend) for need in needs],
         ],
-        "row_cosine_forward": [(x, x.flip(0), 1e-8, backend), (y, y, 10.0, backend), (x[:0], x[:0], 1.0, backend)],
-        "row_cosine_backward": [
-            (x, x.flip(0), rows, norms, grad, 0.5, *need, backend)
+        "rows_cosine_forward": [(x, x.flip(0), 1e-8, backend), (y, y, 10.0, backend), (x[:0], x[:0], 1.0, backend)],
+        "rows_cosine_backward": [
+            (x, x.flip(0), 0.5, rows, norms, grad, *need, backend)
             for need in needs for grad in (rows, rows[:1].expand(5))
         ],
     }  # fmt: skip
@@ -127,15 +127,15 @@ def correlation(backend: str, dtype: torch.dtype) -> Calls:
             (c, c, False, "features", backend),
         ],
         "correlation_backward": [
-            (z0, z1, means, scale, gram, True, "samples", own, own, mean, pull, scale, sums, 0, 5, True, True,
+            (z0, z1, means, scale, gram, True, "samples", sums, 0, 5, own, own, mean, pull, scale, True, True,
              backend),
-            (z0, z1, means, scale, c, True, "features", own, own, mean, pull, None, dtype, 0, 5, True, False,
+            (z0, z1, means, scale, c, True, "features", dtype, 0, 5, own, own, mean, pull, None, True, False,
              backend),
-            (z0, None, means[:1], scale[:1], c, False, "features", own[:1], own[:1], None, pull, None,
-             dtype, 0, 5, True, False, backend),
-            (z0, z1, means, scale, None, False, "samples", None, own, None, pull, None, sums, 0, 5, False, True,
+            (z0, None, means[:1], scale[:1], c, False, "features", dtype, 0, 5, own[:1], own[:1], None, pull, None,
+             True, False, backend),
+            (z0, z1, means, scale, None, False, "samples", sums, 0, 5, None, own, None, pull, None, False, True,
              backend),
-            (z0, z1, None, None, gram[:, :3], True, "samples", None, None, None, None, None, sums, 1, 3, True,
+            (z0, z1, None, None, gram[:, :3], True, "samples", sums, 1, 3, None, None, None, None, None, True,
              True, backend),
         ],
     }  # fmt: skip
@@ -160,7 +160,7 @@ def moved(backend: str, dtype: torch.dtype) -> Calls:
             (t, s, held, momentum, tensor, backend)
             for held in ([], twins) for momentum, tensor in ((0.9, None), (0.0, None), (1.0, None), (0.0, at))
         ],
-        "queue_update": [(queue, keys, None, 2, backend), (queue, keys, torch.tensor(3), 0, backend)],
+        "ema_enqueue": [(queue, keys, None, 2, backend), (queue, keys, torch.tensor(3), 0, backend)],
     }  # fmt: skip
 
 

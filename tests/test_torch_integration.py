@@ -337,7 +337,7 @@ def test_a_dispatch_mode_sees_every_op(backend: str) -> None:
     alone = gradients(nt_xent, a, b, backend=backend)
     with Witness() as witness:
         watched = gradients(nt_xent, a, b, backend=backend)
-    parts = ("similarity", "unit_rows", "row_dot")
+    parts = ("similarity", "rows_unit", "rows_dot")
     assert witness.seen == {f"{part}_{way}" for part in parts for way in ("forward", "backward")}
     assert all(torch.equal(got, wanted) for got, wanted in zip(watched, alone, strict=True))
 

@@ -23,8 +23,8 @@ def test_opcheck(backend: str) -> None:
     at = torch.tensor(0.9, dtype=torch.float64)
     torch.library.opcheck(OPS.ema_update.default, (t, s, [], 0.0, at, backend))
     queue, keys = torch.zeros(4, 2), torch.randn(3, 2)
-    torch.library.opcheck(OPS.queue_update.default, (queue, keys, None, 2, backend))
-    torch.library.opcheck(OPS.queue_update.default, (queue, keys, torch.tensor(3), 0, backend))
+    torch.library.opcheck(OPS.ema_enqueue.default, (queue, keys, None, 2, backend))
+    torch.library.opcheck(OPS.ema_enqueue.default, (queue, keys, torch.tensor(3), 0, backend))
 
 
 def test_a_compiled_update_follows_a_schedule_without_recompiling(backend: str) -> None:

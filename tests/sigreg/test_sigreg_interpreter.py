@@ -20,7 +20,7 @@ SHARED = {80: 166912, 90: 232448, 100: 232448}
 AGAINST_THE_DENSE_TENSOR = """
 import sys
 sys.path.insert(0, {folder!r})
-import dense_sigreg as dense, test_characteristic_sums as test_sums, torch
+import dense_sigreg as dense, test_sigreg_sums as test_sums, torch
 import sslkernels.functional as SF
 from sslkernels.ops.sigreg import characteristic_sums, triton
 

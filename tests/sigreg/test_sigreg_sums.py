@@ -208,7 +208,7 @@ def test_the_ops_are_registered_properly(backend: str) -> None:
 AGAINST_THE_DENSE_TENSOR = """
 import sys
 sys.path.insert(0, {folder!r})
-import torch, test_characteristic_sums as test_sums
+import torch, test_sigreg_sums as test_sums
 from sslkernels import _C
 
 assert _C.isa() == {isa!r}, _C.isa()

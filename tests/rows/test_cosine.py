@@ -15,9 +15,9 @@ from torch import Tensor
 
 import sslkernels.functional as SF
 from sslkernels.losses import NegativeCosineSimilarity
+from sslkernels.ops.rows import cosine as op
+from sslkernels.ops.rows import cpu
 from sslkernels.ops.rows.cosine import row_cosine
-from sslkernels.ops.similarity import cosine as op
-from sslkernels.ops.similarity import cpu
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
@@ -328,8 +328,8 @@ def test_module_takes_eps(backend: str) -> None:
 
 def test_module_copies_nothing_where_the_features_are_last(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    plain = op.row_cosine_forward
-    monkeypatch.setattr(op, "row_cosine_forward", lambda x, *r: seen.append(x.data_ptr()) or plain(x, *r))
+    plain = op.cosine_forward
+    monkeypatch.setattr(op, "cosine_forward", lambda rows, *r: seen.append(rows.x.data_ptr()) or plain(rows, *r))
     for shape in ((5, 7), (2, 3, 7), (7,), (2, 3, 4, 7)):
         x = torch.randn(shape)
         NegativeCosineSimilarity(dim=-1)(x, torch.randn(shape))
