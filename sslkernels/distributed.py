@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -33,31 +33,32 @@ LONGEST = 2048  # bytes of what a rank says of its call
 
 @dataclass(frozen=True)
 class Shard:
-    """This rank's place among the rows of a group."""
+    """This rank's place among the rows of a group. One process is a group of one, `Shard.alone`."""
 
-    group: dist.ProcessGroup
-    sizes: tuple[int, ...]
+    group: dist.ProcessGroup | None
+    sizes: tuple[int, ...]  # rows by rank; of one process nobody counts them, for a graph would hold their number
     rank: int
+    alone: ClassVar[Shard]
 
     @property
     def ranks(self) -> int:
-        return len(self.sizes)
-
-    @property
-    def rows(self) -> int:
-        return self.sizes[self.rank]
+        return len(self.sizes) or 1
 
     @property
     def start(self) -> int:
+        """Rows of the ranks before this one."""
         return sum(self.sizes[: self.rank])
 
-    @property
-    def total(self) -> int:
-        return sum(self.sizes)
+    def total(self, rows: int) -> int:
+        """Rows of all ranks, given those of this one."""
+        return sum(self.sizes) if self.sizes else rows
 
 
-def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard | None:
-    """The shard that ``x (N, D)`` is of ``group``, or None where there is one process. Costs one small collective.
+Shard.alone = Shard(None, (), 0)
+
+
+def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard:
+    """The shard that ``x (N, D)`` is of ``group``. Costs one small collective where there is more than one process.
 
     Every rank must agree on ``function``, its ``settings``, D, dtype, and which of ``x`` and ``others`` need a
     gradient: the backward communicates too, and a rank that skipped it would leave the others waiting. One of the
@@ -66,7 +67,7 @@ def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **s
     """
     resolved = _resolve(group)
     if resolved is None:
-        return None
+        return Shard.alone
     call = {
         "function": function,
         **settings,
@@ -116,11 +117,15 @@ def _difference(call: dict[str, object], device: torch.device, group: dist.Proce
 
 def gather_rows(x: Tensor, shard: Shard) -> Tensor:
     """Rows of every rank in rank order; the backward sums over ranks what each sent back (a reduce-scatter)."""
+    if shard.ranks == 1:
+        return x
     return _GatherRows.apply(x, shard)
 
 
 def all_rows(x: Tensor, shard: Shard) -> Tensor:
     """Rows of every rank in rank order, without a gradient."""
+    if shard.ranks == 1:
+        return x.detach()
     longest = max(shard.sizes)
     padded = _padded(x.detach().contiguous(), longest)
     gathered = x.new_empty((shard.ranks * longest, *x.shape[1:]))
@@ -135,18 +140,28 @@ def shuffle_rows(x: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
 
     ``x (N, ...)`` gets no gradient. The order is drawn from the random state of the group's first rank.
     """
-    order = torch.randperm(shard.total, device=x.device)
-    dist.broadcast(order, dist.get_global_rank(shard.group, 0), group=shard.group)
-    return all_rows(x, shard)[order[shard.start : shard.start + shard.rows]], order
+    order = broadcast(torch.randperm(shard.total(len(x)), device=x.device), shard)
+    return all_rows(x, shard)[order[shard.start : shard.start + len(x)]], order
 
 
 def unshuffle_rows(x: Tensor, order: Tensor, shard: Shard) -> Tensor:
     """What became of this rank's rows, wherever `shuffle_rows` sent them; without a gradient."""
-    return all_rows(x, shard)[order.argsort()[shard.start : shard.start + shard.rows]]
+    return all_rows(x, shard)[order.argsort()[shard.start : shard.start + len(x)]]
+
+
+def broadcast(x: Tensor, shard: Shard) -> Tensor:
+    """``x`` of the group's first rank, without a gradient."""
+    if shard.ranks == 1:
+        return x.detach()
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    dist.broadcast(x, group=shard.group, group_src=0)
+    return x
 
 
 def summed(x: Tensor, shard: Shard) -> Tensor:
     """The sum over ranks, without a gradient."""
+    if shard.ranks == 1:
+        return x.detach()
     x = x.detach().clone()
     dist.all_reduce(x, group=shard.group)
     return x
@@ -166,7 +181,7 @@ class _GatherRows(torch.autograd.Function):
         parts = [_padded(part, longest) for part in grad.contiguous().split(shard.sizes)]
         received = grad.new_empty((longest, *grad.shape[1:]))
         _reduce_scatter(received, torch.cat(parts), shard.group)
-        return received[: shard.rows], None
+        return received[: shard.sizes[shard.rank]], None
 
 
 def check_group(group: GroupLike) -> GroupLike:
@@ -204,12 +219,12 @@ def _padded(x: Tensor, rows: int) -> Tensor:
     return x if x.shape[0] == rows else torch.cat([x, x.new_zeros((rows - x.shape[0], *x.shape[1:]))])
 
 
-def _all_gather(output: Tensor, value: Tensor, group: dist.ProcessGroup) -> None:
+def _all_gather(output: Tensor, value: Tensor, group: dist.ProcessGroup | None) -> None:
     # torch 2.13 renames the tensor collectives and warns about the old names, which are all that 2.11 has.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(output, value, group=group)
 
 
-def _reduce_scatter(output: Tensor, value: Tensor, group: dist.ProcessGroup) -> None:
+def _reduce_scatter(output: Tensor, value: Tensor, group: dist.ProcessGroup | None) -> None:
     scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
     scatter(output, value, group=group)

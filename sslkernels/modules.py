@@ -9,10 +9,9 @@ from functools import partial
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
-from sslkernels.distributed import GroupLike, shard_of
+from sslkernels.distributed import GroupLike, broadcast, shard_of
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Self = TypeVar("_Self", bound="Remembering")
@@ -56,12 +55,10 @@ class Remembering(Module):
         tensors = [getattr(self, name) for name in self.remembered]
         shapes = [tuple(tensor.shape) for tensor in tensors]
         shard = shard_of(group, f"{type(self).__name__}, new or just loaded", tensors[0], shapes=shapes)
-        if shard is None:
+        if shard.ranks == 1:
             return
         for tensor in tensors:
-            received = tensor.contiguous()
-            dist.broadcast(received, group=shard.group, group_src=0)
-            tensor.copy_(received)
+            tensor.copy_(broadcast(tensor, shard))
         self._agreed = True
 
     @contextmanager

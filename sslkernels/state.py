@@ -62,4 +62,4 @@ class MemoryQueue(Remembering):
             raise ValueError(f"MemoryQueue: keys has shape {shape_of(keys)}; expected (N, {dim}).")
         self.agree(group)
         shard = shard_of(group, "MemoryQueue", keys, size=len(self.keys), position=self.position)
-        queue_update_(self.keys, keys if shard is None else all_rows(keys, shard), self.position, backend=self.backend)
+        queue_update_(self.keys, all_rows(keys, shard), self.position, backend=self.backend)

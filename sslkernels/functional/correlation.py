@@ -95,7 +95,7 @@ def barlow_twins(
     outside = convention == "stable-pretraining"
     scaling = Scaling(eps, unbiased=outside, outside=outside)
     moments = column_moments(z0, z1, "cross", scaling=scaling, side=side, shard=shard, shared=shared, backend=backend)
-    rows = z0.shape[0] if shard is None else shard.total
+    rows = shard.total(z0.shape[0])
     loss = (1 - moments.diagonal / rows).square().sum() + lambd * moments.off[0] / rows**2
     return loss.to(wide(z0.dtype))
 
@@ -136,7 +136,7 @@ def vicreg(
     sim, var, cov, eps = check_weights("vicreg", sim=sim, var=var, cov=cov, eps=eps)
     shard = shard_of_views("vicreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
     moments = column_moments(z0, z1, "each", side=side, shard=shard, backend=backend)
-    rows = z0.shape[0] if shard is None else shard.total
+    rows = shard.total(z0.shape[0])
     hinges = hinges_of(moments.squares, rows, eps).sum()
     penalties = penalties_of(moments.off, rows, z0.shape[1]).sum()
     loss = sim * moments.gap / (rows * z0.shape[1]) + var * hinges / 2 + cov * penalties
@@ -156,7 +156,7 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, bac
     eps = check_number("variance_hinge", "eps", eps, least=0)
     shard = shard_of_views("variance_hinge", {"z": z}, None, group, least=2, eps=eps)
     moments = column_moments(z, None, "none", shard=shard, backend=backend)
-    return hinges_of(moments.squares, z.shape[0] if shard is None else shard.total, eps)[0].to(wide(z.dtype))
+    return hinges_of(moments.squares, shard.total(z.shape[0]), eps)[0].to(wide(z.dtype))
 
 
 def covariance_penalty(
@@ -174,7 +174,7 @@ def covariance_penalty(
     """
     shard = shard_of_views("covariance_penalty", {"z": z}, side, group, least=2)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
-    penalties = penalties_of(moments.off, z.shape[0] if shard is None else shard.total, z.shape[1])
+    penalties = penalties_of(moments.off, shard.total(z.shape[0]), z.shape[1])
     return penalties[0].to(wide(z.dtype))
 
 
@@ -199,7 +199,7 @@ def shard_of_views(
     least: int,
     each: bool = False,
     **settings: object,
-) -> Shard | None:
+) -> Shard:
     """The shard, of views that can be compared and hold ``least`` rows, on ``each`` rank or on all together."""
     (first, z0), *rest = views.items()
     check_rows(function, first, z0)
@@ -209,9 +209,9 @@ def shard_of_views(
     if side is not None:
         check_choice(function, "side", side, SIDES)
     shard = shard_of(group, function, *views.values(), side=side, **settings)
-    fewest = z0.shape[0] if shard is None else min(shard.sizes) if each else shard.total
+    fewest = min(shard.sizes) if each and shard.ranks > 1 else shard.total(z0.shape[0])
     if fewest < least:
-        came = shape_of(z0) if shard is None else f"{list(shard.sizes)} rows by rank"
+        came = shape_of(z0) if shard.ranks == 1 else f"{list(shard.sizes)} rows by rank"
         needs = "a row" if least == 1 else "two rows, or there is no variance"
         raise ValueError(f"{function}: {first} has {came}; the loss needs at least {needs}.")
     return shard

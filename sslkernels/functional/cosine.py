@@ -88,7 +88,7 @@ def byol_loss(
 
 def _sides(
     function: str, sides: dict[str, Tensor], group: GroupLike, **settings: object
-) -> tuple[Tensor, Tensor, Shard | None]:
+) -> tuple[Tensor, Tensor, Shard]:
     check_pair(function, sides, gathered=group is not None)
     x0, x1 = promoted(*sides.values())
     return x0, x1, sharded(group, function, x0, x1, **settings)

@@ -59,7 +59,7 @@ def vcreg(
     var, cov, eps = check_weights("vcreg", var=var, cov=cov, eps=eps)
     shard = shard_of_views("vcreg", {"z": z}, side, group, least=2, var=var, cov=cov, eps=eps)
     moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
-    rows = z.shape[0] if shard is None else shard.total
+    rows = shard.total(z.shape[0])
     loss = var * hinges_of(moments.squares, rows, eps)[0] / 2 + cov * penalties_of(moments.off, rows, z.shape[1])[0]
     return loss.to(wide(z.dtype))
 
@@ -100,7 +100,7 @@ def vibcreg(
     sim, var, cov, eps = check_weights("vibcreg", sim=sim, var=var, cov=cov, eps=eps)
     shard = shard_of_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
     moments = column_moments(z0, z1, "each", scaling=UNIT, side=side, shard=shard, backend=backend)
-    rows, features = z0.shape[0] if shard is None else shard.total, z0.shape[1]
+    rows, features = shard.total(z0.shape[0]), z0.shape[1]
     hinges = hinges_of(moments.squares, rows, eps).sum()
     loss = sim * moments.gap / (rows * features) + var * hinges + cov * moments.off.sum() / (rows * features) ** 2
     return loss.to(wide(z0.dtype))
@@ -141,7 +141,7 @@ def frossl(
         "frossl", named, side, group, least=1, views=len(views), invariance_weight=invariance_weight
     )  # fmt: skip
     local, features = views[0].shape
-    rows, ranks = (local, 1) if shard is None else (shard.total, shard.ranks)
+    rows = shard.total(local)
     sums = wide(views[0].dtype)
     regularization, columns = views[0].new_zeros((), dtype=torch.float64), []
     for z in views:
@@ -153,7 +153,7 @@ def frossl(
         regularization = regularization + (moments.off[0] / rows**2 + trace).log() - 2 * trace.log()
         columns.append(z.to(sums) * squares.clamp_min(2.0**-250).rsqrt().to(sums))  # below, fp32 has no inverse
     unit = torch.stack(columns)
-    spread = (unit - unit.mean(0)).square().sum() * ranks
+    spread = (unit - unit.mean(0)).square().sum() * shard.ranks
     return (regularization + invariance_weight * len(views) / rows * spread).to(sums)
 
 
@@ -204,15 +204,12 @@ def tico(
     shard = shard_of_views("tico", {"z0": z0, "z1": z1}, None, group, least=1, beta=beta, rho=rho, covariance=before)
     z0, z1 = promoted(z0, z1)
     u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1, backend=backend)
-    rows, ranks = (z0.shape[0], 1) if shard is None else (shard.total, shard.ranks)
+    rows = shard.total(z0.shape[0])
     with torch.autocast(z0.device.type, enabled=False):  # what is remembered is not rounded
         wide0 = u0.to(sums)
         with torch.no_grad():
-            batch = wide0.T @ wide0
-            if shard is not None:
-                batch = summed(batch, shard)
-            batch = (1 - beta) / rows * batch
+            batch = (1 - beta) / rows * summed(wide0.T @ wide0, shard)
             matrix = batch if covariance is None else beta * covariance.to(batch) + batch
         contrast = (wide0 @ matrix * wide0).sum()
     agreement = row_dot(u0, u1, backend=backend).sum()
-    return 1 + ranks / rows * (rho * contrast - agreement), matrix
+    return 1 + shard.ranks / rows * (rho * contrast - agreement), matrix

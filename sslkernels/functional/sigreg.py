@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from sslkernels.arguments import (
@@ -18,7 +17,7 @@ from sslkernels.arguments import (
     check_tensor,
     shape_of,
 )
-from sslkernels.distributed import GroupLike, Shard, shard_of
+from sslkernels.distributed import GroupLike, Shard, broadcast, shard_of
 from sslkernels.ops.dtypes import stacked, wide
 from sslkernels.ops.sigreg import characteristic_sums
 
@@ -116,19 +115,16 @@ def lejepa(
     shard = _shard("lejepa", every, group, **settings)
     regularizer = _epps_pulley(every, _slices(every, slices, count, generator, shard), knots, t_max, shard, backend)
     wider = every.to(wide(every.dtype))
-    samples, ranks = (every.shape[1], 1) if shard is None else (shard.total, shard.ranks)
-    share = ranks / (every.shape[0] * samples * every.shape[2])
+    share = shard.ranks / (every.shape[0] * shard.total(every.shape[1]) * every.shape[2])
     # divided before they are summed: the mean may fit where the sum does not
     invariance = ((wider - wider[: global_z.shape[0]].mean(0)) * share**0.5).square().sum()
     return weight * regularizer + (1 - weight) * invariance
 
 
-def _epps_pulley(
-    z: Tensor, slices: Tensor, knots: int, t_max: float, shard: Shard | None, backend: str | None
-) -> Tensor:
+def _epps_pulley(z: Tensor, slices: Tensor, knots: int, t_max: float, shard: Shard, backend: str | None) -> Tensor:
     """The mean over views and slices of N * sum_k w_k |phi_k - exp(-t_k^2/2)|^2."""
     step = t_max / (knots - 1)
-    samples = z.shape[1] if shard is None else shard.total
+    samples = shard.total(z.shape[1])
     projections = torch.mm(z.reshape(-1, z.shape[2]), slices).view(*z.shape[:2], slices.shape[1])
     sums = characteristic_sums(projections, step, knots, shard=shard, backend=backend)
     t = torch.arange(knots, dtype=sums.dtype, device=z.device) * step
@@ -140,24 +136,18 @@ def _epps_pulley(
     return samples * (deviation * weights[:, None]).sum((1, 2)).mean()
 
 
-def _slices(
-    z: Tensor, slices: Tensor | None, count: int, generator: torch.Generator | None, shard: Shard | None
-) -> Tensor:
+def _slices(z: Tensor, slices: Tensor | None, count: int, generator: torch.Generator | None, shard: Shard) -> Tensor:
     """Unit columns (C, S) in the dtype of z: those given or drawn, the first rank's on every rank."""
     if slices is None:
         drawn = {} if generator is None else {"generator": generator}  # torch.compile knows no None here
         slices = torch.randn(z.shape[2], count, dtype=wide(z.dtype), device=z.device, **drawn)
         slices = slices / slices.norm(dim=0)
-    slices = slices.detach().to(z.dtype)
-    if shard is not None:
-        slices = slices.clone(memory_format=torch.contiguous_format)
-        dist.broadcast(slices, group=shard.group, group_src=0)
-    return slices
+    return broadcast(slices.to(z.dtype), shard)
 
 
-def _shard(function: str, z: Tensor, group: GroupLike, **settings: object) -> Shard | None:
-    shard = None if group is None else shard_of(group, function, z[0], views=len(z), **settings)
-    if (z.shape[1] if shard is None else shard.total) == 0:
+def _shard(function: str, z: Tensor, group: GroupLike, **settings: object) -> Shard:
+    shard = Shard.alone if group is None else shard_of(group, function, z[0], views=len(z), **settings)
+    if shard.total(z.shape[1]) == 0:
         raise ValueError(f"{function}: there are no samples; the loss needs at least one.")
     return shard
 

@@ -126,11 +126,8 @@ def info_nce(
     if negatives is not None:
         others = checked_logsumexp(query, negatives.to(query.dtype), scale, None, False, backend)
     else:
-        own = torch.arange(query.shape[0], device=query.device)[:, None]
-        keys = key
-        if shard is not None:
-            keys, own = gather_rows(key, shard), own + shard.start
-        others = checked_logsumexp(query, keys, scale, own, False, backend)
+        own = torch.arange(shard.start, shard.start + query.shape[0], device=query.device)[:, None]
+        others = checked_logsumexp(query, gather_rows(key, shard), scale, own, False, backend)
     return contrast(others, query, key, scale, reduction, shard, backend)
 
 
@@ -189,9 +186,9 @@ def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
     return scale_tensor(1 / temperature, like)
 
 
-def sharded(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard | None:
+def sharded(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard:
     """`shard_of`; a loss needs a row, on some rank if not on this one."""
     shard = shard_of(group, function, x, *others, **settings)
-    if (x.shape[0] if shard is None else shard.total) == 0:
+    if shard.total(x.shape[0]) == 0:
         raise ValueError(f"{function}: no rank holds a row; a loss needs at least one row.")
     return shard

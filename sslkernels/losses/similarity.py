@@ -209,7 +209,7 @@ class ClipLoss(Module):
         images, texts, group = image_features, text_features, self._group()
         logit_scale = check_scalar("ClipLoss", "logit_scale", logit_scale)
         shard = shard_of(group, "ClipLoss", images, texts, logit_scale=logit_scale, local_loss=self.local_loss)
-        if shard is not None:
+        if shard.ranks > 1:
             if self.local_loss and len(set(shard.sizes)) > 1:
                 raise ValueError(
                     f"ClipLoss: ranks hold {list(shard.sizes)} rows; with local_loss=True pass as many on each of them."
@@ -218,7 +218,7 @@ class ClipLoss(Module):
             if not self.local_loss:
                 image_features, text_features = images, texts
         per_image = logit_scale * image_features @ texts.T
-        whole = shard is not None and not self.local_loss
+        whole = shard.ranks > 1 and not self.local_loss
         per_text = per_image.T if whole else logit_scale * text_features @ images.T
         if logit_bias is not None:
             per_image, per_text = per_image + logit_bias, per_text + logit_bias

@@ -87,7 +87,7 @@ class MoCoV2(Taught):
     def keys(self, images: Tensor) -> Tensor:
         """The teacher's unit rows ``(N, projection_dim)``, of batches that are shuffled among the ranks."""
         shard = shard_of(self.group, "MoCoV2", images.flatten(1))
-        if shard is None:
+        if shard.ranks == 1:
             return F.normalize(self.teacher(images), dim=1)
         shuffled, order = shuffle_rows(images, shard)
         return unshuffle_rows(F.normalize(self.teacher(shuffled), dim=1), order, shard)

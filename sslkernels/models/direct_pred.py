@@ -91,12 +91,9 @@ class DirectPred(Module):
     def _collect(self, x: Tensor) -> None:
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(_precise(self.products.dtype))
-            products, rows = x.T @ x, len(x)
             shard = shard_of(self.group, "DirectPred", x, momentum=self.momentum, eps=self.eps)
-            if shard is not None:
-                products, rows = summed(products, shard), shard.total
-            self.products += products
-            self.rows += rows
+            self.products += summed(x.T @ x, shard)
+            self.rows += shard.total(len(x))
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -15,20 +15,18 @@ from torch import Tensor
 from sslkernels.distributed import Shard
 
 
-def reduced(losses: Tensor, reduction: str, shard: Shard | None) -> Tensor:
+def reduced(losses: Tensor, reduction: str, shard: Shard) -> Tensor:
     """Losses ``(N,)`` as they are for "none", else 0-dim."""
     if reduction == "none":
         return losses
-    ranks = 1 if shard is None else shard.ranks
     if reduction == "sum":
-        return losses.sum() * ranks
-    count = losses.shape[0] if shard is None else shard.total
+        return losses.sum() * shard.ranks
     # Divided before they are added: the sum of large losses may leave the range where their mean does not.
-    return (losses * (ranks / count)).sum()
+    return (losses * (shard.ranks / shard.total(losses.shape[0]))).sum()
 
 
-def each(grad: Tensor, count: int, reduction: str, shard: Shard | None) -> Tensor:
+def each(grad: Tensor, count: int, reduction: str, shard: Shard) -> Tensor:
     """The gradient of each of ``count`` losses, ``(N,)`` or 0-dim for all, given that of `reduced`."""
     if reduction == "mean":
-        grad = grad / (count if shard is None else shard.total)
-    return grad if shard is None or reduction == "none" else grad * shard.ranks
+        grad = grad / shard.total(count)
+    return grad if shard.ranks == 1 or reduction == "none" else grad * shard.ranks

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sslkernels.distributed import Shard
-from sslkernels.ops.correlation.autograd import ColumnMoments, Scaling
+from sslkernels.ops.correlation.autograd import Asked, ColumnMoments, Scaling
 from sslkernels.ops.correlation.schema import CORRELATION
 from sslkernels.ops.dtypes import compute_dtype, promoted, wide
 
@@ -34,25 +34,19 @@ def column_moments(
     centre: bool = True,
     scaling: Scaling | None = None,
     side: str | None = None,
-    shard: Shard | None = None,
+    shard: Shard = Shard.alone,
     shared: bool = True,
     backend: str | None = None,
 ) -> Moments:
     """The moments that every loss of the family is made of; ``energy`` is "cross", "each" (view) or "none"."""
     if z1 is not None:
         z0, z1 = promoted(z0, z1)
-    rows = z0.shape[0] if shard is None else shard.total
-    side = side or choose_side(rows, z0.shape[1])
+    side = side or choose_side(shard.total(z0.shape[0]), z0.shape[1])
     # On the side of samples the diagonal of C is taken off a total: operands rounded to 16 bits would be felt in all of
     # it, and one wide column could hide the rest. Products run in fp32 there.
     dtype = compute_dtype(z0) if side == "features" else wide(z0.dtype)
-    eps, unbiased, outside = scaling or (None, False, False)
     chosen = CORRELATION.choose(z0.device, z0.dtype, backend)
-    return Moments(
-        *ColumnMoments.apply(
-            z0, z1, energy, centre, eps, unbiased, outside, side, dtype, shard, shared, chosen
-        )
-    )  # fmt: skip
+    return Moments(*ColumnMoments.apply(z0, z1, Asked(energy, centre, scaling, side, dtype, shard, shared, chosen)))
 
 
 def choose_side(rows: int, features: int) -> str:

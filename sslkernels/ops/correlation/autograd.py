@@ -42,43 +42,40 @@ class Scaling(NamedTuple):
     outside: bool = False
 
 
+class Asked(NamedTuple):
+    """What is to be known about the columns, and how."""
+
+    energy: str  # off the diagonal: "cross" of both views, "each" of either, "none"
+    centre: bool
+    scaling: Scaling | None
+    side: str
+    dtype: torch.dtype  # what columns are rounded to before they are multiplied
+    shard: Shard
+    shared: bool  # whether the ranks of the shard share means and variances
+    backend: str
+
+
 class ColumnMoments(torch.autograd.Function):
     """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)).
 
-    All fp64. Of the rows of all ranks where there is a ``shard``; ``shared`` says that its ranks share means and
-    variances.
+    All fp64, of the rows of all ranks of the shard.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        z0: Tensor,
-        z1: Tensor | None,
-        energy: str,
-        centre: bool,
-        eps: float | None,
-        unbiased: bool,
-        outside: bool,
-        side: str,
-        dtype: torch.dtype,
-        shard: Shard | None,
-        shared: bool,
-        backend: str,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, z0: Tensor, z1: Tensor | None, asked: Asked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        energy, centre, scaling, side, dtype, shard, shared, backend = asked
         cross = energy == "cross"
         mean, squares, products, gap = correlation.moments(z0, z1, centre, backend)
-        rows = z0.shape[0]
-        if shard is not None and shared:
-            mean, squares, products, gap = ranks.merged(mean, squares, products, gap, centre, shard)
-            rows = shard.total
-        scaling = None if eps is None else Scaling(eps, unbiased, outside)
+        rows = shard.total(z0.shape[0]) if shared else z0.shape[0]
+        if shared:
+            mean, squares, products, gap = ranks.merged(z0.shape[0], mean, squares, products, gap, centre, shard)
         scale, through = _scale_of(squares, rows, scaling)
         # of the rows that share statistics, and of all: sum a b, or sum a a of each view
         own_diagonal = products[None] if cross else squares
         if scale is not None:
             own_diagonal = own_diagonal * (scale[:1] * scale[1:] if cross else scale * scale)
         diagonal = own_diagonal
-        if shard is not None and not shared:
+        if not shared:
             diagonal, gap = summed(diagonal, shard), summed(gap, shard)
         units = _units_of(squares, side) if scale is None and energy != "none" else None
         # what kernels multiply columns by, those of the matrix and those that meet it in the backward
@@ -92,7 +89,7 @@ class ColumnMoments(torch.autograd.Function):
         if energy != "none":
             mine = Columns(z0, z1, mean, standard)
             products = Products(cross, side, dtype, 0, z0.shape[0])
-            if shard is None:
+            if shard.ranks == 1:
                 matrix = correlation.matrix(mine, products, backend)
                 energies = correlation.energies(matrix, matrix, cross, side, backend)
                 totals = energies
@@ -104,7 +101,7 @@ class ColumnMoments(torch.autograd.Function):
             else:
                 every0, every1 = ranks.gathered_columns(z0, z1, mean, columns, shard)
                 between = (None, None) if units is None else (torch.zeros_like(mean), standard / columns)
-                products = Products(cross, side, dtype, shard.start, shard.rows)
+                products = Products(cross, side, dtype, shard.start, z0.shape[0])
                 matrix = correlation.matrix(Columns(every0, every1, *between), products, backend)
                 totals = summed(correlation.energies(matrix, matrix, cross, side, backend), shard)
             sums = totals[:1] if cross else totals  # the rows of C have the energy of its columns
@@ -118,7 +115,7 @@ class ColumnMoments(torch.autograd.Function):
             z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0, every1
         )
         ctx.set_materialize_grads(False)  # a gap that no loss uses is not read for
-        ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard, ctx.shared = cross, side, dtype, backend, shard, shared
+        ctx.asked = asked
         return squares.clone(), diagonal[0].clone() if cross else squares.new_empty(0), gap.clone(), off
 
     @staticmethod
@@ -128,11 +125,12 @@ class ColumnMoments(torch.autograd.Function):
             z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0,
             every1,
         ) = ctx.saved_tensors  # fmt: skip
-        cross, side, dtype, backend, shard = ctx.cross, ctx.side, ctx.dtype, ctx.backend, ctx.shard
+        energy, _, _, side, dtype, shard, shared, backend = ctx.asked
+        cross = energy == "cross"
         need0, need1 = ctx.needs_input_grad[:2]
         g_squares, g_diagonal, g_gap, g_off = grads
         pull = None if g_gap is None else 2 * g_gap
-        if shard is not None:
+        if shard.ranks > 1:
             shapes = (
                 columns.shape,
                 (columns.shape[1] if cross else 0,),
@@ -166,16 +164,16 @@ class ColumnMoments(torch.autograd.Function):
             da = correlation.backward(
                 Columns(every0, every1, None, None),
                 matrix,
-                Products(cross, side, dtype, shard.start, shard.rows),
+                Products(cross, side, dtype, shard.start, z0.shape[0]),
                 Coefficients(None, None, None, None, None),
                 need0,
                 need1,
                 backend,
             )
             (outer,) = _rounded(mean.dtype, outer)
-            from_rows, sums = ranks.finished(da, (every0, every1), outer, shard)
+            from_rows, sums = ranks.finished(z0.shape[0], da, (every0, every1), outer, shard)
             if through is not None:
-                s = factor * (summed(sums, shard) if ctx.shared else sums)
+                s = factor * (summed(sums, shard) if shared else sums)
             matrix = None
         mixed = None
         if cross:
@@ -201,7 +199,7 @@ class ColumnMoments(torch.autograd.Function):
             dz0 = (dz0 + from_rows[0]).to(z0.dtype)
         if from_rows[1] is not None:
             dz1 = (dz1 + from_rows[1]).to(z0.dtype)
-        return (dz0 if need0 else None, dz1 if need1 else None, *(None,) * 10)
+        return dz0 if need0 else None, dz1 if need1 else None, None
 
 
 def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tensor | None, Tensor | None]:

@@ -26,10 +26,12 @@ def all_summed(tensors: Sequence[Tensor], shard: Shard) -> list[Tensor]:
 
 
 def merged(
-    mean: Tensor, squares: Tensor, products: Tensor, gap: Tensor, centre: bool, shard: Shard
+    rows: int, mean: Tensor, squares: Tensor, products: Tensor, gap: Tensor, centre: bool, shard: Shard
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The moments of all rows from those of each rank, in double precision: every rank has the same bits of them."""
+    """The moments of all rows from those of each rank's, in double precision: every rank has the same bits of them."""
     parts = (mean, squares, products, gap)
+    if shard.ranks == 1:
+        return parts
     mine = torch.cat([x.reshape(-1) for x in parts])[None]
     everyone = all_rows(mine, Shard(shard.group, (1,) * shard.ranks, shard.rank))
     means, squared, crossed, gaps = (
@@ -38,7 +40,7 @@ def merged(
     )
     counts = torch.tensor(shard.sizes, dtype=torch.float64, device=mean.device)
     means = means.sum(2)  # rounded, and what rounding left
-    middle = torch.einsum("r,rvd->vd", counts, means) / shard.total
+    middle = torch.einsum("r,rvd->vd", counts, means) / shard.total(rows)
     total = squared.sum(0)
     across = crossed.sum(0)
     if centre:
@@ -65,12 +67,12 @@ def gathered_columns(
 
 
 def finished(
-    da: Sequence[Tensor], every: Sequence[Tensor | None], outer: Tensor, shard: Shard
+    rows: int, da: Sequence[Tensor], every: Sequence[Tensor | None], outer: Tensor, shard: Shard
 ) -> tuple[list[Tensor | None], Tensor]:
-    """outer * da for each view, and the sums of da a over the rows of this rank, (V, D)."""
-    mine = slice(shard.start, shard.start + shard.rows)
+    """outer * da for each view, and the sums of da a over the ``rows`` of this rank, (V, D)."""
+    mine = slice(shard.start, shard.start + rows)
     sums = torch.zeros_like(outer)
-    for view, (part, rows) in enumerate(zip(da, every, strict=True)):
-        if part.numel() and rows is not None:
-            sums[view] = (part * rows[mine]).sum(0)
+    for view, (part, columns) in enumerate(zip(da, every, strict=True)):
+        if part.numel() and columns is not None:
+            sums[view] = (part * columns[mine]).sum(0)
     return [part * outer[view] if part.numel() else None for view, part in enumerate(da)], sums

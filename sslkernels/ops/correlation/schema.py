@@ -66,7 +66,7 @@ def matrix(columns: Columns, products: Products, backend: str) -> Tensor:
 
 @CORRELATION.op
 def energies(matrix: Tensor, other: Tensor, cross: bool, side: str, backend: str) -> Tensor:
-    """Sums of matrix * other: (V, 1) or (1, 1) on the side of samples; (V, D) or (2, D), off the diagonal, on the other."""
+    """Sums of matrix * other: (V, 1) or (1, 1) of samples; (V, D) or (2, D) of features, without the diagonal."""
     if side == "samples":
         return matrix.new_empty((1 if cross else matrix.shape[0], 1), dtype=torch.float64)
     return matrix.new_empty((2 if cross else matrix.shape[0], matrix.shape[1]), dtype=torch.float64)

@@ -9,7 +9,7 @@ Kept for the backward: x and y themselves, three numbers per row, and no unit ro
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,8 @@ def row_cosine(x: Tensor, y: Tensor, eps: float, *, backend: str | None = None) 
     >>> row_cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), 1e-8)
     tensor([0.8000])
     """
-    return _RowCosine.apply(x, y, float(eps), 0, -1, "none", None, ROWS.choose(x.device, x.dtype, backend))
+    asked = _Asked(float(eps), 0, -1, "none", Shard.alone, ROWS.choose(x.device, x.dtype, backend))
+    return _RowCosine.apply(x, y, asked)
 
 
 def cosine_losses(
@@ -38,36 +39,37 @@ def cosine_losses(
     offset: int,
     weight: int,
     reduction: str,
-    shard: Shard | None,
+    shard: Shard,
     backend: str | None,
 ) -> Tensor:
     """``offset - weight * cosine`` of matching rows, `reduced`, in one node."""
-    return _RowCosine.apply(x, y, eps, offset, weight, reduction, shard, ROWS.choose(x.device, x.dtype, backend))
+    asked = _Asked(eps, offset, weight, reduction, shard, ROWS.choose(x.device, x.dtype, backend))
+    return _RowCosine.apply(x, y, asked)
+
+
+class _Asked(NamedTuple):
+    eps: float
+    offset: int
+    weight: int
+    reduction: str
+    shard: Shard
+    backend: str
 
 
 class _RowCosine(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        y: Tensor,
-        eps: float,
-        offset: int,
-        weight: int,
-        reduction: str,
-        shard: Shard | None,
-        backend: str,
-    ) -> Tensor:
-        cosines, norms = cosine_forward(Matched(x, y, eps), backend)
+    def forward(ctx: Any, x: Tensor, y: Tensor, asked: _Asked) -> Tensor:
+        cosines, norms = cosine_forward(Matched(x, y, asked.eps), asked.backend)
         ctx.save_for_backward(x, y, cosines, norms)
-        ctx.eps, ctx.weight, ctx.reduction, ctx.shard, ctx.backend = eps, weight, reduction, shard, backend
-        return reduced(torch.rsub(cosines, offset, alpha=weight), reduction, shard)
+        ctx.asked = asked
+        return reduced(torch.rsub(cosines, asked.offset, alpha=asked.weight), asked.reduction, asked.shard)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, y, cosines, norms = ctx.saved_tensors
+        eps, _, weight, reduction, shard, backend = ctx.asked
         need_x, need_y = ctx.needs_input_grad[:2]
-        grad = (-ctx.weight * each(grad, x.shape[0], ctx.reduction, ctx.shard)).expand(x.shape[0])
-        dx, dy = cosine_backward(Matched(x, y, ctx.eps), cosines, norms, grad, need_x, need_y, ctx.backend)
-        return dx if need_x else None, dy if need_y else None, None, None, None, None, None, None
+        grad = (-weight * each(grad, x.shape[0], reduction, shard)).expand(x.shape[0])
+        dx, dy = cosine_backward(Matched(x, y, eps), cosines, norms, grad, need_x, need_y, backend)
+        return dx if need_x else None, dy if need_y else None, None

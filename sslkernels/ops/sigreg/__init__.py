@@ -14,7 +14,7 @@ __all__ = ["SIGREG", "characteristic_sums"]
 
 
 def characteristic_sums(
-    p: Tensor, step: float, knots: int, *, shard: Shard | None = None, backend: str | None = None
+    p: Tensor, step: float, knots: int, *, shard: Shard = Shard.alone, backend: str | None = None
 ) -> Tensor:
     """Sums over the N samples of all ranks of ``cos(k step p)`` and of ``sin(k step p)``, for k = 0 to ``knots - 1``.
 

@@ -24,24 +24,24 @@ _TURNS_PER_RADIAN = Fraction("0.159154943091895335768883763372514362034459645740
 
 
 class CharacteristicSums(torch.autograd.Function):
-    """(M, 2, knots, S) of projections (M, N, S) in fp32 or fp64, summed over ranks where there is a ``shard``.
+    """(M, 2, knots, S) of projections (M, N, S) in fp32 or fp64, summed over the ranks of ``shard``.
 
     The backward sums over ranks what each one's loss sends back, so that gradients averaged over ranks are those of one
     process that holds all samples.
     """
 
     @staticmethod
-    def forward(ctx: Any, p: Tensor, step: float, knots: int, shard: Shard | None, backend: str) -> Tensor:
+    def forward(ctx: Any, p: Tensor, step: float, knots: int, shard: Shard, backend: str) -> Tensor:
         sums = sigreg.sums(p, step, knots, backend)
         ctx.save_for_backward(p)
         ctx.step, ctx.shard, ctx.backend = step, shard, backend
-        return sums if shard is None else summed(sums, shard)
+        return summed(sums, shard)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         (p,) = ctx.saved_tensors
-        grad = grad.contiguous() if ctx.shard is None else summed(grad.contiguous(), ctx.shard)
+        grad = summed(grad.contiguous(), ctx.shard)
         return sigreg.adjoint(p, grad, ctx.step, ctx.backend), None, None, None, None
 
 

@@ -29,22 +29,18 @@ from sslkernels.ops.similarity.autograd import workspace
 from sslkernels.ops.similarity.schema import SIMILARITY, Pairs, Sums
 
 
-def self_contrast(
-    x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard | None, backend: str | None
-) -> Tensor:
+def self_contrast(x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard, backend: str | None) -> Tensor:
     """Losses of every row of x against all others, `reduced`; the positive of row i is row ``(i + shift) mod N``."""
     return _SelfContrast.apply(x, scale, shift, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
-def pair_contrast(
-    x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str | None
-) -> Tensor:
+def pair_contrast(x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str | None) -> Tensor:
     """Losses of row i of x against all of y and row i of y against all of x, averaged, `reduced`; x_i matches y_i."""
     return _PairContrast.apply(x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def contrast(
-    lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str | None
+    lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str | None
 ) -> Tensor:
     """Losses of every row of x, `reduced`, given the lse of its negatives; row i of y is its positive."""
     return _Contrast.apply(lse, x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
@@ -79,7 +75,7 @@ class _Contrast(torch.autograd.Function):
         y: Tensor,
         scale: Tensor,
         reduction: str,
-        shard: Shard | None,
+        shard: Shard,
         backend: str,
     ) -> Tensor:
         positive = dot_forward(x, y, 0, backend)
@@ -111,14 +107,10 @@ class _Contrast(torch.autograd.Function):
 
 class _SelfContrast(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard | None, backend: str
-    ) -> Tensor:
-        own = torch.arange(x.shape[0], device=x.device)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard, backend: str) -> Tensor:
+        own = torch.arange(shard.start, shard.start + x.shape[0], device=x.device)
         left_out = torch.stack((own, own.roll(-shift)), 1)
-        keys = None
-        if shard is not None:
-            keys, left_out = all_rows(x, shard), left_out + shard.start
+        keys = None if shard.ranks == 1 else all_rows(x, shard)
         kept = workspace(x, keys, keys is None, backend, any(ctx.needs_input_grad))
         lse, _, _ = similarity.forward(Pairs(x, keys, scale, left_out), False, False, kept, backend)
         positive = dot_forward(x, None, shift, backend)
@@ -133,7 +125,7 @@ class _SelfContrast(torch.autograd.Function):
         x, keys, scale, left_out, lse, positive, logits, kept = ctx.saved_tensors
         beside = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(lse - _within_range(logits))
         weight = _of_share(beside, logits)
-        everyone = (lse, beside) if ctx.shard is None else _everyone(lse, beside, ctx.shard)
+        everyone = _everyone(lse, beside, ctx.shard)
         pairs = Pairs(x, keys, scale, left_out)
         dx, _, dscale = similarity.backward(pairs, Sums(lse, beside, *everyone), kept, True, False, ctx.backend)
         if keys is not None:  # each pair stands in two ranks' sums, once as a row and once as a column: half from each
@@ -152,17 +144,15 @@ class _SelfContrast(torch.autograd.Function):
 
 class _PairContrast(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard | None, backend: str
-    ) -> Tensor:
-        own = torch.arange(x.shape[0], device=x.device)[:, None]
+    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str) -> Tensor:
+        own = torch.arange(shard.start, shard.start + x.shape[0], device=x.device)[:, None]
         needed = any(ctx.needs_input_grad)
         all_x = all_y = kept_there = None
-        if shard is None:
+        if shard.ranks == 1:
             kept = workspace(x, y, False, backend, needed)
             rows, columns, _ = similarity.forward(Pairs(x, y, scale, own), True, False, kept, backend)
         else:
-            all_x, all_y, own = all_rows(x, shard), all_rows(y, shard), own + shard.start
+            all_x, all_y = all_rows(x, shard), all_rows(y, shard)
             kept, kept_there = (workspace(x, all_y, False, backend, needed) for _ in range(2))
             rows, _, _ = similarity.forward(Pairs(x, all_y, scale, own), False, False, kept, backend)
             columns, _, _ = similarity.forward(Pairs(y, all_x, scale, own), False, False, kept_there, backend)
@@ -183,7 +173,7 @@ class _PairContrast(torch.autograd.Function):
         of_rows, of_columns = half * torch.sigmoid(rows - within), half * torch.sigmoid(columns - within)
         weight = _of_share(of_rows + of_columns, logits)
         dx = dy = dscale = None
-        if ctx.shard is None:
+        if ctx.shard.ranks == 1:
             sums = Sums(rows, of_rows, columns, of_columns)
             dx, dy, dscale = similarity.backward(
                 Pairs(x, y, scale, own), sums, kept, need_x or need_scale, need_y, ctx.backend
@@ -209,5 +199,7 @@ class _PairContrast(torch.autograd.Function):
 
 
 def _everyone(lse: Tensor, weight: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+    if shard.ranks == 1:
+        return lse, weight
     both = all_rows(torch.stack((lse, weight), 1), shard)
     return both[:, 0].contiguous(), both[:, 1].contiguous()
