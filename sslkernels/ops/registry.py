@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from sslkernels import backends, ops
+from sslkernels.backends import CHECKED
 from sslkernels.ops import check
 
 _library = torch.library.Library("sslkernels", "DEF")
@@ -70,13 +71,13 @@ class Family:
         if module is None:
             module = self._modules[backend] = importlib.import_module(f"sslkernels.ops.{self.name}.{backend}")
         implementation = getattr(module, function)
-        if backends.CHECKED and backend != "reference":
+        if CHECKED and backend != "reference":
             implementation = check.beside_reference(self, function, backend, implementation)
-        x = arguments[0]
-        while not isinstance(x, Tensor):
-            x = x[0]
-        if not torch.is_autocast_enabled(x.device.type):
+        if not torch._C._is_any_autocast_enabled():
             return implementation(*arguments)
+        x = arguments[0]
+        while not isinstance(x, Tensor):  # the first field of a struct, or the first tensor of a list
+            x = x[0]
         with torch.autocast(x.device.type, enabled=False):
             return implementation(*arguments)
 
@@ -164,10 +165,11 @@ def _registered(
     much as the function.
     """
 
-    def flat(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        if not structs:
-            return arguments
-        return tuple(x for place, given in enumerate(arguments) for x in (given if place in structs else (given,)))
+    count = len(inspect.signature(fake).parameters)
+    # Written out for the op's own arguments, as a NamedTuple's constructor is: at small sizes a loop would be felt.
+    names = [f"_{place}" for place in range(count)]
+    parts = (f"*{name}" if place in structs else name for place, name in enumerate(names))
+    flat = eval(f"lambda {', '.join(names)}: ({', '.join(parts)},)")
 
     def gathered(function: Callable[..., Any]) -> Callable[..., Any]:
         """The function of flat arguments."""
@@ -183,7 +185,6 @@ def _registered(
 
         return call
 
-    count = len(inspect.signature(fake).parameters)
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     for key in ("CPU", "CUDA", "MPS", "XPU"):
         _library.impl(name, gathered(run), key)
@@ -191,11 +192,13 @@ def _registered(
     registered = getattr(torch.ops.sslkernels, name).default
 
     def call(*arguments: Any) -> Any:
-        given = flat(arguments)
-        direct = is_plain() and _ORDINARY.issuperset(map(type, given)) and given[0].is_cpu
-        # memory of a negated view has the other sign: the dispatcher makes a copy
-        if direct and not any(isinstance(x, Tensor) and x.is_neg() for x in given):
-            return run(*arguments)
+        given = flat(*arguments) if structs else arguments
+        if is_plain() and _ORDINARY.issuperset(map(type, given)) and given[0].is_cpu:
+            for x in given:
+                if isinstance(x, Tensor) and x.is_neg():
+                    break  # its memory has the other sign: the dispatcher makes a copy
+            else:
+                return run(*arguments)
         return registered(*given)
 
     return call
