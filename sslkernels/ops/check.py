@@ -9,6 +9,7 @@ Everything takes as much time and memory as plain PyTorch does, and more: this i
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,7 +31,8 @@ def beside_reference(
     family: Family, function: str, backend: str, implementation: Callable[..., Any]
 ) -> Callable[..., Any]:
     """The implementation, followed by reference's on copies of the same arguments and a comparison."""
-    names = tuple(inspect.signature(implementation).parameters)
+    reference = importlib.import_module(f"sslkernels.ops.{family.name}.reference")
+    names = tuple(inspect.signature(getattr(reference, function)).parameters)
     scratch = family.ops[function].scratch
 
     @functools.wraps(implementation)
@@ -41,8 +43,8 @@ def beside_reference(
         given = [pair for pair in _pairs(names, arguments, copies) if pair[0] not in scratch]
         came = ", ".join(f"{name} {_described(x)}" for name, x, _ in given)
         allowed = _allowed([x for _, x, _ in given])
-        for name, mine, reference in [*_pairs(("output",), (found,), (expected,)), *given]:
-            what = _difference(mine, reference, allowed)
+        for name, mine, theirs in [*_pairs(("output",), (found,), (expected,)), *given]:
+            what = _difference(mine, theirs, allowed)
             if what is not None:
                 warnings.warn(
                     f"sslkernels: {family.ops[function].name} on {backend}: {name} {what} (SSLKERNELS_CHECK; {came}).",
