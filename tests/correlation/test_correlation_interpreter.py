@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from interpreted import INTERPRETED, run_interpreted
+from interpreted import INTERPRETED, poison_new_tensors, run_interpreted
 from torch import Tensor
 
 if not INTERPRETED:
@@ -49,10 +49,8 @@ else:
         monkeypatch.setattr(triton, "MOMENTS", (16, 64, 4))
         monkeypatch.setattr(triton, "SAMPLE_ENERGIES", (256, 4))
         monkeypatch.setattr(triton, "FEATURE_ENERGIES", (32, 64, 4))
-        monkeypatch.setattr(triton, "_processors", lambda _: getattr(request, "param", BUSY))
-        for name in ("_floats", "_doubles"):
-            plain = getattr(triton, name)
-            monkeypatch.setattr(triton, name, lambda *arguments, plain=plain: plain(*arguments).fill_(torch.nan))
+        monkeypatch.setattr(triton, "processors", lambda _: getattr(request, "param", BUSY))
+        poison_new_tensors(monkeypatch)
 
     # --- the losses in float64, as their papers' code has them ------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from interpreted import INTERPRETED, run_interpreted
+from interpreted import INTERPRETED, poison_new_tensors, run_interpreted
 from torch import Tensor
 
 if not INTERPRETED:
@@ -45,13 +45,8 @@ else:
             monkeypatch.setattr(triton, name, (64, 4))
         monkeypatch.setattr(triton, "COLLECT", (8, 4, 4))
         monkeypatch.setattr(triton, "RANKS", (8, 16, 4))
-        monkeypatch.setattr(triton, "_processors", lambda _: getattr(request, "param", BUSY))
-        plain = triton._empty
-
-        def poisoned(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return plain(like, shape, dtype).fill_(torch.nan if dtype.is_floating_point else -12345)
-
-        monkeypatch.setattr(triton, "_empty", poisoned)
+        monkeypatch.setattr(triton, "processors", lambda _: getattr(request, "param", BUSY))
+        poison_new_tensors(monkeypatch, triton)
 
     # --- what is computed, element by element in float64 ------------------------------------------------------------
 

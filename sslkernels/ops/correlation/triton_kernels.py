@@ -17,19 +17,9 @@ Offsets of rows are int64.
 import triton
 import triton.language as tl
 
+from sslkernels.ops.triton_pieces import load_rows, pairs
+
 # --- pieces ---------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _pairs(x, rows, columns, stride):
-    """Pointers to (row, column): int64 per row, so that only the offset within a row is 32 bits wide."""
-    return (x + rows.to(tl.int64) * stride)[:, None] + columns[None, :]
-
-
-@triton.jit
-def _load_rows(z, rows, features, n, d, stride):
-    inside = (rows[:, None] < n) & (features[None, :] < d)
-    return tl.load(_pairs(z, rows, features, stride), mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -40,7 +30,7 @@ def _load_features(x, features, d):
 
 @triton.jit
 def _load_centred(z, mean, rows, features, n, d, stride):
-    part = _load_rows(z, rows, features, n, d, stride)
+    part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     return (part - _load_features(mean, features, d)) - _load_features(mean + d, features, d)
 
 
@@ -50,7 +40,7 @@ def _load_columns(z, mean, scale, rows, features, n, d, stride, DTYPE: tl.conste
     if mean is not None:
         part = tl.where(rows[:, None] < n, _load_centred(z, mean, rows, features, n, d, stride), 0.0)
     else:
-        part = _load_rows(z, rows, features, n, d, stride)
+        part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     if scale is not None:
         part *= _load_features(scale, features, d)
     return part.to(DTYPE)
@@ -60,7 +50,7 @@ def _load_columns(z, mean, scale, rows, features, n, d, stride, DTYPE: tl.conste
 def _load_off_diagonal(matrix, shrink, rows, columns, height, width, first, DTYPE: tl.constexpr):
     """A tile of a matrix whose row i has its diagonal element, left out, in column ``first`` + i."""
     inside = (rows[:, None] < height) & (columns[None, :] < width)
-    part = tl.load(_pairs(matrix, rows, columns, width), mask=inside, other=0.0)
+    part = tl.load(pairs(matrix, rows, columns, width), mask=inside, other=0.0)
     return tl.where(rows[:, None] + first == columns[None, :], 0.0, part * shrink).to(DTYPE)
 
 
@@ -119,7 +109,7 @@ def _unit(largest):
 @triton.jit
 def _apart(z, pivot, rows, features, n, d, stride, count, CENTRE: tl.constexpr):
     """A block of rows: itself, its mean relative to the pivot, what it has about its mean, and the unit of that."""
-    part = _load_rows(z, rows, features, n, d, stride)
+    part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     moved = tl.where(rows[:, None] < n, part - pivot[None, :], 0.0)
     mean = tl.zeros(pivot.shape, tl.float32)
     if CENTRE:
@@ -277,11 +267,11 @@ def matrix_kernel(
             total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
     out += part.to(tl.int64) * height * width
     inside = (rows[:, None] < height) & (columns[None, :] < width)
-    tl.store(_pairs(out, rows, columns, width), total, mask=inside)
+    tl.store(pairs(out, rows, columns, width), total, mask=inside)
     if SYMMETRIC:
         below = tl.where(row_block == column_block, 0, width)
         mirrored = (columns[:, None] < below) & (rows[None, :] < height)
-        tl.store(_pairs(out, columns, rows, width), tl.trans(total), mask=mirrored)
+        tl.store(pairs(out, columns, rows, width), tl.trans(total), mask=mirrored)
 
 
 # --- energies -------------------------------------------------------------------------------------------------------
@@ -342,7 +332,8 @@ def _add_terms(
             theirs = _load_centred(other, other_mean, rows, features, n, d, other_stride)
             total += _load_features(mixed, features, d) * (theirs * _load_features(other_scale, features, d))
         if pull is not None:
-            gap = _load_rows(z, rows, features, n, d, z_stride) - _load_rows(other, rows, features, n, d, other_stride)
+            gap = load_rows(z, rows, features, n, d, z_stride).to(tl.float32)
+            gap -= load_rows(other, rows, features, n, d, other_stride).to(tl.float32)
             total += tl.load(pull) * gap
     return total
 
@@ -403,7 +394,7 @@ def backward_kernel(
             total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride,
             other_stride,
         )  # fmt: skip
-    tl.store(_pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
+    tl.store(pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -417,7 +408,7 @@ def finish_kernel(
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     if da is not None:
-        total = _load_rows(da, rows, features, n, d, d)
+        total = load_rows(da, rows, features, n, d, d)
         if outer is not None:
             total *= _load_features(outer, features, d)
     total = _add_terms(
@@ -425,4 +416,4 @@ def finish_kernel(
         other_stride,
     )  # fmt: skip
     inside = (rows[:, None] < n) & (features[None, :] < d)
-    tl.store(_pairs(dz, rows, features, d), total.to(dz.dtype.element_ty), mask=inside)
+    tl.store(pairs(dz, rows, features, d), total.to(dz.dtype.element_ty), mask=inside)

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from sslkernels.ops.ema import reference
 from sslkernels.ops.ema import triton_kernels as kernels
 from sslkernels.ops.ema.pairs import Pairs
 from sslkernels.ops.launch import CODES, rows_of
+from sslkernels.ops.triton_launch import cdiv, power_of_two
 
 # Numbers of a chunk or tile and warps; a tile is of as many channels as there are, WIDEST at most, and of rows for the
 # rest. Chosen so that every thread has 16 numbers on their way from each tensor; not measured on a GPU.
@@ -133,11 +133,11 @@ def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -
         return reference.enqueue(queue, keys, position, offset)
     if keys.numel() == 0:
         return
-    width = min(WIDEST, max(16, triton.next_power_of_2(channels)))
+    width = min(WIDEST, max(16, power_of_two(channels)))
     rows = ENQUEUE[0] // width
-    column_blocks = triton.cdiv(channels, width)
+    column_blocks = cdiv(channels, width)
     with torch.cuda.device_of(queue):
-        kernels.enqueue_kernel[(triton.cdiv(count, rows) * column_blocks,)](
+        kernels.enqueue_kernel[(cdiv(count, rows) * column_blocks,)](
             queue, keys, position, offset, queue.shape[0], count, channels, queue.stride(0), keys.stride(0),
             column_blocks, BLOCK_T=rows, BLOCK_C=width, num_warps=ENQUEUE[1],
         )  # fmt: skip

@@ -14,7 +14,8 @@ nothing anew.
 import triton
 import triton.language as tl
 
-INF = tl.constexpr(float("inf"))
+from sslkernels.ops.triton_pieces import INF, pairs
+
 # Elements whose bytes are a multiple of the 16 that a thread accesses at once, in every dtype.
 LINE = tl.constexpr(16)
 
@@ -110,8 +111,7 @@ def enqueue_kernel(
     start = tl.where(start < 0, start + size, start)  # a remainder has the sign of what was divided
     to = start + row
     to = tl.where(to < size, to, to - size)
-    source = (keys + row.to(tl.int64) * keys_stride)[:, None] + column[None, :]
-    target = (queue + to * queue_stride)[:, None] + column[None, :]
+    source, target = pairs(keys, row, column, keys_stride), pairs(queue, to, column, queue_stride)
     key = tl.load(source, mask=inside, other=0.0)
     if key.dtype != queue.dtype.element_ty:  # else as they are, whatever the bits of a NaN say
         key = key.to(tl.float32).to(queue.dtype.element_ty)

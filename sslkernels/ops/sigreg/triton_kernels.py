@@ -15,11 +15,12 @@ memory. ``p = p1 + p2`` and ``step / 2 pi = c1 + c2 + c3`` are cut so that p1*c1
 import triton
 import triton.language as tl
 
+from sslkernels.ops.triton_pieces import INF
+
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, which is then in the low bits
 HIGH_HALF = tl.constexpr(-4096)  # 12 bits of significand
 MOST_TURNS = tl.constexpr(4194304.0)  # 2^22, where neighbouring numbers are half a turn apart
 EXPONENT = tl.constexpr(0x7F800000)
-INF = tl.constexpr(float("inf"))
 HALF_PI = tl.constexpr(1.5707963705062866)
 HALF_PI_REST = tl.constexpr(-4.371139e-08)
 

@@ -18,28 +18,24 @@ are int64. Sizes that change from step to step are not specialised on, so that t
 import triton
 import triton.language as tl
 
+from sslkernels.ops.triton_pieces import pairs
+
 NAN = tl.constexpr(float("nan"))
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _pairs(x, rows, columns, stride):
-    """Pointers to (row, column): int64 per row, so that only the offset within a row is 32 bits wide."""
-    return (x + rows.to(tl.int64) * stride)[:, None] + columns[None, :]
-
-
-@triton.jit
 def _load_rows(x, rows, columns, present, width, stride):
     """Rows in float32, zero where they are not ``present`` and beyond ``width``."""
     inside = present[:, None] & (columns[None, :] < width)
-    return tl.load(_pairs(x, rows, columns, stride), mask=inside, other=0.0).to(tl.float32)
+    return tl.load(pairs(x, rows, columns, stride), mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _store_rows(x, rows, columns, present, width, value):
     inside = present[:, None] & (columns[None, :] < width)
-    tl.store(_pairs(x, rows, columns, width), value.to(x.dtype.element_ty), mask=inside)
+    tl.store(pairs(x, rows, columns, width), value.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
