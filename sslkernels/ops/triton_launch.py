@@ -3,10 +3,34 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Tile(NamedTuple):
+    """What a program holds at once, and the warps that share it."""
+
+    rows: int
+    columns: int
+    warps: int
+
+
+class Area(NamedTuple):
+    """A tile whose sides follow from the data: its numbers, and the warps that share them."""
+
+    numbers: int
+    warps: int
+
+    def sides(self, width: int, widest: int = 256) -> tuple[int, int]:
+        """Rows and columns: as many columns as ``width`` needs, up to ``widest``, and rows for the rest."""
+        columns = min(widest, max(16, power_of_two(width)))
+        return self.numbers // columns, columns
+
+
+# What kernels read that walk along rows of features.
+ROWS = Area(numbers=2048, warps=4)
 
 
 def cdiv(size: int, block: int) -> int:
@@ -25,9 +49,9 @@ def power_of_two(size: int) -> int:
 
 
 def row_tile(d: int) -> dict[str, Any]:
-    """A tile of 2048 numbers for kernels that walk along rows of D features: as many rows as fit, and 4 warps."""
-    block_d = min(1024, max(16, power_of_two(d)))
-    return {"BLOCK_N": 2048 // block_d, "BLOCK_D": block_d, "num_warps": 4}
+    """The tile of a kernel that walks along rows of D features."""
+    rows, features = ROWS.sides(d, widest=1024)
+    return {"BLOCK_N": rows, "BLOCK_D": features, "num_warps": ROWS.warps}
 
 
 def empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -25,6 +25,7 @@ if not INTERPRETED:
 else:
     import sslkernels.functional as SF
     from sslkernels.ops.tokens import triton
+    from sslkernels.ops.triton_launch import Area, Tile
 
     EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10}
     # Programs that fill the device: every one has all columns and the whole sum, or they are split as far as they go.
@@ -42,9 +43,9 @@ else:
         """Blocks so small that small problems cross many; poison what is new."""
         monkeypatch.setattr(triton, "WIDEST", 16)
         for name in ("MOVE", "ERRORS", "SUMS"):
-            monkeypatch.setattr(triton, name, (64, 4))
-        monkeypatch.setattr(triton, "COLLECT", (8, 4, 4))
-        monkeypatch.setattr(triton, "RANKS", (8, 16, 4))
+            monkeypatch.setattr(triton, name, Area(64, 4))
+        monkeypatch.setattr(triton, "COLLECT", Tile(8, 4, 4))
+        monkeypatch.setattr(triton, "RANKS", Tile(8, 16, 4))
         monkeypatch.setattr(triton, "processors", lambda _: getattr(request, "param", BUSY))
         poison_new_tensors(monkeypatch, triton)
 

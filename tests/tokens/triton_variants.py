@@ -9,6 +9,7 @@ from typing import Any
 
 from sslkernels.ops.tokens import triton as launcher
 from sslkernels.ops.tokens import triton_kernels as kernels
+from sslkernels.ops.triton_launch import Area
 
 INTEGERS = {
     "samples", "batch", "n", "length", "kept", "keep", "prefix", "channels", "pixels", "height", "width", "correction",
@@ -40,10 +41,10 @@ def variants(
         yield patches(images, patch)
 
 
-def tile(size: tuple[int, int], channels: int, rows: str) -> tuple[dict[str, int], dict[str, int]]:
+def tile(area: Area, channels: int, rows: str) -> tuple[dict[str, int], dict[str, int]]:
     """Compile-time constants and launch options."""
-    block, width = launcher._tile(size, channels)
-    return {rows: block, "BLOCK_C": width}, {"num_warps": size[1]}
+    block, width = launcher._tile(area, channels)
+    return {rows: block, "BLOCK_C": width}, {"num_warps": area.warps}
 
 
 def gathers(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sslkernels.ops.correlation import triton_kernels as kernels
 from sslkernels.ops.launch import dot_precision, rows_of
-from sslkernels.ops.triton_launch import cdiv, doubles, floats, power_of_two, processors
+from sslkernels.ops.triton_launch import Area, Tile, cdiv, doubles, floats, processors
 
 # What float16 entries of a matrix are brought to at most: sums over them are float32, and the small ones keep digits.
 HEADROOM = 2.0**14
@@ -44,10 +44,10 @@ TABLE: dict[str, tuple[Blocks, Blocks]] = {
 }
 # Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, numbers
 # of one of the pass that finishes a gradient; warps.
-MOMENTS = (64, 32, 8)
-SAMPLE_ENERGIES = (4096, 4)
-FEATURE_ENERGIES = (64, 64, 4)
-FINISH = (1024, 4)
+MOMENTS = Tile(rows=64, columns=32, warps=8)
+SAMPLE_ENERGIES = Area(numbers=4096, warps=4)
+FEATURE_ENERGIES = Tile(rows=64, columns=64, warps=4)
+FINISH = Area(numbers=1024, warps=4)
 # Programs that a multiprocessor is given of the moments, before rows are no longer split.
 MOMENTS_PROGRAMS = 4
 
@@ -279,11 +279,9 @@ def _product(
 
 def _finish(da: Tensor | None, terms: Terms, dz: Tensor) -> None:
     n, d = dz.shape
-    size, warps = FINISH
-    block_d = min(256, max(16, power_of_two(d)))
-    block_n = size // block_d
+    block_n, block_d = FINISH.sides(d)
     kernels.finish_kernel[(cdiv(n, block_n) * cdiv(d, block_d),)](
-        da, *terms.arguments(), dz, n, d, *terms.strides(), BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps
+        da, *terms.arguments(), dz, n, d, *terms.strides(), BLOCK_N=block_n, BLOCK_D=block_d, num_warps=FINISH.warps
     )
 
 

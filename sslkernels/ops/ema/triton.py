@@ -20,15 +20,15 @@ from sslkernels.ops.ema import reference
 from sslkernels.ops.ema import triton_kernels as kernels
 from sslkernels.ops.ema.pairs import Pairs
 from sslkernels.ops.launch import CODES, rows_of
-from sslkernels.ops.triton_launch import cdiv, power_of_two
+from sslkernels.ops.triton_launch import Area, cdiv
 
 # Numbers of a chunk or tile and warps; a tile is of as many channels as there are, WIDEST at most, and of rows for the
 # rest. Chosen so that every thread has 16 numbers on their way from each tensor; not measured on a GPU.
-UPDATE = (4096, 8)
+UPDATE = Area(numbers=4096, warps=8)
 # Registers of a thread, without a master and with one: enough for the loads of a chunk to be on their way together, and
 # for three blocks on a multiprocessor, or two. Left to itself, ptxas takes 40 in some variants and spills.
 REGISTERS = (80, 96)
-ENQUEUE = (2048, 4)
+ENQUEUE = Area(numbers=2048, warps=4)
 WIDEST = 256
 # Tables kept; a model needs one for each backend, and another whenever the address of a tensor has changed.
 TABLES = 32
@@ -63,7 +63,7 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
             kernels.update_kernel[(launch.chunks,)](
                 chunks, launch.first, *weights, at,
                 TARGET=TYPES[launch.target], SOURCE=TYPES[launch.source], MASTER=launch.master,
-                ALIGNED=launch.aligned, BLOCK=UPDATE[0], num_warps=UPDATE[1], maxnreg=REGISTERS[launch.master],
+                ALIGNED=launch.aligned, BLOCK=UPDATE.numbers, num_warps=UPDATE.warps, maxnreg=REGISTERS[launch.master],
             )  # fmt: skip
 
 
@@ -79,15 +79,15 @@ def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:
     kinds = pairs[:, 4] * 4 + (pairs[:, 2] != 0) * 2 + ((pairs[:, :3] % 16 == 0).all(1))
     order = np.argsort(kinds, kind="stable")
     target, source, master, count, dtypes = pairs[order].T
-    chunks = -(-count // UPDATE[0])
+    chunks = -(-count // UPDATE.numbers)
     pair = np.repeat(np.arange(len(pairs)), chunks)
-    first = (np.arange(len(pair)) - (np.cumsum(chunks) - chunks)[pair]) * UPDATE[0]
+    first = (np.arange(len(pair)) - (np.cumsum(chunks) - chunks)[pair]) * UPDATE.numbers
     rows = np.stack(
         (
             target[pair] + first * BYTES[dtypes % 256][pair],
             source[pair] + first * BYTES[dtypes // 256][pair],
             master[pair] + first * BYTES[CODES[torch.float32]],
-            np.minimum(UPDATE[0], count[pair] - first),
+            np.minimum(UPDATE.numbers, count[pair] - first),
         ),
         axis=1,
     )
@@ -133,11 +133,10 @@ def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -
         return reference.enqueue(queue, keys, position, offset)
     if keys.numel() == 0:
         return
-    width = min(WIDEST, max(16, power_of_two(channels)))
-    rows = ENQUEUE[0] // width
+    rows, width = ENQUEUE.sides(channels, WIDEST)
     column_blocks = cdiv(channels, width)
     with torch.cuda.device_of(queue):
         kernels.enqueue_kernel[(cdiv(count, rows) * column_blocks,)](
             queue, keys, position, offset, queue.shape[0], count, channels, queue.stride(0), keys.stride(0),
-            column_blocks, BLOCK_T=rows, BLOCK_C=width, num_warps=ENQUEUE[1],
+            column_blocks, BLOCK_T=rows, BLOCK_C=width, num_warps=ENQUEUE.warps,
         )  # fmt: skip

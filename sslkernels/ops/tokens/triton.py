@@ -9,19 +9,19 @@ from torch import Tensor
 from sslkernels.ops.launch import contiguous, rows_of
 from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
-from sslkernels.ops.triton_launch import cdiv, empty, floats, power_of_two, processors
+from sslkernels.ops.triton_launch import Area, Tile, cdiv, empty, floats, power_of_two, processors
 
 # Numbers of a tile and warps; a tile is of as many channels as there are, 256 at most, and of rows for the rest, 32 at
 # most.
 # Chosen so that Triton 3.9 compiles without spills for sm_80, sm_90 and sm_100, which the slow tests hold them to; not
 # measured on a GPU.
-MOVE = (2048, 4)
-SUMS = (4096, 4)
-ERRORS = (2048, 4)
+MOVE = Area(numbers=2048, warps=4)
+SUMS = Area(numbers=4096, warps=4)
+ERRORS = Area(numbers=2048, warps=4)
 WIDEST, TALLEST = 256, 32
 # Rows of the output, and indices that they are compared with at once; warps.
-COLLECT = (16, 128, 8)
-RANKS = (16, 128, 4)
+COLLECT = Tile(rows=16, columns=128, warps=8)
+RANKS = Tile(rows=16, columns=128, warps=4)
 # What a thread may have of registers in collects and errors: left alone, ptxas aims at fewer and spills some of them.
 REGISTERS = 128
 # Programs per multiprocessor below which work is split further: columns among programs, rows of a sum among parts.
@@ -48,7 +48,7 @@ def gather(
         kernels.gather_kernel[(samples * row_blocks * column_blocks,)](
             x, index, contiguous(fill), contiguous(pos), out, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_blocks,
-            BY_PLACE=by_place, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE[1],
+            BY_PLACE=by_place, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE.warps,
         )  # fmt: skip
     return out
 
@@ -68,7 +68,7 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
         return floats(x, length, channels).zero_()
     if length > 1:
         # a row gets about one from each sample, which a search finds; of a single one, all of a sample are
-        tiles = cdiv(length, COLLECT[0]) * cdiv(channels, _width(channels))
+        tiles = cdiv(length, COLLECT.rows) * cdiv(channels, _width(channels))
         parts = max(1, min(samples, PROGRAMS * processors(x.device) // tiles))
         out = floats(x, parts, length, channels)
         _collect(x, index, None, 0, False, out)
@@ -80,7 +80,7 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
     with torch.cuda.device_of(x):
         kernels.sums_kernel[(parts * column_blocks,)](
             x, index, out, samples * kept, kept, channels, x.stride(0), x.stride(1), index.stride(0),
-            parts, column_blocks, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=SUMS[1],
+            parts, column_blocks, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=SUMS.warps,
         )  # fmt: skip
     return out.sum(0, keepdim=True) if parts > 1 else out
 
@@ -114,7 +114,7 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     with torch.cuda.device_of(images):
         kernels.patches_kernel[(batch * row_blocks * column_blocks,)](
             images, index, out, kept, pixels, height, width, index.stride(0), row_blocks, column_blocks,
-            PATCH=patch, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE[1],
+            PATCH=patch, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE.warps,
         )  # fmt: skip
     return out
 
@@ -129,7 +129,7 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
             kernels.errors_kernel[(cdiv(n, block_n),)](
                 pred, target, weights.contiguous(), out, moments, n, channels, pred.stride(0), target.stride(0),
                 1 if norm == "mae" else 0, EPS.get(norm, 0.0), beta,
-                NORM=norm != "none", SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS[1],
+                NORM=norm != "none", SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS.warps,
                 maxnreg=REGISTERS,
             )  # fmt: skip
     return out, moments
@@ -146,7 +146,7 @@ def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tenso
             kernels.errors_backward_kernel[(cdiv(n, block_n) * column_blocks,)](
                 pred, target, scales.contiguous(), moments.contiguous(), dpred, n, channels,
                 pred.stride(0), target.stride(0), beta, column_blocks,
-                SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS[1],
+                SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS.warps,
             )  # fmt: skip
     return dpred
 
@@ -183,7 +183,7 @@ def _width(channels: int) -> int:
     return min(WIDEST, max(16, power_of_two(channels)))
 
 
-def _tile(size: tuple[int, int], channels: int) -> tuple[int, int]:
+def _tile(area: Area, channels: int) -> tuple[int, int]:
     """Rows and channels of a tile."""
-    width = _width(channels)
-    return min(TALLEST, size[0] // width), width
+    rows, width = area.sides(channels, WIDEST)
+    return min(TALLEST, rows), width
