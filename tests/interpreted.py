@@ -29,8 +29,9 @@ def triton_is_too_old() -> str | None:
 
 
 def poison_new_tensors(monkeypatch: pytest.MonkeyPatch, *launchers: ModuleType) -> None:
-    """What launchers allocate begins as NaN, or -12345, so that what no kernel writes shows. ``launchers`` are those
-    that ask for tensors of any dtype.
+    """Have tensors that launchers allocate begin as NaN, or as -12345, so that elements that no kernel writes show.
+
+    ``launchers`` are the modules that ask `triton_launch` for tensors of any dtype, not only for float32 and float64.
     """
     from sslkernels.ops import triton_launch
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every Triton kernel compiles for sm_80, sm_90 and sm_100 without spilling, within their registers and shared memory.
 
-No GPU is needed: Triton brings ptxas. The numbers are the subject of the tests that run Triton's interpreter.
+No GPU is needed: Triton brings ptxas. The tests that run Triton's interpreter check the numbers.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def check(kernels: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def usual_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
-    """Those of a family for sm_90, compiled once."""
+    """The usual kernels of a family for sm_90, compiled once."""
     return functools.cache(lambda family: compile_kernels(tmp_path_factory.mktemp("compiled"), family, "90"))
 
 

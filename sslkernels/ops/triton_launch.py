@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Triton launchers of every family share: the size of the device, of tiles, and new tensors."""
+"""Helpers that the Triton launchers of every family share: the size of the device, tiles, and new tensors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Tile(NamedTuple):
-    """What a program holds at once, and the warps that share it."""
+    """The rows and columns that a program holds at once, and the warps that share them."""
 
     rows: int
     columns: int
@@ -18,33 +18,33 @@ class Tile(NamedTuple):
 
 
 class Area(NamedTuple):
-    """A tile whose sides follow from the data: its numbers, and the warps that share them."""
+    """The numbers of a tile whose sides follow from the data, and the warps that share them."""
 
     numbers: int
     warps: int
 
     def sides(self, width: int, widest: int = 256) -> tuple[int, int]:
-        """Rows and columns: as many columns as ``width`` needs, up to ``widest``, and rows for the rest."""
+        """Rows and columns of the tile: as many columns as ``width`` needs, up to ``widest``, and rows for the rest."""
         columns = min(widest, max(16, power_of_two(width)))
         return self.numbers // columns, columns
 
 
-# What kernels read that walk along rows of features.
+# The tile of kernels that walk along the features of a block of rows.
 ROWS = Area(numbers=2048, warps=4)
 
 
 def cdiv(size: int, block: int) -> int:
-    """Blocks that cover ``size``. triton.cdiv does the same, but takes a microsecond."""
+    """Blocks that cover ``size``. triton.cdiv does the same, but takes more than a microsecond."""
     return -(-size // block)
 
 
 def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU. Elsewhere a few, which is enough for the interpreter to split work."""
+    """The multiprocessors of a GPU. The interpreter gets a few, so that it splits work."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def power_of_two(size: int) -> int:
-    """The least power of two that is not below ``size``, which is positive."""
+    """The least power of two that is not below ``size``. triton.next_power_of_2 takes more than a microsecond."""
     return 1 << (size - 1).bit_length()
 
 
@@ -55,9 +55,7 @@ def row_tile(d: int) -> dict[str, Any]:
 
 
 def empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A new tensor on the device of ``like``. All that launchers allocate for sums comes from here, where tests fill
-    it with NaN.
-    """
+    """A new tensor on the device of ``like``. The tests have every one begin as NaN."""
     return torch.empty(shape, dtype=dtype, device=like.device)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Triton kernels of several families are made of."""
+"""Pieces that the Triton kernels of several families share."""
 
 import triton
 import triton.language as tl

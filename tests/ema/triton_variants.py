@@ -17,7 +17,7 @@ POINTERS = {"chunks": "i64", "at": "fp64"}
 FLOATS = {"keep", "take", "rest"}
 INDIVISIBLE: set[str] = set()
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
-# What students and teachers are made of.
+# The dtypes of usual teachers and students.
 USUAL = (("fp32", "fp32"), ("bf16", "bf16"), ("bf16", "fp32"))
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
 
-float32 and float16 only, since the interpreter computes bfloat16 wrongly. What the compiler makes of the same kernels
-is the subject of test_triton_compile.py.
+float32 and float16 only, since the interpreter computes bfloat16 wrongly. test_triton_compile.py checks what
+the compiler makes of the same kernels.
 """
 
 from __future__ import annotations

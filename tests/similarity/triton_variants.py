@@ -14,13 +14,14 @@ INTEGERS = {
     "n", "m", "d", "x_stride", "y_stride", "total_n", "total_m", "first_row", "first_column",
     "row_programs", "column_programs", "parts", "excluded_count", "more_rows", "more_columns",
 }  # fmt: skip
-# Terms of G, and whose lists each leaves out: x with itself; dx, dy of a rectangle with both sums; with row sums only.
+# The terms of G, and whose exclusions each of them leaves out: x with itself; dx and dy of a rectangle with both sums;
+# both again with row sums only.
 SWEEPS = [
     ("both", True, True), ("both", True, False), ("both", False, True), ("own", True, False), ("other", False, True)
 ]  # fmt: skip
 FLOATS: set[str] = set()
 POINTERS = {"exclude": "i64"}
-# Integers that no launch specialises on, although the kernel lets it: they are rarely multiples of 16.
+# The kernel lets launches specialise on these integers, but they are rarely multiples of 16.
 INDIVISIBLE = {"excluded_count"}
 
 

@@ -19,7 +19,7 @@ INTEGERS = {
 POINTERS = {"ids_keep": "i64", "ids_restore": "i64"}
 FLOATS = {"eps", "beta"}
 INDIVISIBLE: set[str] = set()
-# Tokens and what is made of them: a gradient in the dtype of the tokens, or a sum with positions in float32.
+# The dtypes of tokens and output: a gradient has the dtype of the tokens, a sum with positions is float32.
 USUAL = (("bf16", "bf16", "i64"), ("fp32", "fp32", "i64"))
 EVERY = (*USUAL, ("fp16", "fp16", "i32"), ("bf16", "fp32", "i32"))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation family on Triton: allocate, split what would leave a device idle, launch.
+"""The correlation family on Triton: allocate, split sums that would leave multiprocessors idle, and launch.
 
-Nothing here waits for the device: numbers are read from their pointers, and every size follows from shapes.
+Nothing here waits for the device: kernels read numbers through pointers, and every size follows from shapes.
 """
 
 from __future__ import annotations
@@ -17,43 +17,44 @@ from sslkernels.ops.correlation import triton_kernels as kernels
 from sslkernels.ops.launch import dot_precision, rows_of
 from sslkernels.ops.triton_launch import Area, Tile, cdiv, doubles, floats, processors
 
-# What float16 entries of a matrix are brought to at most: sums over them are float32, and the small ones keep digits.
+# A matrix that is multiplied in float16 is first scaled so that its largest entry is this, and small entries keep their
+# digits. Sums over them are float32, and do not overflow.
 HEADROOM = 2.0**14
-# The least that a part of a split sum is of: shorter, and writing parts costs more than the multiprocessors they fill.
-SHORTEST_PART = 256
+# A split sum has at least this many terms in each part. Shorter parts cost more to write than the multiprocessors that
+# they fill can save.
+SHORTEST_PART = 256  # rows or features
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Rows and columns of a tile, how much of the sum a step takes, warps, pipeline stages."""
+    """The tile of a product, and how it is computed."""
 
-    n: int
-    m: int
-    k: int
+    n: int  # rows
+    m: int  # columns
+    k: int  # terms of the sum per step
     warps: int
-    stages: int
+    stages: int  # of the pipeline
 
 
-# How products run -> blocks of the matrix, of the backward. "16": 16-bit operands; else how float32 is multiplied.
-# Chosen so that Triton 3.9 compiles without spills for sm_80, sm_90 and sm_100, which the slow tests hold them to; not
-# measured on a GPU.
+# How products run -> blocks of the matrix, and of the backward. "16" stands for 16-bit operands, the other two for the
+# ways to multiply float32. Triton 3.9 compiles them without spills for sm_80, sm_90 and sm_100, and the slow tests hold
+# them to that. They were not measured on a GPU.
 TABLE: dict[str, tuple[Blocks, Blocks]] = {
     "16": (Blocks(128, 128, 32, 8, 3), Blocks(128, 64, 32, 8, 3)),
     "tf32": (Blocks(64, 64, 32, 8, 3), Blocks(64, 64, 32, 8, 3)),
     "ieee": (Blocks(64, 64, 32, 8, 2), Blocks(64, 64, 16, 8, 2)),
 }
-# Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, numbers
-# of one of the pass that finishes a gradient; warps.
+# Tiles of the kernels that are bound by memory.
 MOMENTS = Tile(rows=64, columns=32, warps=8)
 SAMPLE_ENERGIES = Area(numbers=4096, warps=4)
 FEATURE_ENERGIES = Tile(rows=64, columns=64, warps=4)
 FINISH = Area(numbers=1024, warps=4)
-# Programs that a multiprocessor is given of the moments, before rows are no longer split.
-MOMENTS_PROGRAMS = 4
+# The moments split rows among programs until a multiprocessor has this many.
+MOMENTS_PROGRAMS = 4  # per multiprocessor
 
 
 class View(NamedTuple):
-    """Rows and what standardises their columns."""
+    """The rows of a view, and the mean and scale that standardise their columns."""
 
     z: Tensor
     mean: Tensor | None
@@ -64,7 +65,10 @@ class View(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What dz of ``view`` is made of, but for da; ``other`` where it has any of the other view."""
+    """The terms of dz = outer da + own a + mixed b + pull (z - z'), but for da. What is None is left out.
+
+    a and b are the standardised columns of ``view`` and of ``other``, z and z' their rows.
+    """
 
     view: View
     other: View | None
@@ -90,7 +94,7 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     block_n, block_d, warps = MOMENTS
     means, squares = floats(z0, views, 2, d), doubles(z0, views, d)
     products, gaps = (None, None) if z1 is None else (doubles(z0, d), doubles(z0, d))
-    if n == 0 or d == 0:  # a rank may hold no row
+    if n == 0 or d == 0:  # A rank may hold no row.
         for x in (means, squares, products, gaps):
             if x is not None:
                 x.zero_()
@@ -100,7 +104,7 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
         parts, span = cdiv(row_blocks, span), span * block_n
         whole = (means, squares, products, gaps)
         split: tuple[Tensor | None, ...] = whole
-        if parts > 1:  # means of parts have no remainder
+        if parts > 1:  # Means of parts are float64, and have no remainder.
             shapes = (squares, squares, products, gaps)
             split = tuple(None if x is None else doubles(z0, parts, *x.shape) for x in shapes)
         with torch.cuda.device_of(z0):
@@ -224,8 +228,8 @@ def backward(
             if through is None or terms.own is None:
                 _product(*product, terms, dz, None, side == "samples", transposed, first, dtype)
             else:
-                # The sum of da a over rows is part of dz, and no program has all rows without computing da twice: da is
-                # stored in float32, 4*N*D bytes beside 2*N^2*D operations, in place where dz is float32 too.
+                # dz needs the sum of da a over all rows, which no program has before da is complete. da is therefore
+                # stored in float32, 4*N*D bytes beside 2*N^2*D operations; it shares the memory of a float32 dz.
                 da = dz if dz.dtype == torch.float32 else floats(dz, *dz.shape)
                 sums = floats(dz, cdiv(count, _blocks(dtype)[1].n), dz.shape[1])
                 _product(*product, terms, da, sums, side == "samples", transposed, first, dtype)
@@ -239,7 +243,10 @@ def backward(
 def _multiply(
     left: View, right: View, out: Tensor, depth: int, samples: bool, symmetric: bool, dtype: torch.dtype
 ) -> None:
-    """``out`` from ``depth`` features (samples) or rows, split where tiles are fewer than multiprocessors."""
+    """Write the product of two views to ``out``, a sum over ``depth`` features (``samples``) or rows.
+
+    The sum is split where there are fewer tiles than multiprocessors.
+    """
     blocks = _blocks(dtype)[0]
     height, width = out.shape
     row_blocks, column_blocks = cdiv(height, blocks.n), cdiv(width, blocks.m)
@@ -301,7 +308,7 @@ def _views(z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | N
 
 
 def _unit(matrix: Tensor) -> Tensor:
-    """Per view, what brings the largest entry to 2^14: C is a sum over N rows, and may be beyond float16."""
+    """The divisor, per view, that brings the largest entry to 2^14. C is a sum over N rows, and may exceed float16."""
     return torch.linalg.vector_norm(matrix, torch.inf, dim=(1, 2)).clamp_min(2.0**-100) / HEADROOM
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ema family on Triton: tables of what to move, and launches. Once a table is there, nothing waits for the device.
+"""The ema family on Triton: list what to move in a table, and launch. Once the table is there, nothing waits for the
+device.
 
-A launch moves all pairs of one kind: the dtypes of target and source, a master or none, addresses that are multiples of
-16 bytes or not.
+A launch moves all pairs of one kind. A kind has the same dtypes of target and source, a master or none, and addresses
+that are all multiples of 16 bytes or not.
 """
 
 from __future__ import annotations
@@ -22,18 +23,17 @@ from sslkernels.ops.ema.pairs import Pairs
 from sslkernels.ops.launch import CODES, rows_of
 from sslkernels.ops.triton_launch import Area, cdiv
 
-# Numbers of a chunk or tile and warps; a tile is of as many channels as there are, WIDEST at most, and of rows for the
-# rest. Chosen so that every thread has 16 numbers on their way from each tensor; not measured on a GPU.
+# In both kernels a thread has 16 numbers on their way from each tensor. This was not measured on a GPU.
 UPDATE = Area(numbers=4096, warps=8)
-# Registers of a thread, without a master and with one: enough for the loads of a chunk to be on their way together, and
-# for three blocks on a multiprocessor, or two. Left to itself, ptxas takes 40 in some variants and spills.
-REGISTERS = (80, 96)
 ENQUEUE = Area(numbers=2048, warps=4)
-WIDEST = 256
-# Tables kept; a model needs one for each backend, and another whenever the address of a tensor has changed.
+WIDEST = 256  # channels of a tile of enqueue
+# Registers per thread for update, without a master and with one. The loads of a chunk are then on their way together,
+# and a multiprocessor has room for three blocks, or two. Left alone, ptxas takes 40 in some variants, and spills.
+REGISTERS = (80, 96)
+# The last tables are kept. A model needs one for each backend, and another when the address of a tensor has changed.
 TABLES = 32
 
-# By dtype code.
+# Triton's names and the bytes of dtypes, by their code.
 TYPES = {CODES[torch.float32]: tl.float32, CODES[torch.bfloat16]: tl.bfloat16, CODES[torch.float16]: tl.float16}
 BYTES = np.zeros(4, np.int64)
 for _dtype, _code in CODES.items():
@@ -44,7 +44,7 @@ _captured: dict[Any, tuple[Tensor, Any]] = {}
 
 
 class Launch(NamedTuple):
-    """Some chunks of one kind: rows first to first + chunks of the table."""
+    """The chunks of one kind, which are rows ``first`` to ``first + chunks`` of the table."""
 
     first: int
     chunks: int
@@ -68,13 +68,13 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
 
 
 def weights_of(momentum: float) -> tuple[float, float, float]:
-    """Of target and source in float32, and what that left of the smaller one, as the kernel takes them."""
+    """The weights of target and source in float32, and the remainder of the smaller one, as the kernel takes them."""
     keep, take = float(np.float32(momentum)), float(np.float32(1 - momentum))
     return keep, take, keep - momentum if keep < 0.5 else 1 - momentum - take
 
 
 def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:
-    """A table of `Pairs` as chunks (n, 4) for the kernel, those of a kind together, and their launches."""
+    """Cut a table of `Pairs` into chunks (n, 4) for the kernel, and sort them by kind. Also returns their launches."""
     pairs = np.frombuffer(table, np.int64).reshape(-1, 5)
     kinds = pairs[:, 4] * 4 + (pairs[:, 2] != 0) * 2 + ((pairs[:, :3] % 16 == 0).all(1))
     order = np.argsort(kinds, kind="stable")
@@ -102,8 +102,10 @@ def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:
 
 
 def device_table(key: Any, device: torch.device, build: Callable[[], tuple[np.ndarray, Any]]) -> tuple[Tensor, Any]:
-    """What ``build`` made for ``key``, the array as a tensor on ``device``; the last `TABLES` of them are kept, and
-    those that a CUDA graph reads for good. ``key`` must say all that the table depends on.
+    """The array, as a tensor on ``device``, and the plan that ``build`` makes.
+
+    ``key`` must say all that they depend on. The last `TABLES` of them are kept, and those that a CUDA graph reads
+    are kept for good.
     """
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     found = _captured.get(key) or _recent.get(key)

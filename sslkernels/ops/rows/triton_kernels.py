@@ -21,7 +21,7 @@ def _over_peak(part, peak):
 def unit_rows_kernel(z, unit, norms, n, d, z_stride, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     """z_i / max(|z_i|, 1e-12) and |z_i|. 3 reads (all but the first from cache) and a write of N*D.
 
-    Squares are of z_i / max|z_ik|, so that they neither overflow nor vanish.
+    z_i / max|z_ik| is squared, so that squares neither overflow nor vanish.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     peak = tl.zeros((BLOCK_N,), tl.float32)
@@ -86,7 +86,9 @@ def row_dot_backward_kernel(
     x, y, grad, out, n, m, d, x_stride, y_stride, shift, out_rows,
     GIVEN: tl.constexpr, RECEIVED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """GIVEN: grad_i*y_((i + shift) mod M), what x_i is owed. RECEIVED: grad_k*x_k of the k < N whose partner is i."""
+    """GIVEN: grad_i*y_((i + shift) mod M), the gradient of row i. RECEIVED: grad_k*x_k, the gradient of row i as the
+    partner of k < N. Both are added for x with itself.
+    """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     partners = (rows.to(tl.int64) + shift) % m
     givers = rows.to(tl.int64) - shift
@@ -110,7 +112,7 @@ def row_cosine_kernel(
 ):  # fmt: skip
     """<x_i, y_i> / (max(|x_i|, eps)*max(|y_i|, eps)), and |x_i|, |y_i|. One read of both sides.
 
-    Only a block with a row whose squares may have left the range reads again, as x_i / max|x_ik|.
+    A block reads again, as x_i / max|x_ik|, only if the squares of one of its rows may have left the range.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     known = rows < n
@@ -124,7 +126,7 @@ def row_cosine_kernel(
         yy += tl.sum(b * b, 1)
         xy += tl.sum(a * b, 1)
     unit_x, unit_y = tl.zeros_like(xx) + 1.0, tl.zeros_like(xx) + 1.0
-    usual = (xx > 1e-30) & (xx < 1e30) & (yy > 1e-30) & (yy < 1e30)  # NaN is not
+    usual = (xx > 1e-30) & (xx < 1e30) & (yy > 1e-30) & (yy < 1e30)  # false for NaN
     if tl.sum((known & ~usual).to(tl.int32), 0) > 0:
         peak_x, peak_y = tl.zeros_like(xx), tl.zeros_like(xx)
         for first in range(0, d, BLOCK_D):
@@ -155,8 +157,9 @@ def row_cosine_backward_kernel(
     x, y, cosines, norms, grad, dx, dy, n, d, x_stride, y_stride, grad_stride, eps,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """dx_i = g_i/|x_i|*(v_i - c_i*u_i), dy_i = g_i/|y_i|*(u_i - c_i*v_i), u = x/|x|, v = y/|y|; |.| counts as eps where
-    it is less, and there the second term is absent. What is None is not wanted.
+    """dx_i = g_i/|x_i|*(v_i - c_i*u_i) and dy_i = g_i/|y_i|*(u_i - c_i*v_i), with u = x/|x| and v = y/|y|.
+
+    A norm below eps counts as eps, and the second term is then absent. ``dx`` or ``dy`` may be None.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     known = rows < n
@@ -164,7 +167,7 @@ def row_cosine_backward_kernel(
     norm_x, norm_y = tl.load(norms + rows, mask=known, other=1.0), tl.load(norms + n + rows, mask=known, other=1.0)
     g = tl.load(grad + rows.to(tl.int64) * grad_stride, mask=known, other=0.0)
     along_x, along_y = tl.where(norm_x > eps, cosine, 0.0), tl.where(norm_y > eps, cosine, 0.0)
-    # Numbers of unit size times one factor: products of two inverse norms would leave the range.
+    # Numbers of unit size are multiplied by one inverse norm at a time: a product of two could leave the range.
     a, b = 1.0 / tl.where(norm_x < eps, eps, norm_x), 1.0 / tl.where(norm_y < eps, eps, norm_y)
     for first in range(0, d, BLOCK_D):
         features = first + tl.arange(0, BLOCK_D)

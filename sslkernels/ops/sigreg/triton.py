@@ -10,11 +10,11 @@ from sslkernels.ops.sigreg import triton_kernels as kernels
 from sslkernels.ops.sigreg.autograd import turns
 from sslkernels.ops.triton_launch import cdiv, floats, processors
 
-# Samples by slices of a program: the powers of 4 projections per thread leave room for the rest (those of 8 spill).
-# Triton 3.9 compiles both kernels for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
+# A thread has 4 projections, whose powers leave registers for the rest; those of 8 spill. Triton 3.9 compiles both
+# kernels for sm_80, sm_90 and sm_100 without spills. This was not measured on a GPU.
 TILE = {"BLOCK_N": 16, "BLOCK_S": 32, "num_warps": 4}
-# Programs per multiprocessor below which samples are split among programs, each with sums of its own.
-PROGRAMS = 4
+# Samples are split among programs, each with sums of its own, until a multiprocessor has this many programs.
+PROGRAMS = 4  # per multiprocessor
 
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:
@@ -30,7 +30,7 @@ def sums(p: Tensor, step: float, knots: int) -> Tensor:
             p, partial, n, slices, knots, parts, *turns(step, torch.float32), **TILE
         )
     total = partial.sum(1) if parts > 1 else partial[:, 0]
-    total[:, 0, 0], total[:, 1, 0] = n, 0  # knot 0, which is no program's work
+    total[:, 0, 0], total[:, 1, 0] = n, 0  # no program computes knot 0
     return total
 
 

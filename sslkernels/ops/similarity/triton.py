@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sslkernels.ops.launch import rows_of
 
-# The rows of the package's ops still ask for these under this module.
+# The ops of rows still look for their functions in this module.
 from sslkernels.ops.rows.triton import cosine_backward as row_cosine_backward  # noqa: F401
 from sslkernels.ops.rows.triton import cosine_forward as row_cosine_forward  # noqa: F401
 from sslkernels.ops.rows.triton import dot_backward as row_dot_backward  # noqa: F401

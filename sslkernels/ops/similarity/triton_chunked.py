@@ -45,7 +45,9 @@ def _sums(
 
 
 def _attend(way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Chunks as wide as the keys: their rows' sums are complete, so the stored logits turn into softmax at once."""
+    """Row sums and softmax(S)*Y. Chunks are as wide as the keys: their rows' sums are complete, and turn the logits in
+    memory into softmax at once.
+    """
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     itemsize = 0 if x.dtype == torch.float32 else x.element_size()
     height = wide_chunk(n, m, 4 + itemsize)
@@ -128,7 +130,7 @@ def _products(x: Tensor, y: Tensor, workspace: Tensor) -> Tensor:
 
 
 def _accumulate(total: Tensor, weights: Tensor, rows: Tensor, first: bool) -> None:
-    """total = weights @ rows, or += where not ``first``, in float32."""
+    """total = weights @ rows if ``first``, else total += weights @ rows, in float32."""
     beta = 0 if first else 1
     if rows.dtype == torch.float32:
         torch.addmm(total, weights, rows, beta=beta, out=total)

@@ -75,7 +75,7 @@ def _sweep(
     own_lists: bool,
     other_lists: bool,
 ) -> Tensor:
-    """G*Y for the rows of x, in parts ``(parts, N, D)``."""
+    """O = G*Y for the rows of x, in parts (parts, N, D) that programs leave."""
     n, m, d = x.shape[0], y.shape[0], x.shape[1]
     row_programs, parts = grid(n, m, blocks, x.device, False)
     moved = floats(x, parts, n, d)

@@ -7,7 +7,7 @@
     O = G*Y,  dX = s*O,  ds = sum_i <x_i, O_i>  (half of it for x with itself, where G holds both terms)
     dY = s*G^T*X is the same sweep with the two sides exchanged
 
-Two ways through the pairs, chosen in triton.py:
+triton_plan.py chooses between two ways through the pairs:
     fused    a program keeps a block of rows in registers and streams the other side past it; 16-bit rows of D <= 256
              2*N*M*D operations forward (4 with the attended keys), 4*N*M*D backward per side, O((N + M)*D) bytes
     chunked  a matrix product writes a chunk of logits and an epilogue reads it once; any dtype and D
@@ -29,13 +29,13 @@ from sslkernels.ops.triton_pieces import INF, load_rows, pairs
 
 @triton.jit
 def _reference_point(peak):
-    """What to subtract before exponentiating: the peak, or 0 where it is infinite (inf - inf is NaN)."""
+    """The number to subtract before exponentiating: the peak, or 0 where it is infinite (inf - inf is NaN)."""
     return tl.where(tl.abs(peak) == INF, 0.0, peak)
 
 
 @triton.jit
 def _join_rows(peak, total, logits):
-    """A tile joins the running (peak, total) of its rows; also its exponentials and the factor for older ones."""
+    """Join a tile to the running (peak, total) of its rows. Also returns its weights, and the factor for older ones."""
     new = tl.maximum(peak, tl.max(logits, 1))
     point = _reference_point(new)
     weights = tl.exp(logits - point[:, None])
@@ -45,7 +45,7 @@ def _join_rows(peak, total, logits):
 
 @triton.jit
 def _join_columns(peaks, totals, state, columns, m, known, logits):
-    """A tile joins the (peak, total) this program keeps in memory for M columns; the first ``known`` hold something."""
+    """Join a tile to the (peak, total) of M columns in memory; only the first ``known`` of them were written before."""
     peak = tl.load(peaks + state + columns, mask=columns < known, other=-INF)
     total = tl.load(totals + state + columns, mask=columns < known, other=0.0)
     new = tl.maximum(peak, tl.max(logits, 0))
@@ -57,7 +57,7 @@ def _join_columns(peaks, totals, state, columns, m, known, logits):
 
 @triton.jit
 def _drop(tile, excluded, first_row, first_column, BY_ROW: tl.constexpr, NOTHING: tl.constexpr):
-    """NOTHING at one excluded index per row, or per column; most tiles hold none and skip the comparison."""
+    """Write NOTHING at one excluded index per row, or per column. Most tiles hold none, and skip the comparison."""
     size: tl.constexpr = tile.shape[1] if BY_ROW else tile.shape[0]
     first = first_column if BY_ROW else first_row
     place = excluded - first
@@ -76,9 +76,10 @@ def _drop_each(
     tile, exclude, listers, n, first_row, first_column,
     EXCLUDED: tl.constexpr, BY_ROW: tl.constexpr, NOTHING: tl.constexpr,
 ):  # fmt: skip
-    """`_drop` for a few exclusions per lister, unrolled: a loop inside would keep the tile loop from pipelining.
+    """`_drop` for a few exclusions per lister, a row or column that lists them. They are unrolled, since an inner loop
+    would keep the tile loop from pipelining.
 
-    Logits become -inf; weights become 0 once they are made, since e^(-inf - lse) is NaN where the sum is.
+    Excluded logits become -inf. Excluded weights become 0 after they are computed: e^(-inf - lse) is NaN where lse is.
     """
     for e in tl.static_range(EXCLUDED):
         excluded = tl.load(exclude + listers.to(tl.int64) * EXCLUDED + e, mask=listers < n, other=-1)
@@ -101,7 +102,7 @@ def _drop_all(
 
 @triton.jit
 def _load_lse(lse, indices, n):
-    """+inf where nothing was left to sum, so that every weight e^(S - lse) is zero there."""
+    """Load lse, as +inf where nothing was left to sum: every weight e^(S - lse) is zero there."""
     loaded = tl.load(lse + indices, mask=indices < n, other=-INF)
     return tl.where(loaded == -INF, INF, loaded)
 
@@ -116,9 +117,10 @@ def forward_kernel(
     EXCLUDED: tl.constexpr, COLUMNS: tl.constexpr, ATTEND: tl.constexpr, HEADROOM: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Running (peak, total) of rows (column_programs, N) and columns (row_programs, M), and sum of e^S*y (.., N, D).
+    """Running (peak, total) of rows (column_programs, N) and of columns (row_programs, M), and sums of e^S*y
+    (column_programs, N, D).
 
-    HEADROOM, a power of two: weights are at most this instead of 1, so that small ones survive rounding to float16.
+    HEADROOM, a power of two, multiplies the weights of y, which are at most 1: small ones survive rounding to float16.
     """
     row_program = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
@@ -140,7 +142,7 @@ def forward_kernel(
             columns = start + tl.arange(0, BLOCK_M)
             keys = load_rows(y, columns, features, m, d, y_stride)
             logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor
-            logits = tl.where((columns < m)[None, :], logits, -INF)  # of an infinite row they would be NaN
+            logits = tl.where((columns < m)[None, :], logits, -INF)  # absent columns of infinite rows are NaN
             logits = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True, -INF)
             if COLUMNS:
                 kept = tl.where(rows[:, None] < n, logits, -INF)
@@ -168,9 +170,11 @@ def backward_kernel(
 ):  # fmt: skip
     """O = G*Y of a block of rows, (column_programs, N, D).
 
-    ``lse`` and ``grad`` weigh the rows' own sums, ``other_lse`` and ``other_grad`` those of y; either pair may be None.
-    OWN_LISTS: the own term leaves out what the rows of x list, else what those of y list. OTHER_LISTS: likewise, the
-    other term leaves out what the rows of y list. A side of the rectangle has one list, x with itself has both.
+    ``lse`` and ``grad`` give the own term of G, from the sums of x's rows; ``other_lse`` and ``other_grad`` give the
+    other term, from the sums of y's rows. Either pair may be None.
+    OWN_LISTS: the own term leaves out pairs that the rows of x exclude, otherwise those that the rows of y exclude.
+    OTHER_LISTS: the other term leaves out pairs that the rows of y exclude, otherwise those that the rows of x exclude.
+    One side of a rectangle lists exclusions; with x itself, both do.
     """
     block = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
@@ -189,7 +193,7 @@ def backward_kernel(
         columns = start + tl.arange(0, BLOCK_M)
         keys = load_rows(y, columns, features, m, d, y_stride)
         logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor
-        logits = tl.where((columns < m)[None, :], logits, -INF)  # of an infinite row they would be NaN
+        logits = tl.where((columns < m)[None, :], logits, -INF)  # absent columns of infinite rows are NaN
         weights = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         if lse is not None:
             own = row_grad[:, None] * tl.exp(logits - row_lse[:, None])
@@ -210,7 +214,7 @@ def backward_kernel(
 
 
 # --- chunked: the logits of a chunk (N, M) live in memory -----------------------------------------------------------
-# M is the distance between rows of the chunk: launches specialise on it, so that a multiple of 16 loads in wide words.
+# M is the distance between rows of the chunk. Launches specialise on it: a multiple of 16 loads in wide words.
 
 
 @triton.jit(
@@ -223,9 +227,10 @@ def chunk_forward_kernel(
     n, m, total_n, total_m, first_column, excluded_count, row_programs, column_programs, more_rows, more_columns,
     COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """What forward_kernel keeps, for a chunk of x_i*y_j. Pointers of rows and columns stand at the chunk's first.
+    """The (peak, total) of forward_kernel, from a chunk of x_i*y_j. Pointers to rows and columns stand at the chunk's
+    first ones.
 
-    more_rows, more_columns: 1 where an earlier chunk had these rows, these columns, and this one continues their state.
+    more_rows, more_columns: 1 where an earlier chunk had these rows, or columns, and this one continues their state.
     """
     row_program = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
@@ -264,8 +269,8 @@ def chunk_backward_kernel(
 ):  # fmt: skip
     """G of a chunk, in the dtype of ``weights_out``, which may be ``products`` itself.
 
-    Vectors of rows and columns stand at the chunk's first, ``exclude`` at the first of all. SELF: x with itself, where
-    the other term leaves out what the columns list.
+    Pointers to rows and columns stand at the chunk's first ones, but ``exclude`` at the first row of all. SELF: x with
+    itself, where the other term leaves out pairs that the columns exclude.
     """
     column_blocks = tl.cdiv(m, BLOCK_M)
     row_block = (tl.program_id(0) // column_blocks) * BLOCK_N
@@ -298,12 +303,12 @@ def chunk_backward_kernel(
     tl.store(pairs(weights_out, rows, columns, m), weights.to(weights_out.dtype.element_ty), mask=inside)
 
 
-# --- what both ways end with ----------------------------------------------------------------------------------------
+# --- the end of both ways -------------------------------------------------------------------------------------------
 
 
 @triton.jit(do_not_specialize=["n", "parts"])
 def merge_kernel(peaks, totals, lse, n, parts, BLOCK: tl.constexpr):
-    """lse of ``parts`` running sums per index, joined in order: (parts, N) -> (N,)."""
+    """Join ``parts`` running sums per index, in order, to lse: (parts, N) -> (N,)."""
     indices = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     peak = tl.full((BLOCK,), -INF, tl.float32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -341,7 +346,7 @@ def attended_kernel(
 def gradient_kernel(
     moved, x, scale, unit, dx, row_dscale, n, d, x_stride, parts, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
-    """dx = s*O and <x_i, O_i>, O the sum over parts (parts, N, D) times ``unit``. ``dx`` may be None."""
+    """dx = s*O and <x_i, O_i>, where O is ``unit`` times the sum over parts (parts, N, D). ``dx`` may be None."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     factor = 1.0
     if unit is not None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both ways through the pairs end with: join what programs left in parts, and turn sums into gradients."""
+"""The last steps of both ways through the pairs: join the parts that programs left, and finish gradients."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from torch import Tensor
 from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.triton_launch import cdiv, floats, row_tile
 
-# What float16 weights, at most 1, are multiplied by: those of 65536 equal pairs, 2^-16, would be subnormal there.
+# Float16 weights, at most 1, are multiplied by this: those of 65536 equal pairs, 2^-16, would be subnormal otherwise.
 HEADROOM = 2.0**14
 
 
 def merge(peaks: Tensor, totals: Tensor, into: Tensor | None = None) -> Tensor:
+    """lse (N,) of running sums (parts, N), in ``into`` or a new tensor."""
     parts, n = peaks.shape
     lse = floats(peaks, n) if into is None else into
     kernels.merge_kernel[(cdiv(n, 128),)](peaks, totals, lse, n, parts, BLOCK=128, num_warps=4)
@@ -21,6 +22,7 @@ def merge(peaks: Tensor, totals: Tensor, into: Tensor | None = None) -> Tensor:
 
 
 def gradient(moved: Tensor, x: Tensor, scale: Tensor, unit: Tensor | None, need: bool) -> tuple[Tensor, Tensor]:
+    """dx, empty unless there is ``need``, and its rows' shares in the gradient of the scale, from O (parts, N, D)."""
     dx = x.new_empty(tuple(x.shape)) if need else x.new_empty(0)
     row_dscale = floats(x, x.shape[0])
     finish(moved, x, scale, unit, dx if need else None, row_dscale)
@@ -42,7 +44,7 @@ def headroom(x: Tensor) -> float:
 def with_headroom(
     *terms: tuple[Tensor, Tensor] | None,
 ) -> tuple[tuple[Tensor, Tensor] | None, tuple[Tensor, Tensor] | None, Tensor]:
-    """Gradients brought to at most 2^14, so that float16 weights keep their digits, and what undoes it."""
+    """Divide gradients to at most 2^14, so that float16 weights keep their digits. Also returns the divisor."""
     # One row's infinity or NaN must not become that of all.
     grads = [term[1].nan_to_num(0, 0, 0) for term in terms if term is not None]
     largest = torch.stack([torch.linalg.vector_norm(grad, torch.inf) for grad in grads]).amax()

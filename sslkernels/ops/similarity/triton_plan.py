@@ -14,26 +14,26 @@ from sslkernels import backends
 from sslkernels.ops.launch import dot_precision
 from sslkernels.ops.triton_launch import cdiv, power_of_two, processors
 
-# What the chunked path holds at once of logits, and of weights beside them: it cannot do without any.
-WORKSPACE = max(backends.WORKSPACE, 1 << 20)
-# More exclusions per row than this are looped over, which only the chunked path does; the losses need two.
-FUSED_EXCLUSIONS = 2
+# The chunked path holds this much of logits, and of weights beside them, at once. It cannot do without any.
+WORKSPACE = max(backends.WORKSPACE, 1 << 20)  # bytes
+# The fused path unrolls up to this many exclusions. The losses need two; the chunked path loops over any number.
+FUSED_EXCLUSIONS = 2  # per row
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Rows a program keeps, rows of the other side per step, warps, pipeline stages, programs per multiprocessor."""
+    """The tile of a kernel, and how it runs."""
 
-    n: int
-    m: int
+    n: int  # rows that a program keeps
+    m: int  # rows of the other side per step
     warps: int
-    stages: int
-    programs: int = 1
+    stages: int  # of the pipeline
+    programs: int = 1  # per multiprocessor
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a problem is computed, "fused" or "chunked", and why in words."""
+    """The way through the pairs, "fused" or "chunked", why it is taken, and the blocks of its kernels."""
 
     path: str
     reason: str
@@ -43,8 +43,8 @@ class Plan:
 
 
 # Compute capability (major) -> padded D -> blocks of the forward, of the forward with attended keys, of the backward.
-# Chosen so that Triton 3.9 compiles every variant for sm_80, sm_90 and sm_100 without spills, and Triton 3.6 with at
-# most 16 bytes of them; not measured on a GPU.
+# Triton 3.9 compiles every variant for sm_80, sm_90 and sm_100 without spills, and Triton 3.6 with at most 16 bytes of
+# them. They were not measured on a GPU.
 TABLE: dict[int, dict[int, tuple[Blocks, Blocks, Blocks]]] = {
     8: {
         64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 32, 8, 2)),
@@ -62,12 +62,14 @@ TABLE: dict[int, dict[int, tuple[Blocks, Blocks, Blocks]]] = {
         256: (Blocks(128, 32, 16, 2), Blocks(32, 32, 8, 2), Blocks(64, 32, 8, 2)),
     },
 }
-# Epilogues read a chunk once from memory: small tiles, many programs.
+# Epilogues read a chunk once from memory: their tiles are small, and their programs many.
 EPILOGUE = Blocks(16, 128, 4, 1, 4)
 
 
 def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int], excluded: int = 0) -> Plan:
-    """The path for N x M pairs of D features on a device of compute ``capability``, with up to E excluded per row.
+    """Choose the way through N x M pairs of D features on a device of ``capability``.
+
+    A row leaves out up to ``excluded`` pairs.
 
     >>> plan(4096, 4096, 128, torch.bfloat16, (9, 0)).path, plan(4096, 4096, 768, torch.bfloat16, (9, 0)).path
     ('fused', 'chunked')
@@ -94,20 +96,21 @@ def plan_for(x: Tensor, m: int, exclude: Tensor | None) -> Plan:
 
 
 def exclusions(exclude: Tensor | None) -> int:
+    """The number of exclusions per row."""
     return 0 if exclude is None else exclude.shape[1]
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
-    """(0, 0) for what the table does not speak of: the interpreter, and GPUs of other makers."""
+    """The compute capability; (0, 0) for the interpreter and GPUs of other makers, which `TABLE` leaves out."""
     if device.type != "cuda" or torch.version.hip is not None:
         return 0, 0
     return torch.cuda.get_device_capability(device)
 
 
 def grid(n: int, m: int, blocks: Blocks, device: torch.device, columns: bool) -> tuple[int, int]:
-    """Row programs and column programs: about as many together as the device runs at once.
+    """Row programs and column programs: together about as many as the device runs at once.
 
-    Without column sums each block of rows has its program, and columns are split only to fill the device. With them,
+    Without column sums each block of rows has a program, and columns are split only to fill the device. With them,
     row programs are few, because each keeps a sum for every column.
     """
     programs = processors(device) * blocks.programs
@@ -119,7 +122,7 @@ def grid(n: int, m: int, blocks: Blocks, device: torch.device, columns: bool) ->
 
 
 def chunk(n: int, m: int, bytes_per_pair: int) -> tuple[int, int]:
-    """Rows and columns of a chunk: whole sides where they fit the workspace, else as square as can be."""
+    """Rows and columns of a chunk. It spans a whole side where that fits the workspace, else it is nearly square."""
     pairs = WORKSPACE // bytes_per_pair
     side = max(1, math.isqrt(pairs))
     side = side // 128 * 128 or side

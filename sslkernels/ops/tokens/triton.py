@@ -11,21 +11,21 @@ from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
 from sslkernels.ops.triton_launch import Area, Tile, cdiv, empty, floats, power_of_two, processors
 
-# Numbers of a tile and warps; a tile is of as many channels as there are, 256 at most, and of rows for the rest, 32 at
-# most.
-# Chosen so that Triton 3.9 compiles without spills for sm_80, sm_90 and sm_100, which the slow tests hold them to; not
-# measured on a GPU.
+# Tiles have as many columns as there are channels, up to WIDEST, and rows for the rest, up to TALLEST. Triton 3.9
+# compiles them without spills for sm_80, sm_90 and sm_100, and the slow tests hold them to that. They were not measured
+# on a GPU.
 MOVE = Area(numbers=2048, warps=4)
 SUMS = Area(numbers=4096, warps=4)
 ERRORS = Area(numbers=2048, warps=4)
-WIDEST, TALLEST = 256, 32
-# Rows of the output, and indices that they are compared with at once; warps.
+WIDEST = 256  # channels
+TALLEST = 32  # rows
+# Rows are compared with as many indices, or keys, at once as there are columns.
 COLLECT = Tile(rows=16, columns=128, warps=8)
 RANKS = Tile(rows=16, columns=128, warps=4)
-# What a thread may have of registers in collects and errors: left alone, ptxas aims at fewer and spills some of them.
+# Registers per thread for collect and errors. Left alone, ptxas aims at fewer, and spills.
 REGISTERS = 128
-# Programs per multiprocessor below which work is split further: columns among programs, rows of a sum among parts.
-PROGRAMS = 4
+# Columns are split among programs, and the rows of a sum among parts, until a multiprocessor has this many programs.
+PROGRAMS = 4  # per multiprocessor
 
 
 def gather(
@@ -66,8 +66,8 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
     samples, kept, channels = x.shape
     if x.numel() == 0 or length == 0:
         return floats(x, length, channels).zero_()
+    # Of several rows, each gets about one token from every sample, which a search finds. A single row gets them all.
     if length > 1:
-        # a row gets about one from each sample, which a search finds; of a single one, all of a sample are
         tiles = cdiv(length, COLLECT.rows) * cdiv(channels, _width(channels))
         parts = max(1, min(samples, PROGRAMS * processors(x.device) // tiles))
         out = floats(x, parts, length, channels)
@@ -175,7 +175,7 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
 
 
 def _samples(index: Tensor) -> Tensor:
-    """Indices (..., K) of all samples (M B, K), one set of them after another."""
+    """Indices (..., K) as one row per sample (M B, K), one set of samples after another."""
     return rows_of(index.flatten(0, -2))
 
 
