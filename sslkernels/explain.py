@@ -257,7 +257,7 @@ def _kept(workload: Workload, dtype: torch.dtype) -> str:
 
 
 def _triton_path(workload: Workload, dtype: torch.dtype, device: torch.device, here: bool) -> str:
-    from sslkernels.ops.similarity.triton import plan
+    from sslkernels.ops.similarity.triton_plan import plan
 
     on_gpu = here and device.type == "cuda"
     capability = torch.cuda.get_device_capability(device) if on_gpu else _ASSUMED_CAPABILITY

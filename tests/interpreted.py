@@ -8,8 +8,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
+from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -23,6 +26,22 @@ def triton_is_too_old() -> str | None:
     if (major, minor) < (3, 7):
         return f"Triton {version} interprets too little of its language; 3.7 is needed."
     return None
+
+
+def poison_new_tensors(monkeypatch: pytest.MonkeyPatch, *launchers: ModuleType) -> None:
+    """Have tensors that launchers allocate begin as NaN, or as -12345, so that elements that no kernel writes show.
+
+    ``launchers`` are the modules that ask `triton_launch` for tensors of any dtype, not only for float32 and float64.
+    """
+    from sslkernels.ops import triton_launch
+
+    plain = triton_launch.empty
+
+    def poisoned(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return plain(like, shape, dtype).fill_(torch.nan if dtype.is_floating_point else -12345)
+
+    for module in (triton_launch, *launchers):
+        monkeypatch.setattr(module, "empty", poisoned)
 
 
 def run_interpreted(file: str, marker: str, folder: Path) -> None:

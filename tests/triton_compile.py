@@ -5,8 +5,8 @@
 
 One line of JSON per kernel: what was compiled, registers per thread, bytes of stack (spills) and of shared memory,
 and how many instructions copy ahead of the loop and run on tensor cores.
-Which kernels, in which variants, is said by FAMILY/triton_variants.py. Runs in a process of its own, without
-TRITON_INTERPRET.
+FAMILY/triton_variants.py says which kernels there are, and in which variants. This runs in a process of its own,
+without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def main() -> None:
 
 
 def variants_of(family: str) -> ModuleType:
-    """``variants(architecture, everything)`` gives name, kernel, pointer types, compile-time constants and launch
-    options; INTEGERS, FLOATS and POINTERS are the types of arguments wherever they occur, INDIVISIBLE no multiples of
-    16.
+    """The module that lists a family's kernels.
+
+    Its ``variants(architecture, everything)`` gives name, kernel, pointer types, compile-time constants and launch
+    options. INTEGERS, FLOATS and POINTERS give the types of arguments by name, in every kernel. INDIVISIBLE names
+    integers that are rarely multiples of 16.
     """
     file = Path(__file__).parent / family / "triton_variants.py"
     spec = importlib.util.spec_from_file_location("triton_variants", file)

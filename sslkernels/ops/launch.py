@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the backends of every family do to a tensor before a kernel reads it."""
+"""Prepare tensors for kernels: the strides, dtype codes, precision and addresses that every backend asks for."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# csrc/cpu/kernels.h
+# The numbers of `Dtype` in csrc/cpu.
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 
 def rows_of(x: Tensor) -> Tensor:
-    """Rows with unit stride inside; any stride, zero included, between them and between samples of them."""
+    """``x`` with unit stride within rows, copied where it has another.
+
+    Between rows, and between samples of rows, any stride will do, zero included.
+    """
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
@@ -27,14 +30,14 @@ def contiguous(x: Tensor | None) -> Tensor | None:
 
 
 def dot_precision() -> str:
-    """What float32 products on a GPU may be rounded to: "ieee", not at all, or "tf32".
+    """How a GPU multiplies float32: "ieee", without rounding the factors, or "tf32".
 
-    torch's newer switch answers however it was set: of its own, of every backend, or by set_float32_matmul_precision.
-    The older one refuses to be read once the newer was set.
+    torch's newer switch is read, since it answers however precision was set: for products alone, for every backend, or
+    by set_float32_matmul_precision. The older switch cannot be read any more once the newer one was set.
     """
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def pointer(x: Tensor | None) -> int:
-    """An address; 0 stands for what is not there."""
+    """The address of ``x``; 0 stands for None."""
     return 0 if x is None else x.data_ptr()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from interpreted import INTERPRETED, run_interpreted
+from interpreted import INTERPRETED, poison_new_tensors, run_interpreted
 from torch import Tensor
 
 if not INTERPRETED:
@@ -31,6 +31,7 @@ else:
     import sslkernels.functional as SF
     from sslkernels.ops.correlation import triton
     from sslkernels.ops.correlation.triton import Blocks
+    from sslkernels.ops.triton_launch import Area, Tile
 
     EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10}
     SIDES = ("samples", "features")
@@ -46,13 +47,11 @@ else:
         blocks = Blocks(32, 32, 32, 4, 1), Blocks(16, 32, 32, 4, 1)
         monkeypatch.setattr(triton, "TABLE", dict.fromkeys(triton.TABLE, blocks))
         monkeypatch.setattr(triton, "SHORTEST_PART", 32)
-        monkeypatch.setattr(triton, "MOMENTS", (16, 64, 4))
-        monkeypatch.setattr(triton, "SAMPLE_ENERGIES", (256, 4))
-        monkeypatch.setattr(triton, "FEATURE_ENERGIES", (32, 64, 4))
-        monkeypatch.setattr(triton, "_processors", lambda _: getattr(request, "param", BUSY))
-        for name in ("_floats", "_doubles"):
-            plain = getattr(triton, name)
-            monkeypatch.setattr(triton, name, lambda *arguments, plain=plain: plain(*arguments).fill_(torch.nan))
+        monkeypatch.setattr(triton, "MOMENTS", Tile(16, 64, 4))
+        monkeypatch.setattr(triton, "SAMPLE_ENERGIES", Area(256, 4))
+        monkeypatch.setattr(triton, "FEATURE_ENERGIES", Tile(32, 64, 4))
+        monkeypatch.setattr(triton, "processors", lambda _: getattr(request, "param", BUSY))
+        poison_new_tensors(monkeypatch)
 
     # --- the losses in float64, as their papers' code has them ------------------------------------------------------
 

@@ -23,7 +23,8 @@ POINTERS = dict.fromkeys(
 )  # fmt: skip
 INDIVISIBLE: set[str] = set()
 DTYPES = {"fp32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
-# How rows are stored and multiplied. On the side of samples that is in float32; else autocast makes the two differ.
+# How rows are stored, and how they are multiplied: in float32 on the side of samples. On the side of features, autocast
+# makes the two differ.
 SAMPLES = [("bf16", "fp32", "tf32"), ("fp32", "fp32", "tf32")]
 EVERY_SAMPLES = [*SAMPLES, ("fp32", "fp32", "ieee"), ("fp16", "fp32", "tf32"), ("bf16", "fp32", "ieee")]
 FEATURES = [("bf16", "bf16", "ieee"), ("fp32", "fp32", "tf32")]
@@ -49,7 +50,7 @@ def variants(
                 )
             for kind in kinds if everything else kinds[:2]:
                 yield backward(f"{how} {kind}", stored, dtype, precision, kind)
-    # the rows of all ranks, standardised already
+    # The rows of all ranks come standardised.
     yield matrix("all ranks", "fp32", "fp32", "tf32", True, False, standardised=True)
     for stored in ("bf16", "fp32"):
         yield from moments(stored)
@@ -80,8 +81,8 @@ def matrix(
     return f"matrix {name}", kernels.matrix_kernel, {"left": stored, "right": stored}, constants, options
 
 
-# Side, whether the matrix is transposed, and which arguments are None: VICReg and Barlow Twins on samples, each view
-# of Barlow Twins on features, VICReg there, and what a rank asks for.
+# The side (True for samples), whether the matrix is transposed, and which arguments are None. The cases are VICReg and
+# Barlow Twins on samples, each view of Barlow Twins on features, VICReg there, a single view, and a rank's part.
 BACKWARDS: dict[str, tuple[bool, bool, tuple[str, ...]]] = {
     "each": (True, False, ("mixed", "sums")),
     "through": (True, False, ()),

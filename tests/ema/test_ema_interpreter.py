@@ -28,6 +28,7 @@ else:
     import sslkernels.functional as SF
     from sslkernels.ops import ema
     from sslkernels.ops.ema import triton
+    from sslkernels.ops.triton_launch import Area
 
     DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     HALVES = (torch.bfloat16, torch.float16)
@@ -47,8 +48,8 @@ else:
     @pytest.fixture(autouse=True)
     def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         """Chunks and tiles so small that small problems cross many."""
-        monkeypatch.setattr(triton, "UPDATE", (64, 4))
-        monkeypatch.setattr(triton, "ENQUEUE", (64, 4))
+        monkeypatch.setattr(triton, "UPDATE", Area(64, 4))
+        monkeypatch.setattr(triton, "ENQUEUE", Area(64, 4))
         monkeypatch.setattr(triton, "WIDEST", 16)
         monkeypatch.setattr(triton, "_recent", type(triton._recent)())
         monkeypatch.setattr(triton, "_captured", {})
@@ -158,7 +159,7 @@ else:
     @pytest.mark.parametrize("momentum", (0.3, 0.4999999, 0.5, 0.9))
     def test_error_of_many(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
         """Numbers of all sizes, on either side of zero."""
-        monkeypatch.setattr(triton, "UPDATE", (4096, 4))
+        monkeypatch.setattr(triton, "UPDATE", Area(4096, 4))
         t, s = torch.randn(2, 100_000) * 10 ** (2 * torch.randn(2, 100_000))
         s[::2] = t[::2] * (1 + torch.randn(50_000))
         case = Framed(t, torch.float32), Framed(s, torch.float32), None

@@ -17,7 +17,7 @@ POINTERS = {"chunks": "i64", "at": "fp64"}
 FLOATS = {"keep", "take", "rest"}
 INDIVISIBLE: set[str] = set()
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
-# What students and teachers are made of.
+# The dtypes of usual teachers and students.
 USUAL = (("fp32", "fp32"), ("bf16", "bf16"), ("bf16", "fp32"))
 
 
@@ -35,21 +35,21 @@ def updates(target: str, source: str, everything: bool) -> Iterator[Any]:
         for aligned, tensor in product((True, False), repeat=2) if everything else ((True, False), (True, True)):
             constants = {
                 "TARGET": TYPES[target], "SOURCE": TYPES[source], "MASTER": master, "ALIGNED": aligned,
-                "BLOCK": launcher.UPDATE[0], **({} if tensor else {"at": None}),
+                "BLOCK": launcher.UPDATE.numbers, **({} if tensor else {"at": None}),
             }  # fmt: skip
             yield (
                 f"update {target} {source} master={master} aligned={aligned} tensor={tensor}", kernels.update_kernel,
-                {}, constants, {"num_warps": launcher.UPDATE[1], "maxnreg": launcher.REGISTERS[master]},
+                {}, constants, {"num_warps": launcher.UPDATE.warps, "maxnreg": launcher.REGISTERS[master]},
             )  # fmt: skip
 
 
 def enqueues(queue: str, keys: str, widths: tuple[int, ...]) -> Iterator[Any]:
     for width, position in product(widths, ("i64", None)):
         constants = {
-            "BLOCK_T": launcher.ENQUEUE[0] // width, "BLOCK_C": width,
+            "BLOCK_T": launcher.ENQUEUE.numbers // width, "BLOCK_C": width,
             **({"position": None} if position is None else {}),
         }  # fmt: skip
         yield (
             f"enqueue {queue} {keys} C={width} position={position}", kernels.enqueue_kernel,
-            {"queue": queue, "keys": keys, "position": "i64"}, constants, {"num_warps": launcher.ENQUEUE[1]},
+            {"queue": queue, "keys": keys, "position": "i64"}, constants, {"num_warps": launcher.ENQUEUE.warps},
         )  # fmt: skip

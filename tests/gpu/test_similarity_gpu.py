@@ -95,9 +95,9 @@ def test_tf32_where_torch_allows_it(precision: str) -> None:
 
 
 def test_many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sslkernels.ops.similarity import triton
+    from sslkernels.ops.similarity import triton_plan
 
-    monkeypatch.setattr(triton, "WORKSPACE", 2**18)
+    monkeypatch.setattr(triton_plan, "WORKSPACE", 2**18)
     for dtype in DTYPES:
         exclude = torch.randint(-1, 700, (700, 1), device="cuda")
         check(rows_of(700, 300, dtype), rows_of(900, 300, dtype), 0.7, exclude, "both")

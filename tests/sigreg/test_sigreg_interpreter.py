@@ -22,14 +22,15 @@ import sys
 sys.path.insert(0, {folder!r})
 import dense_sigreg as dense, test_sigreg_sums as test_sums, torch
 import sslkernels.functional as SF
+from sslkernels.ops import triton_launch
 from sslkernels.ops.sigreg import characteristic_sums, triton
 
-plain = triton._floats
-triton._floats = lambda *arguments: plain(*arguments).fill_(torch.nan)
+plain = triton_launch.empty
+triton_launch.empty = lambda *arguments: plain(*arguments).fill_(torch.nan)
 torch.manual_seed(0)
 # One program per slices, which joins three blocks of samples in memory; then one for every block.
 for multiprocessors, shapes in ((0, ((1, 1, 1, 2), (1, 40, 33, 17))), (8, ((2, 20, 5, 6), (1, 3, 2, 22)))):
-    triton._multiprocessors = lambda device: multiprocessors
+    triton.processors = lambda device: multiprocessors
     for views, n, slices, knots in shapes:
         for size in (1.0, 1e4):
             p = size * torch.randn(views, n, slices)

@@ -6,20 +6,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sslkernels.ops.similarity import triton as launcher
 from sslkernels.ops.similarity import triton_kernels as kernels
+from sslkernels.ops.similarity import triton_plan as plan
+from sslkernels.ops.triton_launch import row_tile
 
 INTEGERS = {
-    "n", "m", "d", "x_stride", "y_stride", "z_stride", "grad_stride", "total_n", "total_m", "first_row", "first_column",
-    "row_programs", "column_programs", "parts", "shift", "out_rows", "excluded_count", "more_rows", "more_columns",
+    "n", "m", "d", "x_stride", "y_stride", "total_n", "total_m", "first_row", "first_column",
+    "row_programs", "column_programs", "parts", "excluded_count", "more_rows", "more_columns",
 }  # fmt: skip
-# Terms of G, and whose lists each leaves out: x with itself; dx, dy of a rectangle with both sums; with row sums only.
+# The terms of G, and whose exclusions each of them leaves out: x with itself; dx and dy of a rectangle with both sums;
+# both again with row sums only.
 SWEEPS = [
     ("both", True, True), ("both", True, False), ("both", False, True), ("own", True, False), ("other", False, True)
 ]  # fmt: skip
-FLOATS = {"eps"}
+FLOATS: set[str] = set()
 POINTERS = {"exclude": "i64"}
-# Integers that no launch specialises on, although the kernel lets it: they are rarely multiples of 16.
+# The kernel lets launches specialise on these integers, but they are rarely multiples of 16.
 INDIVISIBLE = {"excluded_count"}
 
 
@@ -27,7 +29,7 @@ def variants(
     architecture: int, everything: bool
 ) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
     """Name, kernel, pointer types, compile-time constants and launch options."""
-    table = launcher.TABLE[architecture // 10]
+    table = plan.TABLE[architecture // 10]
     for width, (forward, attend, backward) in table.items():
         for dtype, excluded in (("bf16", 0), ("bf16", 1), ("bf16", 2), ("fp16", 2)) if everything else (("bf16", 2),):
             for columns in (False, True) if everything else (True,):
@@ -39,7 +41,7 @@ def variants(
     for dtype in ("bf16", "fp32"):
         yield from epilogues(dtype)
         for width in (16, 128, 4096) if everything else (128,):
-            yield from row_kernels(dtype, width)
+            yield from finishes(dtype, width)
 
 
 def fused_forward(dtype: str, width: int, blocks: Any, excluded: int, columns: bool, attend: bool) -> Any:
@@ -74,7 +76,7 @@ def fused_backward(
 
 
 def epilogues(dtype: str) -> Iterator[Any]:
-    blocks = launcher.EPILOGUE
+    blocks = plan.EPILOGUE
     tile = {"BLOCK_N": blocks.n, "BLOCK_M": blocks.m}
     for exclude in (True, False):
         absent = {} if exclude else {"exclude": None, "excluded_count": 0}
@@ -88,26 +90,9 @@ def epilogues(dtype: str) -> Iterator[Any]:
         )  # fmt: skip
 
 
-def row_kernels(dtype: str, width: int) -> Iterator[Any]:
-    size = launcher._row_tiles(width)
+def finishes(dtype: str, width: int) -> Iterator[Any]:
+    size = row_tile(width)
     options = {"num_warps": size.pop("num_warps")}
-    rows = dict.fromkeys(("x", "y", "z", "unit", "dx", "dz", "out"), dtype)
-    yield f"gradient {dtype} D={width}", kernels.gradient_kernel, {**rows, "unit": "fp32"}, size, options
+    yield f"gradient {dtype} D={width}", kernels.gradient_kernel, {"x": dtype, "dx": dtype}, size, options
     yield f"attended D={width}", kernels.attended_kernel, {}, size, options
     yield f"merge D={width}", kernels.merge_kernel, {}, {"BLOCK": 128}, options
-    yield f"unit_rows {dtype} D={width}", kernels.unit_rows_kernel, rows, size, options
-    yield (
-        f"unit_rows_backward {dtype} D={width}",
-        kernels.unit_rows_backward_kernel,
-        {**rows, "grad": dtype},
-        size,
-        options,
-    )
-    yield f"row_dot {dtype} D={width}", kernels.row_dot_kernel, {**rows, "out": "fp32"}, size, options
-    both = {"GIVEN": True, "RECEIVED": True, **size}
-    yield f"row_dot_backward {dtype} D={width}", kernels.row_dot_backward_kernel, rows, both, options
-    sides = dict.fromkeys(("x", "y", "dx", "dy"), dtype)
-    yield f"row_cosine {dtype} D={width}", kernels.row_cosine_kernel, sides, size, options
-    for absent in ({}, {"dy": None}):
-        name = f"row_cosine_backward {dtype} D={width} frozen={bool(absent)}"
-        yield name, kernels.row_cosine_backward_kernel, sides, {**size, **absent}, options

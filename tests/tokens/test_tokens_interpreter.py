@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from interpreted import INTERPRETED, run_interpreted
+from interpreted import INTERPRETED, poison_new_tensors, run_interpreted
 from torch import Tensor
 
 if not INTERPRETED:
@@ -25,6 +25,7 @@ if not INTERPRETED:
 else:
     import sslkernels.functional as SF
     from sslkernels.ops.tokens import triton
+    from sslkernels.ops.triton_launch import Area, Tile
 
     EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10}
     # Programs that fill the device: every one has all columns and the whole sum, or they are split as far as they go.
@@ -42,16 +43,11 @@ else:
         """Blocks so small that small problems cross many; poison what is new."""
         monkeypatch.setattr(triton, "WIDEST", 16)
         for name in ("MOVE", "ERRORS", "SUMS"):
-            monkeypatch.setattr(triton, name, (64, 4))
-        monkeypatch.setattr(triton, "COLLECT", (8, 4, 4))
-        monkeypatch.setattr(triton, "RANKS", (8, 16, 4))
-        monkeypatch.setattr(triton, "_processors", lambda _: getattr(request, "param", BUSY))
-        plain = triton._empty
-
-        def poisoned(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-            return plain(like, shape, dtype).fill_(torch.nan if dtype.is_floating_point else -12345)
-
-        monkeypatch.setattr(triton, "_empty", poisoned)
+            monkeypatch.setattr(triton, name, Area(64, 4))
+        monkeypatch.setattr(triton, "COLLECT", Tile(8, 4, 4))
+        monkeypatch.setattr(triton, "RANKS", Tile(8, 16, 4))
+        monkeypatch.setattr(triton, "processors", lambda _: getattr(request, "param", BUSY))
+        poison_new_tensors(monkeypatch, triton)
 
     # --- what is computed, element by element in float64 ------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from sslkernels.ops.tokens import triton as launcher
 from sslkernels.ops.tokens import triton_kernels as kernels
+from sslkernels.ops.triton_launch import Area
 
 INTEGERS = {
     "samples", "batch", "n", "length", "kept", "keep", "prefix", "channels", "pixels", "height", "width", "correction",
@@ -18,7 +19,7 @@ INTEGERS = {
 POINTERS = {"ids_keep": "i64", "ids_restore": "i64"}
 FLOATS = {"eps", "beta"}
 INDIVISIBLE: set[str] = set()
-# Tokens and what is made of them: a gradient in the dtype of the tokens, or a sum with positions in float32.
+# The dtypes of tokens and output: a gradient has the dtype of the tokens, a sum with positions is float32.
 USUAL = (("bf16", "bf16", "i64"), ("fp32", "fp32", "i64"))
 EVERY = (*USUAL, ("fp16", "fp16", "i32"), ("bf16", "fp32", "i32"))
 
@@ -40,10 +41,10 @@ def variants(
         yield patches(images, patch)
 
 
-def tile(size: tuple[int, int], channels: int, rows: str) -> tuple[dict[str, int], dict[str, int]]:
+def tile(area: Area, channels: int, rows: str) -> tuple[dict[str, int], dict[str, int]]:
     """Compile-time constants and launch options."""
-    block, width = launcher._tile(size, channels)
-    return {rows: block, "BLOCK_C": width}, {"num_warps": size[1]}
+    block, width = launcher._tile(area, channels)
+    return {rows: block, "BLOCK_C": width}, {"num_warps": area.warps}
 
 
 def gathers(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation family on Triton: allocate, split what would leave a device idle, launch.
+"""The correlation family on Triton: allocate, split sums that would leave multiprocessors idle, and launch.
 
-Nothing here waits for the device: numbers are read from their pointers, and every size follows from shapes.
+Nothing here waits for the device: kernels read numbers through pointers, and every size follows from shapes.
 """
 
 from __future__ import annotations
@@ -10,50 +10,51 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from sslkernels.ops.correlation import triton_kernels as kernels
 from sslkernels.ops.launch import dot_precision, rows_of
+from sslkernels.ops.triton_launch import Area, Tile, cdiv, doubles, floats, processors
 
-# What float16 entries of a matrix are brought to at most: sums over them are float32, and the small ones keep digits.
+# A matrix that is multiplied in float16 is first scaled so that its largest entry is this, and small entries keep their
+# digits. Sums over them are float32, and do not overflow.
 HEADROOM = 2.0**14
-# The least that a part of a split sum is of: shorter, and writing parts costs more than the multiprocessors they fill.
-SHORTEST_PART = 256
+# A split sum has at least this many terms in each part. Shorter parts cost more to write than the multiprocessors that
+# they fill can save.
+SHORTEST_PART = 256  # rows or features
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """Rows and columns of a tile, how much of the sum a step takes, warps, pipeline stages."""
+    """The tile of a product, and how it is computed."""
 
-    n: int
-    m: int
-    k: int
+    n: int  # rows
+    m: int  # columns
+    k: int  # terms of the sum per step
     warps: int
-    stages: int
+    stages: int  # of the pipeline
 
 
-# How products run -> blocks of the matrix, of the backward. "16": 16-bit operands; else how float32 is multiplied.
-# Chosen so that Triton 3.9 compiles without spills for sm_80, sm_90 and sm_100, which the slow tests hold them to; not
-# measured on a GPU.
+# How products run -> blocks of the matrix, and of the backward. "16" stands for 16-bit operands, the other two for the
+# ways to multiply float32. Triton 3.9 compiles them without spills for sm_80, sm_90 and sm_100, and the slow tests hold
+# them to that. They were not measured on a GPU.
 TABLE: dict[str, tuple[Blocks, Blocks]] = {
     "16": (Blocks(128, 128, 32, 8, 3), Blocks(128, 64, 32, 8, 3)),
     "tf32": (Blocks(64, 64, 32, 8, 3), Blocks(64, 64, 32, 8, 3)),
     "ieee": (Blocks(64, 64, 32, 8, 2), Blocks(64, 64, 16, 8, 2)),
 }
-# Bound by memory: rows and features of a tile of the moments, numbers of one of the energies, sides of theirs, numbers
-# of one of the pass that finishes a gradient; warps.
-MOMENTS = (64, 32, 8)
-SAMPLE_ENERGIES = (4096, 4)
-FEATURE_ENERGIES = (64, 64, 4)
-FINISH = (1024, 4)
-# Programs that a multiprocessor is given of the moments, before rows are no longer split.
-MOMENTS_PROGRAMS = 4
+# Tiles of the kernels that are bound by memory.
+MOMENTS = Tile(rows=64, columns=32, warps=8)
+SAMPLE_ENERGIES = Area(numbers=4096, warps=4)
+FEATURE_ENERGIES = Tile(rows=64, columns=64, warps=4)
+FINISH = Area(numbers=1024, warps=4)
+# The moments split rows among programs until a multiprocessor has this many.
+MOMENTS_PROGRAMS = 4  # per multiprocessor
 
 
 class View(NamedTuple):
-    """Rows and what standardises their columns."""
+    """The rows of a view, and the mean and scale that standardise their columns."""
 
     z: Tensor
     mean: Tensor | None
@@ -64,7 +65,10 @@ class View(NamedTuple):
 
 
 class Terms(NamedTuple):
-    """What dz of ``view`` is made of, but for da; ``other`` where it has any of the other view."""
+    """The terms of dz = outer da + own a + mixed b + pull (z - z'), but for da. What is None is left out.
+
+    a and b are the standardised columns of ``view`` and of ``other``, z and z' their rows.
+    """
 
     view: View
     other: View | None
@@ -88,32 +92,32 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     z0, z1 = rows_of(z0), None if z1 is None else rows_of(z1)
     (n, d), views = z0.shape, 1 if z1 is None else 2
     block_n, block_d, warps = MOMENTS
-    means, squares = _floats(z0, views, 2, d), _doubles(z0, views, d)
-    products, gaps = (None, None) if z1 is None else (_doubles(z0, d), _doubles(z0, d))
-    if n == 0 or d == 0:  # a rank may hold no row
+    means, squares = floats(z0, views, 2, d), doubles(z0, views, d)
+    products, gaps = (None, None) if z1 is None else (doubles(z0, d), doubles(z0, d))
+    if n == 0 or d == 0:  # A rank may hold no row.
         for x in (means, squares, products, gaps):
             if x is not None:
                 x.zero_()
     else:
-        row_blocks, column_blocks = triton.cdiv(n, block_n), triton.cdiv(d, block_d)
-        span = triton.cdiv(row_blocks, max(1, min(row_blocks, _processors(z0) * MOMENTS_PROGRAMS // column_blocks)))
-        parts, span = triton.cdiv(row_blocks, span), span * block_n
+        row_blocks, column_blocks = cdiv(n, block_n), cdiv(d, block_d)
+        span = cdiv(row_blocks, max(1, min(row_blocks, processors(z0.device) * MOMENTS_PROGRAMS // column_blocks)))
+        parts, span = cdiv(row_blocks, span), span * block_n
         whole = (means, squares, products, gaps)
         split: tuple[Tensor | None, ...] = whole
-        if parts > 1:  # means of parts have no remainder
+        if parts > 1:  # Means of parts are float64, and have no remainder.
             shapes = (squares, squares, products, gaps)
-            split = tuple(None if x is None else _doubles(z0, parts, *x.shape) for x in shapes)
+            split = tuple(None if x is None else doubles(z0, parts, *x.shape) for x in shapes)
         with torch.cuda.device_of(z0):
             kernels.moments_kernel[(parts * column_blocks,)](
                 z0, z1, *split, n, d, z0.stride(0), 0 if z1 is None else z1.stride(0), span, column_blocks,
                 CENTRE=centre, WHOLE=parts == 1, BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps,
             )  # fmt: skip
             if parts > 1:
-                kernels.merge_kernel[(triton.cdiv(d, 128),)](
+                kernels.merge_kernel[(cdiv(d, 128),)](
                     z0, z1, *split, *whole, n, d, span, parts, CENTRE=centre, BLOCK=128, num_warps=4
                 )
     if products is None or gaps is None:
-        return means, squares, _doubles(z0, 0), _doubles(z0).zero_()
+        return means, squares, doubles(z0, 0), doubles(z0).zero_()
     return means, squares, products, gaps.sum()
 
 
@@ -132,7 +136,7 @@ def matrix(
     n, d = z0.shape
     samples = side == "samples"
     height, width, depth = (count, n, d) if samples else (d, d, n)
-    out = _floats(z0, 1 if cross and not samples else len(views), height, width)
+    out = floats(z0, 1 if cross and not samples else len(views), height, width)
     if out.numel() == 0 or depth == 0:
         return out.zero_()
     with torch.cuda.device_of(z0):
@@ -150,8 +154,8 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
     views = 1 if cross else views
     if side == "samples":
         block, warps = SAMPLE_ENERGIES
-        blocks = triton.cdiv(height * width, block)
-        parts = _floats(matrix, views, blocks)
+        blocks = cdiv(height * width, block)
+        parts = floats(matrix, views, blocks)
         if blocks:
             with torch.cuda.device_of(matrix):
                 kernels.sample_energies_kernel[(blocks, views)](
@@ -159,9 +163,9 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
                 )
         return parts.sum(1, keepdim=True, dtype=torch.float64)
     block_n, block_m, warps = FEATURE_ENERGIES
-    row_blocks, column_blocks = triton.cdiv(width, block_n), triton.cdiv(width, block_m)
-    row_parts = _doubles(matrix, views, column_blocks, width)
-    column_parts = _doubles(matrix, views, row_blocks, width) if cross else None
+    row_blocks, column_blocks = cdiv(width, block_n), cdiv(width, block_m)
+    row_parts = doubles(matrix, views, column_blocks, width)
+    column_parts = doubles(matrix, views, row_blocks, width) if cross else None
     if width:
         with torch.cuda.device_of(matrix):
             kernels.feature_energies_kernel[(row_blocks * column_blocks, views)](
@@ -224,10 +228,10 @@ def backward(
             if through is None or terms.own is None:
                 _product(*product, terms, dz, None, side == "samples", transposed, first, dtype)
             else:
-                # The sum of da a over rows is part of dz, and no program has all rows without computing da twice: da is
-                # stored in float32, 4*N*D bytes beside 2*N^2*D operations, in place where dz is float32 too.
-                da = dz if dz.dtype == torch.float32 else _floats(dz, *dz.shape)
-                sums = _floats(dz, triton.cdiv(count, _blocks(dtype)[1].n), dz.shape[1])
+                # dz needs the sum of da a over all rows, which no program has before da is complete. da is therefore
+                # stored in float32, 4*N*D bytes beside 2*N^2*D operations; it shares the memory of a float32 dz.
+                da = dz if dz.dtype == torch.float32 else floats(dz, *dz.shape)
+                sums = floats(dz, cdiv(count, _blocks(dtype)[1].n), dz.shape[1])
                 _product(*product, terms, da, sums, side == "samples", transposed, first, dtype)
                 _finish(da, terms._replace(own=terms.own + through[view] * sums.sum(0)), dz)
     return gradients[0], gradients[1]
@@ -239,13 +243,16 @@ def backward(
 def _multiply(
     left: View, right: View, out: Tensor, depth: int, samples: bool, symmetric: bool, dtype: torch.dtype
 ) -> None:
-    """``out`` from ``depth`` features (samples) or rows, split where tiles are fewer than multiprocessors."""
+    """Write the product of two views to ``out``, a sum over ``depth`` features (``samples``) or rows.
+
+    The sum is split where there are fewer tiles than multiprocessors.
+    """
     blocks = _blocks(dtype)[0]
     height, width = out.shape
-    row_blocks, column_blocks = triton.cdiv(height, blocks.n), triton.cdiv(width, blocks.m)
+    row_blocks, column_blocks = cdiv(height, blocks.n), cdiv(width, blocks.m)
     tiles = row_blocks * (row_blocks + 1) // 2 if symmetric else row_blocks * column_blocks
-    parts = max(1, min(_processors(out) // tiles, depth // SHORTEST_PART))
-    into = out[None] if parts == 1 else _floats(out, parts, height, width)
+    parts = max(1, min(processors(out.device) // tiles, depth // SHORTEST_PART))
+    into = out[None] if parts == 1 else floats(out, parts, height, width)
     kernels.matrix_kernel[(tiles * parts,)](
         left.z, right.z, left.mean, left.scale, right.mean, right.scale, into,
         height, width, depth, left.z.stride(0), right.z.stride(0), parts,
@@ -269,7 +276,7 @@ def _product(
 ) -> None:
     blocks = _blocks(dtype)[1]
     n, d = out.shape
-    kernels.backward_kernel[(triton.cdiv(n, blocks.n) * triton.cdiv(d, blocks.m),)](
+    kernels.backward_kernel[(cdiv(n, blocks.n) * cdiv(d, blocks.m),)](
         *source, matrix, unit, *terms.arguments(), out, sums,
         n, d, matrix.shape[1], first, source.z.stride(0), *terms.strides(),
         SAMPLES=samples, TRANSPOSED=transposed and not samples, BLOCK_N=blocks.n, BLOCK_D=blocks.m,
@@ -279,11 +286,9 @@ def _product(
 
 def _finish(da: Tensor | None, terms: Terms, dz: Tensor) -> None:
     n, d = dz.shape
-    size, warps = FINISH
-    block_d = min(256, max(16, triton.next_power_of_2(d)))
-    block_n = size // block_d
-    kernels.finish_kernel[(triton.cdiv(n, block_n) * triton.cdiv(d, block_d),)](
-        da, *terms.arguments(), dz, n, d, *terms.strides(), BLOCK_N=block_n, BLOCK_D=block_d, num_warps=warps
+    block_n, block_d = FINISH.sides(d)
+    kernels.finish_kernel[(cdiv(n, block_n) * cdiv(d, block_d),)](
+        da, *terms.arguments(), dz, n, d, *terms.strides(), BLOCK_N=block_n, BLOCK_D=block_d, num_warps=FINISH.warps
     )
 
 
@@ -303,7 +308,7 @@ def _views(z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | N
 
 
 def _unit(matrix: Tensor) -> Tensor:
-    """Per view, what brings the largest entry to 2^14: C is a sum over N rows, and may be beyond float16."""
+    """The divisor, per view, that brings the largest entry to 2^14. C is a sum over N rows, and may exceed float16."""
     return torch.linalg.vector_norm(matrix, torch.inf, dim=(1, 2)).clamp_min(2.0**-100) / HEADROOM
 
 
@@ -319,15 +324,3 @@ def _options(blocks: Blocks, dtype: torch.dtype) -> dict[str, Any]:
         "num_warps": blocks.warps,
         "num_stages": blocks.stages,
     }
-
-
-def _processors(x: Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.device.type == "cuda" else 4
-
-
-def _floats(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=like.device)
-
-
-def _doubles(like: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float64, device=like.device)

@@ -3,33 +3,23 @@
 
     a = (z - mean) * scale, rounded to the dtype of the product as it is loaded: standardised columns are never stored
     mean       (2, D) per view: rounded, and what rounding left of it
-    samples    K = a a^T, N x N       2*N^2*D operations per view, half of that where all rows are there (symmetric),
+    samples    K = a a^T, N x N       2*N^2*D operations per view, half of them where all rows are there (symmetric),
                                       in float32
-    features   C = a^T b, D x D       2*N*D^2 operations, half of that per view where b is a
+    features   C = a^T b, D x D       2*N*D^2 operations, half of them per view where b is a
     energies   one read of the matrix
-    da         K a or a off(C)        2*N^2*D or 2*N*D^2 operations per view, dz written by the same kernel
+    da         K a or a off(C)        2*N^2*D or 2*N*D^2 operations per view; the same kernel writes dz
 
-Sums are float32, those of squares float64 from block to block, and their order depends on shapes alone: programs that
-share a sum leave parts of it, which are added in a fixed order. No atomics, so the same inputs give the same bits.
-Offsets of rows are int64.
+Sums are float32, but sums of squares are carried from block to block in float64. Their order depends on shapes alone:
+programs that share a sum leave parts of it, which are added in a fixed order. No atomics, so the same inputs give the
+same bits. Offsets of rows are int64.
 """
 
 import triton
 import triton.language as tl
 
+from sslkernels.ops.triton_pieces import load_rows, pairs
+
 # --- pieces ---------------------------------------------------------------------------------------------------------
-
-
-@triton.jit
-def _pairs(x, rows, columns, stride):
-    """Pointers to (row, column): int64 per row, so that only the offset within a row is 32 bits wide."""
-    return (x + rows.to(tl.int64) * stride)[:, None] + columns[None, :]
-
-
-@triton.jit
-def _load_rows(z, rows, features, n, d, stride):
-    inside = (rows[:, None] < n) & (features[None, :] < d)
-    return tl.load(_pairs(z, rows, features, stride), mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
@@ -40,17 +30,18 @@ def _load_features(x, features, d):
 
 @triton.jit
 def _load_centred(z, mean, rows, features, n, d, stride):
-    part = _load_rows(z, rows, features, n, d, stride)
+    """A tile of z - mean in float32; ``mean`` (2, D) holds the rounded mean and its remainder."""
+    part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     return (part - _load_features(mean, features, d)) - _load_features(mean + d, features, d)
 
 
 @triton.jit
 def _load_columns(z, mean, scale, rows, features, n, d, stride, DTYPE: tl.constexpr):
-    """A tile of a, zero beyond N and D: -mean * scale would be added to every sum over rows otherwise."""
+    """A tile of a, zero beyond N and D. Otherwise rows beyond N would add -mean * scale to every sum over rows."""
     if mean is not None:
         part = tl.where(rows[:, None] < n, _load_centred(z, mean, rows, features, n, d, stride), 0.0)
     else:
-        part = _load_rows(z, rows, features, n, d, stride)
+        part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     if scale is not None:
         part *= _load_features(scale, features, d)
     return part.to(DTYPE)
@@ -58,9 +49,9 @@ def _load_columns(z, mean, scale, rows, features, n, d, stride, DTYPE: tl.conste
 
 @triton.jit
 def _load_off_diagonal(matrix, shrink, rows, columns, height, width, first, DTYPE: tl.constexpr):
-    """A tile of a matrix whose row i has its diagonal element, left out, in column ``first`` + i."""
+    """A tile of matrix * shrink without the diagonal, which in row i is column ``first`` + i."""
     inside = (rows[:, None] < height) & (columns[None, :] < width)
-    part = tl.load(_pairs(matrix, rows, columns, width), mask=inside, other=0.0)
+    part = tl.load(pairs(matrix, rows, columns, width), mask=inside, other=0.0)
     return tl.where(rows[:, None] + first == columns[None, :], 0.0, part * shrink).to(DTYPE)
 
 
@@ -75,7 +66,7 @@ def _triangle(place):
 
 @triton.jit
 def _grouped(place, row_blocks, column_blocks, GROUP: tl.constexpr):
-    """Row and column of a tile of a rectangle, in an order in which tiles that run together share rows and columns."""
+    """Row and column of a tile of a rectangle. In this order, tiles that run together share rows and columns."""
     first = place // (GROUP * column_blocks) * GROUP
     size = tl.minimum(row_blocks - first, GROUP)
     within = place % (GROUP * column_blocks)
@@ -87,8 +78,10 @@ def _grouped(place, row_blocks, column_blocks, GROUP: tl.constexpr):
 
 @triton.jit
 def _pivot(z, features, d, CENTRE: tl.constexpr):
-    """What means are kept relative to, the first row: a mean of 1000 in float32 is off by some 3e-5, and the distance
-    of two such, which the squares take, by as much. Zero where nothing is centred.
+    """The first row, to which means are kept relative; zero where nothing is centred.
+
+    A mean of 1000 in float32 is off by some 3e-5. The distance of two such means, which the squares need, would be off
+    by as much.
     """
     if CENTRE:
         pivot = tl.load(z + features, mask=features < d, other=0.0).to(tl.float32)
@@ -99,7 +92,7 @@ def _pivot(z, features, d, CENTRE: tl.constexpr):
 
 @triton.jit
 def _store_mean(to, mean, pivot, features, d):
-    """pivot + mean as two numbers: rounded, and what rounding left of it."""
+    """Store pivot + mean as two float32 numbers: the rounded sum, and its remainder."""
     whole = pivot.to(tl.float64) + mean
     rounded = whole.to(tl.float32)
     tl.store(to + features, rounded, mask=features < d)
@@ -108,18 +101,19 @@ def _store_mean(to, mean, pivot, features, d):
 
 @triton.jit
 def _unit(largest):
-    """The power of two below ``largest``, such that it and its inverse are ordinary float32 numbers. What is divided by
-    it has squares, of which sums fit.
+    """The power of two below ``largest``, clamped so that it and its inverse are normal float32 numbers.
+
+    Numbers are divided by it before they are squared, so that sums of their squares fit.
     """
     exponent = (largest.to(tl.int32, bitcast=True) >> 23) & 255
-    exponent = tl.where(exponent == 255, 127, tl.minimum(tl.maximum(exponent, 1), 253))  # infinite: as it is
+    exponent = tl.where(exponent == 255, 127, tl.minimum(tl.maximum(exponent, 1), 253))  # infinity is divided by 1
     return (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def _apart(z, pivot, rows, features, n, d, stride, count, CENTRE: tl.constexpr):
-    """A block of rows: itself, its mean relative to the pivot, what it has about its mean, and the unit of that."""
-    part = _load_rows(z, rows, features, n, d, stride)
+    """A block of rows, its mean relative to the pivot, its distances from the mean over their unit, and that unit."""
+    part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     moved = tl.where(rows[:, None] < n, part - pivot[None, :], 0.0)
     mean = tl.zeros(pivot.shape, tl.float32)
     if CENTRE:
@@ -131,6 +125,7 @@ def _apart(z, pivot, rows, features, n, d, stride, count, CENTRE: tl.constexpr):
 
 @triton.jit
 def _sum_of(a, b, unit_a, unit_b):
+    """Sums of a * b over rows in float64; both were divided by their units."""
     return tl.sum(a * b, 0).to(tl.float64) * (unit_a * unit_b)
 
 
@@ -139,11 +134,12 @@ def moments_kernel(
     z0, z1, means, squares, products, gaps, n, d, z0_stride, z1_stride, span, column_blocks,
     CENTRE: tl.constexpr, WHOLE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Of ``span`` rows each: means and squares (parts, V, D); with z1 products and gaps (parts, D). In float64.
+    """Moments of ``span`` rows each, in float64: means and squares (parts, V, D), and with z1 products of both views
+    and gaps, the sums of (z0 - z1)^2, (parts, D).
 
-    A block of rows has its sums about its own mean and joins those before it by Chan's formula, so that nothing cancels
-    where the mean is large: N*mean^2 never appears. WHOLE: ``span`` is all, and means are (V, 2, D) in float32; else
-    they stay relative to the pivot.
+    A block of rows takes its sums about its own mean, and joins the blocks before it by Chan's formula. N*mean^2 never
+    appears, so that nothing cancels where the mean is large. WHOLE: one part has all rows, and stores means as
+    (V, 2, D) in float32; otherwise they stay relative to the pivot.
     """
     part = (tl.program_id(0) // column_blocks).to(tl.int64)
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -200,7 +196,7 @@ def merge_kernel(
     z0, z1, part_means, part_squares, part_products, part_gaps, means, squares, products, gaps, n, d, span, parts,
     CENTRE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The moments of all rows from those of ``parts`` spans of them, joined in order."""
+    """Join the moments of ``parts`` spans, in order, to those of all rows."""
     features = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = features < d
     mean0 = tl.zeros((BLOCK,), tl.float64)
@@ -241,7 +237,7 @@ def merge_kernel(
 # --- the matrix -----------------------------------------------------------------------------------------------------
 
 
-# Launches specialise on the sizes that masks along a row compare with: multiples of 16 load and store in wide words.
+# Launches specialise on the sizes that masks along a row compare with: at multiples of 16, tiles move in wide words.
 @triton.jit(do_not_specialize=["parts"])
 def matrix_kernel(
     left, right, left_mean, left_scale, right_mean, right_scale, out,
@@ -249,7 +245,7 @@ def matrix_kernel(
     SAMPLES: tl.constexpr, SYMMETRIC: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A tile of a b^T (SAMPLES: a sum over features) or a^T b (over rows), over one of ``parts`` of ``depth``.
+    """A tile of a b^T (SAMPLES, a sum over features) or of a^T b (a sum over rows), for one of ``parts`` of ``depth``.
 
     SYMMETRIC: b is a, and only tiles of the lower triangle run; each is stored twice, the second time transposed.
     """
@@ -277,11 +273,11 @@ def matrix_kernel(
             total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
     out += part.to(tl.int64) * height * width
     inside = (rows[:, None] < height) & (columns[None, :] < width)
-    tl.store(_pairs(out, rows, columns, width), total, mask=inside)
+    tl.store(pairs(out, rows, columns, width), total, mask=inside)
     if SYMMETRIC:
         below = tl.where(row_block == column_block, 0, width)
         mirrored = (columns[:, None] < below) & (rows[None, :] < height)
-        tl.store(_pairs(out, columns, rows, width), tl.trans(total), mask=mirrored)
+        tl.store(pairs(out, columns, rows, width), tl.trans(total), mask=mirrored)
 
 
 # --- energies -------------------------------------------------------------------------------------------------------
@@ -289,7 +285,7 @@ def matrix_kernel(
 
 @triton.jit(do_not_specialize=["blocks"])
 def sample_energies_kernel(matrix, other, sums, size, blocks, BLOCK: tl.constexpr):
-    """Sums of matrix * other over BLOCK numbers each, (V, blocks)."""
+    """Sums of matrix * other over blocks of BLOCK numbers, (V, blocks)."""
     block = tl.program_id(0).to(tl.int64)
     view = tl.program_id(1).to(tl.int64)
     places = block * BLOCK + tl.arange(0, BLOCK)
@@ -303,9 +299,11 @@ def feature_energies_kernel(
     matrix, other, row_parts, column_parts, d, row_blocks, column_blocks,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Sums of matrix * other off the diagonal, a tile each: along rows (V, column_blocks, D), and along columns
-    (V, row_blocks, D) unless ``column_parts`` is None. In float64: entries are multiplied as parts of the tile's
-    largest, since covariances, and their sums over rows, may have any size.
+    """Sums of matrix * other off the diagonal, in float64. A program sums its tile along rows, to
+    (V, column_blocks, D), and along columns, to (V, row_blocks, D), unless ``column_parts`` is None.
+
+    Covariances, and their sums over rows, may have any size: entries are divided by a power of two near the tile's
+    largest before they are multiplied.
     """
     row_block = tl.program_id(0) // column_blocks
     column_block = tl.program_id(0) % column_blocks
@@ -332,8 +330,8 @@ def _add_terms(
     total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride,
     other_stride,
 ):  # fmt: skip
-    """total + own a + mixed b + pull (z - z'), a and b the columns of this view and of the other; what is None is left
-    out.
+    """total + own a + mixed b + pull (z - z'), with a and b the columns of this view and of the other. A term whose
+    factor is None is left out.
     """
     if own is not None:
         mine = _load_centred(z, mean, rows, features, n, d, z_stride) * _load_features(scale, features, d)
@@ -342,7 +340,8 @@ def _add_terms(
             theirs = _load_centred(other, other_mean, rows, features, n, d, other_stride)
             total += _load_features(mixed, features, d) * (theirs * _load_features(other_scale, features, d))
         if pull is not None:
-            gap = _load_rows(z, rows, features, n, d, z_stride) - _load_rows(other, rows, features, n, d, other_stride)
+            gap = load_rows(z, rows, features, n, d, z_stride).to(tl.float32)
+            gap -= load_rows(other, rows, features, n, d, other_stride).to(tl.float32)
             total += tl.load(pull) * gap
     return total
 
@@ -355,15 +354,15 @@ def backward_kernel(
     SAMPLES: tl.constexpr, TRANSPOSED: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """A tile of da = K a (SAMPLES) or a off(C) (TRANSPOSED: off(C)^T), a the columns of ``source``; then of dz = outer
-    da + the terms of `_add_terms`, without ``outer`` da.
+    """A tile of dz = outer da + the terms of `_add_terms`. da is K a (SAMPLES), or a off(C), or a off(C)^T
+    (TRANSPOSED), with a the columns of ``source``. An ``outer`` that is None counts as 1.
 
-    ``sums``: where given, ``out`` is da in float32, and sums of da a over a block of rows go here, (row blocks, D): dz
-    needs those over all rows, which no program has yet. finish_kernel takes it from there.
-    ``unit``: what entries of C are divided by so that float16 holds them, or None.
+    ``sums``: where it is given, ``out`` is da in float32, and the sums of da a over each block of rows are stored in
+    it, (row blocks, D). dz needs them over all rows, which no program has yet; finish_kernel goes on from there.
+    ``unit``: entries of C are divided by it so that float16 holds them; None for no division.
 
-    The diagonal of K is some D where the rest are some sqrt(D), and most of what it adds is taken away again by the
-    gradient of the scale: it stays out of the product, which tf32 may round, and is multiplied in float32.
+    The diagonal of K is about D, where other entries are about sqrt(D), and the gradient of the scale takes most of
+    what it adds away again. It stays out of the product, which tf32 may round, and is multiplied in float32.
     """
     row_block, column_block = _grouped(tl.program_id(0), tl.cdiv(n, BLOCK_N), tl.cdiv(d, BLOCK_D), 8)
     rows = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -403,7 +402,7 @@ def backward_kernel(
             total, z, other, mean, other_mean, scale, other_scale, own, mixed, pull, rows, features, n, d, z_stride,
             other_stride,
         )  # fmt: skip
-    tl.store(_pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
+    tl.store(pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -411,13 +410,13 @@ def finish_kernel(
     da, z, other, mean, other_mean, scale, other_scale, outer, own, mixed, pull, dz, n, d, z_stride, other_stride,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """dz = outer da + the terms of `_add_terms`. ``da``: float32, or None for none; it may be ``dz`` itself."""
+    """dz = outer da + the terms of `_add_terms`. ``da``, float32 or None, may be ``dz`` itself."""
     column_blocks = tl.cdiv(d, BLOCK_D)
     rows = (tl.program_id(0) // column_blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
     if da is not None:
-        total = _load_rows(da, rows, features, n, d, d)
+        total = load_rows(da, rows, features, n, d, d)
         if outer is not None:
             total *= _load_features(outer, features, d)
     total = _add_terms(
@@ -425,4 +424,4 @@ def finish_kernel(
         other_stride,
     )  # fmt: skip
     inside = (rows[:, None] < n) & (features[None, :] < d)
-    tl.store(_pairs(dz, rows, features, d), total.to(dz.dtype.element_ty), mask=inside)
+    tl.store(pairs(dz, rows, features, d), total.to(dz.dtype.element_ty), mask=inside)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ema family on Triton: tables of what to move, and launches. Once a table is there, nothing waits for the device.
+"""The ema family on Triton: list what to move in a table, and launch. Once the table is there, nothing waits for the
+device.
 
-A launch moves all pairs of one kind: the dtypes of target and source, a master or none, addresses that are multiples of
-16 bytes or not.
+A launch moves all pairs of one kind. A kind has the same dtypes of target and source, a master or none, and addresses
+that are all multiples of 16 bytes or not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -21,19 +21,19 @@ from sslkernels.ops.ema import reference
 from sslkernels.ops.ema import triton_kernels as kernels
 from sslkernels.ops.ema.pairs import Pairs
 from sslkernels.ops.launch import CODES, rows_of
+from sslkernels.ops.triton_launch import Area, cdiv
 
-# Numbers of a chunk or tile and warps; a tile is of as many channels as there are, WIDEST at most, and of rows for the
-# rest. Chosen so that every thread has 16 numbers on their way from each tensor; not measured on a GPU.
-UPDATE = (4096, 8)
-# Registers of a thread, without a master and with one: enough for the loads of a chunk to be on their way together, and
-# for three blocks on a multiprocessor, or two. Left to itself, ptxas takes 40 in some variants and spills.
+# In both kernels a thread has 16 numbers on their way from each tensor. This was not measured on a GPU.
+UPDATE = Area(numbers=4096, warps=8)
+ENQUEUE = Area(numbers=2048, warps=4)
+WIDEST = 256  # channels of a tile of enqueue
+# Registers per thread for update, without a master and with one. The loads of a chunk are then on their way together,
+# and a multiprocessor has room for three blocks, or two. Left alone, ptxas takes 40 in some variants, and spills.
 REGISTERS = (80, 96)
-ENQUEUE = (2048, 4)
-WIDEST = 256
-# Tables kept; a model needs one for each backend, and another whenever the address of a tensor has changed.
+# The last tables are kept. A model needs one for each backend, and another when the address of a tensor has changed.
 TABLES = 32
 
-# By dtype code.
+# Triton's names and the bytes of dtypes, by their code.
 TYPES = {CODES[torch.float32]: tl.float32, CODES[torch.bfloat16]: tl.bfloat16, CODES[torch.float16]: tl.float16}
 BYTES = np.zeros(4, np.int64)
 for _dtype, _code in CODES.items():
@@ -44,7 +44,7 @@ _captured: dict[Any, tuple[Tensor, Any]] = {}
 
 
 class Launch(NamedTuple):
-    """Some chunks of one kind: rows first to first + chunks of the table."""
+    """The chunks of one kind, which are rows ``first`` to ``first + chunks`` of the table."""
 
     first: int
     chunks: int
@@ -63,31 +63,31 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
             kernels.update_kernel[(launch.chunks,)](
                 chunks, launch.first, *weights, at,
                 TARGET=TYPES[launch.target], SOURCE=TYPES[launch.source], MASTER=launch.master,
-                ALIGNED=launch.aligned, BLOCK=UPDATE[0], num_warps=UPDATE[1], maxnreg=REGISTERS[launch.master],
+                ALIGNED=launch.aligned, BLOCK=UPDATE.numbers, num_warps=UPDATE.warps, maxnreg=REGISTERS[launch.master],
             )  # fmt: skip
 
 
 def weights_of(momentum: float) -> tuple[float, float, float]:
-    """Of target and source in float32, and what that left of the smaller one, as the kernel takes them."""
+    """The weights of target and source in float32, and the remainder of the smaller one, as the kernel takes them."""
     keep, take = float(np.float32(momentum)), float(np.float32(1 - momentum))
     return keep, take, keep - momentum if keep < 0.5 else 1 - momentum - take
 
 
 def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:
-    """A table of `Pairs` as chunks (n, 4) for the kernel, those of a kind together, and their launches."""
+    """Cut a table of `Pairs` into chunks (n, 4) for the kernel, and sort them by kind. Also returns their launches."""
     pairs = np.frombuffer(table, np.int64).reshape(-1, 5)
     kinds = pairs[:, 4] * 4 + (pairs[:, 2] != 0) * 2 + ((pairs[:, :3] % 16 == 0).all(1))
     order = np.argsort(kinds, kind="stable")
     target, source, master, count, dtypes = pairs[order].T
-    chunks = -(-count // UPDATE[0])
+    chunks = -(-count // UPDATE.numbers)
     pair = np.repeat(np.arange(len(pairs)), chunks)
-    first = (np.arange(len(pair)) - (np.cumsum(chunks) - chunks)[pair]) * UPDATE[0]
+    first = (np.arange(len(pair)) - (np.cumsum(chunks) - chunks)[pair]) * UPDATE.numbers
     rows = np.stack(
         (
             target[pair] + first * BYTES[dtypes % 256][pair],
             source[pair] + first * BYTES[dtypes // 256][pair],
             master[pair] + first * BYTES[CODES[torch.float32]],
-            np.minimum(UPDATE[0], count[pair] - first),
+            np.minimum(UPDATE.numbers, count[pair] - first),
         ),
         axis=1,
     )
@@ -102,8 +102,10 @@ def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:
 
 
 def device_table(key: Any, device: torch.device, build: Callable[[], tuple[np.ndarray, Any]]) -> tuple[Tensor, Any]:
-    """What ``build`` made for ``key``, the array as a tensor on ``device``; the last `TABLES` of them are kept, and
-    those that a CUDA graph reads for good. ``key`` must say all that the table depends on.
+    """The array, as a tensor on ``device``, and the plan that ``build`` makes.
+
+    ``key`` must say all that they depend on. The last `TABLES` of them are kept, and those that a CUDA graph reads
+    are kept for good.
     """
     capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
     found = _captured.get(key) or _recent.get(key)
@@ -133,11 +135,10 @@ def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -
         return reference.enqueue(queue, keys, position, offset)
     if keys.numel() == 0:
         return
-    width = min(WIDEST, max(16, triton.next_power_of_2(channels)))
-    rows = ENQUEUE[0] // width
-    column_blocks = triton.cdiv(channels, width)
+    rows, width = ENQUEUE.sides(channels, WIDEST)
+    column_blocks = cdiv(channels, width)
     with torch.cuda.device_of(queue):
-        kernels.enqueue_kernel[(triton.cdiv(count, rows) * column_blocks,)](
+        kernels.enqueue_kernel[(cdiv(count, rows) * column_blocks,)](
             queue, keys, position, offset, queue.shape[0], count, channels, queue.stride(0), keys.stride(0),
-            column_blocks, BLOCK_T=rows, BLOCK_C=width, num_warps=ENQUEUE[1],
+            column_blocks, BLOCK_T=rows, BLOCK_C=width, num_warps=ENQUEUE.warps,
         )  # fmt: skip

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ema family in Triton: targets that follow their sources, and rows into a ring.
+"""The ema family in Triton: move targets towards their sources, and write rows into a ring.
 
-    update     t <- m t + (1 - m) s over the chunks of a table: where a chunk of target, source and master begins and
-               how many elements it has. With a master M in float32, M moves and t is M rounded; an M whose rounding t
-               is not begins anew from t
+    update     t <- m t + (1 - m) s for each chunk of a table, which says where a chunk of target, source and master
+               begins and how many elements it has. With a master M in float32, M moves, and t becomes M rounded. Where
+               t is no longer M rounded, somebody has written t, and M begins anew from it
     enqueue    queue[(position + offset + i) mod size] <- keys[i]
 
-Both are bound by memory, and what is read and written is so once: 12 bytes per float32 parameter, 14 per bfloat16 one
-with a master, beside 32 for each chunk. What is scheduled (momentum, offset) is not specialised on, so that it compiles
-nothing anew.
+Both are bound by memory, and read and write everything once: 12 bytes per float32 parameter, 14 per bfloat16 one with a
+master, and 32 for each chunk. Launches do not specialise on what follows a schedule (momentum, offset), so that nothing
+is compiled anew.
 """
 
 import triton
 import triton.language as tl
 
-INF = tl.constexpr(float("inf"))
-# Elements whose bytes are a multiple of the 16 that a thread accesses at once, in every dtype.
+from sslkernels.ops.triton_pieces import INF, pairs
+
+# A thread accesses 16 bytes at once. The bytes of this many elements are a multiple of them in every dtype.
 LINE = tl.constexpr(16)
 
 # --- update ---------------------------------------------------------------------------------------------------------
@@ -23,10 +24,11 @@ LINE = tl.constexpr(16)
 
 @triton.jit
 def _moved(t, s, keep, take, rest):
-    """``keep t + take s`` to half a bit of max(|t|, |s|) and little more, as csrc/cuda/ema.cu has it.
+    """``keep t + take s``, wrong by little more than half an ulp of max(|t|, |s|), as in csrc/cuda/ema.cu.
 
-    From the nearer of the two by the smaller weight of their difference, and then by what rounding left of the weight
-    (``rest``), the difference and the sum. Where the difference is not finite, the sum of both products.
+    It starts at t or s, whichever has the larger weight, and adds the smaller weight times their difference. Then it
+    adds the remainders that rounding left of that weight (``rest``), of the difference and of the sum. Where the
+    difference is not finite, it is the sum of both products.
     """
     gap = s - t
     back = s - gap
@@ -41,6 +43,7 @@ def _moved(t, s, keep, take, rest):
 
 @triton.jit
 def _move(kept, source, rounded, offsets, count, keep, take, rest, MASTER: tl.constexpr):
+    """Move ``kept``, which is the target or its master, and with a MASTER round it to the target, ``rounded``."""
     inside = offsets < count
     t = tl.load(kept + offsets, mask=inside, other=0.0).to(tl.float32)
     s = tl.load(source + offsets, mask=inside, other=0.0).to(tl.float32)
@@ -58,11 +61,11 @@ def update_kernel(
     chunks, first, keep, take, rest, at, TARGET: tl.constexpr, SOURCE: tl.constexpr, MASTER: tl.constexpr,
     ALIGNED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Move one chunk, a row of ``chunks`` (n, 4) from ``first`` on: addresses of target, source and master, and a count
-    up to BLOCK.
+    """Move one chunk. A row of ``chunks`` (n, 4), counted from ``first``, has the addresses of its target, source and
+    master, and its length, up to BLOCK.
 
-    ``at`` is the momentum in float64, or None where ``keep`` and ``take``, the weights of target and source, say it,
-    and ``rest``, what rounding left of the smaller one (of the target's with the other sign).
+    ``at`` points to the momentum in float64. Where it is None, the momentum comes as ``keep`` and ``take``, the weights
+    of target and source, and ``rest``, the remainder of the smaller weight (of the target's with the other sign).
     ALIGNED: the addresses are multiples of 16.
     """
     if at is not None:
@@ -82,8 +85,8 @@ def update_kernel(
             target = tl.multiple_of(target, 16)
             source = tl.multiple_of(source, 16)
             kept = tl.multiple_of(kept, 16)
-        # a mask is in the way of wide accesses unless it is known to change at multiples of them: the last few
-        # elements are moved apart
+        # Accesses are wide only if the mask is known to change at multiples of their width. The last few elements
+        # are therefore moved by themselves.
         whole = count // LINE * LINE
         _move(kept, source, target, tl.arange(0, BLOCK), whole, keep, take, rest, MASTER)
         if whole < count:
@@ -98,7 +101,7 @@ def enqueue_kernel(
     queue, keys, position, offset, size, count, channels, queue_stride, keys_stride, column_blocks,
     BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Write a tile of ``keys`` (count, channels); no more of them than ``size``, so that no row is written twice."""
+    """Write a tile of ``keys`` (count, channels). ``count`` is at most ``size``, so that no row is written twice."""
     place = tl.program_id(0)
     row = place // column_blocks * BLOCK_T + tl.arange(0, BLOCK_T)
     column = place % column_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -107,12 +110,11 @@ def enqueue_kernel(
     if position is not None:
         start += tl.load(position).to(tl.int64)
     start %= size
-    start = tl.where(start < 0, start + size, start)  # a remainder has the sign of what was divided
+    start = tl.where(start < 0, start + size, start)  # a remainder has the sign of the dividend
     to = start + row
     to = tl.where(to < size, to, to - size)
-    source = (keys + row.to(tl.int64) * keys_stride)[:, None] + column[None, :]
-    target = (queue + to * queue_stride)[:, None] + column[None, :]
+    source, target = pairs(keys, row, column, keys_stride), pairs(queue, to, column, queue_stride)
     key = tl.load(source, mask=inside, other=0.0)
-    if key.dtype != queue.dtype.element_ty:  # else as they are, whatever the bits of a NaN say
+    if key.dtype != queue.dtype.element_ty:  # otherwise keys are copied, and a NaN keeps its bits
         key = key.to(tl.float32).to(queue.dtype.element_ty)
     tl.store(target, key, mask=inside)

@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from sslkernels.ops.sigreg import triton_kernels as kernels
 from sslkernels.ops.sigreg.autograd import turns
+from sslkernels.ops.triton_launch import cdiv, floats, processors
 
-# Samples by slices of a program: the powers of 4 projections per thread leave room for the rest (those of 8 spill).
-# Triton 3.9 compiles both kernels for sm_80, sm_90 and sm_100 without spills; not measured on a GPU.
+# A thread has 4 projections, whose powers leave registers for the rest; those of 8 spill. Triton 3.9 compiles both
+# kernels for sm_80, sm_90 and sm_100 without spills. This was not measured on a GPU.
 TILE = {"BLOCK_N": 16, "BLOCK_S": 32, "num_warps": 4}
-# Programs per multiprocessor below which samples are split among programs, each with sums of its own.
-PROGRAMS = 4
+# Samples are split among programs, each with sums of its own, until a multiprocessor has this many programs.
+PROGRAMS = 4  # per multiprocessor
 
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:
@@ -22,36 +22,26 @@ def sums(p: Tensor, step: float, knots: int) -> Tensor:
     views, n, slices = p.shape
     if n == 0:
         return p.new_zeros((views, 2, knots, slices))
-    across = triton.cdiv(slices, TILE["BLOCK_S"])
-    parts = max(1, min(triton.cdiv(n, TILE["BLOCK_N"]), PROGRAMS * _multiprocessors(p.device) // (across * views)))
-    partial = _floats(p, views, parts, 2, knots, slices)
+    across = cdiv(slices, TILE["BLOCK_S"])
+    parts = max(1, min(cdiv(n, TILE["BLOCK_N"]), PROGRAMS * processors(p.device) // (across * views)))
+    partial = floats(p, views, parts, 2, knots, slices)
     with torch.cuda.device_of(p):
         kernels.sums_kernel[(across * parts * views,)](
             p, partial, n, slices, knots, parts, *turns(step, torch.float32), **TILE
         )
     total = partial.sum(1) if parts > 1 else partial[:, 0]
-    total[:, 0, 0], total[:, 1, 0] = n, 0  # knot 0, which is no program's work
+    total[:, 0, 0], total[:, 1, 0] = n, 0  # no program computes knot 0
     return total
 
 
 def adjoint(p: Tensor, grad: Tensor, step: float) -> Tensor:
     p, grad = p.contiguous(), grad.contiguous()
     views, n, slices = p.shape
-    dp = _floats(p, views, n, slices)
+    dp = floats(p, views, n, slices)
     if n:
-        across, along = triton.cdiv(slices, TILE["BLOCK_S"]), triton.cdiv(n, TILE["BLOCK_N"])
+        across, along = cdiv(slices, TILE["BLOCK_S"]), cdiv(n, TILE["BLOCK_N"])
         with torch.cuda.device_of(p):
             kernels.adjoint_kernel[(across * along * views,)](
                 p, grad, dp, n, slices, grad.shape[2], step, *turns(step, torch.float32), **TILE
             )
     return dp
-
-
-def _multiprocessors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 2  # interpreted: enough to split samples
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-def _floats(like: Tensor, *shape: int) -> Tensor:
-    return like.new_empty(shape)

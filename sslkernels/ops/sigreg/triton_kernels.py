@@ -15,11 +15,12 @@ memory. ``p = p1 + p2`` and ``step / 2 pi = c1 + c2 + c3`` are cut so that p1*c1
 import triton
 import triton.language as tl
 
+from sslkernels.ops.triton_pieces import INF
+
 MAGIC = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to a whole number, which is then in the low bits
 HIGH_HALF = tl.constexpr(-4096)  # 12 bits of significand
 MOST_TURNS = tl.constexpr(4194304.0)  # 2^22, where neighbouring numbers are half a turn apart
 EXPONENT = tl.constexpr(0x7F800000)
-INF = tl.constexpr(float("inf"))
 HALF_PI = tl.constexpr(1.5707963705062866)
 HALF_PI_REST = tl.constexpr(-4.371139e-08)
 
@@ -32,8 +33,9 @@ def _part(x):
 
 @triton.jit
 def _turn(p, c1, c2, c3):
-    """p * (c1 + c2 + c3) turns without the whole ones, as a sum of two numbers. Of more than MOST_TURNS the digits of p
-    give a point of the circle that says nothing.
+    """The fraction of p * (c1 + c2 + c3) turns, as a sum of two numbers.
+
+    Beyond MOST_TURNS float32 cannot tell where on the circle p lies, and the digits of p choose a point.
     """
     limit = MOST_TURNS / c1
     below = (limit * 0.5).to(tl.int32, bitcast=True) & EXPONENT
@@ -79,7 +81,7 @@ def _squared(c, s):
 
 @triton.jit
 def _add(out, k, cosine, sine, columns, slices, knots, known):
-    """Joins what this program keeps in memory of knot k; the first ``known`` slices hold something."""
+    """Add to the sums of knot k in memory, of which only the first ``known`` slices were written before."""
     knot = tl.cast(k, tl.int64)
     at = out + knot * slices + columns
     inside = columns < tl.where(knot < knots, slices, 0)
@@ -91,7 +93,7 @@ def _add(out, k, cosine, sine, columns, slices, knots, known):
 
 @triton.jit
 def _add_pair(out, centre, j, bc, bs, c, s, columns, slices, knots, known, BELOW: tl.constexpr):
-    """Knots centre + j and, where BELOW, centre - j."""
+    """`_add` for knots centre + j and, where BELOW, centre - j."""
     cc, ss = tl.sum(bc * c, 0), tl.sum(bs * s, 0)
     sc, cs = tl.sum(bs * c, 0), tl.sum(bc * s, 0)
     _add(out, centre + j, cc - ss, sc + cs, columns, slices, knots, known)
@@ -101,7 +103,7 @@ def _add_pair(out, centre, j, bc, bs, c, s, columns, slices, knots, known, BELOW
 
 @triton.jit(do_not_specialize=["n", "knots", "parts", "c1", "c2", "c3"])
 def sums_kernel(p, out, n, slices, knots, parts, c1, c2, c3, BLOCK_N: tl.constexpr, BLOCK_S: tl.constexpr):
-    """Sums (views, parts, 2, knots, slices); that of knot 0, n and 0, is the caller's."""
+    """Sums (views, parts, 2, knots, slices). The caller writes those of knot 0, which are n and 0."""
     across = tl.cdiv(slices, BLOCK_S)
     columns = tl.program_id(0) % across * BLOCK_S + tl.arange(0, BLOCK_S)
     part = tl.program_id(0) // across % parts
@@ -115,7 +117,7 @@ def sums_kernel(p, out, n, slices, knots, parts, c1, c2, c3, BLOCK_N: tl.constex
         at = p + (rows.to(tl.int64) * slices)[:, None] + columns[None, :]
         high, low = _turn(tl.load(at, mask=present, other=0.0), c1, c2, c3)
         z1c, z1s = _point(high, low, 1)
-        z1c = tl.where(present, z1c, 0.0)  # absent samples count nothing: every product of theirs has a factor of zero
+        z1c = tl.where(present, z1c, 0.0)  # absent samples add nothing: their products have a factor of zero
         z1s = tl.where(present, z1s, 0.0)
         one = tl.where(present, 1.0, 0.0)
         z2c, z2s = one - 2 * z1s * z1s, 2 * z1s * z1c
@@ -153,6 +155,7 @@ def _pull(grad, k, c, s, step, columns, slices, knots):
 
 @triton.jit
 def _pull_pair(grad, centre, j, bc, bs, c, s, step, columns, slices, knots, BELOW: tl.constexpr):
+    """`_pull` of knots centre + j and, where BELOW, centre - j."""
     cc, ss, sc, cs = bc * c, bs * s, bs * c, bc * s
     pull = _pull(grad, centre + j, cc - ss, sc + cs, step, columns, slices, knots)
     if BELOW:

@@ -4,28 +4,28 @@
 from __future__ import annotations
 
 import torch
-import triton
 from torch import Tensor
 
 from sslkernels.ops.launch import contiguous, rows_of
 from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
+from sslkernels.ops.triton_launch import Area, Tile, cdiv, empty, floats, power_of_two, processors
 
-# Numbers of a tile and warps; a tile is of as many channels as there are, 256 at most, and of rows for the rest, 32 at
-# most.
-# Chosen so that Triton 3.9 compiles without spills for sm_80, sm_90 and sm_100, which the slow tests hold them to; not
-# measured on a GPU.
-MOVE = (2048, 4)
-SUMS = (4096, 4)
-ERRORS = (2048, 4)
-WIDEST, TALLEST = 256, 32
-# Rows of the output, and indices that they are compared with at once; warps.
-COLLECT = (16, 128, 8)
-RANKS = (16, 128, 4)
-# What a thread may have of registers in collects and errors: left alone, ptxas aims at fewer and spills some of them.
+# Tiles have as many columns as there are channels, up to WIDEST, and rows for the rest, up to TALLEST. Triton 3.9
+# compiles them without spills for sm_80, sm_90 and sm_100, and the slow tests hold them to that. They were not measured
+# on a GPU.
+MOVE = Area(numbers=2048, warps=4)
+SUMS = Area(numbers=4096, warps=4)
+ERRORS = Area(numbers=2048, warps=4)
+WIDEST = 256  # channels
+TALLEST = 32  # rows
+# Rows are compared with as many indices, or keys, at once as there are columns.
+COLLECT = Tile(rows=16, columns=128, warps=8)
+RANKS = Tile(rows=16, columns=128, warps=4)
+# Registers per thread for collect and errors. Left alone, ptxas aims at fewer, and spills.
 REGISTERS = 128
-# Programs per multiprocessor below which work is split further: columns among programs, rows of a sum among parts.
-PROGRAMS = 4
+# Columns are split among programs, and the rows of a sum among parts, until a multiprocessor has this many programs.
+PROGRAMS = 4  # per multiprocessor
 
 
 def gather(
@@ -39,16 +39,16 @@ def gather(
 ) -> Tensor:
     x, index = rows_of(x), _samples(index)
     (samples, kept), (batch, rows, channels) = index.shape, x.shape
-    out = _empty(x, (samples, prefix + kept, channels), dtype)
+    out = empty(x, (samples, prefix + kept, channels), dtype)
     if out.numel() == 0:
         return out
     block_t, block_c = _tile(MOVE, channels)
-    row_blocks, column_blocks = triton.cdiv(prefix + kept, block_t), triton.cdiv(channels, block_c)
+    row_blocks, column_blocks = cdiv(prefix + kept, block_t), cdiv(channels, block_c)
     with torch.cuda.device_of(x):
         kernels.gather_kernel[(samples * row_blocks * column_blocks,)](
             x, index, contiguous(fill), contiguous(pos), out, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_blocks,
-            BY_PLACE=by_place, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE[1],
+            BY_PLACE=by_place, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE.warps,
         )  # fmt: skip
     return out
 
@@ -56,7 +56,7 @@ def gather(
 def collect(
     x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
 ) -> Tensor:
-    out = _empty(x, (index.shape[1], prefix + length, x.shape[2]), dtype)
+    out = empty(x, (index.shape[1], prefix + length, x.shape[2]), dtype)
     _collect(x, index, fill, prefix, strict, out)
     return out
 
@@ -65,22 +65,22 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
     x, index = rows_of(x), _samples(index)
     samples, kept, channels = x.shape
     if x.numel() == 0 or length == 0:
-        return _empty(x, (length, channels), torch.float32).zero_()
+        return floats(x, length, channels).zero_()
+    # Of several rows, each gets about one token from every sample, which a search finds. A single row gets them all.
     if length > 1:
-        # a row gets about one from each sample, which a search finds; of a single one, all of a sample are
-        tiles = triton.cdiv(length, COLLECT[0]) * triton.cdiv(channels, _width(channels))
-        parts = max(1, min(samples, PROGRAMS * _processors(x) // tiles))
-        out = _empty(x, (parts, length, channels), torch.float32)
+        tiles = cdiv(length, COLLECT.rows) * cdiv(channels, _width(channels))
+        parts = max(1, min(samples, PROGRAMS * processors(x.device) // tiles))
+        out = floats(x, parts, length, channels)
         _collect(x, index, None, 0, False, out)
         return out.sum(0) if parts > 1 else out[0]
     block_n, block_c = _tile(SUMS, channels)
-    row_blocks, column_blocks = triton.cdiv(samples * kept, block_n), triton.cdiv(channels, block_c)
-    parts = max(1, min(row_blocks, PROGRAMS * _processors(x) // column_blocks))
-    out = _empty(x, (parts, channels), torch.float32)
+    row_blocks, column_blocks = cdiv(samples * kept, block_n), cdiv(channels, block_c)
+    parts = max(1, min(row_blocks, PROGRAMS * processors(x.device) // column_blocks))
+    out = floats(x, parts, channels)
     with torch.cuda.device_of(x):
         kernels.sums_kernel[(parts * column_blocks,)](
             x, index, out, samples * kept, kept, channels, x.stride(0), x.stride(1), index.stride(0),
-            parts, column_blocks, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=SUMS[1],
+            parts, column_blocks, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=SUMS.warps,
         )  # fmt: skip
     return out.sum(0, keepdim=True) if parts > 1 else out
 
@@ -88,11 +88,11 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
 def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     keys = keys.contiguous()
     batch, length = keys.shape
-    ids_keep = _empty(keys, (batch, keep), torch.int64)
-    ids_restore = _empty(keys, (batch, length), torch.int64)
-    mask = _empty(keys, (batch, length), torch.float32)
+    ids_keep = empty(keys, (batch, keep), torch.int64)
+    ids_restore = empty(keys, (batch, length), torch.int64)
+    mask = floats(keys, batch, length)
     block_n, block_m, warps = RANKS
-    row_blocks = triton.cdiv(length, block_n)
+    row_blocks = cdiv(length, block_n)
     if keys.numel():
         with torch.cuda.device_of(keys):
             kernels.ranks_kernel[(batch * row_blocks,)](
@@ -106,15 +106,15 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     images, index = images.contiguous(), _samples(index)
     (batch, kept), (_, channels, height, width) = index.shape, images.shape
     pixels = channels * patch * patch
-    out = _empty(images, (batch, kept, pixels), images.dtype)
+    out = empty(images, (batch, kept, pixels), images.dtype)
     if out.numel() == 0:
         return out
     block_t, block_c = _tile(MOVE, pixels)
-    row_blocks, column_blocks = triton.cdiv(kept, block_t), triton.cdiv(pixels, block_c)
+    row_blocks, column_blocks = cdiv(kept, block_t), cdiv(pixels, block_c)
     with torch.cuda.device_of(images):
         kernels.patches_kernel[(batch * row_blocks * column_blocks,)](
             images, index, out, kept, pixels, height, width, index.stride(0), row_blocks, column_blocks,
-            PATCH=patch, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE[1],
+            PATCH=patch, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE.warps,
         )  # fmt: skip
     return out
 
@@ -122,14 +122,14 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
 def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
     pred, target = rows_of(pred), rows_of(target)
     n, channels = pred.shape
-    out, moments = _empty(pred, (n,), torch.float32), _empty(pred, (n, 2), torch.float32)
+    out, moments = floats(pred, n), floats(pred, n, 2)
     if n:
         block_n, block_c = _tile(ERRORS, channels)
         with torch.cuda.device_of(pred):
-            kernels.errors_kernel[(triton.cdiv(n, block_n),)](
+            kernels.errors_kernel[(cdiv(n, block_n),)](
                 pred, target, weights.contiguous(), out, moments, n, channels, pred.stride(0), target.stride(0),
                 1 if norm == "mae" else 0, EPS.get(norm, 0.0), beta,
-                NORM=norm != "none", SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS[1],
+                NORM=norm != "none", SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS.warps,
                 maxnreg=REGISTERS,
             )  # fmt: skip
     return out, moments
@@ -138,15 +138,15 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
 def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
     pred, target = rows_of(pred), rows_of(target)
     n, channels = pred.shape
-    dpred = _empty(pred, (n, channels), pred.dtype)
+    dpred = empty(pred, (n, channels), pred.dtype)
     if n:
         block_n, block_c = _tile(ERRORS, channels)
-        column_blocks = triton.cdiv(channels, block_c)
+        column_blocks = cdiv(channels, block_c)
         with torch.cuda.device_of(pred):
-            kernels.errors_backward_kernel[(triton.cdiv(n, block_n) * column_blocks,)](
+            kernels.errors_backward_kernel[(cdiv(n, block_n) * column_blocks,)](
                 pred, target, scales.contiguous(), moments.contiguous(), dpred, n, channels,
                 pred.stride(0), target.stride(0), beta, column_blocks,
-                SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS[1],
+                SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS.warps,
             )  # fmt: skip
     return dpred
 
@@ -159,9 +159,9 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
     (samples, kept), (batch, rows, channels) = index.shape, out.shape
     block_s, block_k, warps = COLLECT
     block_c = _width(channels)
-    row_blocks = triton.cdiv(rows, block_s)
-    wanted = triton.cdiv(PROGRAMS * _processors(x), batch * row_blocks)
-    column_programs = max(1, min(triton.cdiv(channels, block_c), wanted))
+    row_blocks = cdiv(rows, block_s)
+    wanted = cdiv(PROGRAMS * processors(x.device), batch * row_blocks)
+    column_programs = max(1, min(cdiv(channels, block_c), wanted))
     with torch.cuda.device_of(x):
         kernels.collect_kernel[(batch * row_blocks * column_programs,)](
             x, index, contiguous(fill), out, samples, batch, rows - prefix, kept, prefix, channels,
@@ -175,23 +175,15 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
 
 
 def _samples(index: Tensor) -> Tensor:
-    """Indices (..., K) of all samples (M B, K), one set of them after another."""
+    """Indices (..., K) as one row per sample (M B, K), one set of samples after another."""
     return rows_of(index.flatten(0, -2))
 
 
 def _width(channels: int) -> int:
-    return min(WIDEST, max(16, triton.next_power_of_2(channels)))
+    return min(WIDEST, max(16, power_of_two(channels)))
 
 
-def _tile(size: tuple[int, int], channels: int) -> tuple[int, int]:
+def _tile(area: Area, channels: int) -> tuple[int, int]:
     """Rows and channels of a tile."""
-    width = _width(channels)
-    return min(TALLEST, size[0] // width), width
-
-
-def _processors(x: Tensor) -> int:
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.device.type == "cuda" else 4
-
-
-def _empty(like: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=like.device)
+    rows, width = area.sides(channels, WIDEST)
+    return min(TALLEST, rows), width

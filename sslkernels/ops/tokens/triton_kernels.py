@@ -1,22 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tokens family in Triton: a gather, its adjoint, sums by index, ranks, patches, and errors of the rows that count.
 
-    gather     out[m B + b, P + k] = x[b, P + i] or fill, + pos     the rows that are kept are read, and written, once
-    collect    out[b, P + s] = sum of x[m B + b, P + k] with index s: rows with an index are read, all written, once;
-               each block of 16 rows also reads the M*K indices of its sample, from a cache
+    gather     out[m B + b, P + k] = x[b, P + i] or fill, + pos     rows that are kept are read and written once
+    collect    out[b, P + s] = sum of x[m B + b, P + k] with index s: rows with an index are read once, and all are
+               written once; each block of 16 rows also reads the M*K indices of its sample, from a cache
     sums       a collect over parts of the batch, (parts, N, C) in float32; for N = 1 only (parts, C)
     ranks      L^2 comparisons per sample, where a sort would be several launches
     patches    a gather of pixels
-    errors     a row of pred once; of target once from memory, and twice more from a cache where it is standardised
+    errors     a row of pred is read once; one of target once from memory, and twice more from a cache where it is
+               standardised
 
-All of it is bound by memory. A row is written by one program, which adds up what comes together there in float32 and in
-the order of the index; programs that share a sum leave parts of it, which are added in a fixed order. No atomics, so
-the same inputs give the same bits. Indices are compared before they become addresses: a wrong one gives NaN. Offsets
-are int64. Sizes that change from step to step are not specialised on, so that they compile nothing anew.
+All of it is bound by memory. One program writes a row, and adds its sources in float32 and in the order of the index;
+programs that share a sum leave parts of it, which are added in a fixed order. No atomics, so the same inputs give the
+same bits. Indices are compared before they become addresses: a wrong one gives NaN. Offsets are int64. Launches do not
+specialise on sizes that change from step to step, so that nothing is compiled anew.
 """
 
 import triton
 import triton.language as tl
+
+from sslkernels.ops.triton_pieces import pairs
 
 NAN = tl.constexpr(float("nan"))
 
@@ -24,22 +27,16 @@ NAN = tl.constexpr(float("nan"))
 
 
 @triton.jit
-def _pairs(x, rows, columns, stride):
-    """Pointers to (row, column): int64 per row, so that only the offset within a row is 32 bits wide."""
-    return (x + rows.to(tl.int64) * stride)[:, None] + columns[None, :]
-
-
-@triton.jit
 def _load_rows(x, rows, columns, present, width, stride):
     """Rows in float32, zero where they are not ``present`` and beyond ``width``."""
     inside = present[:, None] & (columns[None, :] < width)
-    return tl.load(_pairs(x, rows, columns, stride), mask=inside, other=0.0).to(tl.float32)
+    return tl.load(pairs(x, rows, columns, stride), mask=inside, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _store_rows(x, rows, columns, present, width, value):
     inside = present[:, None] & (columns[None, :] < width)
-    tl.store(_pairs(x, rows, columns, width), value.to(x.dtype.element_ty), mask=inside)
+    tl.store(pairs(x, rows, columns, width), value.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -100,7 +97,7 @@ def _find(index, tokens, after, kept, length, BLOCK_K: tl.constexpr):
     for start in range(0, kept, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         i = tl.load(index + k, mask=k < kept, other=-1)
-        # pairs are compared in 32 bits, which no wrong index may be cut down to
+        # Pairs are compared in 32 bits. Cut to those, a wrong index could pass for a right one.
         i = tl.where((i >= 0) & (i < length), i, -1).to(tl.int32)
         same = (i[None, :] == tokens[:, None]) & (k[None, :] > after[:, None])
         first = tl.minimum(first, tl.where(same, k[None, :], kept))
@@ -110,7 +107,7 @@ def _find(index, tokens, after, kept, length, BLOCK_K: tl.constexpr):
 
 @triton.jit
 def _find_first(index, tokens, kept, length, BLOCK_K: tl.constexpr):
-    """`_find` from the start; a row of the prefix, token -1 or less, is found in the same row of x, and once."""
+    """`_find` from the start. A row of the prefix, whose token is negative, comes once, from the same row of x."""
     at, count = _find(index, tokens, tl.full(tokens.shape, -1, tl.int32), kept, length, BLOCK_K)
     return tl.where(tokens < 0, tokens, at), tl.where(tokens < 0, 1, count)
 
@@ -135,10 +132,10 @@ def collect_kernel(
     row_blocks, column_programs,
     STRICT: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Rows of out (batch, P + length, C) from those of samples b, b + batch, b + 2 batch, ... of x.
+    """Rows of out (batch, P + length, C), which add up those of samples b, b + batch, b + 2 batch, ... of x.
 
-    What arrives is searched for once; where no row of the block gets more than one, that is all. Else sample after
-    sample, and within a sample k after k, is searched again and added up: as often as the row with the most needs.
+    A first search counts the rows that arrive. Where no row of the block gets more than one, they are copied. Otherwise
+    sample after sample, and within it k after k, is searched again and added, as often as the fullest row needs.
     """
     b, row_block, column_program = _place(row_blocks, column_programs)
     rows = row_block * BLOCK_S + tl.arange(0, BLOCK_S)
@@ -186,7 +183,7 @@ def sums_kernel(
     x, index, out, n, kept, channels, sample_stride, row_stride, index_stride, parts, column_blocks,
     BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Sums (parts, C) of every ``parts``-th block of the n = M B K rows of x, those of index 0."""
+    """Sums (parts, C) of the rows of index 0 in every ``parts``-th block of the n = M B K rows of x."""
     part, column_block = tl.program_id(0) // column_blocks, tl.program_id(0) % column_blocks
     columns = column_block * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
@@ -207,7 +204,7 @@ def sums_kernel(
 def ranks_kernel(
     keys, ids_keep, ids_restore, mask, length, keep, row_blocks, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr
 ):  # fmt: skip
-    """How many keys of the sample come before each: the smaller ones, and of equal ones those in front.
+    """Rank each key by the number that come before it in the sample: smaller ones, and of equal ones those in front.
 
     NaN comes last, as in torch.argsort.
     """
@@ -237,7 +234,7 @@ def patches_kernel(
     images, index, out, kept, pixels, height, width, index_stride, row_blocks, column_blocks,
     PATCH: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """A tile of out (B, K, pixels), a patch's pixels being its channels, rows and columns in this order."""
+    """A tile of out (B, K, pixels). The pixels of a patch are in the order of channels, rows and columns."""
     sample, row_block, column_block = _place(row_blocks, column_blocks)
     rows = row_block * BLOCK_T + tl.arange(0, BLOCK_T)
     columns = column_block * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -261,7 +258,7 @@ def patches_kernel(
 def _differences(
     pred, target, mean, inverse, rows, columns, counted, channels, pred_stride, target_stride
 ):  # fmt: skip
-    """pred - (target - mean) * inverse; not zero beyond C."""
+    """pred - (target - mean) * inverse. It is not zero beyond C."""
     wanted = (_load_rows(target, rows, columns, counted, channels, target_stride) - mean[:, None]) * inverse[:, None]
     return _load_rows(pred, rows, columns, counted, channels, pred_stride) - wanted
 
@@ -271,8 +268,10 @@ def errors_kernel(
     pred, target, weights, errors, moments, n, channels, pred_stride, target_stride, correction, eps, beta,
     NORM: tl.constexpr, SQUARES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """errors (R,) and moments (R, 2), mean and inverse deviation of a row of ``target``; rows of weight 0 have error 0
-    and moments (0, 1). The variance is about the mean: squares less the squared mean would cancel.
+    """Errors (R,), and as moments (R, 2) the mean and inverse deviation of each row of ``target``.
+
+    Rows of weight 0 have error 0 and moments (0, 1). The variance is summed about the mean: the mean square less the
+    squared mean would cancel.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     counted = tl.load(weights + rows, mask=rows < n, other=0.0) != 0
@@ -307,7 +306,7 @@ def errors_kernel(
         else:
             size = tl.abs(difference)
             error = tl.where(size < beta, difference * difference * (0.5 / beta), size - 0.5 * beta)
-        # Each is divided: the sum of large errors may leave the range.
+        # Each error is divided before it is added: the sum of large ones may leave the range.
         total += tl.where(counted[:, None] & (columns[None, :] < channels), error * (1.0 / channels), 0.0)
     known = rows < n
     tl.store(errors + rows, tl.sum(total, 1), mask=known)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
 
-float32 and float16 only, since the interpreter multiplies bfloat16 wrongly. What the compiler makes of the same kernels
-is the subject of test_triton_compile.py.
+float32 and float16 only, since the interpreter multiplies bfloat16 wrongly. test_triton_compile.py checks what
+the compiler makes of the same kernels.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from interpreted import INTERPRETED, run_interpreted
+from interpreted import INTERPRETED, poison_new_tensors, run_interpreted
 from torch import Tensor
 
 if not INTERPRETED:
@@ -27,14 +27,11 @@ if not INTERPRETED:
         run_interpreted(__file__, "slow", tmp_path)
 
 else:
-    import oracle
-    from dense_oracle import EPS, ROUNDING, Oracle
+    from dense_oracle import ROUNDING, Oracle
 
     import sslkernels.functional as SF
-    from sslkernels.ops.rows import row_dot, unit_rows
-    from sslkernels.ops.rows.cosine import row_cosine
-    from sslkernels.ops.similarity import triton
-    from sslkernels.ops.similarity.triton import Blocks, Plan
+    from sslkernels.ops.similarity import triton, triton_plan
+    from sslkernels.ops.similarity.triton_plan import Blocks, Plan, chunk, plan
 
     SIZES = (1, 2, 3, 17, 31, 33, 257)
 
@@ -42,10 +39,9 @@ else:
     def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         """Force a path, with blocks and a workspace so small that small problems cross many; poison what is new."""
         blocks = Blocks(32, 16, 4, 1) if request.param == "fused" else Blocks(16, 32, 4, 1)
-        monkeypatch.setattr(triton, "plan", lambda *_: Plan(request.param, "forced", blocks, blocks, blocks))
-        monkeypatch.setattr(triton, "WORKSPACE", 3_000)
-        plain = triton._floats
-        monkeypatch.setattr(triton, "_floats", lambda *arguments: plain(*arguments).fill_(torch.nan))
+        monkeypatch.setattr(triton_plan, "plan", lambda *_: Plan(request.param, "forced", blocks, blocks, blocks))
+        monkeypatch.setattr(triton_plan, "WORKSPACE", 3_000)
+        poison_new_tensors(monkeypatch)
         return request.param
 
     def problem(n: int, m: int | None, d: int, dtype: torch.dtype, excluded: int) -> tuple[Tensor, Any, Any]:
@@ -143,7 +139,7 @@ else:
         assert ((attended.double() - shares @ oracle.y).abs() <= error).all()
 
     def test_more_exclusions_than_the_fused_path_takes() -> None:
-        assert triton.plan(40, 40, 5, torch.float16, (9, 0), 7).path == "chunked"
+        assert plan(40, 40, 5, torch.float16, (9, 0), 7).path == "chunked"
         x, y, exclude = problem(20, 40, 5, torch.float16, 7)
         check(x, y, 0.7, exclude, "both")
 
@@ -237,92 +233,6 @@ else:
 
         assert all(torch.equal(a, b) for a, b in zip(once(), once(), strict=True))
 
-    # --- rows -------------------------------------------------------------------------------------------------------
-
-    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
-    @pytest.mark.parametrize(("n", "d"), ((1, 1), (5, 3), (9, 33), (2, 2500)), ids=str)
-    def test_unit_rows(n: int, d: int, dtype: torch.dtype) -> None:
-        parts = [z.to(dtype).requires_grad_() for z in (torch.randn(n, d), torch.randn(n + 1, 2 * d)[:, ::2])]
-        unit = unit_rows(*parts, backend="triton")
-        exact = [part.detach().double().requires_grad_() for part in parts]
-        want = F.normalize(torch.cat(exact), dim=1, eps=1e-12)
-        eps = 2.0**-10 if dtype == torch.float16 else 8 * EPS
-        torch.testing.assert_close(unit.double(), want, rtol=eps, atol=2.0**-24 if dtype == torch.float16 else 0)
-        grad = torch.randn(unit.shape).to(dtype)
-        unit.backward(grad)
-        want.backward(grad.double())
-        for part, wide in zip(parts, exact, strict=True):
-            shortest = float(torch.cat(exact).detach().norm(dim=1).min())
-            error = 4 * eps * float(grad.abs().max()) * d**0.5 / shortest
-            torch.testing.assert_close(part.grad.double(), wide.grad, rtol=4 * eps, atol=error)
-
-    def test_unit_rows_at_the_ends_of_float32() -> None:
-        """A norm below 1e-12 counts as 1e-12; squares that leave float32's range do not take it with them."""
-        z = torch.tensor([[0.0, 0.0], [1e-25, 0.0], [3e-13, 4e-13], [3e15, 4e15], [1e25, 1e25], [torch.nan, 1.0]])
-        leaf = z.clone().requires_grad_()
-        unit = unit_rows(leaf, backend="triton")
-        want = torch.tensor(
-            [[0.0, 0.0], [1e-13, 0.0], [0.3, 0.4], [0.6, 0.8], [0.5**0.5, 0.5**0.5], [torch.nan, torch.nan]]
-        )
-        torch.testing.assert_close(unit, want, equal_nan=True)
-        unit[:5].sum().backward()
-        torch.testing.assert_close(leaf.grad[:3], torch.full((3, 2), 1e12))
-
-    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
-    @pytest.mark.parametrize(("n", "m", "d", "shift"), ((1, 1, 1, 0), (5, 5, 3, 2), (4, 9, 33, 7), (6, 6, 2500, -1)))
-    def test_row_dot(n: int, m: int, d: int, shift: int, dtype: torch.dtype) -> None:
-        for itself in (False, True):
-            x = torch.randn(n, d).to(dtype).requires_grad_()
-            y = None if itself else torch.randn(m, d).to(dtype).requires_grad_()
-            got = row_dot(x, y, shift=shift, backend="triton")
-            wide_x = x.detach().double().requires_grad_()
-            wide_y = wide_x if itself else y.detach().double().requires_grad_()
-            want = (wide_x * wide_y.roll(-shift, 0)[:n]).sum(1)
-            torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-5 * d**0.5)
-            grad = torch.randn(n)
-            got.backward(grad)
-            want.backward(grad.double())
-            for narrow, wide in [(x, wide_x)] if itself else [(x, wide_x), (y, wide_y)]:
-                relative = 2e-3 if dtype == torch.float16 else 1e-6
-                torch.testing.assert_close(narrow.grad.double(), wide.grad, rtol=relative, atol=1e-6)
-
-    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
-    @pytest.mark.parametrize(("n", "d"), ((1, 1), (5, 3), (9, 33), (70, 17), (2, 2500)), ids=str)
-    @pytest.mark.parametrize("frozen", (None, 0, 1))
-    def test_row_cosine(n: int, d: int, dtype: torch.dtype, frozen: int | None) -> None:
-        sides = [z.to(dtype).requires_grad_() for z in (torch.randn(n, d), torch.randn(n, 2 * d)[:, ::2])]
-        wide = [side.detach().double().requires_grad_() for side in sides]
-        if frozen is not None:
-            sides[frozen].requires_grad_(False)
-        want = oracle.cosine(*wide, 0.5)
-        got = row_cosine(*sides, 0.5, backend="triton")
-        torch.testing.assert_close(got.double(), want, rtol=0, atol=16 * EPS)
-        for grad in (torch.randn(n), torch.ones(1).expand(n)):
-            found = torch.autograd.grad(got, [s for s in sides if s.requires_grad], grad, retain_graph=True)
-            slopes = torch.autograd.grad(want, wide, grad.double(), retain_graph=True)
-            if frozen is not None:
-                slopes = (slopes[1 - frozen],)
-            for gradient, slope in zip(found, slopes, strict=True):
-                relative = 2.0**-10 if dtype == torch.float16 else 16 * EPS
-                torch.testing.assert_close(gradient.double(), slope, rtol=relative, atol=64 * EPS)
-
-    def test_row_cosine_at_the_ends_of_float32() -> None:
-        """Zero rows, every two sizes, and NaN, which keeps to its row."""
-        sizes = torch.tensor([0, 1e-25, 1e-18, 1, 1e18, 1e25])
-        x = (torch.randn(36, 5) * sizes.repeat_interleave(6)[:, None]).requires_grad_()
-        y = (torch.randn(36, 5) * sizes.repeat(6)[:, None]).requires_grad_()
-        for eps in (1e-30, 1e-8):
-            got = row_cosine(x, y, eps, backend="triton")
-            want = oracle.cosine(x, y, eps)
-            torch.testing.assert_close(got.double(), want, rtol=0, atol=16 * EPS)
-            found = torch.autograd.grad(got.sum(), (x, y))
-            for gradient, slope, side in zip(found, torch.autograd.grad(want.sum(), (x, y)), (x, y), strict=True):
-                norms = side.detach().double().norm(dim=1, keepdim=True).clamp_min(eps)
-                assert ((gradient.double() - slope.double()).abs() <= 32 * EPS / norms).all()
-        x = torch.randn(9, 5)
-        x[4, 2] = torch.nan
-        assert row_cosine(x, torch.randn(9, 5), 1e-8, backend="triton").isnan().nonzero().flatten().tolist() == [4]
-
     # --- losses -----------------------------------------------------------------------------------------------------
 
     def nt_xent(z0: Tensor, z1: Tensor, temperature: Tensor) -> Tensor:
@@ -365,18 +275,18 @@ else:
     # --- the choice -------------------------------------------------------------------------------------------------
 
     def test_plan_says_why() -> None:
-        assert triton.plan(4096, 4096, 128, torch.bfloat16, (9, 0)).reason.startswith("fused: 16-bit rows of D = 128")
+        assert plan(4096, 4096, 128, torch.bfloat16, (9, 0)).reason.startswith("fused: 16-bit rows of D = 128")
         for d, dtype, capability, because in (
             (128, torch.float32, (9, 0), "float32"),
             (257, torch.float16, (9, 0), "D = 257"),
             (128, torch.float16, (8, 6), "8.6"),
             (128, torch.float16, (0, 0), "0.0"),
         ):
-            chosen = triton.plan(4096, 4096, d, dtype, capability)
+            chosen = plan(4096, 4096, d, dtype, capability)
             assert chosen.path == "chunked" and because in chosen.reason
 
     @pytest.mark.parametrize(("n", "m"), ((1, 1), (7, 10**6), (10**6, 7), (10**5, 10**5), (1000, 999)))
     def test_chunks_fit_the_workspace(n: int, m: int) -> None:
-        height, width = triton._chunk(n, m, 6)
-        assert 1 <= height <= n and 1 <= width <= m and 6 * height * width <= triton.WORKSPACE
-        assert height * width >= min(n * m, triton.WORKSPACE // 6 // 2), "a chunk wastes the workspace"
+        height, width = chunk(n, m, 6)
+        assert 1 <= height <= n and 1 <= width <= m and 6 * height * width <= triton_plan.WORKSPACE
+        assert height * width >= min(n * m, triton_plan.WORKSPACE // 6 // 2), "a chunk wastes the workspace"

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chunked way through the pairs: a matrix product writes a chunk of logits, and an epilogue reads it once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels.ops.similarity import triton_kernels as kernels
+from sslkernels.ops.similarity.triton_parts import finish, gradient, headroom, merge
+from sslkernels.ops.similarity.triton_plan import Plan, chunk, epilogue_tile, exclusions, grid, wide_chunk
+from sslkernels.ops.triton_launch import cdiv, floats
+
+
+def forward(
+    way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    if not attend:
+        return *_sums(way, x, keys, scale, exclude, columns), floats(x, 0)
+    rows, attended = _attend(way, x, keys, scale, exclude)
+    return rows, _sums(way, x, keys, scale, exclude, True)[1] if columns else floats(x, 0), attended
+
+
+def _sums(
+    way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None, columns: bool
+) -> tuple[Tensor, Tensor]:
+    n, m = x.shape[0], keys.shape[0]
+    height, width = chunk(n, m, 4)
+    products = floats(x, height * width)
+    row_programs, column_programs = grid(height, width, way.forward, x.device, columns)
+    row_peaks, row_totals = floats(x, 2, column_programs, n)
+    column_peaks, column_totals = floats(x, 2, row_programs, m) if columns else (None, None)
+    for i in range(0, n, height):
+        for j in range(0, m, width):
+            part = _products(x[i : i + height], keys[j : j + width], products)
+            kernels.chunk_forward_kernel[(row_programs * column_programs,)](
+                part, scale, None if exclude is None else exclude[i:], row_peaks[:, i:], row_totals[:, i:],
+                None if column_peaks is None else column_peaks[:, j:],
+                None if column_totals is None else column_totals[:, j:],
+                *part.shape, n, m, j, exclusions(exclude), row_programs, column_programs, int(j > 0), int(i > 0),
+                COLUMNS=columns, **epilogue_tile(way.forward),
+            )  # fmt: skip
+    rows = merge(row_peaks, row_totals)
+    return rows, merge(column_peaks, column_totals) if columns else floats(x, 0)
+
+
+def _attend(way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Row sums and softmax(S)*Y. Chunks are as wide as the keys: their rows' sums are complete, and turn the logits in
+    memory into softmax at once.
+    """
+    n, m, d = x.shape[0], keys.shape[0], x.shape[1]
+    itemsize = 0 if x.dtype == torch.float32 else x.element_size()
+    height = wide_chunk(n, m, 4 + itemsize)
+    products, attended, sums = floats(x, height * m), floats(x, n, d), floats(x, n)
+    weights = x.new_empty(height * m) if itemsize else products
+    one = floats(x, height).fill_(headroom(x))
+    row_programs, column_programs = grid(height, m, way.forward, x.device, False)
+    for i in range(0, n, height):
+        part = _products(x[i : i + height], keys, products)
+        listed = None if exclude is None else exclude[i : i + height]
+        row_peaks, row_totals = floats(x, 2, column_programs, part.shape[0])
+        kernels.chunk_forward_kernel[(row_programs * column_programs,)](
+            part, scale, listed, row_peaks, row_totals, None, None,
+            *part.shape, part.shape[0], m, 0, exclusions(exclude), row_programs, column_programs, 0, 0,
+            COLUMNS=False, **epilogue_tile(way.forward),
+        )  # fmt: skip
+        rows = sums[i : i + height]
+        merge(row_peaks, row_totals, rows)
+        part_weights = _weights(way, part, weights, scale, exclude, (rows, one), None, i, 0, False)
+        _accumulate(attended[i : i + height], part_weights, keys, first=True)
+    if headroom(x) != 1:
+        attended.mul_(1 / headroom(x))
+    return sums, attended
+
+
+def backward(
+    way: Plan,
+    x: Tensor,
+    keys: Tensor,
+    itself: bool,
+    scale: Tensor,
+    exclude: Tensor | None,
+    by_rows: tuple[Tensor, Tensor] | None,
+    by_columns: tuple[Tensor, Tensor] | None,
+    unit: Tensor | None,
+    need_x: bool,
+    need_y: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    n, m, d = x.shape[0], keys.shape[0], x.shape[1]
+    sweep_x = need_x or not need_y
+    itemsize = 0 if x.dtype == torch.float32 else x.element_size()
+    height, width = chunk(n, m, 4 + itemsize)
+    products = floats(x, height * width)
+    weights = x.new_empty(height * width) if itemsize else products
+    dx = x.new_empty((n, d) if need_x else (0,))
+    row_dscale = floats(x, n)
+    x_moved = floats(x, height, d) if sweep_x else None
+    y_moved = floats(x, m, d) if need_y else None
+    for i in range(0, n, height):
+        rows = slice(i, i + height)
+        for j in range(0, m, width):
+            columns = slice(j, j + width)
+            part = _products(x[rows], keys[columns], products)
+            own = None if by_rows is None else (by_rows[0][rows], by_rows[1][rows])
+            other = None if by_columns is None else (by_columns[0][columns], by_columns[1][columns])
+            part_weights = _weights(way, part, weights, scale, exclude, own, other, i, j, itself)
+            if x_moved is not None:
+                _accumulate(x_moved[: part.shape[0]], part_weights, keys[columns], first=j == 0)
+            if y_moved is not None:
+                _accumulate(y_moved[columns], part_weights.T, x[rows], first=i == 0)
+        if x_moved is not None:
+            some = x[rows]
+            into = dx[rows] if need_x else None
+            finish(x_moved[None, : some.shape[0]], some, scale, unit, into, row_dscale[rows])
+    dy = x.new_empty(0)
+    if y_moved is not None:
+        dy, from_keys = gradient(y_moved[None], keys, scale, unit, True)
+        row_dscale = row_dscale if sweep_x else from_keys
+    return dx, dy, row_dscale
+
+
+def _products(x: Tensor, y: Tensor, workspace: Tensor) -> Tensor:
+    """x @ y.T in float32, at the front of the workspace."""
+    out = workspace[: x.shape[0] * y.shape[0]].view(x.shape[0], y.shape[0])
+    if x.dtype == torch.float32:
+        return torch.mm(x, y.T, out=out)
+    if x.is_cuda:
+        return torch.mm(x, y.T, out_dtype=torch.float32, out=out)
+    return torch.mm(x.float(), y.T.float(), out=out)
+
+
+def _accumulate(total: Tensor, weights: Tensor, rows: Tensor, first: bool) -> None:
+    """total = weights @ rows if ``first``, else total += weights @ rows, in float32."""
+    beta = 0 if first else 1
+    if rows.dtype == torch.float32:
+        torch.addmm(total, weights, rows, beta=beta, out=total)
+    elif rows.is_cuda:
+        torch.addmm(total, weights, rows, out_dtype=torch.float32, beta=beta, out=total)
+    else:
+        torch.addmm(total, weights.float(), rows.float(), beta=beta, out=total)
+
+
+def _weights(
+    way: Plan,
+    products: Tensor,
+    workspace: Tensor,
+    scale: Tensor,
+    exclude: Tensor | None,
+    own: tuple[Tensor, Tensor] | None,
+    other: tuple[Tensor, Tensor] | None,
+    first_row: int,
+    first_column: int,
+    itself: bool,
+) -> Tensor:
+    """G of a chunk of products, in the workspace's dtype."""
+    n, m = products.shape
+    out = workspace[: n * m].view(n, m)
+    blocks = way.backward
+    kernels.chunk_backward_kernel[(cdiv(n, blocks.n) * cdiv(m, blocks.m),)](
+        products, out, scale, exclude, *(own or (None, None)), *(other or (None, None)),
+        n, m, first_row, first_column, exclusions(exclude), SELF=itself, **epilogue_tile(blocks),
+    )  # fmt: skip
+    return out

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Triton kernels of the rows family, as triton_compile.py compiles them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any
+
+from sslkernels.ops.rows import triton_kernels as kernels
+from sslkernels.ops.triton_launch import row_tile
+
+INTEGERS = {"n", "m", "d", "x_stride", "y_stride", "z_stride", "grad_stride", "shift", "out_rows"}
+FLOATS = {"eps"}
+POINTERS: dict[str, str] = {}
+INDIVISIBLE: set[str] = set()
+
+
+def variants(
+    architecture: int, everything: bool
+) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
+    """Name, kernel, pointer types, compile-time constants and launch options."""
+    for dtype, width in product(("bf16", "fp32"), (16, 128, 4096) if everything else (128,)):
+        yield from row_kernels(dtype, width)
+
+
+def row_kernels(dtype: str, width: int) -> Iterator[Any]:
+    size = row_tile(width)
+    options = {"num_warps": size.pop("num_warps")}
+    rows = dict.fromkeys(("x", "y", "z", "unit", "dx", "dz", "out"), dtype)
+    yield f"unit_rows {dtype} D={width}", kernels.unit_rows_kernel, rows, size, options
+    yield (
+        f"unit_rows_backward {dtype} D={width}",
+        kernels.unit_rows_backward_kernel,
+        {**rows, "grad": dtype},
+        size,
+        options,
+    )
+    yield f"row_dot {dtype} D={width}", kernels.row_dot_kernel, {**rows, "out": "fp32"}, size, options
+    both = {"GIVEN": True, "RECEIVED": True, **size}
+    yield f"row_dot_backward {dtype} D={width}", kernels.row_dot_backward_kernel, rows, both, options
+    sides = dict.fromkeys(("x", "y", "dx", "dy"), dtype)
+    yield f"row_cosine {dtype} D={width}", kernels.row_cosine_kernel, sides, size, options
+    for absent in ({}, {"dy": None}):
+        name = f"row_cosine_backward {dtype} D={width} frozen={bool(absent)}"
+        yield name, kernels.row_cosine_backward_kernel, sides, {**size, **absent}, options
