@@ -1,24 +1,64 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a kernel source needs to be one of several variants: its names, and the types that a dtype code stands for.
+// Codes of dtypes, the types that they stand for, and conversions between numbers of those types.
 #pragma once
-#include "amx.h"
-#include "kernels.h"
+#include <stdint.h>
+#include <string.h>
 
-#define SSLK_CONCAT_(a, b) a##b
-#define SSLK_CONCAT(a, b) SSLK_CONCAT_(a, b)
-#define SSLK_TEXT_(a) #a
-#define SSLK_TEXT(a) SSLK_TEXT_(a)
-#define SSLK_NAME(prefix) SSLK_CONCAT(prefix, SSLK_VARIANT)
+namespace sslkernels {
+
+enum Dtype : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+} // namespace sslkernels
 
 namespace {
 
-#if defined(SSLK_MATRIX)
-using BFloat16Policy = Matrix;
-#elif defined(__AVX512BF16__)
-using BFloat16Policy = Pairs;
-#else
-using BFloat16Policy = Wide<float>;
-#endif
+// bfloat16 and float16 are moved as 16 raw bits.
+struct bf16 {
+    uint16_t bits;
+};
+struct f16 {
+    uint16_t bits;
+};
+inline float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+inline uint32_t to_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+template <class Acc> inline Acc widen(float x) { return x; }
+template <class Acc> inline Acc widen(double x) { return Acc(x); }
+template <class Acc> inline Acc widen(bf16 x) { return from_bits(uint32_t(x.bits) << 16); }
+template <class Acc> inline Acc widen(f16 x) {
+    const float magnitude = from_bits(uint32_t(x.bits & 0x7fff) << 13) * 0x1p112f;
+    const uint32_t infinite = magnitude >= 65536.0f ? 0x7f800000u : 0u; // the exponent of inf and NaN
+    return from_bits(to_bits(magnitude) | infinite | uint32_t(x.bits & 0x8000) << 16);
+}
+template <class Out> inline Out narrow(float x);
+template <> inline float narrow<float>(float x) { return x; }
+template <> inline double narrow<double>(float x) { return x; }
+template <> inline bf16 narrow<bf16>(float x) {
+    const uint32_t bits = to_bits(x);
+    if (x != x) return {uint16_t(bits >> 16 | 0x40)};
+    return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+template <> inline f16 narrow<f16>(float x) {
+    const uint32_t sign = to_bits(x) >> 16 & 0x8000;
+    const uint32_t bits = to_bits(x) & 0x7fffffff;
+    if (bits > 0x7f800000) return {uint16_t(sign | 0x7e00)};
+    if (bits >= 0x477ff000) return {uint16_t(sign | 0x7c00)}; // rounds to infinity
+    if (bits < 0x38800000) {                                  // subnormal: let the adder round
+        const float shifted = from_bits(bits) + 0.5f;
+        return {uint16_t(sign | (to_bits(shifted) - 0x3f000000))};
+    }
+    const uint32_t odd = bits >> 13 & 1;
+    return {uint16_t(sign | ((bits + 0xfff + odd - 0x38000000) >> 13))};
+}
+template <class Out> inline Out narrow(double x) { return narrow<Out>(float(x)); }
+template <> inline double narrow<double>(double x) { return x; }
 
 // Calls f with a value of the dtype's type.
 template <class F> void with_type(int dtype, F f) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scratch of one call.
 #pragma once
-#include "packing.h"
+#include "integers.h"
 #include <stdlib.h>
 
 namespace {

@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows laid out for the register tiles, and the product of a block of weights with packed rows.
 #pragma once
-#include "amx.h"
+#include "integers.h"
+#include "row_access.h"
+#include "tiles.h"
 
 namespace {
-
-inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Steps of k that `count` elements take, zeros included.
 template <class P> constexpr int64_t steps_for(int64_t count) {

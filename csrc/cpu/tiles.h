@@ -6,7 +6,8 @@
 // A policy names the element: Wide<T> multiplies in T; Pairs multiplies two bfloat16 at a time into fp32.
 // Per step of k a tile loads 3 vectors, broadcasts MR elements and does 3*MR multiply-adds: bound by the FMA units.
 #pragma once
-#include "rows.h"
+#include "dtypes.h"
+#include "vector.h"
 
 namespace {
 

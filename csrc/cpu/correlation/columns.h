@@ -1,8 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Columns of one or two views: their moments, and blocks of them standardised on the way to a product.
 #pragma once
+#include "../dtypes.h"
+#include "../integers.h"
 #include "../memory.h"
-#include <omp.h>
+#include "../row_access.h"
+#include "../threads.h"
+#include "../vector.h"
+#include "kernels.h"
 
 namespace {
 

@@ -7,8 +7,11 @@
 //
 // Cost, forward and backward of two views: 6*N*D*min(N, D) operations and three passes over the rows, one to write.
 // Derivation and measurements: docs/design/correlation.md
-#include "correlation/gradient.h"
-#include "variant.h"
+#include "../bfloat16.h"
+#include "../dtypes.h"
+#include "../variant.h"
+#include "gradient.h"
+#include "kernels.h"
 
 namespace {
 
@@ -73,6 +76,8 @@ bool backward(const CorrelationGrad &g) {
 } // namespace
 
 namespace sslkernels {
-extern const CorrelationKernels SSLK_NAME(correlation_);
-const CorrelationKernels SSLK_NAME(correlation_) = {moments, samples, features, energies, backward};
+template <> const CorrelationKernels &kernels_for<CorrelationKernels, SSLK_VARIANT>() {
+    static const CorrelationKernels table = {moments, samples, features, energies, backward};
+    return table;
+}
 } // namespace sslkernels

@@ -6,6 +6,8 @@
 // costs on a machine whose cores are busy with something else. A matrix that is symmetric by construction is computed
 // below the diagonal and mirrored. The order of every sum depends on the number of threads alone.
 #pragma once
+#include "../dot.h"
+#include "../packing.h"
 #include "columns.h"
 
 namespace {

@@ -7,8 +7,13 @@
 //
 // Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter, 3 operations. Bound by
 // memory: the parameters of all tensors together are divided evenly among the threads. Measurements: docs/design/ema.md
-#include "ema/moved.h"
-#include "ema/ring.h"
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../threads.h"
+#include "../variant.h"
+#include "kernels.h"
+#include "moved.h"
+#include "ring.h"
 
 namespace {
 
@@ -54,6 +59,8 @@ void enqueue(int queue_dtype, void *queue, int64_t queue_stride, int64_t size, i
 } // namespace
 
 namespace sslkernels {
-extern const EmaKernels SSLK_NAME(ema_);
-const EmaKernels SSLK_NAME(ema_) = {update, enqueue};
+template <> const EmaKernels &kernels_for<EmaKernels, SSLK_VARIANT>() {
+    static const EmaKernels table = {update, enqueue};
+    return table;
+}
 } // namespace sslkernels

@@ -3,8 +3,8 @@
 // 0.9 on, where teachers are, fp32 is as good and a seventh faster: t + (1 - m)(s - t), in which the roundings of the
 // weight and of the difference count a tenth. (Near m = 0.5 they would come to 0.7 eps max(|t|, |s|).)
 #pragma once
-#include "../packing.h"
-#include "../variant.h"
+#include "../dtypes.h"
+#include "kernels.h"
 
 namespace {
 

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows into a ring.
 #pragma once
-#include "../packing.h"
-#include "../rows.h"
-#include "../variant.h"
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../row_access.h"
+#include "../threads.h"
 
 namespace {
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tensors.h"
+#include "table.h"
+#include "../dtypes.h"
+#include "kernels.h"
 #include <algorithm>
 #include <vector>
 

@@ -2,9 +2,7 @@
 // What a torch tensor is made of, read through DLPack's C exchange in tens of nanoseconds: no link to libtorch, and no
 // attribute looked up in Python. A thousand pairs of tensors take less than their update that way.
 #pragma once
-#include "cpu/kernels.h"
 #include <pybind11/pybind11.h>
-#include <string>
 
 namespace sslkernels {
 

@@ -5,8 +5,12 @@
 // Sums run in fp64 lanes for fp64 rows and in fp32 lanes otherwise. Cost: 2*N*D numbers read forward; 2*N*D read and
 // N*D written for each side wanted backward; bound by memory.
 #pragma once
-#include "../rows.h"
-#include "../variant.h"
+#include "../dtypes.h"
+#include "../row_access.h"
+#include "../threads.h"
+#include "../vector.h"
+#include "kernels.h"
+#include <math.h>
 
 namespace {
 

@@ -13,10 +13,13 @@
 // (fp64) sums of kSegment samples that meet in fp64. Hence no atomics, and the same bits at any number of threads.
 // Cost: some 120 (fp32) operations per projection for 17 knots, forward and backward each; one read, and one write of
 // dp. Derivation and measurements: docs/design/sigreg.md
-#include "characteristic/circle.h"
-#include "memory.h"
-#include "rows.h"
-#include "variant.h"
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../memory.h"
+#include "../threads.h"
+#include "../variant.h"
+#include "circle.h"
+#include "kernels.h"
 
 namespace {
 
@@ -220,6 +223,8 @@ bool adjoint(const Characteristic &x, const void *grad, void *dp) {
 } // namespace
 
 namespace sslkernels {
-extern const CharacteristicKernels SSLK_NAME(characteristic_);
-const CharacteristicKernels SSLK_NAME(characteristic_) = {sums, adjoint};
+template <> const SigregKernels &kernels_for<SigregKernels, SSLK_VARIANT>() {
+    static const SigregKernels table = {sums, adjoint};
+    return table;
+}
 } // namespace sslkernels

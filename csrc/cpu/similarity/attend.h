@@ -3,6 +3,7 @@
 // Owners' sums are rescaled when their maximum moves. Cost: 4*N*M*D operations.
 #pragma once
 #include "blocks.h"
+#include <omp.h>
 
 namespace {
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A block of owners (in vector lanes) meets a block of others: packing, logits tile by tile, and the pairs left out.
 #pragma once
+#include "../packing.h"
 #include "kept.h"
 
 namespace {

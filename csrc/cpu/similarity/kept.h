@@ -6,7 +6,8 @@
 //   triangle    x with itself: a slot per pair of blocks, whichever of the two was the owner; that follows from threads
 //               and block, so only the same of both may read it
 #pragma once
-#include "../packing.h"
+#include "../integers.h"
+#include "../vector.h"
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif

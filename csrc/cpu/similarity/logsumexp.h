@@ -4,6 +4,7 @@
 // sides where a tile's values lie close together, which they do for unit rows at any usual temperature.
 #pragma once
 #include "blocks.h"
+#include <omp.h>
 
 namespace {
 

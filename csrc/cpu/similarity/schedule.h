@@ -4,7 +4,6 @@
 //   x with y        groups meet along the diagonals of a Latin square
 //   one side only   each thread keeps its owners
 #pragma once
-#include "../memory.h"
 #include "blocks.h"
 #include <omp.h>
 

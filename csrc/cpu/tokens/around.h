@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writing results that no cache holds: into huge pages, and around the caches.
 #pragma once
-#include "../packing.h"
+#include <stdint.h>
+#include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif

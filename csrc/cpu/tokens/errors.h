@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Errors of rows that have a weight: squares or smooth L1 against a target standardised as it is read.
 #pragma once
-#include "../rows.h"
-#include "../variant.h"
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../threads.h"
+#include "../vector.h"
 #include "around.h"
+#include "kernels.h"
+#include <math.h>
 
 namespace {
 

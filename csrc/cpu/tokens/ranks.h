@@ -2,7 +2,9 @@
 // Random masking from one key per token: a stable radix sort of a sample's keys, eight bits at a time.
 #pragma once
 #include "../memory.h"
-#include "../rows.h"
+#include "../threads.h"
+#include "kernels.h"
+#include <string.h>
 
 namespace {
 

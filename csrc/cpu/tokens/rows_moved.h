@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows by index: gather, and collect, which is its adjoint.
 #pragma once
+#include "../dtypes.h"
+#include "../integers.h"
 #include "../memory.h"
-#include "../rows.h"
-#include "../variant.h"
+#include "../threads.h"
 #include "around.h"
+#include "kernels.h"
 
 namespace {
 

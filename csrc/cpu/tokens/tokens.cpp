@@ -12,9 +12,12 @@
 //
 // Cost: one read and one write of what is moved, 8 bytes of index per row. Bound by memory: rows of a large result are
 // written around the caches, into huge pages. Measurements: docs/design/tokens.md
-#include "tokens/errors.h"
-#include "tokens/ranks.h"
-#include "tokens/rows_moved.h"
+#include "../dtypes.h"
+#include "../variant.h"
+#include "errors.h"
+#include "kernels.h"
+#include "ranks.h"
+#include "rows_moved.h"
 
 namespace {
 
@@ -83,6 +86,8 @@ void errors_backward(const TokenErrors &e, const void *moments, void *dpred) {
 } // namespace
 
 namespace sslkernels {
-extern const TokenKernels SSLK_NAME(tokens_);
-const TokenKernels SSLK_NAME(tokens_) = {gather, collect, sums, ranks, patches, errors, errors_backward};
+template <> const TokenKernels &kernels_for<TokenKernels, SSLK_VARIANT>() {
+    static const TokenKernels table = {gather, collect, sums, ranks, patches, errors, errors_backward};
+    return table;
+}
 } // namespace sslkernels
