@@ -95,7 +95,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
             for (int i = 0; i < kBlock; i += L) store(shifted + i, load(grad + i) * expv(middle - load(lse + i)));
         }
     };
-    static void shared(Acc *g, Acc middle, const Acc *a, const Acc *b) {
+    static SSLK_INLINE void shared(Acc *g, Acc middle, const Acc *a, const Acc *b) {
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L) {
                 // A pair with no gradient on either side may exceed its sums: keep e^x finite, it meets a zero.
@@ -105,7 +105,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
     }
     // The forward's e^(t - top), moved to e^(t - middle). A pair with a gradient has t < middle + 28, and top lies at
     // most e^55 above it; beyond that only zeros are met, and 85 keeps the product finite.
-    static void shared_kept(Acc *g, const Acc *left, Acc shift, const Acc *a, const Acc *b) {
+    static SSLK_INLINE void shared_kept(Acc *g, const Acc *left, Acc shift, const Acc *a, const Acc *b) {
         const Acc factor = exps<Acc>(shift < Acc(85) ? shift : Acc(85));
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L)

@@ -87,8 +87,8 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
         top = largest<Acc>(high), bottom = smallest<Acc>(low);
     }
     // Every entry lies within e^55 of the tile's maximum: one exponential serves its row and its column.
-    void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum,
-                Acc *left) {
+    SSLK_INLINE void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max,
+                            Vector<Acc> *strip_sum, Acc *left) {
         Vector<Acc> columns[3] = {}, rows[P::MR] = {}, there[3];
         for (int v = 0; v < 3; ++v)
             for (int l = 0; l < L; ++l) there[v][l] = Acc(n0 + v * L + l < co);
