@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The Python module sslkernels._C: pointers, sizes and strides in, nothing out. It links no torch, so that one build
-// serves every torch version; the ops in sslkernels/ops allocate and check before they call. The functions are in the
-// bindings.cpp of every family and of cuda/.
+// The Python module sslkernels._C. Its functions take pointers, sizes and strides and return next to nothing; each
+// family has them in its own bindings.cpp. The module links no torch, so that one build serves every torch version. The
+// ops in sslkernels/ops allocate and check before they call.
 #include "bindings.h"
 #include "cpu/variants.h"
 
@@ -20,7 +20,7 @@ PYBIND11_MODULE(_C, module) {
     using namespace sslkernels;
     module.doc() =
         "Compiled kernels of sslkernels, and what launches those of CUDA. Private: call sslkernels.functional instead.";
-    variant(); // a wrong SSLKERNELS_ISA is an import error, not a surprise later
+    variant(); // so that a wrong SSLKERNELS_ISA fails when the module is imported
     module.def("isa", &isa);
     module.def("available_isas", &available_isas);
     for (const auto add : parts()) add(module);

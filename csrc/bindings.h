@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The parts of the Python module, each of which is one bindings.cpp, and what they share.
+// Shared by every bindings.cpp: how it adds its functions to the Python module, and how it reads their arguments.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -10,7 +10,7 @@
 namespace sslkernels {
 
 namespace py = pybind11;
-using Address = uintptr_t; // as Tensor.data_ptr() gives it; 0: absent
+using Address = uintptr_t; // what Tensor.data_ptr() returns; 0 stands for absent
 
 // A bindings.cpp adds its functions to the module by one object of this type at namespace scope.
 struct Bindings {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// How this instruction set multiplies bfloat16: on the matrix unit, two at a time, or widened to fp32.
+// Picks how this instruction set multiplies bfloat16: on the matrix unit, two at a time, or widened to fp32.
 #pragma once
 #include "amx.h"
 

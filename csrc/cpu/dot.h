@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The dot product of two rows, in lanes of the type it is summed in.
+// Computes the dot product of two rows, in vector lanes of the type that holds the sum.
 #pragma once
 #include "dtypes.h"
 #include "vector.h"

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arithmetic of sizes and indices.
+// Whole-number arithmetic for sizes and indices.
 #pragma once
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of a matrix in memory.
+// Describes rows of a matrix in memory, and finds one of them.
 #pragma once
 #include <stdint.h>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Picks the instruction set once, at first use: the best this processor has, or what SSLKERNELS_ISA names.
+// Picks the instruction set once, at first use: the best this processor has, or the one SSLKERNELS_ISA names.
 #include "variants.h"
 #include <cstdlib>
 #include <stdexcept>
@@ -27,14 +27,13 @@ bool has_avx512bf16() {
     return has_avx512() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
 }
 
-// The processor has AMX-BF16, and the kernel keeps its tiles for this process once asked.
+// Says whether the processor has AMX-BF16 and Linux lets this process use its tiles, which it must ask for.
 bool has_amx() {
 #if defined(SSLK_EMULATE_AMX)
     return has_avx512bf16();
 #elif defined(__linux__)
     unsigned a, b, c, d;
-    const bool present =
-        has_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
+    const bool present = has_avx512bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 22 & 1) && (d >> 24 & 1);
     constexpr int kRequestPermission = 0x1023, kTileData = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
     return present && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
@@ -46,10 +45,10 @@ bool has_amx() {
 struct InstructionSet {
     Variant variant;
     const char *name;
-    bool (*runs)(); // on this processor
+    bool (*runs)(); // whether this processor has it
 };
 
-// Every instruction set there are kernels for, slowest first. CMakeLists.txt has the compiler's options for each.
+// The one table of instruction sets, slowest first. CMakeLists.txt has the compiler's options for each of them.
 const InstructionSet kInstructionSets[] = {
     {baseline, "baseline", [] { return true; }},
 #if defined(__x86_64__)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which instruction set is in use, and its kernels. CMake lists those of the build in SSLK_VARIANTS.
+// Finds the kernels for the instruction set in use. CMake lists the instruction sets of a build in SSLK_VARIANTS.
 #pragma once
 #include "variant.h"
 #include <string>
@@ -7,9 +7,9 @@
 
 namespace sslkernels {
 
-Variant variant();                         // the one in use, picked once
+Variant variant();                         // in use; picked at the first call
 std::string isa();                         // its name
-std::vector<std::string> available_isas(); // names of what this processor can run, slowest first
+std::vector<std::string> available_isas(); // names of those this processor can run, slowest first
 
 template <class Kernels, Variant... built> const Kernels &kernels_of(Variant wanted) {
     const Kernels *found = nullptr;
@@ -17,7 +17,7 @@ template <class Kernels, Variant... built> const Kernels &kernels_of(Variant wan
     return *found;
 }
 
-// The kernels of a family for the instruction set in use.
+// Returns a family's kernels for the instruction set in use.
 template <class Kernels> const Kernels &kernels() {
     static const Kernels &chosen = kernels_of<Kernels, SSLK_VARIANTS>(variant());
     return chosen;

@@ -6,7 +6,7 @@
 namespace sslkernels {
 
 static const Bindings bindings([](py::module_ &module) {
-    // A field of a kernel's struct: an address or a whole number, or a double.
+    // Returns the bits of a field of a kernel's struct, which is an address, a whole number or a double.
     static const auto field = [](py::handle value) {
         uint64_t bits;
         if (py::isinstance<py::float_>(value)) {
@@ -18,7 +18,7 @@ static const Bindings bindings([](py::module_ &module) {
         return bits;
     };
 #ifdef SSLK_CUDA_VERSION
-    module.attr("CUDA_VERSION") = SSLK_CUDA_VERSION; // of the compiler of the shipped images, as 13000
+    module.attr("CUDA_VERSION") = SSLK_CUDA_VERSION; // the version that compiled the shipped images; 13000 for 13.0
 #else
     module.attr("CUDA_VERSION") = 0;
 #endif

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Correlation of columns without a matrix larger than need be: |a^T b|^2 = <a a^T, b b^T>.
+// Computes correlations of columns with the smaller of two matrices, because |a^T b|^2 = <a a^T, b b^T>.
 //
-//   a = (z - mean) * scale per column, never stored whole
+//   a = (z - mean) * scale per column, which is never stored whole
 //   samples    K = a a^T, N x N per view     da = K b          where N < D, in fp32 (fp64)
 //   features   C = a^T b, D x D              da = b off(C)^T   where N >= D, a and b rounded to the product's dtype
 //
-// Cost, forward and backward of two views: 6*N*D*min(N, D) operations and three passes over the rows, one to write.
-// Derivation and measurements: docs/design/correlation.md
+// Cost of two views, forward and backward: 6*N*D*min(N, D) operations and three passes over the rows, one of which
+// writes. Derivation and measurements: docs/design/correlation.md
 #include "../bfloat16.h"
 #include "../dtypes.h"
 #include "../variant.h"
@@ -15,7 +15,7 @@
 
 namespace {
 
-// Calls f(policy, element) for rows of `dtype` whose products run in `compute`.
+// Calls f with the policy and the element for rows of `dtype` whose products run in `compute`.
 template <class P, class In> struct Chosen {
     using Policy = P;
     using Element = In;

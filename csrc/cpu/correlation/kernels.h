@@ -1,31 +1,32 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arguments of the correlation kernels, and their table. Strides count elements.
+// Declares the correlation kernels and their arguments. Strides count elements.
 #pragma once
 #include "../row_access.h"
 
 namespace sslkernels {
 
-struct Columns { // of one view: a = (z - mean) * scale, in fp32 (fp64); mean and scale null: a = z
+struct Columns { // a = (z - mean) * scale of one view, in fp32 (fp64); a = z where mean and scale are null
     Rows rows;
     int64_t d;
-    const void *mean; // (2, d): rounded, and what rounding left of it
+    const void *mean; // (2, d): the rounded mean, and the rest that rounding took from it
     const void *scale;
 };
 
-struct CorrelationGrad { // dz = outer * da + (own + through * sum of da a) * a + mixed * b + pull * (z - z'), where z'
-                         // is the other view and b are its columns
+// dz = outer * da + (own + through * sum of da a) * a + mixed * b + pull * (z - z'), where z' is the other view and b
+// are its columns.
+struct CorrelationGrad {
     int dtype, compute;
-    Columns views[2];     // of one view the second is without data
+    Columns views[2];     // the second has no data where there is one view
     int64_t first, count; // rows that receive a gradient
     bool samples, cross;
-    const void *matrix[2]; // per view: K, N x N of `samples`, with da = K a; or C, D x D; or null: no da
-    const void *outer, *own, *mixed, *through; // (views, d) each, or null: dz = da without the first
+    const void *matrix[2]; // per view: K (N, N), so that da = K a, if `samples`; else C (D, D); null for no da
+    const void *outer, *own, *mixed, *through; // (views, d) each, or null; dz = da where outer is null
     double pull;
     void *out[2]; // null where not wanted
     int threads;
 };
 
-struct CorrelationKernels {
+struct CorrelationKernels { // they return false where there is no memory for their scratch
     bool (*moments)(int dtype, Rows z0, Rows z1, int64_t d, bool centre, void *mean, double *squares, double *products,
                     double *gap, int threads);
     bool (*samples)(int dtype, Columns a, int64_t first, int64_t count, void *out, int threads);

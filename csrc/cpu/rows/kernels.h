@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arguments of the row-wise kernels, and their table. Strides count elements.
+// Declares the row-wise kernels and their arguments. Strides count elements.
 #pragma once
 #include "../row_access.h"
 
 namespace sslkernels {
 
-struct RowCosine { // of x_i and y_i, as many of both
+struct RowCosine { // the cosine of x_i and y_i for every i
     int dtype;
     Rows x, y;
     int64_t d;
-    double eps; // the least that a norm counts as
+    double eps; // smaller norms count as this
     int threads;
 };
 
-struct RowCosineGrad { // cosines (n), norms (2, n): of x, of y, not clamped; in fp32 (fp64)
+struct RowCosineGrad { // in fp32 (fp64): cosines (n,) and norms (2, n) of x and of y, not clamped
     const void *cosines, *norms;
     const void *grad;
     int64_t grad_stride; // 0: one number for all rows

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row-wise passes: unit rows, dot products and cosines of matching rows, scaled rows, and their gradients.
-// Cost: one read and one write of each matrix, bound by memory. Derivation and measurements: docs/design/similarity.md
+// Makes unit rows, dot products and cosines of matching rows, and their gradients. Each is one pass over the rows,
+// bound by memory. Derivation and measurements: docs/design/similarity.md
 #include "../dtypes.h"
 #include "../variant.h"
 #include "cosine.h"

@@ -1,20 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arguments of the kernels of the characteristic function, and their table.
+// Declares the kernels of the empirical characteristic function and their arguments.
 #pragma once
 #include <stdint.h>
 
 namespace sslkernels {
 
-struct Characteristic { // e^(i k step p) for k < knots, of projections p (views, n, slices) without gaps
+struct Characteristic { // e^(i k step p) for k < knots; projections p are (views, n, slices) and contiguous
     int dtype;          // fp32 or fp64
     const void *p;
     int64_t views, n, slices, knots;
-    double step, turns[3]; // turns: step / 2 pi in pieces of few bits (circle.h)
+    double step, turns[3]; // turns: step / 2 pi as a sum of numbers with few bits (circle.h)
     int threads;
 };
 
-struct SigregKernels {
-    bool (*sums)(const Characteristic &, void *out); // (views, 2, knots, slices): of cosines, of sines
+struct SigregKernels {                               // they return false where there is no memory for their scratch
+    bool (*sums)(const Characteristic &, void *out); // (views, 2, knots, slices): sums of cosines and of sines
     bool (*adjoint)(const Characteristic &, const void *grad, void *dp);
 };
 

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Log-sum-exp of S = s*X*Y^T over rows and columns, and its gradient, without the matrix.
+// Computes the log-sum-exp of S = s*X*Y^T over rows and columns, and its gradient, without the matrix.
 //
-//   forward   (max, sum) per row, meaning sum*e^max; one running pair per owner, merged exactly
+//   forward   a running (max, sum) per owner, which stands for sum*e^max and is merged exactly
 //   backward  G = a_i e^(t - lse_i) + b_j e^(t - lse_j);  dX = s*G*Y,  dY = s*G^T*X,  ds = sum x . (G*Y)
 //
-// Blocks of owners (in vector lanes) meet blocks of others. A pair of blocks serves both sides where both are wanted:
+// Blocks of owners (in vector lanes) meet blocks of others. Where both sides are wanted, a pair of blocks serves both:
 //   x with itself   groups of blocks meet as in a round-robin tournament, so that no two threads ever write one row
 //   x with y        groups meet along the diagonals of a Latin square
 //   one side only   each thread keeps its owners
-// No atomics, no copies per thread, and the order of every sum depends on the thread count alone.
+// There are no atomics and no copies per thread, and the order of every sum depends on the thread count alone.
 // Cost: 2*N*M*D operations forward, 4 to 6*N*M*D backward, half of that for x with itself; O((N+M)*D) bytes. Where the
-// caller gives room, the forward leaves its exponentials and the backward saves 2*N*M*D (kept.h).
+// caller gives room, the forward leaves its exponentials there, and the backward saves 2*N*M*D operations (kept.h).
 // Derivation and measurements: docs/design/similarity.md
 #include "../bfloat16.h"
 #include "../dot.h"
@@ -32,8 +32,8 @@ template <class Acc> void fill(Acc *p, int64_t n, Acc x) {
     for (int64_t i = 0; i < n; ++i) p[i] = x;
 }
 
-// The sum of a row, or a column, whose largest logit is infinite: infinite too, unless another logit is NaN. The
-// running sum is NaN then, whichever it is, so the row is read once more.
+// Returns the sum of a row or column whose largest logit is infinite. It is infinite, or NaN if another logit is NaN.
+// The running sum is NaN in both cases, so the row is read once more.
 template <class In, class Acc> Acc beyond_range(const Similarity &s, int64_t index, bool column) {
     const Rows y = s.y;
     for (int64_t k = 0; k < (column ? s.x.count : y.count); ++k) {
@@ -107,8 +107,8 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
     return true;
 }
 
-// lse, with rows that get no gradient (none arrives, or nothing was left to sum) made neutral. A gradient that is no
-// finite number stays NaN even there, and so does a gradient of zero where the weights are NaN.
+// Copies lse and its gradient, and makes rows neutral that get no gradient, because none arrives or no pair was left.
+// An infinite or NaN gradient still gives NaN in such a row, and so does a gradient of zero where the weights are NaN.
 template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_t n, Memory &memory) {
     Side<Acc> side{};
     if (!lse || !grad) return side;
@@ -123,10 +123,10 @@ template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_
     return side;
 }
 
-// out = scale * moved; returns sum x . moved
+// Writes out = scale * moved, and returns the sum of x . moved.
 template <class In, class Acc>
 double finish_gradient(const Rows &x, const Acc *moved, int64_t ld, int64_t d, double scale, void *out, int threads) {
-    constexpr int kParts = 64; // a fixed split keeps the sum's order whatever the thread count
+    constexpr int kParts = 64; // a fixed number, so that the order of the sum does not depend on the threads
     double parts[kParts] = {};
 #pragma omp parallel for schedule(static) num_threads(threads_for(x.count *d, threads))
     for (int part = 0; part < kParts; ++part)

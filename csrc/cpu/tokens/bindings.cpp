@@ -7,7 +7,7 @@ namespace sslkernels {
 
 static const Bindings bindings([](py::module_ &module) {
     using Three = std::array<int64_t, 3>; // sets, batch, kept
-    // An index that is none of the tokens there are is for the caller to name.
+    // Returns false for an index out of range, which the caller names in its error.
     static const auto right = [](int result) {
         must(result != kNoMemory);
         return result == kDone;

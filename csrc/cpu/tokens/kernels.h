@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Arguments of the token kernels, and their table. Strides count elements.
+// Declares the token kernels and their arguments. Strides count elements.
 #pragma once
 #include <stdint.h>
 
 namespace sslkernels {
 
-struct TokenRows { // (samples, prefix + rows, d) of unit stride along d
+struct TokenRows { // (samples, prefix + rows, d); the stride along d is 1
     int dtype;
     const void *data;
     int64_t sample_stride, row_stride, prefix, d;
 };
-struct TokenIndex { // (sets, batch, kept), int64 where wide, else int32; without gaps
+struct TokenIndex { // (sets, batch, kept), contiguous; int64 where wide, else int32
     const void *data;
     bool wide;
     int64_t sets, batch, kept;
 };
 enum TokenNorm : int { kPlain = 0, kMae = 1, kLayer = 2 };
-struct TokenErrors { // rows of pred and target (rows, d) without gaps; a row of weight (or scale) 0 is not read
+struct TokenErrors { // pred and target are (rows, d), contiguous; a row with weight (or scale) 0 is not read
     int dtype, target_dtype;
     const void *pred, *target, *weights;
     int64_t rows, d;
     int norm;
-    double beta; // 0: squares
+    double beta; // 0 for squared errors
     int threads;
 };
 enum TokenResult : int { kDone = 0, kWrongIndex = 1, kNoMemory = 2 };
