@@ -3,8 +3,7 @@
 //
 //   update    t <- m t + (1 - m) s for every tensor of a model in one launch. Where a 16-bit target has a master M
 //             in fp32, M moves and t is M rounded. If t is not the rounding of M, somebody wrote t, and M starts again
-//             from t.
-//             m is a number, or is read from the device.
+//             from t. m is a number, or is read from the device.
 //   enqueue   queue[(position + offset + i) mod size] <- keys[i]; position is read from the device
 //
 // update has one block for each chunk of at most CHUNK elements of a pair, and a table says where the chunks are.

@@ -9,11 +9,11 @@
 //   backward             dp = sum_k t_k (g_sin cos - g_cos sin), the same products times combinations of gradients
 //
 // No chain of products is longer than 3 + knots / 8, so the error of knot k is at most (5 + k / 8) times that of an
-// evaluation, and as many roundings. Lanes are slices. A thread owns slices of a view and runs through their samples in
-// order. It sums kSegment samples in fp32 (fp64) and adds these sums in fp64, so there are no atomics, and the bits are
-// the same at any number of threads. Cost: about 120 operations (fp32) per projection for 17 knots, in the forward and
-// in the backward. Both read p once, and the backward writes dp once. Derivation and measurements:
-// docs/design/sigreg.md
+// evaluation, plus as many roundings. Lanes are slices. A thread owns slices of a view and runs through their samples
+// in order. It sums kSegment samples in fp32 (fp64) and adds these sums in fp64, so there are no atomics, and the bits
+// are the same at any number of threads.
+// Cost: about 120 operations (fp32) per projection for 17 knots, in the forward and in the backward. Both read p once,
+// and the backward writes dp once. Derivation and measurements: docs/design/sigreg.md
 #include "../dtypes.h"
 #include "../integers.h"
 #include "../memory.h"
