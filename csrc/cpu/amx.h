@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// bfloat16 pairs on the matrix unit (AMX): a step multiplies 16 rows x 16 pairs by 16 pairs x 16 lanes into fp32 tiles.
-// A register tile is 16 x 48: three sums, one left tile, three right tiles. Weights by owner are transposed, because
-// the unit takes pairs along the rows of its left side.
-//   SSLK_EMULATE_AMX   the same policy over arrays, so that its layout can be tested on any AVX512-BF16 processor
+// The policy that multiplies bfloat16 pairs on the matrix unit (AMX). A step multiplies 16 rows x 16 pairs by 16 pairs
+// x 16 lanes into fp32 tiles. A register tile is 16 x 48 and takes seven tiles of the unit: three sums, one for the
+// left side and three for the right. Weights by owner are transposed, because the unit takes pairs along the rows of
+// its left side. With SSLK_EMULATE_AMX the policy runs on arrays, so that its layout can be tested on any AVX512-BF16
+// processor.
 #pragma once
 #include "tiles.h"
 
@@ -11,7 +12,7 @@
 
 namespace {
 
-// GCC's tile loads do not say that they read memory: what stands at p must be there before they run.
+// GCC does not know that tile loads read memory. This makes it write what stands at p before they run.
 inline void written(const void *p) { asm volatile("" : : "r"(p) : "memory"); }
 
 #if defined(SSLK_EMULATE_AMX)
@@ -102,7 +103,8 @@ struct Matrix : Pairs {
             for (int q = 0; q < 4; ++q) memcpy(to + (4 * q + j) * (kBlock / 2), &lane[q], 32);
         }
     }
-    // The unit reads whole steps: weights past the last strip must be zero, not what an earlier block left.
+    // The unit reads whole steps, so weights past the last strip are set to zero: an earlier block may have left
+    // others.
     static void clear_tails(uint32_t *by_other, uint32_t *by_owner, int64_t others, int64_t owners) {
         const int64_t strips = (others + MR - 1) / MR * (MR / 2), lanes = (owners + NR - 1) / NR * (NR / 2);
         const int64_t pairs = (others + 31) / 32 * 16, steps = (owners + 31) / 32 * 16;

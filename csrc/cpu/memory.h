@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scratch of one call.
+// Scratch memory for one call of a kernel.
 #pragma once
-#include "packing.h"
+#include "integers.h"
 #include <stdlib.h>
 
 namespace {
 
-// Fresh pages cost more than a small problem's arithmetic: each calling thread keeps its last scratch up to this size.
-constexpr int64_t kKeptBytes = 8 << 20;
+// Each calling thread keeps its last scratch up to this size, because fresh pages cost more than the arithmetic of a
+// small problem.
+constexpr int64_t kKeptBytes = 8 << 20; // bytes
 struct Scratch {
     char *data = nullptr;
     int64_t bytes = 0;

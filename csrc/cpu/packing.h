@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows laid out for the register tiles, and the product of a block of weights with packed rows.
+// Lays rows out as the register tiles read them, and multiplies a block of weights by packed rows.
 #pragma once
-#include "amx.h"
+#include "integers.h"
+#include "row_access.h"
+#include "tiles.h"
 
 namespace {
 
-inline int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
-// Steps of k that `count` elements take, zeros included.
+// The steps of k that `count` elements take, with the zeros that fill up the last one.
 template <class P> constexpr int64_t steps_for(int64_t count) {
     return (count + P::kPack * P::kAlign - 1) / (P::kPack * P::kAlign) * P::kAlign;
 }
 
-// Elements of a and, after its last, of b, as `from` says.
+// Picks elements from a followed by b, at the indices in `from`.
 template <class V> SSLK_INLINE V shuffled(V a, V b, V from) {
-#ifdef __clang__ // which finds the instruction in the loop
+#ifdef __clang__ // clang finds the instruction for this loop
     constexpr int L = sizeof(V) / sizeof(a[0]);
     V out;
     for (int l = 0; l < L; ++l) out[l] = from[l] < L ? a[from[l]] : b[from[l] - L];
@@ -25,9 +24,9 @@ template <class V> SSLK_INLINE V shuffled(V a, V b, V from) {
 #endif
 }
 
-// L rows of L elements, transposed: log2(L) times the first half is interleaved with the second.
+// Transposes L rows of L elements: it interleaves the first half with the second, log2(L) times.
 template <class V, int L> SSLK_INLINE void transpose(V (&rows)[L]) {
-    V low, high; // which elements of two rows side by side come first, and which then
+    V low, high; // the elements that come first when two rows are interleaved, and the rest
     for (int l = 0; l < L; ++l) low[l] = l / 2 + l % 2 * L, high[l] = low[l] + L / 2;
 #pragma GCC unroll 4
     for (int done = 1; done < L; done *= 2) {
@@ -42,7 +41,7 @@ template <class V, int L> SSLK_INLINE void transpose(V (&rows)[L]) {
     }
 }
 
-// Owners for dot_tile: [panel of NR owners][k][NR]; missing owners are zero.
+// Packs owners for dot_tile as [panel of NR owners][k][NR]. Missing owners are zero.
 template <class P, class In>
 void pack_lanes(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
     constexpr int kChunk = 16, L = kLanes<typename P::Acc>;
@@ -55,7 +54,7 @@ void pack_lanes(const Rows &rows, int64_t first, int64_t count, int64_t d, typen
             typename P::Elem chunk[P::NR][kChunk];
             for (int n = 0; n < P::NR; ++n) {
                 const int64_t there = n0 + n < count ? least(filled - k0, width) : 0;
-                if (there == kChunk) { // of a known size: one or two vectors
+                if (there == kChunk) { // the compiler knows this size: one or two vectors
                     P::elements(row<In>(rows, first + n0 + n), k0, kChunk, d, chunk[n]);
                 } else {
                     memset(chunk[n], 0, sizeof chunk[n]);
@@ -73,7 +72,7 @@ void pack_lanes(const Rows &rows, int64_t first, int64_t count, int64_t d, typen
         }
 }
 
-// Others for dot_tile: [panel of NR steps][row][NR]; rows up to a multiple of MR are zero.
+// Packs others for dot_tile as [panel of NR steps][row][NR]. Zero rows are added up to a multiple of MR.
 template <class P, class In>
 void pack_others(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
     const int64_t filled = (d + P::kPack - 1) / P::kPack, padded = round_up(count, P::MR);
@@ -88,7 +87,7 @@ void pack_others(const Rows &rows, int64_t first, int64_t count, int64_t d, type
     }
 }
 
-// Rows for grad_block: [panel of NR features][row / kPack][NR]; features and rows past the end are zero.
+// Packs rows for grad_block as [panel of NR features][row / kPack][NR]. Features and rows past the end are zero.
 template <class P, class In>
 void pack_features(const Rows &rows, int64_t first, int64_t count, int64_t d, typename P::Elem *out) {
     for (int64_t f = 0; f < d; f += P::NR, out += kBlock / P::kPack * P::NR) {
@@ -104,7 +103,7 @@ void pack_features(const Rows &rows, int64_t first, int64_t count, int64_t d, ty
     }
 }
 
-// C[rows][features] += G * packed rows. ByOwner reads the weights transposed: owners' gradient.
+// C[rows][features] += G * packed rows. With ByOwner it reads G transposed, for the gradient of the owners.
 template <class P, bool ByOwner>
 void grad_block(const typename P::Elem *g, int64_t rows, int64_t steps, const typename P::Elem *packed,
                 int64_t features, typename P::Acc *c, int64_t ldc) {

@@ -1,26 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Register tiles: MR rows by three vectors of lanes, accumulated over k.
+// Register tiles of the matrix products: MR rows by three vectors of lanes, summed over k in registers.
 //   dot_tile    S[m][n] = sum_k other[m][k] * owner[n][k]     owners in lanes, packed k-major
-//   grad_strip  C[m][:] += sum_k G[m][k] * rows[k][:]         G is the weight tile, rows packed in panels of NR
-//   features
-// A policy names the element: Wide<T> multiplies in T; Pairs multiplies two bfloat16 at a time into fp32.
-// Per step of k a tile loads 3 vectors, broadcasts MR elements and does 3*MR multiply-adds: bound by the FMA units.
+//   grad_strip  C[m][:] += sum_k G[m][k] * rows[k][:]         G: weights; rows in panels of NR features
+// A policy says what the elements are: Wide<T> multiplies in T, and Pairs multiplies two bfloat16 at a time into fp32.
+// In each step of k a tile loads 3 vectors, broadcasts MR elements and does 3*MR multiply-adds, so the FMA units bound
+// it.
 #pragma once
-#include "rows.h"
+#include "dtypes.h"
+#include "vector.h"
 
 namespace {
 
 #define SSLK_INLINE inline __attribute__((always_inline))
 
-constexpr int kBlock = 192; // rows of a block; a multiple of NR for every vector width
+constexpr int kBlock = 192; // rows; a multiple of NR for every vector width
 
 template <class T> struct Wide {
     using Acc = T;
     using Elem = T;
-    static constexpr int kPack = 1;           // elements of k in one Elem
-    static constexpr int kAlign = 1;          // steps of k are a multiple of this, zeros added
-    static constexpr bool kOwnerRows = false; // keep() lays the weights by owner out in rows, not down columns
-    struct Session {};                        // lives on a thread while it multiplies
+    static constexpr int kPack = 1;           // elements of k that one Elem holds
+    static constexpr int kAlign = 1;          // zeros fill the steps of k up to a multiple of this
+    static constexpr bool kOwnerRows = false; // keep() writes an owner's weights along a row, not a column
+    struct Session {};                        // a thread has one while it multiplies
     static constexpr int MR = SSLK_VECTOR_BYTES == 64 ? 8 : 4;
     static constexpr int NR = 3 * kLanes<T>;
 
@@ -30,7 +31,7 @@ template <class T> struct Wide {
         for (int64_t i = 0; i < count; ++i) out[i] = widen<T>(row[k + i]);
     }
     template <class In> static Elem across(const In *row, const In *, int64_t k) { return widen<T>(row[k]); }
-    // One strip of weights into both layouts; with kPack = 1 they are the same buffer.
+    // Writes one strip of weights in both layouts, which are the same buffer where kPack is 1.
     static void keep(const T *g, int64_t m, int64_t n, Elem *by_other, Elem *) {
         for (int r = 0; r < MR; ++r)
             for (int v = 0; v < NR; v += kLanes<T>) store(by_other + (m + r) * kBlock + n + v, load(g + r * NR + v));
@@ -62,7 +63,7 @@ struct Pairs {
     static uint32_t across(const bf16 *row, const bf16 *next, int64_t k) {
         return row[k].bits | (next ? uint32_t(next[k].bits) << 16 : 0);
     }
-    // Weights r and r + 1 as bfloat16: each into its row, and side by side for the owners.
+    // Rounds weights r and r + 1 to bfloat16, writes each into its row, and returns them side by side for the owners.
     static SSLK_INLINE __m512i round_pair(const float *g, int r, int v, uint16_t *even, uint16_t *odd) {
         const __m256i low = (__m256i)_mm512_cvtneps_pbh((__m512)load(g + r * NR + v));
         const __m256i high = (__m256i)_mm512_cvtneps_pbh((__m512)load(g + (r + 1) * NR + v));
@@ -93,7 +94,7 @@ SSLK_INLINE void multiply(const typename P::Elem *a, int64_t am, int64_t ak, con
                 acc[m][v] = P::step(acc[m][v], a[m * am + k * ak], b + k * P::NR + v * kLanes<typename P::Acc>);
 }
 
-// a: MR rows of the packed others, `panel` elements from one panel of NR steps to the next.
+// `a` holds MR rows of the packed others; it is `panel` elements from one panel of NR steps to the next.
 template <class P>
 void dot_tile(const typename P::Elem *a, int64_t panel, const typename P::Elem *b, int64_t steps, typename P::Acc *s) {
     using Acc = typename P::Acc;
@@ -118,7 +119,7 @@ SSLK_INLINE void grad_strip(const typename P::Elem *a, int64_t am, int64_t ak, c
             }
 }
 
-// One strip of MR rows and up to three vectors of features.
+// Adds to one strip of MR rows and up to three vectors of features.
 template <class P>
 void grad_tile(const typename P::Elem *a, int64_t am, int64_t ak, const typename P::Elem *b, int64_t steps,
                typename P::Acc *c, int64_t ldc, int rows, int vectors) {

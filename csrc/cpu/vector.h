@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One vector type for every instruction set: GCC/Clang vector extensions of SSLK_VECTOR_BYTES, set by CMake per
-// variant. Everything is in an anonymous namespace and uses no STL: a weak symbol compiled for AVX-512 must never win
-// at link time.
+// Vectors and their arithmetic, written once for every instruction set with the vector extensions of GCC and clang.
+// CMake sets SSLK_VECTOR_BYTES. Everything is in an anonymous namespace and uses no STL, because the linker must never
+// pick a weak symbol that was compiled for AVX-512.
 #pragma once
 #include <math.h>
 #include <stdint.h>
@@ -31,7 +31,7 @@ template <class T> inline Vector<T> load(const T *p) {
 }
 template <class T> inline void store(T *p, Vector<T> v) { memcpy(p, &v, sizeof v); }
 template <class T> inline Vector<T> all(T x) { return Vector<T>{} + x; }
-// A NaN in b comes out, a NaN in a does not: the same as the hardware's max and min.
+// A NaN in b comes out and a NaN in a does not, as with the processor's max and min.
 template <class T> inline Vector<T> larger(Vector<T> a, Vector<T> b) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) return (Vector<T>)_mm512_max_ps((__m512)a, (__m512)b);
@@ -60,20 +60,20 @@ template <class T> inline T smallest(Vector<T> v) {
     return s;
 }
 
-// e^u for u < 88. Below -87.3 it is exactly zero (an excluded pair has u = -inf); NaN stays NaN. Relative error 1e-7,
-// and 4e-8 |u| from the rounding of u*log2(e).
+// Computes e^u for u < 88. It is exactly zero below -87.3 (an excluded pair has u = -inf), and NaN stays NaN. The
+// relative error is 1e-7, and 4e-8 |u| more from the rounding of u*log2(e).
 inline Vector<float> expv(Vector<float> u) {
     const Vector<float> low = all<float>(-0x1.5d589ep+6f), log2e = all<float>(0x1.715476p+0f); // low: -126 ln 2
     const Vector<float> clamped = larger<float>(low, u);
 #if defined(__AVX512F__)
     const Vector<float> n = (Vector<float>)_mm512_roundscale_ps((__m512)(clamped * log2e), 8);
 #else
-    const Vector<float> magic = all<float>(12582912.0f); // 1.5 * 2^23: adding it rounds to a whole number
+    const Vector<float> magic = all<float>(12582912.0f); // 1.5 * 2^23; adding it rounds to a whole number
     const Vector<float> shifted = clamped * log2e + magic;
     const Vector<float> n = shifted - magic;
 #endif
     const Vector<float> f = clamped * log2e - n;
-    Vector<float> p = all<float>(0x1.41d334p-13f); // minimax on [-1/2, 1/2]
+    Vector<float> p = all<float>(0x1.41d334p-13f); // minimax polynomial of 2^f on [-1/2, 1/2]
     p = p * f + 0x1.5f456ap-10f;
     p = p * f + 0x1.3b2dbcp-7f;
     p = p * f + 0x1.c6aed4p-5f;
@@ -94,53 +94,5 @@ inline Vector<double> expv(Vector<double> u) {
     return u;
 }
 template <class T> inline T exps(T u) { return expv(all<T>(u))[0]; }
-
-// bfloat16 and float16 are moved as 16 raw bits.
-struct bf16 {
-    uint16_t bits;
-};
-struct f16 {
-    uint16_t bits;
-};
-inline float from_bits(uint32_t bits) {
-    float x;
-    memcpy(&x, &bits, 4);
-    return x;
-}
-inline uint32_t to_bits(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return bits;
-}
-template <class Acc> inline Acc widen(float x) { return x; }
-template <class Acc> inline Acc widen(double x) { return Acc(x); }
-template <class Acc> inline Acc widen(bf16 x) { return from_bits(uint32_t(x.bits) << 16); }
-template <class Acc> inline Acc widen(f16 x) {
-    const float magnitude = from_bits(uint32_t(x.bits & 0x7fff) << 13) * 0x1p112f;
-    const uint32_t infinite = magnitude >= 65536.0f ? 0x7f800000u : 0u; // the exponent of inf and NaN
-    return from_bits(to_bits(magnitude) | infinite | uint32_t(x.bits & 0x8000) << 16);
-}
-template <class Out> inline Out narrow(float x);
-template <> inline float narrow<float>(float x) { return x; }
-template <> inline double narrow<double>(float x) { return x; }
-template <> inline bf16 narrow<bf16>(float x) {
-    const uint32_t bits = to_bits(x);
-    if (x != x) return {uint16_t(bits >> 16 | 0x40)};
-    return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-template <> inline f16 narrow<f16>(float x) {
-    const uint32_t sign = to_bits(x) >> 16 & 0x8000;
-    const uint32_t bits = to_bits(x) & 0x7fffffff;
-    if (bits > 0x7f800000) return {uint16_t(sign | 0x7e00)};
-    if (bits >= 0x477ff000) return {uint16_t(sign | 0x7c00)}; // rounds to infinity
-    if (bits < 0x38800000) {                                  // subnormal: let the adder round
-        const float shifted = from_bits(bits) + 0.5f;
-        return {uint16_t(sign | (to_bits(shifted) - 0x3f000000))};
-    }
-    const uint32_t odd = bits >> 13 & 1;
-    return {uint16_t(sign | ((bits + 0xfff + odd - 0x38000000) >> 13))};
-}
-template <class Out> inline Out narrow(double x) { return narrow<Out>(float(x)); }
-template <> inline double narrow<double>(double x) { return x; }
 
 } // namespace

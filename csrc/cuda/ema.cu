@@ -1,33 +1,34 @@
 // SPDX-License-Identifier: Apache-2.0
-// Teachers and queues. Device code only.
+// Updates teachers and queues. This is device code.
 //
-//   update    t <- m t + (1 - m) s for every tensor of a model in one launch; with a master M in fp32 beside a
-//             16-bit target, M moves and t is M rounded; an M whose rounding t is not begins anew from t. m is a
-//             number, or is read from the device.
+//   update    t <- m t + (1 - m) s for every tensor of a model in one launch. Where a 16-bit target has a master M
+//             in fp32, M moves and t is M rounded. If t is not the rounding of M, somebody wrote t, and M starts again
+//             from t. m is a number, or is read from the device.
 //   enqueue   queue[(position + offset + i) mod size] <- keys[i]; position is read from the device
 //
-// update has one block for each chunk of at most CHUNK elements of a pair, and a table that says where they are. A
-// chunk for a block, and not a loop of blocks over chunks: the hardware hands out the next one when a block ends, which
-// evens out tensors of a few elements and of millions; and the wait of a new block, first for its row of the table and
-// then for its first numbers, passes under the loads of the others of its multiprocessor.
+// update has one block for each chunk of at most CHUNK elements of a pair, and a table says where the chunks are.
+// Blocks do not loop over chunks, for two reasons. The hardware hands out the next chunk when a block ends, which evens
+// out tensors of a few elements and of millions. And a new block waits, first for its row of the table and then for its
+// first numbers, while other blocks of its multiprocessor load theirs.
 //
-// Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter (14 per bf16 one with a
-// master, which is read and written too), and 40 bytes of the table per chunk, 0.04 % of that. The smallest chunk worth
-// a block is one that fills its loads, and the last wave of blocks idles for half a chunk's time: of 25 million fp32
-// parameters on an H200 about 3 % at 8192 elements.
+// Cost: one read of target and source and one write of the target, 12 bytes per fp32 parameter (14 per bf16 one with a
+// master, which is read and written too), and 40 bytes of the table per chunk, which is 0.04 % of that. A chunk must be
+// large enough to fill its block's loads, and the last wave of blocks idles for half a chunk's time. With 8192 elements
+// and 25 million fp32 parameters that is about 3 % on an H200.
 //
-// In flight: a thread asks for four vectors of each tensor before it uses the first, 128 bytes for fp32 or bf16, 80 to
-// 128 for mixtures and beside masters; 768 threads fit at up to 85 registers (64 spill on sm_100 and 120), 60 to 96 KiB
-// for each multiprocessor. At 4.8 TB/s, two thirds of them reads, and a latency of 0.8 us an H200's 132 must have 20
-// KiB in flight each: three times less. The scalar path, for what no vector can be read of, has 48 KiB for fp32 and 24
-// for bf16. These are estimates; nothing here has run on a GPU. Arithmetic is some 25 instructions per number of 36
-// (bf16) or 72 (fp32) that pass while memory moves one.
+// In flight: a thread asks for four vectors of each tensor before it uses the first. That is 128 bytes for fp32 or
+// bf16, and 80 to 128 for mixtures and beside masters. 768 threads fit at up to 85 registers (64 spill on sm_100 and
+// 120), so a multiprocessor has 60 to 96 KiB in flight. At 4.8 TB/s, two thirds of which are reads, and a latency of
+// 0.8 us, each of the 132 multiprocessors of an H200 needs 20 KiB, three times less. The scalar path, for tensors that
+// vectors cannot read, has 48 KiB for fp32 and 24 KiB for bf16. These are estimates; nothing here has run on a GPU.
+// Arithmetic takes about 25 instructions per number. Memory moves one number in the time of 36 (bf16) or 72 (fp32)
+// instructions.
 
 #include "numbers.cuh"
 
 constexpr int THREADS = 256;
 
-// Calls f with a number of each of the two dtypes: the first one's code + 256 times the second's.
+// Calls f with a number of each of two dtypes; `codes` is the code of the first + 256 times that of the second.
 template <class F> __device__ inline void with_dtype(int64 code, F f) {
     switch (code) {
     case 0: return f(f32());
@@ -41,7 +42,7 @@ template <class F> __device__ inline void with_dtypes(int64 codes, F f) {
 }
 
 template <class A, class B> using wider_t = decltype(sum_t<A>() + sum_t<B>());
-// Numbers of each of two types that are moved together: 16 bytes of the wider one.
+// How many numbers of each of two types are moved together: 16 bytes of the wider one.
 template <class A, class B> constexpr int VECTOR = 16 / (sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
 
 // --- update ---------------------------------------------------------------------------------------------------------
@@ -49,11 +50,11 @@ template <class A, class B> constexpr int VECTOR = 16 / (sizeof(A) > sizeof(B) ?
 __device__ inline float fused(float a, float b, float c) { return fmaf(a, b, c); }
 __device__ inline double fused(double a, double b, double c) { return fma(a, b, c); }
 
-// m t + (1 - m) s to half a bit of max(|t|, |s|) and little more: from the nearer of the two by the smaller weight of
-// their difference, and then by what rounding left of the weight, the difference and the sum. Many GPUs have one double
-// for 32 or 64 floats, so that this is cheaper than double arithmetic. Where the difference is not finite, the sum of
-// both products: an infinite teacher or student gives an infinity and not NaN, and numbers near the largest do not
-// overflow.
+// Computes m t + (1 - m) s to little more than half a bit of max(|t|, |s|). It starts from t or s, whichever has the
+// larger weight, adds the smaller weight times their difference, and then what rounding lost of the weight, the
+// difference and the sum. Many GPUs compute one double in the time of 32 or 64 floats, so this is cheaper than double
+// arithmetic. Where the difference is not finite it adds both products: an infinite teacher or student gives an
+// infinity and not NaN, and numbers near the largest do not overflow.
 template <class W> struct Step {
     W keep, take, weight, weight_rest;
     bool copies, near;
@@ -71,16 +72,16 @@ template <class W> struct Step {
 };
 
 struct Chunk {
-    void *target, *source, *master; // master: fp32, or null
+    void *target, *source, *master; // master is fp32, or null
     int64 count, dtypes;
 };
 struct Update {
     const Chunk *chunks;
-    const double *at; // null: momentum is the number
+    const double *at; // where the momentum is read, or null
     double momentum;
 };
 
-// Addresses that come out of a table: without a word the compiler takes them for any kind of memory.
+// Tells the compiler that an address from a table is in global memory. Otherwise it allows for any kind of memory.
 template <class T> __device__ inline T *global(void *address) {
 #ifdef __CUDACC__
     __builtin_assume(__isGlobal(address));
@@ -92,7 +93,8 @@ template <int V, class T> __device__ inline const Pack<T, V> *packs(const T *fro
     return reinterpret_cast<const Pack<T, V> *>(from);
 }
 
-// Where an update begins: at the master, or at what is not the master's rounding, because somebody wrote it since.
+// Returns the number that an update starts from: the master, or the target if it is not the rounding of the master,
+// because somebody wrote it since.
 template <class Kept, class T> __device__ inline Kept newer(Kept kept, T rounded) {
     if constexpr (sizeof(T) < sizeof(Kept)) {
         T of_master;
@@ -102,7 +104,7 @@ template <class Kept, class T> __device__ inline Kept newer(Kept kept, T rounded
     return kept;
 }
 
-// kept <- moved towards source, and to rounded where that is of another type.
+// Moves `kept` towards `source`, and writes it to `rounded` too where that is of another type.
 template <class Kept, class S, class T> struct Moved {
     static constexpr bool MASTER = sizeof(T) < sizeof(Kept);
     Kept *kept;
@@ -126,7 +128,7 @@ template <class Kept, class S, class T> struct Moved {
         for (int first = threadIdx.x; first < vectors; first += THREADS * UNROLL) {
             Pack<Kept, V> t[UNROLL];
             Pack<S, V> s[UNROLL];
-            Pack<T, V> r[UNROLL]; // read beside a master only
+            Pack<T, V> r[UNROLL]; // read only where there is a master
 #pragma unroll
             for (int u = 0; u < UNROLL; ++u) {
                 const int i = first + u * THREADS;
@@ -156,7 +158,7 @@ template <class Kept, class S, class T> struct Moved {
     }
 };
 
-// Three blocks to a multiprocessor, or more.
+// At least three blocks fit a multiprocessor.
 extern "C" __launch_bounds__(THREADS, 3) __global__ void update(Update a) {
     const Chunk chunk = a.chunks[blockIdx.x];
     const double momentum = a.at ? *a.at : a.momentum;
@@ -182,10 +184,10 @@ extern "C" __launch_bounds__(THREADS, 3) __global__ void update(Update a) {
 
 struct Enqueue {
     void *queue;
-    int64 queue_row, size; // strides are in numbers
+    int64 queue_row, size; // strides count numbers
     const void *keys;
     int64 keys_row, count, d, dtypes, vector;
-    const unsigned char *position; // null: none; an integer of so many bytes
+    const unsigned char *position; // an integer of position_bytes bytes, or null for 0
     int64 position_bytes, position_signed, offset;
 };
 
@@ -198,7 +200,7 @@ __device__ inline int64 position_of(const Enqueue &a) {
 }
 
 template <int V, class Q, class K> __device__ inline void copy(Q *to, const K *from) { store(to, load<V>(from)); }
-// Of one dtype as it is, whatever the bits of a NaN say.
+// Copies bits where both dtypes are the same, so that a NaN keeps its own.
 template <int V, class T> __device__ inline void copy(T *to, const T *from) {
     *reinterpret_cast<Pack<T, V> *>(to) = *reinterpret_cast<const Pack<T, V> *>(from);
 }

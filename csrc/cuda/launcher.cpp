@@ -6,7 +6,7 @@
 
 namespace sslkernels::cuda {
 
-// The part of cuda.h that is used here. Handles are pointers to what nobody looks into.
+// This is the part of cuda.h that is used here. Handles are opaque pointers.
 using Result = int;
 using Handle = void *;
 
@@ -58,10 +58,10 @@ static const Driver &driver() {
     return found;
 }
 
-// The context that torch uses of a device.
+// Returns the context of a device that torch uses.
 static Handle primary_context(int device) {
     constexpr int kDevices = 64;
-    static std::array<Handle, kDevices> known{}; // the same is found by every thread, and the GIL is held
+    static std::array<Handle, kDevices> known{}; // every thread finds the same context, and holds the GIL here
     if (device < 0 || device >= kDevices) throw std::runtime_error("there is no CUDA device " + std::to_string(device));
     if (!known[device]) {
         int handle = 0;
@@ -96,7 +96,7 @@ void *kernel(void *library, const std::string &name) {
 
 void launch(void *kernel, int device, void *stream, std::array<unsigned, 2> blocks, std::array<unsigned, 2> threads,
             std::vector<uint64_t> fields) {
-    // A thread of autograd may have no context yet, and the default stream is that of the current one.
+    // A thread of autograd may have no context yet, and the default stream belongs to the current context.
     const Handle context = primary_context(device);
     Handle current = nullptr;
     driver().check(driver().cuCtxGetCurrent(&current), "tell its context");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Compiled device code, loaded and launched by the CUDA driver, which is looked for when the first of these is called:
-// a build needs no CUDA, and runs where there is none. What the driver refuses is a std::runtime_error.
+// Loads compiled device code and launches its kernels through the CUDA driver. The first call looks for the driver, so
+// that a build needs no CUDA and runs where there is none. A refusal of the driver is a std::runtime_error.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -9,14 +9,14 @@
 
 namespace sslkernels::cuda {
 
-// 13000 for CUDA 13.0; 0 where there is no driver.
+// Returns 13000 for CUDA 13.0, and 0 where there is no driver.
 int driver_version();
 
-// Handles, never freed: they serve until the process ends.
+// These return handles. They serve until the process ends, and are never freed.
 void *load(const std::string &image);
 void *kernel(void *library, const std::string &name);
 
-// The kernel takes one struct of 8-byte fields.
+// Launches a kernel that takes one struct of 8-byte fields.
 void launch(void *kernel, int device, void *stream, std::array<unsigned, 2> blocks, std::array<unsigned, 2> threads,
             std::vector<uint64_t> fields);
 

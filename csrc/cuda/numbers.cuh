@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Numbers of four dtypes, and how they are moved. Device code only, of no header: nvcc finds this text beside the
-// kernels that include it, NVRTC is handed it, and the tests compile it for a processor.
+// Defines numbers of four dtypes, and loads and stores them. This is device code that includes no header: nvcc finds
+// this text beside the kernels that include it, NVRTC is given it, and the tests compile it for a processor.
 #pragma once
 
 using int64 = long long;
@@ -13,7 +13,7 @@ struct bf16 {
     unsigned short bits;
 };
 
-// In what numbers of a type are added up.
+// The type in which numbers of type T are added up.
 template <class T> struct Sum {
     using type = float;
 };
@@ -56,7 +56,7 @@ __device__ inline void narrow(float x, bf16 &to) {
 __device__ inline void narrow(float x, double &to) { to = x; }
 template <class T> __device__ inline void narrow(double x, T &to) { narrow(float(x), to); } // as PyTorch does
 
-// V numbers that lie side by side, moved by accesses of up to 16 bytes.
+// V numbers that lie side by side. They are read and written 16 bytes at a time, or all at once where they have fewer.
 template <class T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Pack {
     T at[V];
 };

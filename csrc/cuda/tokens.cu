@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tokens moved by index, and errors where a mask says so. Device code only.
+// Moves tokens by index, and computes errors where a mask says so. This is device code.
 //
 //   gather    out[m B + b, P + k] = x[b, P + i] or fill, + pos             i = index[m, b, k]
-//   invert    first[b, s] = least e = m K + k with index[m, b, k] = s; chain: next[b, e], the next e of the same s
-//   collect   out[b, P + s] = sum of x[m B + b, P + k] over first[b, s] and what it leads to; fill where it is empty
+//   invert    first[b, s] = the least e = m K + k with index[m, b, k] = s
+//   chain     next[b, e] = the next e of the same s
+//   collect   out[b, P + s] = sum of x[m B + b, P + k] over the chain that first[b, s] begins; fill where it is empty
 //   sums      out[part, s] = the same sum over all samples of a part of the batch; the parts are added up afterwards
 //   ranks     rank of a key = how many are smaller, or equal and before it
-//   errors    mean over a row of (p - (t - mean) / deviation)^2 or smooth L1, and its slope
+//   errors    mean over a row of (p - (t - mean) / deviation)^2 or smooth L1; slopes is its gradient
 //
-// Cost: gather, collect, patches and the slope read and write every row once, 16 bytes at a time where all addresses
-// allow it. invert is one atomic minimum per index; chain reads the indices after each one, in samples that have one
-// twice only. ranks compares L^2 keys per sample. errors reads a row once, and its target from the cache once more for
-// each of its two moments. No sum goes through an atomic: they are fp32 (fp64; over a batch always), in the order of
-// the entries, and rounded once.
+// Cost: gather, collect, patches and slopes read and write every row once, 16 bytes at a time where all addresses allow
+// it. invert is one atomic minimum per index. chain reads the indices after each one, but only in samples where an
+// index appears twice. ranks compares L^2 keys per sample. errors reads a row once, and its target once more from the
+// cache for each of its two moments. No sum goes through an atomic. Sums are fp32 (fp64 for fp64, and over a batch),
+// run in the order of the entries, and are rounded once.
 
 #include "numbers.cuh"
 
@@ -26,13 +27,13 @@ template <class W, int V> __device__ inline Pack<W, V> all(W value) {
 }
 template <class W> __device__ inline W not_a_number() { return W(nanf("")); }
 
-// Index numbers are int32 or int64, as ``bytes`` says.
+// Reads an index, which is int32 or int64 as `bytes` says.
 __device__ inline int64 entry(const void *index, int64 bytes, int64 at) {
     return bytes == 8 ? static_cast<const int64 *>(index)[at] : static_cast<const int *>(index)[at];
 }
 __device__ inline bool within(int64 i, int64 length) { return i >= 0 && i < length; }
 
-// A block has blockDim.y rows of one sample, and every sample ``tiles`` blocks; threads along x share a row.
+// A block has blockDim.y rows of one sample, and every sample has `tiles` blocks. Threads along x share a row.
 struct Place {
     int64 sample, row;
 };
@@ -45,10 +46,10 @@ __device__ inline Place place(int64 tiles) {
 
 template <class In, class Out> struct Gather {
     const In *x;
-    int64 x_sample, x_row; // strides, in numbers
+    int64 x_sample, x_row; // strides count numbers
     const void *index;     // (M, B, K)
     int64 index_bytes;
-    const sum_t<Out> *fill, *pos; // null: none
+    const sum_t<Out> *fill, *pos; // null for none
     Out *out;
     int64 batch, prefix, length, kept, channels, by_place, tiles;
 };
@@ -77,14 +78,14 @@ template <class In, class Out, int V> __device__ inline void gather(const Gather
 
 // --- collect --------------------------------------------------------------------------------------------------------
 
-// Where ``first`` is EMPTY nothing arrives. Behind the L places of a sample stand two more: the first entry that has
-// the index of an earlier one, and the first that is outside.
+// No entry arrives where `first` is EMPTY. After its L places a sample has two more: the first entry that repeats the
+// index of an earlier one, and the first whose index is out of range.
 constexpr unsigned EMPTY = 0xffffffff;
 
 struct Invert {
     const void *index; // (M, B, K)
     int64 index_bytes;
-    unsigned *first, *next; // (B, L + 2), all EMPTY; (B, M K)
+    unsigned *first, *next; // (B, L + 2), all EMPTY at first; (B, M K)
     int64 batch, sets, kept, length, tiles;
 };
 
@@ -101,7 +102,7 @@ extern "C" __global__ void invert(Invert a) {
         atomicMin(outside, unsigned(e));
         return;
     }
-    // Every entry of an index but its first is the later one of exactly one such pair, in whatever order they come.
+    // In whatever order the entries of an index come, each but the first is the later one of exactly one such pair.
     const unsigned other = atomicMin(first + i, unsigned(e));
     if (other != EMPTY) atomicMin(repeated, other < e ? unsigned(e) : other);
 }
@@ -122,7 +123,7 @@ template <class In, class Out> struct Collect {
     const In *x; // (M B, P + K, C)
     int64 x_sample, x_row;
     const unsigned *first, *next;
-    const sum_t<Out> *fill; // null: zero
+    const sum_t<Out> *fill; // null for zero
     Out *out;
     int64 batch, sets, prefix, length, kept, channels, strict, tiles;
 };
@@ -188,7 +189,7 @@ template <class Key> struct Ranks {
     int64 length, keep, tiles;
 };
 
-// NaN comes last, as torch.argsort has it.
+// Orders numbers with NaN last, as torch.argsort does.
 template <class W> __device__ inline bool before(W a, W b) { return a < b || (b != b && a == a); }
 
 template <class Key> __device__ inline void ranks(const Ranks<Key> &a) {
@@ -235,8 +236,8 @@ template <class T, int V> __device__ inline void patches(const Patches<T> &a) {
 
 // --- errors ---------------------------------------------------------------------------------------------------------
 
-// What the rows of the target are standardised by.
-constexpr int64 NO_NORM = 0, MAE_NORM = 1; // 2: LayerNorm's
+// How the rows of the target are standardised; 2 stands for LayerNorm.
+constexpr int64 NO_NORM = 0, MAE_NORM = 1;
 
 template <class P, class T> struct Errors {
     const P *pred;
@@ -245,7 +246,7 @@ template <class P, class T> struct Errors {
     int64 target_row;
     const sum_t<P> *weights; // (R,)
     sum_t<P> *errors;        // (R,)
-    sum_t<P> *moments;       // (R, 2): mean, inverse deviation
+    sum_t<P> *moments;       // (R, 2): mean and inverse deviation
     int64 rows, channels, norm;
     double beta;
 };
@@ -262,7 +263,7 @@ template <class W> __device__ inline W warp_max(W value) {
     return value;
 }
 
-// A warp has a row: its threads meet in every sum, and each knows the result.
+// A warp has one row. Its threads meet in every sum, and each gets the result.
 template <class P, class T, int V> __device__ inline void errors(const Errors<P, T> &a) {
     using W = sum_t<P>;
     const int64 row = int64(blockIdx.x) * blockDim.y + threadIdx.y, step = 32 * V;
@@ -295,7 +296,7 @@ template <class P, class T, int V> __device__ inline void errors(const Errors<P,
         inverse = 1 / sqrt(variance + W(mae ? 1e-6 : 1e-5) / peak / peak) / peak;
     }
     const W beta = W(a.beta), bend = beta == 0 ? W(1) : W(0.5) / beta;
-    const W share = W(1) / W(a.channels); // each is divided: the sum of large errors may leave the range
+    const W share = W(1) / W(a.channels); // every error is divided, because a sum of large ones may leave the range
     for (int64 c = begin; c < a.channels; c += step) {
         const auto p = load<V>(pred + c);
         const auto t = load<V>(target + c);
@@ -335,7 +336,7 @@ template <class P, class T, int V> __device__ inline void slopes(const Slopes<P,
             for (int v = 0; v < V; ++v) {
                 const W difference = p.at[v] - (t.at[v] - mean) * inverse;
                 const W slope = beta == 0 ? 2 * difference : difference / beta;
-                // comparisons, for minima would lose NaN
+                // comparisons keep NaN, where min and max would lose it
                 values.at[v] = scale * (beta == 0 ? slope : slope > 1 ? W(1) : slope < -1 ? W(-1) : slope);
             }
         }

@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Columns of one or two views: their moments, and blocks of them standardised on the way to a product.
+// Computes moments of the columns of one or two views, and standardises blocks of columns on their way to a product.
 #pragma once
+#include "../dtypes.h"
+#include "../integers.h"
 #include "../memory.h"
-#include <omp.h>
+#include "../row_access.h"
+#include "../threads.h"
+#include "../vector.h"
+#include "kernels.h"
 
 namespace {
 
 using sslkernels::Columns;
 
-constexpr int kSegment = 32; // rows summed in Acc before they are merged in fp64: squares are right to an ulp or two
+constexpr int kSegment = 32; // rows that are summed in Acc and then merged in fp64; squares are right to an ulp or two
 
-// Running mean and sum of squares of a column, or of products of two: segments merge exactly (Chan et al. 1979). A mean
-// summed in fp32 is off where columns lie far from zero; what is left about it corrects it, and the squares. In fp64
-// sums are those of distances from the first row, the pivot: of a column that is constant they are zeros.
+// The running mean and sum of squares of some columns, and the sum of products of two views. Segments merge exactly
+// (Chan et al. 1979). A mean summed in fp32 is inexact where a column lies far from zero; the mean of the distances
+// from it corrects it and the squares. In fp64, sums are of distances from the first row, the pivot, so that a constant
+// column gives zeros.
 template <class In, class Acc, int kWidest> struct ColumnBlock {
     static constexpr bool kPivoted = sizeof(Acc) == sizeof(double);
     double mean[2][kWidest] = {}, squares[2][kWidest] = {}, products[kWidest] = {}, gap[kWidest] = {};
@@ -56,7 +62,7 @@ template <class In, class Acc, int kWidest> struct ColumnBlock {
         }
         const double share = double(rows) / double(seen + rows), weight = double(seen) * share;
         for (int64_t k = 0; k < width; ++k) {
-            double off[2] = {0, 0}, away[2] = {0, 0}; // from the segment's mean, and from the mean so far
+            double off[2] = {0, 0}, away[2] = {0, 0}; // distances from the segment's mean and from the mean so far
             for (int v = 0; v < count && centre; ++v) {
                 off[v] = double(left[v][k]) / double(rows);
                 away[v] = double(middle[v][k]) + off[v] - mean[v][k];
@@ -69,8 +75,9 @@ template <class In, class Acc, int kWidest> struct ColumnBlock {
         }
         seen += rows;
     }
-    // Whether fp32 held the squares of column k: they are neither near the ends of its range nor what rounding leaves
-    // of a mean far larger. The bounds leave room for products with the other view. NaN does not count as held.
+    // Says whether fp32 held the squares of column k: they are neither near the ends of its range nor mere rounding
+    // errors of a mean that is far larger. The bounds leave room for products with the other view. NaN does not count
+    // as held.
     bool held(int count, int64_t k) const {
         bool all = gap[k] < 0x1p120;
         for (int v = 0; v < count; ++v) {
@@ -81,7 +88,8 @@ template <class In, class Acc, int kWidest> struct ColumnBlock {
     }
 };
 
-// Moments in fp64: the square of a number of 1e30 is beyond fp32, and the loss that divides by it is not.
+// Writes the moments of all columns. Squares are fp64, because the square of 1e30 is beyond fp32 and a loss that
+// divides by it is not.
 template <class In, class Acc>
 bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *mean, double *squares, double *products,
                    double *gap, int threads) {
@@ -113,7 +121,7 @@ bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *me
                 for (int64_t k = from; k < end; ++k) held = held && block.held(count, k);
             if (held) {
                 for (int64_t k = from; k < end; ++k) write(block, k, f + k);
-            } else { // a dead column, as a rule, and those beside it in a line of the cache
+            } else { // mostly a dead column and its neighbours in a cache line
                 const ColumnBlock<In, double, kAgain> again(views, count, centre, f + from, end - from);
                 for (int64_t k = from; k < end; ++k) write(again, k - from, f + k);
             }
@@ -126,13 +134,15 @@ bool moments_typed(const Rows *views, int count, int64_t d, bool centre, Acc *me
     return true;
 }
 
-// z - mean, where mean is (2, d): what is left once z - mean[k] has cancelled needs the digits that rounding took from
-// the mean, or columns far from zero are not centred and their gradients have a part along 1 that they must not have.
+// Returns z - mean, where mean is (2, d). Once z - mean[k] has cancelled, the digits count that rounding took from the
+// mean. Without them, columns far from zero would not be centred, and their gradients would have a part along the
+// vector of ones.
 template <class Acc, class In> inline Acc centred(In z, const Acc *mean, int64_t d, int64_t k) {
     return (widen<Acc>(z) - mean[k]) - mean[d + k];
 }
 
-// `count` features of a row from feature f; a fixed count and no overlap: one vector loop, without checks.
+// Standardises `count` features of a row, from feature f. Where the count is fixed this is one vector loop without
+// checks.
 template <class In, class Out, class Acc>
 inline void standardise(const Columns &a, const In *__restrict z, int64_t f, int64_t count, Out *__restrict out) {
     const Acc *__restrict mean = static_cast<const Acc *>(a.mean), *__restrict scale =
@@ -144,7 +154,7 @@ inline void standardise(const Columns &a, const In *__restrict z, int64_t f, int
         for (int64_t k = 0; k < count; ++k) out[k] = narrow<Out>(widen<Acc>(z[k]));
 }
 
-// out[r][k] = a of row first + r and feature f + k, zeros from `width` to `ld`.
+// Writes a of row first + r and feature f + k to out[r][k], and zeros from `width` to `ld`.
 template <class In, class Out, class Acc>
 void stage(const Columns &a, int64_t first, int64_t rows, int64_t f, int64_t width, Out *out, int64_t ld) {
     constexpr int64_t W = kLanes<Acc>;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// dz = outer * da + (own + through * sum_n da a) * a + mixed * b + pull * (z - z'), where a and b are the columns of
-// this view and of the other, and da is a product with the small matrix: one pass over the rows, which are read and
-// standardised once more and whose gradient is written once.
-//   samples    da = K a: a thread takes all rows of a chunk of features, so sum_n da a is there before dz
-//   features   da = b off(C)^T: a thread takes all features of a chunk of rows
+// Computes dz = outer * da + (own + through * sum_n da a) * a + mixed * b + pull * (z - z') in one pass over the rows.
+// Here a and b are the columns of this view and of the other, standardised again as they are read, and da is a product
+// with the small matrix:
+//   samples    da = K a           a thread takes all rows of a chunk of features, so it has sum_n da a before dz
+//   features   da = b off(C)^T    a thread takes all features of a chunk of rows
 #pragma once
 #include "products.h"
 
@@ -15,16 +15,17 @@ template <class P, class In> struct ColumnGradient {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
     static constexpr int64_t NR = P::NR, MR = P::MR;
-    static constexpr int64_t kPass = 512; // elements of k from one visit of da to the next
+    static constexpr int64_t kPass = 512; // elements of k that are multiplied before da is read and written again
 
     const CorrelationGrad &g;
-    int64_t n, d, steps; // steps of the contraction: over rows or over features, padded to kBlock
+    int64_t n, d, steps; // steps: of the sum over rows or over features, padded to kBlock
     Elem *weights[2];
 
     static constexpr int64_t padded_steps(int64_t k) { return round_up(k, kBlock) / P::kPack; }
     int views() const { return g.views[1].rows.data ? 2 : 1; }
 
-    // (rows, width) of view v from row `from` (of those that receive a gradient) and feature f; da may be null.
+    // Writes dz of `rows` rows from `from`, counted among those that receive a gradient, and of `width` features from
+    // f.
     void finish(int v, const Acc *da, int64_t ld, int64_t from, int64_t rows, int64_t f, int64_t width) const {
         constexpr int64_t kSpan = 512;
         const Columns &z = g.views[v], &other = g.views[views() - 1 - v];
@@ -69,16 +70,16 @@ template <class P, class In> struct ColumnGradient {
         }
     }
 
-    // Weights (rows, steps) of K, for the left side.
+    // Packs row r of K, the weights, for the left side.
     void take_rows(int v, int64_t r) const {
         Staged<P> *out = reinterpret_cast<Staged<P> *>(weights[v] + r * steps);
         const Acc *in = static_cast<const Acc *>(g.matrix[v]) + r * n;
         for (int64_t k = 0; k < n; ++k) out[k] = narrow<Staged<P>>(in[k]);
         memset(out + n, 0, (steps * P::kPack - n) * sizeof *out);
     }
-    // A panel of off(C), or of its transpose, for the right side: [panel][step][NR].
+    // Packs a panel of off(C), or of its transpose, for the right side as [panel][step][NR].
     void take_panel(int v, int64_t panel) const {
-        constexpr int64_t kSpan = 64; // steps: a block of them fits the first-level cache
+        constexpr int64_t kSpan = 64; // steps; a block of them fits the first-level cache
         const bool turn = g.cross && v == 0;
         const Acc *c = static_cast<const Acc *>(g.matrix[v]);
         const int64_t f = panel * NR, width = least(NR, d - f);
@@ -97,7 +98,8 @@ template <class P, class In> struct ColumnGradient {
                                         weights[v] + panel * steps * NR + k0 / P::kPack * NR);
         }
     }
-    // da (rows, panels * NR) = left (rows, steps) times right (panels of (steps, NR)), over `count` elements
+    // Multiplies left (rows, steps) by right (panels of (steps, NR)) into da (rows, panels * NR), over `count`
+    // elements.
     static void multiply_block(const Elem *left, int64_t ld_left, const Elem *right, int64_t ld_right, int64_t count,
                                int64_t rows, int64_t panels, Acc *da) {
         const int64_t ld = panels * NR;
@@ -135,7 +137,7 @@ template <class P, class In> struct ColumnGradient {
     }
 };
 
-// Parts of at most `most`, as many for each thread.
+// Splits `total` into parts of at most `most`, so that every thread has as many.
 struct Parts {
     int64_t total, count;
     Parts(int64_t total, int64_t most, int64_t threads)

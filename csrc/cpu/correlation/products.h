@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// The two small matrices: K = a a^T (N x N, over chunks of features) and C = a^T b (D x D, over chunks of rows).
-// For K, where a result for each thread is small (kApart), every thread takes chunks of its own, packed where it uses
-// them, and the results are added in the end. Else all threads pack a chunk, wait for each other, and share out the
-// tiles of the one result; chunks alternate between two buffers, so that one wait per chunk is enough. Waiting is what
-// costs on a machine whose cores are busy with something else. A matrix that is symmetric by construction is computed
-// below the diagonal and mirrored. The order of every sum depends on the number of threads alone.
+// Computes the two small matrices: K = a a^T (N x N, over chunks of features) and C = a^T b (D x D, over chunks of
+// rows). Where one result for each thread is small enough (K, kApart), every thread packs and multiplies chunks of its
+// own, and the results are added at the end. Otherwise all threads pack a chunk, wait for each other, and share the
+// tiles of one result. Chunks alternate between two buffers, so that one wait per chunk is enough; waits cost much on a
+// machine whose cores are busy with other work. A symmetric matrix is computed below the diagonal and mirrored. The
+// order of every sum depends on the number of threads alone.
 #pragma once
+#include "../dot.h"
+#include "../packing.h"
 #include "columns.h"
 
 namespace {
@@ -18,7 +20,7 @@ template <class Acc> struct StagedType<1, Acc> {
 };
 template <class P> using Staged = typename StagedType<P::kPack, typename P::Acc>::type;
 
-// Tiles of MR rows by NR columns, panel by panel; of a triangle only those that reach its lower half.
+// The tiles of MR rows by NR columns, panel by panel. A triangle has only those that reach its lower half.
 template <class P> struct TileGrid {
     int64_t rows, columns;
     bool triangle;
@@ -26,7 +28,7 @@ template <class P> struct TileGrid {
     int64_t strips() const { return (rows + P::MR - 1) / P::MR; }
     int64_t panels() const { return (columns + P::NR - 1) / P::NR; }
     int64_t top(int64_t panel) const { return triangle ? panel * P::NR / P::MR : 0; }
-    // f(row, panel) for the tiles of thread t of T
+    // Calls f(row, panel) for the tiles of thread t of T.
     template <class F> void share(int64_t t, int64_t T, F f) const {
         int64_t total = 0;
         for (int64_t p = 0; p < panels(); ++p) total += strips() - top(p);
@@ -43,9 +45,8 @@ template <class P> struct TileGrid {
     }
 };
 
-// Steps of a chunk: a panel of them and the left side of a tile fit the first-level cache.
-constexpr int64_t kDepth = 128;
-constexpr int64_t kApart = 16 << 20; // bytes of results beyond which threads share one
+constexpr int64_t kDepth = 128;      // elements of k; a panel and the left side of a tile fit the first-level cache
+constexpr int64_t kApart = 16 << 20; // bytes; threads share one result where one for each would take more
 
 struct Split {
     int threads;
@@ -57,13 +58,13 @@ struct Split {
         results = apart ? threads : 1;
         buffers = threads > 2 && apart ? threads : 2;
     }
-    Split(int64_t operations, int64_t chunks, int wanted) // with one result
+    Split(int64_t operations, int64_t chunks, int wanted) // all threads share one result
         : threads(operations < (1 << 20) ? 1 : wanted), apart(false), results(1), buffers(least(chunks, 2)) {}
 };
 
-// Packs and multiplies `chunks` chunks into sums[0] (rows, ld), `size` elements from one result to the next.
-// job.pack(chunk, panel, buffer) fills a panel of a buffer; job.tile(chunk, row, panel, buffer, at, ...) adds a tile's
-// product there.
+// Packs and multiplies all chunks into `sums` (rows, ld); results of other threads follow it, `size` elements apart.
+// job.pack(chunk, panel, buffer) fills a panel of a buffer, and job.tile(chunk, row, panel, buffer, at, ...) adds a
+// tile's product to what stands at `at`.
 template <class P, class Job>
 void accumulate(Job &job, const TileGrid<P> &grid, const Split &split, int64_t packed, int64_t chunks,
                 typename P::Acc *sums, int64_t ld, int64_t size) {
@@ -100,10 +101,10 @@ void accumulate(Job &job, const TileGrid<P> &grid, const Split &split, int64_t p
     }
 }
 
-// From the padded sum to the result, the upper half from the lower where there is a triangle.
+// Copies the padded sum to the result. The upper half of a triangle is copied from its lower half.
 template <class Acc>
 void deliver(const Acc *sum, int64_t ld, int64_t rows, int64_t columns, bool triangle, Acc *out, int threads) {
-    constexpr int64_t kBand = 32; // rows read down a column while their lines are near
+    constexpr int64_t kBand = 32; // rows; a column is read down while the cache holds their lines
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (int64_t band = 0; band < rows; band += kBand) {
         const int64_t end = least(band + kBand, rows);
@@ -120,7 +121,7 @@ template <class Acc, class In> struct Gram {
 
     Columns a;
     int64_t first, side;
-    Acc *rows, *lanes; // of each buffer: (N, kDepth), and panels of (kDepth, NR)
+    Acc *rows, *lanes; // each buffer has (N, kDepth), and panels of (kDepth, NR)
 
     int64_t width(int64_t chunk) const { return least(kDepth, a.d - chunk * kDepth); }
     void pack(int64_t chunk, int64_t panel, int64_t buffer) const {
@@ -156,22 +157,22 @@ bool samples_typed(const Columns &a, int64_t first, int64_t count, void *out, in
     return true;
 }
 
-// C is summed over long chunks, so that a tile stays in the first-level cache from one pass to the next. `left` is what
-// a tile's rows come from, MR features wide: a strip is read end to end, where the columns of a panel use half of each
-// line.
+// The job that computes C. Chunks are long, so that a tile stays in the first-level cache from one pass to the next.
+// The rows of a tile come from `left`, in strips that are MR features wide. A strip is read end to end, where columns
+// of a panel would use half of each cache line.
 template <class P, class In> struct Cross {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
     static constexpr int64_t NR = P::NR, MR = P::MR;
-    // Rows that are read together: as many streams of memory. A group ends with a step.
+    // Rows that are read together, each a stream of memory. A group ends with a step.
     static constexpr int64_t kGroup = P::kPack * P::kAlign > 8 ? P::kPack * P::kAlign : 8;
     static constexpr int64_t kPass = 256;
-    static constexpr bool kTurned = P::kOwnerRows || NR % MR != 0; // left in rows: strips do not suit the policy
+    static constexpr bool kTurned = P::kOwnerRows || NR % MR != 0; // `left` has rows where strips do not suit P
 
     Columns a, b;
     bool itself;
-    int64_t depth, steps, panels, side; // rows of a chunk, and their steps
-    Elem *left, *right;                 // of each buffer: strips of (steps, MR), panels of (steps, NR)
+    int64_t depth, steps, panels, side; // depth: rows of a chunk; steps: of those rows
+    Elem *left, *right;                 // each buffer has strips of (steps, MR), and panels of (steps, NR)
 
     int64_t groups() const { return depth / kGroup; }
     int64_t rows(int64_t chunk) const { return least(depth, a.rows.count - chunk * depth); }
@@ -221,12 +222,12 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, void *out, 
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
     using Job = Cross<P, In>;
-    // Packed sides of a chunk, and the longest panel that stays in a second-level cache of 1 MiB beside a strip.
-    constexpr int64_t kPacked = 16 << 20, kDeepest = 2048;
+    constexpr int64_t kPacked = 16 << 20; // bytes of both sides of a chunk, packed
+    constexpr int64_t kDeepest = 2048;    // rows; a panel of them and a strip fit a second-level cache of 1 MiB
     const int64_t n = a.rows.count, d = a.d, ld = round_up(d, kLanes<Acc>), panels = (d + P::NR - 1) / P::NR;
     const int64_t row = 2 * panels * P::NR * int64_t(sizeof(Elem)) / P::kPack;
     const int64_t most = kPacked / row < kDepth ? kDepth : least(kPacked / row, kDeepest);
-    const int64_t chunks = n > most ? (n + most - 1) / most : 1; // one of no rows, too: C is then zero
+    const int64_t chunks = n > most ? (n + most - 1) / most : 1; // also one where there are no rows, so that C is zero
     const int64_t depth = round_up((n + chunks - 1) / chunks, Job::kGroup);
     const TileGrid<P> grid{d, d, itself};
     const Split split(n * d * d, chunks, threads);
@@ -245,7 +246,7 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, void *out, 
     return true;
 }
 
-// Sums of x * y in fp64: of each row and column but for the diagonal, or the total of everything. The square of a
+// Sums x * y in fp64: over each row and each column without the diagonal, or over everything. The square of a
 // covariance may be beyond fp32 where the mean of all of them is not.
 template <class Acc>
 bool energies_typed(const Acc *x, const Acc *y, int64_t n, int64_t m, double *rows, double *columns, double *total,

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// m t + (1 - m) s. In double it is right to half a bit of every narrower target, infinite numbers included. From m =
-// 0.9 on, where teachers are, fp32 is as good and a seventh faster: t + (1 - m)(s - t), in which the roundings of the
-// weight and of the difference count a tenth. (Near m = 0.5 they would come to 0.7 eps max(|t|, |s|).)
+// Computes m t + (1 - m) s. In double it is right to half a bit of every narrower target, infinite numbers included.
+// From m = 0.9 on, where teachers are, t + (1 - m)(s - t) in fp32 is as good and a seventh faster, because the
+// roundings of the weight and of the difference count a tenth. (Near m = 0.5 they would come to 0.7 eps max(|t|, |s|).)
 #pragma once
-#include "../packing.h"
-#include "../variant.h"
+#include "../dtypes.h"
+#include "kernels.h"
 
 namespace {
 
@@ -19,13 +19,14 @@ struct InSingle {
     float keep, take;
     float operator()(float t, float s) const {
         const float gap = s - t;
-        // of infinite numbers, and of the largest, the gap is not finite where the average is
+        // The gap of infinite numbers, or of the largest ones, may be infinite or NaN where the average is not.
         return gap - gap == 0.0f ? t + take * gap : keep * t + take * s;
     }
 };
 struct Nothing {};
 
-// x rounded to T, in 32 bits: of 16-bit integers gcc makes slow vectors. What comes of a NaN equals nothing sensible.
+// Rounds x to T but keeps it in 32 bits, because gcc makes slow vectors of 16-bit integers. The result for NaN means
+// nothing.
 template <class T> inline float rounded_to(float x);
 template <> inline float rounded_to<bf16>(float x) {
     const uint32_t bits = to_bits(x);
@@ -35,13 +36,13 @@ template <> inline float rounded_to<f16>(float x) {
     const uint32_t size = to_bits(x) & 0x7fffffff;
     const float normal = from_bits((size + 0xfff + (size >> 13 & 1)) & 0xffffe000);
     const float near =
-        size < 0x38800000 ? (from_bits(size) + 0.5f) - 0.5f : normal; // where subnormal, the adder rounds
+        size < 0x38800000 ? (from_bits(size) + 0.5f) - 0.5f : normal; // the adder rounds subnormal numbers
     const uint32_t whole = size >= 0x477ff000 ? 0x7f800000 : to_bits(near);
     return from_bits(whole | (to_bits(x) & 0x80000000));
 }
 
-// kept <- average(kept, source), and to `rounded` unless that is Nothing. What is not the rounding of `kept` was
-// written since: it is the newer number, and goes on from there.
+// Moves `kept` to average(kept, source), and writes the result to `rounded` too unless T is Nothing. If `rounded` is
+// not the rounding of `kept`, it was written since; it is the newer number, and the average starts from it.
 template <class Acc, class Average, class Kept, class S, class T>
 void move_by(Average average, Kept *kept, const S *source, T *rounded, int64_t count) {
 #pragma GCC ivdep
@@ -52,14 +53,15 @@ void move_by(Average average, Kept *kept, const S *source, T *rounded, int64_t c
             was = (was == was) & (rounded_to<T>(kept[k]) == held) ? was : held;
         }
         const Acc now = average(was, widen<Acc>(source[k]));
-        kept[k] = narrow<Kept>(now); // at once: gcc makes no vectors of a loop that copies a 16-bit struct
+        kept[k] = narrow<Kept>(now); // gcc makes no vectors of a loop that copies a 16-bit struct from a variable
         if constexpr (sizeof(T) == 2) rounded[k] = narrow<T>(narrow<Kept>(now));
     }
 }
 
 template <class Kept, class S, class T>
 void move_towards(Kept *kept, const S *source, T *rounded, int64_t count, double m) {
-    if (m == 0) return move_by<double>(Copied{}, kept, source, rounded, count); // nothing of the target, be it infinite
+    // The target does not count at all then, not even where it is infinite.
+    if (m == 0) return move_by<double>(Copied{}, kept, source, rounded, count);
     if constexpr (sizeof(Kept) < 8 && sizeof(S) < 8) {
         if (m >= 0.9) return move_by<float>(InSingle{float(m), float(1 - m)}, kept, source, rounded, count);
     }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row log-sum-exp and softmax(S)*Y in one pass, as attention: the gradient of rows whose keys are frozen.
-// Owners' sums are rescaled when their maximum moves. Cost: 4*N*M*D operations.
+// Computes row log-sum-exp and softmax(S)*Y in one pass, as attention does. The second is the gradient of the rows
+// where the keys are frozen. Owners' sums are rescaled when their maximum moves. Cost: 4*N*M*D operations.
 #pragma once
 #include "blocks.h"
+#include <omp.h>
 
 namespace {
 

@@ -1,24 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block of owners (in vector lanes) meets a block of others: packing, logits tile by tile, and the pairs left out.
+// Lets a block of owners (in vector lanes) meet a block of others: packs both, computes logits tile by tile, and leaves
+// out excluded pairs.
 #pragma once
+#include "../packing.h"
 #include "kept.h"
 
 namespace {
 
-// Values within e^55 of each other share one exponential: sums and products stay normal in fp32.
+// Tiles whose exponentials lie within e^55 of each other share one maximum. Sums and products stay normal in fp32 then.
 constexpr double kSharedRange = 55;
-// Beside every finite logit: what a maximum starts from, and the sum of a row whose weights meet a gradient of zero.
+// The largest and lowest finite number. A running maximum starts from the lowest. The largest (kNeutral) is the
+// log-sum-exp of a row that gets no gradient: its weights are zero.
 template <class Acc> constexpr Acc kLargest = sizeof(Acc) == 4 ? Acc(0x1.fffffep127) : Acc(0x1.fffffffffffffp1023);
 template <class Acc> constexpr Acc kLowest = -kLargest<Acc>;
 template <class Acc> constexpr Acc kNeutral = kLargest<Acc>;
 
-struct Exclusion { // of pairs (owner, other); entry e of a row names an index on the other side
+struct Exclusion { // pairs (owner, other) that are left out; an entry of a row names an index on the other side
     const int64_t *by_owner, *by_other;
     int64_t entries;
-    bool shared; // a pair is left out of both sides' sums, whichever table names it
+    bool shared; // whichever table names a pair, both sides leave it out
 };
 
-// The tiles of one pair of blocks: packing, products, and which of them hold an excluded pair.
+// The tiles of one pair of blocks. A tile is dirty where it holds an excluded pair.
 template <class P, class In> struct Tiles {
     using Acc = typename P::Acc;
     using Elem = typename P::Elem;
@@ -30,7 +33,7 @@ template <class P, class In> struct Tiles {
     Acc scale;
     Exclusion exclusion;
     Elem *owner_lanes, *other_rows, *owner_features, *other_features, *by_other, *by_owner;
-    bool features; // a gradient follows: pack rows as its right-hand side too
+    bool features; // a gradient follows, so rows are packed as its right-hand side too
     Kept<P> kept;
     int64_t o0, co, i0, ci;
     bool dirty[kBlock / MR][kBlock / NR];
@@ -63,7 +66,7 @@ template <class P, class In> struct Tiles {
         each_pair(exclusion.by_owner, o0, co, i0, ci, [this](int64_t n, int64_t m) { dirty[m / MR][n / NR] = true; });
         each_pair(exclusion.by_other, i0, ci, o0, co, [this](int64_t m, int64_t n) { dirty[m / MR][n / NR] = true; });
     }
-    // f(k, l) for every entry of rows first + k that names an index start + l within reach.
+    // Calls f(k, l) for every entry of a row first + k that names an index start + l, where l < reach.
     template <class F>
     void each_pair(const int64_t *table, int64_t first, int64_t rows, int64_t start, int64_t reach, F f) const {
         if (!table) return;
@@ -76,7 +79,8 @@ template <class P, class In> struct Tiles {
         dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t);
         for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale);
     }
-    // Weights past the last row and lane meet rows of zeros, and must not be NaN there: pairs round their number up.
+    // Clears weights past the last row and lane. Policies of pairs round the number of rows up; those weights meet rows
+    // of zeros, and must not be NaN.
     void clear_beyond(int64_t m0, int64_t n0, Acc *g) const {
         const int64_t rows = least(MR, ci - m0), lanes = least(NR, co - n0);
         if (P::kPack == 1 || (rows == MR && lanes == NR)) return;
@@ -85,8 +89,8 @@ template <class P, class In> struct Tiles {
     }
     bool clean(int64_t m0, int64_t n0) const { return !dirty[m0 / MR][n0 / NR]; }
     int64_t place(int64_t m0, int64_t n0) const { return kept.place(o0, i0, n0, m0); }
-    // A tile as its owners see it (own) and, unless null, as the others do (oth): -inf where that side leaves the pair
-    // out, or where there is no row.
+    // Copies a tile as its owners see it (own) and, unless null, as the others do (oth). An entry is -inf where that
+    // side leaves the pair out, or where there is no row.
     void masked(int64_t m0, int64_t n0, const Acc *t, Acc *own, Acc *oth) const {
         if (own != t) memcpy(own, t, MR * NR * sizeof(Acc));
         if (oth) memcpy(oth, t, MR * NR * sizeof(Acc));

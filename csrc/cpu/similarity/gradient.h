@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The gradient without the matrix: G = a_i e^(t - lse_i) + b_j e^(t - lse_j); dX += G*Y and dY += G^T*X, unscaled.
+// Computes the gradient without the matrix: dX += G*Y and dY += G^T*X, unscaled, with
+//   G = a_i e^(t - lse_i) + b_j e^(t - lse_j)
 #pragma once
 #include "blocks.h"
 
 namespace {
 
-// One side's part of the gradient: weights grad * e^(t - lse), and where they are added up.
+// One side's part of the gradient. Its weights are grad * e^(t - lse).
 template <class Acc> struct Side {
-    Acc *lse, *grad; // a row without gradient has lse = kNeutral
-    Acc *moved;      // (rows, ld): the unscaled gradient, or null
+    Acc *lse, *grad; // lse is kNeutral for a row that gets no gradient
+    Acc *moved;      // (rows, ld): where the unscaled gradient is summed, or null
 };
 
 template <class P, class In> struct Gradient : Tiles<P, In> {
@@ -30,7 +31,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         this->take_others(first, count);
         Acc low = kNeutral<Acc>, high = kLowest<Acc>;
         const bool finite = widen_range(own, o0, co, low, high) & widen_range(oth, i0, ci, low, high);
-        const bool nothing = finite && high == kLowest<Acc>; // no gradient arrives here
+        const bool nothing = finite && high == kLowest<Acc>; // no row of these blocks gets a gradient
         if (nothing && finite_rows(this->owners, o0, co) && finite_rows(this->others, i0, ci)) return;
         const bool narrow_range = finite && !nothing && high - low < Acc(kSharedRange);
         const Acc middle = narrow_range ? low + (high - low) / 2 : Acc(0);
@@ -63,7 +64,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
             grad_block<P, false>(this->by_other, ci, steps_for<P>(co), this->owner_features, this->d,
                                  oth.moved + i0 * ld, ld);
     }
-    // Zero weights leave nothing of finite rows, and NaN of others.
+    // Says whether all rows are finite. Zero weights times finite rows are zero, and times others NaN.
     bool finite_rows(const Rows &rows, int64_t first, int64_t count) const {
         Acc zeros = 0;
         for (int64_t i = first; i < first + count; ++i) {
@@ -83,7 +84,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         }
         return finite;
     }
-    // One block of a side; rows past its end are neutral. shifted = grad * e^(middle - lse).
+    // The weights of one block of a side: shifted = grad * e^(middle - lse). Rows past its end are neutral.
     struct Weights {
         Acc lse[kBlock], grad[kBlock], shifted[kBlock];
         Weights(const Side<Acc> &side, int64_t first, int64_t count, Acc middle) {
@@ -95,23 +96,24 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
             for (int i = 0; i < kBlock; i += L) store(shifted + i, load(grad + i) * expv(middle - load(lse + i)));
         }
     };
-    static void shared(Acc *g, Acc middle, const Acc *a, const Acc *b) {
+    static SSLK_INLINE void shared(Acc *g, Acc middle, const Acc *a, const Acc *b) {
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L) {
-                // A pair with no gradient on either side may exceed its sums: keep e^x finite, it meets a zero.
+                // Where neither side gets a gradient, t may exceed both sums. e^t meets a zero there and must be
+                // finite.
                 const Vector<Acc> e = expv(smaller<Acc>(all<Acc>(Acc(70)), load(g + m * NR + v) - middle));
                 store(g + m * NR + v, e * (load(a + v) + b[m]));
             }
     }
-    // The forward's e^(t - top), moved to e^(t - middle). A pair with a gradient has t < middle + 28, and top lies at
-    // most e^55 above it; beyond that only zeros are met, and 85 keeps the product finite.
-    static void shared_kept(Acc *g, const Acc *left, Acc shift, const Acc *a, const Acc *b) {
+    // Turns the forward's e^(t - top) into e^(t - middle). A pair with a gradient has t < middle + 28, and top is at
+    // most 55 above its t. A larger shift meets zeros alone, and the bound of 85 keeps the product finite.
+    static SSLK_INLINE void shared_kept(Acc *g, const Acc *left, Acc shift, const Acc *a, const Acc *b) {
         const Acc factor = exps<Acc>(shift < Acc(85) ? shift : Acc(85));
         for (int m = 0; m < MR; ++m)
             for (int v = 0; v < NR; v += L)
                 store(g + m * NR + v, load(left + m * NR + v) * factor * (load(a + v) + b[m]));
     }
-    // Pairs left out get zeros at the end: e^(-inf - lse) would be NaN where the sum is.
+    // Pairs left out get zeros at the end, because e^(-inf - lse) would be NaN where lse is.
     void apart(Acc *g, int64_t m0, int64_t n0, const Weights &a, const Weights &b) const {
         Acc mine[P::MR * P::NR], theirs[P::MR * P::NR];
         for (int m = 0; m < MR; ++m)

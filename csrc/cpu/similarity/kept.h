@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the forward leaves for the backward where there is room: of each tile its e^(t - top), or plain logits where it
-// shared no top, which a top of NaN says. It saves the backward a product of all pairs and their exponentials, and
-// costs a write and a read of every pair that is met.
+// Memory that the forward leaves for the backward where there is room. For each tile it holds e^(t - top), or the
+// logits t where the tile shared no maximum; its top is NaN then. This saves the backward a product of all pairs and
+// their exponentials, and costs one write and one read of every pair.
 //   rectangle   tiles lie on one grid whatever the blocks are, so that any schedule finds them
-//   triangle    x with itself: a slot per pair of blocks, whichever of the two was the owner; that follows from threads
-//               and block, so only the same of both may read it
+//   triangle    x with itself: each pair of blocks has a slot. Which of the two was the owner depends on the number of
+//               threads and the size of blocks, so a backward with others does not read it.
 #pragma once
-#include "../packing.h"
+#include "../integers.h"
+#include "../vector.h"
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -16,16 +17,16 @@ namespace {
 template <class P> struct Kept {
     using Acc = typename P::Acc;
     static constexpr int64_t kTile = P::MR * P::NR;
-    static constexpr int64_t kUnit = P::NR % P::MR ? 2 * P::NR : P::NR; // blocks start on the grid of tiles
+    static constexpr int64_t kUnit = P::NR % P::MR ? 2 * P::NR : P::NR; // rows; blocks start on the grid of tiles
     struct Header {
-        int64_t triangle, threads, block; // no block: there was too little room
+        int64_t triangle, threads, block; // block is 0 where there was too little room
     } *header = nullptr;
     Acc *tops = nullptr, *tiles = nullptr;
-    int64_t across = 0, down = 0, side = 0; // tiles of a row and a column of the grid; rows of a slot
+    int64_t across = 0, down = 0, side = 0; // tiles in a row and in a column of the grid; rows in a slot
 
     Kept() = default;
-    // The forward's: says how it will be met, and asks for large pages, since faults on small ones cost more than the
-    // backward gains.
+    // For the forward. It notes how blocks will meet, and asks for large pages, because faults on small ones cost more
+    // than the backward gains.
     Kept(void *memory, int64_t bytes, int64_t owners, int64_t others, Header meant) {
         if (!memory) return;
         *static_cast<Header *>(memory) = meant;
@@ -42,6 +43,7 @@ template <class P> struct Kept {
         if (end > begin + kPage) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
 #endif
     }
+    // For the backward, which reads what the forward noted.
     Kept(void *memory, int64_t owners, int64_t others) {
         if (!memory || static_cast<Header *>(memory)->block == 0) return;
         header = static_cast<Header *>(memory);
@@ -55,7 +57,7 @@ template <class P> struct Kept {
         const int64_t blocks = (across * P::NR + side - 1) / side;
         return blocks * (blocks + 1) / 2 * (side / P::MR) * (side / P::NR);
     }
-    // The tile of owners from o0 + n0 and others from i0 + m0; o0 and i0 begin a block.
+    // The index of the tile of owners from o0 + n0 and others from i0 + m0, where o0 and i0 begin a block.
     int64_t place(int64_t o0, int64_t i0, int64_t n0, int64_t m0) const {
         if (!header->triangle) return (i0 + m0) / P::MR * across + (o0 + n0) / P::NR;
         const int64_t a = o0 / side, b = i0 / side, high = a > b ? a : b, low = a > b ? b : a;

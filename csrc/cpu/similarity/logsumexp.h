@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row and column log-sum-exp in one pass: (max, sum) of t = s*<x, y>, merged exactly.
-// Owners' pairs stay while they sweep the others; the others' are merged strip by strip. One exponential serves both
-// sides where a tile's values lie close together, which they do for unit rows at any usual temperature.
+// Computes row and column log-sum-exp in one pass, as (max, sum) of t = s*<x, y> merged exactly. The (max, sum) of
+// owners stay in place while they sweep the others, and those of the others are merged strip by strip. One exponential
+// serves both sides where a tile's values lie close together, as they do for unit rows at any usual temperature.
 #pragma once
 #include "blocks.h"
+#include <omp.h>
 
 namespace {
 
-// (M, S) <- the sum of (M, S) and (m, s), each meaning s * e^m.
+// Adds (m, s) to (M, S), where each pair stands for s * e^m.
 template <class Acc> void merge(Acc *M, Acc *S, const Acc *m, const Acc *s, int64_t count) {
     constexpr int L = kLanes<Acc>;
     for (int64_t i = 0; i < count; i += L) {
@@ -25,7 +26,8 @@ template <class Acc> void merge(Acc *M, Acc *S, const Acc *m, const Acc *s, int6
     }
 }
 
-// Running (max, sum) of owners, kept while they sweep the others, and of the others, merged strip by strip.
+// The pass over one pair of blocks. Tiles whose values lie close together share a maximum (shared_*); the rest of an
+// owner's sum is apart (own_*).
 template <class P, class In> struct LogSumExp : Tiles<P, In> {
     using Base = Tiles<P, In>;
     using Acc = typename P::Acc;
@@ -76,7 +78,7 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             merge(other_max + i0 + m0, other_sum + i0 + m0, row_max, row_sum, rows);
         }
     }
-    // The range of the numbers that are not NaN, infinities among them.
+    // Finds the range of the numbers, infinities included and NaN left out.
     static void range(const Acc *t, Acc &top, Acc &bottom) {
         Vector<Acc> high = all<Acc>(kLowest<Acc>), low = all<Acc>(kLargest<Acc>);
         for (int k = 0; k < P::MR * P::NR; k += L) {
@@ -85,9 +87,10 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
         }
         top = largest<Acc>(high), bottom = smallest<Acc>(low);
     }
-    // Every entry lies within e^55 of the tile's maximum: one exponential serves its row and its column.
-    void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max, Vector<Acc> *strip_sum,
-                Acc *left) {
+    // Adds a tile whose entries all lie within e^55 of its maximum, so that one exponential serves its row and its
+    // column.
+    SSLK_INLINE void shared(const Acc *t, Acc top, int64_t m0, int64_t n0, bool both, Acc &strip_max,
+                            Vector<Acc> *strip_sum, Acc *left) {
         Vector<Acc> columns[3] = {}, rows[P::MR] = {}, there[3];
         for (int v = 0; v < 3; ++v)
             for (int l = 0; l < L; ++l) there[v][l] = Acc(n0 + v * L + l < co);

@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Which blocks meet, on which thread, in which order; and the scratch they use.
+// Decides which blocks meet, on which thread and in which order.
 //   x with itself   groups of blocks meet as in a round-robin tournament, so that no two threads ever write one row
 //   x with y        groups meet along the diagonals of a Latin square
 //   one side only   each thread keeps its owners
 #pragma once
-#include "../memory.h"
 #include "blocks.h"
 #include <omp.h>
 
@@ -30,7 +29,7 @@ template <class W> void triangle(W &w, Blocks o, int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
         w.begin(o.first(b), o.length(b), true);
         for (int64_t c = begin; c < b; ++c) w.meet(o.first(c), o.length(c), true);
-        w.meet(o.first(b), o.length(b), false); // the diagonal block is whole: each row meets all the others in it
+        w.meet(o.first(b), o.length(b), false); // on the diagonal each row meets all others of its block
         w.end();
     }
 }
@@ -72,18 +71,19 @@ struct Plan {
     int threads;
     int64_t block;
 };
-// Enough rows per thread to fill a block where possible; blocks shrink where rows are wide, to stay in the L2 cache.
+// Gives each thread enough rows to fill a block where possible. Blocks shrink where rows are wide, to stay in the L2
+// cache.
 template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, int64_t d, int threads) {
-    constexpr int64_t kFewest = 48; // rows a thread should have on each side
+    constexpr int64_t kFewest = 48; // rows that a thread should have on each side
     if (owners * others * d < (1 << 20)) threads = 1;
     const int64_t sides = meeting == Meeting::kOneSide ? 1 : 2;
     const int64_t rows = meeting == Meeting::kBothSides ? least(owners, others) : owners;
     const int64_t T = rows < sides * kFewest ? 1 : least(threads, rows / (sides * kFewest));
     const int64_t most = d > 768 ? kBlock / 2 : kBlock;
-    // A lone thread too cuts few rows of a triangle into blocks: one on the diagonal is computed whole.
+    // One thread cuts few rows of a triangle into blocks too, because a block on the diagonal is computed whole.
     const int64_t parts = T > 1 ? sides * T : meeting == Meeting::kItself ? 4 : 1;
     const int64_t block = rows ? least(round_up((rows + parts - 1) / parts, Kept<P>::kUnit), most) : most;
-    // A tournament with fewer threads than there are, or with groups that have no block, loses to sweeping the square.
+    // Sweeping the square is faster than a tournament that leaves threads idle or has groups without a block.
     if (meeting == Meeting::kItself && threads > 1 && (T < threads || (rows + block - 1) / block < parts))
         return plan<P>(Meeting::kOneSide, owners, others, d, threads);
     return {meeting, int(T), block};

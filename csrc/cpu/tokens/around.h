@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writing results that no cache holds: into huge pages, and around the caches.
+// Writes results that are too large for the caches: into huge pages, and around the caches.
 #pragma once
-#include "../packing.h"
+#include <stdint.h>
+#include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -11,9 +12,10 @@
 
 namespace {
 
-constexpr int64_t kHuge = 2 << 20, kFreshBytes = 4 << 20;
+constexpr int64_t kHuge = 2 << 20;       // bytes of a huge page
+constexpr int64_t kFreshBytes = 4 << 20; // bytes of a result from which on it pays
 
-// Asks for huge pages under a result of `bytes` that nothing has touched yet, and says whether to write around caches.
+// Asks for huge pages under a result that nothing has touched yet, and says whether to write around the caches.
 inline bool fresh(void *data, int64_t bytes) {
 #if defined(__linux__)
     if (bytes >= kFreshBytes) {
@@ -45,7 +47,7 @@ constexpr int64_t kLine = 0;
 inline void put_line(char *, const char *) {}
 #endif
 
-// A memcpy; `around` the caches where lines are whole and aligned.
+// Copies as memcpy does, but around the caches where `around` says so and lines are whole and aligned.
 inline void put(void *to_, const void *from_, int64_t bytes, bool around) {
     char *to = static_cast<char *>(to_);
     const char *from = static_cast<const char *>(from_);
@@ -55,7 +57,7 @@ inline void put(void *to_, const void *from_, int64_t bytes, bool around) {
     }
     for (int64_t k = 0; k < bytes; k += kLine) put_line(to + k, from + k);
 }
-// What was written around the caches is there for other threads.
+// Lets other threads see what was written around the caches.
 inline void done_around() {
 #if defined(__SSE2__)
     _mm_sfence();

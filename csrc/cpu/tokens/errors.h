@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Errors of rows that have a weight: squares or smooth L1 against a target standardised as it is read.
+// Computes the errors of rows that have a weight, squared or smooth L1. The target is standardised as it is read.
 #pragma once
-#include "../rows.h"
-#include "../variant.h"
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../threads.h"
+#include "../vector.h"
 #include "around.h"
+#include "kernels.h"
+#include <math.h>
 
 namespace {
 
 using sslkernels::TokenErrors;
 
-// The sum of f(k) for k < d, in lanes.
+// Sums f(k) over k < d, in vector lanes.
 template <class Acc, class F> inline Acc sum_of(int64_t d, F f) {
     constexpr int L = 4 * kLanes<Acc>;
     Acc lanes[L] = {}, total = 0;
@@ -42,7 +46,7 @@ template <class Pred, class Target> void errors_typed(const TokenErrors &e, void
     using Acc = typename Accumulator<Pred>::type;
     Acc *out = static_cast<Acc *>(out_), *moments = static_cast<Acc *>(moments_);
     const Acc *weights = static_cast<const Acc *>(e.weights), beta = Acc(e.beta);
-    const Acc share = Acc(1) / Acc(e.d); // each is divided: the sum of large errors may leave the range
+    const Acc share = Acc(1) / Acc(e.d); // every error is divided, because a sum of large ones may leave the range
 #pragma omp parallel for schedule(static) num_threads(threads_for(e.rows *e.d, e.threads))
     for (int64_t r = 0; r < e.rows; ++r) {
         Acc &mean = moments[2 * r], &inverse = moments[2 * r + 1];

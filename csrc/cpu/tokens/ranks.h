@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random masking from one key per token: a stable radix sort of a sample's keys, eight bits at a time.
+// Ranks the tokens of a sample by random keys, for masking: a stable radix sort of the keys, eight bits at a time.
 #pragma once
 #include "../memory.h"
-#include "../rows.h"
+#include "../threads.h"
+#include "kernels.h"
+#include <string.h>
 
 namespace {
 
-inline uint32_t ordered_bits(float key) { // whose order as whole numbers is that of the keys; -0 is 0, NaN comes last
+// Returns bits whose order as whole numbers is the order of the keys. -0 equals 0, and NaN comes last.
+inline uint32_t ordered_bits(float key) {
     const float plain = key + 0.0f;
     uint32_t bits;
     memcpy(&bits, &plain, sizeof bits);

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows by index: gather, and collect, which is its adjoint.
+// Moves rows by index: gather, and its adjoint collect.
 #pragma once
+#include "../dtypes.h"
+#include "../integers.h"
 #include "../memory.h"
-#include "../rows.h"
-#include "../variant.h"
+#include "../threads.h"
 #include "around.h"
+#include "kernels.h"
 
 namespace {
 
@@ -21,7 +23,7 @@ template <class T> inline const T *token(const TokenRows &x, int64_t sample, int
     return static_cast<const T *>(x.data) + sample * x.sample_stride + place * x.row_stride;
 }
 
-// out = in + add, rounded once; in or add may be null, which is zero.
+// Writes out = in + add, rounded once. A null `in` or `add` counts as zero.
 template <class In, class Out, class Acc>
 void write_row(Out *out, const In *in, const Acc *add, int64_t d, bool around) {
     if constexpr (sizeof(In) == sizeof(Out)) {
@@ -43,7 +45,7 @@ void write_row(Out *out, const In *in, const Acc *add, int64_t d, bool around) {
     }
 }
 
-// The row of an index that is none of the tokens there are is left alone.
+// Leaves a row alone whose index is out of range.
 template <class In, class Out>
 int gather_typed(const TokenRows &x, const TokenIndex &index, int64_t length, const void *fill_, const void *pos_,
                  bool by_place, void *out_, int threads) {
@@ -87,7 +89,8 @@ int gather_typed(const TokenRows &x, const TokenIndex &index, int64_t length, co
     return result;
 }
 
-// The entries of a sample whose index is one of `count` rows from `first` on, as lists in the order of entries.
+// Sorts the entries of a sample whose index is one of `count` rows from `first` on into a list for each row, in the
+// order of entries.
 struct Lists {
     int32_t *head, *next;
     bool fill(const TokenIndex &index, int64_t sample, int64_t first, int64_t count, int64_t length) const {

@@ -1,18 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Correlation of columns without a matrix larger than need be: |a^T b|^2 = <a a^T, b b^T>.
+// Computes correlations of columns with the smaller of two matrices, because |a^T b|^2 = <a a^T, b b^T>.
 //
-//   a = (z - mean) * scale per column, never stored whole
+//   a = (z - mean) * scale per column, which is never stored whole
 //   samples    K = a a^T, N x N per view     da = K b          where N < D, in fp32 (fp64)
 //   features   C = a^T b, D x D              da = b off(C)^T   where N >= D, a and b rounded to the product's dtype
 //
-// Cost, forward and backward of two views: 6*N*D*min(N, D) operations and three passes over the rows, one to write.
-// Derivation and measurements: docs/design/correlation.md
-#include "correlation/gradient.h"
-#include "variant.h"
+// Cost of two views, forward and backward: 6*N*D*min(N, D) operations and three passes over the rows, one of which
+// writes. Derivation and measurements: docs/design/correlation.md
+#include "../bfloat16.h"
+#include "../dtypes.h"
+#include "../variant.h"
+#include "gradient.h"
+#include "kernels.h"
 
 namespace {
 
-// Calls f(policy, element) for rows of `dtype` whose products run in `compute`.
+// Calls f with the policy and the element for rows of `dtype` whose products run in `compute`.
 template <class P, class In> struct Chosen {
     using Policy = P;
     using Element = In;
@@ -73,6 +76,8 @@ bool backward(const CorrelationGrad &g) {
 } // namespace
 
 namespace sslkernels {
-extern const CorrelationKernels SSLK_NAME(correlation_);
-const CorrelationKernels SSLK_NAME(correlation_) = {moments, samples, features, energies, backward};
+template <> const CorrelationKernels &kernels_for<CorrelationKernels, SSLK_VARIANT>() {
+    static const CorrelationKernels table = {moments, samples, features, energies, backward};
+    return table;
+}
 } // namespace sslkernels

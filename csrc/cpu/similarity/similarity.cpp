@@ -1,23 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
-// Log-sum-exp of S = s*X*Y^T over rows and columns, and its gradient, without the matrix.
+// Computes the log-sum-exp of S = s*X*Y^T over rows and columns, and its gradient, without the matrix.
 //
-//   forward   (max, sum) per row, meaning sum*e^max; one running pair per owner, merged exactly
+//   forward   a running (max, sum) per owner, which stands for sum*e^max and is merged exactly
 //   backward  G = a_i e^(t - lse_i) + b_j e^(t - lse_j);  dX = s*G*Y,  dY = s*G^T*X,  ds = sum x . (G*Y)
 //
-// Blocks of owners (in vector lanes) meet blocks of others. A pair of blocks serves both sides where both are wanted:
+// Blocks of owners (in vector lanes) meet blocks of others. Where both sides are wanted, a pair of blocks serves both:
 //   x with itself   groups of blocks meet as in a round-robin tournament, so that no two threads ever write one row
 //   x with y        groups meet along the diagonals of a Latin square
 //   one side only   each thread keeps its owners
-// No atomics, no copies per thread, and the order of every sum depends on the thread count alone.
+// There are no atomics and no copies per thread, and the order of every sum depends on the thread count alone.
 // Cost: 2*N*M*D operations forward, 4 to 6*N*M*D backward, half of that for x with itself; O((N+M)*D) bytes. Where the
-// caller gives room, the forward leaves its exponentials and the backward saves 2*N*M*D (similarity/kept.h).
+// caller gives room, the forward leaves its exponentials there, and the backward saves 2*N*M*D operations (kept.h).
 // Derivation and measurements: docs/design/similarity.md
-#include "similarity/attend.h"
-#include "similarity/cosine.h"
-#include "similarity/gradient.h"
-#include "similarity/logsumexp.h"
-#include "similarity/schedule.h"
-#include "variant.h"
+#include "../bfloat16.h"
+#include "../dot.h"
+#include "../memory.h"
+#include "../threads.h"
+#include "../variant.h"
+#include "attend.h"
+#include "gradient.h"
+#include "kernels.h"
+#include "logsumexp.h"
+#include "schedule.h"
 
 namespace {
 
@@ -28,8 +32,8 @@ template <class Acc> void fill(Acc *p, int64_t n, Acc x) {
     for (int64_t i = 0; i < n; ++i) p[i] = x;
 }
 
-// The sum of a row, or a column, whose largest logit is infinite: infinite too, unless another logit is NaN. The
-// running sum is NaN then, whichever it is, so the row is read once more.
+// Returns the sum of a row or column whose largest logit is infinite. It is infinite, or NaN if another logit is NaN.
+// The running sum is NaN in both cases, so the row is read once more.
 template <class In, class Acc> Acc beyond_range(const Similarity &s, int64_t index, bool column) {
     const Rows y = s.y;
     for (int64_t k = 0; k < (column ? s.x.count : y.count); ++k) {
@@ -103,8 +107,8 @@ template <class P, class In> bool forward_typed(const Similarity &s, void *rows,
     return true;
 }
 
-// lse, with rows that get no gradient (none arrives, or nothing was left to sum) made neutral. A gradient that is no
-// finite number stays NaN even there, and so does a gradient of zero where the weights are NaN.
+// Copies lse and its gradient, and makes rows neutral that get no gradient, because none arrives or no pair was left.
+// An infinite or NaN gradient still gives NaN in such a row, and so does a gradient of zero where the weights are NaN.
 template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_t n, Memory &memory) {
     Side<Acc> side{};
     if (!lse || !grad) return side;
@@ -119,10 +123,10 @@ template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_
     return side;
 }
 
-// out = scale * moved; returns sum x . moved
+// Writes out = scale * moved, and returns the sum of x . moved.
 template <class In, class Acc>
 double finish_gradient(const Rows &x, const Acc *moved, int64_t ld, int64_t d, double scale, void *out, int threads) {
-    constexpr int kParts = 64; // a fixed split keeps the sum's order whatever the thread count
+    constexpr int kParts = 64; // a fixed number, so that the order of the sum does not depend on the threads
     double parts[kParts] = {};
 #pragma omp parallel for schedule(static) num_threads(threads_for(x.count *d, threads))
     for (int part = 0; part < kParts; ++part)
@@ -179,7 +183,7 @@ template <class P, class In> bool backward_typed(const Similarity &s, const Simi
     return true;
 }
 
-bool similarity_forward(const Similarity &s, void *rows, void *columns, void *attended) {
+bool forward(const Similarity &s, void *rows, void *columns, void *attended) {
     switch (s.dtype) {
     case sslkernels::kFloat64: return forward_typed<Wide<double>, double>(s, rows, columns, attended);
     case sslkernels::kBFloat16: return forward_typed<BFloat16Policy, bf16>(s, rows, columns, attended);
@@ -187,7 +191,7 @@ bool similarity_forward(const Similarity &s, void *rows, void *columns, void *at
     default: return forward_typed<Wide<float>, float>(s, rows, columns, attended);
     }
 }
-bool similarity_backward(const Similarity &s, const SimilarityGrad &grad) {
+bool backward(const Similarity &s, const SimilarityGrad &grad) {
     switch (s.dtype) {
     case sslkernels::kFloat64: return backward_typed<Wide<double>, double>(s, grad);
     case sslkernels::kBFloat16: return backward_typed<BFloat16Policy, bf16>(s, grad);
@@ -196,63 +200,11 @@ bool similarity_backward(const Similarity &s, const SimilarityGrad &grad) {
     }
 }
 
-void unit_rows_forward(int dtype, Rows z, int64_t d, int out_dtype, void *unit, void *norms, int threads) {
-    with_type(dtype, [&](auto in) {
-        using In = decltype(in);
-        with_type(out_dtype, [&](auto out) {
-            unit_rows_forward_typed<In, decltype(out), typename Accumulator<In>::type>(z, d, unit, norms, threads);
-        });
-    });
-}
-void unit_rows_backward(int dtype, const void *unit, const void *norms, Rows grad, int64_t d, int out_dtype, void *dz,
-                        int threads) {
-    with_type(dtype, [&](auto in) {
-        using In = decltype(in);
-        with_type(out_dtype, [&](auto out) {
-            unit_rows_backward_typed<In, decltype(out), typename Accumulator<In>::type>(unit, norms, grad, d, dz,
-                                                                                        threads);
-        });
-    });
-}
-void row_dot_forward(int dtype, Rows x, Rows y, int64_t d, int64_t shift, void *out, int threads) {
-    with_type(dtype, [&](auto in) {
-        using In = decltype(in);
-        row_dot_typed<In, typename Accumulator<In>::type>(x, y, d, shift, out, threads);
-    });
-}
-void scale_rows(int dtype, Rows y, int64_t d, int64_t shift, const void *grad, bool also, int64_t also_shift, int64_t n,
-                void *out, int threads) {
-    with_type(dtype, [&](auto in) {
-        using In = decltype(in);
-        scale_rows_typed<In, typename Accumulator<In>::type>(y, d, shift, grad, also, also_shift, n, out, threads);
-    });
-}
-void row_cosine_forward(const RowCosine &p, void *cosines, void *norms) {
-    with_type(p.dtype, [&](auto in) { row_cosine_forward_typed<decltype(in)>(p, cosines, norms); });
-}
-void row_cosine_backward(const RowCosine &p, const RowCosineGrad &grad) {
-    with_type(p.dtype, [&](auto in) { row_cosine_backward_typed<decltype(in)>(p, grad); });
-}
-
 } // namespace
 
 namespace sslkernels {
-extern const CorrelationKernels SSLK_NAME(correlation_);
-extern const CharacteristicKernels SSLK_NAME(characteristic_);
-extern const TokenKernels SSLK_NAME(tokens_);
-extern const EmaKernels SSLK_NAME(ema_);
-extern const Kernels SSLK_NAME(kernels_);
-const Kernels SSLK_NAME(kernels_) = {SSLK_TEXT(SSLK_VARIANT),
-                                     similarity_forward,
-                                     similarity_backward,
-                                     unit_rows_forward,
-                                     unit_rows_backward,
-                                     row_dot_forward,
-                                     scale_rows,
-                                     row_cosine_forward,
-                                     row_cosine_backward,
-                                     &SSLK_NAME(correlation_),
-                                     &SSLK_NAME(characteristic_),
-                                     &SSLK_NAME(tokens_),
-                                     &SSLK_NAME(ema_)};
+template <> const SimilarityKernels &kernels_for<SimilarityKernels, SSLK_VARIANT>() {
+    static const SimilarityKernels table = {forward, backward};
+    return table;
+}
 } // namespace sslkernels

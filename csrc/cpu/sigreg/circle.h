@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Points e^(i angle) of the unit circle in vector lanes, for angles of any size, without a call in the loop.
+// Computes points e^(i angle) of the unit circle in vector lanes, for angles of any size, without a call in the loop.
 //
-//   angle / 2 pi = p * (c1 + c2 + c3)  turns; p = p1 + p2
-//   p1 c1, p2 c1, p1 c2 are exact, so that whole turns fall away without a rounding; nor does it matter whether the
-//   compiler fuses these products into multiply-adds, which not every instruction set has.
-// What is left is kept as a sum of two numbers, right to 2^-24 min(1, |p| c1 / 2^12) turns in fp32 and rounded to half
-// an ulp of a quarter turn (2e-8) only where it is evaluated. From |p| c1 = 2^22 on, neighbouring numbers are half a
-// turn apart, and the pieces lose turns: there the digits of p give a point of the circle that says nothing.
-// Infinities and NaN give NaN.
+//   angle / 2 pi = p * (c1 + c2 + c3) turns, with p = p1 + p2
+//
+// p1 c1, p2 c1 and p1 c2 are exact, so that whole turns fall away without rounding. It does not matter either whether
+// the compiler fuses these products into multiply-adds, which not every instruction set has. The rest of the angle is
+// the sum of two numbers. In fp32 it is right to 2^-24 min(1, |p| c1 / 2^12) turns, and rounded to half an ulp of a
+// quarter turn (2e-8) only where it is evaluated. From |p| c1 = 2^22 on, neighbouring numbers are half a turn apart and
+// the products lose whole turns. The digits of p give a point of the circle there, which means nothing. Infinities and
+// NaN give NaN.
 #pragma once
 #include "../vector.h"
 
@@ -15,8 +16,8 @@ namespace {
 
 template <class T> struct Format;
 template <> struct Format<float> {
-    static constexpr float magic = 0x1.8p+23f; // adding it rounds to a whole number, which is then in the low bits
-    static constexpr uint32_t high_half = 0xfffff000; // 12 bits of significand: products of two such are exact
+    static constexpr float magic = 0x1.8p+23f; // adding it rounds to a whole number and leaves that in the low bits
+    static constexpr uint32_t high_half = 0xfffff000; // keeps 12 bits; products of two such numbers are exact
     static constexpr uint32_t magnitude = 0x7fffffff, exponent = 0x7f800000;
     static constexpr float most_turns = 0x1p22f;
     static constexpr int sign = 31;
@@ -28,7 +29,7 @@ template <> struct Format<float> {
 };
 template <> struct Format<double> {
     static constexpr double magic = 0x1.8p+52;
-    static constexpr uint64_t high_half = 0xfffffffff8000000; // 26 bits; 27 remain
+    static constexpr uint64_t high_half = 0xfffffffff8000000; // keeps 26 bits; 27 remain
     static constexpr uint64_t magnitude = 0x7fffffffffffffff, exponent = 0x7ff0000000000000;
     static constexpr double most_turns = 0x1p51;
     static constexpr int sign = 63;
@@ -42,7 +43,7 @@ template <> struct Format<double> {
                                              0x1.ab70a23137c25p-45};
 };
 
-template <class T> struct Point { // of the unit circle
+template <class T> struct Point { // a point (c, s) of the unit circle
     Vector<T> c, s;
 };
 template <class T> inline Point<T> times(Point<T> a, Point<T> b) {
@@ -53,22 +54,23 @@ template <class T> inline Point<T> squared(Point<T> a) {
     return {T(1) - twice * a.s, twice * a.c};
 }
 
-template <class T> struct Turn { // a part of a turn, high + low
+template <class T> struct Turn { // high + low, a part of a turn
     Vector<T> high, low;
 };
 
-// x less the nearest whole number, or less another one near it where x is huge.
+// Subtracts the nearest whole number from x, or one near it where x is huge.
 template <class T> inline Vector<T> part(Vector<T> x) {
     const Vector<T> whole = (x + Format<T>::magic) - Format<T>::magic;
     return x - whole;
 }
 
-// p * (c[0] + c[1] + c[2]) turns without the whole ones. c[0] and c[1] have at most the bits of a `high_half`.
+// Returns p * (c[0] + c[1] + c[2]) turns without the whole ones. c[0] and c[1] have no more bits than `high_half`
+// keeps.
 template <class T> inline Turn<T> turn(Vector<T> p, const T *c) {
     typedef typename VectorOf<T>::bits Bits;
     using F = Format<T>;
     const Vector<T> limit = all<T>(F::most_turns / c[0]), below = limit * T(0.5);
-    const Bits from = (Bits)limit, size = (Bits)p & F::magnitude; // between finite numbers as between their bits
+    const Bits from = (Bits)limit, size = (Bits)p & F::magnitude; // bits compare as finite numbers do
     const auto huge = size - from < F::exponent - from;
     const Vector<T> digits = (Vector<T>)(((Bits)p & ~F::exponent) | ((Bits)below & F::exponent));
     p = huge ? digits : p;
@@ -79,7 +81,7 @@ template <class T> inline Turn<T> turn(Vector<T> p, const T *c) {
     return {high, (first - (high - added)) + (rest - added)};
 }
 
-// e^(i * angle) for the angle of `times` turns; `times`, a power of two, multiplies without rounding.
+// Returns e^(i * angle) for an angle of `times` * `turn`. `times` is a power of two, so it multiplies without rounding.
 template <class T> inline Point<T> point(Turn<T> turn, T times) {
     typedef typename VectorOf<T>::bits Bits;
     using F = Format<T>;

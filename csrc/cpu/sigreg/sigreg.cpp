@@ -1,43 +1,48 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sums over samples of cos(t_k p) and sin(t_k p) at equally spaced knots t_k = k * step, and their adjoint: the
-// empirical characteristic function of every slice, without the (samples, slices, knots) tensor.
+// Sums cos(t_k p) and sin(t_k p) over samples at equally spaced knots t_k = k * step, and computes the adjoint. This is
+// the empirical characteristic function of every slice, without the (samples, slices, knots) tensor.
 //
-//   z = e^(i step p)     evaluated once, and once more as z^8; z^2, z^3, z^4 by products
-//   knots K +- j         of a centre K = 8, 16, ... and j <= 4, with z^K = C + iS and z^j = c + is:
+//   z = e^(i step p)     is evaluated once, and z^8 once; z^2, z^3 and z^4 are products
+//   knots K +- j         have a centre K = 8, 16, ... and j <= 4. With z^K = C + iS and z^j = c + is:
 //                        sum cos = sum Cc -+ sum Ss,  sum sin = sum Sc +- sum Cs
 //   forward              sums those four products: two multiply-adds per knot, the sum over samples included
 //   backward             dp = sum_k t_k (g_sin cos - g_cos sin), the same products times combinations of gradients
 //
-// No chain of products is longer than 3 + knots / 8: errors of knot k are at most (5 + k / 8) of an evaluation's and
-// as many roundings. Lanes are slices; a thread owns slices of a view and runs through their samples in order, in fp32
-// (fp64) sums of kSegment samples that meet in fp64. Hence no atomics, and the same bits at any number of threads.
-// Cost: some 120 (fp32) operations per projection for 17 knots, forward and backward each; one read, and one write of
-// dp. Derivation and measurements: docs/design/sigreg.md
-#include "characteristic/circle.h"
-#include "memory.h"
-#include "rows.h"
-#include "variant.h"
+// No chain of products is longer than 3 + knots / 8, so the error of knot k is at most (5 + k / 8) times that of an
+// evaluation, plus as many roundings. Lanes are slices. A thread owns slices of a view and runs through their samples
+// in order. It sums kSegment samples in fp32 (fp64) and adds these sums in fp64, so there are no atomics, and the bits
+// are the same at any number of threads.
+// Cost: about 120 operations (fp32) per projection for 17 knots, in the forward and in the backward. Both read p once,
+// and the backward writes dp once. Derivation and measurements: docs/design/sigreg.md
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../memory.h"
+#include "../threads.h"
+#include "../variant.h"
+#include "circle.h"
+#include "kernels.h"
 
 namespace {
 
 using sslkernels::Characteristic;
 
-constexpr int kNear = 4, kApart = 8; // offsets from a centre, and distance of centres
+constexpr int kNear = 4;  // knots on each side of a centre
+constexpr int kApart = 8; // knots from one centre to the next
 constexpr int kPerNear = 2, kPerPair = 4, kPerCentre = 2 + kPerPair * kNear;
-constexpr int64_t kSegment = 64;
-// Samples whose powers wait in registers together: 32 of them hold two, and halve the trips of the sums to the cache;
-// 16 do not (sums of AVX2: 9 ms with one, 19 with two).
+constexpr int64_t kSegment = 64; // samples
+// Samples whose powers are in registers together. AVX-512 has 32 registers, which hold two and halve the trips of the
+// sums to the cache. 16 registers hold one (sums in AVX2 take 9 ms with one, 19 with two).
 constexpr int kRows = SSLK_VECTOR_BYTES == 64 ? 2 : 1;
 
 inline int64_t centres_of(int64_t knots) { return knots - 1 > kNear ? (knots - 1 - kNear + kApart - 1) / kApart : 0; }
 inline int64_t products_of(int64_t knots) { return kPerNear * kNear + kPerCentre * centres_of(knots); }
-// Where the four products of centre m = 1, 2, ... and offset j = 1 to 4 are; the centre's own two come before them.
+// The index of the four products of centre m = 1, 2, ... and offset j = 1 to 4. The centre's own two come before them.
 inline int64_t pair_at(int64_t m, int64_t j) {
     return kPerNear * kNear + kPerCentre * (m - 1) + 2 + kPerPair * (j - 1);
 }
 inline int64_t centre_at(int64_t m) { return pair_at(m, 1) - 2; }
 
-template <class T> struct Powers { // of z
+template <class T> struct Powers { // z, z^2, z^3, z^4 and z^8
     Point<T> near[kNear], far;
 };
 template <class T> inline Powers<T> powers(Vector<T> p, const T *turns) {
@@ -46,7 +51,7 @@ template <class T> inline Powers<T> powers(Vector<T> p, const T *turns) {
     return {{z, z2, times<T>(z2, z), squared<T>(z2)}, point<T>(angle, kApart)};
 }
 
-// sums += the products of kTogether samples.
+// Adds the products of kTogether samples to the sums.
 template <class T, int kTogether>
 inline void add_rows(const Vector<T> *p, const T *turns, int64_t centres, Vector<T> *sums) {
     Powers<T> z[kTogether];
@@ -70,7 +75,7 @@ inline void add_rows(const Vector<T> *p, const T *turns, int64_t centres, Vector
     }
 }
 
-// The sum over the products of one sample, each times its weight.
+// Sums the products of one sample, each times its weight.
 template <class T> inline Vector<T> weighted(Vector<T> p, const T *turns, int64_t centres, const Vector<T> *weights) {
     const Powers<T> z = powers<T>(p, turns);
     Point<T> centre = z.far;
@@ -174,7 +179,7 @@ template <class T> bool adjoint_typed(const Characteristic &x, const T *grad, T 
             Vector<T> *weights = reinterpret_cast<Vector<T> *>(room);
             const T *of_cosines = grad + view * 2 * x.knots * x.slices + first;
             const T *of_sines = of_cosines + x.knots * x.slices;
-            // What cos(t_k p) and sin(t_k p) are multiplied by; nothing beyond the last knot.
+            // The weights of cos(t_k p) and sin(t_k p), which are zero beyond the last knot.
             auto for_cosine = [&](int64_t k) {
                 return k < x.knots ? load_some<T>(of_sines + k * x.slices, count) * T(double(k) * x.step) : all<T>(0);
             };
@@ -192,7 +197,7 @@ template <class T> bool adjoint_typed(const Characteristic &x, const T *grad, T 
                 for (int64_t j = 1; j <= kNear; ++j) {
                     const Vector<T> zero = all<T>(0), c = for_cosine(centre + j), s = for_sine(centre + j);
                     const Vector<T> c_below =
-                        j < kNear ? for_cosine(centre - j) : zero; // the last is of the centre below
+                        j < kNear ? for_cosine(centre - j) : zero; // the centre below has the last
                     const Vector<T> s_below = j < kNear ? for_sine(centre - j) : zero;
                     Vector<T> *pair = weights + pair_at(m, j);
                     pair[0] = c + c_below, pair[1] = c_below - c, pair[2] = s + s_below, pair[3] = s - s_below;
@@ -220,6 +225,8 @@ bool adjoint(const Characteristic &x, const void *grad, void *dp) {
 } // namespace
 
 namespace sslkernels {
-extern const CharacteristicKernels SSLK_NAME(characteristic_);
-const CharacteristicKernels SSLK_NAME(characteristic_) = {sums, adjoint};
+template <> const SigregKernels &kernels_for<SigregKernels, SSLK_VARIANT>() {
+    static const SigregKernels table = {sums, adjoint};
+    return table;
+}
 } // namespace sslkernels

@@ -1,20 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Moving tokens: rows of d numbers by index, and their adjoint.
+// Moves tokens, which are rows of d numbers, by index, and computes masked errors.
 //
 //   gather     out[m B + b, P + k] = x[b, P + i] or fill, + pos     i = index[m, b, k]
-//   collect    out[b, P + s] = sum of x[m B + b, P + k] over index[m, b, k] = s, or fill: each row is written once.
-//              The entries of a sample are sorted by index into lists (a head per row, a next per entry) on the way, so
-//              that an index that is no permutation costs nothing more, and sums run in the order of (m, k).
-//   sums       the same over all samples, in fp64; a thread owns columns
-//   ranks      radix sort of a sample's keys: rank, order and mask of each
-//   patches    pixels of the patches that are kept
-//   errors     of rows that count, against a target that is standardised as it is read
+//   collect    out[b, P + s] = sum of x[m B + b, P + k] over index[m, b, k] = s, or fill
+//              Each row is written once. The entries of a sample are sorted by index into lists (a head per row, a next
+//              per entry). An index that is no permutation therefore costs nothing more, and sums run in the order of
+//              (m, k).
+//   sums       does the same over all samples, in fp64; a thread owns columns
+//   ranks      sorts a sample's keys, and writes the rank, order and mask of each
+//   patches    copies the pixels of the patches that are kept
+//   errors     of rows that have a weight, against a target that is standardised as it is read
 //
-// Cost: one read and one write of what is moved, 8 bytes of index per row. Bound by memory: rows of a large result are
-// written around the caches, into huge pages. Measurements: docs/design/tokens.md
-#include "tokens/errors.h"
-#include "tokens/ranks.h"
-#include "tokens/rows_moved.h"
+// Cost: one read and one write of what is moved, and 8 bytes of index per row. Memory bounds it, so rows of a large
+// result are written around the caches, into huge pages. Measurements: docs/design/tokens.md
+#include "../dtypes.h"
+#include "../variant.h"
+#include "errors.h"
+#include "kernels.h"
+#include "ranks.h"
+#include "rows_moved.h"
 
 namespace {
 
@@ -22,7 +26,8 @@ using sslkernels::TokenErrors;
 using sslkernels::TokenIndex;
 using sslkernels::TokenRows;
 
-// Calls f with an element of x and one of the result: the same, or fp32 for 16-bit ones and the other way round.
+// Calls f with an element of x and one of the result. They have the same type, or one has 16 bits and the other is
+// fp32.
 template <class F> int with_types(int from, int to, F f) {
     int done = sslkernels::kDone;
     with_type(from, [&](auto in) {
@@ -83,6 +88,8 @@ void errors_backward(const TokenErrors &e, const void *moments, void *dpred) {
 } // namespace
 
 namespace sslkernels {
-extern const TokenKernels SSLK_NAME(tokens_);
-const TokenKernels SSLK_NAME(tokens_) = {gather, collect, sums, ranks, patches, errors, errors_backward};
+template <> const TokenKernels &kernels_for<TokenKernels, SSLK_VARIANT>() {
+    static const TokenKernels table = {gather, collect, sums, ranks, patches, errors, errors_backward};
+    return table;
+}
 } // namespace sslkernels

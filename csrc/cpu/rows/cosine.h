@@ -1,19 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cosines of matching rows and their gradient: both sides are read once forward, and once more backward.
+// Computes cosines of matching rows and their gradient.
 //   c = <x, y> / (max(|x|, eps) max(|y|, eps))
-//   dx = g / max(|x|, eps) (v - c u),  u and v: x and y over those norms;  without c u where |x| <= eps. dy likewise.
-// Sums run in fp64 lanes for fp64 rows and in fp32 lanes otherwise. Cost: 2*N*D numbers read forward; 2*N*D read and
-// N*D written for each side wanted backward; bound by memory.
+//   dx = g / max(|x|, eps) (v - c u), where u and v are x and y over those norms; c u is left out where |x| <= eps
+// dy has the same form. Sums run in fp64 lanes for fp64 rows and in fp32 lanes otherwise.
+// Cost: the forward reads 2*N*D numbers. The backward reads 2*N*D numbers and writes N*D for each side that is wanted.
 #pragma once
-#include "../rows.h"
-#include "../variant.h"
+#include "../dtypes.h"
+#include "../row_access.h"
+#include "../threads.h"
+#include "../vector.h"
+#include "kernels.h"
+#include <math.h>
 
 namespace {
 
 using sslkernels::RowCosine;
 using sslkernels::RowCosineGrad;
 
-template <class Acc> struct Products { // of two rows
+template <class Acc> struct Products { // dot products of two rows
     Acc xx, yy, xy;
 };
 
@@ -36,7 +40,8 @@ template <class Acc, class In> inline Products<Acc> products(const In *x, const 
     return {rest.xx + xx[0], rest.yy + yy[0], rest.xy + xy[0]};
 }
 
-template <class Acc, class In> inline Acc peak_of(const In *x, int64_t d) { // NaN if there is one; never 0
+// Returns the largest magnitude, 1 if that is 0, or NaN if there is one.
+template <class Acc, class In> inline Acc peak_of(const In *x, int64_t d) {
     Acc peak = 0;
     for (int64_t k = 0; k < d; ++k) {
         const Acc size = Acc(fabs(widen<Acc>(x[k])));
@@ -45,7 +50,7 @@ template <class Acc, class In> inline Acc peak_of(const In *x, int64_t d) { // N
     return peak == 0 ? Acc(1) : peak;
 }
 
-// The norm of a row whose squares over the peak's are added up; one infinite entry makes it infinite.
+// Returns the norm of a row, given its peak and the sum of squares of x / peak. One infinite entry makes it infinite.
 template <class Acc> inline Acc rescaled(Acc peak, Acc squares) {
     return peak - peak == 0 ? peak * Acc(sqrt(squares)) : peak;
 }
@@ -61,7 +66,7 @@ template <class In> void row_cosine_forward_typed(const RowCosine &p, void *cosi
         const In *x = row<In>(p.x, i), *y = row<In>(p.y, i);
         Products<Acc> sums = products<Acc>(x, y, d);
         Acc of_x = Acc(sqrt(sums.xx)), of_y = Acc(sqrt(sums.yy)), unit_x = 1, unit_y = 1;
-        if (!usual(of_x) || !usual(of_y)) { // squares may have left the range: once more, scaled
+        if (!usual(of_x) || !usual(of_y)) { // squares may have left the range: read again, scaled
             unit_x = peak_of<Acc>(x, d), unit_y = peak_of<Acc>(y, d);
             sums = {0, 0, 0};
             for (int64_t k = 0; k < d; ++k) {
@@ -86,7 +91,7 @@ template <class In> void row_cosine_backward_typed(const RowCosine &p, const Row
     for (int64_t i = 0; i < n; ++i) {
         const In *x = row<In>(p.x, i), *y = row<In>(p.y, i);
         const Acc of_x = norms[i], of_y = norms[n + i], g = grad[i * of.grad_stride];
-        // Numbers of unit size times one factor: products of two inverse norms would leave the range.
+        // Each term is of unit size, times one factor. A product of two inverse norms could leave the range.
         const Acc a = 1 / (of_x < eps ? eps : of_x), b = 1 / (of_y < eps ? eps : of_y);
         const Acc along_x = of_x > eps ? cosines[i] : Acc(0), along_y = of_y > eps ? cosines[i] : Acc(0);
         if (dx)

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "tensors.h"
+#include "table.h"
+#include "../dtypes.h"
+#include "kernels.h"
 #include <algorithm>
 #include <vector>
 
@@ -8,7 +10,7 @@ namespace py = pybind11;
 namespace sslkernels {
 namespace {
 
-// The part of dlpack.h, version 1, that is used here.
+// This is the part of dlpack.h, version 1, that is used here.
 struct Tensor {
     char *data;
     int32_t device_type, device;
@@ -22,7 +24,7 @@ struct Exchange {
     uint32_t major, minor;
     const void *previous;
     void *allocate, *take, *give;
-    int (*read)(void *object, Tensor *out); // borrows: what it points to is the tensor's own
+    int (*read)(void *object, Tensor *out); // borrows: `out` points to memory of the tensor
 };
 
 const Exchange &exchange_of(const py::type &tensor) {
@@ -40,7 +42,7 @@ const Exchange &exchange_of(const py::type &tensor) {
     return *found;
 }
 
-int dtype_of(const Tensor &t) { // -1: none of ours
+int dtype_of(const Tensor &t) { // -1 if it is none of ours
     constexpr int kFloat = 2, kBrain = 4;
     if (t.lanes != 1) return -1;
     if (t.code == kBrain) return t.bits == 16 ? kBFloat16 : -1;
@@ -54,7 +56,7 @@ int64_t elements_of(const Tensor &t) {
     return count;
 }
 
-// Whether the elements fill their memory: some order of the dimensions is that of a contiguous tensor.
+// Says whether the elements fill their memory, so that some order of the dimensions makes the tensor contiguous.
 bool is_dense(const Tensor &t) {
     int64_t next = 1;
     for (int done = 0; done < t.dimensions; ++done) {
@@ -81,7 +83,8 @@ uintptr_t address_of(const Tensor &t) { return reinterpret_cast<uintptr_t>(t.dat
 
 int64_t bytes_of(int64_t count, int dtype) { return count * (dtype == kFloat64 ? 8 : dtype == kFloat32 ? 4 : 2); }
 
-// Leaves each different pair once; false where targets share memory otherwise, or one with the source of another.
+// Keeps one of equal pairs. Returns false where other targets share memory, or a target and the source of another pair
+// do.
 bool leave_each_once(std::vector<EmaPair> &pairs) {
     const auto before = [](const EmaPair &a, const EmaPair &b) { return a.target < b.target; };
     std::vector<EmaPair> sorted;
@@ -100,7 +103,7 @@ bool leave_each_once(std::vector<EmaPair> &pairs) {
         }
         once.push_back(pair);
     }
-    for (const EmaPair &pair : once) { // of the targets, the last that begins before the source ends
+    for (const EmaPair &pair : once) { // finds the last target that begins before the source ends
         const auto ends = [](const EmaPair &a, uintptr_t end) { return a.target < end; };
         auto last =
             std::lower_bound(once.begin(), once.end(), pair.source + bytes_of(pair.count, pair.source_dtype()), ends);
@@ -122,7 +125,7 @@ py::object ema_table(const py::sequence &targets, const py::sequence &sources, c
         const auto *type = reinterpret_cast<PyObject *>(Py_TYPE(object));
         if (type != tensor.ptr() && type != parameter.ptr()) return false;
         if (exchange.read(object, &out) == 0) return true;
-        PyErr_Clear(); // a layout or dtype that DLPack has no word for
+        PyErr_Clear(); // DLPack cannot describe some layouts and dtypes
         return false;
     };
     const auto items = [](const py::sequence &list) {

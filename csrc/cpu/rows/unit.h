@@ -1,39 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
-// Row-wise passes: unit rows and their gradient, dot products of rows, scaled rows. One read and one write each.
+// Makes unit rows and their gradient, dot products of rows, and scaled rows, which are the gradient of the dot
+// products.
 //   u = z / max(|z|, eps)        dz = (g - u <u, g>) / |z|, or g / eps where |z| <= eps
-// Sums run in fp64 lanes for fp64 rows and in fp32 lanes otherwise. Cost: O(N*D) bytes, bound by memory.
+// Sums run in fp64 lanes for fp64 rows and in fp32 lanes otherwise. Cost: one read and one write of N*D numbers.
 #pragma once
-#include "kernels.h"
-#include "vector.h"
-#include <omp.h>
+#include "../dot.h"
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../row_access.h"
+#include "../threads.h"
+#include <math.h>
 
 namespace {
 
-using sslkernels::Rows;
 constexpr double kEps = 1e-12;
-
-template <class T> inline const T *row(const Rows &rows, int64_t i) {
-    return static_cast<const T *>(rows.data) + i * rows.stride;
-}
-inline int64_t wrap(int64_t i, int64_t m) {
-    const int64_t r = i % m;
-    return r < 0 ? r + m : r;
-}
-// Below this many elements a second thread costs more than it saves.
-inline int threads_for(int64_t elements, int threads) { return elements < 65536 ? 1 : threads; }
-
-template <class Acc, class A, class B> inline Acc dot(const A *a, const B *b, int64_t d) {
-    constexpr int L = 4 * kLanes<Acc>;
-    Acc lanes[L] = {};
-    int64_t k = 0;
-    for (; k + L <= d; k += L)
-        for (int l = 0; l < L; ++l) lanes[l] += widen<Acc>(a[k + l]) * widen<Acc>(b[k + l]);
-    Acc total = 0;
-    for (; k < d; ++k) total += widen<Acc>(a[k]) * widen<Acc>(b[k]);
-    for (int width = L / 2; width > 0; width /= 2)
-        for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-    return total + lanes[0];
-}
 
 template <class In, class Out, class Acc>
 void unit_rows_forward_typed(Rows z, int64_t d, void *unit, void *norms, int threads) {
@@ -42,14 +22,14 @@ void unit_rows_forward_typed(Rows z, int64_t d, void *unit, void *norms, int thr
         const In *in = row<In>(z, i);
         Out *out = static_cast<Out *>(unit) + i * d;
         Acc norm = Acc(sqrt(dot<Acc>(in, in, d)));
-        if (!(norm > Acc(1e-15) && norm < Acc(1e15))) { // squares may have left the range: once more, scaled
+        if (!(norm > Acc(1e-15) && norm < Acc(1e15))) { // squares may have left the range: read again, scaled
             Acc peak = 0;
             for (int64_t k = 0; k < d; ++k) {
                 const Acc size = Acc(fabs(widen<Acc>(in[k])));
                 peak = size > peak || size != size ? size : peak;
             }
             Acc squares = 0;
-            const bool scalable = peak > 0 && peak - peak == 0; // else the peak is the norm: 0, infinite or NaN
+            const bool scalable = peak > 0 && peak - peak == 0; // otherwise the norm is the peak: 0, infinite or NaN
             for (int64_t k = 0; scalable && k < d; ++k)
                 squares += (widen<Acc>(in[k]) / peak) * (widen<Acc>(in[k]) / peak);
             norm = scalable ? peak * Acc(sqrt(squares)) : peak;

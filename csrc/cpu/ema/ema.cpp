@@ -1,14 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Teachers and queues.
+// Updates teachers and queues.
 //
-//   update    t <- m t + (1 - m) s over every tensor of a model in one pass; with a master M in fp32 beside a 16-bit
-//             target, M moves and t is M rounded; an M whose rounding t is not begins anew from t
+//   update    t <- m t + (1 - m) s over every tensor of a model in one pass. Where a 16-bit target has a master M
+//             in fp32, M moves and t is M rounded. If t is not the rounding of M, somebody wrote t, and M starts again
+//             from t.
 //   enqueue   queue[(start + i) mod size] <- keys[i]
 //
-// Cost: a read of target and source and a write of the target, 12 bytes per fp32 parameter, 3 operations. Bound by
-// memory: the parameters of all tensors together are divided evenly among the threads. Measurements: docs/design/ema.md
-#include "ema/moved.h"
-#include "ema/ring.h"
+// Cost: one read of target and source and one write of the target, 12 bytes and 3 operations per fp32 parameter. Memory
+// bounds it, so the parameters of all tensors together are divided evenly among the threads.
+// Measurements: docs/design/ema.md
+#include "../dtypes.h"
+#include "../integers.h"
+#include "../threads.h"
+#include "../variant.h"
+#include "kernels.h"
+#include "moved.h"
+#include "ring.h"
 
 namespace {
 
@@ -24,7 +31,7 @@ void update(const EmaPair *pairs, int64_t count, double momentum, int threads) {
     for (int64_t i = 0; i < count; ++i) total += pairs[i].count;
 #pragma omp parallel num_threads(threads_for(total, threads))
     {
-        constexpr int64_t kLine = 64; // elements: threads write no common line of the cache
+        constexpr int64_t kLine = 64; // elements; threads never write to the same line of the cache
         const int64_t lines = (total + kLine - 1) / kLine;
         int64_t first = lines * omp_get_thread_num() / omp_get_num_threads() * kLine;
         int64_t left = lines * (omp_get_thread_num() + 1) / omp_get_num_threads() * kLine - first;
@@ -54,6 +61,8 @@ void enqueue(int queue_dtype, void *queue, int64_t queue_stride, int64_t size, i
 } // namespace
 
 namespace sslkernels {
-extern const EmaKernels SSLK_NAME(ema_);
-const EmaKernels SSLK_NAME(ema_) = {update, enqueue};
+template <> const EmaKernels &kernels_for<EmaKernels, SSLK_VARIANT>() {
+    static const EmaKernels table = {update, enqueue};
+    return table;
+}
 } // namespace sslkernels
