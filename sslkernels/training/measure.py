@@ -13,8 +13,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from sslkernels.memory import peak_memory
 from sslkernels.methods import Method
+from sslkernels.peak_memory import peak_memory
 
 REPEATS = 10
 LOSS_REPEATS = 50

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from sslkernels.memory import peak_memory
+from sslkernels.peak_memory import peak_memory
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
