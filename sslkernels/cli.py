@@ -151,7 +151,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    from sslkernels.methods import available
+    from sslkernels.methods import all_options, available
 
     parser.add_argument("method", metavar="METHOD", help=f"one of: {', '.join(available())}")
     parser.add_argument("--data", help="digits (default), imagefolder:PATH, cifar10:PATH (binary version) or npz:PATH")
@@ -159,19 +159,8 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: the method's)")
     parser.add_argument("--batch-size", type=int, help="images of one forward pass over all devices")
     parser.add_argument("--lr", type=float, help="peak learning rate of AdamW (default: the method's)")
-    parser.add_argument("--projection-dim", type=int, help="features that the loss compares (default: the method's)")
-    parser.add_argument("--hidden-dim", type=int, help="width of projector and predictor in byol, moco_v3 and moby")
-    parser.add_argument("--queue-size", type=int, help="keys that moco_v2 and moby remember")
-    parser.add_argument("--temperature", type=float, help="of the loss in simclr, moco_v2, moco_v3 and moby")
-    parser.add_argument("--lambd", type=float, help="weight of the redundancy in barlow_twins")
-    parser.add_argument("--sim", type=float, help="weight of the invariance in vicreg")
-    parser.add_argument("--var", type=float, help="weight of the variance in vicreg")
-    parser.add_argument("--cov", type=float, help="weight of the covariance in vicreg")
-    parser.add_argument(
-        "--patch-size", type=int, help="pixels of a patch's side, mae and i_jepa (default: by image size)"
-    )
-    parser.add_argument("--mask-ratio", type=float, help="share of the patches that mae hides")
-    parser.add_argument("--momentum", type=float, help="of the teacher at the first step, where there is one")
+    for name, option in all_options().items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=option.kind, help=option.words)
     parser.add_argument("--seed", type=int, help="of weights, order and views (default 0)")
     parser.add_argument("--backend", help="reference, cpu, triton or cuda (default: the fastest that can run)")
     parser.add_argument("--precision", help="32-true (default), bf16-mixed or 16-mixed")

@@ -23,6 +23,7 @@ import sslkernels as sk
 import sslkernels.functional as SF
 from sslkernels import evaluation, losses, methods, models
 from sslkernels.data import OneView, TwoViews
+from sslkernels.methods.method import Masked
 from sslkernels.models import ResNet, ViT, resnet_small
 
 pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::UserWarning:torch.*")
@@ -166,20 +167,15 @@ for name, (of_constructor, good, of_call) in LOSSES.items():
     DOORS[f"{name}()"] = Door(apply(name), good, of_call, says=name, signature=kind.forward)
 
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    name: ({"backbone": resnet_small(), "feature_dim": 128}, {"predictor": "module or none"})
-    for name in ("SimCLR", "MoCoV2", "MoCoV3", "MoBY", "BYOL", "SimSiam", "BarlowTwins", "VICReg")
-}
-
-METHODS["MAE"] = (
-    {"backbone": ViT((8, 8), 2, width=32, depth=1)},
-    {"mask_ratio": "share", "decoder_width": "counted", "decoder_depth": "counted", "backbone": "vit", "views": "view"},
-)
-
-METHODS["IJEPA"] = (
-    {"backbone": ViT((8, 8), 2, width=32, depth=1)},
-    {"predictor_width": "counted", "predictor_depth": "counted", "backbone": "vit", "views": "view"},
-)
-
+    kind.__name__: (
+        {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
+        else {"backbone": resnet_small(), "feature_dim": 128},
+        {"mask_ratio": "share", "predictor": "module or none"}
+        | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
+        | ({"backbone": "vit", "views": "view"} if issubclass(kind, Masked) else {}),
+    )
+    for kind in methods.METHODS.values()
+}  # fmt: skip
 SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16}
 
 

@@ -34,6 +34,10 @@ class BarlowTwins(Method):
     torch.Size([])
     """
 
+    arxiv = "2103.03230"
+    # The paper has lambd=0.005 at 8192 features. At 512 that learns less: few_shot 0.867 against 0.885 in fewer epochs.
+    preset = {"epochs": 90, "batch_size": 256, "lr": 3e-3, "projection_dim": 512, "lambd": 0.02}
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -37,6 +37,12 @@ class BYOL(Taught):
     torch.Size([])
     """
 
+    arxiv = "2006.07733"
+    preset = {
+        "epochs": 25, "batch_size": 64, "lr": 1e-3, "projection_dim": 128, "hidden_dim": 512, "momentum": 0.95,
+    }  # fmt: skip
+    whole_views = True
+
     def __init__(
         self,
         backbone: nn.Module,

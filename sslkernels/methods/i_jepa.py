@@ -8,16 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_kind, check_number, check_transformer
-from sslkernels.backends import WITH_CUDA
+from sslkernels.arguments import check_number, check_transformer
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import apply_masks, block_masks, masked_smooth_l1
-from sslkernels.methods.method import Method
+from sslkernels.methods.method import Masked
 from sslkernels.models import Transformer, ViT, sincos_positions
 from sslkernels.state import EMA
 
 
-class IJEPA(Method):
+class IJEPA(Masked):
     """Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture. Assran et al., CVPR 2023.
 
     The backbone is the context encoder; ``teacher``, the target encoder, follows it as an exponential moving average.
@@ -38,8 +37,9 @@ class IJEPA(Method):
     torch.Size([])
     """
 
-    backends = WITH_CUDA
-    backbone: ViT
+    arxiv = "2301.08243"
+    preset = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "patch_size": 2, "momentum": 0.9995}
+
     pos: Tensor
 
     def __init__(
@@ -53,9 +53,6 @@ class IJEPA(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        check_kind(
-            "IJEPA", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches that it is given"
-        )
         predictor_width, predictor_depth = check_transformer(
             "IJEPA", backbone.heads, predictor_width=predictor_width, predictor_depth=predictor_depth
         )

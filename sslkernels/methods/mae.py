@@ -9,15 +9,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_flag, check_kind, check_number, check_transformer
-from sslkernels.backends import WITH_CUDA
+from sslkernels.arguments import check_flag, check_number, check_transformer
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import masked_mse, random_masking, restore_tokens
-from sslkernels.methods.method import Method
+from sslkernels.methods.method import Masked
 from sslkernels.models import Transformer, ViT, patchify, sincos_positions, unpatchify
 
 
-class MAE(Method):
+class MAE(Masked):
     """Masked Autoencoders Are Scalable Vision Learners. He et al., CVPR 2022.
 
     Args:
@@ -36,8 +35,9 @@ class MAE(Method):
     torch.Size([])
     """
 
-    backends = WITH_CUDA
-    backbone: ViT
+    arxiv = "2111.06377"
+    preset = {"epochs": 60, "batch_size": 64, "lr": 2e-3, "patch_size": 2, "mask_ratio": 0.75}
+
     pos: Tensor
 
     def __init__(
@@ -52,9 +52,6 @@ class MAE(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        check_kind(
-            "MAE", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches that it is given"
-        )
         mask_ratio = check_number("MAE", "mask_ratio", mask_ratio, least=0, most=1)
         normalize_target = check_flag("MAE", "normalize_target", normalize_target)
         decoder_width, decoder_depth = check_transformer(

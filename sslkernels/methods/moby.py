@@ -41,6 +41,13 @@ class MoBY(Taught):
     torch.Size([])
     """
 
+    arxiv = "2105.04553"
+    preset = {
+        "epochs": 25, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "queue_size": 1024,
+        "temperature": 0.2, "momentum": 0.97,
+    }  # fmt: skip
+    whole_views = True
+
     def __init__(
         self,
         backbone: nn.Module,

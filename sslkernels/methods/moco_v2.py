@@ -40,6 +40,13 @@ class MoCoV2(Taught):
     torch.Size([])
     """
 
+    arxiv = "2003.04297"
+    preset = {
+        "epochs": 40, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.2,
+        "momentum": 0.97,
+    }  # fmt: skip
+    whole_views = True
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -37,6 +37,13 @@ class MoCoV3(Taught):
     torch.Size([])
     """
 
+    arxiv = "2104.02057"
+    preset = {
+        "epochs": 30, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "temperature": 0.2,
+        "momentum": 0.97,
+    }  # fmt: skip
+    whole_views = True
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -33,6 +33,9 @@ class SimCLR(Method):
     torch.Size([])
     """
 
+    arxiv = "2002.05709"
+    preset = {"epochs": 120, "batch_size": 256, "lr": 3e-3, "projection_dim": 128, "temperature": 0.5}
+
     def __init__(
         self,
         backbone: nn.Module,

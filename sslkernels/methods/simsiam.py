@@ -32,6 +32,10 @@ class SimSiam(Method):
     torch.Size([])
     """
 
+    arxiv = "2011.10566"
+    preset = {"epochs": 30, "batch_size": 32, "lr": 1e-3, "projection_dim": 256}
+    whole_views = True
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -33,6 +33,11 @@ class VICReg(Method):
     torch.Size([])
     """
 
+    arxiv = "2105.04906"
+    preset = {
+        "epochs": 80, "batch_size": 256, "lr": 3e-3, "projection_dim": 512, "sim": 25.0, "var": 25.0, "cov": 1.0,
+    }  # fmt: skip
+
     def __init__(
         self,
         backbone: nn.Module,
