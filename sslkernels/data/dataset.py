@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A data set in memory, and the fixed split of those that have none."""
+"""A data set in memory, and the fixed split of data that comes without one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEST_FRACTION = 0.2
 class Dataset:
     """Images float32 ``(N, C, H, W)`` in [0, 1] and labels int64 ``(N,)``, which only the evaluation reads.
 
-    Where there are no labels, or all are alike, ``classes`` is empty and the labels are None.
+    If there are no labels, or all are alike, ``classes`` is empty and the labels are None.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Dataset:
 
 
 def split(name: str, classes: tuple[str, ...], images: Tensor, labels: Tensor | None) -> Dataset:
-    """The images with a fifth of them held out."""
+    """Hold a fifth of the images out for tests."""
     kept, held_out = held_out_fifth(name, classes, labels, len(images))
     if labels is None:
         return Dataset(name, (), images[kept], None, images[held_out], None)
@@ -38,7 +38,10 @@ def split(name: str, classes: tuple[str, ...], images: Tensor, labels: Tensor | 
 
 
 def held_out_fifth(name: str, classes: tuple[str, ...], labels: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
-    """Indices of what is kept and of the same fifth of every class (of all without labels), whatever the run's seed."""
+    """Indices of the images kept, and of a fifth held out: of each class, or of all if there are no labels.
+
+    The choice does not depend on the run's seed.
+    """
     generator = torch.Generator().manual_seed(0)
     train, test = [], []
     groups = {"it": torch.arange(count)}
@@ -58,7 +61,7 @@ def held_out_fifth(name: str, classes: tuple[str, ...], labels: Tensor | None, c
 
 
 def check_memory(what: str, shape: tuple[int, ...], itemsize: int, remedy: str) -> None:
-    """That so many numbers, of ``itemsize`` bytes with all their copies, can be held: before the first is read."""
+    """Check, before any is read, that the memory holds so many numbers of ``itemsize`` bytes, all copies included."""
     needed = itemsize * prod(shape)
     if needed > MEMORY:
         raise ValueError(

@@ -16,10 +16,10 @@ from sslkernels.data.npz import load_npz
 
 
 def load(spec: str, image_size: int = 32) -> Dataset:
-    """The data set that ``spec`` names.
+    """Load the data set that ``spec`` names.
 
-    What lies in the files and is not read is said in one warning. Pictures are read as a viewer shows them: upright by
-    their EXIF, on white where they are transparent, the first of several frames. Colour profiles are not applied.
+    One warning lists what lies in the files and is not read. Pictures are read as a viewer shows them: upright by their
+    EXIF, on white where they are transparent, the first of several frames. Colour profiles are not applied.
 
     Args:
         spec: ``"digits"`` (1,797 handwritten digits of 8x8 that come with scikit-learn), ``"imagefolder:PATH"`` (one
@@ -68,5 +68,5 @@ def _load(spec: str, image_size: int) -> Dataset:
 def _is_there(path: Path) -> bool:
     try:
         return path.exists()
-    except OSError:  # such as a name that is longer than any file's
+    except OSError:  # the name may be longer than any file's
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference methods: modules that read like their paper and know nothing of loops, devices or files."""
+"""Reference methods: each reads like its paper and knows nothing of loops, devices or files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sslkernels.methods.vicreg import VICReg
 
 
 def _found() -> dict[str, type[Method]]:
-    """The class with a preset in each file beside this one, under the name of the file."""
+    """Find the class with a preset in each file beside this one, and name it after the file."""
     found = {}
     for _, name, _ in pkgutil.iter_modules(__path__):
         module = importlib.import_module(f"{__name__}.{name}")

@@ -20,8 +20,8 @@ class BarlowTwins(Method):
     Args:
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone.
-        projection_dim: width of the projector's three layers, and features that the loss decorrelates. Wide ones pay:
-            8192 in the paper.
+        projection_dim: width of the projector's three layers, and number of features that the loss decorrelates. Wide
+            projectors learn more; the paper has 8192.
         lambd: weight of the redundancy; see `sslkernels.functional.barlow_twins`.
         backend, group: see `Method`. Columns are standardised with each rank's own mean and variance.
 

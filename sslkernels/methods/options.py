@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of methods: arguments that ``sslkernels train`` takes too, under the same names."""
+"""Describes the options of methods: arguments that ``sslkernels train`` takes too, under the same names."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sslkernels.arguments import check_number, check_size
 
 @dataclass(frozen=True)
 class Option:
-    """What is known of an option, its value apart, which stands in a method's preset.
+    """The help, type and limits of an option; its value stands in each method's preset.
 
     Args:
-        words: for ``--help``; ``{methods}`` in it becomes the names of the methods that have the option.
-        kind: float, or int for a whole number from 1 on.
+        words: text for ``--help``. In it, ``{methods}`` becomes the names of the methods that have the option.
+        kind: float, or int for a whole number of at least 1.
         least, most, above: limits of a float.
     """
 
@@ -25,13 +25,13 @@ class Option:
     above: float | None = None
 
     def check(self, function: str, name: str, value: object) -> int | float:
-        """The value as Python's int or float; a ValueError or TypeError says what is accepted."""
+        """Check a value and make it Python's int or float; a ValueError or TypeError says what is accepted."""
         if self.kind is int:
             return check_size(function, name, value)
         return check_number(function, name, value, least=self.least, most=self.most, above=self.above)
 
 
-# The options that methods share, in the order of the help. One that a single method has can stand in its own file.
+# Options that several methods may share, in the order of the help. A method can describe further ones in its own file.
 SHARED = {
     "projection_dim": Option("features that the loss compares (default: the method's)", int),
     "hidden_dim": Option("width of projector and predictor in {methods}", int),

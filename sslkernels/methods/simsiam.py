@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SimSiam: from one view of an image, predict what the same network makes of the other, and let no gradient there."""
+"""SimSiam: predict, from one view of an image, the same network's features of the other, which get no gradient."""
 
 from __future__ import annotations
 

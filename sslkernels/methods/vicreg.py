@@ -20,7 +20,8 @@ class VICReg(Method):
     Args:
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone.
-        projection_dim: width of the expander's three layers, and features that the loss regularises; 8192 in the paper.
+        projection_dim: width of the expander's three layers, and number of features that the loss regularises; the
+            paper has 8192.
         sim, var, cov: weights of invariance, variance and covariance; see `sslkernels.functional.vicreg`.
         backend, group: see `Method`.
 

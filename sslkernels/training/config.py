@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is made of: the options of ``sslkernels train``, those of the method among them."""
+"""The configuration of a run: the options of ``sslkernels train``, and those of its method."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sslkernels.methods import METHODS, all_options, available
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
-# Whole numbers, each with its limits.
+# Options that are whole numbers, and their limits.
 WHOLES: dict[str, dict[str, int]] = {
     "epochs": {"least": 1},
     "devices": {"least": 1},
@@ -24,21 +24,21 @@ WHOLES: dict[str, dict[str, int]] = {
     "seed": {"least": 0, "most": 2**32 - 1},
 }
 MOST_EPOCHS = 10**9
-# May be None.
+# Options that may be None.
 OPTIONAL = ("image_size", "backend")
-# A resumed run may be given these anew.
+# Options that a resumed run may change.
 CHANGEABLE = ("data", "epochs")
-# Images of this kind come in many sizes and are resized to one.
+# The images of this kind of data come in many sizes, and are resized to this one, in pixels.
 RESIZED, IMAGE_SIZE = "imagefolder:", 32
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the loss curve; saved in the checkpoint, and a resumed run must agree with it.
+    """Everything that decides the loss curve. The checkpoint holds it, and a resumed run must agree with it.
 
     ``batch_size`` counts the images of one forward pass over all devices; ``accumulate`` passes make one step.
-    ``image_size`` is None where the data has a size of its own. ``method_options`` are those that not every method has,
-    by their names; what is left out is as in the method's preset. Whole numbers and numbers of NumPy become Python's.
+    ``image_size`` is None if the data has a size of its own. ``method_options`` holds the method's own options by name;
+    those left out are taken from its preset. NumPy's numbers become Python's.
 
     Raises:
         ValueError, TypeError: one sentence with the option and what it accepts.
@@ -63,7 +63,7 @@ class TrainConfig:
         check_kind("train", "--data", self.data, str, "digits, imagefolder:PATH, cifar10:PATH or npz:PATH")
         for name, limits in WHOLES.items():
             self._check(name, check_size, **limits)
-        if self.epochs > MOST_EPOCHS:  # their steps are counted in 64 bits
+        if self.epochs > MOST_EPOCHS:  # steps are counted in 64 bits
             raise ValueError(f"train: --epochs is {came(self.epochs)}; pass at most {MOST_EPOCHS}.")
         self._check("lr", check_number, above=0)
         own = METHODS[self.method].own_options()
@@ -79,7 +79,7 @@ class TrainConfig:
             )
 
     def __getattr__(self, name: str) -> Any:
-        """Options of the method read as fields do; those of other methods are None."""
+        """Let the method's options be read like fields; those of other methods are None."""
         if name in all_options():
             return self.method_options.get(name)
         raise AttributeError(f"TrainConfig has no option {name}; accepted are {', '.join((*FIELDS, *all_options()))}.")
@@ -91,7 +91,7 @@ class TrainConfig:
 
     @classmethod
     def from_options(cls, method: str, options: dict[str, Any]) -> TrainConfig:
-        """The method's preset with ``options`` over it; an option of None is one that was not given."""
+        """Take the method's preset, and ``options`` over it; an option of None counts as not given."""
         given = {name: value for name, value in options.items() if value is not None}
         check_names(given)
         if method not in available():
@@ -111,44 +111,44 @@ class TrainConfig:
 
     @classmethod
     def from_saved(cls, saved: object) -> TrainConfig | None:
-        """The configuration of a checkpoint, or None where it is none. One from before an option of the method was
-        there was trained as the preset has it.
+        """Read the configuration of a checkpoint; None if it is not one. An option of the method that did not exist yet
+        had the preset's value.
         """
         if not isinstance(saved, dict) or saved.get("method") not in METHODS:
             return None
         if not set(FIELDS) <= set(saved) <= {*FIELDS, *all_options()}:
             return None
         whole = dict(saved)
-        if not str(whole["data"]).startswith(RESIZED):  # earlier versions noted a size that they did not use
+        if not str(whole["data"]).startswith(RESIZED):  # earlier versions saved a size that they did not use
             whole["image_size"] = None
         return cls._of(whole)
 
     @classmethod
     def _of(cls, values: dict[str, Any]) -> TrainConfig:
-        """From fields and the method's options beside each other; options of other methods are left."""
+        """Take fields and method's options from one dictionary; options of other methods are dropped."""
         own = METHODS[values["method"]].own_options()
         method_options = {name: values[name] for name in own if name in values}
         return cls(**{name: values[name] for name in FIELDS}, method_options=method_options)
 
     def changed(self, **values: Any) -> TrainConfig:
-        """With other values of fields or of the method's options."""
+        """Copy the configuration with other values of fields or of the method's options."""
         return self._of({**self.saved(), **values})
 
     def saved(self) -> dict[str, Any]:
-        """What checkpoints and metrics hold of it: fields and the method's options beside each other."""
+        """The dictionary in checkpoints and metrics: fields and the method's options side by side."""
         values = asdict(self)
         own = values.pop("method_options")
         return {**values, **own}
 
     def continued(self, options: dict[str, Any], path: object) -> TrainConfig:
-        """For going on with the run of checkpoint ``path``: its data may have moved, and it may take more epochs.
+        """Change the configuration to continue the run of checkpoint ``path``, on moved data or for more epochs.
 
-        Other options that would continue it on another curve are refused.
+        Options that would continue it on another curve are refused.
         """
         given = {name: value for name, value in options.items() if value is not None}
         check_names(given)
         check_own(self.method, given)
-        # Through the same checks as those of the checkpoint were.
+        # The new values go through the same checks as the checkpoint's did.
         asked = self.changed(**given)._sized(given)
         before, after = self.saved(), asked.saved()
         for name in given:
@@ -161,7 +161,7 @@ class TrainConfig:
         return asked
 
     def _sized(self, given: Collection[str]) -> TrainConfig:
-        """With a size for images that come in many, and without one for others."""
+        """Set the size of images that come in many sizes, and remove it for others."""
         resized = self.data.startswith(RESIZED)
         if "image_size" in given and not resized:
             raise ValueError(
@@ -172,7 +172,7 @@ class TrainConfig:
 
 
 def check_names(options: Collection[str]) -> None:
-    """Refuse what is no option at all, which only a call from Python can bring."""
+    """Refuse names of no option at all; only a call from Python can bring them."""
     known = (*FIELDS[1:], *all_options())  # without the method
     for name in options:
         if name not in known:
@@ -196,5 +196,5 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-# Those that every method has.
+# The names of the options that every method has.
 FIELDS = tuple(each.name for each in fields(TrainConfig) if each.name != "method_options")

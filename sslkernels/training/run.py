@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run from options to report: train or resume, evaluate, measure, write what was found."""
+"""Runs a training from options to report: train or resume, evaluate, measure, write what was found."""
 
 from __future__ import annotations
 
@@ -51,20 +51,20 @@ def train(
 
     Args:
         method: one of `sslkernels.methods.available()`.
-        out: a folder that does not exist, is empty, or holds what a run left that had no whole epoch; with ``resume``
-            that of an interrupted run, which continues after its last whole epoch on the same loss curve.
-        say: gets a line where a new part of the work begins.
+        out: a folder that is new or empty, or that holds a run without a whole epoch. With ``resume`` it is the folder
+            of an interrupted run, which continues after its last whole epoch on the same loss curve.
+        say: called with a line when a new part of the work begins.
         options: fields of `TrainConfig`, and the method's options; those left out or None come from the method's preset
-            or the checkpoint. A resumed run takes another ``data``, the place that the same images have moved to, and
-            other ``epochs``, whose schedule it follows from there on.
+            or the checkpoint. A resumed run may take another ``data``, if the same images have moved there, and other
+            ``epochs``, whose schedule it follows from there on.
 
     Returns:
-        The content of ``metrics.json``. The probes in it are None where the data has no labels, or one class.
+        The content of ``metrics.json``. Its probes are None if the data has no labels, or one class.
 
     Raises:
         ValueError, TypeError, OSError: an option, the data or the checkpoint is wrong, and nothing has been written;
             or a file cannot be written.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; ``last.ckpt``, where there is one, is whole.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came. If there is a ``last.ckpt``, it is whole.
     """
     out, resume = check_path("train", "out", out), check_flag("train", "resume", resume)
     check_callable("train", "say", say)
@@ -158,7 +158,7 @@ def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], opti
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run begins with. ``backend`` is the one that runs the loss of ``learner`` on ``device``."""
+    """All that a run begins with. The loss of ``learner`` runs on ``backend`` on ``device``."""
 
     config: TrainConfig
     dataset: Dataset
@@ -210,19 +210,19 @@ def seed(value: int) -> None:
 
 
 def _check_apart(out: Path, data: str) -> None:
-    """That results do not go where the next run would read them as pictures."""
+    """Refuse to write results where the next run would read them as pictures."""
     kind, _, path = data.partition(":")
     if kind == "imagefolder" and path and out.resolve().is_relative_to(Path(path).resolve()):
         raise ValueError(f"train: --out is {out}, inside the pictures of {path}; pass a folder elsewhere.")
 
 
 def _is_free(out: Path) -> bool:
-    """An empty folder, or one that a run left before it had a checkpoint."""
+    """Whether the folder is empty, or was left by a run that had no checkpoint yet."""
     return out.is_dir() and all(entry.name in FOLDERS or entry.name.endswith(PARTIAL) for entry in out.iterdir())
 
 
 def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> dict[str, list]:
-    """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of steps, the spread of epochs."""
+    """Train to the end, and load ``last.ckpt`` into ``module``. Gives the loss of steps and the spread of epochs."""
     stamp = {"format": FORMAT, "method": config.method, "config": config.saved(), "data": fingerprint(dataset)}
     with _quiet_engine(), strategy_of(config.devices) as strategy:
         trainer = Trainer(
@@ -244,11 +244,11 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
         batches = ImageBatches(dataset.train_images, config.batch_size, config.seed)
         try:
             trainer.fit(module, batches, ckpt_path=out / NAME if resume else None)
-        except SystemExit as error:  # what the engine makes of a KeyboardInterrupt, where a caller's handler raised it
+        except SystemExit as error:  # the engine turns a KeyboardInterrupt of a caller's handler into this
             raise KeyboardInterrupt from error
     if trainer.interrupted:
         raise KeyboardInterrupt
-    # Several devices train in processes of their own: what happened there is known from the checkpoint.
+    # Several devices train in processes of their own, and only the checkpoint tells what happened there.
     checkpoint: dict[str, Any] = {"epoch": -1}
     if (out / NAME).is_file():
         checkpoint = read_checkpoint(out / NAME, config.method)
