@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there, whatever goes wrong while they are written."""
+"""Files are whole or not there, whatever goes wrong while they are written."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ LAYERS = (
     ("arguments", "files", "html", "peak_memory", "terminal"),
 )
 LAYER = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
-# Imports that the rule allows, each with its reason.
+# Imports that are allowed nevertheless, each with its reason.
 ALLOWED = {
     ("sslkernels.backends", "sslkernels"): "info() prints the version, which pyproject.toml reads from __init__.py",
 }
@@ -42,9 +42,9 @@ Graph = dict[str, set[str]]
 
 
 def imports_of(package: Path) -> Graph:
-    """What each module of ``package`` imports of it, `ALLOWED` apart, by full names.
+    """Map each module of ``package`` to the modules of it that it imports, `ALLOWED` apart, by full names.
 
-    That a module imports the packages it lies in is no import of theirs: Python does it for everyone.
+    The packages that a module lies in do not count, since Python imports them for every module.
     """
     modules = {_name(path, package): path for path in (*package.rglob("*.py"), *package.rglob("*.pyi"))}
     return {
@@ -69,12 +69,12 @@ def _imported(path: Path, modules: dict[str, Path]) -> Iterator[str]:
 
 
 def within(graph: Graph) -> Graph:
-    """The graph without imports from elsewhere, such as torch."""
+    """Leave out imports from elsewhere, such as torch."""
     return {name: imported & graph.keys() for name, imported in graph.items()}
 
 
 def circle(graph: Graph) -> list[str]:
-    """Modules that import each other in a circle, the first one again at the end; empty where there is none."""
+    """Find modules that import each other in a circle, the first one again at the end; empty if there are none."""
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as error:
@@ -83,7 +83,7 @@ def circle(graph: Graph) -> list[str]:
 
 
 def upwards(graph: Graph) -> list[str]:
-    """The imports that run from a lower layer to a higher one."""
+    """List the imports that run from a lower layer to a higher one."""
     return [
         f"{name} imports {other}"
         for name, imported in sorted(graph.items())
@@ -115,7 +115,7 @@ def test_no_import_runs_upwards(graph: Graph) -> None:
 
 
 def test_a_circle_and_a_way_up_are_found(tmp_path: Path) -> None:
-    """Inside functions too, and by either form of import."""
+    """They are found inside functions too, and in either form of import."""
     files = {
         "__init__.py": "",
         "data/__init__.py": "from sslkernels.data.dataset import load\n",

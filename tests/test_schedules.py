@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that follows a schedule, with an end that is known, unknown, passed or zero, and with wrong ones."""
+"""Schedules take an end that is known, unknown, passed or zero, and refuse a wrong one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def of_teacher(schedule: str) -> Callable[[int, float], float]:
 
 
 def of_method(name: str) -> Callable[[int, float], float]:
-    """How far the teacher goes from 0 towards a student at 1."""
+    """Measure how far the teacher goes from 0 towards a student at 1."""
 
     def moved(step: int, total: float) -> float:
         method = small_method(name)
@@ -49,7 +49,7 @@ def of_rate(step: int, total: float) -> float:
 
 
 TAUGHT = [name for name in METHODS if hasattr(small_method(name), "teacher")]
-# Each with its value at the first step, in mid-air where no end is known, and from the end on.
+# For each schedule: its value at the first step, without a known end, and from the end on.
 SCHEDULES: dict[str, tuple[Callable[[int, float], float], float, float, float]] = {
     "constant": (of_teacher("constant"), 0.9, 0.9, 0.9),
     "cosine": (of_teacher("cosine"), 0.9, 0.9, 1.0),
@@ -109,7 +109,7 @@ def test_wrong_steps_and_totals_are_one_sentence(name: str) -> None:
         calls.append((0, 0, "total_steps"))
     for step, total, what in calls:
         if total is None and says == "EMA":
-            continue  # that of the constructor
+            continue  # None takes that of the constructor
         with pytest.raises((ValueError, TypeError), match=rf"^{says}: {what} is .*; pass .*\.$"):
             call(step, total)
 

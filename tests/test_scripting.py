@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.jit.script of what runs our kernels: one sentence, alone or inside of somebody's model."""
+"""torch.jit.script of anything that runs our kernels raises one sentence, alone or inside of somebody's model."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-# The most shared memory that a block may ask for: 163 KiB, and 227 KiB from sm_90 on.
+# The most shared memory of a block, in bytes: 163 KiB, and 227 KiB from sm_90 on.
 SHARED = {80: 166912, 90: 232448, 100: 232448}
 
 
@@ -50,7 +50,7 @@ def check(kernels: list[dict[str, Any]]) -> None:
 
 @pytest.fixture(scope="module")
 def usual_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[dict[str, Any]]]:
-    """Those of a family for sm_90, compiled once."""
+    """Compile the usual kernels of a family for sm_90, once."""
     return functools.cache(lambda family: compile_kernels(tmp_path_factory.mktemp("compiled"), family, "90"))
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every argument of every public function, module and method, given every wrong value of its kind.
+"""Every argument of every public function, module and method is given every wrong value of its kind.
 
-Each call must raise one sentence that names the argument. An argument is of the kind that `KINDS` gives its name, or
-`Door.kinds` where a name means something else there; one that has no kind fails the walk, and so does a public name
-without a door.
+Each call must raise one sentence that names the argument. `OF_NAME` gives the kind of an argument by its name, and
+`Door.kinds` does where the name means something else. An argument without a kind fails the walk, and so does a public
+name without a door.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Door:
     call: Callable[..., Any]
     good: dict[str, Any]
     kinds: dict[str, str] = field(default_factory=dict)
-    says: str | None = None  # what the sentence begins with; by default the name
-    signature: Callable[..., Any] | None = None  # whose parameters they are, where it is not `call`
+    says: str | None = None  # the beginning of the sentence, by default the name
+    signature: Callable[..., Any] | None = None  # the function that has the parameters, if it is not `call`
 
 
 def pair(call: Callable[..., Any], first: str, second: str, **kinds: str) -> Door:
@@ -124,7 +124,7 @@ DOORS: dict[str, Door] = {
 }  # fmt: skip
 
 LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
-    # kinds of the constructor, good arguments of the call, kinds of the call
+    # for each: kinds of the constructor, good arguments of the call, kinds of the call
     "NTXentLoss": ({"memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS}, {"out0": "rows", "out1": "rows"}),
     "InfoNCELoss": ({}, {"query": ROWS, "key": ROWS}, {"query": "rows", "key": "rows", "negatives": "rows or none"}),
     "ClipLoss": (
@@ -297,7 +297,7 @@ def test_every_wrong_value_of_every_argument_gets_a_sentence(name: str, argument
 
 @pytest.mark.parametrize("name", list(DOORS))
 def test_the_good_call_is_good(name: str) -> None:
-    """Or its errors would be about something else."""
+    """Otherwise its errors would be about something else."""
     DOORS[name].call(**DOORS[name].good)
 
 

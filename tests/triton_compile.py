@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the Triton kernels of a family for GPUs that are not there, and read what they use.
+"""Compile the Triton kernels of a family for GPUs that are not here, and read the resources that they use.
 
     python triton_compile.py [--all] [--only PREFIX] FAMILY [80 90 100]
 
 One line of JSON per kernel: what was compiled, registers per thread, bytes of stack (spills) and of shared memory,
 and how many instructions copy ahead of the loop and run on tensor cores.
-Which kernels, in which variants, is said by FAMILY/triton_variants.py. Runs in a process of its own, without
+FAMILY/triton_variants.py lists the kernels and their variants. This runs in a process of its own, without
 TRITON_INTERPRET.
 """
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sslkernels.arguments import check_rows
 
-# Below one of these, features have collapsed. On the digits a collapsed ViT has a deviation of 0.006 to 0.012 and a rank
-# of 1.2 to 1.3; a collapsing ResNet has 0.021 and 2.7 after twenty epochs. Early epochs of I-JEPA, whose features have
-# a long common mean, have 0.027 and 1.6, and must not be warned of.
+# Below one of these, features have collapsed. On the digits a collapsed ViT has a deviation of 0.006 to 0.012 and a
+# rank of 1.2 to 1.3; a collapsing ResNet has 0.021 and 2.7 after twenty epochs. Early epochs of I-JEPA, whose features
+# have a long common mean, have 0.027 and 1.6, and must not be warned of.
 LEAST_STD, LEAST_RANK = 0.02, 1.5
 # Features that keep less than this share of the first epoch's spread have collapsed too, however far they spread now.
 LEAST_LEFT = 0.1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method is one file in sslkernels/methods: it is found there, with all that `sslkernels train` needs of it."""
+"""A method is one file in sslkernels/methods, which holds all that `sslkernels train` needs to know of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sslkernels import methods
 from sslkernels.methods import METHODS, all_options, available
 from sslkernels.methods.method import Masked
 
-# What describes every run, whatever its method.
+# Entries of every preset, whatever the method.
 OF_EVERY_RUN = {"epochs", "batch_size", "lr"}
 FILES = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__", "method", "options"}
 
@@ -33,7 +33,7 @@ def test_a_preset_holds_what_a_run_needs_and_options_that_are_arguments(name: st
     own = set(kind.own_options())
     assert set(kind.preset) == OF_EVERY_RUN | own
     assert own - {"patch_size"} <= set(inspect.signature(kind).parameters)
-    assert ("patch_size" in own) == issubclass(kind, Masked)  # which its backbone takes
+    assert ("patch_size" in own) == issubclass(kind, Masked)  # the backbone takes it
     assert set(kind.fitting((32, 32))) <= own
 
 

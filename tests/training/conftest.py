@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run's data, with the run, which is whole, in ``run`` in it."""
+    """A folder with the data of a finished run, and the run itself in its folder ``run``."""
     from small_runs import OPTIONS, quick, small_data
 
     from sslkernels.cli import main
@@ -27,7 +27,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copied(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of ``whole`` of the test's own, which is the working directory; runs in it are quick."""
+    """A copy of ``whole`` for this test. It is the working directory, and runs are quick."""
     from small_runs import quick
 
     shutil.copytree(whole, tmp_path / "copy")

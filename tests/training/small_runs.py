@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of a second: their data, their command, and what they leave."""
+"""Helpers for runs of a second: their data, their command, and the files that they leave."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sslkernels.cli import main
 from sslkernels.training import measure, pictures
 
 COMMAND = Path(sys.executable).with_name("sslkernels")
-EPOCHS, STEPS = 2, 3  # of every run, and of every epoch
-# A run of a second: 48 images of 8x8 are for training.
+EPOCHS, STEPS = 2, 3  # epochs of a run, steps of an epoch
+# Options of a run that takes a second: it trains on 48 images of 8x8.
 OPTIONS = ("--data", "npz:small.npz", "--epochs", str(EPOCHS), "--batch-size", "16")
 
 
@@ -35,7 +35,7 @@ def small_data(path: Path, more: int = 0, **changes: Any) -> None:
 
 @contextmanager
 def quick() -> Iterator[None]:
-    """Runs that measure once and draw little: timings and pictures are not the matter here."""
+    """Make runs measure once and draw little, since these tests are not about timings and pictures."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("REPEATS", "LOSS_REPEATS", "WARMUPS"):
             patch.setattr(measure, name, 1)
@@ -61,7 +61,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The sentence with which a resumed run refuses to begin; nothing has been written then."""
+    """Resume a run that must refuse to begin: its sentence. It must have written nothing."""
     before = files(Path("run"))
     sentence = complaint(capsys, "--out", "run", "--resume", *arguments)
     assert files(Path("run")) == before

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""train() called from Python: paths as text, and one sentence for every wrong call."""
+"""train() called from Python takes paths as text, and answers every wrong call with one sentence."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of every method and options of one, and configurations that checkpoints hold."""
+"""Options of every method, options of single ones, and configurations that checkpoints hold."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRESETS = {name: method.preset for name, method in METHODS.items()}
 def test_own_options_are_arguments_of_the_method(method):
     own = TrainConfig.from_options(method, {}).method_options
     assert set(own) == set(OWN) & set(PRESETS[method])
-    assert set(own) - {"patch_size"} <= set(inspect.signature(METHODS[method]).parameters)  # the backbone's
+    assert set(own) - {"patch_size"} <= set(inspect.signature(METHODS[method]).parameters)  # the backbone takes it
 
 
 @pytest.mark.parametrize("method", available())
@@ -79,7 +79,7 @@ WRONG: dict[str, tuple] = {
 def test_every_wrong_value_of_every_option_gets_its_own_sentence(name):
     method = next(each for each in available() if name not in OWN or name in PRESETS[each])
     more = {"data": "imagefolder:x"} if name == "image_size" else {}
-    for value in WRONG.get(name, NO_NUMBER[:-1]):  # of an option that is new, less is known
+    for value in WRONG.get(name, NO_NUMBER[:-1]):  # the limits of a new option are not known here
         for refuse in (
             lambda: TrainConfig.from_options(method, {**more, name: value}),  # noqa: B023
             lambda: TrainConfig.from_options(method, more).continued({name: value}, "last.ckpt"),  # noqa: B023
@@ -124,7 +124,7 @@ def test_a_size_is_of_images_that_are_resized(data):
     folder = TrainConfig.from_options("simclr", {"data": "imagefolder:x"})
     assert folder.image_size == 32 and folder.continued({"data": data}, "last.ckpt").image_size is None
     earlier = {**TrainConfig.from_options("simclr", {"data": data}).saved(), "image_size": 32}
-    assert TrainConfig.from_saved(earlier).image_size is None  # noted, and never used
+    assert TrainConfig.from_saved(earlier).image_size is None  # it was saved, but never used
 
 
 def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that go on: with data that changed or moved, and for longer than they were planned."""
+"""Runs are continued, on data that moved or changed and for longer than they were planned."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_moved_data_and_more_epochs_continue_the_run(copied, capsys):
     assert (metrics["data"], metrics["config"]["epochs"]) == ("npz:moved.npz", EPOCHS + 1)
     checkpoint = torch.load("run/last.ckpt", weights_only=True)
     assert checkpoint["config"]["data"] == "npz:moved.npz"
-    # AdamW's last step went at the new schedule's rate: of 9 steps the first is the warm-up.
+    # AdamW's last step took the rate of the new schedule, whose first of 9 steps is the warm-up.
     rate = 0.5 * (1 + np.cos(np.pi * (9 - 1) / (9 - 1))) * metrics["config"]["lr"]
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(rate, abs=1e-9)
     assert "--epochs is 2 and run/last.ckpt has 3 behind it; pass at least 3" in refused(capsys, "--epochs", "2")
@@ -82,6 +82,6 @@ def test_the_first_step_of_a_longer_run_follows_its_schedule(copied, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         train("simclr", "run", resume=True, epochs=4, say=str)
     peak = torch.load("run/last.ckpt", weights_only=True)["config"]["lr"]
-    # 12 steps, the first of them the warm-up; six are done.
+    # There are 12 steps, and the first is the warm-up; six are done.
     expected = [peak * 0.5 * (1 + np.cos(np.pi * (at - 1) / 11)) for at in range(6, 12)]
     assert rates == pytest.approx(expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Damaged and foreign checkpoints: none is resumed, and the sentence says what is wrong."""
+"""Damaged and foreign checkpoints are not resumed, and a sentence says what is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_flipped_bit_of_a_real_checkpoint_is_not_resumed(copied, capsys, seed)
         at = draw.randrange(len(content) // 2)  # tensors and their pickle lie there
         Path("run/last.ckpt").write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
         if b"\0FB" in content[max(0, at - 64) : at + 64] or content[at : at + 1] == b"Z":
-            continue  # padding, which holds nothing
+            continue  # this is padding, which holds nothing
         assert "run/last.ckpt is damaged, its entry" in refused(capsys)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Full disks: one sentence, and the older file stays whole."""
+"""A full disk gets one sentence, and the older file stays whole."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_the_older_file(copied, capsys, mo
 @pytest.mark.slow
 @pytest.mark.parametrize("part", [0.5, 1.5])
 def test_a_disk_that_fills_keeps_the_last_whole_checkpoint(copied, capsys, part):
-    """Room for half a checkpoint, and for one while the second is written."""
+    """The disk has room for half a checkpoint, or for one and a half while the second is written."""
     size = Path("run/last.ckpt").stat().st_size
     with small_disk(Path("disk"), int(part * size) >> 10):
         assert "disk/run/last.ckpt cannot be written: No space left" in complaint(capsys, *OPTIONS, "--out", "disk/run")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C and SIGTERM: a run ends soon, with a sentence, and the caller's handlers come back."""
+"""Ctrl-C and SIGTERM end a run soon, with a sentence, and the caller's handlers come back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ with cli._ending(lambda number: cli._complain("interrupted.", 128 + number)):
     [("SIGINT", (0.5, 0.2), 60), pytest.param("SIGTERM", (0.5,), 1, marks=pytest.mark.slow)],
 )
 def test_the_second_interrupt_ends_at_once_whatever_runs(run_python, name, delays, grace):
-    """And the first soon, where the main thread is in C++ and cannot hear of it."""
+    """The first one ends the process soon, even if the main thread is in C++ and cannot handle it."""
     done = run_python(STUCK.format(name=name, delays=delays, grace=grace), OMP_NUM_THREADS="1")
     assert done.returncode == 128 + getattr(signal, name), done.stderr
     assert done.stderr == "sslkernels: interrupted.\n"
@@ -61,13 +61,13 @@ def test_an_interrupt_ends_soon_with_the_sentence(copied, signals, devices):
     sent = [getattr(signal, f"SIG{name}") for name in signals.split()]
     for number in sent:
         if devices > 1 and number == signal.SIGINT:
-            os.killpg(process.pid, number)  # as a terminal does
+            os.killpg(process.pid, number)  # a terminal signals the whole group
         else:
             process.send_signal(number)
     code, _, err = finish(process, seconds=10)
     assert code in [128 + number for number in sent]
     assert err == "sslkernels: interrupted; other/last.ckpt is whole, continue with --out other --resume.\n"
-    for _ in range(50):  # nobody is left, once the engine's watcher of shared memory has seen the end
+    for _ in range(50):  # the engine's watcher of shared memory ends a little later
         try:
             os.killpg(process.pid, 0)
         except ProcessLookupError:
@@ -79,7 +79,7 @@ def test_an_interrupt_ends_soon_with_the_sentence(copied, signals, devices):
 
 
 def listeners_elsewhere(group: int) -> list[str]:
-    """The sockets on which processes of ``group`` listen, but for those on loopback."""
+    """List the sockets, except those on loopback, on which processes of ``group`` listen."""
     owned = set()
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A killed run: what it leaves, and that it goes on to the same losses from whatever moment."""
+"""A killed run can be continued to the same losses, whenever it was killed and whatever it left."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ for place, patch in POINTS.items():
 
 @pytest.mark.slow
 def test_whatever_moment_a_run_is_killed_at_it_goes_on_to_the_same_losses(copied):
-    """Children are forked from one process that has everything imported."""
+    """The runs are forked from one process that has everything imported."""
     done = subprocess.run(
         [sys.executable, "-c", KILLS.format(options=OPTIONS)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data without labels, data of which a part was not read, and data that no memory holds."""
+"""Runs on data without labels, on data that was read in part, and on data that no memory holds."""
 
 from __future__ import annotations
 

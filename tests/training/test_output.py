@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Output that nobody reads, or that its encoding cannot hold: the work goes on."""
+"""The work goes on if nobody reads the output, or if its encoding cannot hold a line."""
 
 from __future__ import annotations
 
