@@ -303,7 +303,7 @@ def _options_of(schedule: str, **given: object) -> dict[str, object]:
     return DEFAULTS | {name: value for name, value in given.items() if value is not None}
 
 
-# What a teacher is made of
+# Making the teacher's module
 
 
 def _staying(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -358,7 +358,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-# Tensors of teacher and student, by name
+# Pairing the tensors of teacher and student by name
 
 
 def _plain(name: str) -> str:

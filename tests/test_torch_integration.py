@@ -101,7 +101,7 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_compiles_whole_and_once_for_three_batch_sizes(backend: str, loss: Callable, fresh_compiler: None) -> None:
-    """Forward and backward compile as full graphs. The second size makes the batch dynamic, the third compiles nothing."""
+    """Forward and backward compile as full graphs; the second size makes the batch dynamic, the third compiles none."""
     graphs: list[torch.fx.GraphModule] = []
 
     def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
