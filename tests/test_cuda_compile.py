@@ -77,7 +77,7 @@ def test_vector_kernels_move_16_bytes_at_a_time(tmp_path: Path) -> None:
 @needs_nvcc
 @pytest.mark.slow
 def test_the_update_of_a_teacher_has_its_loads_in_flight_together(tmp_path: Path) -> None:
-    """Of each dtype, four 16-byte vectors of each tensor are loaded from global memory before the first is used."""
+    """Four 16-byte vectors of each tensor are loaded from global memory before the first is used, in each dtype."""
     text = kernels_in_ptx("ema", tmp_path)["update"]
     for kind in ("f32", "f64", "u32"):  # u32 stands for eight 16-bit numbers
         assert len(re.findall(rf"ld\.global\.v[24]\.{kind}", text)) >= 8, kind
