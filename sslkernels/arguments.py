@@ -18,15 +18,15 @@ import torch
 from torch import Tensor, nn
 
 LARGEST = torch.finfo(torch.float32).max
-# The memory of the machine, in bytes; where Python cannot tell, as on Windows, everything fits.
+# Memory of the machine in bytes. Where Python cannot tell it, as on Windows, everything fits.
 MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else sys.maxsize
 LARGEST_WHOLE = torch.iinfo(torch.int64).max
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# torch.gather moves these.
+# torch.gather takes tensors of these whole numbers too.
 WHOLE_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 INDEX_DTYPES = (torch.int64, torch.int32)
 REDUCTIONS = ("mean", "sum", "none")
-# The ops are registered for these.
+# Our ops are registered for these devices.
 DEVICES = ("cpu", "cuda", "mps", "xpu")
 ROWS = "(N, D), rows are samples; flatten the rest"
 _ORDINARY = (Tensor, nn.Parameter)
@@ -62,8 +62,8 @@ def _short(text: str, most: int = 80) -> str:
 
 
 def check_tensor(function: str, name: str, value: object, expected: str) -> Tensor:
-    """An ordinary dense tensor with numbers in it; ``expected`` says which."""
-    if type(value) not in _ORDINARY:  # asked first: it saves the rest a microsecond in each argument of each call
+    """Check that ``value`` is an ordinary dense tensor that holds numbers; ``expected`` is its shape, for the error."""
+    if type(value) not in _ORDINARY:  # asking this first saves a microsecond for each argument of each call
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass a torch.Tensor of shape {expected}.")
         if type(value).__name__ == "DTensor":
@@ -83,7 +83,7 @@ def check_tensor(function: str, name: str, value: object, expected: str) -> Tens
 def check_rows(
     function: str, name: str, value: object, expected: str = ROWS, dims: int = 2, whole: bool = False
 ) -> Tensor:
-    """Floating-point rows ``(N, D)`` with ``D >= 1``, or of more ``dims``; ``expected`` is what to pass."""
+    """Check floating-point rows ``(N, D)`` with ``D >= 1``, or of more ``dims``; ``expected`` says what to pass."""
     rows = check_tensor(function, name, value, expected)
     if rows.dim() != dims:
         raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; expected {expected}.")
@@ -106,7 +106,7 @@ def check_floating(function: str, name: str, value: Tensor) -> None:
 
 
 def check_alike(function: str, name: str, value: Tensor, other_name: str, other: Tensor, rows: bool) -> None:
-    """``value`` matches ``other`` in features, device and (outside autocast) dtype, and in rows where asked."""
+    """Check that two tensors agree in features, device and (outside autocast) dtype, and in rows if ``rows`` is set."""
     if rows and value.shape[0] != other.shape[0]:
         raise ValueError(
             f"{function}: {other_name} has shape {shape_of(other)} and {name} {shape_of(value)}; "
@@ -132,8 +132,8 @@ def check_device(function: str, name: str, value: Tensor, other_name: str, other
 
 
 def check_pair(function: str, views: Mapping[str, object], gathered: bool = False, least: int = 1) -> None:
-    """Two views of the same rows, under the names that the caller knows; of ``least`` rows, unless other ranks may
-    bring them.
+    """Check two views of the same rows, under the names that the caller knows. There must be ``least`` rows, unless
+    other ranks bring theirs (``gathered``).
     """
     (name0, z0), (name1, z1) = ((name, check_rows(function, name, z)) for name, z in views.items())
     check_alike(function, name1, z1, name0, z0, rows=True)
@@ -143,7 +143,7 @@ def check_pair(function: str, views: Mapping[str, object], gathered: bool = Fals
 
 
 def check_views(function: str, name: str, value: object) -> list[Tensor]:
-    """Two views ``(N, D)`` or more, of the same rows."""
+    """Check two or more views ``(N, D)`` of the same rows."""
     views = check_list(function, name, value, "a list of tensors of shape (N, D)")
     if len(views) < 2:
         raise ValueError(f"{function}: {name} has length {len(views)}; pass at least two views of the same samples.")
@@ -154,24 +154,24 @@ def check_views(function: str, name: str, value: object) -> list[Tensor]:
 
 
 def as_tensor(value: object) -> object:
-    """A CuPy array, or whatever else speaks DLPack, as a tensor on the same memory; anything else as it came."""
+    """Turn a CuPy array, or anything else with DLPack, into a tensor on the same memory; leave all else as it is."""
     if isinstance(value, Tensor) or not hasattr(value, "__dlpack__"):
         return value
     if isinstance(value, np.ndarray) and any(step < 0 for step in value.strides):
-        return value  # tensors have no such strides, and torch ends the process over them
+        return value  # tensors have no negative strides, and torch ends the process over them
     try:
         return torch.from_dlpack(value)
-    except (BufferError, RuntimeError, TypeError, ValueError):  # a dtype or a layout that tensors do not have
+    except (BufferError, RuntimeError, TypeError, ValueError):  # tensors lack its dtype or layout
         return value
 
 
 def check_tokens(function: str, name: str, value: object, expected: str = "(B, L, C)", whole: bool = False) -> Tensor:
-    """Floating-point tokens ``(B, L, C)`` with ``C >= 1``; where ``whole``, numbers without a fraction too."""
+    """Check floating-point tokens ``(B, L, C)`` with ``C >= 1``; whole numbers pass too if ``whole`` is set."""
     return check_rows(function, name, as_tensor(value), expected, dims=3, whole=whole)
 
 
 def check_index(function: str, name: str, value: object, batch: int, device: torch.device) -> Tensor:
-    """Whole numbers ``(B, K)`` beside tokens of ``batch`` samples."""
+    """Check an index ``(B, K)`` of whole numbers into tokens of ``batch`` samples."""
     index = check_tensor(function, name, as_tensor(value), "(B, K), int64 or int32")
     if index.dtype not in INDEX_DTYPES:
         raise TypeError(
@@ -190,7 +190,7 @@ def check_index(function: str, name: str, value: object, batch: int, device: tor
 
 
 def check_scalar(function: str, name: str, value: object) -> float | Tensor:
-    """A finite number, as a Python float whatever it came as, or a one-element floating-point tensor, as it is."""
+    """Check a finite number, which becomes a Python float, or a floating-point tensor of one element, which stays."""
     if isinstance(value, Tensor):
         check_tensor(function, name, value, "()")
         if value.numel() != 1 or value.dtype not in DTYPES:
@@ -207,7 +207,7 @@ def check_scalar(function: str, name: str, value: object) -> float | Tensor:
 
 
 def check_temperature(function: str, value: object, name: str = "temperature") -> float | Tensor:
-    """`check_scalar` of a number that has an inverse."""
+    """Check a number as `check_scalar` does; it must have an inverse too."""
     value = check_scalar(function, name, value)
     if not isinstance(value, Tensor) and not abs(1 / value if value else float("inf")) <= LARGEST:
         raise ValueError(f"{function}: {name} is {value}, whose inverse is no number; pass a non-zero one such as 0.1.")
@@ -222,7 +222,7 @@ def check_number(
     most: float | None = None,
     above: float | None = None,
 ) -> float:
-    """A finite number from ``least`` to ``most``, and larger than ``above``, as a Python float."""
+    """Check a finite number from ``least`` to ``most`` and larger than ``above``; the result is a Python float."""
     number = as_number(value)
     if number is None:
         raise TypeError(f"{function}: {name} is {described(value)}; pass a number.")
@@ -245,13 +245,13 @@ def check_number(
 
 
 def check_weights(function: str, **weights: object) -> tuple[float, ...]:
-    """Numbers of at least 0, in the order they came."""
+    """Check numbers of at least 0; they come back in the same order."""
     return tuple(check_number(function, name, value, least=0) for name, value in weights.items())
 
 
 def as_number(value: object) -> float | None:
-    """A real number of Python or NumPy as a Python float; None for whatever is none (True is none)."""
-    if type(value) is float:  # torch.compile keeps it as the symbol that it may be
+    """Turn a real number of Python or NumPy into a Python float; anything else, True included, gives None."""
+    if type(value) is float:  # under torch.compile it may be a symbol, and stays one
         return value
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
@@ -259,22 +259,22 @@ def as_number(value: object) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:  # an integer beyond float64
+    except OverflowError:  # the integer is beyond float64
         return float("inf") if value > 0 else -float("inf")
 
 
 def described(value: object) -> str:
-    """`came`, with the type in front of what `repr` shows without one."""
+    """Describe a value as `came` does, but by its type alone if it is no tensor and no array."""
     return f"a {type(value).__name__}" if not isinstance(value, (Tensor, np.ndarray)) else came(value)
 
 
 def is_whole(value: object, least: int) -> bool:
-    """A Python or NumPy integer of at least ``least``; True is none."""
+    """Whether ``value`` is an integer of Python or NumPy of at least ``least``; True is no integer here."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
 
 
 def check_size(function: str, name: str, value: object, least: int = 1, most: int | None = None) -> int:
-    """A whole number from ``least`` to ``most``, as a Python int."""
+    """Check a whole number from ``least`` to ``most``; the result is a Python int."""
     if not is_whole(value, least) or (most is not None and value > most):  # type: ignore[operator]
         upper = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{function}: {name} is {came(value)}; pass a whole number {upper}.")
@@ -284,12 +284,12 @@ def check_size(function: str, name: str, value: object, least: int = 1, most: in
 
 
 def check_sizes(function: str, **sizes: object) -> tuple[int, ...]:
-    """Whole numbers of at least 1, in the order they came."""
+    """Check whole numbers of at least 1; they come back in the same order."""
     return tuple(check_size(function, name, value) for name, value in sizes.items())
 
 
 def check_widths(function: str, **widths: object) -> tuple[int, ...]:
-    """`check_sizes` of factors whose two largest make a matrix that fits the machine's memory."""
+    """Check sizes as `check_sizes` does; a matrix of the two largest must fit the machine's memory."""
     checked = check_sizes(function, **widths)
     *_, other, largest = sorted((*checked, 1))
     check_fits(function, list(widths)[checked.index(largest)], largest, largest * other)
@@ -297,7 +297,7 @@ def check_widths(function: str, **widths: object) -> tuple[int, ...]:
 
 
 def check_transformer(function: str, heads: object, **sizes: object) -> tuple[int, int]:
-    """Width and depth, under the names they came by, of blocks of so many heads that fit the machine's memory."""
+    """Check width and depth, under the caller's names: the heads divide the width, and all blocks fit the memory."""
     width_name, depth_name = sizes
     width, depth = check_sizes(function, **sizes)
     heads = check_size(function, "heads", heads)
@@ -312,7 +312,7 @@ def check_transformer(function: str, heads: object, **sizes: object) -> tuple[in
 
 
 def check_image_size(function: str, name: str, value: object) -> tuple[int, int]:
-    """Height and width, or rows and columns."""
+    """Check a pair of sizes: height and width, or rows and columns."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise TypeError(f"{function}: {name} is {described(value)}; pass (height, width), such as (32, 32).")
     height, width = (check_size(function, f"{name}[{place}]", side) for place, side in enumerate(value))
@@ -320,7 +320,7 @@ def check_image_size(function: str, name: str, value: object) -> tuple[int, int]
 
 
 def check_fits(function: str, name: str, value: object, numbers: int, itemsize: int = 4) -> None:
-    """That so many numbers fit the machine's memory, of which ``name`` asked for them."""
+    """Check that as many numbers as the argument ``name`` asks for fit the machine's memory."""
     if numbers * itemsize > MEMORY:
         gib = min(numbers * itemsize >> 30, 10**15)
         raise ValueError(
@@ -330,7 +330,7 @@ def check_fits(function: str, name: str, value: object, numbers: int, itemsize: 
 
 
 def check_count(function: str, name: str, value: object, each: int, itemsize: int = 4) -> int:
-    """`check_size` of how many there are, of ``each`` numbers, that together fit the machine's memory."""
+    """Check a count as `check_size` does; so many things of ``each`` numbers must fit the machine's memory."""
     count = check_size(function, name, value)
     check_fits(function, name, value, count * each, itemsize)
     return count
@@ -352,7 +352,7 @@ def check_choice(function: str, name: str, value: object, accepted: Sequence[str
 
 
 def check_kind(function: str, name: str, value: object, kind: type[_Kind], expected: str) -> _Kind:
-    """An instance of ``kind``; ``expected`` is what to pass."""
+    """Check that ``value`` is an instance of ``kind``; ``expected`` says what to pass."""
     if not isinstance(value, kind):
         raise TypeError(f"{function}: {name} is {described(value)}; pass {expected}.")
     return value
@@ -371,7 +371,7 @@ def check_callable(function: str, name: str, value: object) -> Callable[..., Any
 
 
 def check_list(function: str, name: str, value: object, expected: str) -> list[Any]:
-    """List what an iterable holds; a tensor, an array or a string counts as one thing, and a set has no order."""
+    """Turn an iterable into a list. A tensor, an array or a string counts as one thing, and a set has no order."""
     unordered = isinstance(value, (Tensor, np.ndarray, str, bytes, Set, Mapping))
     if unordered or not isinstance(value, Iterable):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass {expected}.")
@@ -381,7 +381,7 @@ def check_list(function: str, name: str, value: object, expected: str) -> list[A
 def check_generator(
     function: str, value: object, device: torch.device | None = None, name: str = "generator"
 ) -> torch.Generator | None:
-    """None, or a generator; on ``device`` where that is said."""
+    """Check a generator, or None. If ``device`` is given, the generator must be on it."""
     if value is None:
         return None
     if not isinstance(value, torch.Generator):
@@ -393,7 +393,7 @@ def check_generator(
 
 
 def check_place(function: str, value: object, name: str = "device") -> torch.device | None:
-    """None, or a device that tensors can be made on here."""
+    """Check a device that tensors can be made on here, or None."""
     if value is None:
         return None
     try:

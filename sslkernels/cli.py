@@ -50,14 +50,12 @@ INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code.
 
-    It is 0, 2 after an error (one sentence on stderr), 130 after Ctrl-C, or 141 where the reader of the output, such as
-    ``head``, has ended before the command.
+    The code is 0, or 2 after an error (one sentence on stderr), 130 after Ctrl-C, and 141 if the reader of the output,
+    such as ``head``, ended before the command.
     """
     code = _run(list(sys.argv[1:] if argv is None else argv))
     if argv is None and code in INTERRUPTED:
-        os._exit(
-            code
-        )  # all is said and done; the interpreter's own clean-up takes a second, and stumbles over a further Ctrl-C
+        os._exit(code)  # the interpreter's own clean-up takes a second, and fails at a further Ctrl-C
     return code
 
 
@@ -83,7 +81,7 @@ def _run(arguments: list[str]) -> int:
     except (ValueError, TypeError, OSError) as error:
         return _complain(" ".join(str(error).split()))
     except (MemoryError, RuntimeError) as error:
-        # torch has no class of its own for what the host's memory cannot hold.
+        # torch has no class of errors for host memory that runs out.
         if not isinstance(error, (MemoryError, OutOfMemoryError)) and "allocate memory" not in str(error):
             raise
         return _complain("there is not enough memory for this; pass smaller images, batches or dimensions.")
@@ -96,7 +94,7 @@ def _complain(sentence: str, code: int = 2) -> int:
 
 @contextmanager
 def _warning_in_sentences() -> Iterator[None]:
-    """Without the place in the source, which says nothing to whoever runs a command."""
+    """Print warnings without their place in the source, which tells the user of a command nothing."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: print(
             f"sslkernels: warning: {printable(str(message))}", file=sys.stderr
@@ -105,7 +103,7 @@ def _warning_in_sentences() -> Iterator[None]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong usage is an error like any other: one sentence, without the usage text."""
+    """A parser that reports wrong usage in one sentence, without the usage text."""
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}; see {self.prog} --help")
@@ -135,7 +133,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=example, formatter_class=raw
         )
-        if name in arguments[:1]:  # the others' modules stay unread
+        if name in arguments[:1]:  # modules of other commands are not imported
             imported = importlib.import_module(module)
             imported.add_arguments(command)
             command.set_defaults(run=imported.run)
@@ -151,7 +149,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    from sslkernels.methods import available
+    from sslkernels.methods import all_options, available
 
     parser.add_argument("method", metavar="METHOD", help=f"one of: {', '.join(available())}")
     parser.add_argument("--data", help="digits (default), imagefolder:PATH, cifar10:PATH (binary version) or npz:PATH")
@@ -159,19 +157,8 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the training images (default: the method's)")
     parser.add_argument("--batch-size", type=int, help="images of one forward pass over all devices")
     parser.add_argument("--lr", type=float, help="peak learning rate of AdamW (default: the method's)")
-    parser.add_argument("--projection-dim", type=int, help="features that the loss compares (default: the method's)")
-    parser.add_argument("--hidden-dim", type=int, help="width of projector and predictor in byol, moco_v3 and moby")
-    parser.add_argument("--queue-size", type=int, help="keys that moco_v2 and moby remember")
-    parser.add_argument("--temperature", type=float, help="of the loss in simclr, moco_v2, moco_v3 and moby")
-    parser.add_argument("--lambd", type=float, help="weight of the redundancy in barlow_twins")
-    parser.add_argument("--sim", type=float, help="weight of the invariance in vicreg")
-    parser.add_argument("--var", type=float, help="weight of the variance in vicreg")
-    parser.add_argument("--cov", type=float, help="weight of the covariance in vicreg")
-    parser.add_argument(
-        "--patch-size", type=int, help="pixels of a patch's side, mae and i_jepa (default: by image size)"
-    )
-    parser.add_argument("--mask-ratio", type=float, help="share of the patches that mae hides")
-    parser.add_argument("--momentum", type=float, help="of the teacher at the first step, where there is one")
+    for name, option in all_options().items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=option.kind, help=option.words)
     parser.add_argument("--seed", type=int, help="of weights, order and views (default 0)")
     parser.add_argument("--backend", help="reference, cpu, triton or cuda (default: the fastest that can run)")
     parser.add_argument("--precision", help="32-true (default), bf16-mixed or 16-mixed")
@@ -212,10 +199,10 @@ def _train(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _ending(tell: Callable[[int], object]) -> Iterator[None]:
-    """End the process soon after the first SIGINT or SIGTERM and at once after the second, wherever the work is.
+    """End the process soon after the first SIGINT or SIGTERM, and at once after the second, whatever runs.
 
-    Python raises what a signal means only where its own code goes on, and a step of a large network, or a cleanup that
-    waits, may take minutes until then. Only the main thread may ask for signals: in others nothing changes.
+    Python handles a signal only between its own instructions, and a step of a large network or a cleanup that waits may
+    take minutes. Only the main thread may ask for signals; in other threads nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -223,7 +210,7 @@ def _ending(tell: Callable[[int], object]) -> Iterator[None]:
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     before = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
-    ending = threading.Lock()  # who holds it has the last word
+    ending = threading.Lock()  # whoever holds it decides how the process ends
     threading.Thread(target=_watch, args=(receiver, ending, tell), daemon=True).start()
     try:
         yield
@@ -234,7 +221,7 @@ def _ending(tell: Callable[[int], object]) -> Iterator[None]:
 
 
 def _watch(receiver: socket.socket, ending: threading.Lock, tell: Callable[[int], object]) -> None:
-    """Read the numbers of signals from ``receiver`` until its other end is closed."""
+    """Read signals' numbers from ``receiver`` until its other end is closed; end the process when they ask for it."""
     first = 0
     while True:
         try:
@@ -269,7 +256,7 @@ def _print_figures(metrics: dict) -> None:
         elif isinstance(value, (int, str)) or value is None:
             say(f"{key:30} {value}")
     for key in ("feature_std", "effective_rank"):
-        if metrics[key][-1] is not None:  # of a run from before it was measured
+        if metrics[key][-1] is not None:  # an earlier version did not measure it
             say(f"{key:30} {metrics[key][-1]:.4f} after {len(metrics[key])} epochs")
     say(f"{'loss':30} {metrics['loss'][-1]:.4f} after {len(metrics['loss'])} steps")
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled CUDA kernels: finding an image that a device can run, loading it, launching.
+"""Runs compiled CUDA kernels: finds an image that a device can run, loads it, and launches.
 
-The package holds an image of each csrc/cuda/*.cu where nvcc built one, for compute capabilities from 8.0 on, and the
-text itself with the one that all include. Where no image fits, CuPy's NVRTC compiles the text for the device, once per
-process.
+If nvcc was there at the build, the package holds an image of each csrc/cuda/*.cu for compute capabilities from 8.0 on.
+It always holds the texts, with the header that all include. Where no image fits, CuPy's NVRTC compiles the text for the
+device, once per process.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from sslkernels import _C
 
-# The oldest compute capability in CMakeLists.txt; PTX of it serves those that have no image of their own.
+# The oldest compute capability in CMakeLists.txt. Its PTX serves devices that have no image of their own.
 OLDEST = (8, 0)
-# What the texts include.
+# The header that all texts include.
 SHARED = "numbers.cuh"
 
 
 def why_not(device: torch.device) -> str | None:
-    """One sentence that says why CUDA kernels cannot run on ``device``, or None where they can."""
+    """Say in one sentence why CUDA kernels cannot run on ``device``; None if they can."""
     return _why_not(device.index)
 
 
@@ -43,8 +43,8 @@ def _why_not(index: int | None) -> str | None:
     return f"{missing} and CuPy is not installed; `pip install sslkernels[cupy]` compiles them at first use."
 
 
-# torch.compile cannot trace into the compiled module, and need not: the answer stays. It is all that
-# torch.compiler.assume_constant_result does, which imports the compiler, and that takes a second.
+# torch.compile cannot trace into the compiled module, and need not, since the answer stays the same. This line is all
+# that torch.compiler.assume_constant_result does, but importing that takes a second.
 _why_not.__wrapped__._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -53,7 +53,7 @@ def launch(
 ) -> None:
     """Run ``kernel`` of csrc/cuda/<family>.cu on the device and the current stream of ``x``.
 
-    ``fields`` are those of its struct: addresses, whole numbers, and floats where it has doubles.
+    ``fields`` are the fields of its struct in order: addresses, whole numbers, and floats for its doubles.
     """
     with torch.cuda.device_of(x):
         index = x.get_device()
@@ -70,19 +70,19 @@ def _kernel(family: str, name: str, index: int) -> int:
 
 @functools.cache
 def _library(family: str, capability: tuple[int, int] | None) -> int:
-    """The shipped image, or for a ``capability`` what NVRTC makes of the text."""
+    """Load the shipped image, or for a ``capability`` the image that NVRTC compiles from the text."""
     if capability is None:
         return _C.cuda_load(_shipped(f"{family}.fatbin"))
     return _C.cuda_load(compile_text(family, capability))
 
 
 def compile_text(family: str, capability: tuple[int, int]) -> bytes:
-    """Device code of csrc/cuda/<family>.cu for a compute capability, by CuPy's NVRTC; no device is needed."""
+    """Compile csrc/cuda/<family>.cu for a compute capability with CuPy's NVRTC; no device is needed."""
     from cupy_backends.cuda.libs import nvrtc
 
     major, minor = capability
     program, log = None, ""
-    # nvcc takes a lambda in a device function for one of the device, NVRTC where that is its default
+    # nvcc compiles a lambda in a device function for the device; NVRTC does so only with the last option
     options = (f"--gpu-architecture=sm_{major}{minor}", "--std=c++17", "--device-as-default-execution-space")
     try:
         text = _shipped(f"{family}.cu").decode()
@@ -93,7 +93,7 @@ def compile_text(family: str, capability: tuple[int, int]) -> bytes:
             log = nvrtc.getProgramLog(program)
             raise
         return nvrtc.getCUBIN(program)
-    except RuntimeError as error:  # NVRTCError is one, and what CuPy raises where there is no libnvrtc
+    except RuntimeError as error:  # NVRTCError is one; CuPy raises another if libnvrtc is missing
         raise RuntimeError(
             f"CuPy's NVRTC could not compile the {family} kernels for compute capability {major}.{minor}: "
             f"{error} {log}".rstrip()
@@ -104,7 +104,7 @@ def compile_text(family: str, capability: tuple[int, int]) -> bytes:
 
 
 def _no_image(capability: tuple[int, int], driver: int) -> str | None:
-    """Why the shipped images do not run under a ``driver`` (12080: CUDA 12.8), as the beginning of a sentence."""
+    """Begin a sentence on why the shipped images do not run under ``driver`` (12080 is CUDA 12.8); None if they do."""
     if _C.CUDA_VERSION == 0:
         return "this build has no CUDA image"
     if capability < OLDEST:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there."""
+"""Writes files so that they are whole or not there, and reads regular files only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# A killed process leaves this of a file that it was writing.
+# The ending of the temporary file that a killed process leaves.
 PARTIAL = ".partial"
 
 
@@ -19,12 +19,12 @@ def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any
     """Write ``path`` under a temporary name, then rename: whoever reads it sees the old file or the whole new one.
 
     Args:
-        path: of a regular file, or of none; a symbolic link is followed.
+        path: a regular file, or a name that is free; a symbolic link is followed.
         content: text (as UTF-8), bytes, or a function that writes them into the file that it is given.
 
     Raises:
-        OSError: one sentence with the file and the cause, such as a full disk. The old file is untouched then, and
-            nothing temporary is left.
+        OSError: one sentence with the file and the cause, such as a full disk. The old file is then untouched, and no
+            temporary file is left.
 
     >>> import pathlib, tempfile
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "note.txt"
@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any
     target = os.path.realpath(path)
     if os.path.exists(target) and not os.path.isfile(target):
         raise OSError(f"{path} is no regular file and cannot be written; pass another name.")
-    # A name of its own: two processes may write the same file, and the longest name has no room for a suffix.
+    # The name is random, since two processes may write the same file; a suffix might make a long name too long.
     temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}{PARTIAL}")
     try:
         with naming(path, "; no older file was changed"):
@@ -45,7 +45,7 @@ def write_atomically(path: Path, content: str | bytes | Callable[[BinaryIO], Any
                 else:
                     file.write(content if isinstance(content, bytes) else content.encode())
                 file.flush()
-                os.fsync(file.fileno())  # a rename may reach the disk before what it names
+                os.fsync(file.fileno())  # or the rename may reach the disk before the content does
             os.replace(temporary, target)
     finally:
         if os.path.exists(temporary):
@@ -65,7 +65,7 @@ def naming(path: Path, more: str = "") -> Iterator[None]:
 
 
 def _os_error(error: BaseException | None) -> OSError | None:
-    """The first of what led to ``error``: torch.save hides a full disk behind a RuntimeError of its own."""
+    """Find the OSError that led to ``error``: torch.save hides a full disk behind a RuntimeError of its own."""
     found = None
     while error is not None:
         if isinstance(error, OSError):
@@ -75,10 +75,10 @@ def _os_error(error: BaseException | None) -> OSError | None:
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading; whatever else has that name is refused before it can block or be drained.
+    """Open a regular file for reading. Anything else, such as a fifo, is refused before it can block or lose data.
 
     Raises:
-        OSError: with the cause alone, such as "it is a fifo"; the caller says of which file and what to do.
+        OSError: it holds the cause alone, such as "it is a fifo"; the caller names the file and what to do.
 
     >>> import tempfile
     >>> open_regular(tempfile.gettempdir())
@@ -87,7 +87,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     OSError: it is a folder and no regular file
     """
     _check_regular(os.stat(path).st_mode)
-    # The file may have been replaced since it was looked at: a fifo opened like this does not wait for its writer.
+    # The file may have been replaced since the check. Opened like this, a fifo does not wait for its writer.
     file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
     try:
         _check_regular(os.fstat(file.fileno()).st_mode)
@@ -104,6 +104,6 @@ def _check_regular(mode: int) -> None:
 
 
 def cause_of(error: Exception) -> str:
-    """The words of an error on one line; those of the system without number and file name, which the caller says."""
+    """Put the words of an error on one line. A system error's number and file name are left to the caller."""
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(words.split()).rstrip(".") or type(error).__name__

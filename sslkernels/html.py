@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pages of one file that needs no other: their style, sections, tables and pictures."""
+"""Builds HTML pages that need no other file: style, sections, tables and pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ img { display: block; max-width: 100%; margin: 8px auto 0 }
 
 
 def page(title: str, content: Iterable[str], style: str = "") -> str:
-    """The file; ``style`` is added to `STYLE`. What UTF-8 cannot hold, such as a file name's bytes, is spelled out."""
+    """Build the whole page; ``style`` is added to `STYLE`. Characters that UTF-8 cannot hold are spelled out."""
     title = printable(title)
     text = "\n".join(
         (
@@ -42,13 +42,13 @@ def page(title: str, content: Iterable[str], style: str = "") -> str:
 
 
 def section(title: str, words: str, content: str) -> str:
-    """``content`` is HTML, the rest text."""
+    """Build a section; ``content`` is HTML, the rest is text."""
     described = f'<p class="muted">{escape(words)}</p>' if words else ""
     return f"<section><h2>{escape(title)}</h2>{described}{content}</section>"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False) -> str:
-    """Cells are HTML; with ``text`` all are aligned to the left."""
+    """Build a table of HTML cells; with ``text`` all are aligned to the left."""
     cell = '<td class="text">' if text else "<td>"
     top = "<tr>" + "".join(f"<th>{name}</th>" for name in head) + "</tr>" if head else ""
     body = "".join(f"<tr><td>{row[0]}</td>{''.join(f'{cell}{value}</td>' for value in row[1:])}</tr>" for row in rows)
@@ -56,5 +56,5 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], text: bool = False
 
 
 def image(data: bytes, name: str, kind: str = "png") -> str:
-    """A picture inside the page; ``kind`` is png or svg+xml."""
+    """Put a picture into the page; ``kind`` is png or svg+xml."""
     return f'<img alt="{escape(name)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'

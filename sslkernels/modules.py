@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What modules have in common: no TorchScript, and tensors that they remember from step to step."""
+"""Base classes of our modules: they refuse TorchScript, and some remember tensors from step to step."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _Self = TypeVar("_Self", bound="Remembering")
 
 
 def unscriptable(function: _Function) -> _Function:
-    """The function, which tells torch.jit.script, alone or called by what is scripted, that it cannot be."""
+    """Make torch.jit.script refuse ``function``, alone or called from scripted code."""
     function.__prepare_scriptable__ = partial(_refuse, function.__name__)  # type: ignore[attr-defined]
     return function
 
 
 class Module(nn.Module):
-    """A module that tells torch.jit.script, alone or as a part of what is scripted, that it cannot be."""
+    """A module that torch.jit.script refuses, alone or inside a scripted one."""
 
     def __prepare_scriptable__(self) -> NoReturn:
         _refuse(type(self).__name__)
@@ -35,10 +35,10 @@ def _refuse(name: str) -> NoReturn:
 
 
 class Remembering(Module):
-    """A module with tensors that outlive a step, under the names in ``remembered``.
+    """A module with tensors that outlive a step; ``remembered`` holds their names.
 
-    They are saved, loaded, moved and cast as buffers are, and yet are none, because DistributedDataParallel writes the
-    first rank's buffers over those of all others at every forward. Without a group each rank remembers its own.
+    They are saved, loaded, moved and cast as buffers are. They are no buffers, because DistributedDataParallel writes
+    the first rank's buffers over those of all other ranks at every forward. Without a group each rank keeps its own.
     """
 
     remembered: ClassVar[tuple[str, ...]]
@@ -46,9 +46,9 @@ class Remembering(Module):
 
     @torch.no_grad()
     def agree(self, group: GroupLike) -> None:
-        """Give every rank of ``group`` what its first rank remembers, once after this was made or loaded.
+        """Give every rank of ``group`` what its first rank remembers, once after the module was made or loaded.
 
-        Ranks that were seeded unlike start with unlike random rows, and often only one of them reads the checkpoint.
+        Ranks with different seeds start with different random rows, and often only one of them reads the checkpoint.
         """
         if group is None or self._agreed:
             return
@@ -63,7 +63,7 @@ class Remembering(Module):
 
     @contextmanager
     def _as_buffers(self) -> Iterator[None]:
-        """For as long as torch looks for what is to be saved, loaded or moved."""
+        """Show the tensors to torch as buffers while it saves, loads or moves them."""
         for name in self.remembered:
             self._buffers[name] = self.__dict__.pop(name)
         try:

@@ -18,16 +18,16 @@ __all__ = ["EMA", "MemoryQueue", "update_momentum"]
 
 
 class MemoryQueue(Remembering):
-    """A ring of the last ``size`` keys; any batch size, nothing dropped at the wrap, saved with the model.
+    """A ring of the last ``size`` keys, saved with the model. Batches may have any size; none is cut at the ring's end.
 
     Args:
         size: rows kept.
         dim: features per row.
         backend: see `sslkernels.functional.queue_update_`.
 
-    Starts with random unit rows, as MoCo does. Reading ``keys (size, dim)`` makes no copy, and `info_nce` keeps none
-    for its backward, so keys may be enqueued between the forward and the backward. ``keys`` and ``position`` are in
-    ``state_dict()`` and move with the module, but are no buffers: inside DistributedDataParallel every rank keeps its
+    The ring starts with random unit rows, as MoCo's does. Reading ``keys (size, dim)`` makes no copy, and `info_nce`
+    keeps none for its backward, so keys may be enqueued between forward and backward. ``keys`` and ``position`` are in
+    ``state_dict()`` and move with the module. They are no buffers: inside DistributedDataParallel every rank keeps its
     own.
 
     >>> import torch, sslkernels as sk
@@ -46,16 +46,16 @@ class MemoryQueue(Remembering):
         dim = check_count("MemoryQueue", "dim", dim, 1)
         size = check_count("MemoryQueue", "size", size, dim)
         self.backend = check_backend(backend)
-        with torch.inference_mode(False):  # what is made inside it cannot be written outside
+        with torch.inference_mode(False):  # tensors made in inference mode cannot be written outside it
             self.keys = F.normalize(torch.randn(size, dim), dim=1)
             self.position = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, *, group: GroupLike = None) -> None:
-        """Write rows ``(N, dim)`` at the ring's position; of a batch longer than the ring the newest stay.
+        """Write rows ``(N, dim)`` at the ring's position. If the batch is longer than the ring, its newest rows stay.
 
-        With a ``group`` the rows of every rank are written, in the order of the ranks, and every rank's queue is the
-        same: at first that of the group's first rank (see `agree`). Ranks may hold different N.
+        With a ``group`` the rows of every rank are written in the order of the ranks, so that all queues are the same.
+        They begin as that of the group's first rank (see `agree`). Ranks may hold different N.
         """
         dim = self.keys.shape[1]
         if check_rows("MemoryQueue", "keys", keys).shape[1] != dim:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher that follows a student."""
+"""The teacher that follows a student as its exponential moving average."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from sslkernels.functional import ema_update_
 from sslkernels.modules import Module, Remembering, unscriptable
 from sslkernels.schedules import check_step, check_total, share_done
 
-# Each schedule has these options.
+# The options that each schedule has.
 SCHEDULES: dict[str, tuple[str, ...]] = {
     "constant": ("momentum",),
     "cosine": ("momentum", "final_momentum", "total_steps"),
@@ -46,10 +46,10 @@ class EMA(Module):
     """A teacher: the exponential moving average of a model, updated in one pass over all of its tensors.
 
     Args:
-        model: what the teacher starts as a copy of; it is not touched. A wrapper (DDP, torch.compile) is looked into.
-        momentum: from 0 to 1, 0.996 unless given: of every step, of the first one where it rises, or the highest of a
-            warm-up.
-        schedule: how the momentum m goes on, with k the step (from 0), K ``total_steps``, f ``final_momentum``:
+        model: the teacher starts as a copy of it, and leaves it untouched. Wrappers (DDP, torch.compile) are taken off.
+        momentum: from 0 to 1, 0.996 unless given. It holds at every step, or at the first one if it rises, or is the
+            highest of a warm-up.
+        schedule: how the momentum m changes, with k the step (from 0), K ``total_steps``, f ``final_momentum``:
 
             - "constant";
             - "cosine", ``m_k = f - (f - m) (cos(pi k / K) + 1) / 2``, as BYOL, MoCo v3, DINO and solo-learn have it;
@@ -58,25 +58,25 @@ class EMA(Module):
               whose steps count from 1;
             - "equal", the mean of the students of all updates, ``n / (n + 1)`` at update n (from 0), as in SWA and
               torch's ``AveragedModel``.
-        total_steps: of the training, which "cosine" and "linear" need here or in `update`; ``math.inf`` where no end is
-            known, and then the momentum stays as it began. After the last step it stays at ``final_momentum``.
+        total_steps: steps of the training, which "cosine" and "linear" need here or in `update`. Pass ``math.inf`` if
+            no end is known: the momentum then stays as it began. After the last step it stays at ``final_momentum``.
         final_momentum: 1 unless given.
         warmup_gamma, warmup_power: 1 and 2/3 unless given; both above 0.
-        average_buffers: average the student's buffers too (the running statistics of BatchNorm); by default they are
+        average_buffers: average the student's buffers too (the running statistics of BatchNorm). By default they are
             copied, as integers always are. A buffer that appears, grows or goes in the student does so here.
-        master: keep float32 twins of bfloat16 and float16 parameters, which are then their roundings. Without them a
-            teacher in bfloat16 stops following where an update is less than half of its last bit. Whoever writes a
-            parameter, in whatever way, is heard: where it is not its twin's rounding, the twin begins anew from it.
-        device: where the teacher stays, whatever moves what it is a part of; by default where the model is. A student
+        master: keep a float32 twin of each bfloat16 and float16 parameter, which is then the twin's rounding. Without
+            twins a bfloat16 teacher stops following where an update is less than half of its last bit. You may write a
+            parameter in any way: where it is not its twin's rounding, the twin begins anew from it.
+        device: where the teacher stays, even if the module around it is moved; by default where the model is. A student
             elsewhere is copied there at each update.
-        teacher: a module built apart, with the same architecture, for a model that cannot be copied. It is not copied,
-            and starts with the model's values like any other.
+        teacher: a second module of the same architecture, for a model that cannot be copied. It is used as it is, and
+            starts with the model's values like any other.
         backend: see `sslkernels.functional.ema_update_`.
 
-    ``module`` is the averaged model, with parameters that require no gradient; calling the teacher calls it, without a
-    graph. Training and evaluation mode are its own. Its state, the step, the number of updates and the masters are in
-    ``state_dict()``. For FSDP2 make the teacher first, without masters, then shard both alike: each rank moves its own
-    shards.
+    ``module`` is the averaged model; its parameters require no gradient. Calling the teacher calls it without a graph.
+    It has a training and an evaluation mode of its own. ``state_dict()`` holds its state, the step, the number of
+    updates and the masters. For FSDP2 make the teacher first, without masters, then shard both alike: each rank moves
+    its own shards.
 
     >>> import torch, sslkernels as sk
     >>> student = torch.nn.Linear(2, 2)
@@ -123,7 +123,7 @@ class EMA(Module):
         self.master = check_flag("EMA", "master", master)
         self.device = check_place("EMA", device)
         self.backend = check_backend(backend)
-        self.step = -1  # the last one that moved the teacher
+        self.step = -1  # the last step that moved the teacher
         self.updates = 0
         with torch.inference_mode(False), torch.no_grad():
             self.module = _copied(model) if teacher is None else _built_apart(teacher, model)
@@ -140,7 +140,7 @@ class EMA(Module):
             return self.module(*arguments, **keywords)
 
     def momentum_at(self, step: int, total_steps: float | None = None) -> float:
-        """The momentum of a step, counted from 0; with the "equal" schedule, of an update."""
+        """The momentum of a step, or with the "equal" schedule of an update; both count from 0."""
         step = check_step("EMA", step)
         total = self.total_steps if total_steps is None else check_total("EMA", total_steps)
         if self.schedule == "constant":
@@ -160,7 +160,7 @@ class EMA(Module):
     def update(self, student: nn.Module, step: int | None = None, total_steps: float | None = None) -> None:
         """Move the teacher towards ``student`` after optimizer step number ``step``, from 0; None counts calls.
 
-        A step that was the last one already moves nothing: under accumulation this may be called after every
+        A second call with the same step moves nothing. Under accumulation you may therefore call this after every
         micro-batch with the number of the optimizer's step.
         """
         student = _unwrapped(check_module("EMA", "student", student))
@@ -173,8 +173,8 @@ class EMA(Module):
         self.updates += 1
 
     def set(self, student: nn.Module) -> None:
-        """Make the teacher a copy of ``student`` again: parameters, buffers and masters. The step stays; the mean of
-        the "equal" schedule begins anew.
+        """Make the teacher a copy of ``student`` again: parameters, buffers and masters. The step stays, but the mean
+        of the "equal" schedule begins anew.
         """
         self._move(_unwrapped(check_module("EMA", "student", student)), 0.0)
         self.updates = 0
@@ -210,7 +210,7 @@ class EMA(Module):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _masters(self) -> list[Tensor | None]:
-        """By place: beside each 16-bit parameter, however it became so, one of its shape on its device."""
+        """Give each 16-bit parameter a master of its shape on its device, and other parameters None, in their order."""
         masters: dict[str, Tensor | None] = {}
         for place, parameter in enumerate(self.module.parameters()):
             name = f"master{place}"
@@ -236,7 +236,7 @@ class EMA(Module):
     @torch.inference_mode(False)
     @torch.no_grad()
     def _keep_exact(self, before: list[tuple[Tensor, Tensor | None]]) -> None:
-        """Convert parameters from all the bits that their masters hold; masters stay in float32."""
+        """Convert parameters from all the bits of their masters, which stay in float32."""
         for place, (parameter, (old, master)) in enumerate(zip(self.module.parameters(), before, strict=True)):
             if old.is_meta or parameter.is_meta:
                 continue
@@ -269,7 +269,7 @@ class EMA(Module):
         *rest: Any,
     ) -> None:
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, *rest)
-        # a master that was not saved begins at its parameter
+        # a master that was not saved begins as its parameter
         missing_keys[:] = [key for key in missing_keys if not key.startswith(f"{prefix}master")]
 
 
@@ -292,7 +292,7 @@ def update_momentum(model: nn.Module, model_ema: nn.Module, m: float) -> None:
 
 
 def _options_of(schedule: str, **given: object) -> dict[str, object]:
-    """With the defaults of those that are None; one that the schedule has not is refused."""
+    """Replace None by the defaults, and refuse an option that the schedule does not have."""
     for name, value in given.items():
         if value is not None and name not in SCHEDULES[schedule]:
             having = " or ".join(repr(each) for each, options in SCHEDULES.items() if name in options)
@@ -303,7 +303,7 @@ def _options_of(schedule: str, **given: object) -> dict[str, object]:
     return DEFAULTS | {name: value for name, value in given.items() if value is not None}
 
 
-# What a teacher is made of
+# Making the teacher's module
 
 
 def _staying(function: Callable[[Tensor], Tensor], device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -317,7 +317,7 @@ def _staying(function: Callable[[Tensor], Tensor], device: torch.device) -> Call
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    # A tensor with a graph, such as the weight that weight_norm computes, is not copied by torch; its value is by us.
+    # torch does not copy a tensor with a graph, such as the weight that weight_norm computes. We copy its value.
     held = [
         x
         for part in model.modules()
@@ -326,7 +326,7 @@ def _copied(model: nn.Module) -> nn.Module:
     values = {id(x): x.detach().clone() for x in held if isinstance(x, Tensor) and not x.is_leaf}
     try:
         return copy.deepcopy(model, values)
-    except Exception as error:  # whatever a module holds may have a reason of its own
+    except Exception as error:  # what a module holds may refuse for any reason
         reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
         raise ValueError(
             f"EMA: model cannot be copied ({type(error).__name__}: {reason}); "
@@ -352,13 +352,13 @@ def _with_values(name: str, value: object) -> nn.Module:
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The module in DDP, DataParallel and torch.compile."""
+    """The module inside DDP, DataParallel and torch.compile."""
     while isinstance(model, WRAPPERS) or hasattr(model, "_orig_mod"):
         model = model.module if isinstance(model, WRAPPERS) else model._orig_mod  # type: ignore[assignment]
     return model
 
 
-# Tensors of teacher and student, by name
+# Pairing the tensors of teacher and student by name
 
 
 def _plain(name: str) -> str:
@@ -381,7 +381,7 @@ def _paired(what: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> di
 
 
 def _in_names(sentence: str, names: list[str]) -> str:
-    """What `ema_update_` says of its lists, said of the modules."""
+    """Make a sentence of `ema_update_`, which counts places in lists, name the modules' tensors."""
     owners = {"targets": "the teacher's", "sources": "the student's", "masters": "the master of"}
     named = re.sub(
         rf"({'|'.join(owners)})\[(\d+)\]", lambda found: f"{owners[found[1]]} {names[int(found[2])]!r}", sentence
@@ -392,8 +392,8 @@ def _in_names(sentence: str, names: list[str]) -> str:
 def _buffer_pairs(
     teacher: nn.Module, student: nn.Module
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, Tensor], list[tuple[nn.Module, str]]]:
-    """Those that both have; the student's that the teacher has not, or in another shape; the teacher's that the student
-    has set to None.
+    """Sort the buffers: pairs that both have; the student's that the teacher lacks or has in another shape; and the
+    places of the teacher's that the student has set to None.
     """
     ours, theirs = _held(teacher), _held(student)
     if ours.keys() == theirs.keys() and all(x.shape == theirs[name].shape for name, x in ours.items()):
@@ -414,7 +414,7 @@ def _buffer_pairs(
 
 
 def _held(model: nn.Module) -> dict[str, Tensor]:
-    """Buffers, and what parts remember as if it were one."""
+    """The buffers of a model, and the tensors that its parts remember like buffers."""
     held = _by_name(model.named_buffers())
     for path, part in model.named_modules():
         if isinstance(part, Remembering):
@@ -438,7 +438,7 @@ def _add_buffers(teacher: nn.Module, student: nn.Module, fresh: dict[str, Tensor
     for name, source in fresh.items():
         ours, theirs = _parts(teacher), _parts(student)
         path, _, leaf = name.rpartition(".")
-        if path not in ours:  # a part that came with its buffers, such as a bank that is made at the first call
+        if path not in ours:  # the whole part is new, such as a bank that is made at the first call
             while (above := path.rpartition(".")[0]) not in ours:
                 path = above
             device = next((x.device for x in (*teacher.parameters(), *teacher.buffers())), source.device)

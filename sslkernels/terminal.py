@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines for a terminal, from text that a user's files and variables may have brought."""
+"""Prints lines on a terminal, even if their text comes from a user's files or variables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, without what a terminal would obey or an encoding refuse.
+    """Put ``text`` on one line, with escapes for what a terminal would obey or an encoding refuse.
 
     >>> printable("a \\x1b[31mred\\x1b[0m\\nfile")
     'a \\\\x1b[31mred\\\\x1b[0m\\\\nfile'
@@ -17,7 +17,7 @@ def printable(text: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print ``line`` at once. Once nobody can read it, further lines go nowhere: whoever works goes on working."""
+    """Print ``line`` at once. Once nobody can read the output, further lines are dropped and the work goes on."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     try:
         print(printable(line).encode(encoding, "backslashreplace").decode(encoding), flush=True)
@@ -27,5 +27,5 @@ def say(line: str) -> None:
 
 
 def silence() -> None:
-    """Let standard output go nowhere; the interpreter would complain of what is left in its buffer at the end."""
+    """Drop all further output; otherwise the interpreter would complain of the full buffer at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

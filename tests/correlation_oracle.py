@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation family in float64 as the papers write it, with the D x D matrix. Shares no code with the library."""
+"""The correlation family in float64, as the papers write it, with the D x D matrix. It shares no code with ours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def barlow_twins(
     convention: str = "official",
     sizes: Sequence[int] | None = None,
 ) -> Tensor:
-    """With ``sizes``, blocks of that many rows are standardised each on their own."""
+    """Compute Barlow Twins' loss. With ``sizes``, each block of so many rows is standardised on its own."""
     blocks = list(sizes or [len(z0)])
     a, b = (torch.cat([standardized(part, eps, convention) for part in z.split(blocks)]) for z in (z0, z1))
     c = a.T @ b / len(z0)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums and gradients of all pairs in float64, the matrix stored whole, with a bound for each number of a 16- or 32-bit
-kernel. Shares no code with the library.
+"""Sums and gradients of all pairs in float64, from the whole matrix, with an error bound for each number of a 16- or
+32-bit kernel. It shares no code with the library.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 EPS = 2.0**-23
-# What rounding a weight, or a result, to the dtype may change; and the smallest step of its subnormals.
+# The relative error of rounding a weight or a result to the dtype, and the smallest step of its subnormals.
 ROUNDING = {torch.float32: 0.0, torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7}
 STEP = {torch.float32: 0.0, torch.float16: 2.0**-24, torch.bfloat16: 0.0}
 
 
 class Oracle:
-    """Sums and gradients of S = scale*X*Y^T over the pairs that are kept, and how far float32 may be from them."""
+    """Sums and gradients of S = scale*X*Y^T over the pairs that are kept, and the error that float32 may have."""
 
     def __init__(self, x: Tensor, y: Tensor | None, scale: float, exclude: Tensor | None, epsilon: float = EPS) -> None:
-        """``epsilon``: of the arithmetic that sums a logit, 2^-10 for TF32."""
+        """``epsilon`` is that of the arithmetic that sums a logit, 2^-10 for TF32."""
         self.x, self.itself, self.scale, self.dtype = x.double(), y is None, scale, x.dtype
         self.y = self.x if y is None else y.double()
         self.s = scale * self.x @ self.y.T

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CUDA kernels on a processor: the shipped text through g++ and device_shim.h, launched on tensors in host memory.
+"""Runs CUDA kernels on a processor: g++ and device_shim.h compile the shipped text, for tensors in host memory.
 
 ``SSLKERNELS_SANITIZE=1`` builds them with ASan and UBSan; ASan must then have been loaded before Python.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The similarity family in float64, one row at a time, as the papers write it. Shares no code with the library.
+"""The similarity family in float64, one row at a time, as the papers write it. It shares no code with the library.
 
-Values are differentiable with plain autograd: that is where the expected gradients come from.
+Plain autograd differentiates the values, and so gives the expected gradients.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def logsumexp(terms: Tensor) -> Tensor:
-    """log(sum(exp(terms))) of a vector; -inf for an empty one."""
+    """Compute log(sum(exp(terms))) of a vector; an empty one gives -inf."""
     if terms.numel() == 0:
         return terms.sum() - torch.inf
     largest = terms.detach().max()
@@ -23,7 +23,7 @@ def logsumexp(terms: Tensor) -> Tensor:
 
 
 def left_out(exclude: Tensor | None, n: int, m: int) -> list[set[int]]:
-    """For each of n rows, the columns it leaves out."""
+    """List the columns that each of n rows leaves out."""
     if exclude is None:
         return [set() for _ in range(n)]
     return [{j for j in row if j >= 0} for row in exclude.reshape(n, -1).tolist()]
@@ -32,7 +32,7 @@ def left_out(exclude: Tensor | None, n: int, m: int) -> list[set[int]]:
 def logsumexp_similarity(
     x: Tensor, y: Tensor | None = None, scale: float | Tensor = 1.0, exclude: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Rows (N,) and columns (M,) of scale * <x_i, y_j>, the same pairs left out of both."""
+    """Compute rows (N,) and columns (M,) of scale * <x_i, y_j>; both leave out the same pairs."""
     x = x.double()
     y = x if y is None else y.double()
     n, m = x.shape[0], y.shape[0]
@@ -49,7 +49,7 @@ def unit(z: Tensor) -> Tensor:
 
 
 def cosine(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
-    """The cosine of each row of x with that of y (N,), norms of less than eps counted as eps."""
+    """The cosine (N,) of each row of x with that of y; smaller norms count as eps."""
     return _stack([_clamped(a, eps) @ _clamped(b, eps) for a, b in zip(x.double(), y.double(), strict=True)])
 
 
@@ -98,20 +98,20 @@ def clip_loss(image: Tensor, text: Tensor, logit_scale: float | Tensor) -> Tenso
 
 
 def clip_direction(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
-    """Cross-entropy of row i of a against all rows of b, whose right answer is row i."""
+    """Cross-entropy of row i of a against all rows of b; row i is the right answer."""
     logits = scale * (a @ b.T)
     return _stack([logsumexp(logits[i]) - logits[i, i] for i in range(a.shape[0])])
 
 
 def gradients(value: Callable[..., Tensor], inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """float64 gradients of the scalar ``value(*inputs)`` with respect to each tensor given."""
+    """Compute float64 gradients of the scalar ``value(*inputs)`` for each tensor given."""
     leaves = [None if x is None else x.detach().double().clone().requires_grad_() for x in inputs]
     value(*leaves).backward()
     return [None if leaf is None else leaf.grad for leaf in leaves]
 
 
 def rounding(x: Tensor, y: Tensor, scale: float, epsilon: float) -> float:
-    """How far a logit may be from its exact value when summed in arithmetic of this epsilon, a few times over."""
+    """Bound the error of a logit that is summed in arithmetic of this epsilon, with a factor to spare."""
     longest = [float(torch.linalg.vector_norm(z.double(), dim=1).max()) if z.shape[0] else 0.0 for z in (x, y)]
     return 8 * epsilon * (1 + abs(scale) * longest[0] * longest[1])
 

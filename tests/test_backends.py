@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backend runs: the default, the three ways to override it, and the words that explain it."""
+"""The right backend runs: by default, by three ways to override it, and as the words explain it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CUDA = torch.device("cuda", 0)
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The backends that ops were sent to."""
+    """Record the backends that ops were sent to."""
     seen: list[str] = []
     run = Family.run
 
@@ -166,7 +166,7 @@ WRONG_VARIABLES = {
 
 
 def test_a_wrong_variable_is_one_sentence_at_the_first_use(run_python: Callable) -> None:
-    """Every variable with every wrong value: `choose`, `info`, and the command, which can only be started."""
+    """Give every variable every wrong value: `choose` and `info` complain, and so does the command, once it is used."""
     code = (
         "import importlib, json, os, sys, torch\n"
         "from sslkernels import backends\n"
@@ -201,7 +201,7 @@ def test_a_wrong_variable_ends_the_command_with_one_sentence() -> None:
 
 
 def test_whether_cuda_kernels_can_run_is_a_constant_of_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The driver is asked in the compiled module, where torch.compile cannot follow."""
+    """The compiled module asks the driver, and torch.compile cannot follow it there."""
     seen = SimpleNamespace(is_available=lambda: True, get_device_capability=lambda _: (9, 0))
     monkeypatch.setattr(cuda, "torch", SimpleNamespace(cuda=seen))
     cuda._why_not.cache_clear()

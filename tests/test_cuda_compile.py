@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels compile for every architecture, by nvcc and by NVRTC, and spill nothing; the driver gets what a
-launch was given. No GPU is needed.
+"""The CUDA kernels compile for every architecture, by nvcc and by NVRTC, and spill nothing; a launch hands the driver
+its own arguments. No GPU is needed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ needs_nvcc = pytest.mark.skipif(
 
 
 def names(family: str) -> set[str]:
-    """The kernels of a text, as the preprocessor leaves them."""
+    """Find the kernels of a text in the preprocessor's output."""
     text = str(KERNELS / f"{family}.cu")
     done = subprocess.run(["g++", "-E", "-P", "-x", "c++", text], capture_output=True, text=True, check=True)
     return set(re.findall(r"__global__\s+void\s+(\w+)\(", done.stdout))
@@ -77,9 +77,9 @@ def test_vector_kernels_move_16_bytes_at_a_time(tmp_path: Path) -> None:
 @needs_nvcc
 @pytest.mark.slow
 def test_the_update_of_a_teacher_has_its_loads_in_flight_together(tmp_path: Path) -> None:
-    """16 bytes at a time of each dtype, four vectors of each tensor before the first is used, all of global memory."""
+    """Four 16-byte vectors of each tensor are loaded from global memory before the first is used, in each dtype."""
     text = kernels_in_ptx("ema", tmp_path)["update"]
-    for kind in ("f32", "f64", "u32"):  # u32: eight 16-bit numbers
+    for kind in ("f32", "f64", "u32"):  # u32 stands for eight 16-bit numbers
         assert len(re.findall(rf"ld\.global\.v[24]\.{kind}", text)) >= 8, kind
         assert len(re.findall(rf"st\.global\.v[24]\.{kind}", text)) >= 4, kind
     assert not re.search(r"\b(ld|st)\.(v[24]\.)?[ufb]\d", text)
@@ -89,8 +89,8 @@ def test_the_update_of_a_teacher_has_its_loads_in_flight_together(tmp_path: Path
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_image_is_shipped_beside_its_text(family: str) -> None:
     image = (KERNELS / f"{family}.fatbin").read_bytes()
-    assert image[:4] == b"\x50\xed\x55\xba"  # fatbinary.h
-    assert len(image) < 2 << 20  # wheels are downloaded
+    assert image[:4] == b"\x50\xed\x55\xba"  # the magic number in fatbinary.h
+    assert len(image) < 2 << 20  # or wheels become large
 
 
 @pytest.mark.slow
@@ -137,7 +137,7 @@ def test_why_not_names_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         cuda._why_not.cache_clear()
 
 
-# What the driver is asked for, told on stdout; the fields of a kernel's struct are those that the test passes.
+# A driver that prints what it is asked for. The test passes the fields of the kernel's struct.
 DRIVER = r"""
 #include <stdio.h>
 #include <string.h>

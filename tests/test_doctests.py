@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every example in a docstring of the installed package is run."""
+"""Every example in a docstring of the installed package runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import sslkernels.losses
 
 
 def modules() -> list[str]:
-    """All but the compiled one and the Triton kernels, which only their backend imports."""
+    """List all modules but the compiled one and the Triton kernels, which only their backend imports."""
     names = [module.name for module in pkgutil.walk_packages(sslkernels.__path__, "sslkernels.")]
     return sorted(name for name in names if not name.endswith("._C") and "triton" not in name.rsplit(".", 1)[1])
 

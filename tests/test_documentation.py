@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python snippets of the pages people copy from run as they stand, in one process per page."""
+"""The Python snippets of the pages that people copy from run as they stand, in one process per page."""
 
 from __future__ import annotations
 

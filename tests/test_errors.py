@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A wrong argument gets a sentence: whose it is, its name, what came, what is accepted."""
+"""A wrong argument gets a sentence with the function, the argument, what came, and what is accepted."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_a_failed_call_leaves_the_bank_alone() -> None:
 
 
 class DTensor(torch.Tensor):
-    """Stands for torch.distributed's, which needs a device mesh."""
+    """Stands in for torch.distributed's DTensor, which needs a device mesh."""
 
 
 def test_a_dtensor_is_sent_to_group() -> None:
@@ -259,7 +259,7 @@ def test_a_dtensor_is_sent_to_group() -> None:
 
 
 def test_tensors_of_two_devices_are_told_so() -> None:
-    """Fake tensors stand for a GPU that is not there."""
+    """Fake tensors stand in for a GPU."""
     with FakeTensorMode():
         here, there = torch.ones(4, 3), torch.ones(4, 3, device="cuda")
         for function, (call, first, second) in PAIRS.items():
@@ -280,7 +280,7 @@ NUMBERS = (
 
 @pytest.mark.parametrize("number", NUMBERS, ids=lambda number: type(number).__name__)
 def test_a_number_counts_in_double_whatever_it_came_as(backend: str, number: Any) -> None:
-    """NumPy's float16 took its own inverse: 1.5e-4 off."""
+    """NumPy's float16 took its inverse in float16, which was 1.5e-4 off."""
     a, b = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 4, dtype=torch.float64)
     plain, options = float(number), {"backend": backend}
     for call in (
@@ -383,7 +383,7 @@ ARRAYS: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("function", ARRAYS)
 def test_an_array_of_negative_strides_is_refused(function: str) -> None:
-    """torch ends the process over one."""
+    """torch ends the process over such an array."""
     with pytest.raises(TypeError, match=rf"{function}: .* is a ndarray; pass a torch.Tensor"):
         ARRAYS[function](lambda *shape: np.zeros(shape, np.float32)[..., ::-1])
 
@@ -399,7 +399,7 @@ def test_a_read_only_array_is_not_written() -> None:
 
 
 def test_another_default_device_changes_nothing(backend: str) -> None:
-    """Kernels write to the address of what they allocate, which on another device than their inputs' is none here."""
+    """Kernels write to the address of what they allocate. On another device than their inputs' it would be invalid."""
     a, b, x, index = torch.randn(6, 4), torch.randn(6, 4), torch.randn(2, 6, 4), torch.randint(6, (2, 3))
     calls: dict[str, Callable[[], Any]] = {
         "nt_xent": lambda: SF.nt_xent(a, b, backend=backend),

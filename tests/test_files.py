@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are whole or not there, whatever goes wrong while they are written."""
+"""Files are whole or not there, whatever goes wrong while they are written."""
 
 from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
+from pathlib import Path
 
 import pytest
 import torch
 
+import sslkernels
 from sslkernels.files import write_atomically
 
 CONTENTS = {
@@ -86,3 +89,11 @@ def test_a_link_is_followed_and_a_device_kept(tmp_path):
             write_atomically(path, "x")
     with pytest.raises(FileNotFoundError, match="nowhere/a cannot be written: No such file or directory"):
         write_atomically(tmp_path / "nowhere" / "a", "x")
+
+
+def test_nobody_else_writes_a_file_whole():
+    """Logs grow row by row, and what peak_memory writes is a switch of the kernel's."""
+    package = Path(sslkernels.__file__).parent
+    writes = re.compile(r"os\.replace\(|\.write_(text|bytes)\(|\bopen\([^)]*[\"'][wax]\+?b?[\"']|torch\.save\(")
+    found = {str(path.relative_to(package)) for path in package.rglob("*.py") if writes.search(path.read_text())}
+    assert found == {"files.py", "peak_memory.py", "training/logs.py"}

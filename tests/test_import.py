@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `import sslkernels` does, and above all does not do."""
+"""`import sslkernels` is quick, and needs no extras, no device and no process group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import sslkernels
 def test_import_takes_less_than_a_second_after_torch(run_python: Callable) -> None:
     done = run_python(
         "import time, torch\n"
-        "start = time.process_time()\n"  # our own work; another busy process does not count
+        "start = time.process_time()\n"  # counts our own work, and no other process
         "import sslkernels\n"
         "print(time.process_time() - start)"
     )
@@ -55,7 +55,7 @@ def test_works_without_the_extras(run_python: Callable, missing: str) -> None:
 
 
 def test_works_without_torch_distributed(run_python: Callable) -> None:
-    """As PyTorch is built for some platforms: `torch.distributed` is a stub that says that it is not available."""
+    """On some platforms PyTorch is built like this: `torch.distributed` is a stub that says it is not available."""
     done = run_python(
         "import sys\n"
         "class Without:\n"
@@ -86,7 +86,7 @@ def test_works_without_torch_distributed(run_python: Callable) -> None:
 
 
 def test_a_missing_compiled_module_is_an_import_error_that_says_so(run_python: Callable, tmp_path: Path) -> None:
-    """The source folder without its compiled part: what an interpreter started inside the repository would see."""
+    """An interpreter started inside the repository would see this: the source folder without its compiled part."""
     source = Path(sslkernels.__file__).parent
     shutil.copytree(source, tmp_path / "sslkernels", ignore=shutil.ignore_patterns("*.so", "*.pyd", "__pycache__"))
     done = run_python(

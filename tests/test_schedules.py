@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that follows a schedule, with an end that is known, unknown, passed or zero, and with wrong ones."""
+"""Schedules take an end that is known, unknown, passed or zero, and refuse a wrong one."""
 
 from __future__ import annotations
 
@@ -9,24 +9,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from small_methods import small_method
 from torch import nn
 
 import sslkernels as sk
-from sslkernels.methods import BYOL, IJEPA, MAE, METHODS, Method, MoBY, MoCoV2, MoCoV3
-from sslkernels.models import DirectPred, ViT
+from sslkernels.methods import BYOL, METHODS
+from sslkernels.models import DirectPred
 
 pytest.importorskip("lightning")
 
 from sslkernels.training.module import optimizer_and_schedule, warmup_cosine  # noqa: E402
-
-
-def method_of(name: str) -> Method:
-    if METHODS[name] in (MAE, IJEPA):
-        return METHODS[name](ViT((8, 8), 4, width=16, depth=1, heads=2))
-    small = {"hidden_dim": 4} if METHODS[name] in (BYOL, MoBY, MoCoV3) else {}
-    if METHODS[name] in (MoBY, MoCoV2):
-        small["queue_size"] = 8
-    return METHODS[name](nn.Linear(4, 4), feature_dim=4, projection_dim=4, **small)
 
 
 def of_teacher(schedule: str) -> Callable[[int, float], float]:
@@ -34,10 +26,10 @@ def of_teacher(schedule: str) -> Callable[[int, float], float]:
 
 
 def of_method(name: str) -> Callable[[int, float], float]:
-    """How far the teacher goes from 0 towards a student at 1."""
+    """Measure how far the teacher goes from 0 towards a student at 1."""
 
     def moved(step: int, total: float) -> float:
-        method = method_of(name)
+        method = small_method(name)
         for p in method.parameters():
             p.data.fill_(1.0)
         for p in method.teacher.parameters():
@@ -49,15 +41,15 @@ def of_method(name: str) -> Callable[[int, float], float]:
 
 
 def of_rate(step: int, total: float) -> float:
-    optimizer, schedule = optimizer_and_schedule(method_of("simclr"), 1.0, 0.0, total)
+    optimizer, schedule = optimizer_and_schedule(small_method("simclr"), 1.0, 0.0, total)
     for _ in range(step):
         optimizer.step()
         schedule.step()
     return optimizer.param_groups[0]["lr"]
 
 
-TAUGHT = [name for name in METHODS if hasattr(method_of(name), "teacher")]
-# Each with its value at the first step, in mid-air where no end is known, and from the end on.
+TAUGHT = [name for name in METHODS if hasattr(small_method(name), "teacher")]
+# For each schedule: its value at the first step, without a known end, and from the end on.
 SCHEDULES: dict[str, tuple[Callable[[int, float], float], float, float, float]] = {
     "constant": (of_teacher("constant"), 0.9, 0.9, 0.9),
     "cosine": (of_teacher("cosine"), 0.9, 0.9, 1.0),
@@ -67,7 +59,7 @@ SCHEDULES: dict[str, tuple[Callable[[int, float], float], float, float, float]] 
     **{
         name: (
             of_method(name),
-            first := method_of(name).teacher.momentum,
+            first := small_method(name).teacher.momentum,
             first,
             first if name == "moco_v2" else 1.0,
         )
@@ -108,21 +100,23 @@ WRONG_STEPS = (-1, float("nan"), math.inf, 1.5, "9", True, None, [9], torch.tens
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "linear", "warmup_cosine", *METHODS])
 def test_wrong_steps_and_totals_are_one_sentence(name: str) -> None:
-    says = type(method_of(name)).__name__ if name in METHODS else "warmup_cosine" if name == "warmup_cosine" else "EMA"
-    call = method_of(name).after_step if name in METHODS else SCHEDULES[name][0]
+    says = (
+        type(small_method(name)).__name__ if name in METHODS else "warmup_cosine" if name == "warmup_cosine" else "EMA"
+    )
+    call = small_method(name).after_step if name in METHODS else SCHEDULES[name][0]
     calls = [(step, 9, "step") for step in WRONG_STEPS] + [(0, total, r"total(_steps)?") for total in WRONG_TOTALS]
     if says != "warmup_cosine":
         calls.append((0, 0, "total_steps"))
     for step, total, what in calls:
         if total is None and says == "EMA":
-            continue  # that of the constructor
+            continue  # None takes that of the constructor
         with pytest.raises((ValueError, TypeError), match=rf"^{says}: {what} is .*; pass .*\.$"):
             call(step, total)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_numpy_integers_are_steps_and_totals(name: str) -> None:
-    method = method_of(name)
+    method = small_method(name)
     method.after_step(np.int32(3), np.int64(9))
     if name in TAUGHT:
         assert method.teacher.step == 3 and type(method.teacher.step) is int

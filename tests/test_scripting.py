@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.jit.script of what runs our kernels: one sentence, alone or inside of somebody's model."""
+"""torch.jit.script of anything that runs our kernels raises one sentence, alone or inside of somebody's model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from small_methods import small_method
 from torch import Tensor, nn
 
 import sslkernels as sk
@@ -21,16 +23,9 @@ def vit() -> ViT:
     return ViT((8, 8), patch_size=4, width=8, depth=1, heads=2)
 
 
-def method(name: str) -> nn.Module:
-    if name in ("mae", "i_jepa"):
-        return METHODS[name](vit())
-    sizes = {} if name == "barlow_twins" else {"projection_dim": 8}
-    return METHODS[name](nn.Flatten(), feature_dim=64, **sizes)
-
-
 MODULES: dict[str, Callable[[], nn.Module]] = {
     **{name: getattr(losses, name) for name in losses.__all__},
-    **{name: (lambda name=name: method(name)) for name in METHODS},
+    **{name: partial(small_method, name) for name in METHODS},
     "EMA": lambda: sk.EMA(nn.Linear(2, 2)),
     "MemoryQueue": lambda: sk.MemoryQueue(4, 2),
     "DirectPred": lambda: DirectPred(2),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MemoryQueue: a ring that holds the newest rows, whatever the batch sizes."""
+"""MemoryQueue is a ring that holds the newest rows, whatever the batch sizes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both families inside torch: op registration, compile, autocast, autograd's rules, determinism, one OpenMP runtime."""
+"""Our ops work inside torch: op registration, compile, autocast, autograd's rules, determinism, one OpenMP runtime."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def logsumexp(a: Tensor, b: Tensor, **options: Any) -> Tensor:
 
 
 def agreement(a: Tensor, b: Tensor, **options: Any) -> Tensor:
-    """BYOL's loss, and SimSiam's of one view that is frozen."""
+    """Add BYOL's loss and SimSiam's with one frozen view."""
     return SF.byol_loss(a, b, **options) + SF.negative_cosine_similarity(b, a.detach(), **options)
 
 
@@ -66,7 +66,7 @@ def regularized(a: Tensor, b: Tensor, **options: Any) -> Tensor:
 
 
 def masked_tokens(a: Tensor, b: Tensor, **options: Any) -> Tensor:
-    """Rows are the tokens of one sample: every op on tokens that has a gradient, one after another."""
+    """Apply every op on tokens that has a gradient, one after another; rows are the tokens of one sample."""
     places = torch.arange(len(a)).flip(0)[None]
     kept = SF.gather_tokens(a[None], places[:, 1:], pos=b, **options)
     whole = SF.restore_tokens(kept, places, b[0], **options)
@@ -101,7 +101,7 @@ def fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_compiles_whole_and_once_for_three_batch_sizes(backend: str, loss: Callable, fresh_compiler: None) -> None:
-    """fullgraph, forward and backward; the second size makes the batch dynamic and the third compiles nothing."""
+    """Forward and backward compile as full graphs; the second size makes the batch dynamic, the third compiles none."""
     graphs: list[torch.fx.GraphModule] = []
 
     def counted(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
@@ -139,21 +139,21 @@ def test_inductor(fresh_compiler: None) -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_autocast_computes_in_its_dtype(backend: str, loss: Callable, dtype: torch.dtype) -> None:
-    """fp32 rows inside autocast give what rows of autocast's dtype give; loss and gradients come back in fp32."""
+    """Inside autocast fp32 rows give the same as rows of autocast's dtype; loss and gradients come back in fp32."""
     a, b = pair(12, 7)
     seen: list[torch.dtype] = []
     with torch.autocast("cpu", dtype=dtype):
         with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.dtype) or t, lambda t: t):
             inside, first, second = gradients(loss, a, b, backend=backend)
     assert inside.dtype == torch.float32 and first.dtype == second.dtype == torch.float32
-    assert dtype in seen or loss is moco or loss not in SIMILARITY  # correlation rounds on the way to its products
+    assert dtype in seen or loss is moco or loss not in SIMILARITY  # correlation rounds just before its products
     if loss in (clip_loss, logsumexp):
         low = [x.detach().to(dtype).requires_grad_() for x in (a, b)]
         value, *expected = gradients(loss, *low, backend=backend)
         assert torch.equal(inside, value)
         assert torch.equal(first, expected[0].float()) and torch.equal(second, expected[1].float())
     outside = gradients(loss, a, b, backend=backend)[0]
-    # Correlation rounds only on the way to products, and need not: float16 on the CPU and the side of samples use fp32.
+    # Correlation rounds just before products, and not always: float16 on the CPU and the side of samples use fp32.
     assert inside != outside or loss not in SIMILARITY, "autocast changed nothing"
     torch.testing.assert_close(inside, outside, rtol=0.02, atol=0.02)
 
@@ -230,7 +230,7 @@ def test_retained_graph_gives_the_same_gradient_twice(backend: str, loss: Callab
     ids=["nt_xent", "info_nce-queue", "clip_loss", "logsumexp_similarity", "unit_rows", "row_dot", "byol_loss"],
 )
 def test_a_second_derivative_raises(backend: str, call: Callable) -> None:
-    """A gradient penalty must not be taken for a constant: that would train on a wrong number in silence."""
+    """A gradient penalty must not count as a constant: a training would silently go wrong."""
     a, b = pair(4, 3)
     with pytest.raises(RuntimeError, match="twice|second"):
         value = call(a, b, backend=backend)
@@ -240,7 +240,7 @@ def test_a_second_derivative_raises(backend: str, call: Callable) -> None:
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_second_derivative_of_chosen_parameters_raises(backend: str, loss: Callable) -> None:
-    """autograd.grad visits only what leads to its inputs: the complaint must lie on that way."""
+    """autograd.grad visits only the nodes that lead to its inputs, so the complaint must be raised by one of them."""
     layer = torch.nn.Linear(3, 3)
     x, b = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
     for wanted in (list(layer.parameters()), [x]):
@@ -297,7 +297,7 @@ def test_inference_mode(backend: str) -> None:
 
 
 def test_fake_tensors_reach_no_kernel(backend: str) -> None:
-    """Shapes and dtypes without memory: the fakes answer, forward and backward."""
+    """Fake tensors have shapes and dtypes but no memory: the fakes answer, forward and backward."""
     with FakeTensorMode():
         a, b = pair(6, 4)
         for loss in (
@@ -318,7 +318,7 @@ def test_fake_tensors_reach_no_kernel(backend: str) -> None:
 
 
 class Witness(TorchDispatchMode):
-    """Names of the ops of this library that pass the dispatcher."""
+    """Records the names of our ops that pass the dispatcher."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -332,7 +332,7 @@ class Witness(TorchDispatchMode):
 
 @pytest.mark.parametrize("backend", ("cpu", "reference"))
 def test_a_dispatch_mode_sees_every_op(backend: str) -> None:
-    """Ops pass the dispatcher by where nothing watches, and nowhere else; the numbers are the same."""
+    """Ops bypass the dispatcher only if nothing watches it; the numbers are the same."""
     a, b = pair(6, 5)
     alone = gradients(nt_xent, a, b, backend=backend)
     with Witness() as witness:
@@ -344,7 +344,7 @@ def test_a_dispatch_mode_sees_every_op(backend: str) -> None:
 
 def test_a_negated_view_is_read_with_its_sign(backend: str) -> None:
     a, b = pair(6, 5)
-    negated = torch._neg_view(b.detach())  # as the imaginary part of a conjugate is
+    negated = torch._neg_view(b.detach())  # the imaginary part of a conjugate is such a view
     assert negated.is_neg() and torch.equal(negated, -b)
     for loss in (nt_xent, clip_loss, agreement, barlow_twins):
         assert torch.equal(loss(a, negated, backend=backend), loss(a, -b.detach(), backend=backend))

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-# The most shared memory that a block may ask for: 163 KiB, and 227 KiB from sm_90 on.
+# The most shared memory of a block, in bytes: 163 KiB, and 227 KiB from sm_90 on.
 SHARED = {80: 166912, 90: 232448, 100: 232448}
 
 

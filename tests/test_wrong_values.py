@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every argument of every public function, module and method, given every wrong value of its kind.
+"""Every argument of every public function, module and method is given every wrong value of its kind.
 
-Each call must raise one sentence that names the argument. An argument is of the kind that `KINDS` gives its name, or
-`Door.kinds` where a name means something else there; one that has no kind fails the walk, and so does a public name
-without a door.
+Each call must raise one sentence that names the argument. `OF_NAME` gives the kind of an argument by its name, and
+`Door.kinds` does where the name means something else. An argument without a kind fails the walk, and so does a public
+name without a door.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import sslkernels as sk
 import sslkernels.functional as SF
 from sslkernels import evaluation, losses, methods, models
 from sslkernels.data import OneView, TwoViews
+from sslkernels.methods.method import Masked
 from sslkernels.models import ResNet, ViT, resnet_small
 
 pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::UserWarning:torch.*")
@@ -47,8 +48,8 @@ class Door:
     call: Callable[..., Any]
     good: dict[str, Any]
     kinds: dict[str, str] = field(default_factory=dict)
-    says: str | None = None  # what the sentence begins with; by default the name
-    signature: Callable[..., Any] | None = None  # whose parameters they are, where it is not `call`
+    says: str | None = None  # the beginning of the sentence, by default the name
+    signature: Callable[..., Any] | None = None  # the function that has the parameters, if it is not `call`
 
 
 def pair(call: Callable[..., Any], first: str, second: str, **kinds: str) -> Door:
@@ -123,7 +124,7 @@ DOORS: dict[str, Door] = {
 }  # fmt: skip
 
 LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
-    # kinds of the constructor, good arguments of the call, kinds of the call
+    # for each: kinds of the constructor, good arguments of the call, kinds of the call
     "NTXentLoss": ({"memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS}, {"out0": "rows", "out1": "rows"}),
     "InfoNCELoss": ({}, {"query": ROWS, "key": ROWS}, {"query": "rows", "key": "rows", "negatives": "rows or none"}),
     "ClipLoss": (
@@ -166,20 +167,15 @@ for name, (of_constructor, good, of_call) in LOSSES.items():
     DOORS[f"{name}()"] = Door(apply(name), good, of_call, says=name, signature=kind.forward)
 
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    name: ({"backbone": resnet_small(), "feature_dim": 128}, {"predictor": "module or none"})
-    for name in ("SimCLR", "MoCoV2", "MoCoV3", "MoBY", "BYOL", "SimSiam", "BarlowTwins", "VICReg")
-}
-
-METHODS["MAE"] = (
-    {"backbone": ViT((8, 8), 2, width=32, depth=1)},
-    {"mask_ratio": "share", "decoder_width": "counted", "decoder_depth": "counted", "backbone": "vit", "views": "view"},
-)
-
-METHODS["IJEPA"] = (
-    {"backbone": ViT((8, 8), 2, width=32, depth=1)},
-    {"predictor_width": "counted", "predictor_depth": "counted", "backbone": "vit", "views": "view"},
-)
-
+    kind.__name__: (
+        {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
+        else {"backbone": resnet_small(), "feature_dim": 128},
+        {"mask_ratio": "share", "predictor": "module or none"}
+        | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
+        | ({"backbone": "vit", "views": "view"} if issubclass(kind, Masked) else {}),
+    )
+    for kind in methods.METHODS.values()
+}  # fmt: skip
 SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16}
 
 
@@ -301,7 +297,7 @@ def test_every_wrong_value_of_every_argument_gets_a_sentence(name: str, argument
 
 @pytest.mark.parametrize("name", list(DOORS))
 def test_the_good_call_is_good(name: str) -> None:
-    """Or its errors would be about something else."""
+    """Otherwise its errors would be about something else."""
     DOORS[name].call(**DOORS[name].good)
 
 

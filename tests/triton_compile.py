@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compile the Triton kernels of a family for GPUs that are not there, and read what they use.
+"""Compile the Triton kernels of a family for GPUs that are not here, and read the resources that they use.
 
     python triton_compile.py [--all] [--only PREFIX] FAMILY [80 90 100]
 

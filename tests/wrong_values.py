@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Wrong values, by the kind of argument that they are wrong for, and the good tensors that they differ from."""
+"""Wrong values by the kind of argument that they are wrong for, and the good tensors that they differ from."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOT_FINITE = {"nan": NAN, "inf": INF, "-inf": -INF, "huge": 10**400, "numpy nan"
 
 
 def tensors(good: torch.Tensor) -> dict[str, Any]:
-    """What no dense floating-point tensor like ``good`` is."""
+    """Values that are no dense floating-point tensor like ``good``."""
     return {
         **{name: value for name, value in NO_TENSOR.items() if not (name == "array" and good.dim() == 2)},
         "fewer dimensions": good[0, 0] if good.dim() > 2 else good[0],

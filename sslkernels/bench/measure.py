@@ -7,7 +7,7 @@ The gate      A provider's loss and gradients against float64 on the same tensor
               An update is made once, from the values that stood there first, and every target is compared.
 Time          Slices of calls, providers in turn, in one process on the same tensors. A slice in which threads stood in
               the run queue (another process had the processor) is discarded and taken again.
-Memory        Highest above what was there before; see `sslkernels.memory`.
+Memory        Highest above what was there before; see `sslkernels.peak_memory`.
 Peaks         A large matrix product in that dtype and a large copy, the best of several.
 """
 
@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sslkernels.bench.workloads import LAMBD, MOMENTUM, SIGMOID, SIGMOID_BIAS, TEMPERATURE, Cost, Workload
-from sslkernels.memory import peak_memory
+from sslkernels.peak_memory import peak_memory
 
 Inputs = Mapping[str, Any]  # tensors by argument name; lists of them for an update
 # A forward pass: the loss, or the tokens that were moved, with its graph. An update, which returns nothing.

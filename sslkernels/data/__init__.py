@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from sslkernels.data.dataset import Dataset, load
+from sslkernels.data.dataset import Dataset
+from sslkernels.data.load import load
 from sslkernels.data.views import OneView, TwoViews
 
 __all__ = ["Dataset", "OneView", "TwoViews", "load"]

@@ -29,7 +29,7 @@ def _read(file: Path) -> tuple[Tensor, Tensor]:
     try:
         with open_regular(file) as opened:
             size = os.fstat(opened.fileno()).st_size
-            # A byte, and float32 twice, since the files are joined.
+            # An image takes a byte a number, and float32 twice, since the files are joined.
             check_memory(f"cifar10: images of {file}", (size // RECORD, 3, 32, 32), 9, "pass a smaller file")
             content = np.fromfile(opened, dtype=np.uint8)
     except FileNotFoundError as error:

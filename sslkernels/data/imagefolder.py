@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder of images as RGB squares of one size; a sub-folder, with all that lies deeper in it, is a class."""
+"""Reads a folder of images as RGB squares of one size; each sub-folder, with all that lies in it, is a class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sslkernels.terminal import printable
 
 TRAIN, HELD_OUT = "train", ("test", "val")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# How many bits cameras, microscopes and scanners use of the 16 or 32 that a number takes in a file.
+# Bits that cameras, microscopes and scanners use of the 16 or 32 that a number takes in a file.
 DEPTHS = (8, 10, 12, 14, 16)
 
 
@@ -47,7 +47,7 @@ def load_imagefolder(path: Path, image_size: int) -> Dataset:
 
 @dataclass(frozen=True)
 class _Part:
-    """Files with their labels, which are None where there is no second class."""
+    """Files with their labels, which are None if there is no second class."""
 
     classes: tuple[str, ...]
     files: list[Path]
@@ -59,9 +59,9 @@ class _Part:
 
 
 def _parts(path: Path, left_out: Counter[str]) -> tuple[_Part, _Part | None]:
-    """Training and held-out files; the latter None where the folder leaves the choice to us.
+    """Find training and held-out files; the latter are None if the folder leaves the choice to us.
 
-    A folder train with its test or val is a split, unless there are pictures beside them: then they are classes.
+    A folder train beside a test or val is a split. If other folders beside them hold pictures, all are classes.
     """
     folders = {entry.name: path / entry.name for entry in _visible(path, Counter()) if entry.is_dir()}
     beside = [folders[name] for name in folders if name not in (TRAIN, *HELD_OUT)]
@@ -81,7 +81,7 @@ def _parts(path: Path, left_out: Counter[str]) -> tuple[_Part, _Part | None]:
 
 
 def _part(path: Path, left_out: Counter[str]) -> _Part:
-    """What lies in ``path``: a class for each of its sub-folders, or no classes where only itself holds pictures."""
+    """List ``path``: each sub-folder is a class; if only ``path`` itself holds pictures, there are no classes."""
     entries = _visible(path, left_out)
     loose = _only_pictures((entry for entry in entries if not entry.is_dir()), left_out)
     classes = {entry.name: _pictures(path / entry.name, left_out) for entry in entries if entry.is_dir()}
@@ -105,7 +105,7 @@ def _part(path: Path, left_out: Counter[str]) -> _Part:
 
 
 def _pictures(folder: Path, left_out: Counter[str]) -> list[Path]:
-    """All below ``folder``. A link to a folder is followed, unless that one was read already or holds ``folder``."""
+    """List the pictures below ``folder``. Links to folders are followed, unless they lead back or were read already."""
     first = folder.resolve()
     seen, waiting, found = {*first.parents}, [folder], []
     while waiting:
@@ -122,7 +122,7 @@ def _pictures(folder: Path, left_out: Counter[str]) -> list[Path]:
 
 
 def _visible(folder: Path, left_out: Counter[str]) -> list[os.DirEntry[str]]:
-    """Without what tools leave beside images, such as .ipynb_checkpoints and ._0.png."""
+    """List ``folder`` without what tools leave beside images, such as .ipynb_checkpoints and ._0.png."""
     with os.scandir(folder) as entries:
         found = list(entries)
     left_out["hidden files and folders"] += sum(entry.name.startswith(".") for entry in found)
@@ -141,7 +141,7 @@ def _only_pictures(entries: Iterable[os.DirEntry[str]], left_out: Counter[str]) 
 
 
 def _read(path: Path, files: list[Path], image_size: int, left_out: Counter[str]) -> Tensor:
-    """Scale all files at once: those whose white no file tells share one white, so that a dark picture stays dark."""
+    """Read all files. Those that do not say which number is white share one, so that a dark picture stays dark."""
     shape = (len(files), 3, image_size, image_size)
     check_memory(f"imagefolder: images of {path}", shape, 4, "pass a smaller image_size or fewer images")
     images, brightest = torch.empty(shape), dict[int, int]()
@@ -163,7 +163,7 @@ def _read(path: Path, files: list[Path], image_size: int, left_out: Counter[str]
 
 
 def _tell(path: Path, left_out: Counter[str]) -> None:
-    """One sentence on all that is in the folder and not in the data set."""
+    """Warn in one sentence of all that is in the folder and not in the data set."""
     parts = [f"{what} ({count})" for what, count in left_out.most_common() if count]
     if parts:
         more = [f"{len(parts) - 8} more kinds"] if len(parts) > 8 else []

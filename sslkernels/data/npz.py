@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images and labels in a NumPy ``.npz`` file, read without pickles."""
+"""Reads images and labels from a NumPy ``.npz`` file, without pickles."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def load_npz(path: Path) -> Dataset:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of `NAMES` that are there."""
+    """Read those arrays of `NAMES` that the file has."""
     with ExitStack() as opened:
         with _reading(path):
             archive = opened.enter_context(zipfile.ZipFile(opened.enter_context(open_regular(path))))
@@ -73,7 +73,7 @@ def _listed(members: list[zipfile.ZipInfo]) -> str:
 
 
 def _array(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """Read only after its header says a size that the file holds and the memory too."""
+    """Read an array once its header is checked: the file must hold as much as it says, and the memory too."""
     with _reading(path), archive.open(info) as member:
         shape, _, dtype = _READ_HEADER[np.lib.format.read_magic(member)](member)
         begin = member.tell()
@@ -85,7 +85,7 @@ def _array(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInf
             f"npz: {name} of {path} is damaged: it says shape {shape} of {dtype}, and {held} bytes follow; "
             "write it anew."
         )
-    # An image takes itself and two copies in float32.
+    # An image takes its own bytes and two copies in float32.
     check_memory(f"npz: {name} of {path}", shape, dtype.itemsize + 8, "pass fewer or smaller images")
     with _reading(path), archive.open(info) as member:
         return np.lib.format.read_array(member, allow_pickle=False)
@@ -93,7 +93,7 @@ def _array(path: Path, name: str, archive: zipfile.ZipFile, info: zipfile.ZipInf
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Archives, their compression and NumPy's header raise errors of their own, and many others where damaged."""
+    """Turn the many errors that a damaged archive or header raises into one sentence."""
     try:
         yield
     except Exception as error:
@@ -114,7 +114,7 @@ def _labels(path: Path, name: str, arrays: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _images(path: Path, name: str, arrays: dict[str, np.ndarray]) -> Tensor:
-    """``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, C of 1 or 3; bytes, or floats in [0, 1]."""
+    """Take images ``(N, H, W)``, ``(N, H, W, C)`` or ``(N, C, H, W)``, C of 1 or 3, of bytes or floats in [0, 1]."""
     images = arrays.pop(name)
     shape, accepted = images.shape, "accepted are uint8, and floats in [0, 1]"
     if images.ndim == 3:

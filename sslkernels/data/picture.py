@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One picture of a user's, as a viewer shows it: upright, on white, with its own range of brightness.
+"""Reads one picture as a viewer shows it: upright, on white, with its own range of brightness.
 
-Pillow decodes, with these differences: only `FORMATS` are tried, whatever the file is called, since others start
-programs (EPS) or are rarely meant; EXIF's orientation is applied; what is transparent is white; numbers of more than
-8 bits keep their range. What a viewer shows besides is not read, and `Picture.left_out` says so.
+Pillow decodes it, with these differences. Only `FORMATS` are tried, whatever the file is called: others start programs
+(EPS) or are rarely meant. EXIF's orientation is applied, transparent parts become white, and numbers of more than 8
+bits keep their range. `Picture.left_out` lists what a viewer shows besides and we do not read.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from PIL.Image import Image, Transpose
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-# A picture is decoded whole before it is made small. This is Pillow's own limit, which its users can lift.
+# The most pixels of a picture, since it is decoded whole before it shrinks. Pillow has this limit, but can lift it.
 MOST_PIXELS = 178_956_970
 WHITE = 65535
-# Tags of TIFF.
+# Numbers of TIFF's tags.
 _BITS, _PHOTOMETRIC, _LARGEST, _LARGEST_OF_ANY_KIND = 258, 262, 281, 341
 _WHITE_IS_ZERO = 0
-# Pillow's unpackers that read the upper byte of 16 bits, and for each the one that reads the lower byte.
+# For each of Pillow's unpackers that read the upper byte of 16 bits, the one that reads the lower byte.
 _LOWER_BYTE = {
     "RGB;16B": "RGB;16L",
     "RGB;16L": "RGB;16B",
@@ -42,9 +42,9 @@ _LOWER_BYTE = {
 class Picture:
     """A square picture.
 
-    pixels: float32 ``(3, S, S)``; in [0, 1] where ``brightest`` is None.
-    brightest: the largest of its whole numbers, where no one has said which of them is white.
-    left_out: what a viewer shows besides, a few words each.
+    pixels: float32 ``(3, S, S)``, in [0, 1] if ``brightest`` is None.
+    brightest: its largest whole number, if the file does not say which number is white.
+    left_out: a few words for each thing that a viewer shows and we do not read.
     """
 
     pixels: Tensor
@@ -53,7 +53,7 @@ class Picture:
 
 
 def read_picture(file: Path, size: int) -> Picture:
-    """The middle square of ``file``, ``size`` pixels a side.
+    """Read the middle square of ``file``, ``size`` pixels a side.
 
     Raises:
         ValueError: one sentence; the file cannot be read as a picture.
@@ -62,12 +62,12 @@ def read_picture(file: Path, size: int) -> Picture:
 
     try:
         with open_regular(file) as opened, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what Pillow puts right, and of what is large, which is refused below
+            warnings.simplefilter("ignore")  # Pillow warns of repairs, and of large pictures, which are refused below
             with Image.open(opened, formats=FORMATS) as image:
                 return _shown(image, opened, size)
     except UnidentifiedImageError as error:
         raise ValueError(_unreadable(file, f"it is damaged, or in none of the formats {', '.join(FORMATS)}")) from error
-    # A decoder of damaged bytes raises what it stumbles over: struct.error, zlib.error, KeyError, MemoryError, ...
+    # On damaged bytes a decoder may raise anything: struct.error, zlib.error, KeyError, MemoryError, ...
     except Exception as error:
         raise ValueError(_unreadable(file, cause_of(error))) from error
 
@@ -82,7 +82,7 @@ def _shown(image: Image, opened: BinaryIO, size: int) -> Picture:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no agreed range; save it with 8 or 16 bits")
     left_out, unpacker, tags = _left_out(image), _unpacker(image), dict(getattr(image, "tag_v2", {}))
-    image.load()  # which turns a TIFF, and forgets what it was read from
+    image.load()  # this turns a TIFF, and drops its tiles and tags
     turn = _turn(image)
     if image.mode.startswith("I"):
         channels = [np.asarray(image).astype(np.int32)]
@@ -111,13 +111,13 @@ def _left_out(image: Image) -> list[str]:
     if getattr(image, "is_animated", False) and image.format != "MPO":
         found.append("frames after the first")
     profile = image.info.get("icc_profile") or b""
-    if profile and b"sRGB" not in profile.replace(b"\0", b""):  # there are zeros between its letters in UTF-16
+    if profile and b"sRGB" not in profile.replace(b"\0", b""):  # UTF-16 puts zeros between the letters
         found.append("colour profiles")
     return found
 
 
 def _unpacker(image: Any) -> str:
-    """What Pillow calls the way from the file's bytes to pixels, such as ``RGB;16B``."""
+    """Pillow's name of the way from the file's bytes to pixels, such as ``RGB;16B``."""
     arguments = image.tile[0][3] if getattr(image, "tile", None) else ""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
@@ -127,23 +127,23 @@ def _with_unpacker(opened: BinaryIO, old: str, new: str) -> np.ndarray:
     from PIL import Image
 
     opened.seek(0)
-    image: Any  # that it has tiles, Pillow says of files only
+    image: Any  # Pillow types only the images of files with tiles
     with Image.open(opened, formats=FORMATS) as image:
         tiles = []
         for tile in image.tile:
             *place, arguments = tile
             if isinstance(arguments, tuple):
                 arguments = tuple(new if each == old else each for each in arguments)
-            make = getattr(tile, "_make", tuple)  # a named tuple from Pillow 11 on
+            make = getattr(tile, "_make", tuple)  # from Pillow 11 on it is a named tuple
             tiles.append(make((*place, arguments if isinstance(arguments, tuple) else new)))
         image.tile = tiles
         return np.asarray(image).astype(np.int32)
 
 
 def _declared_white(image: Image, tags: dict[int, Any]) -> int | None:
-    """The number that is white, where the file says so; of TIFF, the largest of as many bits as are in use."""
+    """The number that is white, if the file tells it; in a TIFF, the largest of as many bits as are in use."""
     if image.format == "PPM":
-        return WHITE  # Pillow has multiplied them to that
+        return WHITE  # Pillow has scaled all numbers to this
     bits, largest = (_first(tags.get(_BITS)), _first(tags.get(_LARGEST) or tags.get(_LARGEST_OF_ANY_KIND)))
     if bits is not None and 8 < bits < 16:
         return (1 << bits) - 1
@@ -165,7 +165,7 @@ def _on_white(image: Image) -> Image:
 
 
 def _turn(image: Image) -> Transpose | None:
-    """How to make it upright."""
+    """Find the turn that makes the picture upright."""
     from PIL.Image import ExifTags, Transpose
 
     turns: dict[Any, Transpose] = {
@@ -179,7 +179,7 @@ def _turn(image: Image) -> Transpose | None:
     }
     try:
         return turns.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # damaged notes beside a picture, which viewers show as it is
+    except Exception:  # the EXIF is damaged; viewers then show the picture as it is
         return None
 
 
@@ -191,7 +191,7 @@ def _square(image: Image, turn: Transpose | None, size: int) -> Image:
 
 
 def _squares(channels: list[np.ndarray], turn: Transpose | None, size: int, most: int) -> Tensor:
-    """Numbers of one or three channels as float32 ``(3, S, S)``; the filter's overshoot is cut off at ``most``."""
+    """Make float32 ``(3, S, S)`` from one or three channels; the filter's overshoot is cut off at ``most``."""
     from PIL import Image
 
     squares = [np.array(_square(Image.fromarray(each.astype(np.float32)), turn, size)) for each in channels]

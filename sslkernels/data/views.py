@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One or two random views of every image, drawn from torch's random state so that a resumed run repeats them."""
+"""Draws one or two random views of every image, from torch's random state so that a resumed run repeats them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ LARGE = 64
 
 
 class TwoViews(nn.Module):
-    """Images ``(N, C, H, W)`` in [0, 1] to two augmented batches of the same shape, made on the images' device.
+    """Map images ``(N, C, H, W)`` in [0, 1] to two augmented batches of the same shape, on the images' device.
 
     One channel is taken for writing: crop, rotate, shift, shear, erase; a flipped digit is another digit. Three
     channels are taken for photographs: SimCLR's crop, flip, colour and greyscale, with blur from 64 pixels on.
 
     Args:
-        channels, image_size: of the images.
-        whole: of writing, only rotate, shift, scale and shear, so that every view shows the whole of it.
+        channels, image_size: sizes of the images.
+        whole: only rotate, shift, scale and shear writing, so that every view shows the whole of it.
 
     >>> import torch
     >>> from sslkernels.data import TwoViews
@@ -67,10 +67,10 @@ def check_images_are(function: str, channels: int, image_size: tuple[int, int]) 
 
 
 class OneView(nn.Module):
-    """Images ``(N, C, H, W)`` in [0, 1] to one batch of the same shape, for methods that hide a part of it.
+    """Map images ``(N, C, H, W)`` in [0, 1] to one batch of the same shape, for methods that hide a part of it.
 
-    What is hidden varies the image enough: one channel, taken for writing, stays as it is, and three channels, taken
-    for photographs, are cropped and mirrored, as in MAE (He et al. 2022, section 4.1).
+    Hiding a part varies an image enough. One channel is taken for writing, and stays as it is. Three channels are taken
+    for photographs, and are cropped and mirrored, as in MAE (He et al. 2022, section 4.1).
 
     >>> import torch
     >>> from sslkernels.data import OneView

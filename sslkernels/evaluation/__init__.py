@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What frozen features are worth: few-shot nearest neighbour, linear probe, k nearest neighbours, spread."""
+"""Evaluates frozen features: few-shot nearest neighbour, linear probe, k nearest neighbours, spread."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether features still tell images apart: how far they spread, and over how many directions."""
+"""Tells whether features still keep images apart: how far they spread, and over how many directions."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from torch import Tensor
 
 from sslkernels.arguments import check_rows
 
-# On the digits a ViT that collapsed has 0.006 to 0.012 and 1.2 to 1.3, a ResNet 0.021 and 2.7 after twenty epochs, and
-# falling. I-JEPA's, whose common mean is long, have 0.027 and 1.6 in early epochs and shall not be warned of.
+# Below one of these, features have collapsed. On the digits a collapsed ViT has a deviation of 0.006 to 0.012 and a
+# rank of 1.2 to 1.3; a collapsing ResNet has 0.021 and 2.7 after twenty epochs. Early epochs of I-JEPA, whose features
+# have a long common mean, have 0.027 and 1.6, and must not be warned of.
 LEAST_STD, LEAST_RANK = 0.02, 1.5
-# Of the first epoch's: features that were wide and are not any more have lost it, wherever they stand.
+# Features that keep less than this share of the first epoch's spread have collapsed too, however far they spread now.
 LEAST_LEFT = 0.1
 TINY = torch.finfo(torch.float64).tiny
 
 
 class Spread(NamedTuple):
-    """What `feature_spread` found."""
+    """The result of `feature_spread`."""
 
     feature_std: float
     effective_rank: float
 
 
 def feature_spread(features: Tensor) -> Spread:
-    """How far features ``(N, D)`` spread over the sphere, and over how many directions; NaN where one is not finite.
+    """Measure how far features ``(N, D)`` spread over the sphere, and over how many directions.
 
-    ``feature_std`` is the standard deviation of a column of the rows at unit length, the mean of all columns, times
-    sqrt(D) (Chen and He 2021, section 4.1): 1 when the rows spread evenly over the sphere, 0 when all are alike. It
-    does not see features that spread along a few directions alone. ``effective_rank`` does: the exponential of the
-    entropy of the singular values, as shares of their sum (Roy and Vetterli 2007; Garrido et al. 2023 rank encoders by
-    it), at most min(N, D). The rows are not centred: rows that are all alike have rank 1 then, of zeros it is 0, and
-    centring would leave of them a rounding error of any rank.
+    ``feature_std`` is 1 when the rows spread evenly over the sphere, and 0 when all are alike. To compute it, scale the
+    rows to unit length, average the standard deviations of their columns, and multiply by sqrt(D) (Chen and He 2021,
+    section 4.1). It misses features that spread along a few directions only, which ``effective_rank`` finds: the
+    exponential of the entropy of the singular values, taken as shares of their sum, at most min(N, D) (Roy and Vetterli
+    2007; Garrido et al. 2023 rank encoders by it). Rows are not centred, so that equal rows have rank 1, and zeros rank
+    0; centring would leave a rounding error of any rank. Both are NaN if a feature is not finite.
 
     >>> import torch
     >>> from sslkernels.evaluation import feature_spread
@@ -57,7 +58,7 @@ def feature_spread(features: Tensor) -> Spread:
 
 
 def collapse_warning(feature_std: Sequence[float | None], effective_rank: Sequence[float | None]) -> str | None:
-    """A sentence where the values of the epochs (None of those nobody measured) end in a collapse, None elsewhere."""
+    """Warn in a sentence if the values of the epochs end in a collapse; None if not. Unknown epochs have None."""
     stds, ranks = ([value for value in values if value is not None] for values in (feature_std, effective_rank))
     if not stds or not ranks:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Features of images under a frozen backbone."""
+"""Computes features of images with a frozen backbone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BATCH = 256
 
 @torch.no_grad()
 def encode(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Features ``(N, D)`` of ``images (N, C, H, W)`` in evaluation mode, float32 on the CPU."""
+    """Compute features ``(N, D)`` of ``images (N, C, H, W)`` in evaluation mode, as float32 on the CPU."""
     device = _device("encode", backbone, images)
     with _modes_kept(backbone):
         backbone.eval()
@@ -39,7 +39,7 @@ def calibrate_batchnorm(backbone: nn.Module, images: Tensor) -> None:
     try:
         for norm in norms:
             norm.reset_running_stats()
-            norm.momentum = None  # the plain average over all batches
+            norm.momentum = None  # None takes the plain average over all batches
         with _modes_kept(backbone):
             backbone.train()
             for batch in images.split(BATCH):
@@ -55,7 +55,7 @@ def calibrate_batchnorm(backbone: nn.Module, images: Tensor) -> None:
 
 @contextmanager
 def _modes_kept(backbone: nn.Module) -> Iterator[None]:
-    """Afterwards every part is in the mode it was in, so that one that was frozen stays so."""
+    """Restore the mode of every part afterwards, so that a frozen part stays frozen."""
     modes = {module: module.training for module in backbone.modules()}
     try:
         yield
@@ -65,7 +65,7 @@ def _modes_kept(backbone: nn.Module) -> Iterator[None]:
 
 
 def _device(function: str, backbone: nn.Module, images: Tensor) -> torch.device:
-    """Where the backbone is; the CPU for one without parameters."""
+    """The backbone's device, or the CPU if it has no parameters."""
     check_module(function, "backbone", backbone)
     check_tensor(function, "images", images, "(N, C, H, W)")
     if images.dim() < 2 or not len(images):

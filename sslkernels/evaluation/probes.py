@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes of features ``(N, D)`` with labels ``(N,)``: fixed seeds, so that two encoders meet the same draws."""
+"""Probes features ``(N, D)`` with labels ``(N,)``. Seeds are fixed, so that all encoders meet the same draws."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CHUNK = 1024
 def few_shot(
     features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, shots: int = 5, draws: int = 50
 ) -> float | None:
-    """Accuracy of the nearest of ``shots`` labelled rows per class, by cosine; the mean of ``draws`` random choices.
+    """Classify rows by the nearest of ``shots`` labelled rows per class; the mean accuracy over ``draws`` choices.
 
-    None where a class has fewer rows than ``shots``.
+    Nearness is the cosine. The result is None if a class has fewer rows than ``shots``.
 
     >>> import torch
     >>> from sslkernels.evaluation import few_shot
@@ -40,9 +40,9 @@ def few_shot(
 def linear_probe(
     features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, shots: int = 10, draws: int = 10
 ) -> float | None:
-    """Accuracy of a logistic regression on ``shots`` labelled rows per class; the mean of ``draws`` random choices.
+    """Fit a logistic regression to ``shots`` labelled rows per class; the mean accuracy over ``draws`` choices.
 
-    None where a class has fewer rows than ``shots``.
+    The result is None if a class has fewer rows than ``shots``.
     """
     features, test_features = _checked("linear_probe", features, labels, test_features, test_labels)
     if len(labels.unique()) < 2:
@@ -61,7 +61,7 @@ def linear_probe(
 
 
 def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, k: int = 20) -> float:
-    """Accuracy of the majority among the ``k`` nearest training rows by cosine; of equals, the lower label."""
+    """Classify rows by the majority of the ``k`` nearest training rows by cosine; the lower label wins a tie."""
     features, test_features = _checked("knn", features, labels, test_features, test_labels)
     k = check_size("knn", "k", k)
     classes, places = labels.unique(return_inverse=True)
@@ -70,7 +70,7 @@ def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Te
 
 
 def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
-    """Indices ``(M, k)`` of the rows of ``features (N, D)`` nearest to ``queries (M, D)`` by cosine, nearest first."""
+    """Find the rows of ``features (N, D)`` nearest to ``queries (M, D)`` by cosine: indices ``(M, k)``, best first."""
     check_rows("nearest", "features", features)
     check_rows("nearest", "queries", queries)
     if features.shape[1] != queries.shape[1]:
@@ -87,7 +87,7 @@ def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
 def _checked(
     function: str, features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rows of as many features, at least one of each, with a label for each, in float32 and without a graph."""
+    """Check rows and their labels; the rows come back in float32 and without a graph."""
     for name, rows, labels_name, given in (
         ("features", features, "labels", labels),
         ("test_features", test_features, "test_labels", test_labels),
@@ -114,7 +114,7 @@ def _checked(
 
 
 def _draws(labels: Tensor, shots: int, draws: int) -> Iterator[Tensor]:
-    """Indices of ``shots`` rows of each class, ``draws`` times; nothing where a class is too small."""
+    """Draw indices of ``shots`` rows of each class, ``draws`` times; nothing if a class is too small."""
     members = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
     if min(map(len, members)) < shots:
         return

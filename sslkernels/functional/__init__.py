@@ -11,8 +11,8 @@ from sslkernels.functional.correlation import (
 from sslkernels.functional.cosine import byol_loss, negative_cosine_similarity
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.functional.ema import ema_update_, queue_update_
-from sslkernels.functional.masked import masked_mse, masked_smooth_l1
-from sslkernels.functional.masking import block_masks, random_masking, span_mask, tube_masks
+from sslkernels.functional.mask_samplers import block_masks, random_masking, span_mask, tube_masks
+from sslkernels.functional.masked_losses import masked_mse, masked_smooth_l1
 from sslkernels.functional.sigreg import lejepa, sigreg
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.functional.tokens import (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses as modules, under the names and arguments of the libraries people come from."""
+"""Losses as modules, with the names and arguments of the libraries that people come from."""
 
 from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
 from sslkernels.losses.cosine import NegativeCosineSimilarity

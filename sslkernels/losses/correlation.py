@@ -19,12 +19,12 @@ class BarlowTwinsLoss(Module):
     """Barlow Twins with lightly's arguments: ``from sslkernels.losses import BarlowTwinsLoss`` is the whole change.
 
     Args:
-        lambda_param: weight of what lies off the diagonal; ``lambd`` of `sslkernels.functional.barlow_twins`.
+        lambda_param: weight of the numbers off the diagonal; it is ``lambd`` of `sslkernels.functional.barlow_twins`.
         gather_distributed: correlate the rows of every rank.
-        convention: whose loss it is. "lightly" standardises columns with each rank's own mean and variance; "official"
-            with those of all rows, as SyncBatchNorm does; "solo-learn" is lightly's times 0.025 (its ``scale_loss``);
-            "stable-pretraining" divides columns by (unbiased standard deviation + 1e-5) where the others divide by
-            sqrt(biased variance + 1e-5).
+        convention: the library whose loss it is. "lightly" standardises columns with each rank's own mean and variance,
+            "official" with those of all rows, as SyncBatchNorm does. "solo-learn" is lightly's times 0.025 (its
+            ``scale_loss``). "stable-pretraining" divides columns by (unbiased standard deviation + 1e-5); the others
+            divide by sqrt(biased variance + 1e-5).
 
     ``forward(z_a, z_b)`` with ``(N, D)`` each, ``N >= 2``, gives a 0-dim loss: float32, or float64 for float64 rows.
 
@@ -63,13 +63,13 @@ class VICRegLoss(Module):
     Args:
         lambda_param, mu_param, nu_param: weights of invariance, variance and covariance, which are ``sim``, ``var`` and
             ``cov`` of `sslkernels.functional.vicreg`.
-        gather_distributed: means and covariances of the rows of every rank.
-        eps: added to the variances under the root.
+        gather_distributed: take means and covariances over the rows of every rank.
+        eps: number added to the variances under the root.
         convention: "lightly", "official" and "stable-pretraining" are the same; "solo-learn" does not halve the
             variance term.
 
     ``forward(z_a, z_b)`` with ``(N, ..., D)`` each, ``N >= 2``, gives a 0-dim loss: float32, or float64 for float64
-    rows. With more than two dimensions it is the mean over positions of the loss at each, one after another.
+    rows. With more than two dimensions it is the mean over positions; their losses are computed one after another.
 
     >>> import torch
     >>> from sslkernels.losses import VICRegLoss

@@ -11,16 +11,16 @@ from sslkernels.arguments import came, check_number, check_rows, check_tensor, i
 from sslkernels.functional.cosine import LEAST_EPS, negative_cosine_similarity
 from sslkernels.modules import Module
 
-# Tensors of torch have no more dimensions.
+# The most dimensions that a tensor has.
 MOST_DIMS = 64
 
 
 class NegativeCosineSimilarity(Module):
-    """Minus the mean cosine, lightly's arguments: ``from sslkernels.losses import NegativeCosineSimilarity``.
+    """Minus the mean cosine, with lightly's arguments: ``from sslkernels.losses import NegativeCosineSimilarity``.
 
     Args:
         dim: the dimension that holds the features.
-        eps: what shorter norms count as, at least 1e-30.
+        eps: shorter norms count as this, which is at least 1e-30.
 
     ``forward(x0, x1)`` with two tensors of one shape, of any number of dimensions, gives a 0-dim loss: the mean over
     all positions. Features in the last dimension are read where they lie; others take a copy on the way.

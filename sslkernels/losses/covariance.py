@@ -95,7 +95,7 @@ class VIbCRegLoss(Module):
 class FroSSLLoss(Module):
     """`sslkernels.functional.frossl` with lightly's arguments: ``forward(z_views)``, a list of two ``(N, D)`` or more.
 
-    ``gather_distributed`` is ours: the rows of every rank.
+    ``gather_distributed`` is our addition: it takes the rows of every rank.
 
     >>> import torch
     >>> from sslkernels.losses import FroSSLLoss
@@ -118,13 +118,13 @@ class TiCoLoss(Remembering):
     """`sslkernels.functional.tico` with lightly's arguments, and the covariance remembered as ``C (D, D)``.
 
     Args:
-        beta: what is kept of the covariance at each step.
+        beta: share of the covariance that is kept at each step.
         rho: weight of the covariance term.
-        gather_distributed: the covariance of the rows of every rank; otherwise each rank remembers its own, inside
+        gather_distributed: take the covariance of the rows of every rank. Otherwise each rank remembers its own, inside
             DistributedDataParallel too.
 
     ``forward(z_a, z_b, update_covariance_matrix=True)`` with ``(N, D)`` each gives a 0-dim loss. C is None until the
-    first call, or until a checkpoint that has one is loaded; then it moves, saves and resumes with the model.
+    first call, or until a checkpoint with a C is loaded. Then it moves, saves and resumes with the model.
 
     >>> import torch
     >>> from sslkernels.losses import TiCoLoss
@@ -148,7 +148,7 @@ class TiCoLoss(Remembering):
         group: GroupLike = None
         if self.gather_distributed:
             group = "world"
-            if self.C is None:  # not on every rank, if only one has read a checkpoint
+            if self.C is None:  # if only one rank has read a checkpoint, it is None on the others
                 self.C = z_a.new_zeros(z_a.shape[1], z_a.shape[1], dtype=wide(z_a.dtype))
             self.agree(group)
         loss, covariance = tico(z_a, z_b, self.C, beta=self.beta, rho=self.rho, group=group)

@@ -13,11 +13,11 @@ from sslkernels.modules import Module
 
 
 class SIGReg(Module):
-    """lightly's SIGReg: same arguments, same call, same values from the same slices.
+    """SIGReg with lightly's arguments and call, and its values from the same slices.
 
     Args:
-        knots, t_max: of the trapezoidal rule, as in `sslkernels.functional.sigreg`.
-        num_vectors: slices drawn at each call.
+        knots, t_max: knots and range of the trapezoidal rule, as in `sslkernels.functional.sigreg`.
+        num_vectors: number of slices drawn at each call.
         gather_distributed: take the samples of every rank; ranks may hold different numbers of them.
 
     ``forward(proj, slices=None)`` with ``(..., N, C)`` gives a 0-dim loss. ``slices (C, S)`` are used instead of drawn
@@ -36,7 +36,7 @@ class SIGReg(Module):
         knots, t_max = self.knots, self.t_max = check_rule("SIGReg", knots, t_max)
         self.num_vectors = check_count("SIGReg", "num_vectors", num_vectors, each=1)
         self.gather_distributed = check_gathered("SIGReg", gather_distributed)
-        # Nothing reads them: checkpoints of lightly's module hold them, and load here, as ours load there.
+        # Nothing reads these buffers. They are here so that checkpoints of lightly's module load, and ours load there.
         step = t_max / (knots - 1)
         t = torch.linspace(0, t_max, knots, dtype=torch.float32)
         phi = torch.exp(-t.square() / 2)
@@ -61,10 +61,10 @@ class SIGReg(Module):
 
 
 class LeJEPALoss(Module):
-    """lightly's LeJEPALoss: ``lambda_param * SIGReg + (1 - lambda_param) * invariance``; same arguments, same call.
+    """LeJEPALoss with lightly's arguments and call: ``lambda_param * SIGReg + (1 - lambda_param) * invariance``.
 
-    ``forward(local_proj=, global_proj=)`` with ``(V, N, D)`` each gives a 0-dim loss. With ``gather_distributed`` both
-    terms are those of the samples of all ranks once averaged over ranks, uneven ones too.
+    ``forward(local_proj=, global_proj=)`` with ``(V, N, D)`` each gives a 0-dim loss. With ``gather_distributed`` the
+    mean over ranks is the loss of the samples of all ranks, even if ranks hold different numbers of them.
 
     >>> import torch
     >>> from sslkernels.losses import LeJEPALoss

@@ -37,13 +37,13 @@ class NTXentLoss(Module):
 
     Args:
         temperature: as in `sslkernels.functional.nt_xent`; lightly's default is 0.5.
-        memory_bank_size: 0 for none, or ``(size, dim)``: then out0 are queries, out1 their keys, and the bank holds the
-            negatives. An integer, as older versions take, creates the bank at the first call and warns.
+        memory_bank_size: 0 for no bank, or ``(size, dim)``. With a bank, out0 are queries, out1 their keys, and the
+            bank holds the negatives. An integer, as older versions take, creates the bank at the first call and warns.
         gather_distributed: take the rows of every rank as negatives. The keys of every rank then enter the bank, which
-            is the same on all of them; otherwise each rank has a bank of its own, inside DistributedDataParallel too.
+            is the same on all of them. Otherwise each rank has a bank of its own, inside DistributedDataParallel too.
 
-    ``forward(out0, out1)`` with ``(N, D)`` each gives a 0-dim loss. The bank is read before it is written, written only
-    if ``out0.requires_grad``, drops no key at its end, and is part of ``state_dict()``.
+    ``forward(out0, out1)`` with ``(N, D)`` each gives a 0-dim loss. The bank is read before it is written, and written
+    only if ``out0.requires_grad``. No key is dropped at its end, and it is part of ``state_dict()``.
 
     >>> import torch
     >>> from sslkernels.losses import NTXentLoss
@@ -145,14 +145,14 @@ class InfoNCELoss(Module):
 
 
 class ClipLoss(Module):
-    """open_clip's ClipLoss: same arguments, same call, same methods for subclasses, the exact gradient.
+    """ClipLoss with open_clip's arguments, call and methods for subclasses, and with the exact gradient.
 
-    With ``world_size > 1`` the features of all ranks are gathered and every parameter's gradient, averaged by DDP, is
+    With ``world_size > 1`` the features of all ranks are gathered. Every parameter's gradient, averaged by DDP, is then
     that of the whole batch, whatever ``local_loss`` and ``gather_with_grad`` are; open_clip's default gives
-    ``1 / world_size`` of it. ``local_loss`` decides which rows `get_logits` gives. Horovod is not served.
+    ``1 / world_size`` of it. ``local_loss`` decides which rows `get_logits` gives. Horovod is not supported.
 
-    ``forward`` makes no matrix of logits, unless a subclass has its own `get_logits` or `get_ground_truth`: then the
-    loss is the cross-entropy of these, as in open_clip.
+    ``forward`` makes no matrix of logits. If a subclass has its own `get_logits` or `get_ground_truth`, the loss is the
+    cross-entropy of these, as in open_clip.
 
     >>> import torch
     >>> from sslkernels.losses import ClipLoss
@@ -184,7 +184,7 @@ class ClipLoss(Module):
         self.labels: dict[torch.device, Tensor] = {}
 
     def get_ground_truth(self, device: torch.device, num_logits: int) -> Tensor:
-        """The column ``(num_logits,)`` of each row's pair among the logits; kept where ``cache_labels`` says so."""
+        """The column ``(num_logits,)`` of each row's pair among the logits; with ``cache_labels`` it is kept."""
         if self.prev_num_logits == num_logits and device in self.labels:
             return self.labels[device]
         labels = torch.arange(num_logits, device=device)

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reference methods: modules that read like their paper and know nothing of loops, devices or files."""
+"""Reference methods: each reads like its paper and knows nothing of loops, devices or files."""
 
 from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections import defaultdict
+from dataclasses import replace
 
 from sslkernels.methods.barlow_twins import BarlowTwins
 from sslkernels.methods.byol import BYOL
@@ -11,22 +16,24 @@ from sslkernels.methods.method import Method
 from sslkernels.methods.moby import MoBY
 from sslkernels.methods.moco_v2 import MoCoV2
 from sslkernels.methods.moco_v3 import MoCoV3
+from sslkernels.methods.options import SHARED, Option
 from sslkernels.methods.simclr import SimCLR
 from sslkernels.methods.simsiam import SimSiam
 from sslkernels.methods.vicreg import VICReg
 
-METHODS: dict[str, type[Method]] = {
-    "barlow_twins": BarlowTwins,
-    "byol": BYOL,
-    "i_jepa": IJEPA,
-    "mae": MAE,
-    "moby": MoBY,
-    "moco_v2": MoCoV2,
-    "moco_v3": MoCoV3,
-    "simclr": SimCLR,
-    "simsiam": SimSiam,
-    "vicreg": VICReg,
-}
+
+def _found() -> dict[str, type[Method]]:
+    """Find the class with a preset in each file beside this one, and name it after the file."""
+    found = {}
+    for _, name, _ in pkgutil.iter_modules(__path__):
+        module = importlib.import_module(f"{__name__}.{name}")
+        for value in vars(module).values():
+            if isinstance(value, type) and value.__module__ == module.__name__ and "preset" in vars(value):
+                found[name] = value
+    return found
+
+
+METHODS = _found()
 
 
 def available() -> list[str]:
@@ -37,6 +44,23 @@ def available() -> list[str]:
     ['barlow_twins', 'byol', 'i_jepa', 'mae', 'moby', 'moco_v2']
     """
     return sorted(METHODS)
+
+
+def all_options() -> dict[str, Option]:
+    """Every option that a method has, the shared ones first, with the methods' names in its words."""
+    own: dict[str, Option] = {}
+    having: dict[str, list[str]] = defaultdict(list)
+    for method in sorted(METHODS, key=lambda name: METHODS[name].arxiv):
+        for name, option in METHODS[method].own_options().items():
+            own[name] = option
+            having[name].append(method)
+    ordered = [name for name in SHARED if name in own] + [name for name in own if name not in SHARED]
+    return {name: replace(own[name], words=own[name].words.format(methods=_listed(having[name]))) for name in ordered}
+
+
+def _listed(names: list[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 __all__ = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""BYOL: from one view of an image, predict what a slower copy of the network makes of the other."""
+"""BYOL: predict, from one view of an image, the features that a slower copy of the network has of the other."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class BYOL(Taught):
     Args:
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone.
-        hidden_dim, projection_dim: of projector and predictor.
-        momentum: of the teacher, which is the paper's target network, at the first step; it rises to 1 in half a
+        hidden_dim, projection_dim: widths of projector and predictor.
+        momentum: momentum of the teacher (the paper's target network) at the first step; it rises to 1 in half a
             cosine.
-        predictor: rows ``(N, projection_dim)`` to rows of the same shape; by default the paper's perceptron. One that
-            has a method ``after_step()`` is called after each step.
+        predictor: maps rows ``(N, projection_dim)`` to rows of the same shape; by default the paper's perceptron. If it
+            has a method ``after_step()``, that is called after each step.
         backend, group: see `Method`. BatchNorm's statistics are each rank's own, unless it is synchronised.
 
     >>> import torch
@@ -36,6 +36,12 @@ class BYOL(Taught):
     >>> method(views)["loss"].shape
     torch.Size([])
     """
+
+    arxiv = "2006.07733"
+    preset = {
+        "epochs": 25, "batch_size": 64, "lr": 1e-3, "projection_dim": 128, "hidden_dim": 512, "momentum": 0.95,
+    }  # fmt: skip
+    whole_views = True
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""I-JEPA: from one part of an image, predict what a teacher makes of the others."""
+"""I-JEPA: predict, from one part of an image, the features that a teacher has of other parts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_kind, check_number, check_transformer
-from sslkernels.backends import WITH_CUDA
+from sslkernels.arguments import check_number, check_transformer
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import apply_masks, block_masks, masked_smooth_l1
-from sslkernels.methods.method import Method
+from sslkernels.methods.method import Masked
 from sslkernels.models import Transformer, ViT, sincos_positions
 from sslkernels.state import EMA
 
 
-class IJEPA(Method):
+class IJEPA(Masked):
     """Self-Supervised Learning from Images with a Joint-Embedding Predictive Architecture. Assran et al., CVPR 2023.
 
     The backbone is the context encoder; ``teacher``, the target encoder, follows it as an exponential moving average.
@@ -25,10 +24,10 @@ class IJEPA(Method):
     Args:
         backbone: encodes the context's patches alone. Contexts are some 12 % longer than those of the official
             collator; `sslkernels.functional.block_masks` says why.
-        predictor_width, predictor_depth: of the transformer that predicts; narrow, as in the paper.
-        momentum: of the teacher at the first step; it rises to 1 in a line.
+        predictor_width, predictor_depth: size of the transformer that predicts; it is narrow, as in the paper.
+        momentum: momentum of the teacher at the first step; it rises to 1 in a straight line.
         backend: see `Method`.
-        group: see `Method`; no image is compared with another, so that ranks have nothing to exchange.
+        group: see `Method`. No image is compared with another, so ranks have nothing to exchange.
 
     >>> import torch
     >>> from sslkernels.methods import IJEPA
@@ -38,8 +37,9 @@ class IJEPA(Method):
     torch.Size([])
     """
 
-    backends = WITH_CUDA
-    backbone: ViT
+    arxiv = "2301.08243"
+    preset = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "patch_size": 2, "momentum": 0.9995}
+
     pos: Tensor
 
     def __init__(
@@ -53,15 +53,12 @@ class IJEPA(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        check_kind(
-            "IJEPA", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches that it is given"
-        )
         predictor_width, predictor_depth = check_transformer(
             "IJEPA", backbone.heads, predictor_width=predictor_width, predictor_depth=predictor_depth
         )
         momentum = check_number("IJEPA", "momentum", momentum, least=0, most=1)
         self.teacher = EMA(backbone, momentum, schedule="linear", backend=backend)
-        # The official ten of 14x14, and less on a grid that has not so many to give.
+        # The official code keeps at least 10 of 14x14 tokens; a small grid keeps a quarter.
         self.min_keep = max(1, min(10, backbone.length // 4))
         self.predictor_embed = nn.Linear(backbone.width, predictor_width)
         self.mask_token = nn.Parameter(torch.randn(predictor_width) * 0.02)
@@ -84,7 +81,7 @@ class IJEPA(Method):
         return masked_smooth_l1(pred, target, normalize_target=True, backend=self.backend)
 
     def predict(self, images: Tensor, context: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """The teacher's tokens at each of M ``targets (N, K)`` from the patches of ``context``: ``(M N, K, width)``."""
+        """Predict the teacher's tokens ``(M N, K, width)`` at M ``targets (N, K)`` from the patches of ``context``."""
         seen = self.backbone.encode(self.backbone.embed(images, context, backend=self.backend))
         seen = self.predictor_embed(seen) + self.pos[context]
         asked = self.mask_token + self.pos[torch.cat(list(targets))]

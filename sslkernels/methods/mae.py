@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MAE: see a quarter of an image's patches, paint the others."""
+"""MAE: see a quarter of an image's patches, and paint the others."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_flag, check_kind, check_number, check_transformer
-from sslkernels.backends import WITH_CUDA
+from sslkernels.arguments import check_flag, check_number, check_transformer
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import masked_mse, random_masking, restore_tokens
-from sslkernels.methods.method import Method
+from sslkernels.methods.method import Masked
 from sslkernels.models import Transformer, ViT, patchify, sincos_positions, unpatchify
 
 
-class MAE(Method):
+class MAE(Masked):
     """Masked Autoencoders Are Scalable Vision Learners. He et al., CVPR 2022.
 
     Args:
         backbone: encodes the visible patches alone.
         mask_ratio: share of the patches that are hidden.
-        decoder_width, decoder_depth: of the transformer that paints; it is thrown away afterwards, so a light one does.
+        decoder_width, decoder_depth: size of the transformer that paints. It is thrown away afterwards, so it is light.
         normalize_target: predict patches in units of their own mean and deviation, as the paper's best models do.
         backend: see `Method`.
-        group: see `Method`; no image is compared with another, so that ranks have nothing to exchange.
+        group: see `Method`. No image is compared with another, so ranks have nothing to exchange.
 
     >>> import torch
     >>> from sslkernels.methods import MAE
@@ -36,8 +35,9 @@ class MAE(Method):
     torch.Size([])
     """
 
-    backends = WITH_CUDA
-    backbone: ViT
+    arxiv = "2111.06377"
+    preset = {"epochs": 60, "batch_size": 64, "lr": 2e-3, "patch_size": 2, "mask_ratio": 0.75}
+
     pos: Tensor
 
     def __init__(
@@ -52,9 +52,6 @@ class MAE(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        check_kind(
-            "MAE", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches that it is given"
-        )
         mask_ratio = check_number("MAE", "mask_ratio", mask_ratio, least=0, most=1)
         normalize_target = check_flag("MAE", "normalize_target", normalize_target)
         decoder_width, decoder_depth = check_transformer(
@@ -89,7 +86,7 @@ class MAE(Method):
         return masked_mse(pred, target, mask, normalize_target=self.normalize_target, backend=self.backend)
 
     def paint(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Every patch ``(N, L, pixels)`` as predicted from the visible ones; the mask ``(N, L)``, 1 where hidden."""
+        """Predict all patches ``(N, L, pixels)`` from the visible ones; the mask ``(N, L)`` is 1 for hidden ones."""
         keep, restore, mask = random_masking(
             len(images),
             self.backbone.length,
@@ -105,9 +102,9 @@ class MAE(Method):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Which pixels were visible, bool as ``images``, and the images with the hidden ones as predicted.
+        """Give the visible pixels, bool as ``images``, and the images with the hidden ones as predicted.
 
-        With ``normalize_target`` a hidden patch's mean and deviation, which no prediction holds, are the true ones.
+        With ``normalize_target`` the predictions lack each hidden patch's mean and deviation; the true ones are taken.
         """
         pred, mask = self.paint(images, generator)
         target = patchify(images, self.backbone.patch_size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoBY: MoCo v2's queue of keys, and BYOL's predictor and symmetry."""
+"""MoBY: MoCo v2's queue of keys joined with BYOL's predictor and symmetry."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class MoBY(Taught):
     Args:
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone.
-        hidden_dim, projection_dim: of projector and predictor.
-        queue_size: keys of each view that are remembered.
-        temperature: of the loss; see `sslkernels.functional.info_nce`.
-        momentum: of the teacher, which is the paper's target encoder, at the first step; it rises to 1 in half a
+        hidden_dim, projection_dim: widths of projector and predictor.
+        queue_size: number of keys of each view that are remembered.
+        temperature: temperature of the loss; see `sslkernels.functional.info_nce`.
+        momentum: momentum of the teacher (the paper's target encoder) at the first step; it rises to 1 in half a
             cosine.
         backend, group: see `Method`. BatchNorm's statistics are each rank's own, unless it is synchronised.
 
-    Keys are kept from `forward` in training mode until `after_step`, which writes them into the queues of every rank.
+    In training mode `forward` keeps its keys, and `after_step` writes them into the queues of every rank.
 
     >>> import torch
     >>> from sslkernels.methods import MoBY
@@ -40,6 +40,13 @@ class MoBY(Taught):
     >>> method(views)["loss"].shape
     torch.Size([])
     """
+
+    arxiv = "2105.04553"
+    preset = {
+        "epochs": 25, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "queue_size": 1024,
+        "temperature": 0.2, "momentum": 0.97,
+    }  # fmt: skip
+    whole_views = True
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoCo v2: tell a view of an image from the keys of thousands of others, which a queue remembers."""
+"""MoCo v2: find an image's own key among those of thousands of other images, which a queue remembers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ class MoCoV2(Taught):
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone, and width of the projection's hidden layer.
         projection_dim: features that the loss compares.
-        queue_size: keys that are remembered.
-        temperature: of the loss; see `sslkernels.functional.info_nce`.
-        momentum: of the teacher, which is the paper's key encoder.
-        backend, group: see `Method`. With several ranks the teacher meets each image among others than its query does,
-            so that the statistics of BatchNorm betray no pair (He et al. 2020, section 3.3).
+        queue_size: number of keys that are remembered.
+        temperature: temperature of the loss; see `sslkernels.functional.info_nce`.
+        momentum: momentum of the teacher (the paper's key encoder).
+        backend, group: see `Method`. With several ranks, images are shuffled among them before the teacher sees them.
+            Otherwise query and key would share a batch, and BatchNorm's statistics would give the pair away (He et al.
+            2020, section 3.3).
 
-    Keys are kept from `forward` in training mode until `after_step`, which writes them into the queue of every rank.
+    In training mode `forward` keeps its keys, and `after_step` writes them into the queue of every rank.
 
     >>> import torch
     >>> from sslkernels.methods import MoCoV2
@@ -39,6 +40,13 @@ class MoCoV2(Taught):
     >>> method(views)["loss"].shape
     torch.Size([])
     """
+
+    arxiv = "2003.04297"
+    preset = {
+        "epochs": 40, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.2,
+        "momentum": 0.97,
+    }  # fmt: skip
+    whole_views = True
 
     def __init__(
         self,
@@ -85,7 +93,7 @@ class MoCoV2(Taught):
 
     @torch.no_grad()
     def keys(self, images: Tensor) -> Tensor:
-        """The teacher's unit rows ``(N, projection_dim)``, of batches that are shuffled among the ranks."""
+        """Compute the teacher's unit rows ``(N, projection_dim)``, on batches that are shuffled among the ranks."""
         shard = shard_of(self.group, "MoCoV2", images.flatten(1))
         if shard.ranks == 1:
             return F.normalize(self.teacher(images), dim=1)

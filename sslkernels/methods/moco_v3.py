@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoCo v3: from each view of an image, predict the other's key among those of the batch."""
+"""MoCo v3: from each view of an image, find the other view's key among those of the batch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class MoCoV3(Taught):
     Args:
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone.
-        hidden_dim, projection_dim: of the projector's three layers and the predictor's two.
-        temperature: of the loss; see `sslkernels.functional.info_nce`. The paper has 0.2 for ViT, the official code
-            1.0 for ResNet-50.
-        momentum: of the teacher, which is the paper's momentum encoder, at the first step; it rises to 1 in half a
+        hidden_dim, projection_dim: widths of the projector's three layers and the predictor's two.
+        temperature: temperature of the loss; see `sslkernels.functional.info_nce`. The paper has 0.2 for ViT, the
+            official code 1.0 for ResNet-50.
+        momentum: momentum of the teacher (the paper's momentum encoder) at the first step; it rises to 1 in half a
             cosine.
-        backend, group: see `Method`. Keys of other ranks are negatives, without a gradient, as all keys are.
+        backend, group: see `Method`. Keys of other ranks are negatives. Like all keys they get no gradient.
 
     >>> import torch
     >>> from sslkernels.methods import MoCoV3
@@ -36,6 +36,13 @@ class MoCoV3(Taught):
     >>> method(views)["loss"].shape
     torch.Size([])
     """
+
+    arxiv = "2104.02057"
+    preset = {
+        "epochs": 30, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "temperature": 0.2,
+        "momentum": 0.97,
+    }  # fmt: skip
+    whole_views = True
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SimCLR: agree on two views of an image, disagree with every other image of the batch."""
+"""SimCLR: make two views of an image agree, and let them differ from all other images of the batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SimCLR(Method):
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone, and width of the projection's hidden layer.
         projection_dim: features that the loss compares.
-        temperature: of the loss; see `sslkernels.functional.nt_xent`.
+        temperature: temperature of the loss; see `sslkernels.functional.nt_xent`.
         backend, group: see `Method`.
 
     >>> import torch
@@ -32,6 +32,9 @@ class SimCLR(Method):
     >>> method(views)["loss"].shape
     torch.Size([])
     """
+
+    arxiv = "2002.05709"
+    preset = {"epochs": 120, "batch_size": 256, "lr": 3e-3, "projection_dim": 128, "temperature": 0.5}
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SimSiam: from one view of an image, predict what the same network makes of the other, and let no gradient there."""
+"""SimSiam: predict, from one view of an image, the same network's features of the other, which get no gradient."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class SimSiam(Method):
     >>> method(views)["loss"].shape
     torch.Size([])
     """
+
+    arxiv = "2011.10566"
+    preset = {"epochs": 30, "batch_size": 32, "lr": 1e-3, "projection_dim": 256}
+    whole_views = True
 
     def __init__(
         self,

@@ -20,7 +20,8 @@ class VICReg(Method):
     Args:
         backbone: images to features ``(N, feature_dim)``.
         feature_dim: features of the backbone.
-        projection_dim: width of the expander's three layers, and features that the loss regularises; 8192 in the paper.
+        projection_dim: width of the expander's three layers, and number of features that the loss regularises; the
+            paper has 8192.
         sim, var, cov: weights of invariance, variance and covariance; see `sslkernels.functional.vicreg`.
         backend, group: see `Method`.
 
@@ -32,6 +33,11 @@ class VICReg(Method):
     >>> method(views)["loss"].shape
     torch.Size([])
     """
+
+    arxiv = "2105.04906"
+    preset = {
+        "epochs": 80, "batch_size": 256, "lr": 3e-3, "projection_dim": 512, "sim": 25.0, "var": 25.0, "cov": 1.0,
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -11,15 +11,15 @@ from sslkernels.arguments import check_count, check_flag, check_widths
 class ProjectionHead(nn.Sequential):
     """``layers`` linear maps with BatchNorm and ReLU between them.
 
-    With two it is SimCLR's projection (Chen et al. 2020, section 4.2) and BYOL's projector and predictor (Grill et al.
-    2020, section 3.3), with three and no ``bias`` Barlow Twins' (Zbontar et al. 2021, section 2.2) and VICReg's
-    expander (Bardes et al. 2022, section 4.2), with three and ``norm_out`` the projector of SimSiam (Chen and He 2021,
-    section 3) and MoCo v3 (Chen et al. 2021, section 3).
+    Two layers make SimCLR's projection (Chen et al. 2020, section 4.2) and BYOL's projector and predictor (Grill et al.
+    2020, section 3.3). Three without ``bias`` make Barlow Twins' projector (Zbontar et al. 2021, section 2.2) and
+    VICReg's expander (Bardes et al. 2022, section 4.2). Three with ``norm_out`` make the projector of SimSiam (Chen and
+    He 2021, section 3) and MoCo v3 (Chen et al. 2021, section 3).
 
     Args:
         in_dim, hidden_dim, out_dim: features ``(N, in_dim)`` become ``(N, out_dim)``.
-        layers: linear maps, at least one.
-        bias: of the last map; a loss that centres its columns has no use for it.
+        layers: number of linear maps, at least one.
+        bias: give the last map a bias; a loss that centres its columns has no use for it.
         norm_out: end with a BatchNorm without weights, in place of the last map's bias.
 
     >>> import torch

@@ -32,7 +32,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Images ``(N, C, H, W)`` of any size to features ``(N, widths[-1])``.
+    """Map images ``(N, C, H, W)`` of any size to features ``(N, widths[-1])``.
 
     Args:
         in_channels: channels of an image.
@@ -83,7 +83,7 @@ def _numbers(name: str, numbers: Sequence[int]) -> list[int]:
 
 
 def resnet_small(in_channels: int = 1) -> ResNet:
-    """Three stages of one block, 0.3 M parameters, 128 features: enough for native 8x8 digits, quick on two CPU cores.
+    """Build three stages of one block: 0.3 M parameters, 128 features, enough for 8x8 digits, quick on two CPU cores.
 
     >>> import torch
     >>> from sslkernels.models import resnet_small

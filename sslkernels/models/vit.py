@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Vision Transformer (Dosovitskiy et al. 2021) that can be run on the tokens that a masked method keeps."""
+"""A Vision Transformer (Dosovitskiy et al. 2021) that can run on the tokens that a masked method keeps."""
 
 from __future__ import annotations
 
@@ -69,17 +69,17 @@ class Transformer(nn.Sequential):
 
 
 class ViT(Module):
-    """Images ``(N, C, H, W)`` in [0, 1] to features ``(N, width)``, the mean of the tokens.
+    """Map images ``(N, C, H, W)`` in [0, 1] to features ``(N, width)``, the mean of the tokens.
 
-    ``vit.encode(vit.embed(images, index))`` gives the tokens themselves, of the patches ``index`` alone if it is there:
-    pixels of other patches are never read. There is no class token; MAE (He et al. 2022, appendix A.1) and I-JEPA
-    (Assran et al. 2023) average as well.
+    ``vit.encode(vit.embed(images, index))`` gives the tokens themselves. With an ``index`` they are those of its
+    patches alone, and pixels of other patches are never read. There is no class token; MAE (He et al. 2022, appendix
+    A.1) and I-JEPA (Assran et al. 2023) average as well.
 
     Args:
         image_size: height and width in pixels.
         patch_size: side of a patch in pixels; it divides both.
         in_channels: channels of an image.
-        width, depth, heads: of the transformer; heads divide the width, which is a multiple of 4.
+        width, depth, heads: sizes of the transformer; the heads divide the width, which is a multiple of 4.
 
     >>> import torch
     >>> from sslkernels.models import ViT
@@ -117,19 +117,19 @@ class ViT(Module):
         self.patch = nn.Linear(in_channels * patch_size**2, width)
         self.encode = Transformer(width, depth=depth, heads=heads)
         self.register_buffer("pos", sincos_positions(*self.grid, width), persistent=False)
-        # Pixels begin with as much weight as the positions, whose numbers have a mean square of one half. Tokens that
-        # say little but where they are would be predicted from their position alone (I-JEPA on the digits: 5-shot
-        # 0.23 after training, as before).
+        # Pixels begin with as much weight as the positions, whose numbers have a mean square of one half. Otherwise
+        # tokens would hold little but their position, and be predicted from it alone (I-JEPA on the digits: 5-shot 0.23
+        # after training, as before).
         nn.init.normal_(self.patch.weight, std=(2 * self.patch.in_features) ** -0.5)
         nn.init.zeros_(self.patch.bias)
 
     @property
     def length(self) -> int:
-        """Patches of an image."""
+        """The number of patches of an image."""
         return self.grid[0] * self.grid[1]
 
     def embed(self, images: Tensor, index: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-        """Patches of ``images``, or those of ``index (N, K)``, as tokens with their positions, ``(N, K, width)``."""
+        """Make tokens ``(N, K, width)`` with positions, of all patches of ``images`` or those of ``index (N, K)``."""
         images = check_rows("ViT", "images", images, "(N, C, H, W)", dims=4)
         size = self.in_channels, *(side * self.patch_size for side in self.grid)
         if images.shape[1:] != size:
@@ -146,7 +146,7 @@ class ViT(Module):
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
-    """Pixels of every patch of ``images (N, C, H, W)``: ``(N, L, C * patch * patch)``, patches row by row.
+    """Cut ``images (N, C, H, W)`` into patches, row by row: their pixels, ``(N, L, C * patch * patch)``.
 
     >>> import torch
     >>> from sslkernels.models import patchify
@@ -164,7 +164,7 @@ def patchify(images: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, channels: int, grid: tuple[int, int]) -> Tensor:
-    """Images ``(N, channels, H, W)`` of the patches that `patchify` makes on a grid of so many rows and columns.
+    """Join the patches that `patchify` makes on a grid of so many rows and columns to images ``(N, channels, H, W)``.
 
     >>> import torch
     >>> from sslkernels.models import patchify, unpatchify
@@ -204,7 +204,7 @@ def sincos_positions(height: int, width: int, features: int) -> Tensor:
 
 
 def init_linear(module: nn.Module) -> None:
-    """As MAE and I-JEPA's transformers begin."""
+    """Initialise linear maps as in the transformers of MAE and I-JEPA."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

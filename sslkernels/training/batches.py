@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a loader yields, as images or as views; labels and whatever else comes with them stay behind."""
+"""Takes images or views out of a loader's batch, and leaves labels and all else."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ACCEPTED = "images, (images, labels), (view, view) or ((view, view), labels)"
 
 
 def images_of(batch: object) -> Tensor:
-    """The images of ``images`` or ``(images, labels, ...)``, for `views` to make views of."""
+    """Take the images out of ``images`` or ``(images, labels, ...)``, so that views can be made of them."""
     parts = [batch] if isinstance(batch, Tensor) else batch
     if isinstance(parts, (tuple, list)) and parts:
         images, *others = parts
@@ -29,7 +29,7 @@ def images_of(batch: object) -> Tensor:
 
 
 def views_of(batch: object) -> list[Tensor]:
-    """The views of ``(view, view, ...)`` or ``((view, view), ...)``; of ``view`` or ``(view, labels)`` the only one.
+    """Take the views out of ``(view, view, ...)`` or ``((view, view), ...)``; ``view`` and ``(view, labels)`` hold one.
 
     Views have the same number of dimensions; labels have fewer.
     """

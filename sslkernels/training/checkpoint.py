@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkpoint of a run: written whole or not at all, read only if nothing in it has changed since."""
+"""The checkpoint of a run: it is written whole or not at all, and read only if nothing in it has changed since."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ FORMAT = 1
 NAME = "last.ckpt"
 PARTS = ("method", "config", "data", "epoch", "state_dict", "optimizer_states", "lr_schedulers", "loops",
          "random_states", "loss")  # fmt: skip
-# Holds the digest of every other part.
+# The part that holds the digest of every other part.
 DIGESTS = "digests"
 CHUNK = 1 << 20
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint, whole or not there, with ``stamp`` (format, method, config, data) and digests in it."""
+    """Writes Lightning's checkpoint whole, with ``stamp`` (format, method, config, data) and digests in it."""
 
     def __init__(self, stamp: dict[str, Any]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class SaveLast(Checkpoint):
-    """Saves ``last.ckpt`` after each epoch of finite losses: as a `Checkpoint` it runs after the module's epoch end."""
+    """Saves ``last.ckpt`` after each epoch of finite losses. As a `Checkpoint` it runs after the module's epoch end."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class SaveLast(Checkpoint):
 
 
 def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
-    """The checkpoint at ``path`` if it is a whole one of ``method``; a ValueError that says what it is otherwise."""
+    """Read the checkpoint at ``path``. Unless it is a whole one of ``method``, a ValueError says what it is."""
     if not path.is_file():
         raise FileNotFoundError(
             f"train: --resume came and {path} does not exist; pass the --out of a run that has an epoch behind it, or "
@@ -92,13 +92,13 @@ def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
 
 
 def _check_entries(path: Path) -> None:
-    """Compare every entry of the archive with its checksum, which torch.load does not."""
+    """Compare every entry of the archive with its checksum; torch.load does not do so."""
     name = ""
     try:
         with zipfile.ZipFile(path) as archive:
             for entry in archive.infolist():
                 name = entry.filename
-                if entry.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing, so nothing can swell
+                if entry.compress_type != zipfile.ZIP_STORED:  # torch compresses nothing, so that no entry can swell
                     raise zipfile.BadZipFile
                 with archive.open(entry) as file:
                     while file.read(CHUNK):
@@ -115,13 +115,13 @@ def _check_entries(path: Path) -> None:
 
 
 def _check_parts(path: Path, checkpoint: dict[Any, Any]) -> None:
-    """Compare every part with its digest: what reads them later may rely on what a run writes."""
+    """Compare every part with its digest, so that later code can rely on the parts as a run wrote them."""
     kept = checkpoint[DIGESTS]
     parts = {part: value for part, value in checkpoint.items() if part != DIGESTS}
     for part in sorted({*parts, *kept} if isinstance(kept, Mapping) else {DIGESTS}, key=str):
         try:
             same = digest(parts[part]) == kept[part]
-        except Exception:  # what was put there can be of any kind
+        except Exception:  # the part may hold anything
             same = False
         if not same:
             raise ValueError(
@@ -131,7 +131,7 @@ def _check_parts(path: Path, checkpoint: dict[Any, Any]) -> None:
 
 
 def digest(value: object) -> str:
-    """The sha256 of numbers, strings and tensors in any nesting of lists, tuples and dictionaries."""
+    """Compute the sha256 of numbers, strings and tensors in any nesting of lists, tuples and dictionaries."""
     state = hashlib.sha256()
     for piece in _pieces(value):
         state.update(piece)
@@ -139,7 +139,7 @@ def digest(value: object) -> str:
 
 
 def _pieces(value: object) -> Iterator[bytes | memoryview]:
-    """``value`` as bytes that no other value gives; a dictionary counts in its order."""
+    """Turn ``value`` into bytes that no other value gives. The order of a dictionary counts."""
     if isinstance(value, Tensor):
         yield f"tensor {value.dtype} {tuple(value.shape)}:".encode()
         yield memoryview(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -159,7 +159,7 @@ def _pieces(value: object) -> Iterator[bytes | memoryview]:
 
 
 def saved_spread(checkpoint: dict[str, Any]) -> dict[str, list[float | None]]:
-    """``feature_std`` and ``effective_rank`` of every epoch; None where the checkpoint is older than they are."""
+    """``feature_std`` and ``effective_rank`` of every epoch; None if the checkpoint is from before they were there."""
     unknown = [None] * (checkpoint["epoch"] + 1)
     return {name: list(checkpoint.get(name, unknown)) for name in Spread._fields}
 

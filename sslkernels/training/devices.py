@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several devices of one machine: processes that meet in a file and talk over loopback, where nobody else listens."""
+"""Runs on several devices of one machine: processes meet in a file and talk over loopback, so nobody can listen."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 
-# torchrun and Slurm set these, and so does Lightning.
+# Variables that torchrun, Slurm and Lightning set.
 SCHEDULED = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "JSM_NAMESPACE_RANK",
@@ -25,7 +25,7 @@ SCHEDULED = (
 
 
 class OneMachine(LightningEnvironment):
-    """No cluster, whatever variables a scheduler has set; and no port, since the processes meet in a file."""
+    """Tells Lightning of one machine, whatever a scheduler has set, and of no port, since processes meet in a file."""
 
     @property
     def main_port(self) -> int:
@@ -46,11 +46,11 @@ class LoopbackDDP(DDPStrategy):
         backend = "nccl" if self.root_device.type == "cuda" else "gloo"
         store = dist.FileStore(self.meeting, self.world_size)
         dist.init_process_group(backend, store=store, rank=self.global_rank, world_size=self.world_size)
-        super().setup_distributed()  # finds it done
+        super().setup_distributed()  # this finds the group already made
 
 
 class EndWithParent(Callback):
-    """A process of several leaves it to the first one to decide on signals: each ends it at once."""
+    """Lets each signal end a process of several at once; the first process decides what a signal means."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:
@@ -60,7 +60,7 @@ class EndWithParent(Callback):
 
 @contextmanager
 def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
-    """Lightning's strategy; errors of its processes come out as their own sentences, and no process is left behind."""
+    """Give Lightning's strategy. Errors of its processes come out as their own sentences; no process is left behind."""
     if devices == 1:
         with _alone():
             yield "auto"
@@ -70,7 +70,7 @@ def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
         try:
             yield strategy
         except ProcessRaisedException as error:
-            # Its last line is the error; of these kinds the text is a sentence, whichever process wrote it.
+            # The last line is the process's own error. If it is of these kinds, its text is a sentence for the user.
             name, _, sentence = str(error).rstrip().rpartition("\n")[2].partition(": ")
             kind = getattr(builtins, name, None)
             if isinstance(kind, type) and issubclass(kind, (OSError, ValueError, TypeError)):
@@ -83,7 +83,7 @@ def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
                 "Continue with --resume, or lower --batch-size."
             ) from error
         except RuntimeError as error:
-            if "</torch_" not in str(error):  # the name of a file in shared memory
+            if "</torch_" not in str(error):  # such a name is a file in shared memory
                 raise
             raise OSError(
                 "train: the images do not fit into shared memory, through which the processes of several devices get "
@@ -96,7 +96,7 @@ def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """Hide what a scheduler says of ranks: Lightning would take this process for one of a cluster, and log nothing."""
+    """Hide a scheduler's variables: Lightning would take this process for one of a cluster, and log nothing."""
     before = {name: os.environ.pop(name) for name in SCHEDULED if name in os.environ}
     rank_zero_only.rank = 0
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches of images in memory, in an order that is a function of seed, epoch and rank alone."""
+"""Batches of images in memory; their order depends on seed, epoch and rank alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 
 class Images(TorchDataset):
-    """Whole batches by one indexing, where collating image by image would cost more than a step on digits."""
+    """Images that are indexed a batch at a time: collating them one by one would cost more than a step on digits."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -25,7 +25,7 @@ class Images(TorchDataset):
 
 
 class ImageBatches(LightningDataModule):
-    """Shuffled batches of ``batch_size`` images over all ranks; the rest of an epoch is left out."""
+    """Shuffled batches of ``batch_size`` images over all ranks; an incomplete last batch is dropped."""
 
     def __init__(self, images: Tensor, batch_size: int, seed: int) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ImageBatches(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        # With one rank too: its order follows from seed and epoch, and Lightning tells it the epoch.
+        # One rank needs it too: Lightning tells it the epoch, and the order follows from seed and epoch.
         sampler = DistributedSampler(self.images, ranks, rank, seed=self.seed, drop_last=True)
         return DataLoader(
             self.images, self.batch_size // ranks, sampler=sampler, drop_last=True, collate_fn=torch.as_tensor

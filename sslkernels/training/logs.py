@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run logs: a table, and the same for TensorBoard."""
+"""Logs a run, in a table and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ COLUMNS = ("effective_rank", "epoch", "feature_std", "loss", "step")
 
 
 class RunLog(Logger):
-    """``logs/version_N/metrics.csv`` and ``tensorboard/version_N``, an N for every start in ``folder``.
+    """Writes ``logs/version_N/metrics.csv`` and ``tensorboard/version_N``, with a new N for every start in ``folder``.
 
-    Both only grow, by whole rows that reach their file at once. TensorBoard's own writer has a thread, which may sleep
-    for two minutes where the process wants to end, and which prints a traceback of its own where the disk is full.
+    Both only grow, by whole rows that reach their file at once. We do not use TensorBoard's own writer: its thread may
+    sleep for two minutes when the process wants to end, and prints a traceback if the disk is full.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,7 +49,7 @@ class RunLog(Logger):
         return self._version
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *arguments: Any, **keywords: Any) -> None:
-        """The checkpoint and metrics.json hold them."""
+        """Log nothing: the checkpoint and metrics.json hold them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step costs with one backend and with another: time, the loss's and the update's part, memory."""
+"""Measures a training step on one backend and on another: time, the loss's and the update's part of it, memory."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from sslkernels.memory import peak_memory
 from sslkernels.methods import Method
+from sslkernels.peak_memory import peak_memory
 
 REPEATS = 10
 LOSS_REPEATS = 50
 WARMUPS = 3
-# Updates of a schedule move the teacher less and less; of so many steps these are the first.
+# Schedules are told of so many steps. Late updates move a teacher less; the measured ones are the first.
 TOTAL = 10**6
-# Large images: fewer, once this much time has gone.
+# Large images take long: after so many seconds no further repeats are made, beyond the fewest.
 SECONDS, LEAST = 20.0, 3
 
 
@@ -29,8 +29,8 @@ SECONDS, LEAST = 20.0, 3
 class StepCost:
     """Medians of one training step: views, forward, backward, optimizer, update.
 
-    The loss is timed forward and backward. The update is `Method.after_step`, which moves teachers and queues;
-    None where the method has none.
+    The loss is timed forward and backward. The update is `Method.after_step`, which moves teachers and queues; its
+    numbers are None if the method has none.
     """
 
     images_per_second: float
@@ -44,7 +44,7 @@ class StepCost:
 def step_costs(
     method: Method, views: nn.Module, images: Tensor, backends: Sequence[str], autocast: torch.dtype | None
 ) -> dict[str, StepCost]:
-    """Costs of a step on ``images`` with each of ``backends``, in turn in this process, on copies of ``method``."""
+    """Measure a step on ``images`` with each of ``backends``, by turns in this process, on copies of ``method``."""
     device = images.device
     steps = {name: _step(on_backend(method, name), views, images, autocast) for name in backends}
     losses = {name: _loss(on_backend(method, name), views, images, autocast) for name in backends}
@@ -66,11 +66,11 @@ def step_costs(
 
 
 def on_backend(method: Method, backend: str) -> Method:
-    """A copy that runs on ``backend``, in training mode and without other ranks."""
+    """Copy the method onto ``backend``, in training mode and without other ranks."""
     copied = copy.deepcopy(method).train()
     copied.backend = backend
     if backend == "reference":
-        for module in copied.modules():  # teachers and queues choose for themselves
+        for module in copied.modules():  # teachers and queues choose their backend themselves
             if hasattr(module, "backend"):
                 module.backend = backend
     copied.group = None
@@ -79,7 +79,7 @@ def on_backend(method: Method, backend: str) -> Method:
 
 def _step(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
     optimizer = torch.optim.AdamW(method.parameters())
-    numbers = itertools.count()  # a teacher does not move twice in one step
+    numbers = itertools.count()  # a teacher would not move twice in the same step
 
     def step() -> None:
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
@@ -108,7 +108,7 @@ def _loss(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtyp
 def _update_seconds(
     method: Method, views: nn.Module, images: Tensor, backends: Sequence[str], autocast: torch.dtype | None
 ) -> dict[str, float]:
-    """Of `Method.after_step`; empty where the method has none of its own."""
+    """Time `Method.after_step`; the result is empty if the method has none of its own."""
     if type(method).after_step is Method.after_step:
         return {}
     copies = {name: on_backend(method, name) for name in backends}
@@ -118,7 +118,7 @@ def _update_seconds(
 
 
 def _forward(method: Method, views: nn.Module, images: Tensor, autocast: torch.dtype | None) -> Callable[[], None]:
-    """What an update may wait for: a queue takes the keys of the last batch."""
+    """Make the forward pass that an update needs: a queue takes the keys of the last batch."""
 
     @torch.no_grad()
     def forward() -> None:
@@ -139,7 +139,7 @@ def _interleaved(
     device: torch.device,
     before: dict[str, Callable[[], None]] | None = None,
 ) -> dict[str, float]:
-    """Median seconds of ``calls``, in turn; those of ``before`` come first each time and do not count."""
+    """Median seconds of ``calls``, made by turns. Before each, its call in ``before`` is made and not timed."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     begun = time.perf_counter()
     for repeat in range(WARMUPS + repeats):

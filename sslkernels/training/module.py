@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method as a LightningModule: the optimizer, its schedule, and what must survive a resume."""
+"""Makes a method a LightningModule, with optimizer and schedule, and with the state that a resumed run needs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sslkernels.schedules import check_step, check_total, share_done
 from sslkernels.training.batches import images_of, views_of
 from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
 
-# The warm-up is this share of all steps, or of so many where nobody knows how many there will be.
+# The warm-up is this share of all steps, or of UNKNOWN if nobody knows how many there will be.
 WARMUP, UNKNOWN = 0.05, 10_000
 WEIGHT_DECAY = 1e-4
-# Enough for an effective rank of a few dozen, and little beside an epoch.
+# Images whose features are watched: enough for an effective rank of a few dozen, and little work beside an epoch.
 WATCHED = 256
 
 
@@ -31,23 +31,23 @@ class LitMethod(LightningModule):
     """Trains a `Method` under Lightning: AdamW, five percent of warm-up, then a cosine to zero.
 
     Args:
-        method: called on the views of each batch; `Method.after_step` runs once per optimizer step, not per
-            micro-batch of an accumulation.
-        views: makes the views of a batch of images, such as `sslkernels.data.TwoViews`: the loader yields images, or
-            (images, labels). None where it yields the views themselves, (view, view) or ((view, view), labels), as many
-            as the method takes. Labels, and what else comes behind, are left.
-        lr, weight_decay: of AdamW; biases and BatchNorm are not decayed.
+        method: the method to train. `Method.after_step` runs once per optimizer step, not once per micro-batch of an
+            accumulation.
+        views: makes views of a batch of images, as `sslkernels.data.TwoViews` does; the loader then yields images or
+            (images, labels). Pass None if the loader yields as many views as the method takes: (view, view) or
+            ((view, view), labels). Labels, and all that follows them, are ignored.
+        lr, weight_decay: settings of AdamW; biases and BatchNorm are not decayed.
 
-    Where the trainer cannot know how many steps there will be (an IterableDataset with ``max_epochs``, or
+    If the trainer cannot know how many steps there will be (an IterableDataset with ``max_epochs``, or
     ``max_epochs=-1``), a warning says so: the rate stays up after 500 steps of warm-up, and teachers keep their first
-    momentum. ``Trainer(max_steps=...)`` or ``limit_train_batches`` say it.
+    momentum. ``Trainer(max_steps=...)`` or ``limit_train_batches`` tell it.
 
-    ``losses`` holds the loss of every optimizer step (the mean of its micro-batches and ranks) once an epoch is over;
-    after an epoch with a loss that is no finite number the training stops. ``feature_std`` and ``effective_rank`` hold
-    how far the features spread at the end of every epoch, the mean over ranks: `sslkernels.evaluation.feature_spread`
-    of the backbone in evaluation mode, on up to 256 first views of the last batch; None of epochs from before a
-    checkpoint had them. All three are logged under ``loss`` and these names.
-    A checkpoint taken after an epoch resumes to the same losses: it also holds the random state of every rank.
+    ``losses`` holds the loss of every optimizer step (the mean over its micro-batches and ranks) once an epoch is over.
+    After an epoch with a loss that is not finite, the training stops. ``feature_std`` and ``effective_rank`` say how
+    far the features spread at the end of every epoch: they are `sslkernels.evaluation.feature_spread` of the backbone
+    in evaluation mode, on up to 256 first views of the last batch, and the mean over ranks. They are None for epochs
+    whose checkpoint did not have them yet. All three are logged, the first as ``loss``.
+    A checkpoint taken after an epoch resumes to the same losses, since it holds the random state of every rank.
 
     >>> import torch
     >>> from sslkernels.methods import SimCLR
@@ -89,7 +89,7 @@ class LitMethod(LightningModule):
                 "pass drop_last=True to the loader, or a batch size that leaves none alone."
             )
         loss = self.method(views)["loss"]
-        self._watched = views[0][:WATCHED]  # of every batch: max_steps may end an epoch at any
+        self._watched = views[0][:WATCHED]  # kept from every batch: max_steps may end an epoch at any
         self._micro_losses.append(loss.detach())
         self.log("loss", loss, prog_bar=True, batch_size=len(views[0]))
         return loss
@@ -106,7 +106,7 @@ class LitMethod(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _total_steps(self) -> float:
-        """As far as the trainer knows; it says -1 or infinity where it does not."""
+        """The number of steps, or infinity if the trainer does not know it; it says -1 or infinity then."""
         total = self.trainer.estimated_stepping_batches
         return int(total) if 0 <= total < math.inf else math.inf
 
@@ -122,7 +122,7 @@ class LitMethod(LightningModule):
             torch.manual_seed(torch.initial_seed() + self.global_rank)  # ranks draw different views
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
-        # What the loop and its loader drew since the last epoch does not count: a resumed one draws differently.
+        # Forget what the loop and its loader drew since the last epoch: those of a resumed run draw something else.
         if batch_index == 0 and len(self._random_states) > self.global_rank:
             set_random_state(self._random_states[self.global_rank])
 
@@ -131,7 +131,7 @@ class LitMethod(LightningModule):
             raise ValueError(
                 f"LitMethod: epoch {self.current_epoch + 1} had no batch; pass a loader that begins anew every epoch."
             )
-        if not self._step_losses:  # stopped within an accumulation
+        if not self._step_losses:  # the training stopped within an accumulation
             return
         losses = self.trainer.strategy.reduce(torch.stack(self._step_losses), reduce_op="mean")
         self.losses += losses.tolist()
@@ -142,7 +142,7 @@ class LitMethod(LightningModule):
         if self.trainer.world_size > 1:
             self._random_states = [{} for _ in range(self.trainer.world_size)]
             dist.all_gather_object(self._random_states, random_state())
-        self._watch_features()  # what this draws, the next epoch does not see
+        self._watch_features()  # after the random state is kept: the next epoch does not see what this draws
 
     def _watch_features(self) -> None:
         assert self._watched is not None
@@ -168,7 +168,7 @@ class LitMethod(LightningModule):
 def optimizer_and_schedule(
     method: Method, lr: float, weight_decay: float, total: float
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW of what is trained, and `warmup_cosine` over ``total`` steps."""
+    """Make AdamW for all that is trained, and `warmup_cosine` over ``total`` steps."""
     weights = [parameter for parameter in method.parameters() if parameter.requires_grad]
     if not weights:
         raise ValueError(
@@ -183,8 +183,8 @@ def optimizer_and_schedule(
 
 
 def warmup_cosine(step: int, total: float) -> float:
-    """The factor of the learning rate at ``step`` of ``total``: a line up, then half a cosine down to zero, where it
-    stays. With no known end (``math.inf``) it stays up.
+    """The factor of the learning rate at ``step`` of ``total``. It rises in a line, falls to zero in half a cosine, and
+    stays there. With no known end (``math.inf``) it stays up.
     """
     step, total = check_step("warmup_cosine", step), check_total("warmup_cosine", total, least=0)
     warmup = max(1, round(WARMUP * (UNKNOWN if total == math.inf else total)))

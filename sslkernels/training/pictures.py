@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report's pictures as PNG bytes: curves of loss and spread, the embedding in two dimensions, sample neighbours."""
+"""Draws the report's pictures as PNG bytes: curves of loss and spread, a map of the features, sample neighbours."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NEIGHBOURS = 8
 QUERIES = 6
 PAINTED = 10
 HIDDEN = "#c7d2fe"
-# Where equal numbers stand on a logarithmic axis: below a rounding of float32.
+# Equal numbers stand here on a logarithmic axis; it is less than a rounding of float32.
 EQUAL = 1e-8
 STYLE = {
     "font.size": 10,
@@ -36,7 +36,7 @@ STYLE = {
 
 
 def loss_curve(losses: Sequence[float]) -> bytes:
-    """Every step in light colour, and its running mean."""
+    """Draw the loss of every step in a light colour, and its running mean."""
     values = torch.tensor(losses)
     window = max(1, len(losses) // 50)
     steps = torch.arange(1, len(losses) + 1)
@@ -59,7 +59,7 @@ def loss_curve(losses: Sequence[float]) -> bytes:
 
 
 def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float | None]) -> bytes:
-    """Two small curves over the epochs, from zero, where a collapse ends; without the epochs nobody measured."""
+    """Draw both measures of spread over the epochs, down to zero, where a collapse ends, without unknown epochs."""
     from matplotlib.ticker import MaxNLocator
 
     figure, panels = _figure(7.2, 2.4, ncols=2)
@@ -86,7 +86,7 @@ def agreement(
     distances: dict[str, Sequence[float]],
     allowed: float,
 ) -> bytes:
-    """Two loss curves that should lie on each other; below, how far named curves are from the reference."""
+    """Draw two loss curves that should coincide, and below them how far named curves are from the reference."""
     from matplotlib.ticker import MaxNLocator
 
     figure, (above, below) = _figure(7.2, 4.6, nrows=2, sharex=True, height_ratios=(2.2, 1))
@@ -117,9 +117,9 @@ def agreement(
 
 
 def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -> bytes:
-    """Features ``(N, D)`` in two dimensions by t-SNE (PCA where there are too few), a colour for each class.
+    """Map features ``(N, D)`` to two dimensions by t-SNE (PCA if there are too few), with a colour for each class.
 
-    All have one colour where there are no ``labels``.
+    Without ``labels`` all have one colour.
     """
     from matplotlib import colormaps
     from sklearn.decomposition import PCA
@@ -127,7 +127,7 @@ def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -
 
     kept = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:MOST_POINTS]
     rows = torch.nn.functional.normalize(features[kept], dim=1).numpy()
-    many = len(rows) > 90  # t-SNE at its usual perplexity of 30 needs more points than three times that
+    many = len(rows) > 90  # t-SNE at its usual perplexity of 30 needs more than 90 points
     points = (TSNE(init="pca", random_state=0) if many else PCA(2)).fit_transform(rows)
     palette = colormaps["tab10" if len(classes) <= 10 else "tab20"]
     figure, axes = _figure(7.2, 5.0)
@@ -143,15 +143,15 @@ def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -
 
 
 def _label(name: str, most: int = 30) -> str:
-    """A class as matplotlib writes it: a dollar begins a formula, and what begins with an underscore is hidden."""
+    """Name a class for matplotlib, where a dollar begins a formula and a leading underscore hides the label."""
     name = printable(name if len(name) <= most else f"{name[: most - 3]}...").replace("$", r"\$")
     return f" {name}" if name.startswith("_") else name
 
 
 def neighbours(dataset: Dataset, features: Tensor, test_features: Tensor) -> bytes:
-    """Test images, each with the training images nearest to it; the frame says whether the class is the same.
+    """Draw test images, each with the training images nearest to it; the frame tells whether the class is the same.
 
-    It says nothing where there are no labels.
+    Without labels all frames are alike.
     """
     queries = torch.randperm(len(test_features), generator=torch.Generator().manual_seed(0))[:QUERIES]
     found = nearest(features, test_features[queries], min(NEIGHBOURS, len(features)))
@@ -179,7 +179,7 @@ def painting_samples(dataset: Dataset) -> Tensor:
 
 
 def paintings(images: Tensor, visible: Tensor, painted: Tensor) -> bytes:
-    """A column for each image: whole, its ``visible`` pixels (bool, as images), and with the others painted."""
+    """Draw a column for each image: whole, its ``visible`` pixels (bool, as images), and with the others painted."""
     from matplotlib.colors import to_rgb
 
     images, painted = (1 - rows if rows.shape[1] == 1 else rows for rows in (images, painted.clamp(0, 1)))  # dark ink
@@ -204,7 +204,7 @@ def _show(axes: Any, image: Tensor, frame: str) -> None:
 
 
 def _figure(width: float, height: float, bare: bool = False, **grid: Any) -> tuple[Any, Any]:
-    """A figure outside pyplot, which would look for a display and keep the figure."""
+    """Make a figure outside pyplot, which would look for a display and keep the figure."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

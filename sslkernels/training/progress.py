@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far a run is: a bar on a terminal, plain lines elsewhere."""
+"""Shows how far a run is: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINE_LOGGERS = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessin
 
 
 def hush() -> None:
-    """Let the engine say nothing on devices, workers and what it uses; errors and other warnings come through."""
+    """Silence what the engine says of devices, workers and itself; errors and other warnings come through."""
     for name in ENGINE_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -27,7 +27,7 @@ def hush() -> None:
 
 
 class ShowProgress(Callback):
-    """Epochs done, the loss, and the time that is left."""
+    """Shows the epochs done, the loss, and the time that is left."""
 
     def __init__(self) -> None:
         self.bar: Progress | None = None
@@ -35,7 +35,7 @@ class ShowProgress(Callback):
         self.started = 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.world_size > 1:  # in a process of its own, which has heard nothing of this yet
+        if trainer.world_size > 1:  # this process is new, and its engine is not silenced yet
             hush()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

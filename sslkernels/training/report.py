@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""report.html: what a run found, in one file that needs no other."""
+"""Writes report.html: all that a run found, in one file that needs no other."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def write_report(
     test_features: Tensor,
     painting: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> str:
-    """The page for ``metrics`` and the trained features of ``dataset``'s training and test images.
+    """Write the page for ``metrics`` and the trained features of ``dataset``'s training and test images.
 
-    ``painting``: images, which pixels of each were visible, and what was painted, where the method paints.
+    ``painting`` holds images, their visible pixels, and the painted images; it is None if the method paints nothing.
     """
     title = f"{metrics['method']} on {metrics['data']}"
     settings = {**metrics["config"], **metrics["versions"]}
@@ -124,7 +124,7 @@ def _cost_words(metrics: dict[str, Any]) -> str:
 
 
 def _update_words(metrics: dict[str, Any]) -> str:
-    """Nothing where the method moves neither teacher nor queue after a step."""
+    """The result is empty if the method moves neither teacher nor queue after a step."""
     if metrics["update_milliseconds"] is None:
         return ""
     ratio = metrics["update_milliseconds_reference"] / metrics["update_milliseconds"]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a resumed run takes from its checkpoint, and what must agree with it."""
+"""Continues a run: what it takes from its checkpoint, and what must agree with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fingerprint = dict[str, Any]
 
 
 def load_data(config: TrainConfig, warn: Callable[[str], Any]) -> Dataset:
-    """``warn`` hears what was left out of the files."""
+    """Load the data; ``warn`` is called with a sentence on what was left out of the files."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         dataset = load(config.data) if config.image_size is None else load(config.data, config.image_size)
@@ -29,7 +29,7 @@ def load_data(config: TrainConfig, warn: Callable[[str], Any]) -> Dataset:
 
 
 def fingerprint(dataset: Dataset) -> Fingerprint:
-    """Shape and digest of images and labels, wherever they lie; None of labels that are not there."""
+    """Shape and digest of images and labels, wherever their files are; None for labels that are not there."""
     parts = {
         "training images": dataset.train_images,
         "training labels": dataset.train_labels,
@@ -59,7 +59,7 @@ class Resumed:
 
     @property
     def done(self) -> int:
-        """Whole epochs."""
+        """The number of whole epochs that are done."""
         return self.checkpoint["epoch"] + 1
 
     @property
@@ -67,7 +67,7 @@ class Resumed:
         return self.config.epochs
 
     def continued(self, options: dict[str, Any], warn: Callable[[str], Any]) -> tuple[TrainConfig, Dataset]:
-        """The configuration with ``options`` over it, and its data, which must be those of the checkpoint."""
+        """The configuration with ``options`` over it, and its data, which must be the same as the checkpoint's."""
         config = self.config.continued(options, self.path)
         if config.epochs < self.done:
             raise ValueError(
@@ -86,7 +86,7 @@ class Resumed:
         saved, found = self.checkpoint["data"], fingerprint(dataset)
         changed = [_change(name, saved.get(name), each) for name, each in found.items() if saved.get(name) != each]
         if changed:
-            # What follows from the first, such as more labels for more images, does not need saying.
+            # Only the first change is said: others follow from it, such as more labels for more images.
             raise ValueError(
                 f"train: {config.data} is not what {self.path} was trained on: {changed[0]}; pass --data with "
                 "the place of the old data, or start anew with another --out."
@@ -94,7 +94,7 @@ class Resumed:
         return config, dataset
 
     def check_fits(self, module: LightningModule) -> None:
-        """That the checkpoint's weights are those of ``module``, which a later version may build in another way."""
+        """Check that the checkpoint's weights fit ``module``, which a later version may build in another way."""
         saved, built = _shapes(self.checkpoint["state_dict"]), _shapes(module.state_dict())
         unlike = [name for name in saved.keys() | built.keys() if name not in built or saved.get(name) != built[name]]
         if unlike:
@@ -105,7 +105,7 @@ class Resumed:
 
 
 def _shapes(state: dict[str, Any]) -> dict[str, Any]:
-    """Of the tensors; what is none, such as the step of a teacher, has no shape."""
+    """The shapes of a state's tensors; other values, such as a teacher's step, have None."""
     return {name: getattr(value, "shape", None) for name, value in state.items()}
 
 
@@ -121,7 +121,7 @@ def _change(name: str, saved: Any, found: Any) -> str:
 
 
 class FollowSchedule(Callback):
-    """Sets the rate of the first step to what the schedule says, where the checkpoint was written under another one."""
+    """Sets the rate of the first step to this schedule's, since the checkpoint may have been written under another."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for each in trainer.lr_scheduler_configs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run from options to report: train or resume, evaluate, measure, write what was found."""
+"""Runs a training from options to report: train or resume, evaluate, measure, write what was found."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ import copy
 import importlib.metadata
 import json
 import logging
-import math
 import platform
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,13 +22,12 @@ from torch import Tensor, nn
 
 from sslkernels.arguments import check_callable, check_flag, check_path
 from sslkernels.backends import choose
-from sslkernels.data import Dataset, OneView, TwoViews
+from sslkernels.data import Dataset
 from sslkernels.evaluation import calibrate_batchnorm, collapse_warning, encode, few_shot, knn, linear_probe
 from sslkernels.files import PARTIAL, write_atomically
-from sslkernels.methods import MAE, METHODS, Method
-from sslkernels.models import ViT, resnet_small
+from sslkernels.methods import METHODS, Method
 from sslkernels.training.checkpoint import FORMAT, NAME, AtomicCheckpointIO, SaveLast, read_checkpoint, saved_spread
-from sslkernels.training.config import WHOLE_VIEWS, TrainConfig
+from sslkernels.training.config import TrainConfig
 from sslkernels.training.devices import EndWithParent, OneMachine, strategy_of
 from sslkernels.training.loader import ImageBatches
 from sslkernels.training.logs import FOLDERS, RunLog
@@ -42,8 +40,6 @@ from sslkernels.training.resume import FollowSchedule, Resumed, fingerprint, loa
 from sslkernels.training.signals import stopping
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-# Patches along an image's height and width; attention to four times as many costs too much for a first try.
-MOST_PATCHES = 8
 VERSIONS = ("lightning", "kornia", "scikit-learn", "numpy")
 PROBES: dict[str, Callable[..., float | None]] = {"few_shot": few_shot, "linear": linear_probe, "knn": knn}
 
@@ -55,20 +51,20 @@ def train(
 
     Args:
         method: one of `sslkernels.methods.available()`.
-        out: a folder that does not exist, is empty, or holds what a run left that had no whole epoch; with ``resume``
-            that of an interrupted run, which continues after its last whole epoch on the same loss curve.
-        say: gets a line where a new part of the work begins.
-        options: fields of `TrainConfig`; those left out or None come from the method's preset or the checkpoint. A
-            resumed run takes another ``data``, the place that the same images have moved to, and other ``epochs``,
-            whose schedule it follows from there on.
+        out: a folder that is new or empty, or that holds a run without a whole epoch. With ``resume`` it is the folder
+            of an interrupted run, which continues after its last whole epoch on the same loss curve.
+        say: called with a line when a new part of the work begins.
+        options: fields of `TrainConfig`, and the method's options; those left out or None come from the method's preset
+            or the checkpoint. A resumed run may take another ``data``, if the same images have moved there, and other
+            ``epochs``, whose schedule it follows from there on.
 
     Returns:
-        The content of ``metrics.json``. The probes in it are None where the data has no labels, or one class.
+        The content of ``metrics.json``. Its probes are None if the data has no labels, or one class.
 
     Raises:
         ValueError, TypeError, OSError: an option, the data or the checkpoint is wrong, and nothing has been written;
             or a file cannot be written.
-        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; ``last.ckpt``, where there is one, is whole.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came. If there is a ``last.ckpt``, it is whole.
     """
     out, resume = check_path("train", "out", out), check_flag("train", "resume", resume)
     check_callable("train", "say", say)
@@ -83,7 +79,7 @@ def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], opti
     resumed = Resumed.read(out / NAME, method) if resume else None
     if resumed is not None:
         config, dataset = resumed.continued(options, warn)
-        given: Collection[str] = [*options, "batch_size", "patch_size"]
+        given: Collection[str] = config.saved()
     else:
         config = TrainConfig.from_options(method, options)
         if out.exists() and not _is_free(out):
@@ -153,17 +149,16 @@ def _train(method: str, out: Path, resume: bool, say: Callable[[str], Any], opti
     }
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     say("drawing the report")
-    painting = None
-    if isinstance(learner, MAE):
-        images = painting_samples(dataset)
-        painting = images, *(drawn.cpu() for drawn in learner.reconstruct(images.to(device)))
+    images = painting_samples(dataset)
+    painted = learner.reconstruct(images.to(device))
+    painting = None if painted is None else (images, *(each.cpu() for each in painted))
     write_atomically(out / "report.html", write_report(metrics, dataset, *features[""], painting))
     return metrics
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run begins with. ``backend`` is the one that runs the loss of ``learner`` on ``device``."""
+    """All that a run begins with. The loss of ``learner`` runs on ``backend`` on ``device``."""
 
     config: TrainConfig
     dataset: Dataset
@@ -177,7 +172,8 @@ def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None
     """Load the data, fit ``config`` to it, seed everything, build the method; options in ``given`` stay as they are."""
     if dataset is None:
         dataset = load_data(config, warnings.warn)
-    count, channels, size = len(dataset.train_images), dataset.train_images.shape[1], dataset.train_images.shape[2:]
+    count, channels, height, width = dataset.train_images.shape
+    size = height, width
     if count < 2 * config.devices:
         raise ValueError(
             f"train: {config.data} has {count} training images and --devices is {config.devices}; "
@@ -189,27 +185,22 @@ def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None
                 f"train: --batch-size is {config.batch_size} and {config.data} has {count} training images; "
                 f"pass at most {count}."
             )
-        config = replace(config, batch_size=count - count % config.devices)
+        config = config.changed(batch_size=count - count % config.devices)
     if config.batch_size < 2 * config.devices:
         raise ValueError(
             f"train: --devices is {config.devices} and a batch has {config.batch_size} images; every device needs two."
         )
-    if config.patch_size is not None and "patch_size" not in given:
-        config = replace(config, patch_size=_patch_size(*size))
+    kind = METHODS[config.method]
+    config = config.changed(**{name: value for name, value in kind.fitting(size).items() if name not in given})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu" and config.precision == "16-mixed":
         raise ValueError("train: --precision is 16-mixed, which needs a GPU, and none is here; pass bf16-mixed.")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
-    backend = choose(
-        device, AUTOCAST[config.precision] or torch.float32, config.backend, METHODS[config.method].backends
-    )
+    backend = choose(device, AUTOCAST[config.precision] or torch.float32, config.backend, kind.backends)
     seed(config.seed)
-    learner = _method(config, dataset)
-    views: nn.Module = OneView(channels, tuple(size))
-    if config.patch_size is None:
-        views = TwoViews(channels, tuple(size), whole=config.method in WHOLE_VIEWS)
-    return Prepared(config, dataset, learner, views, device, backend)
+    learner = kind.small(channels, size, backend=config.backend, group="world", **config.method_options)
+    return Prepared(config, dataset, learner, kind.make_views(channels, size), device, backend)
 
 
 def seed(value: int) -> None:
@@ -219,42 +210,19 @@ def seed(value: int) -> None:
 
 
 def _check_apart(out: Path, data: str) -> None:
-    """That results do not go where the next run would read them as pictures."""
+    """Refuse to write results where the next run would read them as pictures."""
     kind, _, path = data.partition(":")
     if kind == "imagefolder" and path and out.resolve().is_relative_to(Path(path).resolve()):
         raise ValueError(f"train: --out is {out}, inside the pictures of {path}; pass a folder elsewhere.")
 
 
 def _is_free(out: Path) -> bool:
-    """An empty folder, or one that a run left before it had a checkpoint."""
+    """Whether the folder is empty, or was left by a run that had no checkpoint yet."""
     return out.is_dir() and all(entry.name in FOLDERS or entry.name.endswith(PARTIAL) for entry in out.iterdir())
 
 
-def _method(config: TrainConfig, dataset: Dataset) -> Method:
-    _, channels, height, width = dataset.train_images.shape
-    own = config.own()
-    backbone: nn.Module
-    if config.patch_size is None:
-        # Convolutions of small images run a sixth faster on the CPU in this layout.
-        backbone = resnet_small(channels).to(memory_format=torch.channels_last)
-        own["feature_dim"] = backbone.feature_dim
-    else:
-        backbone = ViT((height, width), own.pop("patch_size"), channels)
-    return METHODS[config.method](backbone, backend=config.backend, group="world", **own)
-
-
-def _patch_size(height: int, width: int) -> int:
-    """The smallest patch from 2 pixels on that cuts images into 8 rows and columns at most; the largest, if none does.
-
-    2 of the digits' 8x8, 4 of 32x32.
-    """
-    side = math.gcd(height, width)
-    sizes = [size for size in range(2, side + 1) if side % size == 0 and max(height, width) <= MOST_PATCHES * size]
-    return sizes[0] if sizes else side
-
-
 def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, resume: bool) -> dict[str, list]:
-    """Train to the end and leave ``module`` as ``last.ckpt`` has it; the loss of steps, the spread of epochs."""
+    """Train to the end, and load ``last.ckpt`` into ``module``. Gives the loss of steps and the spread of epochs."""
     stamp = {"format": FORMAT, "method": config.method, "config": config.saved(), "data": fingerprint(dataset)}
     with _quiet_engine(), strategy_of(config.devices) as strategy:
         trainer = Trainer(
@@ -276,16 +244,16 @@ def _fit(module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, re
         batches = ImageBatches(dataset.train_images, config.batch_size, config.seed)
         try:
             trainer.fit(module, batches, ckpt_path=out / NAME if resume else None)
-        except SystemExit as error:  # what the engine makes of a KeyboardInterrupt, where a caller's handler raised it
+        except SystemExit as error:  # the engine turns a KeyboardInterrupt of a caller's handler into this
             raise KeyboardInterrupt from error
     if trainer.interrupted:
         raise KeyboardInterrupt
-    # Several devices train in processes of their own: what happened there is known from the checkpoint.
+    # Several devices train in processes of their own, and only the checkpoint tells what happened there.
     checkpoint: dict[str, Any] = {"epoch": -1}
     if (out / NAME).is_file():
         checkpoint = read_checkpoint(out / NAME, config.method)
     if checkpoint["epoch"] + 1 < config.epochs:
-        remedy = "lower --lr" if config.temperature is None else "lower --lr or raise --temperature"
+        remedy = "lower --lr" if "temperature" not in config.method_options else "lower --lr or raise --temperature"
         raise ValueError(
             f"train: the loss was no finite number in epoch {checkpoint['epoch'] + 2}; {remedy}, with another --out."
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C and SIGTERM while a run works."""
+"""Lets Ctrl-C and SIGTERM stop a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USUAL: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, s
 
 
 class Stopped(BaseException):
-    """A signal came. It is no KeyboardInterrupt, after which the engine ignores every further Ctrl-C."""
+    """Says that a signal came. It is no KeyboardInterrupt: after one, the engine ignores every further Ctrl-C."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -22,10 +22,10 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopping() -> Iterator[None]:
-    """Within, each SIGINT and SIGTERM raises, wherever the work is; what comes out is Python's own.
+    """Let each SIGINT and SIGTERM stop the work inside the block; it leaves as one of Python's own exceptions.
 
-    A handler of the caller's own is not replaced, and all are as before in the end. Outside the main thread, which has
-    the only say in them, nothing changes.
+    A handler of the caller's own is not replaced, and at the end all are as before. Only the main thread may set
+    handlers; in others nothing changes.
 
     Raises:
         KeyboardInterrupt: after SIGINT. SystemExit: with code 143, after SIGTERM.
@@ -44,7 +44,7 @@ def stopping() -> Iterator[None]:
         raise KeyboardInterrupt from None
     finally:
         for number, handler in before.items():
-            if handler is not None:  # one that Python has not set cannot be set by it
+            if handler is not None:  # Python cannot set a handler that it did not set itself
                 signal.signal(number, handler)
 
 

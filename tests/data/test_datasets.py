@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of data set, and the sentence that bad data gets."""
+"""Every kind of data set loads, and bad data gets one sentence."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_unreadable_image_is_named(tmp_path, content):
 
 
 def unlabelled(spec: str) -> tuple[int, int]:
-    """How many images are for training and held out."""
+    """Load the data, which must have no labels: the number of images for training and held out."""
     data = load(spec, 8)
     assert data.classes == () and data.train_labels is None and data.test_labels is None
     return len(data.train_images), len(data.test_images)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are damaged, lie, are no files, or are far too large: one sentence each, and nothing started or hung."""
+"""Files that are damaged, that lie, that are no files or far too large get one sentence; nothing starts or hangs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = 8
 
 
 def refusal(call: Callable[[], object]) -> str:
-    """The one sentence; within a few seconds, or the reader waits for what never comes."""
+    """Catch the one sentence. It comes within a few seconds; otherwise the reader waits for bytes that never come."""
     caught: list[Exception | None] = []
 
     def run() -> None:
@@ -44,7 +44,7 @@ def refusal(call: Callable[[], object]) -> str:
     return message
 
 
-# What is no file, in the place of one
+# Folders, fifos and devices in the place of a file
 
 
 def be_fifo(path: Path) -> None:
@@ -113,7 +113,7 @@ def npz_of(path: Path) -> Path:
 @pytest.mark.parametrize("become", PRETENDERS)
 @pytest.mark.parametrize("kind", ["image", "cifar10", "npz"])
 def test_what_is_no_file_of_the_kind_is_named(kind, become, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    monkeypatch.chdir(tmp_path)  # a socket's name must be short
     if kind == "image":
         spec, place = f"imagefolder:{images_of(tmp_path / 'x')}", Path("x/dog/2.png")
     elif kind == "cifar10":
@@ -158,7 +158,7 @@ PICTURES = pictures()
 
 
 def damaged(content: bytes, random: np.random.RandomState) -> bytes:
-    """Cut off, or with one to three other bytes, half of the time in its first 200."""
+    """Cut the content off, or change one to three bytes of it, half of the time in its first 200."""
     if random.randint(3) == 0:
         return content[: random.randint(len(content))]
     changed = bytearray(content)
@@ -182,7 +182,7 @@ def fuzz_pictures(kind: str, file: Path, count: int, seed: int) -> None:
 
 @pytest.fixture
 def small_pictures(monkeypatch):
-    """Damage makes a picture huge now and then, which takes seconds to decode."""
+    """Refuse large pictures: damage makes one huge now and then, which takes seconds to decode."""
     monkeypatch.setattr(picture, "MOST_PIXELS", 1 << 20)
 
 
@@ -229,7 +229,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(values: np.ndarray, depth: int, colour: int, size: tuple[int, int] | None = None) -> bytes:
-    """By the specification, since Pillow writes no 16-bit colours; ``size`` is what the header says."""
+    """Write a PNG by its specification, since Pillow writes no 16-bit colours; the header says ``size``."""
     rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in values)
     width, height = size or values.shape[1::-1]
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
@@ -355,13 +355,13 @@ def test_an_encrypted_or_unknown_member_is_named(tmp_path):
     at = whole.index(b"PK\x01\x02")
     for place, value, words in ((8, 1, "encrypted"), (10, 97, "compression")):
         changed = bytearray(whole)
-        changed[at + place] = changed[place - 2] = value  # in the directory and before the member
+        changed[at + place] = changed[place - 2] = value  # once in the directory and once before the member
         path.write_bytes(changed)
         assert words in refusal(lambda: load(f"npz:{path}"))
 
 
 def test_a_bomb_is_refused_by_its_header(tmp_path, monkeypatch):
-    """Five gigabytes of zeros are five megabytes; here it is a million bytes, and the memory is smaller."""
+    """Five gigabytes of zeros compress to five megabytes. Here it is a million bytes, and the memory is smaller."""
     content = member(header("(1000, 32, 32)"), bytes(1000 * 32 * 32))
     path = archive(tmp_path / "x.npz", [("images.npy", content), ("unused.npy", content)])
     monkeypatch.setattr(dataset, "MEMORY", 9 * 1000 * 32 * 32 - 1)
@@ -382,7 +382,7 @@ def fuzz_npz(path: Path, count: int, seed: int) -> None:
         except ValueError as error:
             message = str(error)
             assert str(path) in message and "\n" not in message and message.endswith("."), f"{number}: {message}"
-        else:  # what the checksums do not cover: dates, and the name of the labels, without which the split is another
+        else:  # checksums do not cover dates, nor the name of the labels, without which the split is another
             assert found.train_labels is None or (found.train_images == expected.train_images).all(), number
 
 
@@ -397,7 +397,7 @@ def test_many_damaged_npz_are_never_read_wrongly(tmp_path, seed):
     fuzz_npz(tmp_path / "x.npz", 5000, seed)
 
 
-# Names
+# Names of files and folders
 
 
 def test_names_that_are_long_or_do_not_print_are_one_sentence():

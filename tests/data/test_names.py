@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of a user's folders in pictures and pages: as they are, whatever is in them."""
+"""Pictures and pages show the names of a user's folders as they are, whatever characters they hold."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the model sees of a picture is what a viewer shows of it, or a sentence says what was left out."""
+"""The model sees a picture as a viewer shows it, or a sentence says what was left out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sslkernels.data.picture import read_picture
 SIZE = 8
 RANDOM = np.random.RandomState(0)
 COLOURS = RANDOM.randint(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
-# 12 bits, of which every one is in use.
+# Numbers that use every one of 12 bits.
 DEEP = RANDOM.randint(0, 4096, (SIZE, SIZE))
 DEEP[0, 0] = 4095
 DEEP_COLOURS = RANDOM.randint(0, 4096, (SIZE, SIZE, 3))
@@ -33,7 +33,7 @@ def seen(file: Path) -> torch.Tensor:
 
 
 def planes(values: np.ndarray, white: float) -> torch.Tensor:
-    """Float32 ``(3, S, S)`` of grey or colours."""
+    """Make float32 ``(3, S, S)`` of grey or coloured numbers."""
     colours = values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2)
     return torch.from_numpy(colours.transpose(2, 0, 1) / white).float()
 
@@ -42,7 +42,7 @@ def close(found: torch.Tensor, expected: torch.Tensor, apart: float = 1e-6) -> b
     return bool((found - expected).abs().max() <= apart)
 
 
-# As the eight orientations of EXIF are defined: where row 0 and column 0 of the stored pixels are seen.
+# EXIF defines its eight orientations by the sides where row 0 and column 0 of the stored pixels are seen.
 ORIENTATIONS = {
     1: lambda x: x,
     2: lambda x: x[:, ::-1],
@@ -114,7 +114,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(values: np.ndarray, colour: int, bits: int | None = None) -> bytes:
-    """Of 16 bits, by the specification; ``bits`` are the significant ones of its chunk sBIT."""
+    """Write a PNG of 16 bits by its specification; the chunk sBIT says that ``bits`` of them are significant."""
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))]
@@ -125,7 +125,7 @@ def png(values: np.ndarray, colour: int, bits: int | None = None) -> bytes:
 def tiff(
     values: np.ndarray, order: str, photometric: int, kind: str = "u2", packed: bool = False, **tags: int
 ) -> bytes:
-    """By the specification; ``tags`` are _NUMBER=VALUE."""
+    """Write a TIFF by its specification; ``tags`` are _NUMBER=VALUE."""
     data = values.astype(order + kind).tobytes()
     data = zlib.compress(data) if packed else data
     height, width = values.shape[:2]
@@ -148,7 +148,7 @@ def tiff(
 
 
 def deep_files() -> dict[str, tuple[str, bytes, np.ndarray]]:
-    """By what they are: suffix, content, and the 12 bits of it that should be seen."""
+    """Pictures of more than 8 bits by their kind: suffix, content, and the 12 bits of it that should be seen."""
     grey, colours = DEEP, DEEP_COLOURS
     found = {
         "png": ("png", png(grey, 0), grey),
@@ -180,7 +180,7 @@ def test_twelve_bits_are_as_bright_as_eight(name, tmp_path):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         image = load(f"imagefolder:{tmp_path}", SIZE).train_images[0]
-    # Pillow brings the 12 bits of a pgm to 16, and of a ppm to 8.
+    # Pillow scales the 12 bits of a pgm to 16, and those of a ppm to 8.
     apart = {"pgm": 0.51 / 65535, "plain pgm": 0.51 / 65535, "ppm": 0.51 / 255}.get(name, 1e-6)
     assert close(image, planes(values, 4095), apart)
     declared = "pgm" in name or name in ("ppm", "tiff with a largest value")
@@ -208,7 +208,7 @@ def test_the_brightest_picture_of_all_decides_how_deep_they_are(largest, white, 
 def test_a_declared_range_is_kept_however_dark_the_picture_is(tmp_path):
     (tmp_path / "x.pgm").write_bytes(b"P5 8 8 65535\n" + DEEP.astype(">u2").tobytes())
     assert close(seen(tmp_path / "x.pgm"), planes(DEEP, 65535))
-    (tmp_path / "x.tif").write_bytes(tiff(DEEP, "<", 0))  # white is zero
+    (tmp_path / "x.tif").write_bytes(tiff(DEEP, "<", 0))  # here zero is white
     assert close(seen(tmp_path / "x.tif"), planes(65535 - DEEP, 65535))
 
 

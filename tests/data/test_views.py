@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two views: random, different, repeatable from torch's random state."""
+"""Two views are random, differ, and repeat from torch's random state."""
 
 from __future__ import annotations
 

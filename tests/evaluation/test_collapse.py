@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How far features spread, on rows whose answer is known, and the words for a collapse."""
+"""The spread of features is right on rows whose answer is known, and a collapse is said in words."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_rows_in_all_directions_have_one_and_every_rank(scale):
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
 def test_rows_that_are_alike_have_none_and_rank_one(scale, noise):
-    """Also where the likeness ends in rounding."""
+    """This holds for rows that differ by a rounding too."""
     spread = feature_spread((0.3 * torch.ones(64, 32) + noise * rows(64, 32)) * scale)
     assert spread == pytest.approx((0, 1), abs=1e-3)
     assert collapse_warning([0.5, spread.feature_std], [20.0, spread.effective_rank])
@@ -73,16 +73,16 @@ def test_no_rows_and_no_matrix_get_a_sentence():
     ("stds", "ranks", "warned"),
     [
         ([0.6, 0.5], [30.0, 25.0], False),
-        ([0.03, 0.027], [1.8, 1.6], False),  # a ViT's
+        ([0.03, 0.027], [1.8, 1.6], False),  # a ViT's values
         ([0.1, 0.019], [30.0, 25.0], True),
         ([0.6, 0.5], [5.0, 1.4], True),
-        ([0.6, 0.05], [30.0, 25.0], True),  # a tenth of what there was
+        ([0.6, 0.05], [30.0, 25.0], True),  # less than a tenth is left
         ([0.6, 0.5], [30.0, 2.9], True),
-        ([0.001, 0.5], [1.0, 25.0], False),  # recovered
+        ([0.001, 0.5], [1.0, 25.0], False),  # it recovered
         ([None, None, 0.6, 0.5], [None, None, 30.0, 25.0], False),
         ([None, 0.01], [None, 1.1], True),
         ([None], [None], False),
-        ([0.6, float("nan")], [30.0, float("nan")], False),  # the loss tells
+        ([0.6, float("nan")], [30.0, float("nan")], False),  # the loss says so already
         ([], [], False),
     ],
 )

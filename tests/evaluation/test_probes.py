@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probes on rows whose answer is known."""
+"""The probes are right on rows whose answer is known."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_knn_is_the_majority():
     assert nearest(rows, query, 3).tolist() == [[0, 1, 2]]
     assert knn(rows, labels, query, torch.tensor([1]), k=3) == 1.0
     assert knn(rows, labels, query, torch.tensor([0]), k=1) == 1.0
-    assert knn(rows, labels, query, torch.tensor([0]), k=99) == 1.0  # a draw of two and two
+    assert knn(rows, labels, query, torch.tensor([0]), k=99) == 1.0  # two votes against two
 
 
 def test_calibration_sets_the_statistics_of_the_images_and_nothing_else():

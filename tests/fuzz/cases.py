@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random calls of every public function: a number draws the whole of one, so that the number alone repeats it."""
+"""Random calls of every public function. One number draws a whole call, so that the number alone repeats it."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Call:
     ours: Callable[..., Any]
     exact: Callable[..., Any]
     options: dict[str, Any] = field(default_factory=dict)
-    # A loss whose gradient is a sum of two: infinity times zero in one may make NaN of an infinite other.
+    # The gradient of this loss is a sum of two terms: infinity times zero in one may turn an infinite other into NaN.
     split: bool = False
-    # How far the value may be off besides, given the tensors, where a docstring says so.
+    # A further error of the value that a docstring allows, given the tensors.
     slack: Callable[[Sequence[Any]], float] = lambda tensors: 0.0
 
 
 def on_samples(side: str | None, weight: float) -> Callable[[Sequence[Any]], float]:
-    """1e-6 of all squared covariances, from which the side of samples takes the variances: see `vicreg`."""
+    """1e-6 of all squared covariances: the side of samples takes the variances from them, see `vicreg`."""
 
     def slack(tensors: Sequence[Any]) -> float:
         if side == "features":
@@ -45,16 +45,16 @@ def on_samples(side: str | None, weight: float) -> Callable[[Sequence[Any]], flo
 
 
 class Draw:
-    """What one case draws from."""
+    """The random numbers of one case."""
 
     def __init__(
         self, number: int, poisoned: bool, dtypes: Sequence[torch.dtype], others: torch.dtype | None = None
     ) -> None:
-        """``others``: what tensors after the first are, where that is another dtype."""
+        """``others`` is the dtype of all tensors after the first, if it is another one."""
         self.dtypes = dtypes
         self.random, self.generator = random.Random(number), torch.Generator().manual_seed(number)
         self.poisoned, self.dtype, self.others, self.first = poisoned, self.random.choice(dtypes), others, True
-        # Infinite entries make weights of zero count: all of them must be zero, or none, in every dtype.
+        # Infinite entries make weights of zero count, so all of them must be zero, or none, in every dtype.
         self.scales = (1.0,) if poisoned else (1.0, 1.0, 1.0, 1e-3, 20.0, 0.0)
 
     def one_of(self, *choices: Any) -> Any:
@@ -64,11 +64,11 @@ class Draw:
         return max(least, self.random.choice(SIZES))
 
     def rows(self, least: int = 1) -> int:
-        """As `size`, and now and then more than a kernel takes at once."""
+        """Draw a number of rows as `size` does, and now and then more than a kernel takes at once."""
         return 210 if self.random.random() < 0.04 else self.size(least)
 
     def tensor(self, *shape: int, grad: bool = True, dtype: torch.dtype | None = None, wild: bool = True) -> Tensor:
-        """Normal numbers, at any stride if ``wild``: transposed, with gaps, expanded or beside the alignment."""
+        """Draw normal numbers. If ``wild``, they are transposed, expanded, unaligned or have gaps."""
         layout = self.one_of("plain", "plain", "transposed", "gaps", "beside", "expanded") if wild else "plain"
         full = torch.randn(*shape, generator=self.generator, dtype=torch.float64)
         full = full * self.one_of(*self.scales) if wild else full
@@ -91,7 +91,7 @@ class Draw:
         return full.requires_grad_(grad)
 
     def scalar(self, *values: float) -> float | Tensor:
-        """A number, or a tensor that gets its gradient."""
+        """Draw a number, or a tensor that gets its gradient."""
         value = self.one_of(*values)
         if self.random.random() < 0.5:
             return value
@@ -110,8 +110,8 @@ def reduced(losses: Tensor, reduction: str) -> Tensor:
 
 
 def temperatures(draw: Draw, normalize: bool) -> tuple[float, ...]:
-    """Mild ones for rows as they are, whose products reach thousands: float32 is off by 1e-4 in such a logit, and as
-    much in its exponential.
+    """Draw temperatures, mild ones for rows that are not normalised. Their products reach thousands, where float32 is
+    off by 1e-4 in a logit, and as much in its exponential.
     """
     if draw.poisoned:
         return 0.5, 2.0, -1.0
@@ -223,11 +223,11 @@ def barlow_twins(draw: Draw) -> Call:
 
 
 def _weighed(name: str) -> Callable[[Draw], Call]:
-    """VICReg and its kin: of two views, or of one."""
+    """Draw a call of VICReg or its kin, on two views or on one."""
 
     def draw_call(draw: Draw) -> Call:
         weights = {"var": draw.one_of(25.0, 1.0), "cov": draw.one_of(1.0, 20.0), "eps": draw.one_of(1e-4, 0.1)}
-        views: Sequence[Tensor] = pair(draw, 3, 2)  # columns of two rows correlate exactly
+        views: Sequence[Tensor] = pair(draw, 3, 2)  # three rows at least: columns of two correlate exactly
         if name == "vcreg":
             views = views[:1]
         else:
@@ -352,7 +352,7 @@ def masked_smooth_l1(draw: Draw) -> Call:
 
 
 def _tokens(draw: Draw, least: int = 1) -> tuple[int, int, int, int]:
-    """B, L, C, K."""
+    """Draw the sizes B, L, C and K."""
     return draw.one_of(1, 2, 5), draw.size(least), draw.size(), draw.size()
 
 
@@ -428,7 +428,7 @@ def ema_update_(draw: Draw) -> Call:
 
     def exact(*tensors: Tensor) -> list[Tensor]:
         targets, sources = tensors[: len(ours)], tensors[len(ours) :]
-        if momentum in (0, 1):  # the other side has no part in it, infinite or not
+        if momentum in (0, 1):  # the other side has no part in the result, infinite or not
             return list(targets if momentum == 1 else sources)
         return [momentum * t + (1 - momentum) * s for t, s in zip(targets, sources, strict=True)]
 
@@ -452,7 +452,7 @@ def queue_update_(draw: Draw) -> Call:
     )
 
 
-# What draws random masks has no formula: what it promises is checked, given the same generator twice.
+# Samplers of masks have no formula. We check what they promise, and call them twice with the same generator.
 
 
 def _checked(promise: Callable[[Draw, Callable[[], torch.Generator], str], None]) -> Callable[[Draw], Call]:

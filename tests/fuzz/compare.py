@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One random call against its formula in float64: values, gradients, and every entry that is no number.
+"""Compares one random call with its formula in float64: values, gradients, and every entry that is no number.
 
-How far a result may be off is not guessed: eager PyTorch computes the same formula in the dtype of the call, at points
-next to the inputs, and ours may be a few times as far from float64 as the worst of those.
+The allowed error is not guessed. Eager PyTorch computes the same formula in the dtype of the call, at points next to
+the inputs, and ours may be a few times as far from float64 as the worst of those results.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 TIMES = 16
 NEAR = 3
-# What the formula itself does not know, in float64.
+# The error of the formula itself in float64.
 FLOOR = 1e-12
 SINGLE = torch.finfo(torch.float32).eps
 
@@ -31,7 +31,7 @@ def run(
     dtypes: Sequence[torch.dtype] = DTYPES,
     others: torch.dtype | None = None,
 ) -> None:
-    """``number`` alone repeats the case; it stands in the message of whatever goes wrong."""
+    """Run the case that ``number`` draws; the number stands in the message of every failure."""
     draw = Draw(number, poisoned, dtypes, others)
     call = GENERATORS[name](draw)
     shapes = [t if not isinstance(t, Tensor) else (tuple(t.shape), t.stride()) for t in call.tensors]
@@ -48,7 +48,7 @@ def check(call: Call, draw: Draw, backend: str, poisoned: bool, autocast: torch.
     with _autocast(autocast):
         values = _listed(call.ours(*leaves, backend=backend))
     cotangents = [torch.randn(value.shape, generator=draw.generator).to(value.dtype).double() for value in values]
-    if poisoned:  # some rows get no gradient
+    if poisoned:  # now and then some rows get no gradient
         some = [c * (torch.rand(c.shape, generator=draw.generator) < 0.8) for c in cotangents]
         cotangents = [part if part.numel() > 1 else whole for part, whole in zip(some, cotangents, strict=True)]
     found = values, _gradients(values, leaves, cotangents)
@@ -59,7 +59,7 @@ def check(call: Call, draw: Draw, backend: str, poisoned: bool, autocast: torch.
     for part, kind in enumerate(("value", "gradient")):
         assert len(found[part]) == len(wanted[part])
         for place, (output, want) in enumerate(zip(found[part], wanted[part], strict=True)):
-            if poisoned:  # numbers beside infinite ones are as good as without; finite calls measure those
+            if poisoned:  # numbers beside infinite ones are as exact as without; finite calls measure them
                 bound = 10 * max(coarsest, SINGLE) * (1 + _largest(want)) * (1 + want.numel())
             else:
                 floor = 1e-8 if coarsest < SINGLE else FLOOR if autocast is None else 4 * coarsest
@@ -70,7 +70,7 @@ def check(call: Call, draw: Draw, backend: str, poisoned: bool, autocast: torch.
 
 
 def compare(what: str, output: Tensor, want: Tensor, bound: float, alike: bool) -> None:
-    """``alike``: infinities and NaN count as one."""
+    """Compare two results; with ``alike``, infinities and NaN count as the same."""
     assert output.shape == want.shape, f"{what} has shape {tuple(output.shape)} and not {tuple(want.shape)}"
     limits = torch.finfo(output.dtype)
     output = output.detach().double()
@@ -109,7 +109,7 @@ def _formula(
 def _near(
     call: Call, cotangents: Sequence[Tensor], draw: Draw, autocast: torch.dtype | None, wanted: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The formula in eager PyTorch, as a call of this dtype would run; in float32 where that leaves the range."""
+    """Compute the formula in eager PyTorch in this dtype, or in float32 if that overflows."""
     dtypes = [t.dtype for t in call.tensors if isinstance(t, Tensor)]
     low = max((torch.finfo(dtype).eps for dtype in [*dtypes, *([autocast] if autocast else [])]), default=0.0)
     try:
@@ -122,7 +122,7 @@ def _near(
         )
         if finite:
             return sample
-    except (NotImplementedError, RuntimeError):  # an operation that PyTorch has not for this dtype
+    except (NotImplementedError, RuntimeError):  # PyTorch lacks an operation for this dtype
         pass
     wide = torch.float64 if torch.float64 in dtypes else torch.float32
     return _formula(call, cotangents, wide, draw, low)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every loss and op as its paper writes it, in plain PyTorch and in the dtype of what it is given.
+"""Every loss and op as its paper writes it, in plain PyTorch and in the dtype of its inputs.
 
-In float64 it is what the fuzz compares with; in a lower dtype it shows how far eager PyTorch lands. Shares no code with
+The fuzz compares with them in float64; in a lower dtype they show the error of eager PyTorch. They share no code with
 the library.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def lse(logits: Tensor, dim: int = 1) -> Tensor:
-    """torch.logsumexp; a row of nothing but -inf is -inf with a gradient of zero, where torch's is NaN."""
+    """Compute torch.logsumexp, but give a row of nothing but -inf a gradient of zero, where torch's is NaN."""
     nothing = (logits == -torch.inf).all(dim, keepdim=True)
     return logits.masked_fill(nothing, 0).logsumexp(dim).masked_fill(nothing.squeeze(dim), -torch.inf)
 
@@ -166,7 +166,7 @@ def lejepa(local_z: Tensor, global_z: Tensor, slices: Tensor, weight: float, kno
 
 
 def masked(pred: Tensor, target: Tensor, mask: Tensor, norm: str, beta: float | None) -> Tensor:
-    """Tokens of mask 0 have no part in it, NaN or not."""
+    """Take the mean over masked tokens; those of mask 0 have no part in it, even if they hold NaN."""
     counted = mask != 0
     if not counted.any():
         return (pred.masked_fill(torch.ones_like(pred, dtype=torch.bool), 0)).sum()

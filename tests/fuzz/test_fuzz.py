@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every public function against its formula in float64, at random shapes, strides, dtypes, scales and options.
 
-A failure prints the call that repeats it: ``from compare import run`` beside this file.
+A failure prints the call that repeats it; run it with ``from compare import run`` beside this file.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ TESTS = Path(__file__).parent
 NAMES = sorted(GENERATORS)
 EVERY_DTYPE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 AUTOCAST = (torch.bfloat16, torch.float16)
-# Families whose entries may be infinite or NaN, and give what the formula gives.
+# Families that take infinite entries and NaN, and then give what the formula gives.
 NON_FINITE = (
     "apply_masks", "byol_loss", "clip_loss", "ema_update_", "gather_tokens", "info_nce", "logsumexp_similarity",
     "masked_mse", "masked_smooth_l1", "negative_cosine_similarity", "nt_xent", "patchify_gather", "queue_update_",
     "restore_tokens", "scatter_tokens",
 )  # fmt: skip
-# Whose kernels on a CPU exist once for each instruction set.
+# Families that have CPU kernels for each instruction set.
 SIMILARITY = ("byol_loss", "clip_loss", "info_nce", "logsumexp_similarity", "negative_cosine_similarity", "nt_xent")
-# What Triton's interpreter multiplies rightly.
+# Dtypes that Triton's interpreter multiplies rightly.
 INTERPRETABLE = (torch.float32, torch.float32, torch.float16)
 
 if INTERPRETED:

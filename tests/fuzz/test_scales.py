@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses of inputs of any size against float64: sums must not leave the range where the result does not.
 
-A result is compared where float32 (float16) holds it. Relative to the largest of its tensor it is as good as one of
-inputs of size 1, whose conditioning the fuzz measures; here a thousandth tells right from wrong.
+Results are compared where float32 (float16) can hold them. The fuzz measures how exact they are at inputs of size 1;
+here a thousandth of the tensor's largest number tells right from wrong.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ POWERS = (-30, -20, -15, -10, 0, 10, 15, 17, 18, 19, 20, 30)
 HALF_POWERS = (-4, -2, 2, 4)
 MASK = torch.tensor([[1, 1, 0, 1, 1, 1, 1]])
 
-# Name -> ours, the formula; of two tensors (7, 5) that both take a gradient, and a backend.
+# For each name ours and the formula. Ours takes two tensors (7, 5), which both get a gradient, and a backend.
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "nt_xent": (SF.nt_xent, lambda a, b: formulas.nt_xent(a, b, 0.1, True).mean()),
     "nt_xent of rows as they are": (
@@ -101,7 +101,7 @@ def check(ours: Callable, exact: Callable, a: Tensor, b: Tensor, backend: str) -
     wanted = [x.double().requires_grad_() for x in (a, b)]
     value, want = ours(*leaves, backend=backend), exact(*wanted)
     rounding = 5e-3 if a.dtype == torch.float16 else 1e-3
-    if want.abs() > torch.finfo(value.dtype).max / 1e4:  # the largest logits leave the range
+    if want.abs() > torch.finfo(value.dtype).max / 1e4:  # the largest logits overflow
         return
     _close(value, want, rounding)
     options = {"allow_unused": True, "materialize_grads": True}

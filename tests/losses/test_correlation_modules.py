@@ -20,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sslkernels.functional as SF
 from sslkernels.losses import BarlowTwinsLoss, FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss, VICRegLoss
 
-SHAPES = [(6, 4), (4, 7), (2, 3), (5, 1)]  # rows fewer and more than features
+SHAPES = [(6, 4), (4, 7), (2, 3), (5, 1)]  # fewer and more rows than features
 
 
 def pair(*shape: int, scale: float = 0.7, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Columns with a mean, of unlike widths: some on either side of VICReg's hinge."""
+    """Draw columns with a mean and of unlike deviations, on both sides of VICReg's hinge."""
     widths = torch.linspace(0.3, 2.0, shape[-1])
     return tuple((scale * torch.randn(*shape) * widths + 0.5).to(dtype).requires_grad_() for _ in range(2))  # type: ignore[return-value]
 
@@ -96,7 +96,7 @@ def tico(a: Tensor, b: Tensor, before: Tensor | float = 0.0, beta: float = 0.9, 
 
 
 def assert_alike(loss: Callable[..., Tensor], formula: Callable[..., Tensor], *views: Tensor) -> None:
-    """Value and gradients."""
+    """Compare value and gradients."""
     exact_views = [z.detach().double().requires_grad_() for z in views]
     exact = formula(*exact_views)
     value = loss(*views)
@@ -184,7 +184,7 @@ def test_backends_agree(backend: str) -> None:
 
 
 class Largest(TorchDispatchMode):
-    """Numbers in the largest result of any op."""
+    """Records the numbers in the largest result of any op."""
 
     numbers = 0
 
@@ -228,7 +228,7 @@ def test_tico_remembers_the_covariance() -> None:
 
 
 def test_tico_gives_both_views_their_gradient_after_it_was_updated() -> None:
-    """The backward sees the covariance of its own forward."""
+    """The backward uses the covariance of its own forward."""
     loss = TiCoLoss()
     a, b = pair(6, 4, dtype=torch.float64)
     first = loss(a, b)
@@ -254,7 +254,7 @@ def saved_and_loaded(module: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
 def test_tico_resumes(used: bool) -> None:
-    """Into a module that has not yet seen an embedding, and into one that has."""
+    """A checkpoint loads into a module that has seen no embedding yet, and into one that has."""
     model, resumed = Model(), Model()
     model.criterion(*pair(6, 4))
     if used:
@@ -417,7 +417,7 @@ def test_lightly_gives_the_same(name: str, shape: tuple[int, int]) -> None:
     import sslkernels.losses
 
     loss, other = getattr(sslkernels.losses, name)(), theirs()
-    for _ in range(3):  # TiCo remembers
+    for _ in range(3):  # TiCo remembers from call to call
         a, b = pair(*shape, dtype=torch.float64)
         arguments = ([a, b],) if name == "FroSSLLoss" else (a, b)
         value, expected = loss(*arguments), other(*arguments)

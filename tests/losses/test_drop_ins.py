@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each module beside the class whose place it takes: arguments, defaults, attributes, and what subclasses override.
+"""Each module has the arguments, defaults, attributes and methods for subclasses of the class that it replaces.
 
-The tables were written from lightly 1.6.0, open_clip 3.3 and stable-pretraining 0.1; solo-learn's are functions.
+The tables were written from lightly 1.6.0, open_clip 3.3 and stable-pretraining 0.1; solo-learn has functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sslkernels import losses
 from sslkernels.losses import ClipLoss, NTXentLoss, SIGReg
 
-# Constructor in order, arguments of forward in order, and attributes besides those named like the constructor's.
+# Arguments of the constructor and of forward, in order, and attributes that are no argument of the constructor.
 ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
     "NTXentLoss": (
         {"temperature": 0.5, "memory_bank_size": 0, "gather_distributed": False},
@@ -67,8 +67,8 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
         {"prev_num_logits": int, "labels": dict},
     ),
 }
-OURS = {"InfoNCELoss", "VIbCRegLoss"}  # the second stands for a function of solo-learn
-# Arguments that the original keeps under no name, or hands on to a part.
+OURS = {"InfoNCELoss", "VIbCRegLoss"}  # the second replaces a function of solo-learn
+# Arguments that the original does not keep as an attribute, or hands on to a part.
 HANDED_ON = {"memory_bank_size", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors"}
 GATHERED = [
     name for name in losses.__all__ if "gather_distributed" in inspect.signature(getattr(losses, name)).parameters
@@ -99,7 +99,7 @@ def test_arguments_and_attributes_are_the_originals(name: str) -> None:
 def test_without_torch_distributed_gathering_is_refused_as_in_lightly(name: str, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(torch.distributed, "is_available", lambda: bool(asked.append(name)))
-    if name in ("VCRegLoss", "VIbCRegLoss"):  # they gather by default, where there is somebody to gather from
+    if name in ("VCRegLoss", "VIbCRegLoss"):  # they gather by default, if there are other ranks
         z = torch.randn(4, 3)
         assert getattr(losses, name)()(*[z, z][: 1 if name == "VCRegLoss" else 2]).isfinite()
         return
@@ -124,7 +124,7 @@ def features(n: int = 5, d: int = 4) -> tuple[Tensor, Tensor]:
 
 
 class CaptionLoss(ClipLoss):
-    """As open_clip's CoCa: the loss of the class above and one of its own."""
+    """A subclass like open_clip's CoCa: it adds a loss of its own."""
 
     def __init__(self, weight: float, **options: Any) -> None:
         super().__init__(**options)
@@ -135,7 +135,7 @@ class CaptionLoss(ClipLoss):
 
 
 class DistillLoss(ClipLoss):
-    """As open_clip's: logits of a student and of its teacher."""
+    """A subclass like open_clip's: it takes logits of a student and of its teacher."""
 
     def forward(self, image: Tensor, text: Tensor, scale: Tensor, image_t: Tensor, text_t: Tensor) -> Tensor:  # type: ignore[override]
         ours, theirs = self.get_logits(image, text, scale), self.get_logits(image_t, text_t, scale)
@@ -153,7 +153,7 @@ class MarginLoss(ClipLoss):
 
 
 class TurnedLoss(ClipLoss):
-    """Every image belongs to the next text."""
+    """A subclass in which every image belongs to the next text."""
 
     def get_ground_truth(self, device, num_logits):
         return super().get_ground_truth(device, num_logits).roll(-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modules against what users of lightly and open_clip expect of the same call."""
+"""The modules give what users of lightly and open_clip expect of the same call."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_bank_holds_the_negatives(size: tuple[int, int]) -> None:
 
 
 def test_bank_is_read_before_it_is_written() -> None:
-    """The batch's own keys are not among its negatives, and the backward sees the bank as it was read."""
+    """The batch's own keys are not among its negatives, and the backward uses the bank as it was read."""
     loss = NTXentLoss(memory_bank_size=(6, 4))
     out0, out1 = views()
     bank = bank_of(loss)
@@ -130,7 +130,7 @@ class Model(nn.Module):
 
 
 def test_a_checkpoint_without_the_bank_loads_strictly_with_one_warning() -> None:
-    """As lightly writes them."""
+    """lightly writes such checkpoints."""
     model = Model(memory_bank_size=(8, 4))
     checkpoint = Model().state_dict()
     assert sorted(checkpoint) == ["encoder.bias", "encoder.weight"]

@@ -18,7 +18,7 @@ VIEWS = "BYOL: 3 views came; pass two views", "SimSiam: 3 views came; pass two v
 
 def byol(**options) -> BYOL:
     method = BYOL(ResNet(1, (4,), (1,)), feature_dim=4, hidden_dim=8, projection_dim=6, **options).double()
-    for parameter in method.teacher.parameters():  # a teacher that is not its student
+    for parameter in method.teacher.parameters():  # so that the teacher differs from its student
         parameter.add_(0.1 * torch.randn_like(parameter))
     return method
 
@@ -32,7 +32,7 @@ def two_views(n: int = 7) -> list[torch.Tensor]:
 
 
 def byol_formula(method: BYOL, views: list[torch.Tensor]) -> torch.Tensor:
-    """Equation 2 in both orders of the views: the squared distance of unit rows."""
+    """Equation 2, in both orders of the views: the squared distance of unit rows."""
     total = torch.zeros(())
     for view, other in (views, views[::-1]):
         prediction = F.normalize(method.predictor(method.projector(method.backbone(view))), dim=1)
@@ -103,7 +103,7 @@ def test_a_predictor_of_ones_own_is_called_after_the_step():
     torch.testing.assert_close(method(views)["loss"], byol_formula(method, views))
     method.after_step(0, 10)
     assert method.predictor.steps == 1 and method.teacher.step == 0
-    assert isinstance(byol(predictor=nn.Sequential()).predictor, nn.Sequential)  # an empty one is one
+    assert isinstance(byol(predictor=nn.Sequential()).predictor, nn.Sequential)  # an empty predictor is one too
 
 
 def test_sizes_by_default_are_those_of_the_papers():

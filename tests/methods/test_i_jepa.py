@@ -15,7 +15,7 @@ from sslkernels.models import ViT
 
 def small() -> IJEPA:
     method = IJEPA(ViT((8, 8), 2, 1, width=16, depth=2, heads=2), predictor_width=8, momentum=0.9)
-    for parameter in method.teacher.parameters():  # a teacher that is not its student
+    for parameter in method.teacher.parameters():  # so that the teacher differs from its student
         parameter.add_(0.05 * torch.randn_like(parameter))
     return method
 
@@ -25,7 +25,7 @@ def rows(x: Tensor, index: Tensor) -> Tensor:
 
 
 def official_loss(method: IJEPA, images: Tensor, context: Tensor, targets: list[Tensor]) -> Tensor:
-    """train.py and vision_transformer.py of the official code on the method's weights, a target at a time."""
+    """Follow train.py and vision_transformer.py of the official code on the method's weights, a target at a time."""
     patches = images.reshape(-1, 1, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(len(images), 16, 4)
     pixels = 2 * patches - 1
     student, teacher = method.backbone, method.teacher.module

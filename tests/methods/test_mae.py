@@ -17,7 +17,7 @@ def small(**options) -> MAE:
 
 
 def official_loss(method: MAE, images: Tensor, ids_keep: Tensor, ids_restore: Tensor, mask: Tensor) -> Tensor:
-    """models_mae.py of the official code with the class token left out, on the method's weights."""
+    """Follow models_mae.py of the official code, without its class token, on the method's weights."""
     vit = method.backbone
     patches = images.reshape(-1, 1, 4, 2, 4, 2).permute(0, 2, 4, 1, 3, 5).reshape(len(images), 16, 4)
     x = (2 * patches - 1) @ vit.patch.weight.T + vit.patch.bias + vit.pos
@@ -95,6 +95,6 @@ def test_a_ratio_that_hides_all_or_nothing_is_refused(ratio):
 
 @pytest.mark.parametrize("patch_size", [1, 8])
 def test_patches_that_cannot_be_learned_from_are_refused(patch_size):
-    """One number has no variance to normalise by, and one patch nothing beside it."""
+    """A patch of one number has no variance to normalise by, and a single patch has no others to be painted from."""
     with pytest.raises(ValueError, match=f"MAE: patches of patch_size {patch_size}"):
         MAE(ViT((8, 8), patch_size, 1, width=16, depth=1, heads=2))

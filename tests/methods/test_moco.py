@@ -17,7 +17,7 @@ from sslkernels.models import ResNet, resnet_small
 
 def small(method: type[Method], **options) -> Method:
     made = method(ResNet(1, (4,), (1,)), feature_dim=4, projection_dim=6, **options).double()
-    for parameter in made.teacher.parameters():  # a teacher that is not its student
+    for parameter in made.teacher.parameters():  # so that the teacher differs from its student
         parameter.add_(0.1 * torch.randn_like(parameter))
     return made
 
@@ -50,7 +50,7 @@ def keys_of(method: Method, view: Tensor) -> Tensor:
 
 
 def against_queue(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
-    """The papers' cross-entropy whose class 0 is the positive."""
+    """The papers' cross-entropy, in which class 0 is the positive."""
     query = F.normalize(query, dim=1)
     logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], 1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64))
@@ -97,7 +97,7 @@ def test_gradient_reaches_all_but_the_teacher(make):
         if name.startswith("teacher."):
             assert parameter.grad is None and not parameter.requires_grad, name
         else:
-            # What a BatchNorm without weights follows has none along its own bias or scale.
+            # A layer before a BatchNorm without weights gets no gradient along its own bias or scale.
             assert parameter.grad is not None and parameter.grad.any(), name
 
 
@@ -131,10 +131,10 @@ def test_queues_receive_the_keys_of_a_step_and_nothing_else(make, size):
     rings, written = [queue.keys.clone() for queue in queues], 0
     for step in range(4):
         pending = []
-        for _ in range(2):  # micro-batches of one step
+        for _ in range(2):  # two micro-batches of one step
             pending.append(method(two_views(4))["embeddings"][-len(queues) :])
             assert all(torch.equal(queue.keys, ring) for queue, ring in zip(queues, rings, strict=True))
-        method.eval()(two_views(4))  # a look at the validation loss
+        method.eval()(two_views(4))  # the validation loss is computed in between
         method.train()
         method.after_step(step, 10)
         for queue, ring, keys in zip(queues, rings, zip(*pending, strict=True), strict=True):
@@ -143,7 +143,7 @@ def test_queues_receive_the_keys_of_a_step_and_nothing_else(make, size):
             assert torch.equal(queue.keys, ring)
             torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(size, dtype=torch.float64))
         written += 8
-        method.after_step(step, 10)  # nothing came since
+        method.after_step(step, 10)  # no keys came since the last step
         assert all(torch.equal(queue.keys, ring) for queue, ring in zip(queues, rings, strict=True))
 
 

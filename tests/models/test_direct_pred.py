@@ -16,7 +16,7 @@ STEPS = 3
 
 
 def dense(steps: list[np.ndarray], momentum: float, eps: float) -> tuple[np.ndarray, np.ndarray]:
-    """F and W after steps of rows ``(N, D)``."""
+    """Compute F and W after steps of rows ``(N, D)``."""
     dim = steps[0].shape[1]
     correlation = np.zeros((dim, dim))
     for rows in steps:
@@ -28,7 +28,7 @@ def dense(steps: list[np.ndarray], momentum: float, eps: float) -> tuple[np.ndar
 
 
 def views(step: int) -> tuple[Tensor, Tensor]:
-    """Two views, uneven over the directions."""
+    """Draw two views that spread unevenly over the directions."""
     rows = torch.randn(2, 7, 6, generator=torch.Generator().manual_seed(step))
     return tuple(rows * torch.logspace(0, -2, 6))
 

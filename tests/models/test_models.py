@@ -63,7 +63,7 @@ def test_models_and_methods_need_torch_alone(run_python):
 
 @pytest.mark.parametrize("shape", [(2, 1, 4, 16), (2, 1, 16, 16), (2, 3, 8, 8)])
 def test_vit_refuses_images_of_another_grid(shape):
-    """Some have as many patches, and would get the positions of other places."""
+    """Some of them have equally many patches, and would get the positions of other places."""
     vit = ViT((8, 8), 2, 1, width=16, depth=1, heads=2)
     for index in (None, torch.zeros(2, 1, dtype=torch.int64)):
         with pytest.raises(ValueError, match=r"ViT: images have shape .*; it was made for \(N, 1, 8, 8\)"):

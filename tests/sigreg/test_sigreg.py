@@ -15,7 +15,7 @@ from torch.autograd.gradcheck import gradcheck
 
 import sslkernels.functional as SF
 from sslkernels.losses import LeJEPALoss, SIGReg
-from sslkernels.memory import peak_memory
+from sslkernels.peak_memory import peak_memory
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 

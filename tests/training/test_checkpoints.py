@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: whole or not there, never unpickled, and the random state in them."""
+"""Checkpoints are whole or not there and are never unpickled; they hold the random state."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 def test_random_state_survives_a_file(tmp_path):
     draws = lambda: (torch.rand(2).tolist(), np.random.randn(3).tolist(), random.random())  # noqa: E731
-    np.random.randn(1)  # leaves a cached gauss behind
+    np.random.randn(1)  # this leaves a cached gauss behind
     torch.save(random_state(), tmp_path / "state")
     expected = draws()
     set_random_state(torch.load(tmp_path / "state", weights_only=True))
@@ -110,7 +110,7 @@ def test_a_truncated_checkpoint_is_named(tmp_path, kept):
 
 
 def contents(path: Path) -> list[tuple[str, range]]:
-    """Where the bytes of every entry lie."""
+    """Find where the bytes of every entry lie."""
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         places = []
         for entry in archive.infolist():
@@ -137,7 +137,7 @@ def test_a_flipped_bit_of_every_entry_is_refused_by_its_name(tmp_path, seed):
 
 
 def check_flips(path: Path, seed: int, step: int) -> None:
-    """A flip in headers, directory or padding is refused, or nothing of what is read depends on it."""
+    """Check that a flipped bit in headers, directory or padding is refused, or changes nothing that is read."""
     write(path)
     whole, draw = path.read_bytes(), random.Random(seed)
     expected = digest(read_checkpoint(path, "simclr"))

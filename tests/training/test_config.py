@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of every method and options of one, and configurations that checkpoints hold."""
+"""Options of every method, options of single ones, and configurations that checkpoints hold."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ import torch
 
 pytest.importorskip("lightning")
 
-from sslkernels.methods import METHODS, available  # noqa: E402
-from sslkernels.training.config import FIELDS, OWN, PRESETS, TrainConfig, option  # noqa: E402
+from sslkernels.methods import METHODS, all_options, available  # noqa: E402
+from sslkernels.training.config import FIELDS, TrainConfig, option  # noqa: E402
+
+OWN = tuple(all_options())
+PRESETS = {name: method.preset for name, method in METHODS.items()}
 
 
 @pytest.mark.parametrize("method", available())
 def test_own_options_are_arguments_of_the_method(method):
-    own = TrainConfig.from_options(method, {}).own()
+    own = TrainConfig.from_options(method, {}).method_options
     assert set(own) == set(OWN) & set(PRESETS[method])
-    assert set(own) - {"patch_size"} <= set(inspect.signature(METHODS[method]).parameters)  # the backbone's
+    assert set(own) - {"patch_size"} <= set(inspect.signature(METHODS[method]).parameters)  # the backbone takes it
 
 
 @pytest.mark.parametrize("method", available())
@@ -56,7 +59,7 @@ def test_a_wrong_value_gets_a_sentence(method, options, words):
         TrainConfig.from_options(method, options)
 
 
-NO_NUMBER = ("x", True, [1], torch.ones(1), math.nan, math.inf, -1, 10**400)
+NO_NUMBER = ("x", True, [1], torch.ones(1), math.nan, math.inf, 10**400, -1)
 WRONG: dict[str, tuple] = {
     **dict.fromkeys(("epochs", "devices", "accumulate", "queue_size", "hidden_dim"), (*NO_NUMBER, 0, 1.5, 2**63)),
     **dict.fromkeys(("projection_dim", "patch_size"), (*NO_NUMBER, 0, 1.5, np.float32(2))),
@@ -72,11 +75,11 @@ WRONG: dict[str, tuple] = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(set(FIELDS) - {"method"}))
+@pytest.mark.parametrize("name", sorted({*FIELDS, *OWN} - {"method"}))
 def test_every_wrong_value_of_every_option_gets_its_own_sentence(name):
     method = next(each for each in available() if name not in OWN or name in PRESETS[each])
     more = {"data": "imagefolder:x"} if name == "image_size" else {}
-    for value in WRONG[name]:
+    for value in WRONG.get(name, NO_NUMBER[:-1]):  # the limits of a new option are not known here
         for refuse in (
             lambda: TrainConfig.from_options(method, {**more, name: value}),  # noqa: B023
             lambda: TrainConfig.from_options(method, more).continued({name: value}, "last.ckpt"),  # noqa: B023
@@ -121,7 +124,7 @@ def test_a_size_is_of_images_that_are_resized(data):
     folder = TrainConfig.from_options("simclr", {"data": "imagefolder:x"})
     assert folder.image_size == 32 and folder.continued({"data": data}, "last.ckpt").image_size is None
     earlier = {**TrainConfig.from_options("simclr", {"data": data}).saved(), "image_size": 32}
-    assert TrainConfig.from_saved(earlier).image_size is None  # noted, and never used
+    assert TrainConfig.from_saved(earlier).image_size is None  # it was saved, but never used
 
 
 def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
@@ -130,7 +133,7 @@ def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
     assert config.continued({"data": None, "lr": config.lr}, "last.ckpt") == config
     changes = {"batch_size": 2, "lr": 1.0, "seed": 3, "backend": "reference", "precision": "bf16-mixed", "devices": 2,
                "accumulate": 2, "projection_dim": 3, "temperature": 0.25}  # fmt: skip
-    own = {name for name in FIELDS if name in config.saved()}
+    own = set(config.saved())
     assert own - set(changes) == {"method", "data", "image_size", "epochs"}
     for name, value in changes.items():
         with pytest.raises(ValueError, match=f"train: {option(name)} is {value} and last.ckpt was trained with "):

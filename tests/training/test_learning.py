@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first thing a user runs: it must learn, in each seed; the gate runs the first, `pytest -m seeds` the others."""
+"""The first command that a user runs must learn, in each seed. The gate runs one seed, `pytest -m seeds` the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_digits_beat_pixels_and_the_untrained_encoder(tmp_path, method, gain, ru
     assert metrics["few_shot"] > 0.852
     assert metrics["few_shot"] > metrics["few_shot_pixels"]
     assert metrics["few_shot"] >= metrics["few_shot_untrained"] + gain
-    # Neighbours among all 1438 labelled images: pixels are at their best there, and Barlow Twins is no better.
+    # The k nearest of all 1438 labelled images: pixels do best there, and Barlow Twins is no better.
     assert metrics["knn"] > metrics["knn_untrained"]
     assert metrics["linear"] > max(metrics["linear_untrained"], metrics["linear_pixels"])
 
@@ -36,7 +36,7 @@ def test_queues_and_keys_of_a_teacher_beat_pixels(tmp_path, method, run_seed):
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (
         metrics["few_shot"] > 0.852
-    )  # of raw pixels in another split; of this one 0.865, measured were 0.871 to 0.891
+    )  # raw pixels have this in another split and 0.865 in this one; measured were 0.871 to 0.891
     assert metrics["few_shot"] >= metrics["few_shot_untrained"] + 0.08
 
 
@@ -52,7 +52,7 @@ def test_agreement_alone_does_not_collapse(tmp_path, method, run_seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("run_seed", SEEDS)
 def test_mae_learns_the_digits_from_a_quarter_of_their_patches(tmp_path, run_seed):
-    """Pixels are the better neighbours at this size; what counts is what was learned."""
+    """At this size pixels are the better neighbours, so the test looks at the gain over the untrained encoder."""
     assert main(["train", "mae", "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["few_shot"] >= metrics["few_shot_untrained"] + 0.20
@@ -74,7 +74,7 @@ def test_i_jepa_learns_the_digits_from_its_teacher(tmp_path, run_seed):
     ("method", "steps"),
     [("simclr", 10), ("mae", 44), ("i_jepa", 44), ("byol", 44), ("moco_v2", 22)]
     + [
-        pytest.param(method, steps, marks=pytest.mark.seeds)  # which add no state of another kind
+        pytest.param(method, steps, marks=pytest.mark.seeds)  # their state is of the same kinds
         for method, steps in (("barlow_twins", 10), ("vicreg", 10), ("simsiam", 88), ("moco_v3", 22), ("moby", 22))
     ],
 )
@@ -83,7 +83,7 @@ def test_two_devices_train_and_resume(tmp_path, capfd, method, steps):
     assert main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert len(metrics["loss"]) == steps and len(metrics["feature_std"]) == 2
-    moves = ("i_jepa", "byol", "moco_v2", "moby")  # their targets
+    moves = ("i_jepa", "byol", "moco_v2", "moby")  # the targets of these move
     assert method in moves or metrics["loss"][-1] < metrics["loss"][0]
     assert main([*arguments, "--resume"]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["loss"] == metrics["loss"]

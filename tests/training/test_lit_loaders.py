@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LitMethod under the loaders that people have: labels, views, streams without a length, one image at a time."""
+"""LitMethod works with the loaders that people have: labels, views, streams of no length, one image at a time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def mae() -> MAE:
 
 
 class Rates:
-    """The rate of every step, as the optimizer had it, and the teacher's momentum."""
+    """Records the optimizer's rate and the teacher's momentum at every step."""
 
     def __init__(self, module: LitMethod) -> None:
         self.values, self.totals = [], []
@@ -155,7 +155,7 @@ def test_one_view_with_labels() -> None:
 @pytest.mark.parametrize("options", ({"max_epochs": 3}, {"max_epochs": -1, "limit_train_batches": 9}), ids=str)
 def test_a_training_without_a_known_end_warms_up_and_stays(options: dict[str, int]) -> None:
     module = LitMethod(byol(), views=TwoViews(1, (8, 8)), lr=1.0)
-    if options["max_epochs"] == -1:  # for ever: something else ends it
+    if options["max_epochs"] == -1:  # such a training has no end of its own
         after = module.on_train_epoch_end
 
         def stop() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LitMethod under Lightning: steps, schedule, and a resume that repeats every loss, queue included."""
+"""LitMethod under Lightning keeps steps and schedule, and a resumed one repeats every loss, its queue included."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def fit(folder, *, epochs=4, stop=99, accumulate=1, resume=False, method=Queued)
 def test_resumed_losses_and_weights_are_those_of_one_run(tmp_path):
     whole = fit(tmp_path / "whole")
     fit(tmp_path / "parts", stop=2)
-    torch.rand(7)  # the resumed process stands elsewhere in its random numbers
+    torch.rand(7)  # the resumed process has drawn other random numbers
     resumed = fit(tmp_path / "parts", resume=True)
     assert len(whole.losses) == 20
     assert resumed.losses == whole.losses
@@ -106,7 +106,7 @@ def test_teachers_and_queues_resume_in_the_middle_of_a_lap(tmp_path, name):
             else torch.equal(value, resumed.state_dict()[key])
         )
         assert same, key
-    assert whole.method.teacher.step == 11  # steps of the optimizer, not micro-batches
+    assert whole.method.teacher.step == 11  # it counts the optimizer's steps, not micro-batches
     if hasattr(whole.method, "queue"):
         assert int(whole.method.queue.position) == 4 * 50 % 33
 
@@ -120,12 +120,12 @@ def test_a_checkpoint_from_before_the_features_were_watched_resumes(tmp_path):
     torch.save(older, path)
     resumed = fit(tmp_path / "parts", resume=True)
     assert resumed.losses == whole.losses
-    assert resumed.feature_std == [None, *whole.feature_std[1:]]  # what stops a run early leaves its epoch unsaved
+    assert resumed.feature_std == [None, *whole.feature_std[1:]]  # a run that is stopped early does not save its epoch
     assert resumed.effective_rank == [None, *whole.effective_rank[1:]]
 
 
 class Disturbed(ResNet):
-    """Draws random numbers even in evaluation; its last part is frozen there. Keeps what it saw."""
+    """Draws random numbers even in evaluation, where its last part is frozen, and keeps the images that it saw."""
 
     def __init__(self):
         super().__init__(1, (4,), (1,))
@@ -177,7 +177,7 @@ def test_what_is_watched_is_the_backbone_on_the_last_first_views(tmp_path):
 
 
 class Alike(Method):
-    """Two views shall have the same features, and nothing keeps those of two images apart."""
+    """Asks two views for the same features, and lets nothing keep those of two images apart."""
 
     def __init__(self):
         super().__init__(ViT((8, 8), 4, 1, width=16, depth=1, heads=2))
@@ -210,10 +210,10 @@ def test_seed_decides_the_run(tmp_path):
 
 def test_after_step_runs_once_per_optimizer_step(tmp_path):
     module = fit(tmp_path, epochs=2, accumulate=2)
-    # Five batches an epoch: two pairs and the one that is left.
+    # An epoch has five batches: two pairs, and one that is left.
     assert module.method.calls == [(step, 6) for step in range(6)]
     assert len(module.losses) == 6
-    assert module.trainer.optimizers[0].param_groups[0]["lr"] < 1e-4  # so does the schedule
+    assert module.trainer.optimizers[0].param_groups[0]["lr"] < 1e-4  # the schedule counts them too
 
 
 def test_every_epoch_has_its_own_order():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cost of a step, measured."""
+"""The cost of a training step is measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_costs_of_both_backends_leave_the_method_alone(autocast):
     for cost in costs.values():
         assert 0 < cost.loss_share < 1
         assert cost.loss_milliseconds / 1e3 == pytest.approx(cost.loss_share * 32 / cost.images_per_second)
-        assert cost.update_milliseconds is cost.update_share is None  # SimCLR moves nothing
+        assert cost.update_milliseconds is cost.update_share is None  # SimCLR moves nothing after a step
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert method.backend is None and all(weight.grad is None for weight in method.parameters())
 
@@ -61,7 +61,7 @@ def test_the_update_is_timed_on_both_backends_and_its_steps_go_on(monkeypatch):
     assert {(own, teachers) for _, own, teachers in Taught.moves} == {("cpu", None), ("reference", "reference")}
     for backend in ("cpu", "reference"):
         steps = [step for step, own, _ in Taught.moves if own == backend]
-        assert steps.count(0) == 2  # whole steps, and updates alone
+        assert steps.count(0) == 2  # one count is of whole steps, one of updates alone
         assert all(later == earlier + 1 or later == 0 for earlier, later in zip(steps, steps[1:], strict=False))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items() if name in before)
     assert method.teacher.step == -1 and method.keys is None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run is of this machine alone whatever a scheduler says, apart from its pictures, and sure of its own weights."""
+"""A run ignores schedulers, writes apart from its pictures, and loads its own weights only."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def test_what_a_scheduler_says_of_ranks_is_hidden_and_comes_back(devices: int, m
     monkeypatch.setattr(rank_zero_only, "rank", 3)
     with strategy_of(devices):
         assert not set(SCHEDULED) & set(os.environ) and rank_zero_only.rank == 0
-        os.environ["MASTER_PORT"] = "1"  # as Lightning does
+        os.environ["MASTER_PORT"] = "1"  # Lightning sets this
     assert {os.environ[name] for name in SCHEDULED} == {"3"}
 
 
 @pytest.mark.parametrize("inside", ("run", "a/run", "."))
 def test_results_inside_the_pictures_are_refused(inside: str, tmp_path: Path) -> None:
-    """The next run, and a resumed one, would read them as a class."""
+    """Otherwise the next run, and a resumed one, would read them as a class."""
     (tmp_path / "a").mkdir()
     with pytest.raises((ValueError, FileExistsError), match="--out is"):
         train("simclr", tmp_path / inside, data=f"imagefolder:{tmp_path}")

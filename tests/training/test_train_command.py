@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``sslkernels train`` from the outside: what it writes, what a kill leaves, what bad input gets."""
+"""``sslkernels train`` seen from outside: the files it writes, what a kill leaves, and the answers to bad input."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder of a whole run, and what it printed."""
+    """The folder of a finished run, and the lines that it printed."""
     folder = tmp_path_factory.mktemp("whole")
     code, out, err = finish(start(folder, "--epochs", EPOCHS, "--out", "run"))
     assert (code, err) == (0, ""), err
@@ -101,7 +101,7 @@ def test_last_lines_are_the_figures(run, metrics):
 def test_folder_holds_logs_checkpoint_and_nothing_temporary(run):
     assert sorted(os.listdir(run[0])) == ["last.ckpt", "logs", "metrics.json", "report.html", "tensorboard"]
     rows = (run[0] / "logs" / "version_0" / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 1 + 15 + 3  # of the epochs
+    assert len(rows) == 1 + 15 + 3  # a header, 15 steps and 3 epochs
     assert {"feature_std", "effective_rank", "loss"} <= set(rows[0].split(","))
     assert list((run[0] / "tensorboard").rglob("events.out.tfevents.*"))
 
@@ -235,7 +235,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_whole_epoch(capsys, tmp_pat
 
 
 class Alike(METHODS["i_jepa"]):
-    """Every token shall be the batch's mean: nothing keeps images apart."""
+    """Pulls every token to the batch's mean, and lets nothing keep images apart."""
 
     def forward(self, views):
         features = self.backbone(views[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Peak memory of a call, measured rather than estimated."""
+"""Measures the peak memory of a call, rather than estimating it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 
 
 def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
-    """Highest bytes during ``call`` above those before it; None where the system does not tell.
+    """Measure how many bytes ``call`` needs at its peak beyond those held before; None where the system does not tell.
 
-    On CUDA the allocator's peak. On Linux the kernel's high-water mark of resident memory: reset by a 5 in
-    ``/proc/self/clear_refs``, read as ``VmHWM``. Scratch that an earlier call kept (ours: at most 8 MiB) is not in it.
+    On CUDA this is the allocator's peak. On Linux it is the kernel's high-water mark of resident memory, which a 5 in
+    ``/proc/self/clear_refs`` resets and ``VmHWM`` shows. Scratch that an earlier call kept does not count; ours keep at
+    most 8 MiB.
     """
     gc.collect()
     if device.type == "cuda":
@@ -26,7 +27,7 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - before
     try:
-        ctypes.CDLL(None).malloc_trim(0)  # freed pages that the allocator keeps would be used again without showing
+        ctypes.CDLL(None).malloc_trim(0)  # pages that the allocator keeps would be reused unseen
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Regression on masked tokens: rows that are not masked are not read, and no normalised target is stored."""
+"""Regression on masked tokens: tokens that are not masked are never read, and no normalised target is stored."""
 
 from __future__ import annotations
 
@@ -21,18 +21,21 @@ from sslkernels.ops.tokens import TOKENS, TokenErrors
 def masked_mse(
     pred: Tensor, target: Tensor, mask: Tensor, *, normalize_target: bool = False, backend: str | None = None
 ) -> Tensor:
-    """MAE's loss (He et al. 2022): the mean over masked tokens of the mean squared error over their C numbers.
+    """Compare painted patches with the true ones where they were hidden (MAE, He et al. 2022).
+
+    The loss is the mean over masked tokens of the mean squared error over their C numbers.
 
     Args:
         pred, target: ``(B, L, C)``. ``target`` is a constant: one that requires a gradient is refused.
-        mask: ``(B, L)``, 1 (True) where a token counts, 0 where it does not; weights between count in part.
-        normalize_target: each target token is first ``(t - mean) / sqrt(unbiased variance + 1e-6)``, as in MAE.
+        mask: ``(B, L)``, 1 (True) where a token counts, 0 where it does not; weights in between count in part.
+        normalize_target: replace each target token by ``(t - mean) / sqrt(unbiased variance + 1e-6)``, as in MAE.
         backend: see `logsumexp_similarity`.
 
     Returns:
         0-dim float32 (float64 for float64 ``pred``): ``sum(mask * error) / max(sum(mask), 1)``.
 
-    A token of mask 0 has no part in the loss, NaN or not. Cost: masked tokens are read once each way.
+    A token of mask 0 has no part in the loss, even if it holds NaN. Cost: forward and backward each read the masked
+    tokens once.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -54,12 +57,14 @@ def masked_smooth_l1(
     normalize_target: bool = False,
     backend: str | None = None,
 ) -> Tensor:
-    """The regression of I-JEPA and data2vec: `torch.nn.functional.smooth_l1_loss` on the tokens that count.
+    """Compare predicted features with a teacher's, as I-JEPA and data2vec do.
+
+    The loss is `torch.nn.functional.smooth_l1_loss` on the tokens that count.
 
     Args:
         pred, target, mask: see `masked_mse`; without a ``mask`` all tokens count.
-        beta: where squares turn linear, above 0.
-        normalize_target: each target token is first ``(t - mean) / sqrt(biased variance + 1e-5)``, which is LayerNorm
+        beta: the error, above 0, from which on the loss grows linearly instead of quadratically.
+        normalize_target: replace each target token by ``(t - mean) / sqrt(biased variance + 1e-5)``, which is LayerNorm
             without weights, as I-JEPA does.
         backend: see `logsumexp_similarity`.
 
@@ -110,5 +115,5 @@ def _masked(
     weights = weights.reshape(-1)
     rows, targets = pred.reshape(-1, pred.shape[2]), target.reshape(-1, pred.shape[2])
     errors = TokenErrors.apply(rows, targets, weights, norm, beta, TOKENS.choose(pred.device, pred.dtype, backend))
-    # Weights are divided first: the sum of large errors may leave the range where their mean does not.
+    # The weights are divided first: the sum of large errors may overflow where their mean does not.
     return (errors * (weights / weights.sum().clamp_min(1))).sum()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tokens a masked method hides, drawn for a whole batch at once on the device of the tokens.
+"""Draws the tokens that a masked method hides, for a whole batch at once and on the device of the tokens.
 
 Every sample keeps as many tokens as its neighbours, so that index sets are rectangular. Nothing loops over samples.
 A ``generator`` makes the draw reproducible; one on the CPU gives the same masks on every device.
@@ -28,7 +28,7 @@ from sslkernels.ops.tokens import TOKENS, ranks
 
 Pair = tuple[float, float]
 Masks = tuple[list[Tensor], list[Tensor]]
-# Draws of a video's tubes before one that leaves a context is given up.
+# Tries to draw tubes that leave a context, before we give up.
 TRIES = 100
 
 
@@ -41,7 +41,7 @@ def random_masking(
     device: torch.device | str | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """MAE's masking (He et al. 2022): each sample keeps a uniformly random subset of its tokens.
+    """Keep a uniformly random subset of each sample's tokens, as MAE does (He et al. 2022).
 
     Args:
         batch, length: samples B, and tokens L of each.
@@ -85,7 +85,7 @@ def block_masks(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Masks:
-    """I-JEPA's multi-block masks (Assran et al. 2023, section 3): a large context without the targets, and the targets.
+    """Draw I-JEPA's blocks: targets, and a large context without them (Assran et al. 2023, section 3).
 
     Block sizes are drawn once for the batch, places for each sample. The arguments are those of the official collator
     (``enc_mask_scale``, ``pred_mask_scale``, ``aspect_ratio``, ``nenc``, ``npred``, ``min_keep``, ``allow_overlap``)
@@ -96,21 +96,21 @@ def block_masks(
         enc_scale, pred_scale: range of the share of the grid that a context and a target block cover.
         aspect_ratio: range of height over width of target blocks; context blocks are square.
         enc_blocks, pred_blocks: context and target blocks of a sample.
-        min_keep: tokens that a context must keep without the targets. Where no place leaves as many, the last target
-            may be overlapped, then the one before it, as in the official collator.
-        allow_overlap: contexts keep the tokens of targets.
+        min_keep: tokens that a context must keep without the targets. If no place leaves so many, the context may
+            overlap the last target, then the one before it, as in the official collator.
+        allow_overlap: let contexts keep the tokens of targets.
         generator, device: see `random_masking`.
 
     Returns:
         ``enc``, ``enc_blocks`` tensors int64 ``(B, K)``, in the order of the grid and cut to the shortest context of
         the batch; ``pred``, ``pred_blocks`` tensors int64 ``(B, h * w)``.
 
-    A context's place is drawn among those that leave ``min_keep`` tokens, which the collator finds by trying (and it
-    asks for one more). It also draws scale and aspect ratio from one number, and no block of it ever covers the last
-    row or column; here the two are independent and every place that fits is as likely as another, as the paper has it.
-    Contexts are therefore some 12 % longer than the collator's (60 tokens against 53 on a grid of 14x14, batches of
-    64, default arguments).
-    Block sizes are numbers, so that ``torch.compile`` breaks its graph here: draw masks beside the images.
+    A context's place is drawn among those that leave ``min_keep`` tokens; the collator finds one by trying, and asks
+    for one token more. The collator also draws scale and aspect ratio from one number, and its blocks never cover the
+    last row or column. Here the two are independent, and all places that fit are equally likely, as the paper has it.
+    Contexts are therefore some 12 % longer than the collator's: 60 tokens against 53 on a grid of 14x14, in batches of
+    64 with default arguments.
+    Block sizes are Python numbers, so ``torch.compile`` breaks its graph here: draw the masks where you load images.
 
     Cost: a few passes over ``B * pred_blocks`` grids, and one wait for the length of the shortest context.
 
@@ -149,10 +149,10 @@ def block_masks(
     if not allow_overlap:
         taken = torch.zeros((batch, pred_blocks, height * width), dtype=torch.bool, device=device)
         taken = taken.scatter(2, pred, True).unflatten(2, (height, width))
-        # free of all targets, of all but the last, ..., of none
+        # tokens outside all targets, outside all but the last, ..., all tokens
         free = torch.cat([(taken.cumsum(1) == 0).flip(1), free], 1)
     enough = _box_sums(free, h, w) >= min_keep  # (B, relaxations, places)
-    relaxed = enough.flatten(2).any(2).int().argmax(1)  # the first, of equals
+    relaxed = enough.flatten(2).any(2).int().argmax(1)  # of equal ones the first
     sample = torch.arange(batch, device=device)
     keys = _uniform((batch, enc_blocks, height - h + 1, width - w + 1), generator, device)
     contexts = _places(torch.where(enough[sample, relaxed][:, None], keys, -1))
@@ -172,19 +172,19 @@ def span_mask(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Spans of time as wav2vec 2.0 (Baevski et al. 2020, section 3.1) and HuBERT (Hsu et al. 2021) mask them.
+    """Mask spans of time, as wav2vec 2.0 (Baevski et al. 2020, section 3.1) and HuBERT (Hsu et al. 2021) do.
 
     Args:
         batch, length: samples B, and time steps L of each.
         prob: ``prob * length / span`` spans start in a sample, rounded up or down at random (0.65 in wav2vec 2.0,
-            0.8 in HuBERT); they may overlap, so that a smaller share is masked.
+            0.8 in HuBERT). They may overlap, so that a smaller share is masked.
         span: steps of a span, 10 in both papers.
-        min_spans: spans of a sample at least, as fairseq's ``min_masks``.
+        min_spans: the fewest spans of a sample, as fairseq's ``min_masks``.
         generator, device: see `random_masking`.
 
     Returns:
-        bool ``(B, L)``, True where a step is masked, as many in every row: longer rows lose random steps, as with
-        fairseq's ``require_same_masks``.
+        bool ``(B, L)``, True where a step is masked. Every row has equally many: rows with more lose random ones, as
+        with fairseq's ``require_same_masks``.
 
     Cost: two random numbers for each step, two selections and a wait for the shortest row.
 
@@ -230,10 +230,10 @@ def tube_masks(
     generator: torch.Generator | None = None,
     device: torch.device | str | None = None,
 ) -> Masks:
-    """V-JEPA's tubes (Bardes et al. 2024, section 3): the same blocks hidden in every frame, the rest is the context.
+    """Hide the same blocks in every frame, as V-JEPA's tubes do (Bardes et al. 2024, section 3).
 
-    Its short-range masks are the defaults, its long-range ones ``pred_scale=(0.7, 0.7), pred_blocks=2``; it trains on
-    both, ``enc`` and ``pred`` of each put in one list.
+    The defaults are V-JEPA's short-range masks; ``pred_scale=(0.7, 0.7), pred_blocks=2`` are its long-range ones. It
+    trains on both: put the ``enc`` of the two in one list, and the ``pred`` in another.
 
     Args:
         batch, frames, height, width: samples B, and the grid of tokens, counted frame by frame and row by row.
@@ -243,10 +243,10 @@ def tube_masks(
         generator, device: see `random_masking`.
 
     Returns:
-        ``enc`` and ``pred``, lists of one tensor int64 ``(B, K)`` each. In a frame both are cut to the fewest tokens of
-        the batch, in the order of the grid, so that what remains are tubes.
+        ``enc``, the context, and ``pred``, the tubes: lists of one tensor int64 ``(B, K)`` each. In a frame both are
+        cut to the fewest tokens of the batch, in the order of the grid, so that they stay tubes.
 
-    Cost: as `block_masks` for one frame, then a repetition.
+    Cost: that of `block_masks` for one frame, and a repetition.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -265,7 +265,7 @@ def tube_masks(
     h, w = _draw_size(height, width, pred_scale, aspect_ratio, generator)
 
     def draw(samples: int) -> Tensor:
-        """Where blocks lie in a frame, bool (samples, area)."""
+        """Draw where blocks lie in a frame; the result is bool (samples, area)."""
         places = _places(_uniform((samples, pred_blocks, height - h + 1, width - w + 1), generator, device))
         covered = _tokens(places, h, w, width).flatten(1)
         return torch.zeros((samples, area), dtype=torch.bool, device=covered.device).scatter(1, covered, True)
@@ -297,7 +297,7 @@ def _uniform(
 
 
 def _block_size(height: int, width: int, scale: float, aspect_ratio: float) -> tuple[int, int]:
-    """Height and width of a block as I-JEPA's collator rounds them."""
+    """Height and width of a block, rounded as I-JEPA's collator does."""
     area = int(height * width * scale)
     h, w = round(math.sqrt(area * aspect_ratio)), round(math.sqrt(area / aspect_ratio))
     return min(max(h, 1), height), min(max(w, 1), width)
@@ -312,32 +312,32 @@ def _draw_size(
 
 
 def _places(keys: Tensor) -> Tensor:
-    """Top and left (..., 2) of the largest of the keys (..., tops, lefts)."""
+    """Top and left (..., 2) of the largest key among ``keys (..., tops, lefts)``."""
     place = keys.flatten(-2).argmax(-1)
     return torch.stack([place // keys.shape[-1], place % keys.shape[-1]], -1)
 
 
 def _tokens(places: Tensor, h: int, w: int, width: int) -> Tensor:
-    """Tokens (..., h w) of blocks of h by w at ``places (..., 2)`` of a grid of ``width``, row by row."""
+    """Tokens (..., h w) of blocks of h by w at ``places (..., 2)`` on a grid of ``width`` columns, row by row."""
     rows = places[..., :1] + torch.arange(h, device=places.device)
     columns = places[..., 1:] + torch.arange(w, device=places.device)
     return (rows[..., :, None] * width + columns[..., None, :]).flatten(-2)
 
 
 def _box_sums(x: Tensor, h: int, w: int) -> Tensor:
-    """How many are True in each window of h by w of ``x (..., H, W)``."""
+    """Count the True in each window of h by w of ``x (..., H, W)``."""
     sums = F.pad(x.long(), (1, 0, 1, 0)).cumsum(-1).cumsum(-2)
     return sums[..., h:, w:] - sums[..., :-h, w:] - sums[..., h:, :-w] + sums[..., :-h, :-w]
 
 
 def _first(inside: Tensor, count: int) -> Tensor:
-    """Places (B, M, count) of the first ``count`` True of each row of ``inside (B, M, L)``; none has fewer."""
+    """Places (B, M, count) of the first ``count`` True in each row of ``inside (B, M, L)``; no row has fewer."""
     kept = inside & (inside.cumsum(2) <= count)
     return kept.nonzero()[:, 2].view(*inside.shape[:2], count)
 
 
 def _check_sizes(function: str, **sizes: object) -> tuple[int, ...]:
-    """Whole numbers of at least 1, in the order they came, of a tensor of as many numbers as their product."""
+    """Check whole numbers of at least 1 whose product is the size of a tensor; they come back in the same order."""
     checked = check_sizes(function, **sizes)
     largest = max(checked)
     check_fits(function, list(sizes)[checked.index(largest)], largest, math.prod(checked), itemsize=8)
