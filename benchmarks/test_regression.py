@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslkernels.bench import measure, report
+from sslkernels.bench import judge, timing
+from sslkernels.bench.cases import FAMILIES
 from sslkernels.bench.providers import PROVIDERS
 from sslkernels.bench.records import read
 from sslkernels.bench.workloads import DTYPES, WORKLOADS, Workload
@@ -35,14 +36,15 @@ MAPPED = 128 << 10
 SMALL = {str(workload): workload for workload in WORKLOADS if workload.preset == "small"}
 COMMITTED = {
     (SMALL[name], dtype): case
-    for family in ("similarity", "correlation", "tokens", "ema")
-    for (name, dtype), case in report.cases(read(Path(__file__).parent / "results" / f"{family}.jsonl")).items()
-    if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and report.ours(case)
+    for family in FAMILIES
+    if (path := Path(__file__).parent / "results" / f"{family}.jsonl").is_file()
+    for (name, dtype), case in judge.cases(read(path)).items()
+    if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and judge.ours(case)
 }
 FASTER = {
     key: ratio
     for key, case in COMMITTED.items()
-    if key[1] == "float32" and (ratio := report.ratio(case, "eager") or 0.0) >= LEAST_RATIO
+    if key[1] == "float32" and (ratio := judge.ratio(case, "eager") or 0.0) >= LEAST_RATIO
 }
 
 
@@ -67,12 +69,12 @@ def step_memory(workload: Workload, dtype: str) -> int:
     inputs = workload.inputs(DTYPES[dtype], CPU)
     step = PROVIDERS["cpu"].step(workload, inputs)
     # the first has what is allocated once for a process
-    return min(measure.step_memory(step, inputs) for _ in range(3))
+    return min(timing.step_memory(step, inputs) for _ in range(3))
 
 
 @pytest.mark.parametrize("key", COMMITTED, ids=name)
 def test_memory(key: tuple[Workload, str], mapped: Executor) -> None:
-    known = report.ours(COMMITTED[key])["memory_bytes"]
+    known = judge.ours(COMMITTED[key])["memory_bytes"]
     found = mapped.submit(step_memory, *key).result()
     assert found <= MEMORY_TIMES * known + MEMORY_PLUS, f"{found / 2**20:.1f} MiB, committed are {known / 2**20:.1f}"
 
@@ -84,7 +86,7 @@ def test_time(key: tuple[Workload, str]) -> None:
     steps = {name: (PROVIDERS[name].step(workload, inputs), inputs) for name in ("cpu", "eager")}
     least, ratio = math.sqrt(FASTER[key]), 0.0
     for _ in range(ATTEMPTS):
-        timings = measure.interleaved(steps, SECONDS)
+        timings = timing.interleaved(steps, SECONDS)
         ours, eager = (timings[name].summary()["fwd+bwd"]["median"] for name in ("cpu", "eager"))
         ratio = max(ratio, eager / ours)
         if ratio >= least:

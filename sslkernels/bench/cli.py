@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sslkernels.bench import page, pictures, report, results, runner, train, workloads
+from sslkernels.bench import judge, page, pictures, runner, tables, train, workloads
+from sslkernels.bench.explain import parse_device
 from sslkernels.bench.providers import OTHERS, PROVIDERS
 from sslkernels.bench.providers import select as select_providers
-from sslkernels.bench.records import Record, read, write
-from sslkernels.explain import parse_device
+from sslkernels.bench.records import Record, load, read, write
 from sslkernels.files import write_atomically
 from sslkernels.methods import available
 from sslkernels.terminal import say
@@ -137,7 +137,7 @@ def _list(args: argparse.Namespace) -> int:
         table.add_column(name, no_wrap=name != "targets, forward + backward")
     for workload in workloads.WORKLOADS:
         targets = [
-            report.describe(target, dtype)
+            judge.describe(target, dtype)
             for dtype in workloads.DTYPES
             for target in workload.targets_for(dtype, device.type)
         ]
@@ -169,7 +169,7 @@ def _run(args: argparse.Namespace) -> int:
     with _progress(console, len(chosen) * len(dtypes)) as tell:
         records = runner.run(chosen, dtypes, providers, device, seconds, tell)
     write(records, out)
-    report.print_run(records, console)
+    tables.print_run(records, console)
     say(f"{len(records)} records written to {out}")
     broken = sum(r["status"] == "failed" and r["provider"] not in OTHERS for r in records)
     if broken:
@@ -181,10 +181,10 @@ def _compare(args: argparse.Namespace) -> int:
     if args.fail_over is not None and not 0 <= args.fail_over < math.inf:
         raise ValueError(f"--fail-over is {args.fail_over:g}; pass percent, 0 or more.")
     before, after = _benchmarks(args.before), _benchmarks(args.after)
-    report.print_comparison(before, after, _console())
+    tables.print_comparison(before, after, _console())
     if args.fail_over is None:
         return 0
-    worse = report.regressions(before, after, args.fail_over)
+    worse = judge.regressions(before, after, args.fail_over)
     for sentence in worse:
         print(f"sslkernels bench compare: {sentence}", file=sys.stderr)
     return 1 if worse else 0
@@ -202,7 +202,7 @@ def _plot(args: argparse.Namespace) -> int:
     _check_out(args.out / "index.html" if os.path.isdir(args.out) and not picture else args.out)
     if not picture and args.out.is_file():
         raise ValueError(f"--out is {args.out}, which is a file; pass a folder or a .png.")
-    found = results.load(args.files)
+    found = load(args.files)
     if picture:
         if len(found.families) != 1:
             there = ", ".join(found.families) or "none"

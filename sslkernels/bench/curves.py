@@ -6,14 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from sslkernels.bench.names import is_update, place, shape, short, title, titled
+from sslkernels.bench.cases import CASES
+from sslkernels.bench.judge import Key, ahead_from, cases, median, ours, sweeps
+from sslkernels.bench.names import place, shape, short, title, titled
 from sslkernels.bench.pictures import COLOURS, GRID, INK, LOSS, MARKS, MUTED, styled
 from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.records import Record
-from sslkernels.bench.report import Key, ahead_from, cases, median, ours, sweeps
-from sslkernels.bench.workloads import Workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,14 +200,11 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
 
 
 def _by_op(found: dict[Key, dict[str, Record]]) -> dict[str, list[str]]:
-    """Workloads of each op, by what they cost; correlations by the D × D side, on which most providers are."""
+    """Workloads of each op, in the order of their work."""
     work = {}
     for (workload, _), case in found.items():
         record = _any(case)
-        sized = Workload(record["op"], tuple(record["shape"]))
-        cost = sized.cost(torch.float32)
-        dense = sized.pairs * sized.shape[0] if sized.family == "correlation" else cost.operations or cost.bytes
-        work[workload] = (record["op"], dense)
+        work[workload] = (record["op"], CASES[record["op"]].order(tuple(record["shape"])))
     ops = list(dict.fromkeys(op for op, _ in work.values()))
     return {op: sorted((w for w in work if work[w][0] == op), key=lambda w: work[w][1]) for op in ops}
 
@@ -242,7 +237,7 @@ def _used(found: dict[Key, dict[str, Record]]) -> list[str]:
 
 def _tick(found: dict[Key, dict[str, Record]], workload: str) -> str:
     record = next(_any(case) for (name, _), case in found.items() if name == workload)
-    return titled(record).split(", ")[-1] if is_update(record) else shape(record)
+    return CASES[record["op"]].named(tuple(record["shape"])) or shape(record)
 
 
 def _any(case: dict[str, Record]) -> Record:

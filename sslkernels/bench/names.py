@@ -3,27 +3,12 @@
 
 from __future__ import annotations
 
-from sslkernels.bench.architectures import network
+from sslkernels.bench.cases import CASES
 from sslkernels.bench.records import Record
-from sslkernels.bench.workloads import Workload
-
-_TITLES = {
-    "nt_xent": "NT-Xent",
-    "info_nce": "queue InfoNCE",
-    "clip_loss": "CLIP",
-    "byol_loss": "BYOL",
-    "barlow_twins": "Barlow Twins",
-    "gather_tokens": "gather",
-    "restore_tokens": "restore + position",
-    "apply_masks": "apply masks",
-    "masked_mse": "masked MSE",
-    "vicreg": "VICReg",
-    "ema_update": "EMA",
-}
 
 
 def title(op: str) -> str:
-    return _TITLES.get(op, op)
+    return CASES[op].title
 
 
 def titled(record: Record) -> str:
@@ -32,7 +17,7 @@ def titled(record: Record) -> str:
     >>> titled({"op": "nt_xent", "shape": [64, 128]}), titled({"op": "ema_update", "shape": [152, 86567656]})
     ('NT-Xent', 'EMA, ViT-B')
     """
-    return f"{title(record['op'])}, {network(*record['shape'])}" if is_update(record) else title(record["op"])
+    return CASES[record["op"]].titled(tuple(record["shape"]))
 
 
 def shape(record: Record) -> str:
@@ -40,12 +25,12 @@ def shape(record: Record) -> str:
     >>> shape({"op": "nt_xent", "shape": [64, 128]})
     '64×128'
     """
-    return "×".join(Workload(record["op"], tuple(record["shape"])).sizes)
+    return "×".join(CASES[record["op"]].printed(tuple(record["shape"])))
 
 
 def is_update(record: Record) -> bool:
     """Whether there is no backward."""
-    return record["op"] == "ema_update"
+    return CASES[record["op"]].update
 
 
 def place(record: Record) -> str:

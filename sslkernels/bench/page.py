@@ -8,21 +8,8 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from sslkernels.bench import curves, pictures, train
-from sslkernels.bench.names import (
-    commit,
-    duration,
-    is_update,
-    machine,
-    number,
-    shape,
-    short,
-    size,
-    title,
-    titled,
-)
-from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.records import Record
-from sslkernels.bench.report import (
+from sslkernels.bench.cases import FAMILIES, Target
+from sslkernels.bench.judge import (
     PHASES,
     Key,
     ahead_from,
@@ -40,8 +27,20 @@ from sslkernels.bench.report import (
     skips,
     sweeps,
 )  # fmt: skip
-from sslkernels.bench.results import Results
-from sslkernels.bench.workloads import Target
+from sslkernels.bench.names import (
+    commit,
+    duration,
+    is_update,
+    machine,
+    number,
+    shape,
+    short,
+    size,
+    title,
+    titled,
+)
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.records import Record, Results
 from sslkernels.html import image, page, section, table
 
 _STYLE = """
@@ -152,7 +151,7 @@ def _losses(results: Results) -> str:
 
 
 def _family(name: str, records: Sequence[Record]) -> str:
-    update = is_update(records[0])
+    update, family = is_update(records[0]), records[0]["family"]
     parts = []
     if _has_ratio(records):
         parts.append(_picture(pictures.svg(pictures.ratios(records)), f"{name}: ratios, other ÷ ours"))
@@ -165,7 +164,7 @@ def _family(name: str, records: Sequence[Record]) -> str:
             parts.append(_picture(pictures.svg(figure), f"{name}: {words}"))
     passes = "Update" if update else "Forward and backward"
     return section(
-        "EMA" if name == "ema" else name.capitalize(),
+        FAMILIES[family].title + name.removeprefix(family),
         f"{passes} on {machine(records[0])}.",
         "".join(parts) + _numbers(records),
     )

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sslkernels.bench.judge import Key, cases, ratio
 from sslkernels.bench.names import is_update, number, place, shape, short, titled
 from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.records import Record
-from sslkernels.bench.report import Key, cases, ratio
-from sslkernels.bench.results import digest
+from sslkernels.bench.records import Record, digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from test_page import SMALL, sweep, training
 
-from sslkernels.bench import records, results
+from sslkernels.bench import records
 from sslkernels.cli import main
 
 TRAININGS = [training("reference"), training("cpu"), training("control")]
@@ -106,7 +106,7 @@ def written(path: Path, found: list[dict[str, Any]]) -> str:
 def test_any_value_in_any_field_is_refused_or_harmless(kind, tmp_path, monkeypatch):
     """What is accepted gives pages and names of pictures that hold nothing but letters."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(results.__name__ + ".digest", lambda _: "")
+    monkeypatch.setattr(records, "digest", lambda _: "")
     for path in fields(WHOLE[kind]):
         for value in VALUES:
             record = changed(WHOLE[kind], path, value)
@@ -116,7 +116,7 @@ def test_any_value_in_any_field_is_refused_or_harmless(kind, tmp_path, monkeypat
             except ValueError:  # an integer that JSON itself does not write
                 continue
             try:
-                found = results.load([file])
+                found = records.load([file])
             except ValueError as error:
                 assert str(error).endswith(".") and "x.jsonl" in str(error), (path, value)
                 continue
@@ -163,7 +163,7 @@ def test_devices_whose_names_have_the_same_letters_get_pictures_of_their_own(tmp
     names = ["A 1", "a-1", "A*1", "...", "é", "x" * 200]
     devices = [SMALL[0]["device"] | {"name": name} for name in names]
     written(tmp_path / "x.jsonl", [record | {"device": device} for device in devices for record in SMALL[:2]])
-    found = results.load([tmp_path / "x.jsonl"]).families
+    found = records.load([tmp_path / "x.jsonl"]).families
     assert len(found) == len(names) and all(len(group) == 2 for group in found.values())
     assert all(name.replace("-", "").isalnum() and name.isascii() and len(name) < 100 for name in found)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from sslkernels.bench import page, results
-from sslkernels.bench.records import write
+from sslkernels.bench import page
+from sslkernels.bench.records import digest, write
 from sslkernels.cli import main
 
 SHARED = {
@@ -204,7 +204,7 @@ def test_a_png_is_the_ratios_of_one_family(plot, tmp_path):
     similarity = [r for r in SMALL if r["family"] == "similarity"]
     assert plot(similarity, out="ratios.png") == (0, "")
     with image.open("ratios.png") as opened:
-        assert opened.text["Records"] == results.digest(similarity)
+        assert opened.text["Records"] == digest(similarity)
     assert not (tmp_path / "out").exists()
     code, complaint = plot(SMALL, out="both.png")
     assert code == 2 and "similarity, ema" in complaint and not Path("both.png").exists()

@@ -57,6 +57,8 @@ def size(shapes: Shapes) -> tuple[int, int]:
     return len(shapes), sum(map(prod, shapes))
 
 
+# The name of a shape that is no network's.
+EQUAL_TENSORS = "equal tensors"
 _BY_SIZE = {size(shapes): (name, shapes) for name, shapes in ARCHITECTURES.items()}
 
 
@@ -66,7 +68,7 @@ def network(tensors: int, parameters: int) -> str:
     >>> network(161, 25557032)
     'ResNet-50'
     """
-    return _BY_SIZE.get((tensors, parameters), ("equal tensors", ()))[0]
+    return _BY_SIZE.get((tensors, parameters), (EQUAL_TENSORS, ()))[0]
 
 
 def architecture(tensors: int, parameters: int) -> Shapes:

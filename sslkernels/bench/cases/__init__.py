@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is timed: a `Case` per op, in a file per family.
+
+``CASES`` has them by op, ``FAMILIES`` the families by name. Both are in the order of lists, tables and pages.
+"""
+
+from sslkernels.bench.cases import correlation, ema, rows, sigreg, similarity, tokens
+from sslkernels.bench.cases.case import Case, Cost, Draw, Family, Inputs, Peer, Size, Step, Target, by_name
+
+__all__ = ["CASES", "FAMILIES", "Case", "Cost", "Draw", "Family", "Inputs", "Peer", "Size", "Step", "Target"]
+
+_MODULES = (similarity, rows, correlation, sigreg, tokens, ema)
+CASES = by_name(case for module in _MODULES for case in module.CASES)
+FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What records say: ratios, losses, targets met or missed, sizes from which on ours is ahead, and what grew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sslkernels.bench.cases import CASES, Target
+from sslkernels.bench.names import duration, short, size
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.records import Record
+from sslkernels.bench.workloads import WORKLOADS
+
+Key = tuple[str, str]
+# Pages and allocator blocks: memory is compared no finer.
+MEMORY_GRAIN = 1 << 20
+# The order in which they are told.
+PHASES = ("fwd+bwd", "fwd", "bwd")
+
+
+def cases(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
+    """Records by (workload, dtype), then by provider, in the file's order; those of training runs are left out."""
+    found: dict[Key, dict[str, Record]] = {}
+    for record in records:
+        if "kind" in record:
+            continue
+        found.setdefault((record["workload"], record["dtype"]), {})[record["provider"]] = record
+    return found
+
+
+def ours(case: dict[str, Record]) -> Record | None:
+    """The record of the backend that the library chooses by itself; without it, of the first of ours there is."""
+    timed = [r for name, r in case.items() if name not in OTHERS and "seconds" in r]
+    return next((r for r in timed if r["chosen"]), timed[0] if timed else None)
+
+
+def median(record: Record, phase: str = "fwd+bwd") -> float:
+    return record["seconds"][phase]["median"]
+
+
+def ratio(case: dict[str, Record], other: str, phase: str = "fwd+bwd") -> float | None:
+    """Other's time over ours: above 1 we are faster; None also where they are not of one run."""
+    mine, theirs = ours(case), case.get(other)
+    if mine is None or theirs is None or phase not in theirs.get("seconds", ()):
+        return None
+    if mine.get("date") != theirs.get("date"):
+        return None
+    return median(theirs, phase) / median(mine, phase)
+
+
+def judged(key: Key, case: dict[str, Record]) -> list[tuple[Target, float | None, bool | None]]:
+    """Each target of a case with what was measured and whether it is met; None where it was not measured."""
+    mine = ours(case)
+    workload = next((w for w in WORKLOADS if str(w) == key[0]), None)
+    if workload is None or mine is None:
+        return []
+    verdicts: list[tuple[Target, float | None, bool | None]] = []
+    for target in workload.targets_for(key[1], mine["device"]["type"]):
+        value = _value(target, case, mine)
+        met = None
+        if value is not None:
+            met = value <= target.value if target.kind in ("seconds", "bytes") else value >= target.value
+        verdicts.append((target, value, met))
+    return verdicts
+
+
+def _value(target: Target, case: dict[str, Record], mine: Record) -> float | None:
+    if target.kind in OTHERS:
+        return ratio(case, target.kind)
+    if target.kind == "bytes":
+        return mine["memory_bytes"]
+    return median(mine) if target.kind == "seconds" else mine["floor"]["fraction"]
+
+
+def disturbed(case: dict[str, Record]) -> bool:
+    """Whether any time of the row was taken beside another process: a ratio is no better than its worse half."""
+    return any(record.get("disturbed") for record in case.values())
+
+
+class Loss(NamedTuple):
+    """Where ours is slower than ``other`` in some phase, and the ratios of all phases there are."""
+
+    key: Key
+    other: str
+    ratios: dict[str, float]
+
+
+def is_loss(value: float) -> bool:
+    """To the two digits that are printed."""
+    return round(value, 2) < 1
+
+
+def losses(records: Iterable[Record]) -> list[Loss]:
+    found = []
+    for key, case in cases(records).items():
+        for other in OTHERS:
+            ratios = {phase: value for phase in PHASES if (value := ratio(case, other, phase)) is not None}
+            if any(map(is_loss, ratios.values())):
+                found.append(Loss(key, other, ratios))
+    return found
+
+
+def missed(records: Iterable[Record]) -> list[tuple[Key, Target, float]]:
+    """Targets that were measured and not met, with what was measured."""
+    return [
+        (key, target, value)
+        for key, case in cases(records).items()
+        for target, value, met in judged(key, case)
+        if met is False and value is not None
+    ]
+
+
+@dataclass
+class Sweep:
+    """An op in one dtype over the one dimension that varies: ``cases`` by size, ascending, ``fixed`` the rest."""
+
+    dimension: str
+    fixed: str
+    cases: dict[int, dict[str, Record]]
+
+
+def sweeps(records: Iterable[Record]) -> dict[Key, Sweep]:
+    """By (op, dtype). Of a single size, the first dimension counts as the one that varies."""
+    groups: dict[Key, list[dict[str, Record]]] = {}
+    for (_, dtype), case in cases(records).items():
+        groups.setdefault((next(iter(case.values()))["op"], dtype), []).append(case)
+    found = {}
+    for (op, dtype), group in groups.items():
+        shapes = [next(iter(case.values()))["shape"] for case in group]
+        varies = next((i for i, values in enumerate(zip(*shapes, strict=True)) if len(set(values)) > 1), 0)
+        names = CASES[op].dimensions
+        fixed = ", ".join(f"{n} = {x}" for i, (n, x) in enumerate(zip(names, shapes[0], strict=True)) if i != varies)
+        by_size = {shape[varies]: case for shape, case in zip(shapes, group, strict=True)}
+        found[op, dtype] = Sweep(names[varies], fixed, dict(sorted(by_size.items())))
+    return found
+
+
+def ahead_from(sweep: Sweep, other: str) -> int | None:
+    """The smallest size from which on ours is never slower than ``other``; None where it is at the largest.
+
+    Sizes at which either was not measured do not count.
+    """
+    first = None
+    for at, case in sweep.cases.items():
+        value = ratio(case, other)
+        if value is not None:
+            first = None if is_loss(value) else at if first is None else first
+    return first
+
+
+def skips(records: Sequence[Record]) -> list[str]:
+    """Who was skipped and why, and where if not everywhere."""
+    skipped: dict[str, list[str]] = {}
+    for record in records:
+        if record["status"] == "skipped":
+            skipped.setdefault(f"{record['provider']}: {record['why']}", []).append(record["workload"])
+    lines = []
+    for why, where in skipped.items():
+        everywhere = len(where) == sum(r["provider"] == why.split(":")[0] for r in records)
+        lines.append(why + ("" if everywhere else f" ({', '.join(dict.fromkeys(where))})"))
+    return lines
+
+
+def regressions(before: Sequence[Record], after: Sequence[Record], percent: float) -> list[str]:
+    """A sentence for every result of ours that fails or is not there now, or grew by more than ``percent``."""
+    old, new, most = cases(before), cases(after), 1 + percent / 100
+    found = []
+    for key, provider in ((k, p) for k in old for p in old[k] if p not in OTHERS):
+        a, b = old[key][provider], new.get(key, {}).get(provider)
+        if "seconds" not in a:
+            continue
+        what = f"{key[0]} {short(key[1])} {provider}"
+        if b is None:
+            found.append(f"{what} is in A and not in B.")
+            continue
+        if "seconds" not in b:
+            found.append(f"{what} {'is skipped' if b['status'] == 'skipped' else 'fails'}: {b['why']}")
+            continue
+        if median(b) > most * median(a):
+            found.append(f"{what} takes {duration(median(b))} where it took {duration(median(a))}.")
+        had, has = a.get("memory_bytes"), b.get("memory_bytes")
+        if had is not None and has is not None and has > most * had + MEMORY_GRAIN:
+            found.append(f"{what} takes {size(has)} above its inputs where it took {size(had)}.")
+    return found
+
+
+def describe(target: Target, dtype: str | None = None) -> str:
+    if target.kind in OTHERS:
+        wanted = f"≥ {target.value:g}x {target.kind}"
+    elif target.kind == "floor":
+        wanted = f"≥ {target.value:.0%} of the floor's speed"
+    else:
+        wanted = f"≤ {measured(target, target.value)}"
+    return wanted if dtype is None else f"{short(dtype)} {wanted}"
+
+
+def measured(target: Target, value: float) -> str:
+    """As the target is written."""
+    if target.kind in OTHERS:
+        return f"{value:.2f}x"
+    return {"floor": "{:.0%}".format, "seconds": duration, "bytes": size}[target.kind](value)
