@@ -1,25 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw results/*.jsonl and write the README's numbers from them.
+"""Draw results/*.jsonl and write the numbers of RESULTS.md and of the README from them.
 
     python benchmarks/publish.py
 
-writes results/index.html and the pictures beside it, and in README.md what stands between `<!-- table: FAMILY -->` or
-`<!-- losses -->` and `<!-- end -->`. tests/bench/test_publish.py fails where that was forgotten.
+writes results/index.html and the pictures beside it, in RESULTS.md what stands between `<!-- results -->` and
+`<!-- end -->`, and in README.md what stands between `<!-- where we lose -->` and `<!-- end -->`, where it has that.
+tests/bench/test_publish.py fails where that was forgotten.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from sslkernels.bench import page, results
-from sslkernels.bench.architectures import network
-from sslkernels.bench.names import commit, duration, machine, number, shape, short, title, titled
-from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.report import (
+from sslkernels.bench import page
+from sslkernels.bench.cases import CASES, FAMILIES, Family
+from sslkernels.bench.judge import (
     cases,
     describe,
     is_loss,
@@ -30,15 +28,16 @@ from sslkernels.bench.report import (
     ours,
     ratio,
 )  # fmt: skip
-from sslkernels.bench.results import Results
-from sslkernels.bench.workloads import FAMILIES
+from sslkernels.bench.names import commit, duration, machine, number, shape, short, titled
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.records import Record, Results
+from sslkernels.bench.records import load as merged
 from sslkernels.files import write_atomically
 
-Record = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
-_BLOCK = re.compile(r"(<!-- (?:table: (\w+)|losses) -->\n).*?(<!-- end -->)", re.DOTALL)
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md"
+_BLOCK = re.compile(r"(<!-- (results|where we lose) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def load() -> Results:
@@ -48,34 +47,45 @@ def load() -> Results:
     }
     order = list(FAMILIES)
     paths = sorted(first, key=lambda path: order.index(first[path].get("family", order[-1])))
-    return results.load(path for path in paths if "side" not in first[path])
+    return merged(path for path in paths if "side" not in first[path])
 
 
-def rewritten(readme: str, found: Results) -> str:
-    """The text with its generated parts as ``found`` has them."""
+def rewritten(text: str, found: Results) -> str:
+    """The text with its generated parts as ``found`` has them; as it is where it has none."""
 
     def block(match: re.Match[str]) -> str:
-        name = match[2]
-        special: dict[str | None, Callable[[Results], str]] = {None: _losses, "train": _train, "crossover": _crossover}
-        content = special[name](found) if name in special else _family(name, found)
-        return match[1] + content + match[3]
+        return match[1] + (_results(found) if match[2] == "results" else _summary(found)) + match[3]
 
-    return _BLOCK.sub(block, readme)
+    return _BLOCK.sub(block, text)
 
 
-def _family(family: str, found: Results) -> str:
+def _results(found: Results) -> str:
+    """Every family, measured or not, then training, the sweep over sizes, and all that lost."""
+    parts = [f"## {family.title}\n\n{family.intro}\n\n{_family(family, found)}" for family in FAMILIES.values()]
+    parts += [f"## Training\n\n{_TRAINING}\n\n{_train(found)}"]
+    parts += [f"## From which size on fusing pays\n\n{_CROSSOVER}\n\n{_crossover(found)}"]
+    parts += [f"## Where we lose\n\n{_LOSSES}\n\n{_losses(found)}"]
+    return "\n" + "\n".join(parts) + "\n"
+
+
+_TRAINING = "The same training on the reference backend and on ours, same seeds and data, `sslkernels bench train`."
+_CROSSOVER = "Dense PyTorch against ours over the size, `sslkernels bench run all --preset crossover`."
+_LOSSES = "Other ÷ ours, forward + backward, of the runs above."
+
+
+def _family(family: Family, found: Results) -> str:
     """A table for each device on which the family was measured."""
-    groups = {name: records for name, records in found.families.items() if records[0]["family"] == family}
+    groups = {name: group for name, group in found.families.items() if group[0]["family"] == family.name}
     if not groups:
-        raise ValueError(f"README.md has a table of {family}, and no file in {FOLDER} has results of it.")
-    return "".join(f"{_measured(records, name)}\n\n{_table(family, records)}\n" for name, records in groups.items())
+        return f"Not measured yet: `sslkernels bench run {family.name} --out benchmarks/results/{family.name}.jsonl`.\n"
+    return "\n".join(f"{_measured(group, name)}\n\n{_table(family, group)}" for name, group in groups.items())
 
 
 def _measured(records: Sequence[Record], name: str) -> str:
     """Where, with what and when, a part for every run."""
     runs = dict.fromkeys(map(_run, records))
     links = [
-        f"[{word}](benchmarks/results/{file})"
+        f"[{word}](results/{file})"
         for word, file in (("records", f"{name}.jsonl"), ("time and memory over size", f"{name}-sizes.png"))
         if word != "records" or (FOLDER / file).is_file()
     ]
@@ -87,12 +97,9 @@ def _run(record: Record) -> str:
     return f"{machine(record)}, torch {torch}, commit {commit(record) or 'unknown'}, {record['date'][:10]}"
 
 
-def _table(family: str, records: Sequence[Record]) -> str:
+def _table(family: Family, records: Sequence[Record]) -> str:
     found = cases(records)
     others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
-    first = {"tokens": ["op", "batch, channels", "dtype"], "ema": ["teacher", "student"]}.get(
-        family, ["loss, N × D", "dtype"]
-    )
     rows = []
     for (_, dtype), case in found.items():
         mine = ours(case)
@@ -110,7 +117,8 @@ def _table(family: str, records: Sequence[Record]) -> str:
                 _mebibytes(case.get("eager", {}).get("memory_bytes")),
             ]
         )
-    return _markdown([*first, "ours", *(f"× {o}" for o in others), "memory", "eager's"], len(first), rows)
+    head = [*family.columns, "ours", *(f"× {o}" for o in others), "memory", "eager's"]
+    return _markdown(head, len(family.columns), rows)
 
 
 def _markdown(head: Sequence[str], words: int, rows: Iterable[Sequence[str]]) -> str:
@@ -120,24 +128,8 @@ def _markdown(head: Sequence[str], words: int, rows: Iterable[Sequence[str]]) ->
     return "\n".join(lines) + "\n"
 
 
-def _name(record: Record) -> list[str]:
-    op, sizes = record["op"], record["shape"]
-    if record["family"] == "tokens":
-        batch, length, kept, channels = sizes[0], sizes[1], sizes[-2], sizes[-1]
-        words = {
-            "gather_tokens": f"gather, {kept} of {length} tokens",
-            "restore_tokens": f"restore {kept} to {length}, + position",
-            "apply_masks": f"apply masks, {sizes[2]} sets of {kept} of {length}",
-            "masked_mse": f"masked MSE, normalised, {kept} of {length}",
-        }
-        return [words[op], f"{batch}, {channels}"]
-    if record["family"] == "ema":
-        tensors, parameters = sizes
-        name = network(tensors, parameters)
-        if name == "equal tensors":
-            return [f"{tensors} tensors of {parameters // tensors}"]
-        return [f"{name}, {tensors} tensors, {parameters / 1e6:.0f} M"]
-    return [f"{title(op)} {' × '.join(map(str, sizes))}"]
+def _name(record: Record) -> tuple[str, ...]:
+    return CASES[record["op"]].label(tuple(record["shape"]))
 
 
 def _losses(found: Results) -> str:
@@ -169,6 +161,31 @@ def _losses(found: Results) -> str:
     return "".join(f"{line}\n" for line in lines) or "- Nowhere, in what was measured.\n"
 
 
+def _summary(found: Results) -> str:
+    """A line for each provider that is ahead of us somewhere, and one for the rest, for the README."""
+    slower: dict[str, list[tuple[float, str]]] = {}
+    misses = wrong = 0
+    compared = dict.fromkeys(OTHERS, 0)
+    for group in found.families.values():
+        names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in group}
+        for case in cases(group).values():
+            for other in OTHERS:
+                compared[other] += ratio(case, other) is not None
+        for (workload, dtype), other, ratios in losses(group):
+            if is_loss(ratios["fwd+bwd"]):
+                slower.setdefault(other, []).append((ratios["fwd+bwd"], f"{names[workload]} in {short(dtype)}"))
+        misses += len(missed(group))
+        wrong += sum(r["status"] == "failed" and r["provider"] not in OTHERS for r in group)
+    lines = [
+        f"- {other} is ahead in {len(slower[other])} of {compared[other]} rows, "
+        f"most in {min(slower[other])[1]}: **{min(slower[other])[0]:.2f}**."
+        for other in OTHERS
+        if other in slower
+    ]
+    lines.append(f"- {misses} targets are missed, and {wrong or 'none'} of our own results failed the gate.")
+    return "".join(f"{line}\n" for line in lines)
+
+
 class _Told(dict[str, dict[str, list[str]]]):
     """What there is to say of a workload, by dtype."""
 
@@ -191,9 +208,8 @@ def _crossover(found: Results) -> str:
 
 
 def _train(found: Results) -> str:
-    """Empty where no training was measured."""
     if not found.trainings:
-        return ""
+        return "Not measured yet.\n"
     rows = []
     for method, roles in page.by_method(found.trainings).items():
         mine, theirs = roles["ours"], roles["reference"]
@@ -212,7 +228,7 @@ def _train(found: Results) -> str:
             ]
         )
     head = ["method", "images/s, reference", "ours", "×", "loss ms", "update ms", "peak memory", "curves agree"]
-    return f"Measured: {_run(found.trainings[0])}. Pairs are reference, ours.\n\n{_markdown(head, 1, rows)}\n"
+    return f"Measured: {_run(found.trainings[0])}. Pairs are reference, ours.\n\n{_markdown(head, 1, rows)}"
 
 
 def _pair(reference: float, mine: float) -> str:
@@ -238,9 +254,10 @@ def _mebibytes(count: float | None) -> str:
 
 def main() -> None:
     found = load()
-    readme = rewritten(README.read_text(encoding="utf-8"), found)
     written = {FOLDER / name: content for name, content in page.files(found).items()}
-    for path, content in {**written, README: readme.encode()}.items():
+    for path in (RESULTS, README):
+        written[path] = rewritten(path.read_text(encoding="utf-8"), found).encode()
+    for path, content in written.items():
         write_atomically(path, content)
         print(path.relative_to(ROOT))
 
