@@ -15,6 +15,7 @@ from sslkernels.bench.cases import Inputs, Step
 from sslkernels.bench.peers import LIGHTLY, MEMEFF, SIGLIP
 from sslkernels.bench.provider import Provider, too_large
 from sslkernels.bench.workloads import Workload
+from sslkernels.ops.registry import families
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ OTHERS = tuple(name for name, provider in PROVIDERS.items() if not isinstance(pr
 
 def has_backends(workload: Workload) -> tuple[str, ...]:
     """The backends that the op's family has kernels for."""
-    return backends.WITH_CUDA if workload.family in ("tokens", "ema") else backends.USUAL
+    return families()[workload.family].backends
 
 
 def chosen_backend(workload: Workload, device: torch.device, dtype: torch.dtype) -> str:
