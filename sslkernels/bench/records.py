@@ -263,7 +263,7 @@ _SHARED: dict[str, Check] = {
 _BENCHMARK: dict[str, Check] = {
     "family": _name,
     "workload": _text(200),
-    "op": _one_of(*CASES),
+    "op": lambda value: isinstance(value, str) and value in CASES,
     "shape": _shape,
     "dtype": _one_of("float32", "bfloat16", "float16", "float64"),
     "provider": _name,

@@ -5,10 +5,10 @@
 """
 
 from sslkernels.bench.cases import correlation, ema, rows, sigreg, similarity, tokens
-from sslkernels.bench.cases.case import Case, Cost, Draw, Family, Inputs, Peer, Size, Step, Target, by_name
+from sslkernels.bench.cases.case import Case, Cost, Draw, Family, Inputs, Peer, Size, Step, Target
 
 __all__ = ["CASES", "FAMILIES", "Case", "Cost", "Draw", "Family", "Inputs", "Peer", "Size", "Step", "Target"]
 
 _MODULES = (similarity, rows, correlation, sigreg, tokens, ema)
-CASES = by_name(case for module in _MODULES for case in module.CASES)
+CASES = {case.op: case for module in _MODULES for case in module.CASES}
 FAMILIES = {module.FAMILY.name: module.FAMILY for module in _MODULES}

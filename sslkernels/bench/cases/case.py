@@ -6,7 +6,7 @@ To add an op's benchmark, write one `Case` in the file of its family, and add it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,7 +97,7 @@ class Draw:
         anchors = self.normal(n, d)
         return anchors, anchors + self.normal(n, d)
 
-    def ready(self, x: Tensor, grad: bool = True) -> Tensor:
+    def ready(self, x: Tensor, *, grad: bool = True) -> Tensor:
         """The tensor as an input, which requires a gradient where a training step differentiates by it."""
         return x.to(device=self.device, dtype=self.dtype).requires_grad_(grad)
 
@@ -215,11 +215,6 @@ class Case:
             return self.work(shape)
         cost = self.cost(shape, torch.float32)
         return cost.operations or cost.bytes
-
-
-def by_name(cases: Iterable[Case]) -> dict[str, Case]:
-    """Cases by their op."""
-    return {case.op: case for case in cases}
 
 
 _ARITHMETIC = {

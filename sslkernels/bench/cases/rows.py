@@ -17,7 +17,7 @@ FAMILY = Family("rows", "Rows", "A loss of each row and its partner alone, `sslk
 
 def _byol_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
     prediction, target = draw.views(*shape)
-    return {"prediction": draw.ready(prediction), "target": draw.ready(target, False)}
+    return {"prediction": draw.ready(prediction), "target": draw.ready(target, grad=False)}
 
 
 def eager_byol_loss(prediction: Tensor, target: Tensor) -> Tensor:

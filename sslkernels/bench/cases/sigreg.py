@@ -27,7 +27,7 @@ def _inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
     """Rows of twice the standard deviation that the loss asks for, so that there is something to push."""
     n, d = shape
     z, slices = 2 * draw.normal(n, d), draw.normal(d, SLICES)
-    return {"z": draw.ready(z), "slices": draw.ready(slices / slices.norm(dim=0), False)}
+    return {"z": draw.ready(z), "slices": draw.ready(slices / slices.norm(dim=0), grad=False)}
 
 
 def _ours(z: Tensor, slices: Tensor, backend: str) -> Tensor:

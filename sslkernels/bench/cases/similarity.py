@@ -230,7 +230,7 @@ def _info_nce_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
     n, m, d = shape
     query, key = draw.views(n, d)
     queue = F.normalize(draw.normal(m, d), dim=1)
-    return {"query": draw.ready(query), "key": draw.ready(key, False), "negatives": draw.ready(queue, False)}
+    return {"query": draw.ready(query), "key": draw.ready(key, grad=False), "negatives": draw.ready(queue, grad=False)}
 
 
 def eager_info_nce(query: Tensor, key: Tensor, negatives: Tensor) -> Tensor:

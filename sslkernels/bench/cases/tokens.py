@@ -224,7 +224,7 @@ def _mse_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
     _, index = _index(1, shape, draw)
     mask = torch.zeros(shape[:2], device=draw.device).scatter_(1, index[0], 1.0)
     pred, target = (_tokens(shape, shape[1], draw) for _ in range(2))
-    return {"pred": draw.ready(pred), "target": draw.ready(target, False), "mask": mask}
+    return {"pred": draw.ready(pred), "target": draw.ready(target, grad=False), "mask": mask}
 
 
 def eager_masked_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
