@@ -26,7 +26,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def tiny(case: Case) -> tuple[int, ...]:
-    """The quick shape, or for an op without sizes a small one."""
+    """The quick shape, or a small one for an op without sizes."""
     return next((size.shape for size in case.sizes if size.preset == "quick"), (8, 16, 4)[: len(case.dimensions)])
 
 
@@ -62,12 +62,9 @@ def test_inputs_fit_the_functions_and_are_the_same_again(case, dtype):
 def test_words_have_the_sizes(case):
     shape = tiny(case)
     assert "{" not in case.described(shape, "float32") and "float32" in case.described(shape, "float32")
-    assert all(
-        f"{name}={size}" in case.described(shape, "x") for name, size in zip(case.dimensions, shape, strict=True)
-    )
-    assert len(case.label(shape)) + ("dtype" in case.family.columns) == len(case.family.columns) - (
-        "student" in case.family.columns
-    )
+    sizes = zip(case.dimensions, shape, strict=True)
+    assert all(f"{name}={size}" in case.described(shape, "float32") for name, size in sizes)
+    assert len(case.label(shape)) + 1 == len(case.family.columns), "the last column is the dtype"
     assert case.titled(shape).startswith(case.title) and len(case.printed(shape)) == len(shape)
     for backend in {"cpu", "reference"} & set(has_backends(Workload(case.op, shape))):
         assert case.path(backend, shape, torch.float32, CPU).endswith(".")
