@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the two sides of the correlation family cross: time over N/D, forward and backward, both sides in turn.
+"""Measures where the two sides of the correlation family cross: their time over N/D, forward and backward.
 
     python benchmarks/crossover.py results/crossover
 

@@ -3,9 +3,9 @@
 
     python benchmarks/publish.py
 
-writes results/index.html and the pictures beside it, in RESULTS.md what stands between `<!-- results -->` and
-`<!-- end -->`, and in README.md what stands between `<!-- where we lose -->` and `<!-- end -->`, where it has that.
-tests/bench/test_publish.py fails where that was forgotten.
+writes results/index.html and the pictures beside it. In RESULTS.md it writes all that stands between
+`<!-- results -->` and `<!-- end -->`, and in README.md all between `<!-- where we lose -->` and `<!-- end -->`; a text
+without such a place stays as it is. tests/bench/test_publish.py fails where somebody forgot to run it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _BLOCK = re.compile(r"(<!-- (results|where we lose) -->\n).*?(<!-- end -->)", re
 
 
 def load() -> Results:
-    """All result files but those of crossover.py, which times our two sides against each other."""
+    """Load all result files but those of crossover.py, which times our two sides against each other."""
     first = {
         path: json.loads(path.read_text(encoding="utf-8").partition("\n")[0]) for path in sorted(FOLDER.glob("*.jsonl"))
     }
@@ -51,7 +51,7 @@ def load() -> Results:
 
 
 def rewritten(text: str, found: Results) -> str:
-    """The text with its generated parts as ``found`` has them; as it is where it has none."""
+    """Write the generated parts of a text anew. A text without them stays as it is."""
 
     def block(match: re.Match[str]) -> str:
         return match[1] + (_results(found) if match[2] == "results" else _summary(found)) + match[3]
@@ -60,7 +60,7 @@ def rewritten(text: str, found: Results) -> str:
 
 
 def _results(found: Results) -> str:
-    """Every family, measured or not, then training, the sweep over sizes, and all that lost."""
+    """Write a section for every family, measured or not, for training, for the sweep over sizes, and for losses."""
     parts = [f"## {family.title}\n\n{family.intro}\n\n{_family(family, found)}" for family in FAMILIES.values()]
     parts += [f"## Training\n\n{_TRAINING}\n\n{_train(found)}"]
     parts += [f"## From which size on fusing pays\n\n{_CROSSOVER}\n\n{_crossover(found)}"]
@@ -74,7 +74,7 @@ _LOSSES = "Other ÷ ours, forward + backward, of the runs above."
 
 
 def _family(family: Family, found: Results) -> str:
-    """A table for each device on which the family was measured."""
+    """Write a table for each device on which the family was measured."""
     groups = {name: group for name, group in found.families.items() if group[0]["family"] == family.name}
     if not groups:
         return f"Not measured yet: `sslkernels bench run {family.name} --out benchmarks/results/{family.name}.jsonl`.\n"
@@ -82,7 +82,7 @@ def _family(family: Family, found: Results) -> str:
 
 
 def _measured(records: Sequence[Record], name: str) -> str:
-    """Where, with what and when, a part for every run."""
+    """Say where, with what and when each run was measured."""
     runs = dict.fromkeys(map(_run, records))
     links = [
         f"[{word}](results/{file})"
@@ -122,7 +122,7 @@ def _table(family: Family, records: Sequence[Record]) -> str:
 
 
 def _markdown(head: Sequence[str], words: int, rows: Iterable[Sequence[str]]) -> str:
-    """The first columns, ``words`` of them, are aligned to the left."""
+    """Write a table. The first ``words`` columns are aligned to the left."""
     rule = ["---" if column < words else "---:" for column in range(len(head))]
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + "\n"
@@ -133,7 +133,7 @@ def _name(record: Record) -> tuple[str, ...]:
 
 
 def _losses(found: Results) -> str:
-    """A bullet per workload that is slower than another, then what is only slower in one pass, missed or wrong."""
+    """List workloads that are slower than another, then those slower in one pass alone, missed targets and errors."""
     slower, passes, targets, wrong = (_Told() for _ in range(4))
     for records in found.families.values():
         names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in records}
@@ -162,7 +162,7 @@ def _losses(found: Results) -> str:
 
 
 def _summary(found: Results) -> str:
-    """A line for each provider that is ahead of us somewhere, and one for the rest, for the README."""
+    """Write a line for each provider that is ahead of us somewhere, and one for targets and errors."""
     slower: dict[str, list[tuple[float, str]]] = {}
     misses = wrong = 0
     compared = dict.fromkeys(OTHERS, 0)
@@ -187,7 +187,7 @@ def _summary(found: Results) -> str:
 
 
 class _Told(dict[str, dict[str, list[str]]]):
-    """What there is to say of a workload, by dtype."""
+    """The words on each workload, by dtype."""
 
     def add(self, name: str, dtype: str, words: str) -> None:
         self.setdefault(name, {}).setdefault(short(dtype), []).append(words)
@@ -237,7 +237,7 @@ def _pair(reference: float, mine: float) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    """Bold where we lose."""
+    """Write a ratio, in bold where we lose."""
     if value is None:
         return "–"
     if is_loss(value):

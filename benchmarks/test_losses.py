@@ -16,7 +16,7 @@ from sslkernels.bench import workloads
 from sslkernels.bench.gate import Truth, differentiable, slopes
 from sslkernels.bench.providers import PROVIDERS
 
-# float64 truth and five providers of anything larger take minutes.
+# Anything larger takes minutes, for its float64 truth and five providers.
 MOST_PAIRS = 1 << 24
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CASES = [

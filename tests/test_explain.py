@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels explain`: the backend, the path, the cost and the floor in words."""
+"""`sslkernels explain` puts the backend, the path, the cost and the floor into words."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels bench list | run | compare | plot | train`."""
+"""The command `sslkernels bench list | run | compare | plot | train`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ what was resident before; on CUDA the allocator's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommands of ``sslkernels bench``."""
+    """Add the subcommands of ``sslkernels bench``."""
     commands = parser.add_subparsers(dest="bench_command", required=True, metavar="list|run|compare|plot|train")
 
     def command(name: str, what: str, example: str, more: str = "") -> argparse.ArgumentParser:
@@ -116,9 +116,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 done; 1 one of ours was wrong or broke, or became slower than --fail-over allows; 130 interrupted.
+    """Run a subcommand and return its exit code.
 
-    A mistake in the arguments is a ValueError of one sentence, a missing rich or matplotlib a ModuleNotFoundError.
+    It is 0 where all went well, 130 after an interrupt, and 1 where one of ours was wrong or broke, or became slower
+    than --fail-over allows. A mistake in the arguments raises a ValueError of one sentence, a missing rich or
+    matplotlib a ModuleNotFoundError.
     """
     command = {"list": _list, "run": _run, "compare": _compare, "plot": _plot, "train": _train}[args.bench_command]
     try:
@@ -243,7 +245,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _device(name: str) -> torch.device:
-    """A device that is here."""
+    """The device of that name, which has to be here."""
     device = parse_device("", name)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
@@ -252,7 +254,7 @@ def _device(name: str) -> torch.device:
 
 
 def _check_out(path: Path) -> None:
-    """Before minutes of work rather than after."""
+    """Complain about --out before minutes of work rather than after them."""
     folder = path.absolute().parent
     try:
         if not folder.is_dir():
@@ -268,7 +270,7 @@ def _check_out(path: Path) -> None:
 
 
 def _console() -> Console:
-    """As wide as the terminal; elsewhere wide enough for a table without folded cells."""
+    """The console is as wide as the terminal, or elsewhere wide enough that no cell of a table is folded."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=170)
@@ -276,7 +278,7 @@ def _console() -> Console:
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, elsewhere a line per case. A text without a colon opens the next case."""
+    """Show a bar on a terminal, and elsewhere a line per workload and dtype. Texts without a colon open the next."""
     if not console.is_terminal:
         begun = 0
 

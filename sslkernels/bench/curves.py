@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of results beside the ratios: time and memory over size, the floor, dense against fused, losses."""
+"""The other pictures of results: time and memory over size, the floor, dense against fused, losses."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _STRIPE = "#f4f5f7"
 
 
 def sizes(records: Sequence[Record]) -> Figure | None:
-    """Time and memory of ours and the others over the sizes of each op, in order of their work; None without times.
+    """Draw time and memory over the sizes of each op, in the order of their work. None where there is no time.
 
-    Sizes stand side by side: several have the same work, and would lie on each other on an axis of it.
+    Sizes stand side by side. Several have the same work, and would lie on each other on an axis of it.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
@@ -87,7 +87,7 @@ def sizes(records: Sequence[Record]) -> Figure | None:
 
 
 def floors(records: Sequence[Record]) -> Figure | None:
-    """How much of the time the hardware alone would need: a bar per workload and dtype, 100 % marked."""
+    """Draw how much of the time the hardware alone would need, as a bar per workload and dtype. 100 % is marked."""
     from matplotlib.figure import Figure
 
     found = {key: case for key, case in cases(records).items() if (mine := ours(case)) and "floor" in mine}
@@ -108,7 +108,7 @@ def floors(records: Sequence[Record]) -> Figure | None:
                 va="center",
                 fontsize=9,
                 color=INK,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # on the line of 100 %
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # it may stand on the line of 100 %
             )
         names = [f"{titled(record)} {shape(record)} {short(record['dtype'])}" for record in map(_any, found.values())]
         axis.set_yticks(range(len(found)), names, fontsize=9)
@@ -123,7 +123,7 @@ def floors(records: Sequence[Record]) -> Figure | None:
 
 
 def crossover(records: Sequence[Record]) -> Figure:
-    """Time of dense PyTorch, compiled and not, and of ours over the size that varies; where ours leads is marked."""
+    """Draw the time of dense PyTorch, compiled and not, and of ours over the size. Where ours leads is marked."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
@@ -163,7 +163,7 @@ def crossover(records: Sequence[Record]) -> Figure:
 
 
 def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
-    """A panel per method with the losses of `reference`, `ours` and `control`, the reference's wide."""
+    """Draw a panel per method with the losses of `reference`, `ours` and `control`. The reference's line is wide."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -210,7 +210,7 @@ def _by_op(found: dict[Key, dict[str, Record]]) -> dict[str, list[str]]:
 
 
 def _measured(case: dict[str, Record], provider: str, metric: str) -> float | None:
-    """Milliseconds or MiB."""
+    """The time in milliseconds or the memory in MiB; None where it was not measured."""
     record = ours(case) if provider == "ours" else case.get(provider)
     if record is None or "seconds" not in record:
         return None
@@ -226,7 +226,7 @@ def _line(axis: Any, points: Sequence[tuple[float, float]], provider: str) -> No
 
 def _look(provider: str) -> dict[str, Any]:
     shared = {"mec": "white", "mew": 0.7}
-    if provider == "ours":  # larger and below, so that neither hides the other where they are level
+    if provider == "ours":  # It is larger and below, so that neither hides the other where they are level.
         return {"color": _OURS, "marker": "o", "ms": 9, "lw": 2.2, **shared}
     return {"color": COLOURS[provider], "marker": MARKS[provider], "ms": 5.5, "lw": 1.2, **shared}
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels explain`: which backend and path would run an op, why, what it costs, and how near the floor it comes."""
+"""`sslkernels explain` says which backend and path would run an op and why, what it costs, and where the floor is."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SECONDS = 1.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``sslkernels explain``."""
+    """Add the arguments of ``sslkernels explain``."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     shapes = (
         f"{case.op} {','.join(case.dimensions)}{case.shape_note and f' ({case.shape_note})'}" for case in CASES.values()
@@ -56,14 +56,14 @@ def run(args: argparse.Namespace) -> int:
     workload, dtype = _workload(args.op, args.shape), _dtype(args.dtype)
     device = parse_device("explain: ", args.device)
     for line in explain(workload, dtype, device, args.backend, args.measure):
-        print(printable(line), flush=True)  # what is known stands there before anything is measured
+        print(printable(line), flush=True)  # all that is known is printed before anything is measured
     return 0
 
 
 def explain(
     workload: Workload, dtype: torch.dtype, device: torch.device, backend: str | None, measured: bool
 ) -> Iterator[str]:
-    """Lines of ``name: words``.
+    """Yield the lines, each a name and its words.
 
     >>> import torch
     >>> from sslkernels.bench.workloads import Workload
@@ -166,7 +166,7 @@ def _workload(op: str, shape: str) -> Workload:
 
 
 def _is_size(text: str) -> bool:
-    """A whole number that a tensor's side can be."""
+    """True for a whole number that can be a side of a tensor."""
     return re.fullmatch(r"\s*[0-9]{1,19}\s*", text) is not None and 0 < int(text) <= LARGEST_WHOLE
 
 
@@ -181,7 +181,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def parse_device(command: str, name: str) -> torch.device:
-    """``command`` opens the sentence that a wrong ``name`` gets. PyTorch counts devices in seven bits."""
+    """Parse --device. ``command`` opens the sentence for a wrong ``name``; PyTorch counts devices in seven bits."""
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", name):
         raise ValueError(f"{command}--device is {name!r}; accepted are cpu and cuda.")
     return torch.device(name)

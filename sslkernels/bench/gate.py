@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate: nothing is timed before its loss and gradients were held against float64 on the same tensors.
+"""The gate: nothing is timed before its loss and gradients were compared with float64 on the same tensors.
 
-Allowed is a small multiple of the error that plain PyTorch makes in the provider's dtype. The largest workloads are
-held against float32, to a few roundings of their dtype: float64 would take longer than everything that is timed. An
-update is made once, from the values that stood there first, and every target is compared.
+A provider may be off by a small multiple of the error that plain PyTorch makes in the same dtype. The largest workloads
+are compared with float32, to a few roundings of their dtype: float64 would take longer than everything that is timed.
+An update is made once, from the values that stood there first, and every target is compared.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ from torch import Tensor
 from sslkernels.bench.cases.case import Exact, Inputs, Step
 from sslkernels.bench.workloads import Workload
 
-# Allowed error: this many times that of plain PyTorch in the dtype. At least so many roundings, of the dtype where the
-# value is one number (eager may get it right by luck) and of float32, in which sums are kept, where it is a matrix.
+# A provider may be off by so many times the error of plain PyTorch in the dtype.
 TIMES_EAGER = 4.0
+# It may always be off by so many roundings: of the dtype where the value is one number, which eager may get right by
+# luck, and of float32, in which sums are kept, where it is a matrix.
 ROUNDINGS = 8.0
-# The worst of thousands of rows: ours came to 0.8 of what a norm may, one that is left out is off by about 1.
+# The worst of thousands of rows may be off by so many times as much as the whole. Ours came to 0.8 of what the whole
+# may; a row that is left out is off by about 1.
 TIMES_ROW = 4.0
 
 _ROW = "a row of "
-_MOST_EXACT = 1 << 28  # pairs
-_EXACT_BLOCK, _EAGER_BLOCK = 1 << 23, 1 << 26  # pairs in memory at once
+# Pairs up to which the truth is float64.
+_MOST_EXACT = 1 << 28
+# Pairs in memory at once.
+_EXACT_BLOCK, _EAGER_BLOCK = 1 << 23, 1 << 26
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Relative errors of loss and gradients, or of an update, by name, with those of eager and what is allowed."""
+    """The relative errors of loss and gradients or of an update by name, those of eager, and what is allowed."""
 
     errors: dict[str, float]
     eager: dict[str, float]
@@ -50,7 +54,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Truth:
-    """What every provider is held against on one workload's tensors; without eager's errors if that is float32."""
+    """The values that every provider is compared with on one workload's tensors, and by how much eager misses them.
+
+    Where the truth is float32, it has no errors of eager.
+    """
 
     values: dict[str, Tensor]
     eager_errors: dict[str, float]
@@ -58,7 +65,7 @@ class Truth:
 
     @classmethod
     def of(cls, workload: Workload, inputs: Inputs, exact: Exact | None = None) -> Truth:
-        """That of the workload's case, or of a peer's ``exact``."""
+        """The truth by the workload's case, or by a peer's ``exact``."""
         exact = exact or workload.case.exact
         if workload.case.update:
             return _UpdateTruth.before(inputs, exact)
@@ -89,7 +96,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class _UpdateTruth(Truth):
-    """`values` are the targets before the update, by their place: float64 is taken of one at a time."""
+    """The truth of an update. ``values`` are the targets before it; float64 copies are made of one at a time."""
 
     exact: Exact
 
@@ -110,13 +117,16 @@ class _UpdateTruth(Truth):
 
 
 def _updated(exact: Exact, start: Mapping[str, Tensor], inputs: Inputs, dtype: torch.dtype) -> Iterable[Tensor]:
-    """Every target after one update from ``start`` by the textbook in ``dtype``, one at a time."""
+    """Yield every target after one update from ``start``, by the textbook in ``dtype``."""
     starts, sources = ((x.to(dtype) for x in side) for side in (start.values(), inputs["sources"]))
     return exact({"targets": starts, "sources": sources}, _EXACT_BLOCK)
 
 
 def _update_error(moved: Iterable[Tensor], exact: Exact, start: Mapping[str, Tensor], inputs: Inputs) -> float:
-    """Of the worst number of all targets, relative to the larger of target and source: one forgotten shows."""
+    """The error of the worst number of all targets, relative to the larger of target and source.
+
+    So one number that was forgotten shows.
+    """
     worst = 0.0
     truths = _updated(exact, start, inputs, torch.float64)
     for found, truth, t, s in zip(moved, truths, start.values(), inputs["sources"], strict=True):
@@ -126,13 +136,13 @@ def _update_error(moved: Iterable[Tensor], exact: Exact, start: Mapping[str, Ten
 
 
 def copied(inputs: Inputs) -> dict[str, Tensor]:
-    """The tensors as they are, but for the lists of an update, which is there to change them."""
+    """Copy the tensors. Lists are left out, since an update is there to change them."""
     return {name: x.detach().clone() for name, x in inputs.items() if isinstance(x, Tensor)}
 
 
 @torch.no_grad()
 def restored(inputs: Inputs, before: Mapping[str, Tensor]) -> str | None:
-    """The name of a tensor that is no more as it was `copied`; all are again."""
+    """Put back the values that were `copied`, and name a tensor that had others."""
     changed = [name for name, x in before.items() if not torch.equal(inputs[name], x)]
     for name in changed:
         inputs[name].copy_(before[name])
@@ -149,7 +159,7 @@ def device_of(inputs: Inputs) -> torch.device:
 
 
 def slopes(result: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients of a loss; of a result that is none, those that a random gradient gives; none for an update."""
+    """The gradients of a loss. A result that is no number gets a random gradient first; an update has none."""
     if not wanted:
         return ()
     coming = _coming(result.shape, result.dtype, result.device) if result.dim() else None
@@ -162,7 +172,10 @@ def _coming(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tens
 
 
 def _errors(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:
-    """Of the norm, and of the worst row by the rows' root mean square: one of thousands hardly shows in the norm."""
+    """The relative error of each value in its norm, and that of its worst row beside the rows' root mean square.
+
+    One wrong row of thousands hardly shows in the norm.
+    """
     found = {}
     for name, x in values.items():
         size = float(torch.linalg.vector_norm(truth[name].double()))
@@ -175,7 +188,7 @@ def _errors(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[s
 
 
 def _share(error: float, size: float) -> float:
-    """Of a truth that is zero, as the loss of a single row, nothing may be left."""
+    """Divide. Where the truth is zero, as the loss of a single row is, any error is infinite."""
     return error / size if size else 0.0 if error == 0 else math.inf
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What records say: ratios, losses, targets met or missed, sizes from which on ours is ahead, and what grew."""
+"""Judge records: ratios, losses, targets met or missed, sizes from which on ours is ahead, and what grew."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sslkernels.bench.records import Record
 from sslkernels.bench.workloads import WORKLOADS
 
 Key = tuple[str, str]
-# Pages and allocator blocks: memory is compared no finer.
+# Bytes. Pages and allocator blocks let memory be compared no finer.
 MEMORY_GRAIN = 1 << 20
-# The order in which they are told.
+# The order in which tables have them.
 PHASES = ("fwd+bwd", "fwd", "bwd")
 
 
 def cases(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
-    """Records by (workload, dtype), then by provider, in the file's order; those of training runs are left out."""
+    """Group records by (workload, dtype), then by provider, in the file's order. Training runs are left out."""
     found: dict[Key, dict[str, Record]] = {}
     for record in records:
         if "kind" in record:
@@ -31,7 +31,7 @@ def cases(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
 
 
 def ours(case: dict[str, Record]) -> Record | None:
-    """The record of the backend that the library chooses by itself; without it, of the first of ours there is."""
+    """The record of the backend that the library chooses by itself, or else of the first of ours."""
     timed = [r for name, r in case.items() if name not in OTHERS and "seconds" in r]
     return next((r for r in timed if r["chosen"]), timed[0] if timed else None)
 
@@ -41,7 +41,7 @@ def median(record: Record, phase: str = "fwd+bwd") -> float:
 
 
 def ratio(case: dict[str, Record], other: str, phase: str = "fwd+bwd") -> float | None:
-    """Other's time over ours: above 1 we are faster; None also where they are not of one run."""
+    """The other's time over ours: above 1 ours is faster. None where one was not timed, or they are not of one run."""
     mine, theirs = ours(case), case.get(other)
     if mine is None or theirs is None or phase not in theirs.get("seconds", ()):
         return None
@@ -51,7 +51,7 @@ def ratio(case: dict[str, Record], other: str, phase: str = "fwd+bwd") -> float 
 
 
 def judged(key: Key, case: dict[str, Record]) -> list[tuple[Target, float | None, bool | None]]:
-    """Each target of a case with what was measured and whether it is met; None where it was not measured."""
+    """Each target with what was measured and whether it is met. Both are None where it was not measured."""
     mine = ours(case)
     workload = next((w for w in WORKLOADS if str(w) == key[0]), None)
     if workload is None or mine is None:
@@ -75,12 +75,12 @@ def _value(target: Target, case: dict[str, Record], mine: Record) -> float | Non
 
 
 def disturbed(case: dict[str, Record]) -> bool:
-    """Whether any time of the row was taken beside another process: a ratio is no better than its worse half."""
+    """True where any time was taken beside another process. A ratio is no better than its worse half."""
     return any(record.get("disturbed") for record in case.values())
 
 
 class Loss(NamedTuple):
-    """Where ours is slower than ``other`` in some phase, and the ratios of all phases there are."""
+    """A workload and dtype in which ours is slower than ``other`` in some phase, with the ratios of all phases."""
 
     key: Key
     other: str
@@ -88,7 +88,7 @@ class Loss(NamedTuple):
 
 
 def is_loss(value: float) -> bool:
-    """To the two digits that are printed."""
+    """True where the ratio is below 1 in the two digits that are printed."""
     return round(value, 2) < 1
 
 
@@ -103,7 +103,7 @@ def losses(records: Iterable[Record]) -> list[Loss]:
 
 
 def missed(records: Iterable[Record]) -> list[tuple[Key, Target, float]]:
-    """Targets that were measured and not met, with what was measured."""
+    """The targets that were measured and not met, with what was measured."""
     return [
         (key, target, value)
         for key, case in cases(records).items()
@@ -114,7 +114,7 @@ def missed(records: Iterable[Record]) -> list[tuple[Key, Target, float]]:
 
 @dataclass
 class Sweep:
-    """An op in one dtype over the one dimension that varies: ``cases`` by size, ascending, ``fixed`` the rest."""
+    """An op in one dtype over the one dimension that varies. ``fixed`` names the others; sizes ascend."""
 
     dimension: str
     fixed: str
@@ -122,7 +122,7 @@ class Sweep:
 
 
 def sweeps(records: Iterable[Record]) -> dict[Key, Sweep]:
-    """By (op, dtype). Of a single size, the first dimension counts as the one that varies."""
+    """Sweeps by (op, dtype). Where there is one size alone, the first dimension counts as the one that varies."""
     groups: dict[Key, list[dict[str, Record]]] = {}
     for (_, dtype), case in cases(records).items():
         groups.setdefault((next(iter(case.values()))["op"], dtype), []).append(case)
@@ -138,7 +138,7 @@ def sweeps(records: Iterable[Record]) -> dict[Key, Sweep]:
 
 
 def ahead_from(sweep: Sweep, other: str) -> int | None:
-    """The smallest size from which on ours is never slower than ``other``; None where it is at the largest.
+    """The smallest size from which on ours is never slower than ``other``. None where ours is slower at the largest.
 
     Sizes at which either was not measured do not count.
     """
@@ -151,7 +151,7 @@ def ahead_from(sweep: Sweep, other: str) -> int | None:
 
 
 def skips(records: Sequence[Record]) -> list[str]:
-    """Who was skipped and why, and where if not everywhere."""
+    """Say who was skipped and why, and where, unless it was everywhere."""
     skipped: dict[str, list[str]] = {}
     for record in records:
         if record["status"] == "skipped":
@@ -164,7 +164,7 @@ def skips(records: Sequence[Record]) -> list[str]:
 
 
 def regressions(before: Sequence[Record], after: Sequence[Record], percent: float) -> list[str]:
-    """A sentence for every result of ours that fails or is not there now, or grew by more than ``percent``."""
+    """Write a sentence for every result of ours that fails now, is not there now, or grew by more than ``percent``."""
     old, new, most = cases(before), cases(after), 1 + percent / 100
     found = []
     for key, provider in ((k, p) for k in old for p in old[k] if p not in OTHERS):
@@ -197,7 +197,7 @@ def describe(target: Target, dtype: str | None = None) -> str:
 
 
 def measured(target: Target, value: float) -> str:
-    """As the target is written."""
+    """Write the value as its target is written."""
     if target.kind in OTHERS:
         return f"{value:.2f}x"
     return {"floor": "{:.0%}".format, "seconds": duration, "bytes": size}[target.kind](value)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How results are written, the same in tables, pictures and pages: names, places, numbers."""
+"""Names, places and numbers, written the same way in tables, pictures and pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def title(op: str) -> str:
 
 
 def titled(record: Record) -> str:
-    """Of an update also whose.
+    """The title of the op. An update's also says whose parameters it moves.
 
     >>> titled({"op": "nt_xent", "shape": [64, 128]}), titled({"op": "ema_update", "shape": [152, 86567656]})
     ('NT-Xent', 'EMA, ViT-B')
@@ -21,7 +21,8 @@ def titled(record: Record) -> str:
 
 
 def shape(record: Record) -> str:
-    """
+    """The sizes of a workload.
+
     >>> shape({"op": "nt_xent", "shape": [64, 128]})
     '64×128'
     """
@@ -29,12 +30,12 @@ def shape(record: Record) -> str:
 
 
 def is_update(record: Record) -> bool:
-    """Whether there is no backward."""
+    """True where there is no backward."""
     return CASES[record["op"]].update
 
 
 def place(record: Record) -> str:
-    """Device, torch and commit."""
+    """The device, torch and the commit."""
     known = commit(record)
     return f"{machine(record)}, torch {record['versions']['torch']}{known and f', commit {known}'}"
 
@@ -47,7 +48,7 @@ def machine(record: Record) -> str:
 
 
 def commit(record: Record) -> str:
-    """Short; empty where none is known."""
+    """The first digits of the commit. It is empty where none is known."""
     known = record["commit"] or ""
     return f"{known[:9]}{'-dirty' if known.endswith('-dirty') else ''}"
 

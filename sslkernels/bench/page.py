@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of results: what lost first, then each family's pictures and all its numbers."""
+"""The page of results. First come the losses, then each family's pictures and all its numbers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ h3 { font-size: 1rem; margin: 18px 0 2px } ul { margin: 0; padding-left: 20px }
 
 
 def files(results: Results) -> dict[str, bytes]:
-    """By name: index.html, and each family's pictures apart."""
+    """The files by name: index.html, and each family's pictures apart."""
     found = {"index.html": render(results).encode()}
     for name, records in results.families.items():
         if _has_ratio(records):
@@ -74,7 +74,7 @@ def files(results: Results) -> dict[str, bytes]:
 
 
 def render(results: Results) -> str:
-    """The file of ``results``, which are not empty."""
+    """Render the page of ``results``, which are not empty."""
     content = [_where(results)]
     benchmarks = [*results.families.values(), *results.crossover.values()]
     if benchmarks:
@@ -136,7 +136,8 @@ def _losses(results: Results) -> str:
         for r in records
         if r["status"] == "failed"
     ]
-    rows.sort(key=lambda row: row[:2])  # first where both passes together are slower, the sweep last
+    # Rows that are slower in both passes together come first, those of the sweep last.
+    rows.sort(key=lambda row: row[:2])
     summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {judged_cases} workloads and dtypes."
     parts = [
         _wide(["workload", "against", "fwd+bwd", "fwd", "bwd", "ours", "other"], [cells for *_, cells in rows])
@@ -175,7 +176,7 @@ def _has_ratio(records: Sequence[Record]) -> bool:
 
 
 def _numbers(records: Sequence[Record]) -> str:
-    """All of them, a row per workload and dtype."""
+    """The table of all numbers, with a row per workload and dtype."""
     found = cases(records)
     others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
     head = ["workload", "ours", "p20–p80", *(f"× {other}" for other in others), "memory", "of floor", "targets"]
@@ -227,9 +228,9 @@ def _crossover(name: str, records: Sequence[Record]) -> str:
 
 
 def crossings(records: Sequence[Record]) -> list[str]:
-    """From which size on ours is ahead for good, an op and dtype each.
+    """Say from which size on ours is ahead for good, in a sentence per op and dtype.
 
-    Such as "NT-Xent, D = 128, fp32: ours is ahead of eager from N = 64 on and of compile from N = 256 on."
+    One is "NT-Xent, D = 128, fp32: ours is ahead of eager from N = 64 on and ahead of compile from N = 256 on."
     """
     sentences = []
     for (op, dtype), sweep in sweeps(records).items():
@@ -251,7 +252,7 @@ def crossings(records: Sequence[Record]) -> list[str]:
 
 
 def by_method(trainings: Iterable[Record]) -> dict[str, dict[str, Record]]:
-    """Records of each method by role: `reference`, `ours`, `control`."""
+    """Group the records of each method by role: `reference`, `ours`, `control`."""
     found: dict[str, dict[str, Record]] = {}
     for record in trainings:
         role = record["backend"] if record["backend"] in ("reference", "control") else "ours"
@@ -260,7 +261,7 @@ def by_method(trainings: Iterable[Record]) -> dict[str, dict[str, Record]]:
 
 
 def _behind(trainings: Sequence[Record]) -> str:
-    """A line for each method and cost in which ours is behind the reference, or whose curves part."""
+    """Write a line for each method and cost in which ours is behind the reference, or whose curves part."""
     lines = []
     for method, roles in by_method(trainings).items():
         if {"reference", "ours", "control"} <= set(roles):
@@ -310,14 +311,14 @@ def _milliseconds(value: float | None, reference: float | None) -> str:
 
 
 def _unmeasured(records: Sequence[Record]) -> str:
-    """Who was skipped and why; what peers do otherwise."""
+    """Say who was skipped and why, and what peers do otherwise."""
     lines = skips(records)
     lines += dict.fromkeys(str(r["note"]) for r in records if "seconds" in r and r.get("note"))
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else "<p>Nothing.</p>"
 
 
 def _measured_where(results: Results) -> tuple[str, str]:
-    """Every run that the page draws from, and a warning where they differ."""
+    """List every run that the page draws from, and warn where they differ."""
     runs: dict[tuple[str, ...], None] = {}
     groups = {**results.families, **{f"{n}, sweep": g for n, g in results.crossover.items()}}
     for name, records in (*groups.items(), ("training", results.trainings)):
@@ -344,7 +345,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _over(text: str, *small: str) -> str:
-    """HTML, the rest small below the first."""
+    """HTML with the first text on top and the others small below it."""
     return f"{text}<br><small>{' · '.join(small)}</small>" if small else text
 
 

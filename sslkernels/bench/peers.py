@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other libraries. A case says how each of them does its op, or why it does not."""
+"""Other libraries that are timed. A case says how each of them does its op, or why it does not."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from sslkernels.bench.workloads import Workload
 
 @dataclass(frozen=True)
 class Library(Provider):
-    """One library that may be installed."""
+    """A library that may be installed."""
 
     name: str
     package: str
     """Its name on PyPI."""
     module: str
-    """What its steps import."""
+    """The module that its steps import."""
     lacks: str
-    """The sentence for an op of which a case says nothing else."""
+    """The sentence for an op whose case says nothing about it."""
     on_cuda_alone: bool = False
     dense: bool = False
-    """Whether it stores a number for every pair."""
+    """True where it stores a number for every pair."""
 
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
         if self.on_cuda_alone and device.type != "cuda":

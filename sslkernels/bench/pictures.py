@@ -30,7 +30,7 @@ LOSS, INK, MUTED, GRID = "#b3261e", "#333333", "#555555", "#e3e5e8"
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Around drawing and saving, so that every picture looks the same on every machine."""
+    """Set the style for drawing and saving, so that every picture looks the same on every machine."""
     import matplotlib
 
     style = {"font.family": "DejaVu Sans", "font.size": 11, "svg.fonttype": "path", "svg.hashsalt": "sslkernels"}
@@ -40,7 +40,7 @@ def styled() -> Iterator[None]:
 
 
 def png(figure: Figure, records: Sequence[Record]) -> bytes:
-    """With the digest of the records it was drawn from, as the text `Records`."""
+    """Save as PNG, with the digest of the records it was drawn from as the text `Records`."""
     out = io.BytesIO()
     with styled():
         figure.savefig(out, format="png", facecolor="white", metadata={"Records": digest(records), "Software": None})
@@ -55,9 +55,10 @@ def svg(figure: Figure) -> bytes:
 
 
 def ratios(records: Sequence[Record]) -> Figure:
-    """Speed of ours against each other provider: a row per workload, a panel per dtype, 1.0 marked.
+    """Draw the speed of ours against each other provider, with a row per workload and a panel per dtype.
 
-    ValueError: there is no ratio.
+    Raises:
+        ValueError: there is no ratio.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
@@ -127,7 +128,7 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
         slowest = min(value for value, _ in points)
         said = 0.0
         for value, other in sorted(points):
-            if value < 1:  # said below, in red, where it does not cover another
+            if value < 1:  # written below and in red, unless it would cover another
                 if value < 1.25 * said:
                     continue
                 said = value

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`Provider`: somebody who can run a workload, or say in one sentence why not."""
+"""The interface of everything that is timed: `Provider`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ import torch
 from sslkernels.bench.cases.case import Exact, Inputs, Step
 from sslkernels.bench.workloads import Workload
 
-# A dense provider holds logits, their softmax and its gradient: three numbers a pair. Past this it would swap.
+# A dense provider holds three float32 numbers a pair: logits, their softmax and its gradient.
 _DENSE_BYTES_PER_PAIR = 12
+# Beyond so many bytes it would swap.
 _MOST_DENSE_BYTES_ON_CPU = 8 << 30
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a provider is held against and timed on; ``note`` says where that is not the workload itself."""
+    """The inputs that a provider is timed on, and the truth it is compared with.
+
+    ``note`` is a sentence where they are not those of the workload itself.
+    """
 
     inputs: Inputs
     exact: Exact
@@ -34,16 +38,16 @@ class Provider(ABC):
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None: ...
 
     def task(self, workload: Workload, inputs: Inputs) -> Task:
-        """What it does of a workload: all of it, or what a peer has in its place."""
+        """What it computes: the whole workload, unless a peer has something in its place."""
         return Task(inputs, workload.case.exact)
 
     @abstractmethod
     def step(self, workload: Workload, inputs: Inputs) -> Step:
-        """One forward pass on the inputs of its `task`."""
+        """Prepare a forward pass on the inputs of its `task`."""
 
 
 def too_large(workload: Workload, device: torch.device) -> str | None:
-    """The sentence that a dense provider gets where its numbers do not fit."""
+    """Say why a dense provider is skipped, where its numbers do not fit."""
     needed = workload.pairs * _DENSE_BYTES_PER_PAIR
     if device.type == "cuda":
         limit = torch.cuda.mem_get_info(device)[0] if torch.cuda.is_available() else needed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who computes a workload: our backends, plain PyTorch as well as it can be written, torch.compile of it, and peers."""
+"""Everybody who is timed: our backends, the best plain PyTorch, torch.compile of it, and peers."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class Compile(Provider):
         return workload.case.not_compiled(workload.shape) or too_large(workload, device)
 
     def step(self, workload: Workload, inputs: Inputs) -> Step:
-        torch._dynamo.reset()  # a new shape is a new program, not a reason to give up specialising
+        torch._dynamo.reset()  # a new shape has to be a new program, and no reason to give up specialising
         function = torch.compile(workload.case.eager, dynamic=False)
         return lambda: function(**inputs)
 
 
 @dataclass(frozen=True)
 class Dual(Provider):
-    """Plain PyTorch with |a^T b|^2 = <a a^T, b b^T>: what the identity gives without kernels. No library has it."""
+    """Plain PyTorch with |a^T b|^2 = <a a^T, b b^T>, which no library has. It shows what that gives without kernels."""
 
     name: str = "dual"
 
@@ -107,12 +107,12 @@ def has_backends(workload: Workload) -> tuple[str, ...]:
 
 
 def chosen_backend(workload: Workload, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that the library takes by itself: the one that the others are compared with."""
+    """The backend that the library takes by itself. The others are compared with it."""
     return backends.choose(device, dtype, has=has_backends(workload))
 
 
 def select(names: list[str]) -> list[Provider]:
-    """Providers by name; all of them where none is named."""
+    """The providers of these names, or all of them where there is no name."""
     for name in names:
         if name not in PROVIDERS:
             raise ValueError(f"--providers has {name!r}; accepted are {', '.join(PROVIDERS)}.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files: how records are written and read, alone or several files as one.
+"""Result files: how records are written, read, and merged from several files.
 
 A file may be someone else's. Names in a record become parts of file names, tables and pages: they are short, of a few
 letters, and agree with each other. Texts are printable, numbers are of a size that can be drawn.
@@ -22,9 +22,9 @@ from sslkernels.bench.workloads import Workload
 from sslkernels.files import cause_of, open_regular, write_atomically
 
 FORMAT = 1
-# Ours have a few hundred, of some hundred bytes to some kilobytes each.
+# Our files have a few hundred records, of some hundred bytes to some kilobytes each.
 MOST_BYTES, MOST_RECORDS = 64 << 20, 10_000
-# Ours have up to 200 of a family; matplotlib draws no picture of more than 65,536 pixels.
+# Records. Ours have up to 200 of a family; matplotlib draws no picture of more than 65,536 pixels.
 MOST_IN_A_PICTURE = 600
 CONTROL = "control"
 COSTS = (
@@ -40,15 +40,15 @@ Check = Callable[[Any], bool]
 
 
 def write(records: Iterable[Record], path: Path) -> None:
-    """JSON lines, whole or not there."""
+    """Write JSON lines. The file is whole or not there."""
     write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a file.
+    """Read the records of a file.
 
     Raises:
-        ValueError: one sentence; the file cannot be read, or its first line that is no record.
+        ValueError: the file cannot be read, or has a line that is no record. The sentence says which.
     """
     try:
         with open_regular(path) as file:
@@ -81,11 +81,12 @@ def _parsed(line: str, where: str) -> Record:
 
 @dataclass(frozen=True)
 class Results:
-    """What files hold together.
+    """The records of several files together.
 
-    families: records by the name of their pictures: the family, from its second device on with that device's name.
-    crossover: those of the sweep over sizes, by the same names.
-    trainings: records of `bench train`.
+    families: records by the name of their pictures. It is the family, and from its second device on it has the device's
+        name as well.
+    crossover: the records of the sweep over sizes, by the same names.
+    trainings: the records of `bench train`.
     """
 
     families: dict[str, list[Record]] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class Results:
 
 
 def load(paths: Iterable[Path]) -> Results:
-    """What the files hold; of the same workload, dtype and provider on the same device the later date stands."""
+    """Merge files. Of records of the same workload, dtype and provider on the same device the latest stands."""
     latest: dict[tuple[object, ...], Record] = {}
     for path in paths:
         for record in read(path):
@@ -110,7 +111,7 @@ def load(paths: Iterable[Path]) -> Results:
                 latest[key] = record
     results = Results()
     names: dict[tuple[object, ...], str] = {}
-    # a processor names a family plainly, in whatever order the files came
+    # a CPU's records get the plain name, in whatever order the files came
     for record in sorted(latest.values(), key=lambda record: record["device"]["type"] != "cpu"):
         if record.get("kind") == "train":
             results.trainings.append(record)
@@ -128,7 +129,7 @@ def load(paths: Iterable[Path]) -> Results:
 
 
 def _free_name(record: Record, taken: Collection[str]) -> str:
-    """The family; from its second device on with a number or the device's name, in letters of file names."""
+    """The family's name. From its second device on the device's name or a number follows, in letters of file names."""
     family = record["family"]
     if family not in taken:
         return family
@@ -146,12 +147,12 @@ def digest(records: Sequence[Record]) -> str:
 
 
 def fault(record: Record) -> str | None:
-    """The first field that is not there or cannot be used; None where the record is whole."""
+    """The first field that is not there or cannot be used. None where the record is whole."""
     return next(_faults(record), None)
 
 
 def _faults(record: Record) -> Iterator[str]:
-    """Each check may rely on those before it."""
+    """Yield every such field. Each check may rely on those before it."""
     yield from _unfit(record, _SHARED)
     yield from _unfit(record.get("versions"), {"torch": _text(100)})
     yield from _unfit(record.get("device"), {"type": _name, "name": _text(200), "isa": _text(100)})
@@ -195,7 +196,7 @@ def _unfit(record: Any, checks: dict[str, Check]) -> Iterator[str]:
     return (name for name, check in checks.items() if not check(record.get(name, _ABSENT)))
 
 
-# What a field may be
+# Checks of one field
 
 _ABSENT = object()
 
@@ -217,7 +218,7 @@ def _whole(most: int) -> Check:
 
 
 def _drawable(value: Any) -> bool:
-    """A loss; that of a run which went astray is not finite, and drawn as a gap."""
+    """True for a loss. That of a run which went astray is not finite, and is drawn as a gap."""
     return type(value) is float and (not math.isfinite(value) or abs(value) <= 1e30)
 
 

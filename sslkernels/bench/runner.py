@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One record per workload, dtype and provider: gate first, then memory, then time, then the floor of the whole run."""
+"""Runs the benchmark: a record per workload, dtype and provider, from gate, memory, time and floor, in this order."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(
     seconds: float,
     tell: Callable[[str], None],
 ) -> list[Record]:
-    """Records of every combination, for ``seconds`` of timing each; ``tell`` hears what is being done."""
+    """Make the record of every combination, with ``seconds`` of timing each. ``tell`` hears what is being done."""
     shared = environment(device)
     bandwidth, peaks = _peaks(dtypes, device, tell)
     records: list[Record] = []
@@ -46,7 +46,7 @@ def run(
 
 
 def environment(device: torch.device) -> Record:
-    """Where and with what: the same in every record of a run."""
+    """The fields that say where and with what. They are the same in every record of a run."""
     return {
         "format": FORMAT,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -147,7 +147,7 @@ def _peaks(
 
 
 def _add_floors(records: list[Record], bandwidth: float, peaks: dict[str, tuple[float, str]]) -> None:
-    """torch.mm need not reach what the processor can: where one of ours did better, that is the peak."""
+    """Add the floor to every record. Where one of ours did better than torch.mm, that is the peak."""
     timed = [record for record in records if "seconds" in record]
     costs = {}
     for record in timed:
@@ -172,7 +172,7 @@ def _add_floors(records: list[Record], bandwidth: float, peaks: dict[str, tuple[
 
 
 def _commit() -> str | None:
-    """The commit of the package's own source tree, with "-dirty" where files differ; None when installed elsewhere."""
+    """The commit of the package's source tree, with "-dirty" where files differ. None when installed elsewhere."""
     package = Path(sslkernels.__file__).parent
 
     def git(*arguments: str) -> str | None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def print_run(records: Sequence[Record], console: Console) -> None:
-    """What was measured, what lost, which target was missed, what was skipped or failed."""
+    """Print what was measured, what lost, which targets were missed, and what was skipped or failed."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -73,7 +73,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
 
 
 def remarks(records: Sequence[Record]) -> list[str]:
-    """Losses, missed targets, failures, skips and disturbed measurements, a line each."""
+    """Write a line for each loss, missed target, failure, skip and disturbed measurement."""
     from rich.markup import escape
 
     lines = []
@@ -108,7 +108,7 @@ def remarks(records: Sequence[Record]) -> list[str]:
 
 
 def print_comparison(before: Sequence[Record], after: Sequence[Record], console: Console) -> None:
-    """Times of both files, their ratio, and memory."""
+    """Print the times of both files, their ratio, and memory."""
     from rich.markup import escape
     from rich.table import Table
 

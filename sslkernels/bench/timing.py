@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time, memory and peaks.
+"""How time, memory and the peaks of the hardware are measured.
 
-Time    Slices of calls, providers in turn, in one process on the same tensors. A slice in which threads stood in the
-        run queue (another process had the processor) is discarded and taken again.
-Memory  The highest above what was there before; see `sslkernels.memory`.
-Peaks   A large matrix product in that dtype and a large copy, the best of several.
+Time    Providers take turns, a slice of calls each, in one process on the same tensors. A slice in which threads stood
+        in the run queue, because another process had the processor, is discarded and taken again.
+Memory  The highest use above that before the call; see `sslkernels.memory`.
+Peaks   The best of several large matrix products in that dtype, and of several large copies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sslkernels.memory import peak_memory
 
 @dataclass
 class Timing:
-    """Seconds of each kept call, forward and backward (0 for an update), and what was seen around them."""
+    """The seconds of each kept call, forward and backward (0 for an update), and what was seen around them."""
 
     forward: list[float] = field(default_factory=list)
     backward: list[float] = field(default_factory=list)
@@ -53,10 +53,13 @@ class _Slice:
         return sum(self.forward) + sum(self.backward)
 
 
+# Slices of a provider.
 ROUNDS = 8
+# Calls of a provider.
 LEAST = 5
-MOST_CALLS = 400  # per slice
-# Share of a slice that threads may wait for a processor before it counts as disturbed.
+# Calls of a slice.
+MOST_CALLS = 400
+# The share of a slice that threads may wait for a processor before it counts as disturbed.
 WAITING = 0.05
 
 
@@ -104,7 +107,7 @@ def _slice(step: Step, wanted: list[Tensor], device: torch.device, seconds: floa
 
 
 def _kept(taken: list[_Slice]) -> Timing:
-    """The clean slices; where there are too few, all of them, and said so."""
+    """Keep the clean slices. Where there are too few, keep all of them and say so."""
     clean = [s for s in taken if not s.disturbed]
     disturbed = sum(len(s.forward) for s in clean) < 3 and len(clean) < len(taken)
     kept = taken if disturbed else clean
@@ -136,7 +139,7 @@ def _once_cuda(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
 
 
 def waited_seconds() -> float:
-    """Time that this process's threads were ready to run and had no processor; 0 where the system does not tell."""
+    """How long this process's threads were ready to run and had no processor. 0 where the system does not tell."""
     total = 0
     for path in glob.glob("/proc/self/task/*/schedstat"):
         try:
@@ -157,27 +160,27 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def step_memory(step: Step, inputs: Inputs) -> int | None:
-    """`peak_memory` of one forward and backward, loss and gradients included."""
+    """Measure the `peak_memory` of one forward and backward, with loss and gradients."""
     wanted = list(differentiable(inputs).values())
     return peak_memory(lambda: slopes(step(), wanted), device_of(inputs))
 
 
 @dataclass(frozen=True)
 class Floor:
-    """No implementation of this cost is faster, exponentials apart."""
+    """The time that no implementation of this cost can beat, exponentials apart."""
 
     seconds: float
     bound: str
 
 
 def floor(cost: Cost, peak: float, bandwidth: float) -> Floor:
-    """The larger of operations / peak and bytes / bandwidth, both per second."""
+    """The larger of operations / peak and bytes / bandwidth. Both rates are per second."""
     by_operations, by_bytes = cost.operations / peak, cost.bytes / bandwidth
     return Floor(max(by_operations, by_bytes), "operations" if by_operations >= by_bytes else "bytes")
 
 
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
-    """Operations per second of a large matrix product; a 16-bit one is never below float32's, to which it can widen."""
+    """Operations per second of a large matrix product. A 16-bit one is never below float32's: it can widen to that."""
     rate = _matmul_rate(dtype, device)
     return max(rate, _matmul_rate(torch.float32, device)) if dtype.itemsize < 4 else rate
 
@@ -187,14 +190,14 @@ def _matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     rate = 0.0
     for n in (512, 8192 if device.type == "cuda" else 2048):
         if rate and 2 * n**3 / rate > 1:
-            break  # a dtype that this device multiplies without haste, such as float16 on most CPUs
+            break  # the device has no fast product in this dtype, as most CPUs have none in float16
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         rate = max(rate, 2 * n**3 / _best(partial(torch.mm, a, b), device))
     return rate
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes per second, read and written, of a large copy."""
+    """Bytes per second of a large copy, those read and those written together."""
     source = torch.ones((1 << 30 if device.type == "cuda" else 1 << 28) // 4, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / _best(lambda: target.copy_(source), device)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workloads: every case at each of its sizes."""
+"""The workloads: every case at each of its sizes, and how a command selects them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sslkernels.bench.cases.case import DTYPES, Preset
 
 __all__ = ["DTYPES", "FAMILIES", "NAMES", "WORKLOADS", "Preset", "Workload", "select"]
 
-# What a command may be asked for.
+# The names that a command may be given.
 NAMES = tuple(dict.fromkeys((*FAMILIES, *CASES, "all")))
 
 
 @dataclass(frozen=True)
 class Workload:
-    """An op at one shape, of the sizes that the dimensions of its `Case` name."""
+    """An op at one shape. The dimensions of its `Case` name the sizes."""
 
     op: str
     shape: tuple[int, ...]
@@ -41,22 +41,22 @@ class Workload:
 
     @property
     def pairs(self) -> int:
-        """How many numbers a dense provider stores."""
+        """How many numbers a dense provider stores; see `Case`."""
         return self.case.pairs(self.shape)
 
     def targets_for(self, dtype: str, device: str) -> tuple[Target, ...]:
         return tuple(target for target in self.targets if (target.dtype, target.device) == (dtype, device))
 
     def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Any]:
-        """The tensors, by argument name, for an update in lists. What a training step differentiates by requires it."""
+        """Draw the tensors by argument name. Those that a training step differentiates by require a gradient."""
         return self.case.inputs(self.shape, Draw(dtype, device, torch.Generator().manual_seed(seed)))
 
     def cost(self, dtype: torch.dtype) -> Cost:
-        """Fewest operations and bytes of one forward and one backward: nothing recomputed, exponentials not counted."""
+        """The fewest operations and bytes of a forward and a backward; see `Case`."""
         return self.case.cost(self.shape, dtype)
 
 
-# By preset, and in each in the order of the cases.
+# They are sorted by preset, and in each preset by the order of the cases.
 WORKLOADS = tuple(
     Workload(case.op, size.shape, size.preset, size.targets, size.recipe_too)
     for preset in get_args(Preset)
@@ -67,7 +67,7 @@ WORKLOADS = tuple(
 
 
 def select(what: str, preset: Preset, only: Iterable[str] = ()) -> list[Workload]:
-    """Workloads of a family, of an op or "all" in a preset; with ``only``, those with one of the texts in the name."""
+    """The workloads of a family, of an op or of "all" in a preset. Their names have one of the texts in ``only``."""
     ours = [w for w in WORKLOADS if what in ("all", w.family, w.op)]
     chosen = [w for w in ours if w.preset == preset or (preset == "recipe" and w.recipe_too)]
     if not chosen:

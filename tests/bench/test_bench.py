@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels bench`, end to end on tiny workloads, and its instruments one by one."""
+"""`sslkernels bench` end to end on tiny workloads, and its instruments one by one."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_all_is_every_family():
 
 @pytest.fixture
 def clip_peers(monkeypatch):
-    """Both on the CPU, with textbook losses in the place of their kernels, which run on CUDA alone."""
+    """Let both run on the CPU, with textbook losses in the place of their kernels, which need CUDA."""
     memeff, siglip = types.ModuleType("memeff"), types.ModuleType("siglip_kernel")
 
     class Symmetric(torch.nn.Module):
@@ -166,7 +166,7 @@ def test_peers_of_a_gpu_are_skipped_with_a_sentence(name):
 
 
 class Wrong(Eager):
-    """Right loss, wrong gradient."""
+    """Its loss is right and its gradient wrong."""
 
     def step(self, workload, inputs):
         right = super().step(workload, inputs)
@@ -232,7 +232,7 @@ class InPlace(Eager):
 
         def rude():
             loss = right()
-            inputs["z1"].detach().mul_(1.5)  # what a normalised loss does not notice
+            inputs["z1"].detach().mul_(1.5)  # a normalised loss does not notice
             return loss
 
         return rude
@@ -312,7 +312,7 @@ def test_an_update_is_run_without_a_backward_and_told_as_one(here, known_peaks, 
 
 @pytest.mark.parametrize("place", [0, 6])
 def test_the_gate_refuses_a_wrong_update(place, known_peaks, monkeypatch):
-    """One number of one tensor that stood still is enough."""
+    """It is enough that one number of one tensor stood still."""
     right = CASES["ema_update"].eager
 
     def forgets(targets, sources):

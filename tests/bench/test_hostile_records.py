@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files that are damaged or made to do harm, and wrong command lines: one sentence, and nothing written."""
+"""Damaged or hostile result files and wrong command lines get one sentence, and nothing is written."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def refused(call: Any, *arguments: str) -> str:
     return complaint
 
 
-# Every field of a record, with every kind of value that it may not have
+# Every field of a record gets every kind of value that it may not have.
 
 
 NESTED: Any = 0
@@ -104,7 +104,7 @@ def written(path: Path, found: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_any_value_in_any_field_is_refused_or_harmless(kind, tmp_path, monkeypatch):
-    """What is accepted gives pages and names of pictures that hold nothing but letters."""
+    """An accepted record gives pages that can be printed, and names of pictures in plain letters."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "digest", lambda _: "")
     for path in fields(WHOLE[kind]):
@@ -113,7 +113,7 @@ def test_any_value_in_any_field_is_refused_or_harmless(kind, tmp_path, monkeypat
             file = Path("x.jsonl")
             try:
                 written(file, [record])
-            except ValueError:  # an integer that JSON itself does not write
+            except ValueError:  # JSON itself does not write such an integer
                 continue
             try:
                 found = records.load([file])
@@ -127,7 +127,7 @@ def test_any_value_in_any_field_is_refused_or_harmless(kind, tmp_path, monkeypat
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Those that tables, pages and pictures show."""
+    """Yield the texts that tables, pages and pictures show."""
     shown = (
         "family",
         "workload",

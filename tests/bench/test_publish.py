@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The numbers of RESULTS.md and the README, and the pictures, are those of the committed records."""
+"""RESULTS.md, the README and the pictures show the committed records."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is timed: a `Case` per op, in a file per family.
+"""The ops that are timed: one `Case` each, in a file per family.
 
-``CASES`` has them by op, ``FAMILIES`` the families by name. Both are in the order of lists, tables and pages.
+``CASES`` has them by op, and ``FAMILIES`` has the families by name. Lists, tables and pages follow their order.
 """
 
 from sslkernels.bench.cases import correlation, ema, rows, sigreg, similarity, tokens

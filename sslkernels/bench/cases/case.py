@@ -22,7 +22,8 @@ Shape = tuple[int, ...]
 Inputs = Mapping[str, Any]
 # A forward pass returns the loss, or the tokens that were moved, with its graph. An update returns nothing.
 Step = Callable[[], Any]
-# The textbook in the dtype of the inputs, with at most so many pairs in memory at once. An update's yields the targets.
+# The textbook formula in the dtype of the inputs, with at most so many pairs in memory at once. An update's yields the
+# targets one by one.
 Exact = Callable[[Inputs, int], Any]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,7 +32,7 @@ F32, BF16 = "float32", "bfloat16"
 
 @dataclass(frozen=True)
 class Cost:
-    """Operations that no way around the pairs avoids, and the bytes: inputs read, gradients written."""
+    """The work that nobody can avoid: operations on the pairs, and bytes of inputs read and gradients written."""
 
     forward: int
     backward: int
@@ -44,10 +45,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Target:
-    """What forward and backward of ours have to reach on ``device``.
+    """A bound that forward and backward of ours have to keep on ``device``.
 
-    ``value`` is a ratio to another provider or a share of the floor, both at least; or seconds or bytes above the
-    inputs, both at most.
+    ``value`` is the least ratio to another provider, the least share of the floor, the most seconds, or the most bytes
+    above the inputs.
     """
 
     dtype: str
@@ -62,7 +63,10 @@ def on_gpu(kind: Kind, value: float) -> tuple[Target, ...]:
 
 
 def targets(*stated: Target) -> tuple[Target, ...]:
-    """The targets stated, and where none is: as fast as eager on the CPU, as it and torch.compile on a GPU."""
+    """Add to the stated targets: ours is as fast as eager, and on a GPU as fast as torch.compile too.
+
+    A stated target replaces the one of the same dtype, kind and device.
+    """
     least = [Target(dtype, "eager", 1.0) for dtype in DTYPES]
     least += [*on_gpu("eager", 1.0), *on_gpu("compile", 1.0)]
     known = {(target.dtype, target.kind, target.device) for target in stated}
@@ -71,47 +75,47 @@ def targets(*stated: Target) -> tuple[Target, ...]:
 
 @dataclass(frozen=True)
 class Size:
-    """One shape that is timed, in which preset, and what ours has to reach there."""
+    """One shape that is timed, the preset it belongs to, and what ours has to reach there."""
 
     shape: Shape
     preset: Preset = "small"
     targets: tuple[Target, ...] = ()
     recipe_too: bool = False
-    """Whether the recipe preset, the one for a GPU, has this shape as well."""
+    """The preset for a GPU, recipe, has this shape as well."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Random tensors of one dtype on one device; the same generator gives the same."""
+    """Draws random tensors of one dtype on one device. Generators of the same seed draw the same."""
 
     dtype: torch.dtype
     device: torch.device | str
     generator: torch.Generator
 
     def normal(self, *shape: int) -> Tensor:
-        """In float32 on the host."""
+        """Draw from the standard normal, in float32 on the host."""
         return torch.randn(shape, generator=self.generator)
 
     def views(self, n: int, d: int) -> tuple[Tensor, Tensor]:
-        """As two views of a sample are: alike, not equal."""
+        """Draw N rows and their partners. They are alike but not equal, as two views of a sample are."""
         anchors = self.normal(n, d)
         return anchors, anchors + self.normal(n, d)
 
     def ready(self, x: Tensor, *, grad: bool = True) -> Tensor:
-        """The tensor as an input, which requires a gradient where a training step differentiates by it."""
+        """Make it an input. It requires a gradient where a training step would differentiate by it."""
         return x.to(device=self.device, dtype=self.dtype).requires_grad_(grad)
 
 
 @dataclass(frozen=True)
 class Peer:
-    """How another library does the op, and what it is held against where that is not all of the op."""
+    """How another library does the op. It may do less than the op, or something in its place."""
 
     step: Callable[[Inputs], Step]
     note: str | None = None
-    """A sentence on what it leaves out or does in the op's place."""
+    """A sentence that says what it leaves out, or what it does in the op's place."""
     inputs: Callable[[Inputs], Inputs] = lambda inputs: inputs
     exact: Exact | None = None
-    """The truth of another objective; None where it is that of the op."""
+    """The truth of what it does in the op's place. None where it does the op."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class Family:
     intro: str
     """The sentence above its table in benchmarks/RESULTS.md."""
     columns: tuple[str, ...] = ("loss, N × D", "dtype")
-    """The head of the cells that `Case.label` gives, and of the dtype."""
+    """Heads of the first columns: those of the cells that `Case.label` gives, and the dtype's."""
 
 
 def _nothing(shape: Shape) -> None:
@@ -140,63 +144,63 @@ def _plain(shape: Shape) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Case:
-    """One op of the benchmark. A ``shape`` has the sizes that ``dimensions`` names, in that order."""
+    """One op of the benchmark. Every ``shape`` here has the sizes that ``dimensions`` names, in that order."""
 
     op: str
-    """The name on the command line and in records; that of the function."""
+    """Its name on the command line and in records, which is that of the function."""
     family: Family
     title: str
-    """The name on pages and pictures."""
+    """Its name on pages and pictures."""
     dimensions: tuple[str, ...]
     inputs: Callable[[Shape, Draw], dict[str, Any]]
     """The tensors by argument name."""
     ours: Callable[..., Tensor | None]
-    """The library's function on the inputs and ``backend``."""
+    """The library's function. It takes the inputs and ``backend``."""
     eager: Callable[..., Tensor | None]
-    """The best plain PyTorch that anyone would write, on the inputs."""
+    """The best plain PyTorch that anyone would write. It takes the inputs."""
     exact: Exact
-    """The truth; it shares no code with the others."""
+    """The truth for the gate. It shares no code with ours or eager."""
     cost: Callable[[Shape, torch.dtype], Cost]
-    """Fewest operations and bytes of one forward and one backward; nothing is repeated, exponentials do not count."""
+    """The fewest operations and bytes of a forward and a backward. Nothing is repeated; exponentials do not count."""
     path: Callable[[str, Shape, torch.dtype, torch.device], str]
     """How a backend computes it, in words for `explain`."""
     pairs: Callable[[Shape], int]
-    """How many numbers a dense path stores: logits of rows, correlations of columns, numbers of tokens or rows."""
+    """How many numbers a dense path stores: logits, correlations of columns, numbers of tokens or rows."""
     stored: str = "logits"
-    """The name of those numbers; nothing where there is no dense path."""
+    """The name of those numbers. It is empty where there is no dense path."""
     sizes: tuple[Size, ...] = ()
     update: bool = False
-    """Whether it changes its targets in place, and so has no backward."""
+    """True where the op changes its targets in place, and so has no backward."""
     dual: Callable[..., Tensor] | None = None
-    """Plain PyTorch with the identity that our kernels use, for fewer rows than features."""
+    """Plain PyTorch with the identity that our kernels use for fewer rows than features."""
     peers: Mapping[str, Peer | str] = field(default_factory=dict)
-    """How each other library does it, or the sentence why it does not."""
+    """How each other library does it, or a sentence that says why it does not."""
     workspace: Callable[[Shape, torch.dtype], str] | None = None
-    """What the C++ forward leaves for the backward, in words."""
+    """A sentence about the numbers that the C++ forward leaves for the backward."""
     not_compiled: Callable[[Shape], str | None] = _nothing
-    """The sentence why torch.compile is not tried at this shape."""
+    """A sentence that says why torch.compile is not tried at this shape."""
     shape_note: str = ""
-    """What the dimensions are, for the help of `explain`."""
+    """A word on the dimensions, for the help of `explain`."""
     within: tuple[tuple[str, str], ...] = ()
-    """Pairs of dimensions of which the first is at most the second."""
+    """Pairs of dimensions; the first is at most the second."""
     wording: str = ""
-    """Sizes and dtype in words, as a template over the dimensions, ``{named}`` and ``{dtype}``."""
+    """A template that puts sizes and dtype into words. It may name the dimensions, ``{named}`` and ``{dtype}``."""
     printed: Callable[[Shape], tuple[str, ...]] = _plain
-    """Sizes as names of workloads have them."""
+    """The sizes as the names of workloads have them."""
     named: Callable[[Shape], str] = _unnamed
-    """What has this shape, such as a network; nothing where shapes have no names."""
+    """The name of a shape, such as that of a network. It is empty where shapes have none."""
     row: Callable[[Shape], tuple[str, ...]] | None = None
-    """The first cells of its row in the table of results; by default title and shape."""
+    """The first cells of its row in the table of results. They are title and shape unless it is given."""
     work: Callable[[Shape], int] | None = None
-    """By what pictures order sizes; by default the operations, or the bytes where there are none."""
+    """The work by which pictures order sizes. It is the cost in operations, or else in bytes, unless it is given."""
 
     @property
     def phases(self) -> tuple[str, ...]:
-        """What is timed of a step."""
+        """The parts of a step that are timed."""
         return ("fwd", "fwd+bwd") if self.update else ("fwd", "bwd", "fwd+bwd")
 
     def described(self, shape: Shape, dtype: str) -> str:
-        """Sizes and dtype in words, such as ``N=64 per view, D=128, float32``."""
+        """Put sizes and dtype into words, such as ``N=64 per view, D=128, float32``."""
         template = self.wording or f"{', '.join(f'{name}={{{name}}}' for name in self.dimensions)}, {{dtype}}"
         sizes = dict(zip(self.dimensions, shape, strict=True))
         return template.format(**sizes, named=self.named(shape), dtype=dtype)
@@ -210,7 +214,7 @@ class Case:
         return self.row(shape) if self.row else (f"{self.title} {' × '.join(map(str, shape))}",)
 
     def order(self, shape: Shape) -> int:
-        """How much work the shape is, for the order in pictures."""
+        """How much work the shape is. Pictures order sizes by it."""
         if self.work is not None:
             return self.work(shape)
         cost = self.cost(shape, torch.float32)
@@ -230,14 +234,15 @@ _BF16_ARITHMETIC = {
 
 
 def tiles(dtype: torch.dtype) -> str:
-    """With which instructions the C++ kernels multiply."""
+    """Say with which instructions the C++ kernels multiply."""
     isa = _C.isa()
     arithmetic = _BF16_ARITHMETIC.get(isa) if dtype == torch.bfloat16 else None
     return f"Tiles in {isa}: {arithmetic or _ARITHMETIC[dtype]}."
 
 
 def bytes_in_words(count: int) -> str:
-    """
+    """Write a number of bytes with its unit.
+
     >>> bytes_in_words(3 << 20)
     '3 MiB'
     """

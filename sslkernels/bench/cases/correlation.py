@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of correlations between features, whose dense path stores the D × D matrix."""
+"""Losses of the correlations between features. Their dense path stores a D × D matrix."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
 
 
 def _cost(shape: Shape, dtype: torch.dtype) -> Cost:
-    """Two halves of symmetric products or one whole, and two whole ones backward."""
+    """The forward takes two halves of symmetric products or one whole product, the backward two whole ones."""
     n, d = shape
     least = n * d * min(n, d)
     return Cost(2 * least, 4 * least, 4 * n * d * dtype.itemsize)
@@ -58,7 +58,7 @@ def _pairs(shape: Shape) -> int:
 
 
 def _work(shape: Shape) -> int:
-    """That of the D × D side, on which most providers are."""
+    """Most providers form the D × D matrix, so that sizes are ordered by its work."""
     return shape[0] * shape[1] ** 2
 
 
@@ -74,13 +74,13 @@ def _path(matrices_of_features: str, backend: str, shape: Shape, dtype: torch.dt
 
 
 def _off_diagonal(c: Tensor) -> Tensor:
-    """A view of the square matrix without its diagonal: no mask, no copy."""
+    """View the square matrix without its diagonal. There is no mask and no copy."""
     d = len(c)
     return c.flatten()[1:].view(d - 1, d + 1)[:, :-1]
 
 
 def _correlation(a: Tensor, b: Tensor, divisor: int, block: int) -> tuple[Tensor, Tensor]:
-    """The diagonal of a^T b / divisor, and the sum of squares off it."""
+    """Compute the diagonal of a^T b / divisor, and the sum of the squares off it."""
 
     def of_columns(a: Tensor, b: Tensor, start: int) -> tuple[Tensor, Tensor]:
         c = a.T @ b / divisor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The update of a teacher: T float32 tensors of P numbers in all, shaped as `architecture` knows.
+"""The update of a teacher: T float32 tensors of P numbers in all, shaped like the parameters of a network.
 
 The dtype of a workload is that of the sources. An update changes the targets in place and has no backward.
 """
@@ -48,7 +48,7 @@ FAMILY = Family(
 
 
 def _inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
-    """Apart as after a first epoch, so that an update is far above the rounding."""
+    """Teacher and student are as far apart as after a first epoch: an update is far above its rounding."""
     device = draw.device
     teacher = [draw.normal(*each).to(device) for each in architecture(*shape)]
     student = [t + draw.normal(*t.shape).to(device) for t in teacher]
@@ -62,12 +62,12 @@ def eager_ema_update(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 
 def exact_ema_update(x: Inputs, block: int) -> Iterable[Tensor]:
-    """The targets after the update, one at a time."""
+    """Yield the targets after the update, one at a time."""
     return (MOMENTUM * t + (1 - MOMENTUM) * s for t, s in zip(x["targets"], x["sources"], strict=True))
 
 
 def _lightly(inputs: Inputs) -> Step:
-    """Its function is for two modules, here two that hold the tensors."""
+    """Its function takes two modules. Here they are lists of the tensors."""
     from lightly.models.utils import update_momentum
 
     teacher, student = (torch.nn.ParameterList(inputs[side]) for side in ("targets", "sources"))
@@ -75,7 +75,7 @@ def _lightly(inputs: Inputs) -> Step:
 
 
 def _cost(shape: Shape, dtype: torch.dtype) -> Cost:
-    """Both are read and the target is written; two products and a sum."""
+    """Both tensors are read and the target is written. A number takes two products and a sum."""
     return Cost(3 * shape[1], 0, shape[1] * (2 * torch.float32.itemsize + dtype.itemsize))
 
 

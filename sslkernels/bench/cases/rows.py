@@ -29,7 +29,7 @@ def exact_byol_loss(x: Inputs, block: int) -> Tensor:
 
 
 def _byol_cost(shape: Shape, dtype: torch.dtype) -> Cost:
-    """A product and two squares, and both rows for the gradient."""
+    """The forward takes a product and two squares, the backward a combination of both rows."""
     n, d = shape
     return Cost(6 * n * d, 3 * n * d, 5 * n * d * dtype.itemsize)
 

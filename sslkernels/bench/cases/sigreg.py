@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGReg: projections against the standard normal, whose dense path stores every projection at every knot."""
+"""SIGReg holds projections against the standard normal. Its dense path stores every projection at every knot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import sslkernels.functional as SF
 from sslkernels.bench.cases.case import Case, Cost, Draw, Family, Inputs, Shape, Size, targets
 
 KNOTS, T_MAX, SLICES = 17, 3.0, 1024
-# Per projection and knot: four multiply-adds serve two knots, their sums over the samples included.
+# Per projection and knot. Four multiply-adds serve two knots, and that includes their sums over the samples.
 _OPERATIONS = 4
 
 FAMILY = Family(
@@ -24,7 +24,7 @@ FAMILY = Family(
 
 
 def _inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
-    """Rows of twice the standard deviation that the loss asks for, so that there is something to push."""
+    """Rows have twice the standard deviation that the loss asks for, so that it has something to push."""
     n, d = shape
     z, slices = 2 * draw.normal(n, d), draw.normal(d, SLICES)
     return {"z": draw.ready(z), "slices": draw.ready(slices / slices.norm(dim=0), grad=False)}
@@ -35,7 +35,7 @@ def _ours(z: Tensor, slices: Tensor, backend: str) -> Tensor:
 
 
 def eager_sigreg(z: Tensor, slices: Tensor) -> Tensor:
-    """As the paper writes it: cosine and sine of every projection at every knot, then the trapezoidal rule."""
+    """Take cosine and sine of every projection at every knot, then the trapezoidal rule, as the paper writes it."""
     t = torch.linspace(0, T_MAX, KNOTS, device=z.device)
     weights = torch.full_like(t, 2 * T_MAX / (KNOTS - 1))
     weights[[0, -1]] /= 2
@@ -46,7 +46,7 @@ def eager_sigreg(z: Tensor, slices: Tensor) -> Tensor:
 
 
 def exact_sigreg(x: Inputs, block: int) -> Tensor:
-    """Over the whole of [-t_max, t_max] rather than twice its half, some slices at a time."""
+    """Integrate over the whole of [-t_max, t_max] rather than twice over its half, some slices at a time."""
 
     def of_slices(z: Tensor, slices: Tensor) -> Tensor:
         whole = torch.arange(1 - KNOTS, KNOTS, device=z.device).to(z.dtype) * (T_MAX / (KNOTS - 1))
@@ -64,9 +64,9 @@ def exact_sigreg(x: Inputs, block: int) -> Tensor:
 
 
 def _cost(shape: Shape, dtype: torch.dtype) -> Cost:
-    """The product with the slices and the sums over knots, and the same backward; the slices get no gradient.
+    """The forward takes the product with the slices and the sums at the knots, and the backward takes as much.
 
-    docs/design/sigreg.md counts them. Sines and cosines are not counted.
+    Slices get no gradient. docs/design/sigreg.md derives the counts; sines and cosines are not in them.
     """
     n, d = shape
     once = 2 * n * d * SLICES + _OPERATIONS * n * SLICES * KNOTS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contrastive losses: rows against rows, whose dense path stores all logits."""
+"""Contrastive losses compare rows with rows. Their dense path stores all logits."""
 
 from __future__ import annotations
 
@@ -50,18 +50,18 @@ FAMILY = Family(
 
 @dataclass(frozen=True)
 class Logits:
-    """The matrix of logits that a dense path stores: its sides, and how many entries of a row do not count."""
+    """The matrix of logits that a dense path stores. ``excluded`` entries of each row do not count."""
 
     rows: int
     columns: int
     width: int
     excluded: int = 0
     itself: bool = False
-    """Whether rows and columns are the same, so that half of it would do."""
+    """True where rows and columns are the same, so that half of the matrix would do."""
 
 
 def _path(words: str, logits: Callable[[Shape], Logits]) -> Callable[[str, Shape, torch.dtype, torch.device], str]:
-    """``words`` say what the C++ kernels do, as csrc/cpu/similarity describes it."""
+    """Put the path into words. ``words`` are those for the C++ kernels, as csrc/cpu/similarity describes them."""
 
     def path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
         if backend == "reference":
@@ -84,7 +84,7 @@ def _triton_path(logits: Logits, dtype: torch.dtype, device: torch.device) -> st
 
 
 def _workspace(logits: Callable[[Shape], Logits]) -> Callable[[Shape, torch.dtype], str]:
-    """Whether the forward leaves its exponentials, by the very rule that the op asks."""
+    """Say whether the forward leaves its exponentials. The rule is the very one that the op asks."""
 
     def workspace(shape: Shape, dtype: torch.dtype) -> str:
         from sslkernels.ops.similarity.autograd import kept_bytes, kept_limit
@@ -107,7 +107,7 @@ def _pairs(logits: Callable[[Shape], Logits]) -> Callable[[Shape], int]:
 def _cross_entropy(
     x: Tensor, y: Tensor, scale: float | Tensor, target: Tensor | None, own: Tensor | None, block: int
 ) -> Tensor:
-    """The mean over rows of x; without a target, of the log-sum-exp alone."""
+    """The mean cross-entropy over the rows of x, or the mean log-sum-exp where there is no target."""
 
     def of_rows(rows: Tensor, y: Tensor, scale: float | Tensor, target: Tensor | None, own: Tensor | None) -> Tensor:
         logits = (scale * rows) @ y.T
@@ -154,7 +154,7 @@ def exact_nt_xent(x: Inputs, block: int) -> Tensor:
 
 
 def _nt_xent_cost(shape: Shape, dtype: torch.dtype) -> Cost:
-    """Half of the square forward, a whole product backward."""
+    """The forward takes half of the square, the backward a whole product."""
     (n, d), pairs = shape, 4 * shape[0] ** 2
     return Cost(pairs * d, 2 * pairs * d, 4 * n * d * dtype.itemsize)
 
@@ -248,13 +248,13 @@ def exact_info_nce(x: Inputs, block: int) -> Tensor:
 
 
 def _info_nce_cost(shape: Shape, dtype: torch.dtype) -> Cost:
-    """One flash pass: logits, and their softmax times the queue."""
+    """One flash pass takes the logits, and their softmax times the queue."""
     n, m, d = shape
     return Cost(4 * n * m * d, 0, (3 * n + m) * d * dtype.itemsize)
 
 
 def _lightly_info_nce(inputs: Inputs) -> Step:
-    """Its memory bank is the queue, set to the workload's negatives."""
+    """Its memory bank is the queue, and holds the workload's negatives."""
     from lightly.loss import NTXentLoss
 
     query, key, negatives = inputs["query"], inputs["key"], inputs["negatives"]
@@ -320,7 +320,7 @@ def exact_clip_loss(x: Inputs, block: int) -> Tensor:
 
 
 def exact_sigmoid_loss(inputs: Inputs, block: int) -> Tensor:
-    """``-log sigmoid`` of the logit of every pair, with the other sign where rows do not belong together.
+    """Take ``-log sigmoid`` of every pair's logit, with the other sign where rows do not belong together.
 
     One peer has this objective in the place of CLIP's. Ours does not compute it.
     """
@@ -348,7 +348,7 @@ def _with_fixed_scale(inputs: Inputs) -> Inputs:
 def _memeff(inputs: Inputs) -> Step:
     from memeff import MemoryEfficientCLIPLoss
 
-    # stable=True, its default, scales the gradient by another factor than the loss
+    # Its default, stable=True, scales the gradient by another factor than the loss.
     module = MemoryEfficientCLIPLoss(1 / LOGIT_SCALE, normalized_inputs=True, stable=False)
     return lambda: module(inputs["image"], inputs["text"])
 
@@ -362,7 +362,7 @@ def _siglip(inputs: Inputs) -> Step:
 
 
 def _on_an_h200(seconds: float) -> tuple[Target, ...]:
-    """In bfloat16, and faster than both peers in the same run."""
+    """Targets in bfloat16. Ours is faster than both peers in the same run, too."""
     kinds: dict[Kind, float] = {"seconds": seconds, "bytes": 1.5e9, "memeff": 1.0, "siglip": 1.0}
     return targets(*(Target(BF16, kind, value, "cuda") for kind, value in kinds.items()))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens that are gathered, put back and compared under masks. Shapes keep (or mask) K of L tokens."""
+"""Tokens are gathered, put back, and compared under masks. K of L tokens are kept; masked_mse masks them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FAMILY = Family(
 
 
 def _index(sets: int, shape: Shape, draw: Draw) -> tuple[Tensor, Tensor]:
-    """A random order of each sample's tokens, for every set, and the first K of it."""
+    """Draw an order of each sample's tokens for every set. The second tensor has the first K of each."""
     (batch, length), kept = shape[:2], shape[-2]
     order = torch.rand(sets, batch, length, generator=draw.generator).argsort(dim=2)
     return order, order[:, :, :kept].contiguous().to(draw.device)
@@ -56,7 +56,7 @@ def _pairs(shape: Shape) -> int:
 
 
 def _moved(rows: Callable[[int, int], int]) -> Callable[[Shape, torch.dtype], Cost]:
-    """``rows`` of a sample are read and written, forward and backward together, by how many are kept of how many."""
+    """``rows`` says how many rows of a sample forward and backward read and write, given K of all sets and L."""
 
     def cost(shape: Shape, dtype: torch.dtype) -> Cost:
         sets = shape[2] if len(shape) == 5 else 1
@@ -66,12 +66,12 @@ def _moved(rows: Callable[[int, int], int]) -> Callable[[Shape, torch.dtype], Co
 
 
 def _told(words: str) -> Callable[[str, Shape, torch.dtype, torch.device], str]:
-    """The same on every backend."""
+    """The path has the same words on every backend."""
     return lambda backend, shape, dtype, device: words
 
 
 def _row(template: str) -> Callable[[Shape], tuple[str, ...]]:
-    """Cells of the table, the first of which names sizes: {L}, {K}, and {M} where there are several sets."""
+    """Fill the first cells of the table. The template may name {L}, {K}, and {M} where there are several sets."""
 
     def row(shape: Shape) -> tuple[str, ...]:
         sizes = {"L": shape[1], "M": shape[2], "K": shape[-2]}
@@ -81,7 +81,7 @@ def _row(template: str) -> Callable[[Shape], tuple[str, ...]]:
 
 
 def _exact_rows(x: Tensor, masks: Tensor) -> Tensor:
-    """By advanced indexing, which shares nothing with gather."""
+    """Gather by advanced indexing, which shares no code with torch.gather."""
     samples = torch.arange(masks.shape[1], device=masks.device)[None, :, None]
     return x[samples, masks].flatten(0, 1)
 
@@ -137,7 +137,7 @@ def _restore_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
 
 
 def eager_restore_tokens(visible: Tensor, ids_restore: Tensor, mask_token: Tensor, pos: Tensor) -> Tensor:
-    """As MAE's decoder has it."""
+    """Concatenate, gather and add, as MAE's decoder does."""
     (batch, kept, channels), length = visible.shape, ids_restore.shape[1]
     tokens = torch.cat([visible, mask_token.to(visible.dtype).expand(batch, length - kept, channels)], 1)
     return eager_gather_tokens(tokens, ids_restore) + pos
@@ -234,7 +234,7 @@ def eager_masked_mse(pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def exact_masked_mse(x: Inputs, block: int) -> Tensor:
-    """Over the masked rows alone, by advanced indexing."""
+    """Take the masked rows alone, by advanced indexing."""
     rows = x["mask"] > 0
     goal, found = x["target"][rows], x["pred"][rows]
     goal = (goal - goal.mean(1, keepdim=True)) / (goal.var(1, keepdim=True) + 1e-6).sqrt()
