@@ -18,7 +18,6 @@ from pathlib import Path
 from sslkernels.bench import page
 from sslkernels.bench.cases import CASES, FAMILIES, Family
 from sslkernels.bench.judge import (
-    cases,
     describe,
     is_loss,
     losses,
@@ -27,6 +26,7 @@ from sslkernels.bench.judge import (
     missed,
     ours,
     ratio,
+    trials,
 )  # fmt: skip
 from sslkernels.bench.names import commit, duration, machine, number, shape, short, titled
 from sslkernels.bench.providers import OTHERS
@@ -98,23 +98,23 @@ def _run(record: Record) -> str:
 
 
 def _table(family: Family, records: Sequence[Record]) -> str:
-    found = cases(records)
-    others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
+    found = trials(records)
+    others = [o for o in OTHERS if any("seconds" in trial.get(o, ()) for trial in found.values())]
     rows = []
-    for (_, dtype), case in found.items():
-        mine = ours(case)
+    for (_, dtype), trial in found.items():
+        mine = ours(trial)
         if mine is None:
-            why = next((r["status"] for name, r in case.items() if name not in OTHERS), "not run")
-            rows.append([*_name(next(iter(case.values()))), short(dtype), why, *("–" for _ in others), "–", "–"])
+            why = next((r["status"] for name, r in trial.items() if name not in OTHERS), "not run")
+            rows.append([*_name(next(iter(trial.values()))), short(dtype), why, *("–" for _ in others), "–", "–"])
             continue
         rows.append(
             [
                 *_name(mine),
                 short(dtype),
                 duration(median(mine)),
-                *(_ratio(ratio(case, other)) for other in others),
+                *(_ratio(ratio(trial, other)) for other in others),
                 _mebibytes(mine["memory_bytes"]),
-                _mebibytes(case.get("eager", {}).get("memory_bytes")),
+                _mebibytes(trial.get("eager", {}).get("memory_bytes")),
             ]
         )
     head = [*family.columns, "ours", *(f"× {o}" for o in others), "memory", "eager's"]
@@ -168,9 +168,9 @@ def _summary(found: Results) -> str:
     compared = dict.fromkeys(OTHERS, 0)
     for group in found.families.values():
         names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in group}
-        for case in cases(group).values():
+        for trial in trials(group).values():
             for other in OTHERS:
-                compared[other] += ratio(case, other) is not None
+                compared[other] += ratio(trial, other) is not None
         for (workload, dtype), other, ratios in losses(group):
             if is_loss(ratios["fwd+bwd"]):
                 slower.setdefault(other, []).append((ratios["fwd+bwd"], f"{names[workload]} in {short(dtype)}"))

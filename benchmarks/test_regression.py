@@ -37,16 +37,16 @@ MAPPED = 128 << 10
 
 SMALL = {str(workload): workload for workload in WORKLOADS if workload.preset == "small"}
 COMMITTED = {
-    (SMALL[name], dtype): case
+    (SMALL[name], dtype): trial
     for family in FAMILIES
     if (path := Path(__file__).parent / "results" / f"{family}.jsonl").is_file()
-    for (name, dtype), case in judge.cases(read(path)).items()
-    if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and judge.ours(case)
+    for (name, dtype), trial in judge.trials(read(path)).items()
+    if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and judge.ours(trial)
 }
 FASTER = {
     key: ratio
-    for key, case in COMMITTED.items()
-    if key[1] == "float32" and (ratio := judge.ratio(case, "eager") or 0.0) >= LEAST_RATIO
+    for key, trial in COMMITTED.items()
+    if key[1] == "float32" and (ratio := judge.ratio(trial, "eager") or 0.0) >= LEAST_RATIO
 }
 
 

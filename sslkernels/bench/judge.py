@@ -13,16 +13,19 @@ from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.records import Record
 from sslkernels.bench.workloads import WORKLOADS
 
+# A workload and a dtype.
 Key = tuple[str, str]
+# The records of one workload and dtype, by provider.
+Trial = dict[str, Record]
 # Bytes. Pages and allocator blocks let memory be compared no finer.
 MEMORY_GRAIN = 1 << 20
 # The order in which tables have them.
 PHASES = ("fwd+bwd", "fwd", "bwd")
 
 
-def cases(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
+def trials(records: Iterable[Record]) -> dict[Key, Trial]:
     """Group records by (workload, dtype), then by provider, in the file's order. Training runs are left out."""
-    found: dict[Key, dict[str, Record]] = {}
+    found: dict[Key, Trial] = {}
     for record in records:
         if "kind" in record:
             continue
@@ -30,9 +33,9 @@ def cases(records: Iterable[Record]) -> dict[Key, dict[str, Record]]:
     return found
 
 
-def ours(case: dict[str, Record]) -> Record | None:
+def ours(trial: Trial) -> Record | None:
     """The record of the backend that the library chooses by itself, or else of the first of ours."""
-    timed = [r for name, r in case.items() if name not in OTHERS and "seconds" in r]
+    timed = [r for name, r in trial.items() if name not in OTHERS and "seconds" in r]
     return next((r for r in timed if r["chosen"]), timed[0] if timed else None)
 
 
@@ -40,9 +43,9 @@ def median(record: Record, phase: str = "fwd+bwd") -> float:
     return record["seconds"][phase]["median"]
 
 
-def ratio(case: dict[str, Record], other: str, phase: str = "fwd+bwd") -> float | None:
+def ratio(trial: Trial, other: str, phase: str = "fwd+bwd") -> float | None:
     """The other's time over ours: above 1 ours is faster. None where one was not timed, or they are not of one run."""
-    mine, theirs = ours(case), case.get(other)
+    mine, theirs = ours(trial), trial.get(other)
     if mine is None or theirs is None or phase not in theirs.get("seconds", ()):
         return None
     if mine.get("date") != theirs.get("date"):
@@ -50,15 +53,15 @@ def ratio(case: dict[str, Record], other: str, phase: str = "fwd+bwd") -> float 
     return median(theirs, phase) / median(mine, phase)
 
 
-def judged(key: Key, case: dict[str, Record]) -> list[tuple[Target, float | None, bool | None]]:
+def judged(key: Key, trial: Trial) -> list[tuple[Target, float | None, bool | None]]:
     """Each target with what was measured and whether it is met. Both are None where it was not measured."""
-    mine = ours(case)
+    mine = ours(trial)
     workload = next((w for w in WORKLOADS if str(w) == key[0]), None)
     if workload is None or mine is None:
         return []
     verdicts: list[tuple[Target, float | None, bool | None]] = []
     for target in workload.targets_for(key[1], mine["device"]["type"]):
-        value = _value(target, case, mine)
+        value = _value(target, trial, mine)
         met = None
         if value is not None:
             met = value <= target.value if target.kind in ("seconds", "bytes") else value >= target.value
@@ -66,17 +69,17 @@ def judged(key: Key, case: dict[str, Record]) -> list[tuple[Target, float | None
     return verdicts
 
 
-def _value(target: Target, case: dict[str, Record], mine: Record) -> float | None:
+def _value(target: Target, trial: Trial, mine: Record) -> float | None:
     if target.kind in OTHERS:
-        return ratio(case, target.kind)
+        return ratio(trial, target.kind)
     if target.kind == "bytes":
         return mine["memory_bytes"]
     return median(mine) if target.kind == "seconds" else mine["floor"]["fraction"]
 
 
-def disturbed(case: dict[str, Record]) -> bool:
+def disturbed(trial: Trial) -> bool:
     """True where any time was taken beside another process. A ratio is no better than its worse half."""
-    return any(record.get("disturbed") for record in case.values())
+    return any(record.get("disturbed") for record in trial.values())
 
 
 class Loss(NamedTuple):
@@ -94,9 +97,9 @@ def is_loss(value: float) -> bool:
 
 def losses(records: Iterable[Record]) -> list[Loss]:
     found = []
-    for key, case in cases(records).items():
+    for key, trial in trials(records).items():
         for other in OTHERS:
-            ratios = {phase: value for phase in PHASES if (value := ratio(case, other, phase)) is not None}
+            ratios = {phase: value for phase in PHASES if (value := ratio(trial, other, phase)) is not None}
             if any(map(is_loss, ratios.values())):
                 found.append(Loss(key, other, ratios))
     return found
@@ -106,8 +109,8 @@ def missed(records: Iterable[Record]) -> list[tuple[Key, Target, float]]:
     """The targets that were measured and not met, with what was measured."""
     return [
         (key, target, value)
-        for key, case in cases(records).items()
-        for target, value, met in judged(key, case)
+        for key, trial in trials(records).items()
+        for target, value, met in judged(key, trial)
         if met is False and value is not None
     ]
 
@@ -118,21 +121,21 @@ class Sweep:
 
     dimension: str
     fixed: str
-    cases: dict[int, dict[str, Record]]
+    trials: dict[int, Trial]
 
 
 def sweeps(records: Iterable[Record]) -> dict[Key, Sweep]:
     """Sweeps by (op, dtype). Where there is one size alone, the first dimension counts as the one that varies."""
-    groups: dict[Key, list[dict[str, Record]]] = {}
-    for (_, dtype), case in cases(records).items():
-        groups.setdefault((next(iter(case.values()))["op"], dtype), []).append(case)
+    groups: dict[Key, list[Trial]] = {}
+    for (_, dtype), trial in trials(records).items():
+        groups.setdefault((next(iter(trial.values()))["op"], dtype), []).append(trial)
     found = {}
     for (op, dtype), group in groups.items():
-        shapes = [next(iter(case.values()))["shape"] for case in group]
+        shapes = [next(iter(trial.values()))["shape"] for trial in group]
         varies = next((i for i, values in enumerate(zip(*shapes, strict=True)) if len(set(values)) > 1), 0)
         names = CASES[op].dimensions
         fixed = ", ".join(f"{n} = {x}" for i, (n, x) in enumerate(zip(names, shapes[0], strict=True)) if i != varies)
-        by_size = {shape[varies]: case for shape, case in zip(shapes, group, strict=True)}
+        by_size = {shape[varies]: trial for shape, trial in zip(shapes, group, strict=True)}
         found[op, dtype] = Sweep(names[varies], fixed, dict(sorted(by_size.items())))
     return found
 
@@ -143,8 +146,8 @@ def ahead_from(sweep: Sweep, other: str) -> int | None:
     Sizes at which either was not measured do not count.
     """
     first = None
-    for at, case in sweep.cases.items():
-        value = ratio(case, other)
+    for at, trial in sweep.trials.items():
+        value = ratio(trial, other)
         if value is not None:
             first = None if is_loss(value) else at if first is None else first
     return first
@@ -165,7 +168,7 @@ def skips(records: Sequence[Record]) -> list[str]:
 
 def regressions(before: Sequence[Record], after: Sequence[Record], percent: float) -> list[str]:
     """Write a sentence for every result of ours that fails now, is not there now, or grew by more than ``percent``."""
-    old, new, most = cases(before), cases(after), 1 + percent / 100
+    old, new, most = trials(before), trials(after), 1 + percent / 100
     found = []
     for key, provider in ((k, p) for k in old for p in old[k] if p not in OTHERS):
         a, b = old[key][provider], new.get(key, {}).get(provider)

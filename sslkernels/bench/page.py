@@ -12,8 +12,8 @@ from sslkernels.bench.cases import FAMILIES, Target
 from sslkernels.bench.judge import (
     PHASES,
     Key,
+    Trial,
     ahead_from,
-    cases,
     describe,
     disturbed,
     is_loss,
@@ -26,6 +26,7 @@ from sslkernels.bench.judge import (
     ratio,
     skips,
     sweeps,
+    trials,
 )  # fmt: skip
 from sslkernels.bench.names import (
     commit,
@@ -107,27 +108,27 @@ def _where(results: Results) -> str:
 
 def _losses(results: Results) -> str:
     rows: list[tuple[bool, bool, list[str]]] = []
-    judged_cases = 0
+    compared = 0
     for swept, groups in ((False, results.families), (True, results.crossover)):
         for records in groups.values():
-            found = cases(records)
-            judged_cases += sum(any(ratio(case, other) for other in OTHERS) for case in found.values())
+            found = trials(records)
+            compared += sum(any(ratio(trial, other) for other in OTHERS) for trial in found.values())
             for key, other, ratios in losses(records):
-                mine, case = ours(found[key]), found[key]
+                mine, trial = ours(found[key]), found[key]
                 if mine is None:
                     continue
                 update = "bwd" not in ratios
                 cells = [
-                    _name(case, key) + (", sweep" if swept else ""),
+                    _name(trial, key) + (", sweep" if swept else ""),
                     escape(other),
                     *("" if update and phase != "fwd+bwd" else _ratio(ratios.get(phase)) for phase in PHASES),
                     duration(median(mine)),
-                    duration(median(case[other])),
+                    duration(median(trial[other])),
                 ]
                 rows.append((swept, not is_loss(ratios["fwd+bwd"]), cells))
     records = [r for groups in (results.families, results.crossover) for group in groups.values() for r in group]
     misses = [
-        [_name(cases(records_)[key], key), escape(describe(target)), _red(measured(target, value))]
+        [_name(trials(records_)[key], key), escape(describe(target)), _red(measured(target, value))]
         for records_ in (*results.families.values(), *results.crossover.values())
         for key, target, value in missed(records_)
     ]
@@ -138,7 +139,7 @@ def _losses(results: Results) -> str:
     ]
     # Rows that are slower in both passes together come first, those of the sweep last.
     rows.sort(key=lambda row: row[:2])
-    summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {judged_cases} workloads and dtypes."
+    summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {compared} workloads and dtypes."
     parts = [
         _wide(["workload", "against", "fwd+bwd", "fwd", "bwd", "ours", "other"], [cells for *_, cells in rows])
         if rows
@@ -172,37 +173,37 @@ def _family(name: str, records: Sequence[Record]) -> str:
 
 
 def _has_ratio(records: Sequence[Record]) -> bool:
-    return any(ratio(case, other) for case in cases(records).values() for other in OTHERS)
+    return any(ratio(trial, other) for trial in trials(records).values() for other in OTHERS)
 
 
 def _numbers(records: Sequence[Record]) -> str:
     """The table of all numbers, with a row per workload and dtype."""
-    found = cases(records)
-    others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
+    found = trials(records)
+    others = [o for o in OTHERS if any("seconds" in trial.get(o, ()) for trial in found.values())]
     head = ["workload", "ours", "p20–p80", *(f"× {other}" for other in others), "memory", "of floor", "targets"]
     rows = []
-    for key, case in found.items():
-        mine = ours(case)
+    for key, trial in found.items():
+        mine = ours(trial)
         if mine is None:
-            why = next((str(r["why"]) for name, r in case.items() if name not in OTHERS and r["why"]), "not run")
-            rows.append([_name(case, key), _red(why), *("" for _ in head[2:])])
+            why = next((str(r["why"]) for name, r in trial.items() if name not in OTHERS and r["why"]), "not run")
+            rows.append([_name(trial, key), _red(why), *("" for _ in head[2:])])
             continue
         passes = () if is_update(mine) else ("fwd", "bwd")
         spread, floor = mine["seconds"]["fwd+bwd"], mine.get("floor")
         rows.append(
             [
-                ("~ " if disturbed(case) else "") + _name(case, key),
+                ("~ " if disturbed(trial) else "") + _name(trial, key),
                 _over(duration(median(mine)), *(duration(median(mine, phase)) for phase in passes)),
                 f"{number(spread['p20'] * 1e3)}–{number(spread['p80'] * 1e3)} ms",
                 *(
                     "–"
-                    if ratio(case, other) is None
-                    else _over(*(_ratio(ratio(case, other, phase)) for phase in ("fwd+bwd", *passes)))
+                    if ratio(trial, other) is None
+                    else _over(*(_ratio(ratio(trial, other, phase)) for phase in ("fwd+bwd", *passes)))
                     for other in others
                 ),
-                _over(size(mine["memory_bytes"]), "eager " + size(case.get("eager", {}).get("memory_bytes"))),
+                _over(size(mine["memory_bytes"]), "eager " + size(trial.get("eager", {}).get("memory_bytes"))),
                 _over(f"{floor['fraction']:.0%}", escape(str(floor["bound"]))) if floor else "–",
-                "<br>".join(_verdict(*verdict) for verdict in judged(key, case)) or "–",
+                "<br>".join(_verdict(*verdict) for verdict in judged(key, trial)) or "–",
             ]
         )
     small = "" if is_update(records[0]) else "Small: forward · backward apart. "
@@ -236,7 +237,7 @@ def crossings(records: Sequence[Record]) -> list[str]:
     for (op, dtype), sweep in sweeps(records).items():
         words = []
         for other in ("eager", "compile"):
-            timed = [at for at, case in sweep.cases.items() if ratio(case, other) is not None]
+            timed = [at for at, trial in sweep.trials.items() if ratio(trial, other) is not None]
             if not timed:
                 continue
             at = ahead_from(sweep, other)
@@ -333,8 +334,8 @@ def _measured_where(results: Results) -> tuple[str, str]:
     return words, _wide(["what", "machine", "torch", "commit", "date"], rows)
 
 
-def _name(case: dict[str, Record], key: Key) -> str:
-    record = next(iter(case.values()))
+def _name(trial: Trial, key: Key) -> str:
+    record = next(iter(trial.values()))
     return escape(f"{titled(record)} {shape(record)} {short(key[1])}")
 
 

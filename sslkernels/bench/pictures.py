@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sslkernels.bench.judge import Key, cases, ratio
+from sslkernels.bench.judge import Key, Trial, ratio, trials
 from sslkernels.bench.names import is_update, number, place, shape, short, titled
 from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.records import Record, digest
@@ -64,16 +64,16 @@ def ratios(records: Sequence[Record]) -> Figure:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    found = {key: case for key, case in cases(records).items() if any(ratio(case, other) for other in OTHERS)}
+    found = {key: trial for key, trial in trials(records).items() if any(ratio(trial, other) for other in OTHERS)}
     if not found:
         raise ValueError(
             f"there is no ratio to draw: a file needs one of our backends beside one of {', '.join(OTHERS)}."
         )
     workloads = list(dict.fromkeys(workload for workload, _ in found))
     dtypes = list(dict.fromkeys(dtype for _, dtype in found))
-    values = [value for case in found.values() for other in OTHERS if (value := ratio(case, other))]
+    values = [value for trial in found.values() for other in OTHERS if (value := ratio(trial, other))]
     low, high = min(0.65, *(v / 1.25 for v in values)), max(2.0, *(v * 1.25 for v in values))
-    used = [other for other in OTHERS if any(ratio(case, other) for case in found.values())]
+    used = [other for other in OTHERS if any(ratio(trial, other) for trial in found.values())]
 
     with styled():
         height = 1.95 + 0.54 * len(workloads)
@@ -107,7 +107,7 @@ def ratios(records: Sequence[Record]) -> Figure:
         return figure
 
 
-def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[str, Record]], used: list[str]) -> None:
+def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, Trial], used: list[str]) -> None:
     from matplotlib import patheffects
 
     axis.set_title(short(dtype), fontsize=12, fontweight="bold", loc="left", pad=8)
@@ -117,8 +117,8 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
     for row, workload in enumerate(workloads):
         if row % 2:
             axis.axhspan(row - 0.5, row + 0.5, color="#f4f5f7", zorder=0, lw=0)
-        case = found.get((workload, dtype), {})
-        points = [(value, other) for other in used if (value := ratio(case, other))] if case else []
+        trial = found.get((workload, dtype), {})
+        points = [(value, other) for other in used if (value := ratio(trial, other))] if trial else []
         if not points:
             continue
         ends = [1.0, *(value for value, _ in points)]
@@ -153,8 +153,8 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
     axis.tick_params(axis="both", length=0, colors=INK)
 
 
-def _label(found: dict[Key, dict[str, Record]], workload: str) -> str:
-    record = next(iter(next(case for (name, _), case in found.items() if name == workload).values()))
+def _label(found: dict[Key, Trial], workload: str) -> str:
+    record = next(iter(next(trial for (name, _), trial in found.items() if name == workload).values()))
     return f"{titled(record)}\n{shape(record)}"
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from sslkernels.bench.cases import Target
 from sslkernels.bench.judge import (
-    cases,
     describe,
     disturbed,
     is_loss,
@@ -20,6 +19,7 @@ from sslkernels.bench.judge import (
     ours,
     ratio,
     skips,
+    trials,
 )  # fmt: skip
 from sslkernels.bench.names import duration, is_update, number, place, short, size
 from sslkernels.bench.providers import OTHERS
@@ -34,7 +34,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    found = cases(records)
+    found = trials(records)
     first = records[0]
     table = Table(
         title=f"{', '.join(dict.fromkeys(r['family'] for r in records))}, {_what(first)}: {escape(place(first))}",
@@ -42,30 +42,30 @@ def print_run(records: Sequence[Record], console: Console) -> None:
     )
     table.add_column("workload", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
-    others = [other for other in OTHERS if any("seconds" in case.get(other, ()) for case in found.values())]
+    others = [other for other in OTHERS if any("seconds" in trial.get(other, ()) for trial in found.values())]
     passes = () if is_update(first) else ("fwd",)
     for name in ("ours", *passes, "p20…p80", *others, "memory", "eager's", "of floor"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("target")
-    for key, case in found.items():
-        mine = ours(case)
+    for key, trial in found.items():
+        mine = ours(trial)
         if mine is None:
-            why = next((f"{r['status']}" for n, r in case.items() if n not in OTHERS), "not run")
-            times = [_time(r) for r in (case.get(n) for n in others)]
+            why = next((f"{r['status']}" for n, r in trial.items() if n not in OTHERS), "not run")
+            times = [_time(r) for r in (trial.get(n) for n in others)]
             table.add_row(key[0], short(key[1]), why, *("" for _ in passes), "", *times, "", "", "", "")
             continue
         spread = mine["seconds"]["fwd+bwd"]
         table.add_row(
             key[0],
             short(key[1]),
-            ("~" if disturbed(case) else "") + duration(median(mine)),
+            ("~" if disturbed(trial) else "") + duration(median(mine)),
             *(duration(median(mine, phase)) for phase in passes),
             f"{number(spread['p20'] * 1e3)}…{number(spread['p80'] * 1e3)}",
-            *(_ratio(ratio(case, other)) for other in others),
+            *(_ratio(ratio(trial, other)) for other in others),
             size(mine["memory_bytes"]),
-            size(case["eager"].get("memory_bytes")) if "eager" in case else "",
+            size(trial["eager"].get("memory_bytes")) if "eager" in trial else "",
             f"{mine['floor']['fraction']:.0%}",
-            "\n".join(_verdict(*verdict) for verdict in judged(key, case)),
+            "\n".join(_verdict(*verdict) for verdict in judged(key, trial)),
         )
     console.print(table)
     for sentence in remarks(records):
@@ -112,7 +112,7 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
     from rich.markup import escape
     from rich.table import Table
 
-    old, new = cases(before), cases(after)
+    old, new = trials(before), trials(after)
     table = Table(
         title=f"{_what(before[0])}, A against B",
         caption=f"A: {escape(place(before[0]))}\nB: {escape(place(after[0]))}\nB ÷ A: below 1 B is faster; "

@@ -438,10 +438,10 @@ def test_compare_fails_where_a_result_of_ours_is_gone(quick, here):
 
 def test_no_ratio_is_of_two_runs(quick):
     records = read(quick[0])
-    (case,) = judge.cases(r for r in records if r["op"] == "clip_loss" and r["dtype"] == "float32").values()
-    assert judge.ratio(case, "eager")
-    case["cpu"] = {**case["cpu"], "date": "2000-01-01T00:00:00Z"}
-    assert judge.ratio(case, "eager") is None
+    (trial,) = judge.trials(r for r in records if r["op"] == "clip_loss" and r["dtype"] == "float32").values()
+    assert judge.ratio(trial, "eager")
+    trial["cpu"] = {**trial["cpu"], "date": "2000-01-01T00:00:00Z"}
+    assert judge.ratio(trial, "eager") is None
 
 
 def test_plot_draws_a_png(quick, here, tmp_path):
