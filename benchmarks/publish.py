@@ -176,12 +176,12 @@ def _summary(found: Results) -> str:
                 slower.setdefault(other, []).append((ratios["fwd+bwd"], f"{names[workload]} in {short(dtype)}"))
         misses += len(missed(group))
         wrong += sum(r["status"] == "failed" and r["provider"] not in OTHERS for r in group)
-    lines = [
-        f"- {other} is ahead in {len(slower[other])} of {compared[other]} rows, "
-        f"most in {min(slower[other])[1]}: **{min(slower[other])[0]:.2f}**."
-        for other in OTHERS
-        if other in slower
-    ]
+    lines = []
+    for other in OTHERS:
+        if other in slower:
+            worst, where = min(slower[other])
+            count = f"{len(slower[other])} of {compared[other]}"
+            lines.append(f"- {other} is ahead in {count} rows. The worst ratio is **{worst:.2f}**, of {where}.")
     lines.append(f"- {misses} targets are missed, and {wrong or 'none'} of our own results failed the gate.")
     return "".join(f"{line}\n" for line in lines)
 

@@ -9,6 +9,6 @@ timing      time, memory, peaks
 runner      one record per workload, dtype and provider
 records     result files
 judge       what records say: ratios, losses, targets
-tables      that on a terminal; page, pictures and curves draw it
+tables      the same on a terminal; page, pictures and curves draw it
 explain     one op in words
 """

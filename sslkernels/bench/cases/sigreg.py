@@ -78,8 +78,8 @@ def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) 
     if backend == "reference":
         return f"{projected}; cosine and sine of every projection at every knot are stored."
     return (
-        f"{projected}; one pass adds cosines and sines over the samples, knot by knot from two of them, and the "
-        "backward evaluates them again: no tensor over the knots."
+        f"{projected}; cosines and sines at all knots are products of a few of them, and are added over the samples as "
+        "they are formed; the backward forms them again, and no tensor over the knots is stored."
     )
 
 
