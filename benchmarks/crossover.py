@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the two sides of the correlation family cross: time over N/D, forward and backward, both sides in turn.
+"""Measures where the two sides of the correlation family cross: their time over N/D, forward and backward.
 
     python benchmarks/crossover.py results/crossover
 
@@ -14,14 +14,14 @@ from typing import Any, BinaryIO
 
 import torch
 
-import sslkernels.functional as SF
-from sslkernels.bench import measure, runner
+from sslkernels.bench import runner, timing
+from sslkernels.bench.cases import correlation
 from sslkernels.bench.records import write
 from sslkernels.files import write_atomically
 
 FEATURES = (512, 2048)
 RATIOS = (0.25, 0.5, 0.71, 0.85, 1.0, 1.18, 1.41, 2.0, 4.0)
-LOSSES = {"barlow_twins": SF.barlow_twins, "vicreg": SF.vicreg}
+LOSSES = {case.op: case.ours for case in correlation.CASES}
 SIDES = ("samples", "features")
 SECONDS = 1.0
 
@@ -37,12 +37,12 @@ def measured() -> list[dict[str, Any]]:
                 z1 = (z0.detach() + torch.randn(n, d)).to(dtype).requires_grad_()
                 inputs = {"z0": z0, "z1": z1}
                 for name, loss in LOSSES.items():
-                    steps = {side: (lambda s=side, f=loss: f(**inputs, side=s), inputs) for side in SIDES}  # noqa: B023
-                    timings = measure.interleaved(steps, SECONDS)
-                    for side, timing in timings.items():
-                        seconds = timing.summary()["fwd+bwd"]["median"]
+                    steps = {side: (lambda s=side, f=loss: f(**inputs, side=s, backend=None), inputs) for side in SIDES}  # noqa: B023
+                    timings = timing.interleaved(steps, SECONDS)
+                    for side, found in timings.items():
+                        seconds = found.summary()["fwd+bwd"]["median"]
                         record = {"loss": name, "side": side, "n": n, "d": d, "dtype": str(dtype)[6:]}
-                        records.append({**shared, **record, "seconds": seconds, "disturbed": timing.disturbed})
+                        records.append({**shared, **record, "seconds": seconds, "disturbed": found.disturbed})
                         print(f"{name} {n}x{d} {record['dtype']} {side}: {seconds * 1e3:.2f} ms", flush=True)
     return records
 

@@ -1,26 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draw results/*.jsonl and write the README's numbers from them.
+"""Draw results/*.jsonl and write the numbers of RESULTS.md and of the README from them.
 
     python benchmarks/publish.py
 
-writes results/index.html and the pictures beside it, and in README.md what stands between `<!-- table: FAMILY -->` or
-`<!-- losses -->` and `<!-- end -->`. tests/bench/test_publish.py fails where that was forgotten.
+writes results/index.html and the pictures beside it. In RESULTS.md it writes all that stands between
+`<!-- results -->` and `<!-- end -->`, and in README.md all between `<!-- where we lose -->` and `<!-- end -->`; a text
+without such a place stays as it is. tests/bench/test_publish.py fails where somebody forgot to run it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from sslkernels.bench import page, results
-from sslkernels.bench.architectures import network
-from sslkernels.bench.names import commit, duration, machine, number, shape, short, title, titled
-from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.report import (
-    cases,
+from sslkernels.bench import page
+from sslkernels.bench.cases import CASES, FAMILIES, Family
+from sslkernels.bench.judge import (
     describe,
     is_loss,
     losses,
@@ -29,53 +26,66 @@ from sslkernels.bench.report import (
     missed,
     ours,
     ratio,
+    trials,
 )  # fmt: skip
-from sslkernels.bench.results import Results
-from sslkernels.bench.workloads import FAMILIES
+from sslkernels.bench.names import commit, duration, machine, number, shape, short, titled
+from sslkernels.bench.providers import OTHERS
+from sslkernels.bench.records import Record, Results
+from sslkernels.bench.records import load as merged
 from sslkernels.files import write_atomically
 
-Record = dict[str, Any]
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
-_BLOCK = re.compile(r"(<!-- (?:table: (\w+)|losses) -->\n).*?(<!-- end -->)", re.DOTALL)
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md"
+_BLOCK = re.compile(r"(<!-- (results|where we lose) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def load() -> Results:
-    """All result files but those of crossover.py, which times our two sides against each other."""
+    """Load all result files but those of crossover.py, which times our two sides against each other."""
     first = {
         path: json.loads(path.read_text(encoding="utf-8").partition("\n")[0]) for path in sorted(FOLDER.glob("*.jsonl"))
     }
     order = list(FAMILIES)
     paths = sorted(first, key=lambda path: order.index(first[path].get("family", order[-1])))
-    return results.load(path for path in paths if "side" not in first[path])
+    return merged(path for path in paths if "side" not in first[path])
 
 
-def rewritten(readme: str, found: Results) -> str:
-    """The text with its generated parts as ``found`` has them."""
+def rewritten(text: str, found: Results) -> str:
+    """Write the generated parts of a text anew. A text without them stays as it is."""
 
     def block(match: re.Match[str]) -> str:
-        name = match[2]
-        special: dict[str | None, Callable[[Results], str]] = {None: _losses, "train": _train, "crossover": _crossover}
-        content = special[name](found) if name in special else _family(name, found)
-        return match[1] + content + match[3]
+        return match[1] + (_results(found) if match[2] == "results" else _summary(found)) + match[3]
 
-    return _BLOCK.sub(block, readme)
+    return _BLOCK.sub(block, text)
 
 
-def _family(family: str, found: Results) -> str:
-    """A table for each device on which the family was measured."""
-    groups = {name: records for name, records in found.families.items() if records[0]["family"] == family}
+def _results(found: Results) -> str:
+    """Write a section for every family, measured or not, for training, for the sweep over sizes, and for losses."""
+    parts = [f"## {family.title}\n\n{family.intro}\n\n{_family(family, found)}" for family in FAMILIES.values()]
+    parts += [f"## Training\n\n{_TRAINING}\n\n{_train(found)}"]
+    parts += [f"## From which size on fusing pays\n\n{_CROSSOVER}\n\n{_crossover(found)}"]
+    parts += [f"## Where we lose\n\n{_LOSSES}\n\n{_losses(found)}"]
+    return "\n" + "\n".join(parts) + "\n"
+
+
+_TRAINING = "The same training on the reference backend and on ours, same seeds and data, `sslkernels bench train`."
+_CROSSOVER = "Dense PyTorch against ours over the size, `sslkernels bench run all --preset crossover`."
+_LOSSES = "Other ÷ ours, forward + backward, of the runs above."
+
+
+def _family(family: Family, found: Results) -> str:
+    """Write a table for each device on which the family was measured."""
+    groups = {name: group for name, group in found.families.items() if group[0]["family"] == family.name}
     if not groups:
-        raise ValueError(f"README.md has a table of {family}, and no file in {FOLDER} has results of it.")
-    return "".join(f"{_measured(records, name)}\n\n{_table(family, records)}\n" for name, records in groups.items())
+        return f"Not measured yet: `sslkernels bench run {family.name} --out benchmarks/results/{family.name}.jsonl`.\n"
+    return "\n".join(f"{_measured(group, name)}\n\n{_table(family, group)}" for name, group in groups.items())
 
 
 def _measured(records: Sequence[Record], name: str) -> str:
-    """Where, with what and when, a part for every run."""
+    """Say where, with what and when each run was measured."""
     runs = dict.fromkeys(map(_run, records))
     links = [
-        f"[{word}](benchmarks/results/{file})"
+        f"[{word}](results/{file})"
         for word, file in (("records", f"{name}.jsonl"), ("time and memory over size", f"{name}-sizes.png"))
         if word != "records" or (FOLDER / file).is_file()
     ]
@@ -87,61 +97,43 @@ def _run(record: Record) -> str:
     return f"{machine(record)}, torch {torch}, commit {commit(record) or 'unknown'}, {record['date'][:10]}"
 
 
-def _table(family: str, records: Sequence[Record]) -> str:
-    found = cases(records)
-    others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
-    first = {"tokens": ["op", "batch, channels", "dtype"], "ema": ["teacher", "student"]}.get(
-        family, ["loss, N × D", "dtype"]
-    )
+def _table(family: Family, records: Sequence[Record]) -> str:
+    found = trials(records)
+    others = [o for o in OTHERS if any("seconds" in trial.get(o, ()) for trial in found.values())]
     rows = []
-    for (_, dtype), case in found.items():
-        mine = ours(case)
+    for (_, dtype), trial in found.items():
+        mine = ours(trial)
         if mine is None:
-            why = next((r["status"] for name, r in case.items() if name not in OTHERS), "not run")
-            rows.append([*_name(next(iter(case.values()))), short(dtype), why, *("–" for _ in others), "–", "–"])
+            why = next((r["status"] for name, r in trial.items() if name not in OTHERS), "not run")
+            rows.append([*_name(next(iter(trial.values()))), short(dtype), why, *("–" for _ in others), "–", "–"])
             continue
         rows.append(
             [
                 *_name(mine),
                 short(dtype),
                 duration(median(mine)),
-                *(_ratio(ratio(case, other)) for other in others),
+                *(_ratio(ratio(trial, other)) for other in others),
                 _mebibytes(mine["memory_bytes"]),
-                _mebibytes(case.get("eager", {}).get("memory_bytes")),
+                _mebibytes(trial.get("eager", {}).get("memory_bytes")),
             ]
         )
-    return _markdown([*first, "ours", *(f"× {o}" for o in others), "memory", "eager's"], len(first), rows)
+    head = [*family.columns, "ours", *(f"× {o}" for o in others), "memory", "eager's"]
+    return _markdown(head, len(family.columns), rows)
 
 
 def _markdown(head: Sequence[str], words: int, rows: Iterable[Sequence[str]]) -> str:
-    """The first columns, ``words`` of them, are aligned to the left."""
+    """Write a table. The first ``words`` columns are aligned to the left."""
     rule = ["---" if column < words else "---:" for column in range(len(head))]
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(row)} |" for row in rows)]
     return "\n".join(lines) + "\n"
 
 
-def _name(record: Record) -> list[str]:
-    op, sizes = record["op"], record["shape"]
-    if record["family"] == "tokens":
-        batch, length, kept, channels = sizes[0], sizes[1], sizes[-2], sizes[-1]
-        words = {
-            "gather_tokens": f"gather, {kept} of {length} tokens",
-            "restore_tokens": f"restore {kept} to {length}, + position",
-            "apply_masks": f"apply masks, {sizes[2]} sets of {kept} of {length}",
-            "masked_mse": f"masked MSE, normalised, {kept} of {length}",
-        }
-        return [words[op], f"{batch}, {channels}"]
-    if record["family"] == "ema":
-        tensors, parameters = sizes
-        name = network(tensors, parameters)
-        if name == "equal tensors":
-            return [f"{tensors} tensors of {parameters // tensors}"]
-        return [f"{name}, {tensors} tensors, {parameters / 1e6:.0f} M"]
-    return [f"{title(op)} {' × '.join(map(str, sizes))}"]
+def _name(record: Record) -> tuple[str, ...]:
+    return CASES[record["op"]].label(tuple(record["shape"]))
 
 
 def _losses(found: Results) -> str:
-    """A bullet per workload that is slower than another, then what is only slower in one pass, missed or wrong."""
+    """List workloads that are slower than another, then those slower in one pass alone, missed targets and errors."""
     slower, passes, targets, wrong = (_Told() for _ in range(4))
     for records in found.families.values():
         names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in records}
@@ -169,8 +161,33 @@ def _losses(found: Results) -> str:
     return "".join(f"{line}\n" for line in lines) or "- Nowhere, in what was measured.\n"
 
 
+def _summary(found: Results) -> str:
+    """Write a line for each provider that is ahead of us somewhere, and one for targets and errors."""
+    slower: dict[str, list[tuple[float, str]]] = {}
+    misses = wrong = 0
+    compared = dict.fromkeys(OTHERS, 0)
+    for group in found.families.values():
+        names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in group}
+        for trial in trials(group).values():
+            for other in OTHERS:
+                compared[other] += ratio(trial, other) is not None
+        for (workload, dtype), other, ratios in losses(group):
+            if is_loss(ratios["fwd+bwd"]):
+                slower.setdefault(other, []).append((ratios["fwd+bwd"], f"{names[workload]} in {short(dtype)}"))
+        misses += len(missed(group))
+        wrong += sum(r["status"] == "failed" and r["provider"] not in OTHERS for r in group)
+    lines = []
+    for other in OTHERS:
+        if other in slower:
+            worst, where = min(slower[other])
+            count = f"{len(slower[other])} of {compared[other]}"
+            lines.append(f"- {other} is ahead in {count} rows. The worst ratio is **{worst:.2f}**, of {where}.")
+    lines.append(f"- {misses} targets are missed, and {wrong or 'none'} of our own results failed the gate.")
+    return "".join(f"{line}\n" for line in lines)
+
+
 class _Told(dict[str, dict[str, list[str]]]):
-    """What there is to say of a workload, by dtype."""
+    """The words on each workload, by dtype."""
 
     def add(self, name: str, dtype: str, words: str) -> None:
         self.setdefault(name, {}).setdefault(short(dtype), []).append(words)
@@ -191,9 +208,8 @@ def _crossover(found: Results) -> str:
 
 
 def _train(found: Results) -> str:
-    """Empty where no training was measured."""
     if not found.trainings:
-        return ""
+        return "Not measured yet.\n"
     rows = []
     for method, roles in page.by_method(found.trainings).items():
         mine, theirs = roles["ours"], roles["reference"]
@@ -212,7 +228,7 @@ def _train(found: Results) -> str:
             ]
         )
     head = ["method", "images/s, reference", "ours", "×", "loss ms", "update ms", "peak memory", "curves agree"]
-    return f"Measured: {_run(found.trainings[0])}. Pairs are reference, ours.\n\n{_markdown(head, 1, rows)}\n"
+    return f"Measured: {_run(found.trainings[0])}. Pairs are reference, ours.\n\n{_markdown(head, 1, rows)}"
 
 
 def _pair(reference: float, mine: float) -> str:
@@ -221,7 +237,7 @@ def _pair(reference: float, mine: float) -> str:
 
 
 def _ratio(value: float | None) -> str:
-    """Bold where we lose."""
+    """Write a ratio, in bold where we lose."""
     if value is None:
         return "–"
     if is_loss(value):
@@ -238,9 +254,10 @@ def _mebibytes(count: float | None) -> str:
 
 def main() -> None:
     found = load()
-    readme = rewritten(README.read_text(encoding="utf-8"), found)
     written = {FOLDER / name: content for name, content in page.files(found).items()}
-    for path, content in {**written, README: readme.encode()}.items():
+    for path in (RESULTS, README):
+        written[path] = rewritten(path.read_text(encoding="utf-8"), found).encode()
+    for path, content in written.items():
         write_atomically(path, content)
         print(path.relative_to(ROOT))
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from sslkernels.bench import measure, workloads
+from sslkernels.bench import workloads
+from sslkernels.bench.gate import Truth, differentiable, slopes
 from sslkernels.bench.providers import PROVIDERS
 
-# float64 truth and five providers of anything larger take minutes.
+# Anything larger takes minutes, for its float64 truth and five providers.
 MOST_PAIRS = 1 << 24
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CASES = [
@@ -28,10 +29,10 @@ CASES = [
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case[0]}-{case[1]}")
-def case(request: pytest.FixtureRequest) -> tuple[workloads.Workload, torch.dtype, dict, measure.Truth]:
+def case(request: pytest.FixtureRequest) -> tuple[workloads.Workload, torch.dtype, dict, Truth]:
     workload, dtype = request.param[0], workloads.DTYPES[request.param[1]]
     inputs = workload.inputs(dtype, DEVICE)
-    return workload, dtype, inputs, measure.Truth.of(workload, inputs)
+    return workload, dtype, inputs, Truth.of(workload, inputs)
 
 
 @pytest.mark.parametrize("phase", ["fwd", "fwd+bwd"])
@@ -45,14 +46,14 @@ def test_loss(benchmark: Any, case: tuple, provider: Any, phase: str) -> None:
     complaint = truth.gate(step, inputs).complaint
     assert complaint is None, f"{provider.name} is wrong and was not timed: {complaint}"
 
-    wanted = list(measure.differentiable(inputs).values())
+    wanted = list(differentiable(inputs).values())
     if phase == "fwd+bwd" and not wanted:
         pytest.skip("an update has no backward.")
 
     def once() -> None:
         loss = step()
         if phase == "fwd+bwd":
-            measure.slopes(loss, wanted)
+            slopes(loss, wanted)
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has a fusion been lost since `results/` was measured? `pytest benchmarks/test_regression.py`
 
-Memory above the inputs is what an op allocates, the same on every quiet or busy machine: it may grow by a tenth and
-four MiB. Time is held as the ratio to eager in one process, which a shared machine moves and another processor more: it
-may fall to its square root, half of the way to level, in the best of a few attempts: a virtual machine whose host takes
-back what was freed was seen to slow every call of one attempt tenfold. A matrix that is stored again fails all by far.
+Memory above the inputs is what an op allocates. It is the same on every quiet or busy machine, and may grow by a tenth
+and four MiB. Time is compared as the ratio to eager in one process. A shared machine moves that, and another processor
+moves it more, so that it may fall to its square root, half of the way to level, in the best of a few attempts. (On a
+virtual machine whose host takes back what was freed, every call of one attempt was ten times as slow.) A matrix that is
+stored again fails all of them by far.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslkernels.bench import measure, report
+from sslkernels.bench import judge, timing
+from sslkernels.bench.cases import FAMILIES
 from sslkernels.bench.providers import PROVIDERS
 from sslkernels.bench.records import read
 from sslkernels.bench.workloads import DTYPES, WORKLOADS, Workload
 
 CPU = torch.device("cpu")
-# More pairs, or numbers to move, take seconds a call. A ratio below 2 is too near to level.
+# A call takes seconds where there are more pairs, or numbers to move.
 MOST_PAIRS = 1 << 24
+# A smaller ratio is too near to level.
 LEAST_RATIO = 2.0
 SECONDS = 0.4
 ATTEMPTS = 4
@@ -34,15 +37,16 @@ MAPPED = 128 << 10
 
 SMALL = {str(workload): workload for workload in WORKLOADS if workload.preset == "small"}
 COMMITTED = {
-    (SMALL[name], dtype): case
-    for family in ("similarity", "correlation", "tokens", "ema")
-    for (name, dtype), case in report.cases(read(Path(__file__).parent / "results" / f"{family}.jsonl")).items()
-    if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and report.ours(case)
+    (SMALL[name], dtype): trial
+    for family in FAMILIES
+    if (path := Path(__file__).parent / "results" / f"{family}.jsonl").is_file()
+    for (name, dtype), trial in judge.trials(read(path)).items()
+    if name in SMALL and SMALL[name].pairs <= MOST_PAIRS and judge.ours(trial)
 }
 FASTER = {
     key: ratio
-    for key, case in COMMITTED.items()
-    if key[1] == "float32" and (ratio := report.ratio(case, "eager") or 0.0) >= LEAST_RATIO
+    for key, trial in COMMITTED.items()
+    if key[1] == "float32" and (ratio := judge.ratio(trial, "eager") or 0.0) >= LEAST_RATIO
 }
 
 
@@ -52,10 +56,10 @@ def name(key: tuple[Workload, str]) -> str:
 
 @pytest.fixture(scope="module")
 def mapped() -> Iterator[Executor]:
-    """A process whose C library maps every tensor by itself and returns it when freed.
+    """Start a process whose C library maps every tensor by itself and returns it when freed.
 
-    Left to itself it keeps what was freed, by rules that depend on all that ran before: the same call was seen to take
-    10, 19 and 27 MiB. Times are taken in this process, for a fresh mapping costs page faults.
+    Left to itself, the library keeps what was freed, by rules that depend on all that ran before: the same call took
+    10, 19 and 27 MiB. Times are taken in the test's own process, since a fresh mapping costs page faults.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MALLOC_MMAP_THRESHOLD_", str(MAPPED))
@@ -66,13 +70,13 @@ def mapped() -> Iterator[Executor]:
 def step_memory(workload: Workload, dtype: str) -> int:
     inputs = workload.inputs(DTYPES[dtype], CPU)
     step = PROVIDERS["cpu"].step(workload, inputs)
-    # the first has what is allocated once for a process
-    return min(measure.step_memory(step, inputs) for _ in range(3))
+    # the first call has what is allocated once in a process
+    return min(timing.step_memory(step, inputs) for _ in range(3))
 
 
 @pytest.mark.parametrize("key", COMMITTED, ids=name)
 def test_memory(key: tuple[Workload, str], mapped: Executor) -> None:
-    known = report.ours(COMMITTED[key])["memory_bytes"]
+    known = judge.ours(COMMITTED[key])["memory_bytes"]
     found = mapped.submit(step_memory, *key).result()
     assert found <= MEMORY_TIMES * known + MEMORY_PLUS, f"{found / 2**20:.1f} MiB, committed are {known / 2**20:.1f}"
 
@@ -84,7 +88,7 @@ def test_time(key: tuple[Workload, str]) -> None:
     steps = {name: (PROVIDERS[name].step(workload, inputs), inputs) for name in ("cpu", "eager")}
     least, ratio = math.sqrt(FASTER[key]), 0.0
     for _ in range(ATTEMPTS):
-        timings = measure.interleaved(steps, SECONDS)
+        timings = timing.interleaved(steps, SECONDS)
         ours, eager = (timings[name].summary()["fwd+bwd"]["median"] for name in ("cpu", "eager"))
         ratio = max(ratio, eager / ours)
         if ratio >= least:

@@ -39,7 +39,7 @@ BENCH_EXAMPLE = """example:
 """
 FROM_ELSEWHERE = {
     "bench": ("sslkernels.bench.cli", "time the kernels against plain PyTorch and its peers", BENCH_EXAMPLE),
-    "explain": ("sslkernels.explain", "say which backend and path would run an op, and what it costs", None),
+    "explain": ("sslkernels.bench.explain", "say which backend and path would run an op, and what it costs", None),
 }
 EXTRAS = {"bench": "bench", "train": "train"}
 # Seconds that a run has to clean up after the first signal.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels explain`: the backend, the path, the cost and the floor in words."""
+"""`sslkernels explain` puts the backend, the path, the cost and the floor into words."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import sys
 import pytest
 import torch
 
-from sslkernels import _C, explain
-from sslkernels.bench import measure
+from sslkernels import _C
+from sslkernels.bench import explain, timing
 from sslkernels.bench.workloads import Workload
 
 
 @pytest.fixture
 def known_peaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "matmul_peak", lambda *_: 1e12)
-    monkeypatch.setattr(measure, "copy_bandwidth", lambda *_: 1e10)
+    monkeypatch.setattr(timing, "matmul_peak", lambda *_: 1e12)
+    monkeypatch.setattr(timing, "copy_bandwidth", lambda *_: 1e10)
 
 
 def explained(*arguments: str, capsys: pytest.CaptureFixture) -> dict[str, str]:
@@ -63,8 +63,8 @@ def test_a_loss_of_rows_alone_has_no_tiles_and_keeps_nothing(known_peaks, capsys
 
 
 def test_more_than_the_floor_is_said_to_come_from_the_cache(monkeypatch, capsys):
-    monkeypatch.setattr(measure, "matmul_peak", lambda *_: 1e12)
-    monkeypatch.setattr(measure, "copy_bandwidth", lambda *_: 1e3)
+    monkeypatch.setattr(timing, "matmul_peak", lambda *_: 1e12)
+    monkeypatch.setattr(timing, "copy_bandwidth", lambda *_: 1e3)
     told = explained("byol_loss", "--shape", "64,32", "--measure", capsys=capsys)
     assert "bound by bytes" in told["floor"] and "fit the cache" in told["measured"]
 

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmark: workloads, who runs them, how they are checked and measured, and how that is told.
+"""The benchmark: what is computed, who computes it, how it is checked and measured, and how that is told.
 
-workloads   what is computed, on which tensors, what it costs and which target stands
-providers   who computes it: our backends, plain PyTorch, torch.compile, peers
-measure     the gate, time, memory, peaks
+cases       one record per op: tensors, ours, eager, truth, cost, path, sizes with their targets
+workloads   every case at each of its sizes
+providers   who computes it: our backends, plain PyTorch, torch.compile; peers are other libraries
+gate        loss and gradients against float64
+timing      time, memory, peaks
 runner      one record per workload, dtype and provider
-report      tables and the picture
+records     result files
+judge       what records say: ratios, losses, targets
+tables      the same on a terminal; page, pictures and curves draw it
+explain     one op in words
 """

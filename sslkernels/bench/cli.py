@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels bench list | run | compare | plot | train`."""
+"""The command `sslkernels bench list | run | compare | plot | train`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from sslkernels.bench import page, pictures, report, results, runner, train, workloads
+from sslkernels.bench import judge, page, pictures, runner, tables, train, workloads
+from sslkernels.bench.explain import parse_device
 from sslkernels.bench.providers import OTHERS, PROVIDERS
 from sslkernels.bench.providers import select as select_providers
-from sslkernels.bench.records import Record, read, write
-from sslkernels.explain import parse_device
+from sslkernels.bench.records import Record, load, read, write
 from sslkernels.files import write_atomically
 from sslkernels.methods import available
 from sslkernels.terminal import say
@@ -39,7 +39,7 @@ what was resident before; on CUDA the allocator's."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommands of ``sslkernels bench``."""
+    """Add the subcommands of ``sslkernels bench``."""
     commands = parser.add_subparsers(dest="bench_command", required=True, metavar="list|run|compare|plot|train")
 
     def command(name: str, what: str, example: str, more: str = "") -> argparse.ArgumentParser:
@@ -116,9 +116,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 done; 1 one of ours was wrong or broke, or became slower than --fail-over allows; 130 interrupted.
+    """Run a subcommand and return its exit code.
 
-    A mistake in the arguments is a ValueError of one sentence, a missing rich or matplotlib a ModuleNotFoundError.
+    It is 0 where all went well, 130 after an interrupt, and 1 where one of ours was wrong or broke, or became slower
+    than --fail-over allows. A mistake in the arguments raises a ValueError of one sentence, a missing rich or
+    matplotlib a ModuleNotFoundError.
     """
     command = {"list": _list, "run": _run, "compare": _compare, "plot": _plot, "train": _train}[args.bench_command]
     try:
@@ -137,7 +139,7 @@ def _list(args: argparse.Namespace) -> int:
         table.add_column(name, no_wrap=name != "targets, forward + backward")
     for workload in workloads.WORKLOADS:
         targets = [
-            report.describe(target, dtype)
+            judge.describe(target, dtype)
             for dtype in workloads.DTYPES
             for target in workload.targets_for(dtype, device.type)
         ]
@@ -169,7 +171,7 @@ def _run(args: argparse.Namespace) -> int:
     with _progress(console, len(chosen) * len(dtypes)) as tell:
         records = runner.run(chosen, dtypes, providers, device, seconds, tell)
     write(records, out)
-    report.print_run(records, console)
+    tables.print_run(records, console)
     say(f"{len(records)} records written to {out}")
     broken = sum(r["status"] == "failed" and r["provider"] not in OTHERS for r in records)
     if broken:
@@ -181,10 +183,10 @@ def _compare(args: argparse.Namespace) -> int:
     if args.fail_over is not None and not 0 <= args.fail_over < math.inf:
         raise ValueError(f"--fail-over is {args.fail_over:g}; pass percent, 0 or more.")
     before, after = _benchmarks(args.before), _benchmarks(args.after)
-    report.print_comparison(before, after, _console())
+    tables.print_comparison(before, after, _console())
     if args.fail_over is None:
         return 0
-    worse = report.regressions(before, after, args.fail_over)
+    worse = judge.regressions(before, after, args.fail_over)
     for sentence in worse:
         print(f"sslkernels bench compare: {sentence}", file=sys.stderr)
     return 1 if worse else 0
@@ -202,7 +204,7 @@ def _plot(args: argparse.Namespace) -> int:
     _check_out(args.out / "index.html" if os.path.isdir(args.out) and not picture else args.out)
     if not picture and args.out.is_file():
         raise ValueError(f"--out is {args.out}, which is a file; pass a folder or a .png.")
-    found = results.load(args.files)
+    found = load(args.files)
     if picture:
         if len(found.families) != 1:
             there = ", ".join(found.families) or "none"
@@ -243,7 +245,7 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _device(name: str) -> torch.device:
-    """A device that is here."""
+    """The device of that name, which has to be here."""
     device = parse_device("", name)
     count = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= count:
@@ -252,7 +254,7 @@ def _device(name: str) -> torch.device:
 
 
 def _check_out(path: Path) -> None:
-    """Before minutes of work rather than after."""
+    """Complain about --out before minutes of work rather than after them."""
     folder = path.absolute().parent
     try:
         if not folder.is_dir():
@@ -268,7 +270,7 @@ def _check_out(path: Path) -> None:
 
 
 def _console() -> Console:
-    """As wide as the terminal; elsewhere wide enough for a table without folded cells."""
+    """The console is as wide as the terminal, or elsewhere wide enough that no cell of a table is folded."""
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=170)
@@ -276,7 +278,7 @@ def _console() -> Console:
 
 @contextmanager
 def _progress(console: Console, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar on a terminal, elsewhere a line per case. A text without a colon opens the next case."""
+    """Show a bar on a terminal, and elsewhere a line per workload and dtype. Texts without a colon open the next."""
     if not console.is_terminal:
         begun = 0
 

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of results beside the ratios: time and memory over size, the floor, dense against fused, losses."""
+"""The other pictures of results: time and memory over size, the floor, dense against fused, losses."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from sslkernels.bench.names import is_update, place, shape, short, title, titled
+from sslkernels.bench.cases import CASES
+from sslkernels.bench.judge import Key, Trial, ahead_from, median, ours, sweeps, trials
+from sslkernels.bench.names import place, shape, short, title, titled
 from sslkernels.bench.pictures import COLOURS, GRID, INK, LOSS, MARKS, MUTED, styled
 from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.records import Record
-from sslkernels.bench.report import Key, ahead_from, cases, median, ours, sweeps
-from sslkernels.bench.workloads import Workload
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,14 +21,14 @@ _STRIPE = "#f4f5f7"
 
 
 def sizes(records: Sequence[Record]) -> Figure | None:
-    """Time and memory of ours and the others over the sizes of each op, in order of their work; None without times.
+    """Draw time and memory over the sizes of each op, in the order of their work. None where there is no time.
 
-    Sizes stand side by side: several have the same work, and would lie on each other on an axis of it.
+    Sizes stand side by side. Several have the same work, and would lie on each other on an axis of it.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    found = {key: case for key, case in cases(records).items() if ours(case)}
+    found = {key: trial for key, trial in trials(records).items() if ours(trial)}
     if not found:
         return None
     dtypes = list(dict.fromkeys(dtype for _, dtype in found))
@@ -61,8 +59,8 @@ def sizes(records: Sequence[Record]) -> Figure | None:
             axis.set_ylabel(f"{short(dtype)}\n{'ms' if metric == 'time' else 'MiB'}")
             axis.yaxis.set_label_coords(-0.065, 0.5)
             values = [
-                value for case in found.values() for provider in ("ours", *OTHERS)
-                if (value := _measured(case, provider, metric)) is not None
+                value for trial in found.values() for provider in ("ours", *OTHERS)
+                if (value := _measured(trial, provider, metric)) is not None
             ]  # fmt: skip
             if metric == "time":
                 axis.set_yscale("log")
@@ -89,18 +87,18 @@ def sizes(records: Sequence[Record]) -> Figure | None:
 
 
 def floors(records: Sequence[Record]) -> Figure | None:
-    """How much of the time the hardware alone would need: a bar per workload and dtype, 100 % marked."""
+    """Draw how much of the time the hardware alone would need, as a bar per workload and dtype. 100 % is marked."""
     from matplotlib.figure import Figure
 
-    found = {key: case for key, case in cases(records).items() if (mine := ours(case)) and "floor" in mine}
+    found = {key: trial for key, trial in trials(records).items() if (mine := ours(trial)) and "floor" in mine}
     if not found:
         return None
     height = 1.3 + 0.3 * len(found)
     with styled():
         figure = Figure(figsize=(9, height), dpi=160)
         axis = figure.subplots()
-        for row, ((_, dtype), case) in enumerate(found.items()):
-            mine = ours(case) or {}
+        for row, ((_, dtype), trial) in enumerate(found.items()):
+            mine = ours(trial) or {}
             fraction, bound = mine["floor"]["fraction"], mine["floor"]["bound"]
             axis.barh(row, fraction, height=0.72, color=COLOURS["eager"], alpha=1 if dtype == "float32" else 0.6)
             axis.text(
@@ -110,13 +108,13 @@ def floors(records: Sequence[Record]) -> Figure | None:
                 va="center",
                 fontsize=9,
                 color=INK,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # on the line of 100 %
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},  # it may stand on the line of 100 %
             )
         names = [f"{titled(record)} {shape(record)} {short(record['dtype'])}" for record in map(_any, found.values())]
         axis.set_yticks(range(len(found)), names, fontsize=9)
         axis.set_ylim(len(found) - 0.4, -0.6)
         axis.axvline(1, color=INK, lw=1.2)
-        axis.set_xlim(0, max(1.25, *(1.25 * (ours(case) or {})["floor"]["fraction"] for case in found.values())))
+        axis.set_xlim(0, max(1.25, *(1.25 * (ours(trial) or {})["floor"]["fraction"] for trial in found.values())))
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
         _plain(axis, "x")
         figure.subplots_adjust(left=0.33, right=0.985, top=1 - 0.85 / height, bottom=0.35 / height)
@@ -125,7 +123,7 @@ def floors(records: Sequence[Record]) -> Figure | None:
 
 
 def crossover(records: Sequence[Record]) -> Figure:
-    """Time of dense PyTorch, compiled and not, and of ours over the size that varies; where ours leads is marked."""
+    """Draw the time of dense PyTorch, compiled and not, and of ours over the size. Where ours leads is marked."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
@@ -138,14 +136,14 @@ def crossover(records: Sequence[Record]) -> Figure:
         by_dtype = sorted(swept.items(), key=lambda item: item[0][1] != "float32")
         for axis, ((op, dtype), sweep) in zip(axes, by_dtype, strict=False):
             for provider in ("ours", "eager", "compile"):
-                points = [(s, v) for s, case in sweep.cases.items() if (v := _measured(case, provider, "time"))]
+                points = [(s, v) for s, trial in sweep.trials.items() if (v := _measured(trial, provider, "time"))]
                 _line(axis, points, provider)
             ahead = max((ahead_from(sweep, other) or float("inf") for other in ("eager", "compile")), default=None)
-            if ahead in sweep.cases:
+            if ahead in sweep.trials:
                 axis.axvline(ahead, color=LOSS, lw=1.2, ls=":")
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
-            axis.set_xticks(list(sweep.cases), [f"{s}" for s in sweep.cases], rotation=45, fontsize=8.5)
+            axis.set_xticks(list(sweep.trials), [f"{s}" for s in sweep.trials], rotation=45, fontsize=8.5)
             axis.xaxis.set_minor_locator(NullLocator())
             axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             axis.yaxis.set_minor_formatter(NullFormatter())
@@ -165,7 +163,7 @@ def crossover(records: Sequence[Record]) -> Figure:
 
 
 def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
-    """A panel per method with the losses of `reference`, `ours` and `control`, the reference's wide."""
+    """Draw a panel per method with the losses of `reference`, `ours` and `control`. The reference's line is wide."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -201,22 +199,19 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
     return figure
 
 
-def _by_op(found: dict[Key, dict[str, Record]]) -> dict[str, list[str]]:
-    """Workloads of each op, by what they cost; correlations by the D × D side, on which most providers are."""
+def _by_op(found: dict[Key, Trial]) -> dict[str, list[str]]:
+    """Workloads of each op, in the order of their work."""
     work = {}
-    for (workload, _), case in found.items():
-        record = _any(case)
-        sized = Workload(record["op"], tuple(record["shape"]))
-        cost = sized.cost(torch.float32)
-        dense = sized.pairs * sized.shape[0] if sized.family == "correlation" else cost.operations or cost.bytes
-        work[workload] = (record["op"], dense)
+    for (workload, _), trial in found.items():
+        record = _any(trial)
+        work[workload] = (record["op"], CASES[record["op"]].order(tuple(record["shape"])))
     ops = list(dict.fromkeys(op for op, _ in work.values()))
     return {op: sorted((w for w in work if work[w][0] == op), key=lambda w: work[w][1]) for op in ops}
 
 
-def _measured(case: dict[str, Record], provider: str, metric: str) -> float | None:
-    """Milliseconds or MiB."""
-    record = ours(case) if provider == "ours" else case.get(provider)
+def _measured(trial: Trial, provider: str, metric: str) -> float | None:
+    """The time in milliseconds or the memory in MiB; None where it was not measured."""
+    record = ours(trial) if provider == "ours" else trial.get(provider)
     if record is None or "seconds" not in record:
         return None
     if metric == "time":
@@ -231,22 +226,22 @@ def _line(axis: Any, points: Sequence[tuple[float, float]], provider: str) -> No
 
 def _look(provider: str) -> dict[str, Any]:
     shared = {"mec": "white", "mew": 0.7}
-    if provider == "ours":  # larger and below, so that neither hides the other where they are level
+    if provider == "ours":  # It is larger and below, so that neither hides the other where they are level.
         return {"color": _OURS, "marker": "o", "ms": 9, "lw": 2.2, **shared}
     return {"color": COLOURS[provider], "marker": MARKS[provider], "ms": 5.5, "lw": 1.2, **shared}
 
 
-def _used(found: dict[Key, dict[str, Record]]) -> list[str]:
-    return ["ours", *(o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values()))]
+def _used(found: dict[Key, Trial]) -> list[str]:
+    return ["ours", *(o for o in OTHERS if any("seconds" in trial.get(o, ()) for trial in found.values()))]
 
 
-def _tick(found: dict[Key, dict[str, Record]], workload: str) -> str:
-    record = next(_any(case) for (name, _), case in found.items() if name == workload)
-    return titled(record).split(", ")[-1] if is_update(record) else shape(record)
+def _tick(found: dict[Key, Trial], workload: str) -> str:
+    record = next(_any(trial) for (name, _), trial in found.items() if name == workload)
+    return CASES[record["op"]].named(tuple(record["shape"])) or shape(record)
 
 
-def _any(case: dict[str, Record]) -> Record:
-    return next(iter(case.values()))
+def _any(trial: Trial) -> Record:
+    return next(iter(trial.values()))
 
 
 def _head(figure: Figure, height: float, words: str, more: str) -> None:

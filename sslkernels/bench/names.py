@@ -1,55 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How results are written, the same in tables, pictures and pages: names, places, numbers."""
+"""Names, places and numbers, written the same way in tables, pictures and pages."""
 
 from __future__ import annotations
 
-from sslkernels.bench.architectures import network
+from sslkernels.bench.cases import CASES
 from sslkernels.bench.records import Record
-from sslkernels.bench.workloads import Workload
-
-_TITLES = {
-    "nt_xent": "NT-Xent",
-    "info_nce": "queue InfoNCE",
-    "clip_loss": "CLIP",
-    "byol_loss": "BYOL",
-    "barlow_twins": "Barlow Twins",
-    "gather_tokens": "gather",
-    "restore_tokens": "restore + position",
-    "apply_masks": "apply masks",
-    "masked_mse": "masked MSE",
-    "vicreg": "VICReg",
-    "ema_update": "EMA",
-}
 
 
 def title(op: str) -> str:
-    return _TITLES.get(op, op)
+    return CASES[op].title
 
 
 def titled(record: Record) -> str:
-    """Of an update also whose.
+    """The title of the op. An update's also says whose parameters it moves.
 
     >>> titled({"op": "nt_xent", "shape": [64, 128]}), titled({"op": "ema_update", "shape": [152, 86567656]})
     ('NT-Xent', 'EMA, ViT-B')
     """
-    return f"{title(record['op'])}, {network(*record['shape'])}" if is_update(record) else title(record["op"])
+    return CASES[record["op"]].titled(tuple(record["shape"]))
 
 
 def shape(record: Record) -> str:
-    """
+    """The sizes of a workload.
+
     >>> shape({"op": "nt_xent", "shape": [64, 128]})
     '64×128'
     """
-    return "×".join(Workload(record["op"], tuple(record["shape"])).sizes)
+    return "×".join(CASES[record["op"]].printed(tuple(record["shape"])))
 
 
 def is_update(record: Record) -> bool:
-    """Whether there is no backward."""
-    return record["op"] == "ema_update"
+    """True where there is no backward."""
+    return CASES[record["op"]].update
 
 
 def place(record: Record) -> str:
-    """Device, torch and commit."""
+    """The device, torch and the commit."""
     known = commit(record)
     return f"{machine(record)}, torch {record['versions']['torch']}{known and f', commit {known}'}"
 
@@ -62,7 +48,7 @@ def machine(record: Record) -> str:
 
 
 def commit(record: Record) -> str:
-    """Short; empty where none is known."""
+    """The first digits of the commit. It is empty where none is known."""
     known = record["commit"] or ""
     return f"{known[:9]}{'-dirty' if known.endswith('-dirty') else ''}"
 

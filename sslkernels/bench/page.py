@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page of results: what lost first, then each family's pictures and all its numbers."""
+"""The page of results. First come the losses, then each family's pictures and all its numbers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from sslkernels.bench import curves, pictures, train
+from sslkernels.bench.cases import FAMILIES, Target
+from sslkernels.bench.judge import (
+    PHASES,
+    Key,
+    Trial,
+    ahead_from,
+    describe,
+    disturbed,
+    is_loss,
+    judged,
+    losses,
+    measured,
+    median,
+    missed,
+    ours,
+    ratio,
+    skips,
+    sweeps,
+    trials,
+)  # fmt: skip
 from sslkernels.bench.names import (
     commit,
     duration,
@@ -21,27 +41,7 @@ from sslkernels.bench.names import (
     titled,
 )
 from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.records import Record
-from sslkernels.bench.report import (
-    PHASES,
-    Key,
-    ahead_from,
-    cases,
-    describe,
-    disturbed,
-    is_loss,
-    judged,
-    losses,
-    measured,
-    median,
-    missed,
-    ours,
-    ratio,
-    skips,
-    sweeps,
-)  # fmt: skip
-from sslkernels.bench.results import Results
-from sslkernels.bench.workloads import Target
+from sslkernels.bench.records import Record, Results
 from sslkernels.html import image, page, section, table
 
 _STYLE = """
@@ -64,7 +64,7 @@ h3 { font-size: 1rem; margin: 18px 0 2px } ul { margin: 0; padding-left: 20px }
 
 
 def files(results: Results) -> dict[str, bytes]:
-    """By name: index.html, and each family's pictures apart."""
+    """The files by name: index.html, and each family's pictures apart."""
     found = {"index.html": render(results).encode()}
     for name, records in results.families.items():
         if _has_ratio(records):
@@ -75,7 +75,7 @@ def files(results: Results) -> dict[str, bytes]:
 
 
 def render(results: Results) -> str:
-    """The file of ``results``, which are not empty."""
+    """Render the page of ``results``, which are not empty."""
     content = [_where(results)]
     benchmarks = [*results.families.values(), *results.crossover.values()]
     if benchmarks:
@@ -108,27 +108,27 @@ def _where(results: Results) -> str:
 
 def _losses(results: Results) -> str:
     rows: list[tuple[bool, bool, list[str]]] = []
-    judged_cases = 0
+    compared = 0
     for swept, groups in ((False, results.families), (True, results.crossover)):
         for records in groups.values():
-            found = cases(records)
-            judged_cases += sum(any(ratio(case, other) for other in OTHERS) for case in found.values())
+            found = trials(records)
+            compared += sum(any(ratio(trial, other) for other in OTHERS) for trial in found.values())
             for key, other, ratios in losses(records):
-                mine, case = ours(found[key]), found[key]
+                mine, trial = ours(found[key]), found[key]
                 if mine is None:
                     continue
                 update = "bwd" not in ratios
                 cells = [
-                    _name(case, key) + (", sweep" if swept else ""),
+                    _name(trial, key) + (", sweep" if swept else ""),
                     escape(other),
                     *("" if update and phase != "fwd+bwd" else _ratio(ratios.get(phase)) for phase in PHASES),
                     duration(median(mine)),
-                    duration(median(case[other])),
+                    duration(median(trial[other])),
                 ]
                 rows.append((swept, not is_loss(ratios["fwd+bwd"]), cells))
     records = [r for groups in (results.families, results.crossover) for group in groups.values() for r in group]
     misses = [
-        [_name(cases(records_)[key], key), escape(describe(target)), _red(measured(target, value))]
+        [_name(trials(records_)[key], key), escape(describe(target)), _red(measured(target, value))]
         for records_ in (*results.families.values(), *results.crossover.values())
         for key, target, value in missed(records_)
     ]
@@ -137,8 +137,9 @@ def _losses(results: Results) -> str:
         for r in records
         if r["status"] == "failed"
     ]
-    rows.sort(key=lambda row: row[:2])  # first where both passes together are slower, the sweep last
-    summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {judged_cases} workloads and dtypes."
+    # Rows that are slower in both passes together come first, those of the sweep last.
+    rows.sort(key=lambda row: row[:2])
+    summary = f"{len(rows)} comparisons in which ours is slower in some pass, of {compared} workloads and dtypes."
     parts = [
         _wide(["workload", "against", "fwd+bwd", "fwd", "bwd", "ours", "other"], [cells for *_, cells in rows])
         if rows
@@ -152,7 +153,7 @@ def _losses(results: Results) -> str:
 
 
 def _family(name: str, records: Sequence[Record]) -> str:
-    update = is_update(records[0])
+    update, family = is_update(records[0]), records[0]["family"]
     parts = []
     if _has_ratio(records):
         parts.append(_picture(pictures.svg(pictures.ratios(records)), f"{name}: ratios, other ÷ ours"))
@@ -165,44 +166,44 @@ def _family(name: str, records: Sequence[Record]) -> str:
             parts.append(_picture(pictures.svg(figure), f"{name}: {words}"))
     passes = "Update" if update else "Forward and backward"
     return section(
-        "EMA" if name == "ema" else name.capitalize(),
+        FAMILIES[family].title + name.removeprefix(family),
         f"{passes} on {machine(records[0])}.",
         "".join(parts) + _numbers(records),
     )
 
 
 def _has_ratio(records: Sequence[Record]) -> bool:
-    return any(ratio(case, other) for case in cases(records).values() for other in OTHERS)
+    return any(ratio(trial, other) for trial in trials(records).values() for other in OTHERS)
 
 
 def _numbers(records: Sequence[Record]) -> str:
-    """All of them, a row per workload and dtype."""
-    found = cases(records)
-    others = [o for o in OTHERS if any("seconds" in case.get(o, ()) for case in found.values())]
+    """The table of all numbers, with a row per workload and dtype."""
+    found = trials(records)
+    others = [o for o in OTHERS if any("seconds" in trial.get(o, ()) for trial in found.values())]
     head = ["workload", "ours", "p20–p80", *(f"× {other}" for other in others), "memory", "of floor", "targets"]
     rows = []
-    for key, case in found.items():
-        mine = ours(case)
+    for key, trial in found.items():
+        mine = ours(trial)
         if mine is None:
-            why = next((str(r["why"]) for name, r in case.items() if name not in OTHERS and r["why"]), "not run")
-            rows.append([_name(case, key), _red(why), *("" for _ in head[2:])])
+            why = next((str(r["why"]) for name, r in trial.items() if name not in OTHERS and r["why"]), "not run")
+            rows.append([_name(trial, key), _red(why), *("" for _ in head[2:])])
             continue
         passes = () if is_update(mine) else ("fwd", "bwd")
         spread, floor = mine["seconds"]["fwd+bwd"], mine.get("floor")
         rows.append(
             [
-                ("~ " if disturbed(case) else "") + _name(case, key),
+                ("~ " if disturbed(trial) else "") + _name(trial, key),
                 _over(duration(median(mine)), *(duration(median(mine, phase)) for phase in passes)),
                 f"{number(spread['p20'] * 1e3)}–{number(spread['p80'] * 1e3)} ms",
                 *(
                     "–"
-                    if ratio(case, other) is None
-                    else _over(*(_ratio(ratio(case, other, phase)) for phase in ("fwd+bwd", *passes)))
+                    if ratio(trial, other) is None
+                    else _over(*(_ratio(ratio(trial, other, phase)) for phase in ("fwd+bwd", *passes)))
                     for other in others
                 ),
-                _over(size(mine["memory_bytes"]), "eager " + size(case.get("eager", {}).get("memory_bytes"))),
+                _over(size(mine["memory_bytes"]), "eager " + size(trial.get("eager", {}).get("memory_bytes"))),
                 _over(f"{floor['fraction']:.0%}", escape(str(floor["bound"]))) if floor else "–",
-                "<br>".join(_verdict(*verdict) for verdict in judged(key, case)) or "–",
+                "<br>".join(_verdict(*verdict) for verdict in judged(key, trial)) or "–",
             ]
         )
     small = "" if is_update(records[0]) else "Small: forward · backward apart. "
@@ -228,15 +229,15 @@ def _crossover(name: str, records: Sequence[Record]) -> str:
 
 
 def crossings(records: Sequence[Record]) -> list[str]:
-    """From which size on ours is ahead for good, an op and dtype each.
+    """Say from which size on ours is ahead for good, in a sentence per op and dtype.
 
-    Such as "NT-Xent, D = 128, fp32: ours is ahead of eager from N = 64 on and of compile from N = 256 on."
+    One is "NT-Xent, D = 128, fp32: ours is ahead of eager from N = 64 on and ahead of compile from N = 256 on."
     """
     sentences = []
     for (op, dtype), sweep in sweeps(records).items():
         words = []
         for other in ("eager", "compile"):
-            timed = [at for at, case in sweep.cases.items() if ratio(case, other) is not None]
+            timed = [at for at, trial in sweep.trials.items() if ratio(trial, other) is not None]
             if not timed:
                 continue
             at = ahead_from(sweep, other)
@@ -252,7 +253,7 @@ def crossings(records: Sequence[Record]) -> list[str]:
 
 
 def by_method(trainings: Iterable[Record]) -> dict[str, dict[str, Record]]:
-    """Records of each method by role: `reference`, `ours`, `control`."""
+    """Group the records of each method by role: `reference`, `ours`, `control`."""
     found: dict[str, dict[str, Record]] = {}
     for record in trainings:
         role = record["backend"] if record["backend"] in ("reference", "control") else "ours"
@@ -261,7 +262,7 @@ def by_method(trainings: Iterable[Record]) -> dict[str, dict[str, Record]]:
 
 
 def _behind(trainings: Sequence[Record]) -> str:
-    """A line for each method and cost in which ours is behind the reference, or whose curves part."""
+    """Write a line for each method and cost in which ours is behind the reference, or whose curves part."""
     lines = []
     for method, roles in by_method(trainings).items():
         if {"reference", "ours", "control"} <= set(roles):
@@ -311,14 +312,14 @@ def _milliseconds(value: float | None, reference: float | None) -> str:
 
 
 def _unmeasured(records: Sequence[Record]) -> str:
-    """Who was skipped and why; what peers do otherwise."""
+    """Say who was skipped and why, and what peers do otherwise."""
     lines = skips(records)
     lines += dict.fromkeys(str(r["note"]) for r in records if "seconds" in r and r.get("note"))
     return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines)}</ul>" if lines else "<p>Nothing.</p>"
 
 
 def _measured_where(results: Results) -> tuple[str, str]:
-    """Every run that the page draws from, and a warning where they differ."""
+    """List every run that the page draws from, and warn where they differ."""
     runs: dict[tuple[str, ...], None] = {}
     groups = {**results.families, **{f"{n}, sweep": g for n, g in results.crossover.items()}}
     for name, records in (*groups.items(), ("training", results.trainings)):
@@ -333,8 +334,8 @@ def _measured_where(results: Results) -> tuple[str, str]:
     return words, _wide(["what", "machine", "torch", "commit", "date"], rows)
 
 
-def _name(case: dict[str, Record], key: Key) -> str:
-    record = next(iter(case.values()))
+def _name(trial: Trial, key: Key) -> str:
+    record = next(iter(trial.values()))
     return escape(f"{titled(record)} {shape(record)} {short(key[1])}")
 
 
@@ -345,7 +346,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _over(text: str, *small: str) -> str:
-    """HTML, the rest small below the first."""
+    """HTML with the first text on top and the others small below it."""
     return f"{text}<br><small>{' · '.join(small)}</small>" if small else text
 
 

@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sslkernels.bench.judge import Key, Trial, ratio, trials
 from sslkernels.bench.names import is_update, number, place, shape, short, titled
 from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.records import Record
-from sslkernels.bench.report import Key, cases, ratio
-from sslkernels.bench.results import digest
+from sslkernels.bench.records import Record, digest
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,7 +30,7 @@ LOSS, INK, MUTED, GRID = "#b3261e", "#333333", "#555555", "#e3e5e8"
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Around drawing and saving, so that every picture looks the same on every machine."""
+    """Set the style for drawing and saving, so that every picture looks the same on every machine."""
     import matplotlib
 
     style = {"font.family": "DejaVu Sans", "font.size": 11, "svg.fonttype": "path", "svg.hashsalt": "sslkernels"}
@@ -41,7 +40,7 @@ def styled() -> Iterator[None]:
 
 
 def png(figure: Figure, records: Sequence[Record]) -> bytes:
-    """With the digest of the records it was drawn from, as the text `Records`."""
+    """Save as PNG, with the digest of the records it was drawn from as the text `Records`."""
     out = io.BytesIO()
     with styled():
         figure.savefig(out, format="png", facecolor="white", metadata={"Records": digest(records), "Software": None})
@@ -56,24 +55,25 @@ def svg(figure: Figure) -> bytes:
 
 
 def ratios(records: Sequence[Record]) -> Figure:
-    """Speed of ours against each other provider: a row per workload, a panel per dtype, 1.0 marked.
+    """Draw the speed of ours against each other provider, with a row per workload and a panel per dtype.
 
-    ValueError: there is no ratio.
+    Raises:
+        ValueError: there is no ratio.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    found = {key: case for key, case in cases(records).items() if any(ratio(case, other) for other in OTHERS)}
+    found = {key: trial for key, trial in trials(records).items() if any(ratio(trial, other) for other in OTHERS)}
     if not found:
         raise ValueError(
             f"there is no ratio to draw: a file needs one of our backends beside one of {', '.join(OTHERS)}."
         )
     workloads = list(dict.fromkeys(workload for workload, _ in found))
     dtypes = list(dict.fromkeys(dtype for _, dtype in found))
-    values = [value for case in found.values() for other in OTHERS if (value := ratio(case, other))]
+    values = [value for trial in found.values() for other in OTHERS if (value := ratio(trial, other))]
     low, high = min(0.65, *(v / 1.25 for v in values)), max(2.0, *(v * 1.25 for v in values))
-    used = [other for other in OTHERS if any(ratio(case, other) for case in found.values())]
+    used = [other for other in OTHERS if any(ratio(trial, other) for trial in found.values())]
 
     with styled():
         height = 1.95 + 0.54 * len(workloads)
@@ -107,7 +107,7 @@ def ratios(records: Sequence[Record]) -> Figure:
         return figure
 
 
-def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[str, Record]], used: list[str]) -> None:
+def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, Trial], used: list[str]) -> None:
     from matplotlib import patheffects
 
     axis.set_title(short(dtype), fontsize=12, fontweight="bold", loc="left", pad=8)
@@ -117,8 +117,8 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
     for row, workload in enumerate(workloads):
         if row % 2:
             axis.axhspan(row - 0.5, row + 0.5, color="#f4f5f7", zorder=0, lw=0)
-        case = found.get((workload, dtype), {})
-        points = [(value, other) for other in used if (value := ratio(case, other))] if case else []
+        trial = found.get((workload, dtype), {})
+        points = [(value, other) for other in used if (value := ratio(trial, other))] if trial else []
         if not points:
             continue
         ends = [1.0, *(value for value, _ in points)]
@@ -128,7 +128,7 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
         slowest = min(value for value, _ in points)
         said = 0.0
         for value, other in sorted(points):
-            if value < 1:  # said below, in red, where it does not cover another
+            if value < 1:  # written below and in red, unless it would cover another
                 if value < 1.25 * said:
                     continue
                 said = value
@@ -153,8 +153,8 @@ def _panel(axis: Any, dtype: str, workloads: list[str], found: dict[Key, dict[st
     axis.tick_params(axis="both", length=0, colors=INK)
 
 
-def _label(found: dict[Key, dict[str, Record]], workload: str) -> str:
-    record = next(iter(next(case for (name, _), case in found.items() if name == workload).values()))
+def _label(found: dict[Key, Trial], workload: str) -> str:
+    record = next(iter(next(trial for (name, _), trial in found.items() if name == workload).values()))
     return f"{titled(record)}\n{shape(record)}"
 
 

@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files: how records are written, and what a file of someone else's may hold to be drawn or compared.
+"""Result files: how records are written, read, and merged from several files.
 
-Names in a record become parts of file names, tables and pages: they are short, of a few letters, and agree with each
-other. Texts are printable, numbers are of a size that can be drawn.
+A file may be someone else's. Names in a record become parts of file names, tables and pages: they are short, of a few
+letters, and agree with each other. Texts are printable, numbers are of a size that can be drawn.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sslkernels.arguments import LARGEST_WHOLE
-from sslkernels.bench.workloads import DIMENSIONS, FAMILIES, Workload
+from sslkernels.bench.cases import CASES
+from sslkernels.bench.workloads import Workload
 from sslkernels.files import cause_of, open_regular, write_atomically
 
 FORMAT = 1
-# Ours have a few hundred, of some hundred bytes to some kilobytes each.
+# Our files have a few hundred records, of some hundred bytes to some kilobytes each.
 MOST_BYTES, MOST_RECORDS = 64 << 20, 10_000
+# Records. Ours have up to 200 of a family; matplotlib draws no picture of more than 65,536 pixels.
+MOST_IN_A_PICTURE = 600
 CONTROL = "control"
 COSTS = (
     "images_per_second",
@@ -35,15 +40,15 @@ Check = Callable[[Any], bool]
 
 
 def write(records: Iterable[Record], path: Path) -> None:
-    """JSON lines, whole or not there."""
+    """Write JSON lines. The file is whole or not there."""
     write_atomically(path, "".join(json.dumps(record) + "\n" for record in records))
 
 
 def read(path: Path) -> list[Record]:
-    """The records of a file.
+    """Read the records of a file.
 
     Raises:
-        ValueError: one sentence; the file cannot be read, or its first line that is no record.
+        ValueError: the file cannot be read, or has a line that is no record. The sentence says which.
     """
     try:
         with open_regular(path) as file:
@@ -74,13 +79,80 @@ def _parsed(line: str, where: str) -> Record:
     return record
 
 
+@dataclass(frozen=True)
+class Results:
+    """The records of several files together.
+
+    families: records by the name of their pictures. It is the family, and from its second device on it has the device's
+        name as well.
+    crossover: the records of the sweep over sizes, by the same names.
+    trainings: the records of `bench train`.
+    """
+
+    families: dict[str, list[Record]] = field(default_factory=dict)
+    crossover: dict[str, list[Record]] = field(default_factory=dict)
+    trainings: list[Record] = field(default_factory=list)
+
+    @property
+    def all(self) -> list[Record]:
+        groups = (*self.families.values(), *self.crossover.values(), self.trainings)
+        return [record for group in groups for record in group]
+
+
+def load(paths: Iterable[Path]) -> Results:
+    """Merge files. Of records of the same workload, dtype and provider on the same device the latest stands."""
+    latest: dict[tuple[object, ...], Record] = {}
+    for path in paths:
+        for record in read(path):
+            device = record["device"]["type"], record["device"]["name"]
+            what = ("kind", "preset", "method", "workload", "dtype", "provider", "backend")
+            key = (*device, *(record.get(name) for name in what))
+            if key not in latest or latest[key]["date"] <= record["date"]:
+                latest[key] = record
+    results = Results()
+    names: dict[tuple[object, ...], str] = {}
+    # a CPU's records get the plain name, in whatever order the files came
+    for record in sorted(latest.values(), key=lambda record: record["device"]["type"] != "cpu"):
+        if record.get("kind") == "train":
+            results.trainings.append(record)
+            continue
+        swept = record.get("preset") == "crossover"
+        groups = results.crossover if swept else results.families
+        key = (swept, record["family"], record["device"]["type"], record["device"]["name"])
+        if key not in names:
+            names[key] = _free_name(record, groups)
+        groups.setdefault(names[key], []).append(record)
+    largest = max(map(len, (*results.families.values(), *results.crossover.values(), results.trainings)), default=0)
+    if largest > MOST_IN_A_PICTURE:
+        raise ValueError(f"the files hold {largest} records of one kind; a picture shows {MOST_IN_A_PICTURE} at most.")
+    return results
+
+
+def _free_name(record: Record, taken: Collection[str]) -> str:
+    """The family's name. From its second device on the device's name or a number follows, in letters of file names."""
+    family = record["family"]
+    if family not in taken:
+        return family
+    slug = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")[:60] or "device"
+    name, number = f"{family}-{slug}", 1
+    while name in taken:
+        number += 1
+        name = f"{family}-{slug}-{number}"
+    return name
+
+
+def digest(records: Sequence[Record]) -> str:
+    """The sha256 of the file that holds these records and no others."""
+    return hashlib.sha256("".join(json.dumps(record) + "\n" for record in records).encode()).hexdigest()
+
+
 def fault(record: Record) -> str | None:
-    """The first field that is not there or cannot be used; None where the record is whole."""
+    """The first field that is not there or cannot be used. None where the record is whole."""
     return next(_faults(record), None)
 
 
 def _faults(record: Record) -> Iterator[str]:
-    """Each check may rely on those before it."""
+    """Yield every such field. Each check may rely on those before it."""
     yield from _unfit(record, _SHARED)
     yield from _unfit(record.get("versions"), {"torch": _text(100)})
     yield from _unfit(record.get("device"), {"type": _name, "name": _text(200), "isa": _text(100)})
@@ -94,7 +166,7 @@ def _faults(record: Record) -> Iterator[str]:
 
 def _faults_of_benchmark(record: Record) -> Iterator[str]:
     yield from _unfit(record, _BENCHMARK)
-    if len(record["shape"]) != len(DIMENSIONS[record["op"]]):
+    if len(record["shape"]) != len(CASES[record["op"]].dimensions):
         yield "shape"
     workload = Workload(record["op"], tuple(record["shape"]))
     for name, value in (("family", workload.family), ("workload", str(workload))):
@@ -105,8 +177,7 @@ def _faults_of_benchmark(record: Record) -> Iterator[str]:
     if "seconds" not in record:
         return
     yield from _unfit(record, {"seconds": _dict, "floor": _dict, "memory_bytes": _optional(_number(0, 2**60))})
-    phases = ("fwd", "fwd+bwd") if record["op"] in FAMILIES["ema"] else ("fwd", "bwd", "fwd+bwd")
-    for phase in phases:
+    for phase in workload.case.phases:
         yield from _unfit(record["seconds"].get(phase), dict.fromkeys(("median", "p20", "p80"), _number(1e-9, 1e9)))
     yield from _unfit(record["floor"], {"fraction": _number(1e-9, 1e9), "bound": _name})
 
@@ -125,7 +196,7 @@ def _unfit(record: Any, checks: dict[str, Check]) -> Iterator[str]:
     return (name for name, check in checks.items() if not check(record.get(name, _ABSENT)))
 
 
-# What a field may be
+# Checks of one field
 
 _ABSENT = object()
 
@@ -147,7 +218,7 @@ def _whole(most: int) -> Check:
 
 
 def _drawable(value: Any) -> bool:
-    """A loss; that of a run which went astray is not finite, and drawn as a gap."""
+    """True for a loss. That of a run which went astray is not finite, and is drawn as a gap."""
     return type(value) is float and (not math.isfinite(value) or abs(value) <= 1e30)
 
 
@@ -193,7 +264,7 @@ _SHARED: dict[str, Check] = {
 _BENCHMARK: dict[str, Check] = {
     "family": _name,
     "workload": _text(200),
-    "op": _one_of(*DIMENSIONS),
+    "op": lambda value: isinstance(value, str) and value in CASES,
     "shape": _shape,
     "dtype": _one_of("float32", "bfloat16", "float16", "float64"),
     "provider": _name,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One record per workload, dtype and provider: gate first, then memory, then time, then the floor of the whole run."""
+"""Runs the benchmark: a record per workload, dtype and provider, from gate, memory, time and floor, in this order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 
 import sslkernels
 from sslkernels import _C
-from sslkernels.bench import measure
+from sslkernels.bench import timing
+from sslkernels.bench.cases.case import Exact, Inputs, Step
+from sslkernels.bench.gate import Truth, copied, restored
 from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
 from sslkernels.bench.records import FORMAT, Record
 from sslkernels.bench.workloads import Workload
@@ -31,7 +33,7 @@ def run(
     seconds: float,
     tell: Callable[[str], None],
 ) -> list[Record]:
-    """Records of every combination, for ``seconds`` of timing each; ``tell`` hears what is being done."""
+    """Make the record of every combination, with ``seconds`` of timing each. ``tell`` hears what is being done."""
     shared = environment(device)
     bandwidth, peaks = _peaks(dtypes, device, tell)
     records: list[Record] = []
@@ -44,7 +46,7 @@ def run(
 
 
 def environment(device: torch.device) -> Record:
-    """Where and with what: the same in every record of a run."""
+    """The fields that say where and with what. They are the same in every record of a run."""
     return {
         "format": FORMAT,
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -96,41 +98,41 @@ def _case(
         return list(records.values())
 
     inputs = workload.inputs(dtype, device)
-    before = measure.copied(inputs)
-    truths: dict[str, measure.Truth] = {}
-    timed: dict[str, tuple[measure.Step, measure.Inputs]] = {}
+    before = copied(inputs)
+    truths: dict[Exact, Truth] = {}
+    timed: dict[str, tuple[Step, Inputs]] = {}
     for provider in able:
         record = records[provider.name]
         tell(f"{workload} {dtype_name}: checking {provider.name}")
         task = provider.task(workload, inputs)
         record["note"] = task.note
-        if task.workload.op not in truths:
-            truths[task.workload.op] = measure.Truth.of(task.workload, inputs)
+        if task.exact not in truths:
+            truths[task.exact] = Truth.of(workload, inputs, task.exact)
         try:
-            step = provider.step(task.workload, task.inputs)
-            gate = truths[task.workload.op].gate(step, task.inputs)
-            record["memory_bytes"] = None if gate.complaint else measure.step_memory(step, task.inputs)
+            step = provider.step(workload, task.inputs)
+            gate = truths[task.exact].gate(step, task.inputs)
+            record["memory_bytes"] = None if gate.complaint else timing.step_memory(step, task.inputs)
         except Exception as error:  # a provider that breaks is a result, and the others still run
             first_line = printable(next(iter(str(error).splitlines()), ""))[:1000]
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
             continue
         record["gate"] = {"error": gate.errors, "eager_error": gate.eager, "allowed": gate.allowed}
-        changed = measure.restored(inputs, before)
+        changed = restored(inputs, before)
         if gate.complaint:
             record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {gate.complaint}.")
         elif changed:
             record.update(status="failed", why=f"{provider.name} was not timed: it changed {changed} in place.")
         else:
             timed[provider.name] = step, task.inputs
-    timings = measure.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
+    timings = timing.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
     load = os.getloadavg()[0]
-    for name, timing in timings.items():
+    for name, found in timings.items():
         records[name].update(
-            seconds=timing.summary(),
-            repeats=len(timing.forward),
-            discarded=timing.discarded,
-            disturbed=timing.disturbed,
-            page_faults=timing.page_faults,
+            seconds=found.summary(),
+            repeats=len(found.forward),
+            discarded=found.discarded,
+            disturbed=found.disturbed,
+            page_faults=found.page_faults,
             load_average=load,
         )
     return list(records.values())
@@ -140,12 +142,12 @@ def _peaks(
     dtypes: Sequence[str], device: torch.device, tell: Callable[[str], None]
 ) -> tuple[float, dict[str, tuple[float, str]]]:
     tell("measuring peaks: a large copy and a large matrix product")
-    peaks = {dtype: (measure.matmul_peak(getattr(torch, dtype), device), "torch.mm") for dtype in dtypes}
-    return measure.copy_bandwidth(device), peaks
+    peaks = {dtype: (timing.matmul_peak(getattr(torch, dtype), device), "torch.mm") for dtype in dtypes}
+    return timing.copy_bandwidth(device), peaks
 
 
 def _add_floors(records: list[Record], bandwidth: float, peaks: dict[str, tuple[float, str]]) -> None:
-    """torch.mm need not reach what the processor can: where one of ours did better, that is the peak."""
+    """Add the floor to every record. Where one of ours did better than torch.mm, that is the peak."""
     timed = [record for record in records if "seconds" in record]
     costs = {}
     for record in timed:
@@ -156,7 +158,7 @@ def _add_floors(records: list[Record], bandwidth: float, peaks: dict[str, tuple[
             peaks[record["dtype"]] = (reached, f"{record['provider']} on {workload}")
     for record in timed:
         cost, (peak, source) = costs[id(record)], peaks[record["dtype"]]
-        floor = measure.floor(cost, peak, bandwidth)
+        floor = timing.floor(cost, peak, bandwidth)
         record["floor"] = {
             "seconds": floor.seconds,
             "fraction": floor.seconds / record["seconds"]["fwd+bwd"]["median"],
@@ -170,7 +172,7 @@ def _add_floors(records: list[Record], bandwidth: float, peaks: dict[str, tuple[
 
 
 def _commit() -> str | None:
-    """The commit of the package's own source tree, with "-dirty" where files differ; None when installed elsewhere."""
+    """The commit of the package's source tree, with "-dirty" where files differ. None when installed elsewhere."""
     package = Path(sslkernels.__file__).parent
 
     def git(*arguments: str) -> str | None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels bench train`: the same training on the reference backend and on ours, and what a step costs on both.
+"""`sslkernels bench train` runs the same training on the reference backend and on ours, and times a step on both.
 
-Three runs from the same seed, over the same batches, views and dropped tokens: `reference`, ours, and a *control*,
-which is `reference` again from first weights that are each moved to the next number of their dtype. Training multiplies
-every difference (Adam's first step is lr * sign(gradient), and a gradient that is zero but for rounding has a random
-sign), so curves part even where nothing is wrong; the control shows how far rounding alone carries them. We agree if
+There are three runs from the same seed, over the same batches, views and dropped tokens: `reference`, ours, and a
+*control*, which is `reference` again from first weights that are each moved to the next number of their dtype. Training
+multiplies every difference: Adam's first step is lr * sign(gradient), and a gradient that is zero but for rounding has
+a random sign. So curves part even where nothing is wrong, and the control shows how far rounding alone carries them. We
+agree if
 
 - the first loss is that of reference to 1e-5, a hundred roundings of float32;
 - the first gradient of every weight is, in its norm, that of reference to 1e-4. Adam divides by the gradient's size, so
@@ -51,7 +52,7 @@ CASES = 4
 
 
 def prepare(method: str, steps: int, options: dict[str, Any]) -> Prepared:
-    """What `run` begins with; ``options`` as of `sslkernels.training.train`.
+    """Prepare the training that `run` takes. ``options`` are those of `sslkernels.training.train`.
 
     Raises:
         ValueError, OSError: an option or the data is wrong, or ours would be the reference itself.
@@ -69,7 +70,7 @@ def prepare(method: str, steps: int, options: dict[str, Any]) -> Prepared:
 
 
 def run(prepared: Prepared, steps: int, tell: Callable[[str], None]) -> list[Record]:
-    """A record each of `reference`, ours and the control; ``tell`` hears what is being done."""
+    """Train three times and make a record each of `reference`, ours and the control. ``tell`` hears what is done."""
     from sslkernels.training.measure import on_backend, step_costs
     from sslkernels.training.run import seed
 
@@ -106,21 +107,21 @@ def run(prepared: Prepared, steps: int, tell: Callable[[str], None]) -> list[Rec
             "control_deviation": noise["deviation"],
             "allowed_deviation": allowed,
         }
-        # The control is held to nothing: its first gradient may be a ReLU's kink away.
+        # The control may do anything: its first gradient may be a ReLU's kink away.
         record["agrees"] = name != backend or not _too_far(record)
         records.append(record | asdict(costs[name]) if name in costs else record)
     return records
 
 
 def deviations(losses: Sequence[float], reference: Sequence[float]) -> list[float]:
-    """Of every step, relative to the reference's loss there, or to the median of its curve where that is larger."""
+    """How far every step's loss is off, relative to the reference's or to the median of its curve if that is larger."""
     theirs, own = (torch.tensor(values, dtype=torch.float64) for values in (reference, losses))
     sizes = theirs.abs()
     return ((own - theirs).abs() / sizes.clamp(min=float(sizes.median()))).tolist()
 
 
 def verdict(records: Sequence[Record]) -> str:
-    """Whether the curves agree, in one sentence with the numbers."""
+    """Say in one sentence with the numbers whether the curves agree."""
     _, ours, _ = by_role(records)
     if not ours["agrees"]:
         return f"{ours['method']} on {ours['backend']} does not agree with reference: {'; '.join(_too_far(ours))}."
@@ -139,12 +140,12 @@ def _too_far(record: Record) -> list[str]:
             ("first_gradient_deviation", "the first gradient", FIRST_GRADIENT),
             ("deviation", "the curve", record["allowed_deviation"]),
         )
-        if not record[key] <= allowed  # a NaN is not
+        if not record[key] <= allowed  # NaN is too far as well
     ]
 
 
 def by_role(records: Sequence[Record]) -> tuple[Record, Record, Record]:
-    """Reference, ours, control."""
+    """The records in this order: reference, ours, control."""
     found = {record["backend"]: record for record in records}
     reference, control = found.pop("reference"), found.pop(CONTROL)
     (ours,) = found.values()
@@ -152,7 +153,7 @@ def by_role(records: Sequence[Record]) -> tuple[Record, Record, Record]:
 
 
 def print_records(records: Sequence[Record], console: Console) -> None:
-    """What a step costs on both, where ours costs more, and whether the curves agree."""
+    """Print what a step costs on both, where ours costs more, and whether the curves agree."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -185,7 +186,7 @@ def print_records(records: Sequence[Record], console: Console) -> None:
 
 
 def remarks(records: Sequence[Record]) -> list[str]:
-    """Where ours is slower or takes more memory, a line each."""
+    """Write a line for each cost in which ours is slower or takes more memory."""
     reference, ours, _ = by_role(records)
     lines = []
     for word, what, cost in (
@@ -203,7 +204,7 @@ def remarks(records: Sequence[Record]) -> list[str]:
 
 
 def draw(records: Sequence[Record]) -> bytes:
-    """The curves as PNG bytes: ours over reference, and below how far ours and the control are from it."""
+    """Draw the curves as PNG bytes: ours over reference, and below it how far ours and the control are away."""
     from sslkernels.training.pictures import agreement
 
     reference, ours, control = by_role(records)
@@ -243,11 +244,11 @@ class _Curve:
     losses: Tensor
     """float64 ``(steps,)``."""
     gradients: list[Tensor]
-    """Of every weight at the first step; zeros where none came."""
+    """The gradient of every weight at the first step, with zeros where none came."""
 
 
 def _train(method: Method, prepared: Prepared, steps: int, tell: Callable[[str], None]) -> _Curve:
-    """The loop of `sslkernels train`, without its engine."""
+    """Train as `sslkernels train` does, without its engine."""
     from sslkernels.training.module import WEIGHT_DECAY, optimizer_and_schedule
     from sslkernels.training.run import seed
 
@@ -270,7 +271,7 @@ def _train(method: Method, prepared: Prepared, steps: int, tell: Callable[[str],
 
 
 def _batches(prepared: Prepared) -> Iterator[Tensor]:
-    """Those of `sslkernels train`, without an end."""
+    """Yield the batches of `sslkernels train`, without an end."""
     from sslkernels.training.loader import ImageBatches
 
     config = prepared.config
@@ -282,7 +283,7 @@ def _batches(prepared: Prepared) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def _move_by_a_rounding(method: Method) -> None:
-    """Up or down by chance: the features of a normalised network hardly see a common factor."""
+    """Move each weight up or down by chance: a normalised network hardly sees a common factor."""
     for weight in method.parameters():
         weight.copy_(torch.nextafter(weight, torch.where(torch.rand_like(weight) < 0.5, -torch.inf, torch.inf)))
 

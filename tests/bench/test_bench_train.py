@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`sslkernels bench train`: what it writes, when curves agree, and that a wrong kernel does not pass."""
+"""`sslkernels bench train` writes its records, knows when curves agree, and lets no wrong kernel pass."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def here(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def unmeasured(monkeypatch):
-    """Costs of nothing, where a test is about the curves."""
+    """Measure no costs, where a test is about the curves."""
     cost = measure.StepCost(100.0, 1.0, 0.1, None, None, 1 << 20)
     monkeypatch.setattr(measure, "step_costs", lambda method, views, images, backends, _: dict.fromkeys(backends, cost))
 
 
 @pytest.fixture
 def small(here):
-    """The same with few steps on small batches, and the records."""
+    """Run it with few steps on small batches, and return the records too."""
 
     def call(method: str, *arguments: str) -> tuple[int, list[dict], str, str]:
         out = Path("out.jsonl")
@@ -92,7 +92,7 @@ def test_the_same_seed_gives_the_same_losses_and_another_does_not():
 
 
 def test_each_run_is_on_its_backend(small, unmeasured, monkeypatch):
-    """Loss, teacher and queue: a run on the wrong one would agree with itself."""
+    """Loss, teacher and queue run there. A run on the wrong backend would agree with itself."""
     seen: set[tuple[str, str | None]] = set()
     running: list[str] = []
     right, run, update, enqueue = moco_v2.info_nce, train._train, EMA.update, MemoryQueue.enqueue
@@ -151,7 +151,7 @@ def test_a_wrong_kernel_is_told_and_written(break_it, words, small, unmeasured, 
 
 
 def test_a_wrong_gradient_of_one_small_weight_is_told(small, unmeasured, monkeypatch):
-    """A mask token's is a tenth of all: off by 1e-3, that hides beside a network, and in Adam's curve as well."""
+    """A mask token's gradient is a tenth of all. An error of 1e-3 hides beside a network, and in Adam's curve too."""
     right = mae.restore_tokens
 
     def wrong(visible, restore, mask_token, *, backend, **keywords):
@@ -177,7 +177,7 @@ def test_a_queue_that_is_not_filled_is_told(small, unmeasured, monkeypatch):
 
 
 def test_a_teacher_that_stands_still_is_told(small, unmeasured, monkeypatch):
-    """Loss and gradient of the first step are right: only the curve shows it."""
+    """Loss and gradient of the first step are right. Only the curve shows it."""
     right = EMA.update
 
     def forgets(self, *arguments):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files that are damaged or made to do harm, and wrong command lines: one sentence, and nothing written."""
+"""Damaged or hostile result files and wrong command lines get one sentence, and nothing is written."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from test_page import SMALL, sweep, training
 
-from sslkernels.bench import records, results
+from sslkernels.bench import records
 from sslkernels.cli import main
 
 TRAININGS = [training("reference"), training("cpu"), training("control")]
@@ -55,7 +55,7 @@ def refused(call: Any, *arguments: str) -> str:
     return complaint
 
 
-# Every field of a record, with every kind of value that it may not have
+# Every field of a record gets every kind of value that it may not have.
 
 
 NESTED: Any = 0
@@ -104,19 +104,19 @@ def written(path: Path, found: list[dict[str, Any]]) -> str:
 
 @pytest.mark.parametrize("kind", WHOLE)
 def test_any_value_in_any_field_is_refused_or_harmless(kind, tmp_path, monkeypatch):
-    """What is accepted gives pages and names of pictures that hold nothing but letters."""
+    """An accepted record gives pages that can be printed, and names of pictures in plain letters."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(results.__name__ + ".digest", lambda _: "")
+    monkeypatch.setattr(records, "digest", lambda _: "")
     for path in fields(WHOLE[kind]):
         for value in VALUES:
             record = changed(WHOLE[kind], path, value)
             file = Path("x.jsonl")
             try:
                 written(file, [record])
-            except ValueError:  # an integer that JSON itself does not write
+            except ValueError:  # JSON itself does not write such an integer
                 continue
             try:
-                found = results.load([file])
+                found = records.load([file])
             except ValueError as error:
                 assert str(error).endswith(".") and "x.jsonl" in str(error), (path, value)
                 continue
@@ -127,7 +127,7 @@ def test_any_value_in_any_field_is_refused_or_harmless(kind, tmp_path, monkeypat
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Those that tables, pages and pictures show."""
+    """Yield the texts that tables, pages and pictures show."""
     shown = (
         "family",
         "workload",
@@ -163,7 +163,7 @@ def test_devices_whose_names_have_the_same_letters_get_pictures_of_their_own(tmp
     names = ["A 1", "a-1", "A*1", "...", "é", "x" * 200]
     devices = [SMALL[0]["device"] | {"name": name} for name in names]
     written(tmp_path / "x.jsonl", [record | {"device": device} for device in devices for record in SMALL[:2]])
-    found = results.load([tmp_path / "x.jsonl"]).families
+    found = records.load([tmp_path / "x.jsonl"]).families
     assert len(found) == len(names) and all(len(group) == 2 for group in found.values())
     assert all(name.replace("-", "").isalnum() and name.isascii() and len(name) < 100 for name in found)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README's numbers and the pictures are those of the committed records."""
+"""RESULTS.md, the README and the pictures show the committed records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from types import ModuleType
 
 import pytest
 
-from sslkernels.bench import results
+from sslkernels.bench.cases import FAMILIES
+from sslkernels.bench.records import digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "publish.py"
@@ -33,22 +34,42 @@ def publish() -> ModuleType:
     return module
 
 
-def test_the_readme_says_what_the_records_say(publish):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert publish.rewritten(readme, publish.load()) == readme, "run `python benchmarks/publish.py`"
-    assert {"similarity", "correlation", "tokens", "ema"} <= set(re.findall(r"<!-- table: (\w+) -->", readme))
-    assert readme.count("<!-- losses -->") == 1
+def test_results_and_readme_say_what_the_records_say(publish):
+    for path in (publish.RESULTS, publish.README):
+        text = path.read_text(encoding="utf-8")
+        assert publish.rewritten(text, publish.load()) == text, "run `python benchmarks/publish.py`"
 
 
-def test_a_changed_record_changes_the_readme(publish, tmp_path, monkeypatch):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_family_has_a_table_or_is_said_to_be_unmeasured(publish):
+    text = publish.RESULTS.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    for name, family in FAMILIES.items():
+        measured = (publish.FOLDER / f"{name}.jsonl").is_file()
+        assert ("|---|" in sections[family.title]) == measured, name
+        assert ("Not measured yet: `sslkernels bench run " in sections[family.title]) != measured, name
+    assert "of compile" in sections["Where we lose"] and "Targets missed" in sections["Where we lose"]
+
+
+def test_a_text_without_a_place_for_numbers_stays_as_it_is(publish):
+    assert publish.rewritten("# A page\n", publish.load()) == "# A page\n"
+
+
+def test_the_summary_has_a_line_for_everyone_who_is_ahead(publish):
+    text = publish.rewritten("<!-- where we lose -->\n<!-- end -->", publish.load())
+    lines = text.splitlines()[1:-1]
+    assert 1 <= len(lines) <= 5 and all(line.startswith("- ") and line.endswith(".") for line in lines)
+    assert any(line.startswith("- compile is ahead in ") for line in lines) and "targets are missed" in lines[-1]
+
+
+def test_a_changed_record_changes_the_results(publish, tmp_path, monkeypatch):
+    text = publish.RESULTS.read_text(encoding="utf-8")
     for path in (ROOT / "benchmarks" / "results").glob("*.jsonl"):
         shutil.copy(path, tmp_path)
     monkeypatch.setattr(publish, "FOLDER", tmp_path)
-    assert publish.rewritten(readme, publish.load()) == readme
+    assert publish.rewritten(text, publish.load()) == text
     path = tmp_path / "ema.jsonl"
     path.write_text(re.sub(r'"median": [\d.e-]+', '"median": 0.123', path.read_text()))
-    assert "| 123 ms | 1.00 |" in publish.rewritten(readme, publish.load())
+    assert "| 123 ms | 1.00 |" in publish.rewritten(text, publish.load())
 
 
 def test_committed_pictures_are_of_the_committed_records(publish):
@@ -59,6 +80,4 @@ def test_committed_pictures_are_of_the_committed_records(publish):
     for name, records in found.families.items():
         for picture in (f"{name}.png", f"{name}-sizes.png"):
             with image.open(publish.FOLDER / picture) as opened:
-                assert opened.text["Records"] == results.digest(records), (
-                    f"{picture}: run `python benchmarks/publish.py`"
-                )
+                assert opened.text["Records"] == digest(records), f"{picture}: run `python benchmarks/publish.py`"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes of the parameters of networks whose teachers are updated, in their order, without building the networks."""
+"""The shapes of a network's parameters, in their order. The network itself is not built."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 def resnet50(classes: int = 1000) -> Shapes:
-    """He et al. 2016, as torchvision has it: the projection of a stage stands after its first block."""
+    """ResNet-50 (He et al. 2016) as torchvision has it, where a stage's projection follows its first block."""
 
-    def convolution(out: int, channels: int, size: int) -> Shapes:  # without a bias, and its batch norm
+    def convolution(out: int, channels: int, size: int) -> Shapes:  # it has no bias, but a batch norm
         return ((out, channels, size, size), (out,), (out,))
 
     shapes, channels = convolution(64, 3, 7), 64
@@ -24,7 +24,10 @@ def resnet50(classes: int = 1000) -> Shapes:
 
 
 def vit(width: int, depth: int, patches: int, patch: int = 16, hidden: int = 0, classes: int = 1000) -> Shapes:
-    """Dosovitskiy et al. 2021, as timm has it. With ``hidden`` as DINOv2: a SwiGLU of that width and layer scales."""
+    """A vision transformer (Dosovitskiy et al. 2021) as timm has it.
+
+    With ``hidden`` it is DINOv2's, which has a SwiGLU of that width and layer scales.
+    """
 
     def linear(out: int, features: int) -> Shapes:
         return ((out, features), (out,))
@@ -49,7 +52,7 @@ ARCHITECTURES = {
 
 
 def size(shapes: Shapes) -> tuple[int, int]:
-    """Tensors and parameters.
+    """How many tensors there are, and how many parameters in all.
 
     >>> size(ARCHITECTURES["ResNet-50"]), size(ARCHITECTURES["ViT-B"])
     ((161, 25557032), (152, 86567656))
@@ -57,20 +60,22 @@ def size(shapes: Shapes) -> tuple[int, int]:
     return len(shapes), sum(map(prod, shapes))
 
 
+# The name of sizes that no network here has.
+EQUAL_TENSORS = "equal tensors"
 _BY_SIZE = {size(shapes): (name, shapes) for name, shapes in ARCHITECTURES.items()}
 
 
 def network(tensors: int, parameters: int) -> str:
-    """Name of the network of that size; where none has it, that of `architecture`'s equal tensors.
+    """The name of the network of that size, or `EQUAL_TENSORS` where none has it.
 
     >>> network(161, 25557032)
     'ResNet-50'
     """
-    return _BY_SIZE.get((tensors, parameters), ("equal tensors", ()))[0]
+    return _BY_SIZE.get((tensors, parameters), (EQUAL_TENSORS, ()))[0]
 
 
 def architecture(tensors: int, parameters: int) -> Shapes:
-    """Shapes of the network of that size; where none has it, equal tensors.
+    """The shapes of the network of that size, or equal tensors where none has it.
 
     >>> architecture(2, 8)
     ((4,), (4,))

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Other libraries that are timed. A case says how each of them does its op, or why it does not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+
+from sslkernels.bench.cases import Inputs, Peer, Step
+from sslkernels.bench.provider import Provider, Task, too_large
+from sslkernels.bench.workloads import Workload
+
+
+@dataclass(frozen=True)
+class Library(Provider):
+    """A library that may be installed."""
+
+    name: str
+    package: str
+    """Its name on PyPI."""
+    module: str
+    """The module that its steps import."""
+    lacks: str
+    """The sentence for an op whose case says nothing about it."""
+    on_cuda_alone: bool = False
+    dense: bool = False
+    """True where it stores a number for every pair."""
+
+    def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
+        if self.on_cuda_alone and device.type != "cuda":
+            return f"{self.package} runs on CUDA alone."
+        peer = workload.case.peers.get(self.name, self.lacks)
+        if isinstance(peer, str):
+            return peer
+        if importlib.util.find_spec(self.module.partition(".")[0]) is None:
+            return f"{self.package} is not installed; `pip install {self.package}` brings it."
+        try:
+            importlib.import_module(self.module)
+        except (ImportError, RuntimeError) as error:
+            return f"{self.package} cannot be imported: {str(error).splitlines()[0]}."
+        return too_large(workload, device) if self.dense else None
+
+    def task(self, workload: Workload, inputs: Inputs) -> Task:
+        peer = self._peer(workload)
+        return Task(peer.inputs(inputs), peer.exact or workload.case.exact, peer.note)
+
+    def step(self, workload: Workload, inputs: Inputs) -> Step:
+        return self._peer(workload).step(inputs)
+
+    def _peer(self, workload: Workload) -> Peer:
+        peer = workload.case.peers.get(self.name, self.lacks)
+        if isinstance(peer, str):
+            raise ValueError(peer)
+        return peer
+
+
+LIGHTLY = Library("lightly", "lightly", "lightly.loss", "lightly has no such loss.", dense=True)
+MEMEFF = Library("memeff", "memeff", "memeff", "memeff has image-text losses alone.", on_cuda_alone=True)
+SIGLIP = Library(
+    "siglip", "siglip-kernel", "siglip_kernel", "siglip-kernel has image-text losses alone.", on_cuda_alone=True
+)

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How time, memory and the peaks of the hardware are measured.
+
+Time    Providers take turns, a slice of calls each, in one process on the same tensors. A slice in which threads stood
+        in the run queue, because another process had the processor, is discarded and taken again.
+Memory  The highest use above that before the call; see `sslkernels.peak_memory`.
+Peaks   The best of several large matrix products in that dtype, and of several large copies.
+"""
+
+from __future__ import annotations
+
+import glob
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sslkernels.bench.cases.case import Cost, Inputs, Step
+from sslkernels.bench.gate import device_of, differentiable, slopes
+from sslkernels.peak_memory import peak_memory
+
+
+@dataclass
+class Timing:
+    """The seconds of each kept call, forward and backward (0 for an update), and what was seen around them."""
+
+    forward: list[float] = field(default_factory=list)
+    backward: list[float] = field(default_factory=list)
+    page_faults: int = 0
+    discarded: int = 0
+    disturbed: bool = False
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        both = [f + b for f, b in zip(self.forward, self.backward, strict=True)]
+        phases = {"fwd": self.forward, "bwd": self.backward, "fwd+bwd": both}
+        return {phase: _quantiles(seconds) for phase, seconds in phases.items() if any(seconds)}
+
+
+@dataclass
+class _Slice:
+    forward: list[float]
+    backward: list[float]
+    page_faults: int
+    disturbed: bool
+
+    @property
+    def spent(self) -> float:
+        return sum(self.forward) + sum(self.backward)
+
+
+# Slices of a provider.
+ROUNDS = 8
+# Calls of a provider.
+LEAST = 5
+# Calls of a slice.
+MOST_CALLS = 400
+# The share of a slice that threads may wait for a processor before it counts as disturbed.
+WAITING = 0.05
+
+
+def interleaved(
+    timed: Mapping[str, tuple[Step, Inputs]], seconds: float, watch: Callable[[str], None] | None = None
+) -> dict[str, Timing]:
+    """Time every step in turn, for about ``seconds`` and `LEAST` calls each, with the gradients its inputs require.
+
+    A slow step ends at three calls and three times the seconds; a disturbed one at twice of either.
+    """
+    slices: dict[str, list[_Slice]] = {name: [] for name in timed}
+    waiting = list(timed)
+    while waiting:
+        for name in list(waiting):
+            if watch is not None:
+                watch(name)
+            taken = slices[name]
+            step, inputs = timed[name]
+            taken.append(_slice(step, list(differentiable(inputs).values()), device_of(inputs), seconds / ROUNDS))
+            clean = [s for s in taken if not s.disturbed]
+            if _enough(clean, seconds, 1) or _enough(taken, seconds, 2) or len(taken) >= 3 * ROUNDS:
+                waiting.remove(name)
+    return {name: _kept(taken) for name, taken in slices.items()}
+
+
+def _enough(taken: list[_Slice], seconds: float, times: int) -> bool:
+    spent, calls = sum(s.spent for s in taken), sum(len(s.forward) for s in taken)
+    usual = spent >= times * seconds and calls >= times * LEAST
+    return usual or (spent >= 3 * times * seconds and calls >= 3 * times)
+
+
+def _slice(step: Step, wanted: list[Tensor], device: torch.device, seconds: float) -> _Slice:
+    once = _once_cuda if device.type == "cuda" else _once
+    faults, waited, start = _page_faults(), waited_seconds(), time.perf_counter()
+    forward, backward = [], []
+    while True:
+        f, b = once(step, wanted)
+        forward.append(f)
+        backward.append(b)
+        wall = time.perf_counter() - start
+        if wall >= seconds or len(forward) >= MOST_CALLS:
+            break
+    disturbed = waited_seconds() - waited > WAITING * wall
+    return _Slice(forward, backward, (_page_faults() - faults) // len(forward), disturbed)
+
+
+def _kept(taken: list[_Slice]) -> Timing:
+    """Keep the clean slices. Where there are too few, keep all of them and say so."""
+    clean = [s for s in taken if not s.disturbed]
+    disturbed = sum(len(s.forward) for s in clean) < 3 and len(clean) < len(taken)
+    kept = taken if disturbed else clean
+    timing = Timing(disturbed=disturbed, discarded=sum(len(s.forward) for s in taken if s not in kept))
+    for s in kept:
+        timing.forward += s.forward
+        timing.backward += s.backward
+    timing.page_faults = sorted(s.page_faults for s in kept)[len(kept) // 2]
+    return timing
+
+
+def _once(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
+    start = time.perf_counter()
+    result = step()
+    middle = time.perf_counter()
+    slopes(result, wanted)
+    return middle - start, time.perf_counter() - middle if wanted else 0.0
+
+
+def _once_cuda(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
+    start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
+    start.record()
+    result = step()
+    middle.record()
+    slopes(result, wanted)
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(middle) / 1e3, middle.elapsed_time(end) / 1e3 if wanted else 0.0
+
+
+def waited_seconds() -> float:
+    """How long this process's threads were ready to run and had no processor. 0 where the system does not tell."""
+    total = 0
+    for path in glob.glob("/proc/self/task/*/schedstat"):
+        try:
+            total += int(Path(path).read_text().split()[1])
+        except (OSError, IndexError, ValueError):  # a thread that ended meanwhile
+            continue
+    return total / 1e9
+
+
+def _page_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    values = torch.tensor(seconds, dtype=torch.float64)
+    p20, median, p80 = values.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
+    return {"median": median, "p20": p20, "p80": p80}
+
+
+def step_memory(step: Step, inputs: Inputs) -> int | None:
+    """Measure the `peak_memory` of one forward and backward, with loss and gradients."""
+    wanted = list(differentiable(inputs).values())
+    return peak_memory(lambda: slopes(step(), wanted), device_of(inputs))
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The time that no implementation of this cost can beat, exponentials apart."""
+
+    seconds: float
+    bound: str
+
+
+def floor(cost: Cost, peak: float, bandwidth: float) -> Floor:
+    """The larger of operations / peak and bytes / bandwidth. Both rates are per second."""
+    by_operations, by_bytes = cost.operations / peak, cost.bytes / bandwidth
+    return Floor(max(by_operations, by_bytes), "operations" if by_operations >= by_bytes else "bytes")
+
+
+def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
+    """Operations per second of a large matrix product. A 16-bit one is never below float32's: it can widen to that."""
+    rate = _matmul_rate(dtype, device)
+    return max(rate, _matmul_rate(torch.float32, device)) if dtype.itemsize < 4 else rate
+
+
+@cache
+def _matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    rate = 0.0
+    for n in (512, 8192 if device.type == "cuda" else 2048):
+        if rate and 2 * n**3 / rate > 1:
+            break  # the device has no fast product in this dtype, as most CPUs have none in float16
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        rate = max(rate, 2 * n**3 / _best(partial(torch.mm, a, b), device))
+    return rate
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes per second of a large copy, those read and those written together."""
+    source = torch.ones((1 << 30 if device.type == "cuda" else 1 << 28) // 4, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / _best(lambda: target.copy_(source), device)
+
+
+def _best(call: Callable[[], object], device: torch.device) -> float:
+    times = []
+    for _ in range(8):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times[1:])
