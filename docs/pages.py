@@ -33,7 +33,7 @@ PLACES = {
     "benchmarks/RESULTS.md": "results.md",
 }
 FOLDERS = {"docs": "", "benchmarks/results": "results"}
-_LINK = re.compile(r"(\]\()([^)#\s:]+)(#[^)\s]*)?(\))")
+_LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 # Modules whose names have a page in docs/api/.
 DOCUMENTED = ("functional", "losses", "state", "methods", "models", "evaluation", "training")
 # An example with what it prints, up to the next empty line, or what stands between backticks.
@@ -65,11 +65,14 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     source = next((path for path, there in PLACES.items() if there == at), f"docs/{at}")
 
     def link(match: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match[2]))
-        there = place(target)
+        words, target, anchor = match.groups(default="")
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
+        there = place(path)
+        if (ROOT / path).is_dir():
+            return words  # a site has no pages of folders
         if there is None:
             return match[0]  # and MkDocs warns
-        return match[1] + posixpath.relpath(there, posixpath.dirname(at) or ".") + (match[3] or "") + match[4]
+        return f"[{words}]({posixpath.relpath(there, posixpath.dirname(at) or '.')}{anchor})"
 
     return _LINK.sub(link, markdown)
 
