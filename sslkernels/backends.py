@@ -14,8 +14,6 @@ from sslkernels import _C, cuda
 from sslkernels.arguments import DEVICES, LARGEST_WHOLE, came
 
 NAMES = ("reference", "cpu", "triton", "cuda")
-# What a family has kernels for, the fastest first; the tokens and what follows have CUDA C++ too.
-USUAL, WITH_CUDA = ("cpu", "triton", "reference"), ("cpu", "cuda", "triton", "reference")
 # A plain global, as torch's own defaults are: torch.compile guards on it, on a ContextVar it cannot.
 _block_choice: str | None = None
 # Bytes that an op may take for a while to go faster: what it keeps of a matrix, or the chunk of it that it works on.
@@ -81,8 +79,8 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
     return None
 
 
-def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None, has: tuple[str, ...] = USUAL) -> str:
-    """The backend for tensors of ``dtype`` on ``device``.
+def choose(device: torch.device, dtype: torch.dtype, backend: str | None, has: tuple[str, ...]) -> str:
+    """The backend for tensors of ``dtype`` on ``device``, among those that an op ``has``, the fastest first.
 
     The call's ``backend`` argument wins over ``use_backend``, which wins over ``SSLKERNELS_BACKEND``. A forced backend
     that cannot run raises a ValueError with the reason; without one the fastest that can run is taken.
@@ -109,7 +107,7 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None,
     return next(name for name in has if why_not(name, device, dtype) is None)
 
 
-def usable(device: torch.device, dtype: torch.dtype, has: tuple[str, ...] = USUAL) -> list[str]:
+def usable(device: torch.device, dtype: torch.dtype, has: tuple[str, ...]) -> list[str]:
     """The backends that can run for ``dtype`` on ``device``."""
     return [name for name in NAMES if name in has and why_not(name, device, dtype) is None]
 

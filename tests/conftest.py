@@ -42,13 +42,13 @@ hypothesis.settings.load_profile("repeatable")
 
 def pytest_configure() -> None:
     try:
-        from sslkernels.backends import choose
+        from sslkernels.ops.similarity import SIMILARITY
     except ImportError as error:
         raise pytest.UsageError(
             f"{error} The tests need the installed package: run `pip install '.[test]'`, then `pytest` "
             "(or PYTHONSAFEPATH=1 python -m pytest), so that the source folder does not shadow it."
         ) from error
-    if choose(torch.device("cpu"), torch.float32) != "cpu" and "SSLKERNELS_BACKEND" not in os.environ:
+    if SIMILARITY.choose(torch.device("cpu"), torch.float32, None) != "cpu" and "SSLKERNELS_BACKEND" not in os.environ:
         raise pytest.UsageError("The tests need the compiled cpu backend, and another one was chosen.")
 
 

@@ -19,11 +19,16 @@ import torch
 import sslkernels as sk
 import sslkernels.functional as SF
 from sslkernels import cuda
-from sslkernels.backends import NAMES, choose, usable, why_not
+from sslkernels.backends import NAMES, usable, why_not
 from sslkernels.ops.registry import Family
+from sslkernels.ops.similarity import SIMILARITY
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
+
+
+def choose(device: torch.device, dtype: torch.dtype, backend: str | None = None) -> str:
+    return SIMILARITY.choose(device, dtype, backend)
 
 
 @pytest.fixture
@@ -129,7 +134,7 @@ def test_the_default_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "_HAS_TRITON", True)
     assert choose(CUDA, torch.bfloat16) == "triton"
     assert choose(CUDA, torch.float64) == "reference"
-    assert usable(CUDA, torch.float32) == ["reference", "triton"]
+    assert usable(CUDA, torch.float32, SIMILARITY.backends) == ["reference", "triton"]
     monkeypatch.setattr(backends, "_HAS_TRITON", False)
     assert choose(CUDA, torch.float32) == "reference"
 
@@ -148,7 +153,10 @@ def test_info_names_versions_instruction_set_and_every_backend() -> None:
 
 
 def test_the_environment_chooses_in_a_fresh_process(run_python: Callable) -> None:
-    code = "import torch\nfrom sslkernels.backends import choose\nprint(choose(torch.device('cpu'), torch.float32))"
+    code = (
+        "import torch\nfrom sslkernels.ops.similarity import SIMILARITY\n"
+        "print(SIMILARITY.choose(torch.device('cpu'), torch.float32, None))"
+    )
     assert run_python(code, SSLKERNELS_BACKEND="reference").stdout.split() == ["reference"]
 
 
@@ -176,7 +184,8 @@ def test_a_wrong_variable_is_one_sentence_at_the_first_use(run_python: Callable)
         "    for value in values:\n"
         "        os.environ[name] = value\n"
         "        importlib.reload(backends)\n"
-        "        for call in (backends.info, lambda: backends.choose(torch.device('cpu'), torch.float32)):\n"
+        "        choose = lambda: backends.choose(torch.device('cpu'), torch.float32, None, ('reference',))\n"
+        "        for call in (backends.info, choose):\n"
         "            try: call(); said.append([name, value, None])\n"
         "            except ValueError as error: said.append([name, value, str(error)])\n"
         "        del os.environ[name]\n"

@@ -108,7 +108,7 @@ def has_backends(workload: Workload) -> tuple[str, ...]:
 
 def chosen_backend(workload: Workload, device: torch.device, dtype: torch.dtype) -> str:
     """The backend that the library takes by itself. The others are compared with it."""
-    return backends.choose(device, dtype, has=has_backends(workload))
+    return families()[workload.family].choose(device, dtype, None)
 
 
 def select(names: list[str]) -> list[Provider]:

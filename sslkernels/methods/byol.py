@@ -12,6 +12,7 @@ from sslkernels.distributed import GroupLike
 from sslkernels.functional import byol_loss
 from sslkernels.methods.method import Taught
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.rows import ROWS
 from sslkernels.state import EMA
 
 
@@ -38,6 +39,7 @@ class BYOL(Taught):
     """
 
     arxiv = "2006.07733"
+    family = ROWS
     preset = {
         "epochs": 25, "batch_size": 64, "lr": 1e-3, "projection_dim": 128, "hidden_dim": 512, "momentum": 0.95,
     }  # fmt: skip

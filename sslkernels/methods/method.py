@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_kind, check_list, check_module, check_size, check_tensor, shape_of
-from sslkernels.backends import USUAL, WITH_CUDA, check_backend
+from sslkernels.backends import check_backend
 from sslkernels.data import OneView, TwoViews
 from sslkernels.distributed import GroupLike, check_group
 from sslkernels.methods.options import SHARED, Option
 from sslkernels.models import ViT, resnet_small
 from sslkernels.modules import Module
+from sslkernels.ops.registry import Family
+from sslkernels.ops.tokens import TOKENS
 from sslkernels.schedules import check_step, check_total
 from sslkernels.state import EMA
 
@@ -43,8 +45,8 @@ class Method(Module):
     # Where this is True, views of writing show the whole of it: cropped or erased digits cost such a method 4 to 20
     # points of few_shot.
     whole_views: ClassVar[bool] = False
-    # Backends that have kernels for the method's ops, the fastest first.
-    backends: tuple[str, ...] = USUAL
+    # The family of ops that the loss is made of, and so the backends that have kernels for it.
+    family: ClassVar[Family]
     feature_dim: int
 
     @classmethod
@@ -167,7 +169,7 @@ class Taught(Method):
 class Masked(Method):
     """A method on one view that hides patches; the backbone, a ViT, encodes the others."""
 
-    backends = WITH_CUDA
+    family = TOKENS
     backbone: ViT
 
     def __init__(self, backbone: ViT, *, backend: str | None = None, group: GroupLike = None) -> None:

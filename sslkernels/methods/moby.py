@@ -14,6 +14,7 @@ from sslkernels.distributed import GroupLike
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.similarity import SIMILARITY
 from sslkernels.state import EMA, MemoryQueue
 
 
@@ -42,6 +43,7 @@ class MoBY(Taught):
     """
 
     arxiv = "2105.04553"
+    family = SIMILARITY
     preset = {
         "epochs": 25, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "queue_size": 1024,
         "temperature": 0.2, "momentum": 0.97,

@@ -13,6 +13,7 @@ from sslkernels.arguments import check_count, check_number, check_temperature, c
 from sslkernels.distributed import GroupLike, shard_of, shuffle_rows, unshuffle_rows
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
+from sslkernels.ops.similarity import SIMILARITY
 from sslkernels.state import EMA, MemoryQueue
 
 
@@ -42,6 +43,7 @@ class MoCoV2(Taught):
     """
 
     arxiv = "2003.04297"
+    family = SIMILARITY
     preset = {
         "epochs": 40, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.2,
         "momentum": 0.97,

@@ -12,6 +12,7 @@ from sslkernels.distributed import GroupLike
 from sslkernels.functional import info_nce
 from sslkernels.methods.method import Taught
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.similarity import SIMILARITY
 from sslkernels.state import EMA
 
 
@@ -38,6 +39,7 @@ class MoCoV3(Taught):
     """
 
     arxiv = "2104.02057"
+    family = SIMILARITY
     preset = {
         "epochs": 30, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "temperature": 0.2,
         "momentum": 0.97,

@@ -12,6 +12,7 @@ from sslkernels.distributed import GroupLike
 from sslkernels.functional import nt_xent
 from sslkernels.methods.method import Method
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.similarity import SIMILARITY
 
 
 class SimCLR(Method):
@@ -34,6 +35,7 @@ class SimCLR(Method):
     """
 
     arxiv = "2002.05709"
+    family = SIMILARITY
     preset = {"epochs": 120, "batch_size": 256, "lr": 3e-3, "projection_dim": 128, "temperature": 0.5}
 
     def __init__(

@@ -12,6 +12,7 @@ from sslkernels.distributed import GroupLike
 from sslkernels.functional import negative_cosine_similarity
 from sslkernels.methods.method import Method
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.rows import ROWS
 
 
 class SimSiam(Method):
@@ -33,6 +34,7 @@ class SimSiam(Method):
     """
 
     arxiv = "2011.10566"
+    family = ROWS
     preset = {"epochs": 30, "batch_size": 32, "lr": 1e-3, "projection_dim": 256}
     whole_views = True
 

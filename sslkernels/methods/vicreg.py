@@ -12,6 +12,7 @@ from sslkernels.distributed import GroupLike
 from sslkernels.functional import vicreg
 from sslkernels.methods.method import Method
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.correlation import CORRELATION
 
 
 class VICReg(Method):
@@ -35,6 +36,7 @@ class VICReg(Method):
     """
 
     arxiv = "2105.04906"
+    family = CORRELATION
     preset = {
         "epochs": 80, "batch_size": 256, "lr": 3e-3, "projection_dim": 512, "sim": 25.0, "var": 25.0, "cov": 1.0,
     }  # fmt: skip

@@ -21,7 +21,6 @@ from lightning.pytorch import Trainer, seed_everything
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_callable, check_flag, check_path
-from sslkernels.backends import choose
 from sslkernels.data import Dataset
 from sslkernels.evaluation import calibrate_batchnorm, collapse_warning, encode, few_shot, knn, linear_probe
 from sslkernels.files import PARTIAL, write_atomically
@@ -197,7 +196,7 @@ def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None
         raise ValueError("train: --precision is 16-mixed, which needs a GPU, and none is here; pass bf16-mixed.")
     if device.type == "cuda" and config.devices > torch.cuda.device_count():
         raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
-    backend = choose(device, AUTOCAST[config.precision] or torch.float32, config.backend, kind.backends)
+    backend = kind.family.choose(device, AUTOCAST[config.precision] or torch.float32, config.backend)
     seed(config.seed)
     learner = kind.small(channels, size, backend=config.backend, group="world", **config.method_options)
     return Prepared(config, dataset, learner, kind.make_views(channels, size), device, backend)

@@ -30,6 +30,7 @@ else:
 
     import sslkernels.functional as SF
     from sslkernels.ops.correlation import triton
+    from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
     from sslkernels.ops.correlation.triton import Blocks
     from sslkernels.ops.triton_launch import Area, Tile
 
@@ -302,7 +303,8 @@ else:
         a, b = rows_of(40, 35, torch.float32)
         mine = slice(first, first + count)
         wide = [a.double(), b.double()]
-        k = triton.matrix(a, b, None, None, True, "samples", torch.float32, first, count)
+        columns = Columns(a, b, None, None)
+        k = triton.matrix(columns, Products(True, "samples", torch.float32, first, count))
         for view in (0, 1):
             want = wide[view][mine] @ wide[view].T
             torch.testing.assert_close(k[view].double(), want, rtol=1e-5, atol=1e-4)
@@ -312,10 +314,8 @@ else:
         each = triton.energies(k, k, False, "samples")
         torch.testing.assert_close(each[:, 0], k.double().square().sum((1, 2)), rtol=1e-5, atol=0)
         for cross in (True, False):
-            got = triton.backward(
-                a, b, None, None, k, cross, "samples", None, None, None, None, None, torch.float32, first, count,
-                True, True,
-            )  # fmt: skip
+            products = Products(cross, "samples", torch.float32, first, count)
+            got = triton.backward(columns, k, products, Coefficients(*[None] * 5), True, True)
             for view in (0, 1):
                 matrix = wide[1 - view if cross else view]
                 want = (matrix[mine] @ matrix.T) @ wide[view]
@@ -338,6 +338,7 @@ else:
     def test_tiles_of_the_triangle() -> None:
         """Symmetric products run each tile of the lower triangle once, and every entry is written."""
         z = torch.randn(130, 5)
-        k = triton.matrix(z, None, None, None, False, "samples", torch.float32, 0, 130)[0]
+        products = Products(False, "samples", torch.float32, 0, 130)
+        k = triton.matrix(Columns(z, None, None, None), products)[0]
         torch.testing.assert_close(k, z @ z.T)
         assert torch.equal(k[:32, 64:], k[64:, :32].T)

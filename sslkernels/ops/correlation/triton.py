@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from sslkernels.ops.correlation import triton_kernels as kernels
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
 from sslkernels.ops.launch import dot_precision, rows_of
 from sslkernels.ops.triton_launch import Area, Tile, cdiv, doubles, floats, processors
 
@@ -121,18 +122,9 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
     return means, squares, products, gaps.sum()
 
 
-def matrix(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    cross: bool,
-    side: str,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-) -> Tensor:
-    views = _views(z0, z1, mean, scale)
+def matrix(columns: Columns, products: Products) -> Tensor:
+    z0, (cross, side, dtype, first, count) = columns.z0, products
+    views = _views(columns)
     n, d = z0.shape
     samples = side == "samples"
     height, width, depth = (count, n, d) if samples else (d, d, n)
@@ -177,25 +169,11 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
 
 
 def backward(
-    z0: Tensor,
-    z1: Tensor | None,
-    mean: Tensor | None,
-    scale: Tensor | None,
-    matrix: Tensor | None,
-    cross: bool,
-    side: str,
-    outer: Tensor | None,
-    own: Tensor | None,
-    mixed: Tensor | None,
-    pull: Tensor | None,
-    through: Tensor | None,
-    dtype: torch.dtype,
-    first: int,
-    count: int,
-    need0: bool,
-    need1: bool,
+    columns: Columns, matrix: Tensor | None, products: Products, coefficients: Coefficients, need0: bool, need1: bool
 ) -> tuple[Tensor, Tensor]:
-    views = _views(z0, z1, mean, scale)
+    (z0, z1, mean, _), (cross, side, dtype, first, count) = columns, products
+    outer, own, mixed, pull, through = coefficients
+    views = _views(columns)
     if own is None or mean is None:
         own = mixed = pull = through = None
     if matrix is not None:
@@ -295,7 +273,8 @@ def _finish(da: Tensor | None, terms: Terms, dz: Tensor) -> None:
 # --- what they share ------------------------------------------------------------------------------------------------
 
 
-def _views(z0: Tensor, z1: Tensor | None, mean: Tensor | None, scale: Tensor | None) -> list[View]:
+def _views(columns: Columns) -> list[View]:
+    z0, z1, mean, scale = columns
     return [
         View(
             rows_of(z),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkernels.ops.launch import rows_of
 from sslkernels.ops.rows import triton_kernels as kernels
+from sslkernels.ops.rows.schema import Matched
 from sslkernels.ops.triton_launch import cdiv, floats, row_tile
 
 
@@ -64,23 +65,23 @@ def dot_backward(
     )
 
 
-def cosine_forward(x: Tensor, y: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    x, y = rows_of(x), rows_of(y)
+def cosine_forward(rows: Matched) -> tuple[Tensor, Tensor]:
+    x, y = rows_of(rows.x), rows_of(rows.y)
     n, d = x.shape
     cosines, norms = floats(x, n), floats(x, 2, n)
     size = row_tile(d)
     if n:
         with torch.cuda.device_of(x):
             kernels.row_cosine_kernel[(cdiv(n, size["BLOCK_N"]),)](
-                x, y, cosines, norms, n, d, x.stride(0), y.stride(0), eps, **size
+                x, y, cosines, norms, n, d, x.stride(0), y.stride(0), rows.eps, **size
             )
     return cosines, norms
 
 
 def cosine_backward(
-    x: Tensor, y: Tensor, cosines: Tensor, norms: Tensor, grad: Tensor, eps: float, need_x: bool, need_y: bool
+    rows: Matched, cosines: Tensor, norms: Tensor, grad: Tensor, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor]:
-    x, y = rows_of(x), rows_of(y)
+    x, y = rows_of(rows.x), rows_of(rows.y)
     n, d = x.shape
     dx, dy = x.new_empty((n, d) if need_x else (0,)), y.new_empty((n, d) if need_y else (0,))
     size = row_tile(d)
@@ -88,7 +89,7 @@ def cosine_backward(
         with torch.cuda.device_of(x):
             kernels.row_cosine_backward_kernel[(cdiv(n, size["BLOCK_N"]),)](
                 x, y, cosines, norms, grad, dx if need_x else None, dy if need_y else None, n, d, x.stride(0),
-                y.stride(0), grad.stride(0), eps, **size,
+                y.stride(0), grad.stride(0), rows.eps, **size,
             )  # fmt: skip
     return dx, dy
 

@@ -10,24 +10,16 @@ import torch
 from torch import Tensor
 
 from sslkernels.ops.launch import rows_of
-
-# The ops of rows still look for their functions in this module.
-from sslkernels.ops.rows.triton import cosine_backward as row_cosine_backward  # noqa: F401
-from sslkernels.ops.rows.triton import cosine_forward as row_cosine_forward  # noqa: F401
-from sslkernels.ops.rows.triton import dot_backward as row_dot_backward  # noqa: F401
-from sslkernels.ops.rows.triton import dot_forward as row_dot_forward  # noqa: F401
-from sslkernels.ops.rows.triton import unit_backward as unit_rows_backward  # noqa: F401
-from sslkernels.ops.rows.triton import unit_forward as unit_rows_forward  # noqa: F401
 from sslkernels.ops.similarity import triton_chunked as chunked
 from sslkernels.ops.similarity import triton_fused as fused
+from sslkernels.ops.similarity.schema import Pairs, Sums
 from sslkernels.ops.similarity.triton_parts import with_headroom
 from sslkernels.ops.similarity.triton_plan import plan_for
 from sslkernels.ops.triton_launch import floats
 
 
-def forward(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool, kept: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, scale, exclude = pairs
     x, keys, exclude = rows_of(x), rows_of(x if y is None else y), _lists(exclude)
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     if n == 0 or m == 0:
@@ -44,18 +36,9 @@ def forward(
 
 
 def backward(
-    x: Tensor,
-    y: Tensor | None,
-    scale: Tensor,
-    exclude: Tensor | None,
-    rows: Tensor | None,
-    rows_grad: Tensor | None,
-    cols: Tensor | None,
-    cols_grad: Tensor | None,
-    kept: Tensor | None,
-    need_x: bool,
-    need_y: bool,
+    pairs: Pairs, sums: Sums, kept: Tensor | None, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    (x, y, scale, exclude), (rows, rows_grad, cols, cols_grad) = pairs, sums
     x, exclude = rows_of(x), _lists(exclude)
     keys, itself = x if y is None else rows_of(y), y is None
     need_y = need_y and not itself
