@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import correlation_oracle
-import oracle
 import pytest
+import rows_oracle
 import torch
 from torch import Tensor
 from worlds import WorldsOf, caught
@@ -161,7 +161,7 @@ def test_ranks_together_equal_one_process(worlds: Worlds, world: int, case: Case
     for result in results:
         torch.testing.assert_close(result["value"].double(), exact, rtol=tolerance, atol=tolerance * least)
     weight = sum(case.weight(place) for place in range(world)) / world
-    for view, gradient in enumerate(oracle.gradients(whole, encoders)):
+    for view, gradient in enumerate(rows_oracle.gradients(whole, encoders)):
         assert gradient is not None
         together = sum(result["gradients"][view].double() for result in results) / world
         allowed = tolerance * (least + float(gradient.abs().max()))

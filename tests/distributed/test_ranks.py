@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import oracle
 import pytest
+import rows_oracle
+import similarity_oracle as oracle
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -68,11 +69,11 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
     ),
     "negative_cosine_similarity": (
         lambda a, b, t, q, **o: SF.negative_cosine_similarity(a, b, **o),
-        lambda a, b, t, q: -oracle.cosine(a, b),
+        lambda a, b, t, q: -rows_oracle.cosine(a, b),
     ),
     "byol_loss-frozen-target": (
         lambda a, b, t, q, **o: SF.byol_loss(a, b.detach(), **o),
-        lambda a, b, t, q: 2 - 2 * oracle.cosine(a, b.detach()),
+        lambda a, b, t, q: 2 - 2 * rows_oracle.cosine(a, b.detach()),
     ),
     "NTXentLoss": (
         lambda a, b, t, q, **o: NTXentLoss(gather_distributed=True)(a, b),
@@ -265,7 +266,7 @@ def test_ranks_together_equal_one_process(worlds: Worlds, world: int, case: Case
         expected = rows.mean() if case.reduction == "mean" else rows.sum()
         torch.testing.assert_close(value, expected, rtol=tolerance, atol=tolerance)
         averaged = 1 / len(members)
-    exact = oracle.gradients(reduced, list(parameters.values()))
+    exact = rows_oracle.gradients(reduced, list(parameters.values()))
     for name, gradient in zip(parameters, exact, strict=True):
         assert gradient is not None
         together = sum(result["gradients"][name].double() for result in results) * averaged

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import oracle
 import pytest
+import similarity_oracle as oracle
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F

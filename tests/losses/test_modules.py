@@ -9,8 +9,9 @@ import io
 import pickle
 import warnings
 
-import oracle
 import pytest
+import rows_oracle
+import similarity_oracle as oracle
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ def test_bank_holds_the_negatives(size: tuple[int, int]) -> None:
         value.double(), oracle.info_nce(out0, out1, bank, temperature=0.5).mean(), rtol=1e-5, atol=1e-6
     )
     value.backward()
-    (gradient,) = oracle.gradients(lambda q: oracle.info_nce(q, out1, bank, temperature=0.5).mean(), [out0])
+    (gradient,) = rows_oracle.gradients(lambda q: oracle.info_nce(q, out1, bank, temperature=0.5).mean(), [out0])
     torch.testing.assert_close(out0.grad.double(), gradient, rtol=1e-4, atol=1e-6)
 
 
@@ -71,7 +72,7 @@ def test_bank_is_read_before_it_is_written() -> None:
     value = loss(out0, out1)
     torch.testing.assert_close(bank_of(loss), F.normalize(out1, dim=1))
     (gradient,) = torch.autograd.grad(value, out0)
-    (expected,) = oracle.gradients(lambda q: oracle.info_nce(q, out1, bank, temperature=0.5).mean(), [out0])
+    (expected,) = rows_oracle.gradients(lambda q: oracle.info_nce(q, out1, bank, temperature=0.5).mean(), [out0])
     torch.testing.assert_close(gradient.double(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -202,7 +203,7 @@ def test_keys_get_the_gradient_lightly_gives_them() -> None:
     out1.requires_grad_()
     bank = bank_of(loss)
     loss(out0, out1).backward()
-    (expected,) = oracle.gradients(lambda k: oracle.info_nce(out0, k, bank, temperature=0.5).mean(), [out1])
+    (expected,) = rows_oracle.gradients(lambda k: oracle.info_nce(out0, k, bank, temperature=0.5).mean(), [out1])
     torch.testing.assert_close(out1.grad.double(), expected, rtol=1e-4, atol=1e-6)
     assert not loss.memory_bank.keys.requires_grad
 
@@ -229,7 +230,7 @@ def test_clip_module_as_open_clip_calls_it() -> None:
     loss = ClipLoss(local_loss=True, gather_with_grad=True, cache_labels=True, rank=0, world_size=1)
     value = loss(image, text, scale)
     value.backward()
-    exact = oracle.gradients(lambda *given: oracle.clip_loss(*given).mean(), [image, text, scale])
+    exact = rows_oracle.gradients(lambda *given: oracle.clip_loss(*given).mean(), [image, text, scale])
     torch.testing.assert_close(value.double(), oracle.clip_loss(image, text, scale).mean(), rtol=1e-5, atol=1e-6)
     for leaf, gradient in zip((image, text, scale), exact, strict=True):
         torch.testing.assert_close(leaf.grad.double(), gradient, rtol=1e-4, atol=1e-6)

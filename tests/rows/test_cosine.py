@@ -8,8 +8,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
-import oracle
 import pytest
+import rows_oracle
 import torch
 from torch import Tensor
 
@@ -26,8 +26,8 @@ EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8
 SIZES = ((1, 1), (1, 5), (3, 2), (17, 33), (5, 64), (4, 257), (300, 130))
 # Ours and the oracle's of two sides, one loss per row.
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
-    "negative_cosine_similarity": (SF.negative_cosine_similarity, lambda a, b: -oracle.cosine(a, b)),
-    "byol_loss": (SF.byol_loss, lambda a, b: (oracle.unit(a) - oracle.unit(b)).square().sum(1)),
+    "negative_cosine_similarity": (SF.negative_cosine_similarity, lambda a, b: -rows_oracle.cosine(a, b)),
+    "byol_loss": (SF.byol_loss, lambda a, b: (rows_oracle.unit(a) - rows_oracle.unit(b)).square().sum(1)),
 }
 
 
@@ -62,11 +62,11 @@ def check(x: Tensor, y: Tensor, eps: float, backend: str) -> None:
     cosines = row_cosine(*leaves, eps, backend=backend)
     assert cosines.dtype == wide(x.dtype) and cosines.shape == (len(x),)
     torch.testing.assert_close(
-        cosines.double(), oracle.cosine(x, y, eps).detach(), rtol=0, atol=16 * EPS[wide(x.dtype)]
+        cosines.double(), rows_oracle.cosine(x, y, eps).detach(), rtol=0, atol=16 * EPS[wide(x.dtype)]
     )
     grad = torch.randn(len(x), dtype=cosines.dtype)
     found = torch.autograd.grad(cosines, leaves, grad)
-    exact = oracle.gradients(lambda a, b: (oracle.cosine(a, b, eps) * grad).sum(), leaves)
+    exact = rows_oracle.gradients(lambda a, b: (rows_oracle.cosine(a, b, eps) * grad).sum(), leaves)
     check_gradients(list(found), exact, leaves, grad, eps)
 
 
@@ -93,7 +93,7 @@ def test_losses(backend: str, loss: tuple, dtype: torch.dtype) -> None:
         assert reduced.shape == () and reduced.dtype == wide(dtype)
         torch.testing.assert_close(reduced.double(), value, rtol=0, atol=9 * close["atol"])
         found = torch.autograd.grad(reduced, inputs)
-        slopes = oracle.gradients(lambda *x, r=reduction: getattr(exact(*x), r)(), inputs)
+        slopes = rows_oracle.gradients(lambda *x, r=reduction: getattr(exact(*x), r)(), inputs)
         each = torch.full((9,), 2 / 9 if reduction == "mean" else 2.0)
         check_gradients(list(found), slopes, inputs, each, 1e-12)
 
@@ -131,7 +131,7 @@ def test_rows_of_zeros(backend: str, dtype: torch.dtype) -> None:
     dx, dy = torch.autograd.grad(cosines.sum(), leaves)
     assert (dx[3] == 0).all() and (dy[3] == 0).all() and (dy[1] == 0).all() and (dx[2] == 0).all()
     torch.testing.assert_close(
-        dx[1].double(), oracle.unit(y.detach())[1] / eps, rtol=2 * EPS[dtype] + 8 * EPS[wide(dtype)], atol=0
+        dx[1].double(), rows_oracle.unit(y.detach())[1] / eps, rtol=2 * EPS[dtype] + 8 * EPS[wide(dtype)], atol=0
     )
 
 
@@ -182,7 +182,7 @@ def test_below_eps_the_gradient_is_that_of_the_formula(backend: str) -> None:
     x, y = pair(3, 4, torch.float64)
     short = x.detach().mul(1e-4).requires_grad_()
     (gradient,) = torch.autograd.grad(row_cosine(short, y, 1.0, backend=backend).sum(), short)
-    torch.testing.assert_close(gradient, oracle.unit(y.detach()), rtol=1e-12, atol=0)
+    torch.testing.assert_close(gradient, rows_oracle.unit(y.detach()), rtol=1e-12, atol=0)
 
 
 # --- layouts --------------------------------------------------------------------------------------------------------
@@ -271,7 +271,7 @@ def test_a_gradient_is_scaled_before_it_is_rounded(backend: str) -> None:
     x.requires_grad_()
     value = SF.negative_cosine_similarity(x, y, backend=backend)
     (gradient,) = torch.autograd.grad(value, x, torch.tensor(65536.0))
-    (exact,) = oracle.gradients(lambda a: -oracle.cosine(a, y).mean(), [x])
+    (exact,) = rows_oracle.gradients(lambda a: -rows_oracle.cosine(a, y).mean(), [x])
     assert (exact.abs() < 2**-14).all()  # subnormal in float16 without the factor
     error = (gradient.double() / 65536 - exact).norm() / exact.norm()
     assert error < 2e-3

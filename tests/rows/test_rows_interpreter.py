@@ -21,7 +21,7 @@ if not INTERPRETED:
         run_interpreted(__file__, "not slow and not gpu", tmp_path)
 
 else:
-    import oracle
+    import rows_oracle
 
     from sslkernels.ops.rows import row_dot, unit_rows
     from sslkernels.ops.rows.cosine import row_cosine
@@ -87,7 +87,7 @@ else:
         wide = [side.detach().double().requires_grad_() for side in sides]
         if frozen is not None:
             sides[frozen].requires_grad_(False)
-        want = oracle.cosine(*wide, 0.5)
+        want = rows_oracle.cosine(*wide, 0.5)
         got = row_cosine(*sides, 0.5, backend="triton")
         torch.testing.assert_close(got.double(), want, rtol=0, atol=16 * EPS)
         for grad in (torch.randn(n), torch.ones(1).expand(n)):
@@ -106,7 +106,7 @@ else:
         y = (torch.randn(36, 5) * sizes.repeat(6)[:, None]).requires_grad_()
         for eps in (1e-30, 1e-8):
             got = row_cosine(x, y, eps, backend="triton")
-            want = oracle.cosine(x, y, eps)
+            want = rows_oracle.cosine(x, y, eps)
             torch.testing.assert_close(got.double(), want, rtol=0, atol=16 * EPS)
             found = torch.autograd.grad(got.sum(), (x, y))
             for gradient, slope, side in zip(found, torch.autograd.grad(want.sum(), (x, y)), (x, y), strict=True):

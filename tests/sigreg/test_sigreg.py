@@ -7,8 +7,8 @@ import re
 import sys
 from typing import Any
 
-import dense_sigreg as dense
 import pytest
+import sigreg_oracle as dense
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import gradcheck

@@ -19,8 +19,8 @@ SHARED = {80: 166912, 90: 232448, 100: 232448}
 
 AGAINST_THE_DENSE_TENSOR = """
 import sys
-sys.path.insert(0, {folder!r})
-import dense_sigreg as dense, test_sigreg_sums as test_sums, torch
+sys.path[:0] = [{folder!r}, {tests!r}]
+import sigreg_oracle as dense, test_sigreg_sums as test_sums, torch
 import sslkernels.functional as SF
 from sslkernels.ops import triton_launch
 from sslkernels.ops.sigreg import characteristic_sums, triton
@@ -70,7 +70,13 @@ def needs_triton(least: tuple[int, int]) -> None:
 def test_interpreted(tmp_path: Path) -> None:
     needs_triton((3, 7))
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", AGAINST_THE_DENSE_TENSOR.format(folder=str(FOLDER))],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            AGAINST_THE_DENSE_TENSOR.format(folder=str(FOLDER), tests=str(FOLDER.parent)),
+        ],
         cwd=tmp_path,
         env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONSAFEPATH": "1", "TRITON_DEFAULT_FP_FUSION": "1"},
         capture_output=True,

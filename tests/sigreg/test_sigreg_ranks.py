@@ -9,8 +9,8 @@ import traceback
 from datetime import timedelta
 from typing import Any
 
-import dense_sigreg as dense
 import pytest
+import sigreg_oracle as dense
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-import dense_sigreg as dense
 import pytest
+import sigreg_oracle as dense
 import torch
 from torch import Tensor
 

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import oracle
 import pytest
+import rows_oracle
+import similarity_oracle as oracle
 import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError, gradcheck
@@ -153,7 +154,7 @@ def test_each_combination_of_needs(backend: str, dim: str, need_x: bool, need_y:
     if not total.requires_grad:
         return
     total.backward()
-    expected = oracle.gradients(lambda *given: value(*given, oracle.logsumexp_similarity), [x, y, scale])
+    expected = rows_oracle.gradients(lambda *given: value(*given, oracle.logsumexp_similarity), [x, y, scale])
     for leaf, gradient in zip((x, y, scale), expected, strict=True):
         if leaf.requires_grad:
             torch.testing.assert_close(leaf.grad, gradient, rtol=1e-9, atol=1e-9)
@@ -176,7 +177,7 @@ def test_each_combination_of_needs_of_x_with_itself(backend: str, dim: str, need
         found = oracle.logsumexp_similarity(x, None, scale, exclude)
         return value(found if dim == "both" else found[0])
 
-    for leaf, gradient in zip((x, scale), oracle.gradients(expected_value, [x, scale]), strict=True):
+    for leaf, gradient in zip((x, scale), rows_oracle.gradients(expected_value, [x, scale]), strict=True):
         if leaf.requires_grad:
             torch.testing.assert_close(leaf.grad, gradient, rtol=1e-9, atol=1e-9)
         else:
@@ -201,7 +202,7 @@ def test_each_combination_of_needs_of_losses(backend: str, name: str, need_a: bo
     inputs = rows(30, 5, need_a), rows(30, 5, need_b), number(0.6, need_t)
     with Calls() as calls:
         ours(*inputs).backward()
-    for leaf, gradient in zip(inputs, oracle.gradients(lambda *given: exact(*given).mean(), inputs), strict=True):
+    for leaf, gradient in zip(inputs, rows_oracle.gradients(lambda *given: exact(*given).mean(), inputs), strict=True):
         if leaf.requires_grad:
             torch.testing.assert_close(leaf.grad, gradient, rtol=1e-9, atol=1e-9)
         else:

@@ -10,7 +10,7 @@ import pytest
 from sslkernels import _C
 
 AGAINST_THE_ORACLE = """
-import oracle, torch
+import rows_oracle, similarity_oracle as oracle, torch
 import sslkernels.functional as SF
 from sslkernels import _C
 from sslkernels.ops.rows import row_dot, unit_rows
@@ -32,24 +32,24 @@ for dtype, close in ((torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloa
             value = lambda lse: sum(side[kept].sin().sum() for side, kept in zip(lse, left))
             leaves = [leaf for leaf in (x, keys) if leaf is not None]
             gradients = torch.autograd.grad(value(lse), leaves)
-            exact = oracle.gradients(
+            exact = rows_oracle.gradients(
                 lambda *leaves: value(oracle.logsumexp_similarity(*leaves, scale=1.7, exclude=exclude)), leaves
             )
             for given, wanted in zip(gradients, exact):
                 size = 1 + float(wanted.abs().max())
                 torch.testing.assert_close(given.double(), wanted, rtol=coarse, atol=coarse * size)
         (frozen,) = torch.autograd.grad(SF.logsumexp_similarity(x, y.detach(), 1.7, backend="cpu").sum(), x)
-        (wanted,) = oracle.gradients(lambda x: oracle.logsumexp_similarity(x, y, 1.7)[0].sum(), [x])
+        (wanted,) = rows_oracle.gradients(lambda x: oracle.logsumexp_similarity(x, y, 1.7)[0].sum(), [x])
         torch.testing.assert_close(frozen.double(), wanted, rtol=coarse, atol=coarse)
-        torch.testing.assert_close(unit_rows(x, backend="cpu").double(), oracle.unit(x), rtol=coarse, atol=coarse)
+        torch.testing.assert_close(unit_rows(x, backend="cpu").double(), rows_oracle.unit(x), rtol=coarse, atol=coarse)
         dots = row_dot(x, shift=1, backend="cpu").double()
         expected = (x.double() * x.double().roll(-1, 0)).sum(1)
         torch.testing.assert_close(dots, expected, rtol=close, atol=close)
         sides = (x, (x.detach().roll(1, 1) + x.detach()).requires_grad_())
         cosines = row_cosine(*sides, 0.5, backend="cpu")
-        torch.testing.assert_close(cosines.double(), oracle.cosine(*sides, 0.5), rtol=close, atol=close)
+        torch.testing.assert_close(cosines.double(), rows_oracle.cosine(*sides, 0.5), rtol=close, atol=close)
         found = torch.autograd.grad(cosines.sin().sum(), sides)
-        wanted = oracle.gradients(lambda *sides: oracle.cosine(*sides, 0.5).sin().sum(), sides)
+        wanted = rows_oracle.gradients(lambda *sides: rows_oracle.cosine(*sides, 0.5).sin().sum(), sides)
         for gradient, slope in zip(found, wanted):
             torch.testing.assert_close(gradient.double(), slope, rtol=coarse, atol=coarse)
 print("agrees")

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-import oracle
 import pytest
+import rows_oracle
+import similarity_oracle as oracle
 import torch
 from torch import Tensor
 
@@ -103,7 +104,7 @@ def test_a_row_with_nothing_left_is_minus_infinity_with_zero_gradient(backend: s
     rows.backward(torch.ones(4))
     assert (x.grad[0] == 0).all()
     assert x.grad.isfinite().all() and y.grad.isfinite().all() and scale.grad.isfinite()
-    expected = oracle.gradients(
+    expected = rows_oracle.gradients(
         lambda x, y, s: oracle.logsumexp_similarity(x, y, s, exclude)[0][1:].sum(), [x, y, scale]
     )
     for leaf, gradient in zip((x, y, scale), expected, strict=True):

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import oracle
 import pytest
+import rows_oracle
+import similarity_oracle as oracle
 import torch
 from torch import Tensor
 
@@ -33,10 +34,10 @@ class Loss:
         first = torch.randn(n, d)
         second = first + 0.5 * torch.randn(n, d)
         if self.scalar == "logit_scale":
-            first, second = oracle.unit(first), oracle.unit(second)
+            first, second = rows_oracle.unit(first), rows_oracle.unit(second)
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         given = [first.to(dtype), second.to(dtype), torch.tensor(scalar, dtype=wide)]
-        return [*given, oracle.unit(torch.randn(self.queue, d)).to(dtype)] if self.queue else given
+        return [*given, rows_oracle.unit(torch.randn(self.queue, d)).to(dtype)] if self.queue else given
 
     def call(self, inputs: list[Tensor], **options: Any) -> Tensor:
         return self.ours(*inputs[:2], **self._named(inputs), **self.options, **options)
@@ -78,7 +79,7 @@ def test_value_and_gradients(backend: str, loss: Loss, n: int, d: int, dtype: to
 
     weights = torch.randn_like(expected)
     (rows * weights).sum().backward()
-    exact = oracle.gradients(lambda *given: (loss.oracle(*given) * weights).sum(), inputs)
+    exact = rows_oracle.gradients(lambda *given: (loss.oracle(*given) * weights).sum(), inputs)
     for x, gradient in zip(inputs, exact, strict=True):
         largest = float(gradient.abs().max())
         torch.testing.assert_close(x.grad.double(), gradient, rtol=0, atol=TOLERANCE[dtype] * (1 + largest))
@@ -97,7 +98,7 @@ def test_reductions(backend: str, loss: Loss) -> None:
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-4)], ids=str)
 def test_several_blocks_of_rows(backend: str, loss: Loss, dtype: torch.dtype, tolerance: float, set_threads) -> None:
     inputs = [x.requires_grad_() for x in loss.inputs(300, 40, dtype)]
-    expected = oracle.gradients(lambda *x: loss.oracle(*x).mean(), inputs)
+    expected = rows_oracle.gradients(lambda *x: loss.oracle(*x).mean(), inputs)
     for threads in (1, 2):
         set_threads(threads)
         gradients = torch.autograd.grad(loss.call(inputs, backend=backend), inputs)
@@ -132,7 +133,9 @@ def test_temperature_far_from_usual(backend: str, loss: Loss, temperature: float
     value = loss.call(inputs, backend=backend)
     gradients = torch.autograd.grad(value, inputs)
     torch.testing.assert_close(value, loss.oracle(*inputs).mean(), rtol=1e-9, atol=1e-12)
-    for actual, gradient in zip(gradients, oracle.gradients(lambda *x: loss.oracle(*x).mean(), inputs), strict=True):
+    for actual, gradient in zip(
+        gradients, rows_oracle.gradients(lambda *x: loss.oracle(*x).mean(), inputs), strict=True
+    ):
         torch.testing.assert_close(actual, gradient, rtol=1e-8, atol=1e-10 * float(1 + gradient.abs().max()))
 
 
@@ -155,7 +158,7 @@ def test_well_aligned_pairs_keep_their_gradient(backend: str) -> None:
     value = SF.nt_xent(*inputs, temperature=0.05, backend=backend)
     value.backward()
     expected = oracle.nt_xent(z0, z1, 0.05).mean()
-    gradients = oracle.gradients(lambda a, b: oracle.nt_xent(a, b, 0.05).mean(), inputs)
+    gradients = rows_oracle.gradients(lambda a, b: oracle.nt_xent(a, b, 0.05).mean(), inputs)
     assert 1e-9 < expected.item() < 1e-6
     torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=0)
     for x, gradient in zip(inputs, gradients, strict=True):

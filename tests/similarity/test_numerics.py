@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import oracle
 import pytest
+import rows_oracle
+import similarity_oracle as oracle
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,7 +38,7 @@ def test_temperatures_from_a_thousandth_to_a_thousand(backend: str, n: int, d: i
     # fp32 rounds a unit row's cosine by some 1e-7, and the temperature divides that.
     rounding = 2e-6 * (1 + 1 / abs(temperature))
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=rounding)
-    expected = oracle.gradients(lambda a, b, t: oracle.nt_xent(a, b, t).mean(), [z0, z1, t])
+    expected = rows_oracle.gradients(lambda a, b, t: oracle.nt_xent(a, b, t).mean(), [z0, z1, t])
     for leaf, gradient in zip((z0, z1, t), expected, strict=True):
         assert gradient is not None
         # A gradient is at most 2 / (temperature * length of its row), whatever cancels inside it.
@@ -56,7 +57,9 @@ def test_any_real_scale(backend: str, scale: float) -> None:
     torch.testing.assert_close(rows.double(), expected[0], rtol=0, atol=allowed)
     torch.testing.assert_close(columns.double(), expected[1], rtol=0, atol=allowed)
     gradients = list(torch.autograd.grad(rows.sum() + columns.sum(), (x, y)))
-    exact = oracle.gradients(lambda x, y: sum(lse.sum() for lse in oracle.logsumexp_similarity(x, y, scale)), [x, y])
+    exact = rows_oracle.gradients(
+        lambda x, y: sum(lse.sum() for lse in oracle.logsumexp_similarity(x, y, scale)), [x, y]
+    )
     assert_gradients(gradients, exact, 2 * allowed)
 
 
@@ -90,7 +93,7 @@ def test_x_with_itself_at_large_values(backend: str) -> None:
     lse = SF.logsumexp_similarity(x, exclude=own, backend=backend)
     torch.testing.assert_close(lse.double(), oracle.logsumexp_similarity(x, exclude=own)[0], rtol=1e-5, atol=0)
     lse.sum().backward()
-    exact = oracle.gradients(lambda x: oracle.logsumexp_similarity(x, exclude=own)[0].sum(), [x])
+    exact = rows_oracle.gradients(lambda x: oracle.logsumexp_similarity(x, exclude=own)[0].sum(), [x])
     assert_gradients([x.grad], exact, 1e-5)
 
 
@@ -109,7 +112,7 @@ def test_large_values_in_a_loss(backend: str, loss: Callable[..., Tensor]) -> No
 def test_rows_whose_squares_leave_the_range(magnitude: float) -> None:
     """The compiled kernel scales before it squares; rows below 1e-12 are divided by 1e-12."""
     z = magnitude * torch.randn(5, 7)
-    torch.testing.assert_close(unit_rows(z, backend="cpu").double(), oracle.unit(z), rtol=1e-5, atol=1e-30)
+    torch.testing.assert_close(unit_rows(z, backend="cpu").double(), rows_oracle.unit(z), rtol=1e-5, atol=1e-30)
 
 
 def test_duplicated_rows(backend: str) -> None:
@@ -118,7 +121,7 @@ def test_duplicated_rows(backend: str) -> None:
     rows = SF.nt_xent(z0, z1, reduction="none", backend=backend)
     torch.testing.assert_close(rows.double(), oracle.nt_xent(z0, z1), rtol=1e-5, atol=1e-6)
     rows.mean().backward()
-    exact = oracle.gradients(lambda a, b: oracle.nt_xent(a, b).mean(), [z0, z1])
+    exact = rows_oracle.gradients(lambda a, b: oracle.nt_xent(a, b).mean(), [z0, z1])
     for leaf, gradient in zip((z0, z1), exact, strict=True):
         torch.testing.assert_close(leaf.grad.double(), gradient, rtol=0, atol=1e-6)
 
@@ -140,7 +143,7 @@ def test_rows_of_zeros(backend: str, which: str) -> None:
     rows = SF.nt_xent(z0, z1, reduction="none", backend=backend)
     torch.testing.assert_close(rows, oracle.nt_xent(z0, z1))
     rows.mean().backward()
-    exact = oracle.gradients(lambda a, b: oracle.nt_xent(a, b).mean(), [z0, z1])
+    exact = rows_oracle.gradients(lambda a, b: oracle.nt_xent(a, b).mean(), [z0, z1])
     for leaf, gradient in zip((z0, z1), exact, strict=True):
         torch.testing.assert_close(leaf.grad, gradient, rtol=1e-9, atol=1e-9)
 
@@ -254,7 +257,7 @@ def test_low_precision_is_no_worse_than_eager(
     z1 = (z0 + noise * torch.randn(n, d)).to(dtype)
     z0 = z0.to(dtype)
     exact_loss = oracle.nt_xent(z0, z1, temperature).mean()
-    exact = torch.cat(oracle.gradients(lambda a, b: oracle.nt_xent(a, b, temperature).mean(), [z0, z1]))
+    exact = torch.cat(rows_oracle.gradients(lambda a, b: oracle.nt_xent(a, b, temperature).mean(), [z0, z1]))
 
     def measured(loss: Callable[..., Tensor]) -> tuple[Tensor, Tensor]:
         a, b = z0.clone().requires_grad_(), z1.clone().requires_grad_()
@@ -281,7 +284,7 @@ def test_aligned_views_in_bfloat16(backend: str) -> None:
     z1 = (z0 + 0.02 * torch.randn(128, 64)).bfloat16().requires_grad_()
     z0 = z0.bfloat16().requires_grad_()
     SF.nt_xent(z0, z1, temperature=0.1, backend=backend).backward()
-    exact = torch.cat(oracle.gradients(lambda a, b: oracle.nt_xent(a, b, 0.1).mean(), [z0, z1]))
+    exact = torch.cat(rows_oracle.gradients(lambda a, b: oracle.nt_xent(a, b, 0.1).mean(), [z0, z1]))
     error = (torch.cat([z0.grad, z1.grad]).double() - exact).norm() / exact.norm()
     assert error < 0.06
 
@@ -309,7 +312,7 @@ def test_full_sweep_of_temperatures(backend: str, n: int, d: int, temperature: f
     z0 = torch.randn(n, d, dtype=torch.float64, requires_grad=True)
     z1 = torch.randn(n, d, dtype=torch.float64, requires_grad=True)
     SF.nt_xent(z0, z1, temperature=temperature, backend=backend).backward()
-    exact = oracle.gradients(lambda a, b: oracle.nt_xent(a, b, temperature).mean(), [z0, z1])
+    exact = rows_oracle.gradients(lambda a, b: oracle.nt_xent(a, b, temperature).mean(), [z0, z1])
     for leaf, gradient in zip((z0, z1), exact, strict=True):
         size = float(gradient.abs().max()) + 1 / abs(temperature)
         torch.testing.assert_close(

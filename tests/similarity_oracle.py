@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The similarity family in float64, one row at a time, as the papers write it. It shares no code with the library.
 
-Plain autograd differentiates the values, and so gives the expected gradients.
+`rows_oracle.gradients` differentiates the values by plain autograd.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
 import torch
+from rows_oracle import stack, unit
 from torch import Tensor
 
 
@@ -40,17 +39,7 @@ def logsumexp_similarity(
     out = left_out(exclude, n, m)
     rows = [logsumexp(similarity[i, [j for j in range(m) if j not in out[i]]]) for i in range(n)]
     columns = [logsumexp(similarity[[i for i in range(n) if j not in out[i]], j]) for j in range(m)]
-    return _stack(rows), _stack(columns)
-
-
-def unit(z: Tensor) -> Tensor:
-    z = z.double()
-    return z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(1e-12)
-
-
-def cosine(x: Tensor, y: Tensor, eps: float = 1e-8) -> Tensor:
-    """The cosine (N,) of each row of x with that of y; smaller norms count as eps."""
-    return _stack([_clamped(a, eps) @ _clamped(b, eps) for a, b in zip(x.double(), y.double(), strict=True)])
+    return stack(rows), stack(columns)
 
 
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float | Tensor = 0.1, normalize: bool = True) -> Tensor:
@@ -64,7 +53,7 @@ def nt_xent(z0: Tensor, z1: Tensor, temperature: float | Tensor = 0.1, normalize
         positive = (anchor + n) % (2 * n)
         everyone_else = [j for j in range(2 * n) if j != anchor]
         losses.append(logsumexp(similarity[anchor, everyone_else]) - similarity[anchor, positive])
-    return _stack(losses)
+    return stack(losses)
 
 
 def info_nce(
@@ -88,7 +77,7 @@ def info_nce(
         positive = query[i] @ key[i] / _double(temperature)
         others = negatives.double() @ query[i] / _double(temperature)
         losses.append(logsumexp(torch.cat([positive[None], others])) - positive)
-    return _stack(losses)
+    return stack(losses)
 
 
 def clip_loss(image: Tensor, text: Tensor, logit_scale: float | Tensor) -> Tensor:
@@ -100,14 +89,7 @@ def clip_loss(image: Tensor, text: Tensor, logit_scale: float | Tensor) -> Tenso
 def clip_direction(a: Tensor, b: Tensor, scale: Tensor) -> Tensor:
     """Cross-entropy of row i of a against all rows of b; row i is the right answer."""
     logits = scale * (a @ b.T)
-    return _stack([logsumexp(logits[i]) - logits[i, i] for i in range(a.shape[0])])
-
-
-def gradients(value: Callable[..., Tensor], inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Compute float64 gradients of the scalar ``value(*inputs)`` for each tensor given."""
-    leaves = [None if x is None else x.detach().double().clone().requires_grad_() for x in inputs]
-    value(*leaves).backward()
-    return [None if leaf is None else leaf.grad for leaf in leaves]
+    return stack([logsumexp(logits[i]) - logits[i, i] for i in range(a.shape[0])])
 
 
 def rounding(x: Tensor, y: Tensor, scale: float, epsilon: float) -> float:
@@ -116,14 +98,5 @@ def rounding(x: Tensor, y: Tensor, scale: float, epsilon: float) -> float:
     return 8 * epsilon * (1 + abs(scale) * longest[0] * longest[1])
 
 
-def _clamped(row: Tensor, eps: float) -> Tensor:
-    norm = torch.linalg.vector_norm(row)
-    return row / norm if norm > eps else row / eps
-
-
 def _double(value: float | Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64).reshape(())
-
-
-def _stack(values: list[Tensor]) -> Tensor:
-    return torch.stack(values) if values else torch.empty(0, dtype=torch.float64)

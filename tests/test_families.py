@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every family has what a family has: files, kernels, oracle, tests, note and case; or it says why it has none."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import sslkernels
+from sslkernels.ops.registry import Family, families
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+OPS = Path(sslkernels.__file__).parent / "ops"
+FAMILIES = families()
+
+# What each family has, by the files that one of which must be there.
+PARTS: dict[str, Callable[[Family], list[Path]]] = {
+    "schema": lambda family: [OPS / family.name / "schema.py"],
+    "reference": lambda family: [OPS / family.name / "reference.py"],
+    "gradient": lambda family: [OPS / family.name / "autograd.py"],
+    "cpu": lambda family: [OPS / family.name / "cpu.py"],
+    "C++": lambda family: [ROOT / "csrc" / "cpu" / family.name / f"{family.name}.cpp"],
+    "C++ interface": lambda family: [ROOT / "csrc" / "cpu" / family.name / "kernels.h"],
+    "C++ bindings": lambda family: [ROOT / "csrc" / "cpu" / family.name / "bindings.cpp"],
+    "triton": lambda family: [OPS / family.name / "triton.py"],
+    "Triton kernels": lambda family: [OPS / family.name / "triton_kernels.py"],
+    "cuda": lambda family: [OPS / family.name / "cuda.py"],
+    "CUDA kernels": lambda family: [ROOT / "csrc" / "cuda" / f"{family.name}.cu"],
+    "oracle": lambda family: [TESTS / f"{family.name}_oracle.py"],
+    "tests": lambda family: [*(TESTS / family.name).glob("test_*.py"), TESTS / family.name / "test_*.py"],
+    "instruction sets": lambda family: [*_containing(family, "available_isas"), TESTS / family.name / "test_isa.py"],
+    "interpreter": lambda family: [TESTS / family.name / f"test_{family.name}_interpreter.py"],
+    "compiled variants": lambda family: [TESTS / family.name / "triton_variants.py"],
+    "GPU test": lambda family: [TESTS / "gpu" / f"test_{family.name}_gpu.py"],
+    "note": lambda family: [ROOT / "docs" / "design" / f"{family.name}.md"],
+    "case": lambda family: [OPS.parent / "bench" / "cases" / f"{family.name}.py"],
+}
+# What is not there, and why. A hole that was filled must leave this list.
+HOLES = {
+    ("ema", "gradient"): "its ops change tensors in place and have none",
+    ("similarity", "cuda"): "products of tiles are Triton's work",
+    ("similarity", "CUDA kernels"): "products of tiles are Triton's work",
+    ("correlation", "cuda"): "products of tiles are Triton's work",
+    ("correlation", "CUDA kernels"): "products of tiles are Triton's work",
+    ("rows", "cuda"): "Triton moves rows as fast as memory does",
+    ("rows", "CUDA kernels"): "Triton moves rows as fast as memory does",
+    ("rows", "instruction sets"): "similarity/test_isa.py runs them beside the pairs",
+    ("rows", "GPU test"): "test_similarity_gpu.py runs unit rows and products of rows through the losses",
+    ("sigreg", "cuda"): "sines are arithmetic, which Triton does as well",
+    ("sigreg", "CUDA kernels"): "sines are arithmetic, which Triton does as well",
+    ("sigreg", "GPU test"): "it has not run on a GPU yet; the interpreter and the compiler have seen it",
+    ("sigreg", "compiled variants"): "sigreg_compile.py compiles its two kernels by itself",
+}  # fmt: skip
+
+
+def _containing(family: Family, text: str) -> list[Path]:
+    return [path for path in (TESTS / family.name).glob("test_*.py") if text in path.read_text()]
+
+
+@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
+def family(request: pytest.FixtureRequest) -> Family:
+    return request.param
+
+
+def test_folders_are_the_families() -> None:
+    folders = {path.parent.name for path in OPS.glob("*/__init__.py")}
+    assert folders == set(FAMILIES)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_is_there_or_has_a_reason(family: Family, part: str) -> None:
+    """In a checkout: a family whose part is missing says so here, and not when somebody first needs it."""
+    places = PARTS[part](family)
+    there = any(path.exists() for path in places)
+    reason = HOLES.get((family.name, part))
+    wanted = places[0].relative_to(places[0].anchor)
+    assert there or reason, f"{family.name} has no {part}: write {wanted}, or say in HOLES why there is none."
+    assert not (there and reason), f"{family.name} has a {part} now: its hole ({reason}) is filled."
+
+
+def test_kernels_are_what_the_family_says(family: Family) -> None:
+    files = {name for name in ("cpu", "cuda", "triton") if (OPS / family.name / f"{name}.py").exists()}
+    assert files == set(family.kernels)
+
+
+def test_every_backend_has_every_op_with_the_same_arguments(family: Family) -> None:
+    """The files are read, not imported, for Triton may be absent. ema's update is given pairs on every backend."""
+    assert family.ops
+    reference = _functions(OPS / family.name / "reference.py")
+    schema = _functions(OPS / family.name / "schema.py")
+    for function in family.ops:
+        if (family.name, function) != ("ema", "update"):
+            assert [*reference[function], "backend"] == schema[function], f"reference.{function}"
+        for name in family.kernels:
+            found = _functions(OPS / family.name / f"{name}.py").get(function)
+            assert found == reference[function], f"{name}.{function} takes {found}, reference {reference[function]}."
+
+
+def test_what_reference_computes_is_documented(family: Family) -> None:
+    """The reference is the specification."""
+    trees = [ast.parse((OPS / family.name / name).read_text()) for name in ("reference.py", "schema.py")]
+    functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
+    documented = {node.name for node in functions if ast.get_docstring(node)}
+    assert set(family.ops) <= documented, set(family.ops) - documented
+
+
+def _functions(path: Path) -> dict[str, list[str]]:
+    tree = ast.parse(path.read_text())
+    return {node.name: [x.arg for x in node.args.args] for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def test_a_family_needs_nothing_but_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new family is found by its folder, and its op runs, compiles and is checked like the others."""
+    import torch
+
+    from sslkernels import ops
+
+    folder = tmp_path / "halves"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from sslkernels.ops.halves.schema import HALVES, half\n")
+    (folder / "schema.py").write_text(
+        "from torch import Tensor\n"
+        "from sslkernels.ops.registry import family\n"
+        "HALVES = family('halves', kernels=())\n"
+        "@HALVES.op\n"
+        "def half(x: Tensor, backend: str) -> Tensor:\n"
+        "    return x.new_empty(x.shape)\n"
+    )
+    (folder / "reference.py").write_text("def half(x):\n    return x / 2\n")
+    monkeypatch.setattr(ops, "__path__", [*ops.__path__, str(tmp_path)])
+    halves = families()["halves"]
+    half = inspect.getmodule(families).importlib.import_module("sslkernels.ops.halves").half  # type: ignore[union-attr]
+    x = torch.arange(4.0)
+    assert halves.choose(x.device, x.dtype, None) == "reference"
+    assert torch.equal(half(x, "reference"), x / 2)
+    torch.library.opcheck(torch.ops.sslkernels.halves_half.default, (x, "reference"))
