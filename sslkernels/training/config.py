@@ -66,6 +66,8 @@ class TrainConfig:
         if self.epochs > MOST_EPOCHS:  # steps are counted in 64 bits
             raise ValueError(f"train: --epochs is {came(self.epochs)}; pass at most {MOST_EPOCHS}.")
         self._check("lr", check_number, above=0)
+        check_names(self.method_options)
+        check_own(self.method, self.method_options)
         own = METHODS[self.method].own_options()
         values = {name: METHODS[self.method].preset[name] for name in own} | self.method_options
         checked = {name: each.check("train", option(name), values[name]) for name, each in own.items()}

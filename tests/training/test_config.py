@@ -97,6 +97,17 @@ def test_a_wrong_method_gets_the_names_of_the_right_ones(method):
         TrainConfig.from_options(method, {})
 
 
+def test_options_of_the_method_read_as_fields_and_others_are_refused():
+    config = TrainConfig.from_options("simclr", {"temperature": 0.3})
+    assert config.temperature == 0.3 and config.queue_size is None
+    assert replace(config, method_options={}).temperature == PRESETS["simclr"]["temperature"]
+    for options, error in (({"queue_size": 4}, ValueError), ({"nope": 4}, TypeError)):
+        with pytest.raises(error, match="option"):
+            replace(config, method_options=options)
+    with pytest.raises(AttributeError, match="no option nope"):
+        _ = config.nope
+
+
 def test_numbers_of_numpy_are_numbers():
     given = {"epochs": np.int64(3), "seed": np.uint8(2), "lr": np.float64(0.5), "temperature": np.float16(0.5)}
     config = TrainConfig.from_options("simclr", given)
