@@ -13,34 +13,31 @@ from sslkernels.ops.launch import rows_of
 from sslkernels.ops.similarity import triton_chunked as chunked
 from sslkernels.ops.similarity import triton_fused as fused
 from sslkernels.ops.similarity.schema import Pairs, Sums
-from sslkernels.ops.similarity.triton_parts import with_headroom
-from sslkernels.ops.similarity.triton_plan import plan_for
+from sslkernels.ops.similarity.triton_parts import terms_of
+from sslkernels.ops.similarity.triton_plan import keys_of, plan_for
 from sslkernels.ops.triton_launch import floats
 
 
 def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    x, y, scale, exclude = pairs
-    x, keys, exclude = rows_of(x), rows_of(x if y is None else y), _lists(exclude)
-    n, m, d = x.shape[0], keys.shape[0], x.shape[1]
+    pairs = _prepared(pairs)
+    x, (n, d), m = pairs.x, pairs.x.shape, keys_of(pairs).shape[0]
     if n == 0 or m == 0:
-        rows = floats(x, n).fill_(-torch.inf)
         return (
-            rows,
+            floats(x, n).fill_(-torch.inf),
             floats(x, m if columns else 0).fill_(-torch.inf),
             floats(x, *((n, d) if attend else (0,))).zero_(),
         )
-    way = plan_for(x, m, exclude)
+    way = plan_for(pairs)
     with torch.cuda.device_of(x):
         through = fused if way.path == "fused" else chunked
-        return through.forward(way, x, keys, scale, exclude, columns, attend)
+        return through.forward(way, pairs, columns, attend)
 
 
 def backward(
     pairs: Pairs, sums: Sums, kept: Tensor | None, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    (x, y, scale, exclude), (rows, rows_grad, cols, cols_grad) = pairs, sums
-    x, exclude = rows_of(x), _lists(exclude)
-    keys, itself = x if y is None else rows_of(y), y is None
+    pairs = _prepared(pairs)
+    x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
     need_y = need_y and not itself
     if x.shape[0] == 0 or keys.shape[0] == 0:
         return (
@@ -48,20 +45,16 @@ def backward(
             torch.zeros_like(keys, memory_format=torch.contiguous_format) if need_y else x.new_empty(0),
             floats(x).zero_(),
         )
-    by_rows = None if rows is None or rows_grad is None else (rows.contiguous(), rows_grad.contiguous())
-    by_columns = None if cols is None or cols_grad is None else (cols.contiguous(), cols_grad.contiguous())
-    unit = None
-    if x.dtype == torch.float16 and (by_rows or by_columns):
-        by_rows, by_columns, unit = with_headroom(by_rows, by_columns)
-    way = plan_for(x, keys.shape[0], exclude)
+    way, terms = plan_for(pairs), terms_of(sums, x.dtype)
     with torch.cuda.device_of(x):
         through = fused if way.path == "fused" else chunked
-        dx, dy, row_dscale = through.backward(
-            way, x, keys, itself, scale, exclude, by_rows, by_columns, unit, need_x, need_y
-        )
+        dx, dy, row_dscale = through.backward(way, pairs, terms, need_x, need_y)
     dscale = row_dscale.sum()
     return dx, dy, dscale / 2 if itself else dscale
 
 
-def _lists(exclude: Tensor | None) -> Tensor | None:
-    return None if exclude is None or exclude.shape[1] == 0 else exclude.contiguous()
+def _prepared(pairs: Pairs) -> Pairs:
+    """Pairs as kernels read them; an empty list of exclusions is None."""
+    x, y, scale, exclude = pairs
+    exclude = None if exclude is None or exclude.shape[1] == 0 else exclude.contiguous()
+    return Pairs(rows_of(x), None if y is None else rows_of(y), scale, exclude)

@@ -7,23 +7,21 @@ import torch
 from torch import Tensor
 
 from sslkernels.ops.similarity import triton_kernels as kernels
-from sslkernels.ops.similarity.triton_parts import finish, gradient, headroom, merge
-from sslkernels.ops.similarity.triton_plan import Plan, chunk, epilogue_tile, exclusions, grid, wide_chunk
+from sslkernels.ops.similarity.schema import Pairs
+from sslkernels.ops.similarity.triton_parts import Terms, finish, gradient, headroom, merge
+from sslkernels.ops.similarity.triton_plan import Plan, chunk, epilogue_tile, exclusions, grid, keys_of, wide_chunk
 from sslkernels.ops.triton_launch import cdiv, floats
 
 
-def forward(
-    way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def forward(way: Plan, pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
     if not attend:
-        return *_sums(way, x, keys, scale, exclude, columns), floats(x, 0)
-    rows, attended = _attend(way, x, keys, scale, exclude)
-    return rows, _sums(way, x, keys, scale, exclude, True)[1] if columns else floats(x, 0), attended
+        return *_sums(way, pairs, columns), floats(pairs.x, 0)
+    rows, attended = _attend(way, pairs)
+    return rows, _sums(way, pairs, True)[1] if columns else floats(pairs.x, 0), attended
 
 
-def _sums(
-    way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None, columns: bool
-) -> tuple[Tensor, Tensor]:
+def _sums(way: Plan, pairs: Pairs, columns: bool) -> tuple[Tensor, Tensor]:
+    x, keys, exclude = pairs.x, keys_of(pairs), pairs.exclude
     n, m = x.shape[0], keys.shape[0]
     height, width = chunk(n, m, 4)
     products = floats(x, height * width)
@@ -34,21 +32,22 @@ def _sums(
         for j in range(0, m, width):
             part = _products(x[i : i + height], keys[j : j + width], products)
             kernels.chunk_forward_kernel[(row_programs * column_programs,)](
-                part, scale, None if exclude is None else exclude[i:], row_peaks[:, i:], row_totals[:, i:],
+                part, pairs.scale, None if exclude is None else exclude[i:], row_peaks[:, i:], row_totals[:, i:],
                 None if column_peaks is None else column_peaks[:, j:],
                 None if column_totals is None else column_totals[:, j:],
-                *part.shape, n, m, j, exclusions(exclude), row_programs, column_programs, int(j > 0), int(i > 0),
+                *part.shape, n, m, j, exclusions(pairs), row_programs, column_programs, int(j > 0), int(i > 0),
                 COLUMNS=columns, **epilogue_tile(way.forward),
             )  # fmt: skip
     rows = merge(row_peaks, row_totals)
     return rows, merge(column_peaks, column_totals) if columns else floats(x, 0)
 
 
-def _attend(way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+def _attend(way: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Row sums and softmax(S)*Y. Chunks are as wide as the keys: their rows' sums are complete, and turn the logits in
     memory into softmax at once.
     """
-    n, m, d = x.shape[0], keys.shape[0], x.shape[1]
+    x, keys, exclude = pairs.x, keys_of(pairs), pairs.exclude
+    (n, d), m = x.shape, keys.shape[0]
     itemsize = 0 if x.dtype == torch.float32 else x.element_size()
     height = wide_chunk(n, m, 4 + itemsize)
     products, attended, sums = floats(x, height * m), floats(x, n, d), floats(x, n)
@@ -60,33 +59,23 @@ def _attend(way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor |
         listed = None if exclude is None else exclude[i : i + height]
         row_peaks, row_totals = floats(x, 2, column_programs, part.shape[0])
         kernels.chunk_forward_kernel[(row_programs * column_programs,)](
-            part, scale, listed, row_peaks, row_totals, None, None,
-            *part.shape, part.shape[0], m, 0, exclusions(exclude), row_programs, column_programs, 0, 0,
+            part, pairs.scale, listed, row_peaks, row_totals, None, None,
+            *part.shape, part.shape[0], m, 0, exclusions(pairs), row_programs, column_programs, 0, 0,
             COLUMNS=False, **epilogue_tile(way.forward),
         )  # fmt: skip
         rows = sums[i : i + height]
         merge(row_peaks, row_totals, rows)
-        part_weights = _weights(way, part, weights, scale, exclude, (rows, one), None, i, 0, False)
+        part_weights = _weights(way, pairs, part, weights, (rows, one), None, i, 0, False)
         _accumulate(attended[i : i + height], part_weights, keys, first=True)
     if headroom(x) != 1:
         attended.mul_(1 / headroom(x))
     return sums, attended
 
 
-def backward(
-    way: Plan,
-    x: Tensor,
-    keys: Tensor,
-    itself: bool,
-    scale: Tensor,
-    exclude: Tensor | None,
-    by_rows: tuple[Tensor, Tensor] | None,
-    by_columns: tuple[Tensor, Tensor] | None,
-    unit: Tensor | None,
-    need_x: bool,
-    need_y: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, m, d = x.shape[0], keys.shape[0], x.shape[1]
+def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
+    by_rows, by_columns, unit = terms
+    (n, d), m = x.shape, keys.shape[0]
     sweep_x = need_x or not need_y
     itemsize = 0 if x.dtype == torch.float32 else x.element_size()
     height, width = chunk(n, m, 4 + itemsize)
@@ -103,7 +92,7 @@ def backward(
             part = _products(x[rows], keys[columns], products)
             own = None if by_rows is None else (by_rows[0][rows], by_rows[1][rows])
             other = None if by_columns is None else (by_columns[0][columns], by_columns[1][columns])
-            part_weights = _weights(way, part, weights, scale, exclude, own, other, i, j, itself)
+            part_weights = _weights(way, pairs, part, weights, own, other, i, j, itself)
             if x_moved is not None:
                 _accumulate(x_moved[: part.shape[0]], part_weights, keys[columns], first=j == 0)
             if y_moved is not None:
@@ -111,10 +100,10 @@ def backward(
         if x_moved is not None:
             some = x[rows]
             into = dx[rows] if need_x else None
-            finish(x_moved[None, : some.shape[0]], some, scale, unit, into, row_dscale[rows])
+            finish(x_moved[None, : some.shape[0]], some, pairs.scale, unit, into, row_dscale[rows])
     dy = x.new_empty(0)
     if y_moved is not None:
-        dy, from_keys = gradient(y_moved[None], keys, scale, unit, True)
+        dy, from_keys = gradient(y_moved[None], keys, pairs.scale, unit, True)
         row_dscale = row_dscale if sweep_x else from_keys
     return dx, dy, row_dscale
 
@@ -142,10 +131,9 @@ def _accumulate(total: Tensor, weights: Tensor, rows: Tensor, first: bool) -> No
 
 def _weights(
     way: Plan,
+    pairs: Pairs,
     products: Tensor,
     workspace: Tensor,
-    scale: Tensor,
-    exclude: Tensor | None,
     own: tuple[Tensor, Tensor] | None,
     other: tuple[Tensor, Tensor] | None,
     first_row: int,
@@ -157,7 +145,7 @@ def _weights(
     out = workspace[: n * m].view(n, m)
     blocks = way.backward
     kernels.chunk_backward_kernel[(cdiv(n, blocks.n) * cdiv(m, blocks.m),)](
-        products, out, scale, exclude, *(own or (None, None)), *(other or (None, None)),
-        n, m, first_row, first_column, exclusions(exclude), SELF=itself, **epilogue_tile(blocks),
+        products, out, pairs.scale, pairs.exclude, *(own or (None, None)), *(other or (None, None)),
+        n, m, first_row, first_column, exclusions(pairs), SELF=itself, **epilogue_tile(blocks),
     )  # fmt: skip
     return out

@@ -6,24 +6,24 @@ from __future__ import annotations
 from torch import Tensor
 
 from sslkernels.ops.similarity import triton_kernels as kernels
-from sslkernels.ops.similarity.triton_parts import gradient, headroom, merge
-from sslkernels.ops.similarity.triton_plan import Blocks, Plan, exclusions, grid, tile
+from sslkernels.ops.similarity.schema import Pairs
+from sslkernels.ops.similarity.triton_parts import Terms, gradient, headroom, merge
+from sslkernels.ops.similarity.triton_plan import Blocks, Plan, exclusions, grid, keys_of, tile
 from sslkernels.ops.triton_launch import cdiv, floats, row_tile
 
 
-def forward(
-    way: Plan, x: Tensor, keys: Tensor, scale: Tensor, exclude: Tensor | None, columns: bool, attend: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, m, d = x.shape[0], keys.shape[0], x.shape[1]
+def forward(way: Plan, pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x, keys = pairs.x, keys_of(pairs)
+    (n, d), m = x.shape, keys.shape[0]
     blocks = way.attend if attend else way.forward
     row_programs, column_programs = grid(n, m, blocks, x.device, columns)
     row_peaks, row_totals = floats(x, 2, column_programs, n)
     column_peaks, column_totals = floats(x, 2, row_programs, m) if columns else (None, None)
     moved = floats(x, column_programs, n, d) if attend else None
     kernels.forward_kernel[(row_programs * column_programs,)](
-        x, keys, scale, exclude, row_peaks, row_totals, column_peaks, column_totals, moved,
+        x, keys, pairs.scale, pairs.exclude, row_peaks, row_totals, column_peaks, column_totals, moved,
         n, m, d, x.stride(0), keys.stride(0), row_programs, column_programs,
-        EXCLUDED=exclusions(exclude), COLUMNS=columns, ATTEND=attend, HEADROOM=headroom(x),
+        EXCLUDED=exclusions(pairs), COLUMNS=columns, ATTEND=attend, HEADROOM=headroom(x),
         **tile(blocks, x),
     )  # fmt: skip
     rows = merge(row_peaks, row_totals)
@@ -38,27 +38,17 @@ def forward(
     return rows, column_sums, attended
 
 
-def backward(
-    way: Plan,
-    x: Tensor,
-    keys: Tensor,
-    itself: bool,
-    scale: Tensor,
-    exclude: Tensor | None,
-    by_rows: tuple[Tensor, Tensor] | None,
-    by_columns: tuple[Tensor, Tensor] | None,
-    unit: Tensor | None,
-    need_x: bool,
-    need_y: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
+    by_rows, by_columns, unit = terms
     dx = dy = x.new_empty(0)
     dscale = None
     if need_x or not need_y:
-        moved = _sweep(way.backward, x, keys, scale, exclude, by_rows, by_columns, own_lists=True, other_lists=itself)
-        dx, dscale = gradient(moved, x, scale, unit, need_x)
+        moved = _sweep(way.backward, pairs, x, keys, by_rows, by_columns, own_lists=True, other_lists=itself)
+        dx, dscale = gradient(moved, x, pairs.scale, unit, need_x)
     if need_y:
-        moved = _sweep(way.backward, keys, x, scale, exclude, by_columns, by_rows, own_lists=False, other_lists=True)
-        dy, from_keys = gradient(moved, keys, scale, unit, True)
+        moved = _sweep(way.backward, pairs, keys, x, by_columns, by_rows, own_lists=False, other_lists=True)
+        dy, from_keys = gradient(moved, keys, pairs.scale, unit, True)
         dscale = from_keys if dscale is None else dscale
     assert dscale is not None
     return dx, dy, dscale
@@ -66,22 +56,23 @@ def backward(
 
 def _sweep(
     blocks: Blocks,
+    pairs: Pairs,
     x: Tensor,
     y: Tensor,
-    scale: Tensor,
-    exclude: Tensor | None,
     own: tuple[Tensor, Tensor] | None,
     other: tuple[Tensor, Tensor] | None,
     own_lists: bool,
     other_lists: bool,
 ) -> Tensor:
-    """O = G*Y for the rows of x, in parts (parts, N, D) that programs leave."""
+    """O = G*Y for the rows of x, in parts (parts, N, D) that programs leave. x and y are the sides of the pairs, in
+    either order.
+    """
     n, m, d = x.shape[0], y.shape[0], x.shape[1]
     row_programs, parts = grid(n, m, blocks, x.device, False)
     moved = floats(x, parts, n, d)
     kernels.backward_kernel[(row_programs * parts,)](
-        x, y, scale, exclude, *(own or (None, None)), *(other or (None, None)), moved,
+        x, y, pairs.scale, pairs.exclude, *(own or (None, None)), *(other or (None, None)), moved,
         n, m, d, x.stride(0), y.stride(0), parts,
-        EXCLUDED=exclusions(exclude), OWN_LISTS=own_lists, OTHER_LISTS=other_lists, **tile(blocks, x),
+        EXCLUDED=exclusions(pairs), OWN_LISTS=own_lists, OTHER_LISTS=other_lists, **tile(blocks, x),
     )  # fmt: skip
     return moved

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslkernels import backends
 from sslkernels.ops.launch import dot_precision
+from sslkernels.ops.similarity.schema import Pairs
 from sslkernels.ops.triton_launch import cdiv, power_of_two, processors
 
 # The chunked path holds this much of logits, and of weights beside them, at once. It cannot do without any.
@@ -91,13 +92,19 @@ def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int]
     return Plan("chunked", f"chunked: {reason}; {chunks}.", EPILOGUE, EPILOGUE, EPILOGUE)
 
 
-def plan_for(x: Tensor, m: int, exclude: Tensor | None) -> Plan:
-    return plan(x.shape[0], m, x.shape[1], x.dtype, _capability(x.device), exclusions(exclude))
+def plan_for(pairs: Pairs) -> Plan:
+    (n, d), m = pairs.x.shape, keys_of(pairs).shape[0]
+    return plan(n, m, d, pairs.x.dtype, _capability(pairs.x.device), exclusions(pairs))
 
 
-def exclusions(exclude: Tensor | None) -> int:
+def keys_of(pairs: Pairs) -> Tensor:
+    """The rows that those of x are paired with: y, or x itself."""
+    return pairs.x if pairs.y is None else pairs.y
+
+
+def exclusions(pairs: Pairs) -> int:
     """The number of exclusions per row."""
-    return 0 if exclude is None else exclude.shape[1]
+    return 0 if pairs.exclude is None else pairs.exclude.shape[1]
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
