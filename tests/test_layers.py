@@ -31,7 +31,7 @@ LAYERS = (
     ("modules", "schedules"),
     ("distributed", "backends"),
     ("cuda", "_C"),
-    ("arguments", "files", "html", "peak_memory", "terminal"),
+    ("arguments", "files", "html", "peak_memory", "renamed", "terminal"),
 )
 LAYER = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
 # Imports that are allowed nevertheless, each with its reason.

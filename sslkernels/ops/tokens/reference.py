@@ -108,7 +108,7 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
 
 def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
     """Mean error (R,) of the rows of pred (R, C) whose weight (R,) is not 0, else 0; and mean and inverse deviation
-    (R, 2) of the rows of target, (0, 1) without ``norm``. ``beta``: 0 for squares.
+    (R, 2) of those rows of target, (0, 1) of others and without ``norm``. ``beta``: 0 for squares.
     """
     dtype = wide(pred.dtype)
     moments = _moments(target.to(dtype), norm)
@@ -118,7 +118,9 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
         error = difference.square()
     else:
         error = torch.where(size < beta, difference.square() * (0.5 / beta), size - 0.5 * beta)
-    return torch.where(weights != 0, (error / error.shape[1]).sum(1), 0), moments
+    weighed = weights != 0
+    moments = torch.where(weighed[:, None], moments, _moments(moments, "none"))
+    return torch.where(weighed, (error / error.shape[1]).sum(1), 0), moments
 
 
 def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
