@@ -19,7 +19,7 @@ import sslkernels
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("bench", "explain"),
+    ("bench",),
     ("training",),
     ("methods",),
     ("models", "data", "evaluation"),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +36,7 @@ def test_a_preset_holds_what_a_run_needs_and_options_that_are_arguments(name: st
     assert own - {"patch_size"} <= set(inspect.signature(kind).parameters)
     assert ("patch_size" in own) == issubclass(kind, Masked)  # the backbone takes it
     assert set(kind.fitting((32, 32))) <= own
+    assert re.fullmatch(r"\d{4}\.\d{4,5}", kind.arxiv) and "reference" in kind.family.backends
 
 
 def test_an_option_means_the_same_in_every_method() -> None:
@@ -52,9 +54,11 @@ MINE = """
 from sslkernels.methods.method import Method
 from sslkernels.methods.options import Option
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.similarity import SIMILARITY
 
 class Mine(Method):
     arxiv = "2611.00001"
+    family = SIMILARITY
     preset = {"epochs": 1, "batch_size": 16, "lr": 1e-3, "projection_dim": 8, "center": 0.5}
     options = {"center": Option("share of the centre in {methods}", least=0, most=1)}
 
