@@ -2,7 +2,7 @@
 """``SSLKERNELS_CHECK=1``: which op is wrong? Every one also runs on reference, and a warning names those that differ.
 
 A difference is measured by the largest number of the output that it is in. Allowed are a few roundings of the coarsest
-dtype of the call, or where that is more, `TIMES` the change that one rounding of the inputs makes to reference's own
+dtype of the call, or where that is more, `TIMES` the change that two roundings of the inputs make to reference's own
 result: numbers that cancel each other leave nothing but rounding. Whatever an op writes to is compared as well, so that
 an input that a kernel changes shows too.
 Everything takes as much time and memory as plain PyTorch does, and more: this is for finding a fault, not for training.
@@ -80,11 +80,11 @@ def _copied(x: Any, copy: Callable[[Tensor], Tensor] = torch.clone) -> Any:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """The tensor with every number moved by a rounding of float32, or of float64; narrower ones cannot hold that."""
+    """The tensor with every number moved by two roundings of float32, or of float64; narrower ones cannot hold that."""
     if x.dtype not in (torch.float32, torch.float64):
         return x.clone()
-    signs = torch.arange(x.numel(), device=x.device).view(x.shape) % 3 - 1  # no random state is touched
-    return x * (1 + signs * torch.finfo(x.dtype).eps)
+    signs = torch.arange(1, x.numel() + 1, device=x.device, dtype=x.dtype).view(x.shape) % 3 - 1  # nothing is drawn
+    return x * (1 + 2 * signs * torch.finfo(x.dtype).eps)
 
 
 def _pairs(names: tuple[str, ...], mine: Any, others: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -107,11 +107,12 @@ def _allowed(mine: Tensor, given: list[tuple[str, Tensor, Tensor]]) -> float:
 
 
 def _difference(mine: Tensor, theirs: Tensor) -> float:
-    """The largest difference by the largest number; infinite where only one of two numbers is."""
+    """The largest difference by the largest number; infinite where only one of two numbers is finite."""
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         return math.inf
     a, b = mine.detach().double(), theirs.detach().double()
-    off = torch.where((a == b) | (a.isnan() & b.isnan()), 0, (a - b).abs()).nan_to_num(math.inf, math.inf)
+    agree = (a == b) | ~(a.isfinite() | b.isfinite())  # whether infinite or NaN depends on the order of the sums
+    off = torch.where(agree, 0, (a - b).abs()).nan_to_num(math.inf, math.inf)
     worst = float(off.max()) if off.numel() else 0.0
     return worst / float(torch.where(b.isfinite(), b.abs(), 0).max().clamp_min(1e-300)) if worst else 0.0
 
