@@ -10,7 +10,7 @@ export MPLBACKEND := Agg
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Instruction sets that `make dev` compiles, separated by ";". A wheel holds all of them; one is enough to work on, and faster.
+# Instruction sets that `make dev` compiles beside baseline, separated by ";"; none stands for all, which a wheel has.
 VARIANTS ?= $(if $(shell grep -s avx512bw /proc/cpuinfo),avx512,$(if $(shell grep -s avx2 /proc/cpuinfo),avx2,baseline))
 
 dev: ## install into this environment, editable, with the fast build (VARIANTS="avx2;avx512" for more sets)

@@ -34,6 +34,8 @@ PLACES = {
 }
 FOLDERS = {"docs": "", "benchmarks/results": "results"}
 _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
+# A list in a list, which Python's Markdown wants to be indented by four spaces.
+_NESTED = re.compile(r"^  (- )", re.MULTILINE)
 # Modules whose names have a page in docs/api/.
 DOCUMENTED = ("functional", "losses", "state", "methods", "models", "evaluation", "training")
 # An example with what it prints, up to the next empty line, or what stands between backticks.
@@ -60,7 +62,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turn links between files of the repository into links between pages."""
+    """Turn links between files of the repository into links between pages, and its Markdown into Python's."""
     at = page.file.src_uri
     source = next((path for path, there in PLACES.items() if there == at), f"docs/{at}")
 
@@ -74,7 +76,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match[0]  # and MkDocs warns
         return f"[{words}]({posixpath.relpath(there, posixpath.dirname(at) or '.')}{anchor})"
 
-    return _LINK.sub(link, markdown)
+    return _NESTED.sub(r"    \1", _LINK.sub(link, markdown))
 
 
 class Docstrings(griffe.Extension):

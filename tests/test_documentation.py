@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import sslkernels.functional
+import sslkernels.losses
+import sslkernels.methods
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/training.md", "docs/functions.md")
 REFERENCE = ROOT / "docs" / "api"
@@ -26,6 +30,11 @@ def test_snippets_run(page, run_python):
     assert snippets
     done = run_python("\n".join(snippets))
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_readme_names_everything_there_is() -> None:
+    named = set(re.findall(r"`(\w+)`", (ROOT / "README.md").read_text()))
+    assert {*sslkernels.functional.__all__, *sslkernels.losses.__all__, *sslkernels.methods.available()} <= named
 
 
 def test_the_reference_lists_every_public_name() -> None:
