@@ -19,7 +19,7 @@ from sslkernels import _C
 
 # The oldest compute capability in CMakeLists.txt. Its PTX serves devices that have no image of their own.
 OLDEST = (8, 0)
-# The header that all texts include.
+# All texts include this header.
 SHARED = "numbers.cuh"
 
 
