@@ -47,7 +47,7 @@ class CharacteristicSums(torch.autograd.Function):
 
 @functools.lru_cache
 def turns(step: float, dtype: torch.dtype) -> tuple[float, float, float]:
-    """Split ``step / 2 pi`` into three terms of a sum, for angles that are exact beyond the precision of ``dtype``.
+    """Split ``step / 2 pi`` into a sum of three terms, so that kernels take whole turns off an angle without rounding.
 
     The first two terms have so few bits that their products with half of a number's bits are exact.
 
