@@ -57,7 +57,7 @@ def exact(p: Tensor, step: float, knots: int, grad: Tensor) -> tuple[Tensor, Ten
 
 
 def check(p: Tensor, step: float, knots: int, backend: str, each: float) -> None:
-    """Compare sums and gradients. A cosine may be off by ``each``, a sum by N times that, a gradient by T terms' share."""
+    """Compare sums and gradients, where a cosine errs by ``each``, a sum by N times that, and T terms a gradient."""
     views, n, slices = p.shape
     grad = torch.randn(views, 2, knots, slices, dtype=torch.float64)
     (sums, dp), (want, want_dp) = both(p, step, knots, grad, backend), exact(p, step, knots, grad)
