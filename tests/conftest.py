@@ -93,7 +93,7 @@ def poisoned_outputs() -> Iterator[None]:
         for name, family in families().items():
             if "cpu" in family.kernels:
                 patch.setattr(f"sslkernels.ops.{name}.cpu.torch", _PoisonedTorch("torch"))
-        # The similarity family allocates here the workspace of its forward.
+        # This module allocates the workspace of the similarity family's forward.
         patch.setattr("sslkernels.ops.similarity.autograd.torch", _PoisonedTorch("torch"))
         yield
 

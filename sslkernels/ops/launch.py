@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The numbers of `Dtype` in csrc/cpu/dtypes.h.
+# `Dtype` in csrc/cpu/dtypes.h has the same numbers.
 CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 
 

@@ -25,7 +25,7 @@ WORLDS = (2, pytest.param(3, marks=pytest.mark.slow))
 
 def student() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))  # seven rows divide among no two or three ranks
+    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))  # two or three ranks cannot share 7 rows evenly
 
 
 def batch(rank: int, step: int) -> Tensor:

@@ -55,7 +55,7 @@ def test_numbers_that_cancel_or_nearly_agree(backend: str, t: float, m: float, r
     target, source = torch.tensor([t, t]), torch.tensor([t * ratio, -t]).clamp(-3e38, 3e38)
     old = target.clone()
     SF.ema_update_([target], [source], m, backend=backend)
-    tiny = 2.0**-149  # a bit of the smallest numbers is no fraction of them
+    tiny = 2.0**-149  # the smallest numbers may be off by a bit, which is no small fraction of them
     exact = m * old.double() + (1 - m) * source.double()
     allowed = ALLOWED * torch.finfo(torch.float32).eps * torch.maximum(old.abs(), source.abs()).double() + tiny
     assert ((target.double() - exact).abs() <= allowed).all()

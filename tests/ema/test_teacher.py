@@ -219,7 +219,7 @@ def test_wrappers_are_looked_into() -> None:
     student.conv.weight.data += 1
     teacher.update(torch.compile(student), 0)
     torch.testing.assert_close(teacher.module.conv.weight, start + 0.5)
-    student.first = torch.compile(student.first)  # a compiled part
+    student.first = torch.compile(student.first)  # this part is compiled
     teacher.update(student, 1)
     torch.testing.assert_close(teacher.module.conv.weight, start + 0.75)
 

@@ -97,7 +97,7 @@ def test_set_makes_a_copy(dtype: torch.dtype, schedule: str) -> None:
     for a, b in zip(teacher.module.state_dict().values(), student.state_dict().values(), strict=True):
         assert torch.equal(a, b.to(a.dtype)) and a.data_ptr() != b.data_ptr()
     if dtype == torch.bfloat16:
-        assert torch.equal(teacher.master0, student[0].weight)  # whose bits no bfloat16 has
+        assert torch.equal(teacher.master0, student[0].weight)  # bfloat16 cannot hold these bits
     assert teacher.step == 7
     if schedule == "equal":
         teacher.update(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), 8)

@@ -176,7 +176,8 @@ def test_states_with_and_without_masters(saved: bool, loading: bool) -> None:
     torch.testing.assert_close(source.module.weight, target.module.weight, rtol=2**-7, atol=0)
 
 
-# All objects of the package that keep tensors from step to step. Each check writes one, and expects it to go on there.
+# These are all objects of the package that keep tensors from step to step. Each check writes to one, and expects the
+# next step to begin there.
 
 
 def _queue(write: Callable[[Tensor], object]) -> None:

@@ -146,7 +146,7 @@ def test_nobody_waits(backend: str) -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
-        targets[3] = sources[3].clone()  # a table more
+        targets[3] = sources[3].clone()  # this needs another table
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

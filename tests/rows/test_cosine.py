@@ -157,7 +157,7 @@ def test_squares_that_leave_the_range_of_float64(backend: str) -> None:
     found = row_cosine(x, y, 1e-30, backend=backend)
     units = [torch.nn.functional.normalize(z / z.abs().amax(1, keepdim=True), dim=1) for z in (x, y)]
     torch.testing.assert_close(found[2:], (units[0] * units[1]).sum(1)[2:], rtol=1e-12, atol=1e-15)
-    assert (found[:2].abs() < 1e-90).all()  # norms of 1e-200 and 1e-80, which count as 1e-30
+    assert (found[:2].abs() < 1e-90).all()  # the norms are 1e-200 and 1e-80, and count as 1e-30
 
 
 def test_entries_of_one_row_may_lie_far_apart(backend: str) -> None:

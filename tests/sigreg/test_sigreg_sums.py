@@ -63,7 +63,7 @@ def check(p: Tensor, step: float, knots: int, backend: str, each: float) -> None
     (sums, dp), (want, want_dp) = both(p, step, knots, grad, backend), exact(p, step, knots, grad)
     assert sums.shape == (views, 2, knots, slices) and dp.dtype == p.dtype
     torch.testing.assert_close(sums.double(), want, rtol=0, atol=each * n)
-    terms = (step * torch.arange(knots)[:, None] * grad.abs().sum(1)).sum(1, keepdim=True)  # the largest dp could be
+    terms = (step * torch.arange(knots)[:, None] * grad.abs().sum(1)).sum(1, keepdim=True)  # dp cannot be larger
     rounding = torch.finfo(p.dtype).eps * want_dp.abs()
     assert ((dp.double() - want_dp).abs() <= each * terms + rounding).all()
 

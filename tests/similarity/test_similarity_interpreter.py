@@ -206,7 +206,7 @@ else:
         rows = SF.logsumexp_similarity(leaf, keys, backend="triton")
         rows.backward(torch.full((3,), 1e-4))
         torch.testing.assert_close(leaf.grad, torch.full_like(leaf, 1e-4), rtol=2e-3, atol=0)
-        huge = torch.full((3,), 65536.0)  # as a loss scaler sends it
+        huge = torch.full((3,), 65536.0)  # a loss scaler sends such gradients
         (dx,) = torch.autograd.grad(SF.logsumexp_similarity(leaf, keys.detach() / 64, backend="triton"), leaf, huge)
         torch.testing.assert_close(dx, torch.full_like(leaf, 1024.0), rtol=2e-3, atol=0)
 

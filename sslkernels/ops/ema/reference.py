@@ -17,7 +17,7 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
     """
     seen = set()
     for place, (target, source) in enumerate(zip(pairs.targets, pairs.sources, strict=True)):
-        if target.data_ptr() in seen:  # the same pair again
+        if target.data_ptr() in seen:  # this pair is listed twice
             continue
         seen.add(target.data_ptr())
         master = pairs.masters[place] if pairs.masters and pairs.masters[place].numel() else None

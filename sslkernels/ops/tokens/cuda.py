@@ -104,7 +104,7 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     (batch, kept), (_, channels, height, width) = index.shape, images.shape
     out = _empty(images, batch, kept, channels * patch * patch, dtype=images.dtype)
     if out.numel():
-        # A line of a patch is moved at once; it begins anywhere within a row of the image, at a multiple of ``patch``.
+        # Lines of a patch are moved whole; each begins where patches cut a row of the image.
         kernel, step = _kernel("patches", (images.dtype,), patch, images.view(-1, width), out)
         blocks, threads, tiles = _grid(out, step)
         launch(
