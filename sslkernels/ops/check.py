@@ -80,7 +80,7 @@ def _copied(x: Any, copy: Callable[[Tensor], Tensor] = torch.clone) -> Any:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """Move every number by two roundings of float32 or float64; narrower dtypes cannot hold that, and are only copied."""
+    """Move every number by two roundings of float32 or float64; narrower ones cannot hold that and are only copied."""
     if x.dtype not in (torch.float32, torch.float64):
         return x.clone()
     signs = torch.arange(1, x.numel() + 1, device=x.device, dtype=x.dtype).view(x.shape) % 3 - 1  # nothing is drawn
@@ -111,7 +111,7 @@ def _difference(mine: Tensor, theirs: Tensor) -> float:
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         return math.inf
     a, b = mine.detach().double(), theirs.detach().double()
-    agree = (a == b) | ~(a.isfinite() | b.isfinite())  # whether infinite or NaN depends on the order of the sums
+    agree = (a == b) | ~(a.isfinite() | b.isfinite())  # the order of sums decides if they are infinite or NaN
     off = torch.where(agree, 0, (a - b).abs()).nan_to_num(math.inf, math.inf)
     worst = float(off.max()) if off.numel() else 0.0
     return worst / float(torch.where(b.isfinite(), b.abs(), 0).max().clamp_min(1e-300)) if worst else 0.0
