@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compute second moments of columns, and the energy off the diagonal of their correlation matrix.
 
-The matrix itself is formed only where it is the smaller way.
+The D x D matrix itself is formed only if there are no fewer rows than features, or if the caller asks for it.
 """
 
 from __future__ import annotations

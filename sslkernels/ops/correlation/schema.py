@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Declare the ops of the correlation family: moments of columns, their products, those energies, and the gradient."""
+"""Declare the ops of the correlation family: moments and products of columns, the products' energies, the gradient."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from sslkernels.ops.launch import CODES, pointer, rows_of
 CHUNK, THREADS, WARP = 8192, 256, 32
 SIZES = np.array([dtype.itemsize for dtype in CODES])
 
-# Tables by the pairs that they hold and by device; the last one used is at the end. Old tables are dropped, because
-# a training that makes new tensors at every step would fill the device with them.
+# A table is found by its pairs and its device; the one used last is at the end. Old tables are dropped, because a
+# training that makes new tensors at every step would fill the device with them.
 TABLES = 32
 _tables: dict[tuple[bytes, int], Tensor] = {}
 # A CUDA graph reads these tables whenever it is replayed, so they are never dropped.

@@ -51,7 +51,7 @@ def collect(
 ) -> Tensor:
     """Scatter tokens: x (M B, P + K, C), index (M, B, K) -> (B, P + length, C).
 
-    Rows that share an index add up in fp32 (fp64). An index outside is left out, or an error if ``strict``. A place
+    Rows that share an index add up in fp32 (fp64). An index outside is left out, unless ``strict`` forbids it. A place
     that receives no row gets ``fill`` (C,), or zero.
     """
     sets, batch, kept = index.shape
