@@ -21,7 +21,7 @@ STATISTICS = ("local", "global")
 def cross_correlation_sq(
     a: Tensor, b: Tensor, *, side: str | None = None, group: GroupLike = None, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Sum the squares of a cross-correlation matrix, from which decorrelation losses are made, without forming it.
+    """Sum the squares of a cross-correlation matrix, from which decorrelation losses are made.
 
     Gives ``(diagonal (D,), total)`` of ``C = a^T b``: C_ii, and the sum of C_ij^2 over all i and j. Nothing is centred.
 
@@ -35,8 +35,9 @@ def cross_correlation_sq(
         float32 (float64 for float64 rows). Both are differentiable, once.
 
     If you subtract the squared diagonal from the total, digits cancel on the side of samples: the error is some 1e-6 of
-    the total in fp32, at worst 1e-5. The side of features sums the rest directly. Gradients lose less than a digit
-    there. An infinite entry makes the total infinite on the side of features, and NaN on that of samples.
+    the total in fp32, at worst 1e-5. The side of features sums the rest directly. Gradients on the side of samples
+    lose less than a digit. An infinite entry makes the total infinite on the side of features, and NaN on that of
+    samples.
     Cost forward and backward: ``6*N*D*min(N, D)`` operations, ``O(N*D + min(N, D)^2)`` memory.
 
     >>> import torch
