@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which backend runs an op, and why: the choice, its overrides, and the words that explain it."""
+"""Choose the backend that runs an op, let callers override the choice, and explain it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from sslkernels import _C, cuda
 from sslkernels.arguments import DEVICES, LARGEST_WHOLE, came
 
 NAMES = ("reference", "cpu", "triton", "cuda")
-# A plain global, as torch's own defaults are: torch.compile guards on it, on a ContextVar it cannot.
+# This is a plain global, like torch's own defaults: torch.compile can guard on a global, but not on a ContextVar.
 _block_choice: str | None = None
-# Bytes that an op may take for a while to go faster: what it keeps of a matrix, or the chunk of it that it works on.
+# An op may take this much memory for a while to go faster: it keeps a part of a matrix, or works on a chunk of it.
 WORKSPACE_VARIABLE, WORKSPACE_MIB = "SSLKERNELS_WORKSPACE_MIB", 256
 BACKEND_VARIABLE, ISA_VARIABLE = "SSLKERNELS_BACKEND", "SSLKERNELS_ISA"
 CHECK_VARIABLE = "SSLKERNELS_CHECK"  # 1: every op also runs on reference, and a warning names those that differ
-# Those that Triton itself takes for yes.
+# Triton itself takes these values for yes.
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "y", "yes")
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -49,8 +49,8 @@ def _checked() -> bool:
     return given == "1"
 
 
-# Variables are read once. What is wrong with them is said at the first use: an import that fails gives a command no
-# chance to say it.
+# Variables are read once, here. An error in them is raised at the first use and not at import: a command could not
+# report an import that fails.
 _wrong_environment: str | None = None
 WORKSPACE, CHECKED = WORKSPACE_MIB << 20, False
 try:
@@ -62,7 +62,7 @@ except ValueError as error:
 
 
 def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """One sentence that says why backend ``name`` cannot run here, or None where it can."""
+    """Say in one sentence why backend ``name`` cannot run here; None if it can."""
     if name == "cpu" and device.type != "cpu":
         return f"the cpu backend reads host memory and the tensors are on {device}."
     if name == "triton":
@@ -80,10 +80,11 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def choose(device: torch.device, dtype: torch.dtype, backend: str | None, has: tuple[str, ...]) -> str:
-    """The backend for tensors of ``dtype`` on ``device``, among those that an op ``has``, the fastest first.
+    """Choose a backend for tensors of ``dtype`` on ``device`` among those that an op ``has``, fastest first.
 
-    The call's ``backend`` argument wins over ``use_backend``, which wins over ``SSLKERNELS_BACKEND``. A forced backend
-    that cannot run raises a ValueError with the reason; without one the fastest that can run is taken.
+    The call's ``backend`` argument wins over ``use_backend``, which wins over ``SSLKERNELS_BACKEND``. A backend that is
+    forced in this way and cannot run raises a ValueError with the reason. If none is forced, the choice is the fastest
+    that can run.
     """
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
         raise RuntimeError(
@@ -108,7 +109,7 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None, has: t
 
 
 def usable(device: torch.device, dtype: torch.dtype, has: tuple[str, ...]) -> list[str]:
-    """The backends that can run for ``dtype`` on ``device``."""
+    """List the backends that can run for ``dtype`` on ``device``."""
     return [name for name in NAMES if name in has and why_not(name, device, dtype) is None]
 
 
@@ -116,7 +117,7 @@ def usable(device: torch.device, dtype: torch.dtype, has: tuple[str, ...]) -> li
 def use_backend(name: str) -> Iterator[None]:
     """Run every op in this block on backend ``name`` ("reference", "cpu", "triton" or "cuda"), in every thread.
 
-    A compiled function recompiles when the choice has changed; the environment variable it reads once, when traced.
+    A compiled function recompiles when the choice has changed. It reads the environment variable once, when traced.
 
     >>> import torch, sslkernels as sk
     >>> with sk.use_backend("reference"):
@@ -132,10 +133,10 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 def info() -> str:
-    """Versions, instruction set and backends; for each backend that is absent, why.
+    """Describe versions, instruction set and backends, and say why a backend is absent.
 
     Raises:
-        ValueError: a variable of the environment has a value that nothing can run with.
+        ValueError: a variable of the environment has a value with which nothing can run.
     """
     from sslkernels import __version__
 
@@ -158,7 +159,7 @@ def info() -> str:
 
 
 def check_backend(name: str | None) -> str | None:
-    """The name of a backend, or None for the fastest."""
+    """Check the name of a backend and return it; None stands for the fastest."""
     if name is not None:
         _check_name(name)
     return name

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from sslkernels import _C
 
-# The oldest compute capability in CMakeLists.txt. Its PTX serves devices that have no image of their own.
+# CMakeLists.txt has no older compute capability. The PTX of this one serves devices that have no image of their own.
 OLDEST = (8, 0)
-# The header that all texts include.
+# All texts include this header.
 SHARED = "numbers.cuh"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of other ranks: how many there are, gathering them, and the gradient that goes back.
+"""Count and gather the rows of other ranks, and send gradients back.
 
 ``group`` is None (never communicates), "world" (every rank; nothing to do without a process group or with one
 process) or a ProcessGroup. Ranks may hold different numbers of rows: they are padded for the collective only.
@@ -21,22 +21,22 @@ from sslkernels.arguments import check_flag
 
 GroupLike: TypeAlias = "dist.ProcessGroup | Literal['world'] | None"
 
-# Ranks must agree on these whatever they call: how it reads where they do not, and how that is mended.
+# Ranks must agree on these, whatever function they call. Each entry says what happened if they differ, and the remedy.
 DISAGREEMENTS = {
     "function": ("call different functions", "call the same on all of them"),
     "features": ("hold rows of unlike widths", "pass the same number of features on all of them"),
     "dtype": ("compute in unlike dtypes", "use one dtype and one autocast setting on all of them"),
     "gradients": ("disagree on which inputs need a gradient", "train or freeze the same modules on all of them"),
 }
-LONGEST = 2048  # bytes of what a rank says of its call
+LONGEST = 2048  # bytes in which a rank describes its call to the others
 
 
 @dataclass(frozen=True)
 class Shard:
-    """This rank's place among the rows of a group. One process is a group of one, `Shard.alone`."""
+    """Hold this rank's place among the rows of a group. One process is a group of one, `Shard.alone`."""
 
     group: dist.ProcessGroup | None
-    sizes: tuple[int, ...]  # rows by rank; of one process nobody counts them, for a graph would hold their number
+    sizes: tuple[int, ...]  # rows of each rank; empty for one process, because a compiled graph would fix their number
     rank: int
     alone: ClassVar[Shard]
 
@@ -46,11 +46,11 @@ class Shard:
 
     @property
     def start(self) -> int:
-        """Rows of the ranks before this one."""
+        """Count the rows of the ranks before this one."""
         return sum(self.sizes[: self.rank])
 
     def total(self, rows: int) -> int:
-        """Rows of all ranks, given those of this one."""
+        """Count the rows of all ranks, given those of this one."""
         return sum(self.sizes) if self.sizes else rows
 
 
@@ -58,12 +58,12 @@ Shard.alone = Shard(None, (), 0)
 
 
 def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard:
-    """The shard that ``x (N, D)`` is of ``group``. Costs one small collective where there is more than one process.
+    """Find the place of ``x (N, D)`` in ``group``, and check that ranks agree, in one small collective.
 
-    Every rank must agree on ``function``, its ``settings``, D, dtype, and which of ``x`` and ``others`` need a
-    gradient: the backward communicates too, and a rank that skipped it would leave the others waiting. One of the
-    settings may be a tensor with one element. A rank may hold no row. One that raises before it comes here leaves the
-    others waiting until the group's timeout.
+    Without a second process nothing is sent. Every rank must agree on ``function``, its ``settings``, D, dtype, and
+    which of ``x`` and ``others`` need a gradient: the backward communicates too, and a rank that skipped it would leave
+    the others waiting. One of the settings may be a tensor with one element. A rank may hold no row. A rank that raises
+    before this call leaves the others waiting until the group's timeout.
     """
     resolved = _resolve(group)
     if resolved is None:
@@ -76,10 +76,10 @@ def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **s
         "gradients": [tensor.requires_grad and torch.is_grad_enabled() for tensor in (x, *others)],
     }
     known = {name: "a tensor" if isinstance(value, Tensor) else value for name, value in call.items()}
-    # As many numbers whatever is called, so that ranks that call different things still hear of it.
+    # Every call sends the same number of numbers, so that ranks that call different functions still notice it.
     mine = torch.tensor([x.shape[0], zlib.crc32(repr(known).encode()), 0], device=x.device)
     for value in settings.values():
-        if isinstance(value, Tensor):  # what it holds is compared where it lies, which spares a wait for the device
+        if isinstance(value, Tensor):  # its value is compared on its device, so that the host need not wait for it here
             mine[2:] = _bits(value)
     everyone = mine.new_empty(dist.get_world_size(resolved) * len(mine))
     _all_gather(everyone, mine, resolved)
@@ -95,9 +95,9 @@ def _bits(value: Tensor) -> Tensor:
 
 
 def _difference(call: dict[str, object], device: torch.device, group: dist.ProcessGroup) -> str:
-    """What the first two ranks that differ said, in a sentence that all ranks read. Costs a second collective."""
+    """Say how the first two unlike ranks differ, in a sentence that all ranks read; costs a second collective."""
     said = {n: f"tensor({value.item()})" if isinstance(value, Tensor) else str(value) for n, value in call.items()}
-    said = {name: words[:100] for name, words in said.items()}  # some twenty settings of them fit
+    said = {name: words[:100] for name, words in said.items()}  # so short, some twenty settings fit
     text = json.dumps(said).encode()[:LONGEST].ljust(LONGEST)
     mine = torch.tensor(list(text), dtype=torch.uint8, device=device)
     everyone = mine.new_empty(dist.get_world_size(group) * LONGEST)
@@ -116,14 +116,14 @@ def _difference(call: dict[str, object], device: torch.device, group: dist.Proce
 
 
 def gather_rows(x: Tensor, shard: Shard) -> Tensor:
-    """Rows of every rank in rank order; the backward sums over ranks what each sent back (a reduce-scatter)."""
+    """Gather the rows of every rank in rank order; the backward sums the ranks' gradients (a reduce-scatter)."""
     if shard.ranks == 1:
         return x
     return _GatherRows.apply(x, shard)
 
 
 def all_rows(x: Tensor, shard: Shard) -> Tensor:
-    """Rows of every rank in rank order, without a gradient."""
+    """Gather the rows of every rank in rank order, without a gradient."""
     if shard.ranks == 1:
         return x.detach()
     longest = max(shard.sizes)
@@ -136,7 +136,7 @@ def all_rows(x: Tensor, shard: Shard) -> Tensor:
 
 
 def shuffle_rows(x: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-    """As many rows as this rank holds, drawn among those of every rank, and the order for `unshuffle_rows`.
+    """Shuffle rows among ranks: return as many as this rank holds, and the order, which `unshuffle_rows` needs.
 
     ``x (N, ...)`` gets no gradient. The order is drawn from the random state of the group's first rank.
     """
@@ -145,12 +145,12 @@ def shuffle_rows(x: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
 
 
 def unshuffle_rows(x: Tensor, order: Tensor, shard: Shard) -> Tensor:
-    """What became of this rank's rows, wherever `shuffle_rows` sent them; without a gradient."""
+    """Bring this rank's rows back from the ranks to which `shuffle_rows` sent them, without a gradient."""
     return all_rows(x, shard)[order.argsort()[shard.start : shard.start + len(x)]]
 
 
 def broadcast(x: Tensor, shard: Shard) -> Tensor:
-    """``x`` of the group's first rank, without a gradient."""
+    """Return the ``x`` of the group's first rank, without a gradient."""
     if shard.ranks == 1:
         return x.detach()
     x = x.detach().clone(memory_format=torch.contiguous_format)
@@ -159,7 +159,7 @@ def broadcast(x: Tensor, shard: Shard) -> Tensor:
 
 
 def summed(x: Tensor, shard: Shard) -> Tensor:
-    """The sum over ranks, without a gradient."""
+    """Sum ``x`` over ranks, without a gradient."""
     if shard.ranks == 1:
         return x.detach()
     x = x.detach().clone()
@@ -185,13 +185,13 @@ class _GatherRows(torch.autograd.Function):
 
 
 def check_group(group: GroupLike) -> GroupLike:
-    """Check what a ``group`` may be and give it back as it came: it is resolved when it is used."""
+    """Check that ``group`` is one of the accepted kinds, and return it unchanged: it is resolved when it is used."""
     _resolve(group)
     return group
 
 
 def check_gathered(function: str, gather_distributed: object) -> bool:
-    """That rows of other ranks can be gathered where that is asked for."""
+    """Check that rows of other ranks can be gathered, if that is asked for."""
     gathered = check_flag(function, "gather_distributed", gather_distributed)
     if gathered and not dist.is_available():
         raise ValueError(
@@ -220,7 +220,7 @@ def _padded(x: Tensor, rows: int) -> Tensor:
 
 
 def _all_gather(output: Tensor, value: Tensor, group: dist.ProcessGroup | None) -> None:
-    # torch 2.13 renames the tensor collectives and warns about the old names, which are all that 2.11 has.
+    # torch 2.13 renames the tensor collectives and warns about the old names; torch 2.11 has only those.
     gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(output, value, group=group)
 

@@ -13,14 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-# The repository holds a folder of the package's name without its compiled module: no child process may import it.
+# No child process may import the repository's folder of the package's name: it has no compiled module.
 os.environ["PYTHONSAFEPATH"] = "1"
-# Processes beside each other take two threads each: more would wait for one another's, and one would hide a race.
+# Parallel test processes take two threads each: more would wait for each other, and a single one would hide races.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-# Threads that wait without spinning, or a second busy process makes these small problems a hundred times slower.
+# Threads wait without spinning. Otherwise a second busy process makes these small problems a hundred times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# What a shell starts in the background ignores Ctrl-C, and so would every process that a test interrupts.
+# A process that a shell starts in the background ignores Ctrl-C, and so would every process that a test interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import hypothesis  # noqa: E402
@@ -54,7 +54,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def seed(request: pytest.FixtureRequest) -> int:
-    """A seed of the test's own, printed when it fails."""
+    """Give each test a seed of its own, and print it when the test fails."""
     value = zlib.crc32(request.node.name.encode())
     print(f"seed {value}")
     torch.manual_seed(value)
@@ -74,7 +74,7 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 
 class _PoisonedTorch(ModuleType):
-    """torch, but what `empty` gives is NaN throughout."""
+    """Stand for torch, but fill the tensors that `empty` gives with NaN."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -86,14 +86,14 @@ class _PoisonedTorch(ModuleType):
 
 @pytest.fixture(scope="module")
 def poisoned_outputs() -> Iterator[None]:
-    """Whatever a C++ kernel leaves unwritten, or reads before it writes, comes out as NaN."""
+    """Make numbers come out as NaN if a C++ kernel does not write them, or reads them before it writes."""
     from sslkernels.ops.registry import families
 
     with pytest.MonkeyPatch.context() as patch:
         for name, family in families().items():
             if "cpu" in family.kernels:
                 patch.setattr(f"sslkernels.ops.{name}.cpu.torch", _PoisonedTorch("torch"))
-        # where the similarity family makes room for what its forward keeps
+        # This module allocates the workspace of the similarity family's forward.
         patch.setattr("sslkernels.ops.similarity.autograd.torch", _PoisonedTorch("torch"))
         yield
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``SSLKERNELS_CHECK=1`` names the op that is wrong, and none that is right."""
+"""Check that ``SSLKERNELS_CHECK=1`` names the op that is wrong, and no other."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ with warnings.catch_warnings(record=True) as seen:
 
 
 def said(run_python: Callable[..., subprocess.CompletedProcess[str]], code: str) -> Any:
-    """What is left in ``said`` after `EVERY_LOSS` and the code, which stands in the block that records warnings."""
+    """Run `EVERY_LOSS` and then the code inside the block that records warnings; return ``said`` as they left it."""
     done = run_python(f"{EVERY_LOSS}{code}\nprint(json.dumps(said))", SSLKERNELS_CHECK="1")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -88,7 +88,7 @@ WRONG = """
 
 
 def test_every_op_that_is_wrong_is_named(run_python: Callable) -> None:
-    """Each op's C++ backend is broken in turn, and no other one is blamed: what others are given is wrong, not they."""
+    """We break each op's C++ backend in turn. No other op is blamed, although it is given wrong inputs."""
     every = [op.name for family in families().values() for op in family.ops.values()]
     assert said(run_python, WRONG) == {name: [name] for name in every}
 

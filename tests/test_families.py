@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every family has what a family has: files, kernels, oracle, tests, note and case; or it says why it has none."""
+"""Check that every family has all its parts (files, kernels, oracle, tests, note, case), or says why one is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOT = TESTS.parent
 OPS = Path(sslkernels.__file__).parent / "ops"
 FAMILIES = families()
 
-# What each family has, by the files that one of which must be there.
+# Parts that each family has. For each part, at least one of the listed files must exist.
 PARTS: dict[str, Callable[[Family], list[Path]]] = {
     "schema": lambda family: [OPS / family.name / "schema.py"],
     "reference": lambda family: [OPS / family.name / "reference.py"],
@@ -40,7 +40,7 @@ PARTS: dict[str, Callable[[Family], list[Path]]] = {
     "note": lambda family: [ROOT / "docs" / "design" / f"{family.name}.md"],
     "case": lambda family: [OPS.parent / "bench" / "cases" / f"{family.name}.py"],
 }
-# What is not there, and why. A hole that was filled must leave this list.
+# Parts that a family lacks, with the reason. Remove an entry when its part exists.
 HOLES = {
     ("ema", "gradient"): "its ops change tensors in place and have none",
     ("similarity", "cuda"): "products of tiles are Triton's work",
@@ -74,7 +74,7 @@ def test_folders_are_the_families() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_is_there_or_has_a_reason(family: Family, part: str) -> None:
-    """In a checkout: a family whose part is missing says so here, and not when somebody first needs it."""
+    """A family that lacks a part fails here, in a checkout, and not when somebody first needs the part."""
     places = PARTS[part](family)
     there = any(path.exists() for path in places)
     reason = HOLES.get((family.name, part))
@@ -89,7 +89,7 @@ def test_kernels_are_what_the_family_says(family: Family) -> None:
 
 
 def test_every_backend_has_every_op_with_the_same_arguments(family: Family) -> None:
-    """The files are read, not imported, for Triton may be absent. ema's update is given pairs on every backend."""
+    """We read the files and do not import them, as Triton may be absent. ema's update gets pairs on every backend."""
     assert family.ops
     reference = _functions(OPS / family.name / "reference.py")
     schema = _functions(OPS / family.name / "schema.py")
@@ -102,7 +102,7 @@ def test_every_backend_has_every_op_with_the_same_arguments(family: Family) -> N
 
 
 def test_what_reference_computes_is_documented(family: Family) -> None:
-    """The reference is the specification."""
+    """The docstring of an op is in the reference, which is the specification, or in the schema."""
     trees = [ast.parse((OPS / family.name / name).read_text()) for name in ("reference.py", "schema.py")]
     functions = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     documented = {node.name for node in functions if ast.get_docstring(node)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""torch.library.opcheck of every registered op, with every option that takes it another way."""
+"""Run torch.library.opcheck on every registered op, with every option that changes its path."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sslkernels.ops.similarity.autograd import workspace
 
 OPS = torch.ops.sslkernels
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
-# What opcheck does without compiling anything, and takes a twentieth of the time.
+# These checks compile nothing, and take a twentieth of the time of all.
 UNCOMPILED = ("test_schema", "test_autograd_registration", "test_faketensor")
 Calls = dict[str, list[tuple[Any, ...]]]
 BOTH = (False, True)
@@ -179,7 +179,7 @@ def test_without_compiling(backend: str, dtype: torch.dtype) -> None:
     check(backend, dtype, UNCOMPILED)
 
 
-# Graphs know dtypes by their size alone: one of 32 bits and one of 16.
+# A compiled graph depends only on the size of a dtype, so one of 32 bits and one of 16 are enough.
 @pytest.mark.parametrize(
     ("compiled", "dtype"),
     [
@@ -191,7 +191,7 @@ def test_without_compiling(backend: str, dtype: torch.dtype) -> None:
     ids=str,
 )
 def test_compiled_and_eager_agree(compiled: str, dtype: torch.dtype) -> None:
-    """To the bit: memory that an op returns and did not write would differ."""
+    """Both give the same bits; memory that an op returns without writing it would differ."""
     check(compiled, dtype, ("test_aot_dispatch_dynamic",))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses and ops as pure functions."""
+"""Offers losses and ops as pure functions."""
 
 from sslkernels.functional.correlation import (
     barlow_twins,

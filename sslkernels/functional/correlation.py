@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decorrelation losses over `column_moments`: none forms a D x D matrix where an N x N one is smaller.
+"""Decorrelate features: these losses use `column_moments`, and form no D x D matrix where an N x N one is smaller.
 
-Every function takes ``group``: the value is then that of the rows of all ranks, the same on each, and gradients
-averaged over ranks (DDP) are those of one process. The exchange is O(N*D) numbers where N < D, else D*D.
+Every function takes ``group``. The value is then that of the rows of all ranks, the same on each, and gradients
+averaged over ranks (DDP) are those of one process. Ranks exchange O(N*D) numbers where N < D, else D*D.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ STATISTICS = ("local", "global")
 def cross_correlation_sq(
     a: Tensor, b: Tensor, *, side: str | None = None, group: GroupLike = None, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``(diagonal (D,), total)`` of ``C = a^T b``: C_ii, and the sum of C_ij^2 over all i and j. Nothing is centred.
+    """Sum the squares of a cross-correlation matrix, from which decorrelation losses are made.
+
+    Gives ``(diagonal (D,), total)`` of ``C = a^T b``: C_ii, and the sum of C_ij^2 over all i and j. Nothing is centred.
 
     Args:
         a, b: rows ``(N, D)``, ``N >= 1``; float32, float64, bfloat16 or float16.
@@ -32,9 +34,10 @@ def cross_correlation_sq(
     Returns:
         float32 (float64 for float64 rows). Both are differentiable, once.
 
-    The total less the squared diagonal cancels on the side of samples: its error is some 1e-6 of the total in fp32, at
-    worst 1e-5. The side of features sums the rest directly. Gradients lose less than a digit there. An infinite entry
-    makes the total infinite on the side of features, and NaN on that of samples.
+    If you subtract the squared diagonal from the total, digits cancel on the side of samples: the error is some 1e-6 of
+    the total in fp32, at worst 1e-5. The side of features sums the rest directly. Gradients on the side of samples
+    lose less than a digit. An infinite entry makes the total infinite on the side of features, and NaN on that of
+    samples.
     Cost forward and backward: ``6*N*D*min(N, D)`` operations, ``O(N*D + min(N, D)^2)`` memory.
 
     >>> import torch
@@ -60,23 +63,25 @@ def barlow_twins(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Barlow Twins (Zbontar et al. 2021): ``sum_i (1 - C_ii)^2 + lambd * sum_(i != j) C_ij^2``.
+    """Make two views' features agree, and features independent of each other (Barlow Twins, Zbontar et al. 2021).
+
+    ``sum_i (1 - C_ii)^2 + lambd * sum_(i != j) C_ij^2``
 
     Args:
         z0, z1: two views ``(N, D)``, ``N >= 2``. C is the mean over rows of products of their standardised columns.
-        lambd: weight of what lies off the diagonal.
+        lambd: weight of the sum off the diagonal.
         eps: added to the variance (biased, as batch normalisation has it) under the root.
-        statistics: under a ``group``, columns are standardised with each rank's own mean and variance ("local", as
-            every library does) or with those of all rows ("global", as with SyncBatchNorm). C is over all rows.
+        statistics: with a ``group``, columns are standardised with each rank's own mean and variance ("local", as every
+            library does) or with those of all rows ("global", as with SyncBatchNorm). C is always over all rows.
         convention: "official" (also lightly and solo-learn, which multiplies the loss by 0.025), or
             "stable-pretraining": columns divided by (unbiased standard deviation + eps).
         side: see `cross_correlation_sq`.
-        group, backend: see `nt_xent`. Exchanged per rank and view: N*D numbers, or D*D in all where N >= D.
+        group, backend: see `nt_xent`. Each rank exchanges N*D numbers per view, or D*D in all where N >= D.
 
     Returns:
         0-dim float32 (float64 for float64 rows).
 
-    The gradient goes through means and variances; a constant column, all zeros once centred, stays so.
+    The gradient goes through means and variances. A constant column is all zeros once centred, and stays so.
     Cost: see `cross_correlation_sq`.
 
     >>> import torch
@@ -112,10 +117,11 @@ def vicreg(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """VICReg (Bardes et al. 2022), the official loss.
+    """Bring two views together, and keep features varied and uncorrelated (VICReg, Bardes et al. 2022).
 
+    This is the official loss:
     ``sim * mean((z0 - z1)^2) + var * (hinge(z0) + hinge(z1)) / 2 + cov * (penalty(z0) + penalty(z1))`` with
-    `variance_hinge` and `covariance_penalty`. solo-learn does not halve the variance term: that is ``var=50``.
+    `variance_hinge` and `covariance_penalty`. solo-learn does not halve the variance term; ``var=50`` gives the same.
 
     Args:
         z0, z1: two views ``(N, D)``, ``N >= 2``.
@@ -124,9 +130,9 @@ def vicreg(
         side, group, backend: see `barlow_twins`; statistics are those of all rows of the group.
 
     Returns:
-        0-dim float32 (float64 for float64 rows). Where a few columns vary far more than the rest, ``side="features"``
+        0-dim float32 (float64 for float64 rows). If a few columns vary far more than the rest, ``side="features"``
         gives the covariance term more digits: on the side of samples it is right to 1e-6 of all squared covariances,
-        variances included. Gradients are as good on either.
+        variances included. Gradients are equally good on both sides.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -144,9 +150,10 @@ def vicreg(
 
 
 def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, backend: str | None = None) -> Tensor:
-    """VICReg's variance term: the mean over columns of ``max(0, 1 - sqrt(variance + eps))``, variance unbiased.
+    """Keep features varied by VICReg's variance term: the mean over columns of ``max(0, 1 - sqrt(variance + eps))``.
 
-    ``z`` is ``(N, D)`` with ``N >= 2``; the value 0-dim float32 (float64 for float64 rows). Cost: O(N*D).
+    The variance is unbiased. ``z`` is ``(N, D)`` with ``N >= 2``; the value is 0-dim float32 (float64 for float64
+    rows). Cost: O(N*D).
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -162,10 +169,11 @@ def variance_hinge(z: Tensor, *, eps: float = 1e-4, group: GroupLike = None, bac
 def covariance_penalty(
     z: Tensor, *, side: str | None = None, group: GroupLike = None, backend: str | None = None
 ) -> Tensor:
-    """VICReg's covariance term: ``sum_(i != j) cov_ij^2 / D`` with the unbiased covariance of the columns.
+    """Keep features uncorrelated by VICReg's covariance term: ``sum_(i != j) cov_ij^2 / D``, covariances unbiased.
 
-    ``z`` is ``(N, D)`` with ``N >= 2``; the value 0-dim float32 (float64 for float64 rows). ``side`` and cost: see
-    `cross_correlation_sq`; half the operations, forward. Digits where one column varies far more: see `vicreg`.
+    ``z`` is ``(N, D)`` with ``N >= 2``; the value is 0-dim float32 (float64 for float64 rows). `cross_correlation_sq`
+    describes ``side`` and cost; here the forward takes half the operations. `vicreg` says how many digits are right if
+    one column varies far more than the rest.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -179,14 +187,15 @@ def covariance_penalty(
 
 
 def hinges_of(squares: Tensor, rows: int, eps: float) -> Tensor:
-    """One per view, in fp64: fp32 would round more columns over the hinge's edge. relu, unlike clamp, lets a NaN
-    through in the backward too.
+    """Return the variance hinge of each view, in fp64: fp32 would round more columns over the hinge's edge.
+
+    relu, unlike clamp, passes a NaN on in the backward too.
     """
     return torch.relu(1 - (squares / (rows - 1) + eps).sqrt()).mean(1)
 
 
 def penalties_of(off: Tensor, rows: int, features: int) -> Tensor:
-    """One per view."""
+    """Return the covariance penalty of each view."""
     return off / (rows - 1) ** 2 / features
 
 
@@ -200,7 +209,7 @@ def shard_of_views(
     each: bool = False,
     **settings: object,
 ) -> Shard:
-    """The shard, of views that can be compared and hold ``least`` rows, on ``each`` rank or on all together."""
+    """Check that views match and hold ``least`` rows, on ``each`` rank or on all together; return their shard."""
     (first, z0), *rest = views.items()
     check_rows(function, first, z0)
     for name, z in rest:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agreement of rows: what SimSiam and BYOL maximise, with nothing that pushes other rows apart."""
+"""Make matching rows agree, as SimSiam and BYOL do; no term pushes other rows apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sslkernels.functional.similarity import sharded
 from sslkernels.ops.dtypes import promoted
 from sslkernels.ops.rows.cosine import cosine_losses
 
-# The least that eps may be: its inverse, times a row, must be a number of float32.
+# eps may not be smaller, because its inverse times a row must fit float32.
 LEAST_EPS = 1e-30
 
 
@@ -24,23 +24,25 @@ def negative_cosine_similarity(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``-<x0_i, x1_i> / (max(|x0_i|, eps) * max(|x1_i|, eps))``, the mean over rows: SimSiam (Chen and He 2021, eq. 1).
+    """Make matching rows point the same way (SimSiam, Chen and He 2021, eq. 1).
+
+    The mean over rows of ``-<x0_i, x1_i> / (max(|x0_i|, eps) * max(|x1_i|, eps))``.
 
     Args:
-        x0, x1: ``(N, D)``, ``N >= 1``; row i of one agrees with row i of the other. SimSiam's is the mean of
-            ``(p0, z1.detach())`` and ``(p1, z0.detach())``.
-        eps: what shorter norms count as, at least 1e-30.
+        x0, x1: ``(N, D)``, ``N >= 1``; row i of one matches row i of the other. SimSiam's loss is the mean of this one
+            for ``(p0, z1.detach())`` and for ``(p1, z0.detach())``.
+        eps: shorter norms count as this, at least 1e-30.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for ``(N,)``.
-        group: ranks that the mean is taken over: the mean over ranks of the returned loss is the loss of the
+        group: ranks over which the mean is taken: the mean over ranks of the returned loss is the loss of the
             concatenated batch. ``None`` never communicates; ``"world"`` is every rank. Ranks may hold different N.
         backend: "reference", "cpu" or "triton"; None takes the fastest that can run.
 
     Returns:
-        0-dim float32 (float64 for float64 rows), or ``(N,)``. Autocast changes nothing: rows are read in the dtypes
-        they come in, which may differ there, and summed in float32.
+        0-dim float32 (float64 for float64 rows), or ``(N,)``. Autocast changes nothing: rows are read in their own
+        dtypes, which may differ under autocast, and summed in float32.
 
-    A row of zeros has cosine 0 and the gradient ``-x1_i / (eps |x1_i|)``: the formula's, as wherever a norm is below
-    eps; torch's ``cosine_similarity`` differs there. Norms survive rows whose squares leave the range of float32.
+    A row of zeros has cosine 0 and the gradient ``-x1_i / (eps |x1_i|)``. This is the gradient of the formula, as for
+    every norm below eps; torch's ``cosine_similarity`` differs there. Norms are right even if squares overflow float32.
 
     Cost: one read of both forward; one more backward, and a write for each side that needs a gradient. Nothing of size
     ``N*D`` is kept but x0 and x1. A second derivative raises.
@@ -64,11 +66,13 @@ def byol_loss(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """``|p_i / |p_i| - t_i / |t_i||^2 = 2 - 2 cos(p_i, t_i)``, the mean over rows: BYOL (Grill et al. 2020, eq. 2).
+    """Make an online network predict a teacher's rows (BYOL, Grill et al. 2020, eq. 2).
+
+    The mean over rows of ``|p_i / |p_i| - t_i / |t_i||^2 = 2 - 2 cos(p_i, t_i)``.
 
     Args:
-        prediction: ``(N, D)``, ``N >= 1``: the online network's.
-        target: ``(N, D)``: the teacher's, usually detached; its side then costs one read and no gradient.
+        prediction: ``(N, D)``, ``N >= 1``, from the online network.
+        target: ``(N, D)`` from the teacher, usually detached; its side then costs one read and no gradient.
         reduction, group, backend: as in `negative_cosine_similarity`.
 
     Norms count as at least 1e-12. BYOL adds the losses of both orders of the two views. Result and cost are those of

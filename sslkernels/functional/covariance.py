@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kin of VICReg: losses of one covariance matrix per view, which none of them forms where an N x N one is smaller.
+"""Regularise covariances as VICReg's kin do; no loss forms a D x D matrix where an N x N one is smaller, except tico.
 
 ``side``, ``group`` and ``backend`` are those of `sslkernels.functional.barlow_twins`; statistics are those of all rows
 of the group.
@@ -27,7 +27,7 @@ from sslkernels.ops.correlation import Scaling, column_moments
 from sslkernels.ops.dtypes import promoted, wide
 from sslkernels.ops.rows import row_dot, unit_rows
 
-# Columns of length sqrt(N), whatever their scale; one that is all zeros stays so.
+# This brings columns of any scale to length sqrt(N); a column of zeros stays so.
 UNIT = Scaling(0.0, outside=True)
 
 
@@ -41,10 +41,10 @@ def vcreg(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """VICReg's regulariser of one embedding (VCReg, Zhu et al. 2023), as stable-pretraining weighs it.
+    """Keep the features of one embedding varied and uncorrelated (VCReg, Zhu et al. 2023), as in stable-pretraining.
 
     ``var * variance_hinge(z) / 2 + cov * covariance_penalty(z)`` from one pass over ``z (N, D)``, ``N >= 2``. The paper
-    does not halve the first term and divides the second by ``D - 1`` too: ``var=2*alpha, cov=beta/(D-1)``.
+    does not halve the first term and divides the second by ``D - 1`` too; ``var=2*alpha, cov=beta/(D-1)`` gives that.
 
     Returns:
         0-dim float32 (float64 for float64 rows).
@@ -76,7 +76,7 @@ def vibcreg(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """VIbCReg (Lee and Aune 2021), as in solo-learn: VICReg with correlations in the place of covariances.
+    """Do as VICReg does with correlations in place of covariances (VIbCReg, Lee and Aune 2021), as in solo-learn.
 
     ``sim * mean((z0 - z1)^2) + var * (hinge(z0) + hinge(z1)) + cov * (penalty(z0) + penalty(z1))`` where hinge is
     `variance_hinge`, not halved, and penalty is ``sum_(i != j) r_ij^2 / D^2`` with the correlations r of the columns.
@@ -114,19 +114,19 @@ def frossl(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """FroSSL (Skean et al. 2023), as in lightly, for two views or more.
+    """Bring two or more views together and spread their features evenly (FroSSL, Skean et al. 2023), as in lightly.
 
-    ``sum_v log |S_v / trace S_v|_F^2 + invariance_weight * V / N * sum_v |u_v - mean(u)|^2``: u_v are the columns of
-    view v divided by their L2 norm, nothing centred, and ``S_v = u_v^T u_v``.
+    ``sum_v log |S_v / trace S_v|_F^2 + invariance_weight * V / N * sum_v |u_v - mean(u)|^2``, where u_v are the columns
+    of view v divided by their L2 norm, not centred, and ``S_v = u_v^T u_v``.
 
     Args:
         views: V tensors ``(N, D)``, ``N >= 1``.
-        invariance_weight: of the second term.
+        invariance_weight: weight of the second term.
 
     Returns:
         0-dim float32 (float64 for float64 rows).
 
-    Under a ``group`` the mean over ranks of what is returned is the loss of all rows.
+    With a ``group`` the mean over ranks of the returned values is the loss of all rows.
     Cost: ``3*V*N*D*min(N, D)`` operations forward and backward, ``O(V*N*D + min(N, D)^2)`` memory.
 
     >>> import torch
@@ -149,9 +149,9 @@ def frossl(
             z, None, "each", centre=False, scaling=UNIT, side=side, shard=shard, backend=backend
         )  # fmt: skip
         squares = moments.squares[0]
-        trace = (squares > 0).sum().to(squares.dtype)  # the columns have length 1, or 0
+        trace = (squares > 0).sum().to(squares.dtype)  # every column has length 1 or 0
         regularization = regularization + (moments.off[0] / rows**2 + trace).log() - 2 * trace.log()
-        columns.append(z.to(sums) * squares.clamp_min(2.0**-250).rsqrt().to(sums))  # below, fp32 has no inverse
+        columns.append(z.to(sums) * squares.clamp_min(2.0**-250).rsqrt().to(sums))  # fp32 holds no larger inverse
     unit = torch.stack(columns)
     spread = (unit - unit.mean(0)).square().sum() * shard.ranks
     return (regularization + invariance_weight * len(views) / rows * spread).to(sums)
@@ -167,7 +167,9 @@ def tico(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """TiCo (Zhu et al. 2022): ``1 - mean(<u0, u1>) + rho * mean(u0^T C u0)``, and C, which is remembered.
+    """Bring two views together, and away from directions that embeddings took before (TiCo, Zhu et al. 2022).
+
+    ``1 - mean(<u0, u1>) + rho * mean(u0^T C u0)``; C goes from one step to the next.
 
     Args:
         z0, z1: two views ``(N, D)``, ``N >= 1``; u are their rows divided by their norm. In the paper z1 comes from a
@@ -175,7 +177,7 @@ def tico(
         covariance: the C of the step before, ``(D, D)``; None is all zeros.
         beta: ``C = beta * covariance + (1 - beta) * u0^T u0 / N``, with the rows of all ranks of the group.
         rho: weight of the second term.
-        group: as in `nt_xent`: the mean over ranks of the loss is that of all rows. D*D numbers are exchanged.
+        group: as in `nt_xent`: the mean of the loss over ranks is the loss of all rows. D*D numbers are exchanged.
 
     Returns:
         The loss, 0-dim float32 (float64 for float64 rows), and C, which has no gradient: it is a constant of the loss.
@@ -205,7 +207,7 @@ def tico(
     z0, z1 = promoted(z0, z1)
     u0, u1 = unit_rows(z0, backend=backend), unit_rows(z1, backend=backend)
     rows = shard.total(z0.shape[0])
-    with torch.autocast(z0.device.type, enabled=False):  # what is remembered is not rounded
+    with torch.autocast(z0.device.type, enabled=False):  # C must not be rounded, since it lasts for many steps
         wide0 = u0.to(sums)
         with torch.no_grad():
             batch = (1 - beta) / rows * summed(wide0.T @ wide0, shard)

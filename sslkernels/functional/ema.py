@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher that follows its student, and a queue of keys: what moves between training steps, without a gradient."""
+"""Move a teacher towards its student, and keys into a queue, between training steps and without a gradient."""
 
 from __future__ import annotations
 
@@ -25,14 +25,17 @@ def ema_update_(
     masters: Iterable[Tensor | None] | None = None,
     backend: str | None = None,
 ) -> None:
-    """Move every target towards its source, in place: ``t <- t + (1 - momentum) * (s - t)``; one pass over all of them.
+    """Move every tensor of a teacher towards its student's, in place and in one pass over all of them.
+
+    ``t <- t + (1 - momentum) * (s - t)``
 
     Args:
         targets: a teacher's tensors, of any shapes and dtypes. Integers and booleans are copied.
         sources: the student's, in the same order and of the same shapes, of any dtypes. They are never written.
-        momentum: number from 0 to 1, or a one-element floating-point tensor, which nobody waits for on a GPU: it may
-            follow a schedule inside a captured graph. 1 leaves the targets bit for bit, 0 copies the sources.
-        masters: for each target None or its float32 twin. The twin moves, and the target is the twin rounded. Where a
+        momentum: number from 0 to 1, or a one-element floating-point tensor. The host does not wait for a tensor on a
+            GPU, so that it may follow a schedule inside a captured graph. 1 leaves the targets bit for bit, 0 copies
+            the sources.
+        masters: for each target None or its float32 twin. The twin moves, and the target is the twin rounded. If a
             target is not its twin's rounding, somebody wrote it since the last update, and both go on from the target.
             Without a twin a 16-bit target stands still wherever an update is less than half of its last bit: in
             bfloat16 at momentum 0.996, wherever student and teacher differ by less than about half of the teacher's
@@ -40,16 +43,16 @@ def ema_update_(
         backend: "reference", "cpu", "triton" or "cuda"; None takes the fastest that can run.
 
     Raises:
-        ValueError, TypeError: something does not match; nothing has been written then.
+        ValueError, TypeError: something does not match; then nothing has been written.
 
-    Arithmetic is at least float32, with ``1 - momentum`` taken in double; the error is at most
-    ``0.6 * eps * max(|t|, |s|)`` (of float64 targets 1.5). A tensor that is listed twice moves once. Tensors with gaps
-    or unlike strides take a copy on the way. DTensors move shard by shard. Version counters are bumped, so that
+    Arithmetic is at least float32, with ``1 - momentum`` computed in double; the error is at most
+    ``0.6 * eps * max(|t|, |s|)`` (1.5 for float64 targets). A tensor that is listed twice moves once. Tensors with gaps
+    or unlike strides are copied on the way. DTensors move shard by shard. Version counters are bumped, so that
     autograd notices a target that a backward still needs.
 
-    Cost: a read of both and a write of the target, 12 bytes per float32 parameter, and 14 per bfloat16 one with a
-    master; on a GPU one launch for each device
-    (Triton: for each mixture of dtypes), whose table of addresses is kept as long as addresses, sizes and dtypes last.
+    Cost: both are read and the target is written, 12 bytes per float32 parameter, and 14 per bfloat16 one with a
+    master. A GPU takes one launch for each device (Triton: for each mixture of dtypes); its table of addresses is kept
+    as long as addresses, sizes and dtypes last.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -99,9 +102,10 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
 
     Args:
         queue: ``(size, D)``. It receives ``queue[(position + i) % size] = keys[i]``, rounded to its dtype.
-        keys: ``(N, D)``, any N and floating-point dtype; of more than ``size`` the newest stay. They are never written.
-        position: where the first key goes: a whole number, or an integer tensor with one element, which nobody waits
-            for on a GPU.
+        keys: ``(N, D)``, any N and floating-point dtype; if there are more than ``size``, the newest stay. They are
+            never written.
+        position: where the first key goes: a whole number, or an integer tensor with one element, for which the host
+            does not wait on a GPU.
         backend: see `ema_update_`.
 
     Returns:
@@ -140,7 +144,7 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
                 "pass a whole number or an integer tensor with one element."
             )
         at = position.reshape(()).to(queue.device)
-        known = position.item() if position.is_cpu and is_plain() else 0  # elsewhere nobody waits for it
+        known = position.item() if position.is_cpu and is_plain() else 0  # we do not wait for a device to check it
     if not is_whole(known, 0) or known >= size:  # type: ignore[operator]
         raise ValueError(f"queue_update_: position is {came(known)}; pass a whole number from 0 to {size - 1}.")
     skipped = max(0, count - size)
@@ -154,9 +158,9 @@ def queue_update_(queue: Tensor, keys: Tensor, position: int | Tensor, *, backen
 
 
 def _momentum(momentum: float | Tensor) -> tuple[float, Tensor | None]:
-    """As a number, and as a tensor where it is one that must not be waited for."""
+    """Return the momentum as a number, and as a tensor if it is one for which the host must not wait."""
     if torch.compiler.is_compiling() and not isinstance(momentum, Tensor):
-        # a number that changes from step to step: as a product with a tensor the graph holds no guard on it
+        # The number changes from step to step. As a factor of a tensor it gets no guard in the compiled graph.
         return 0.0, torch.ones((), dtype=torch.float64, device="cpu") * momentum
     check_scalar("ema_update_", "momentum", momentum)
     if isinstance(momentum, Tensor):
@@ -180,7 +184,7 @@ def _listed(name: str, tensors: object) -> list[Tensor]:
 
 
 def _checked(place: int, target: object, source: object, master: object) -> tuple[Tensor, Tensor, Tensor | None]:
-    """A target, its source and its master as ordinary tensors on this rank, or a sentence about what does not match."""
+    """Return a target, its source and its master as ordinary tensors on this rank, or raise if they do not match."""
     t, s = _ordinary(f"targets[{place}]", target), _ordinary(f"sources[{place}]", source, written=False)
     m = None if master is None else _ordinary(f"masters[{place}]", master)
     if m is not None and _placed(master) != _placed(target):
@@ -247,7 +251,7 @@ def _ordinary(name: str, given: object, written: bool = True) -> Tensor:
     if value.is_quantized:
         raise TypeError(f"ema_update_: {name} has dtype {value.dtype}; pass numbers, {name}.dequantize().")
     value = value.detach()
-    if not torch.compiler.is_compiling() and (value.is_conj() or value.is_neg()):  # which the compiler resolves
+    if not torch.compiler.is_compiling() and (value.is_conj() or value.is_neg()):  # the compiler resolves both
         if written:
             raise ValueError(f"ema_update_: {name} is a conjugated or negated view; pass the tensor itself.")
         value = value.resolve_conj().resolve_neg()
@@ -255,5 +259,5 @@ def _ordinary(name: str, given: object, written: bool = True) -> Tensor:
 
 
 def _placed(value: object) -> object:
-    """How a DTensor lies on its ranks; None for what is no DTensor."""
+    """Return how a DTensor lies on its ranks; None for other values."""
     return (value.device_mesh, value.placements) if type(value).__name__ == "DTensor" else None  # type: ignore[attr-defined]

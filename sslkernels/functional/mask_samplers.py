@@ -152,7 +152,7 @@ def block_masks(
         # tokens outside all targets, outside all but the last, ..., all tokens
         free = torch.cat([(taken.cumsum(1) == 0).flip(1), free], 1)
     enough = _box_sums(free, h, w) >= min_keep  # (B, relaxations, places)
-    relaxed = enough.flatten(2).any(2).int().argmax(1)  # of equal ones the first
+    relaxed = enough.flatten(2).any(2).int().argmax(1)  # argmax takes the first of equal numbers
     sample = torch.arange(batch, device=device)
     keys = _uniform((batch, enc_blocks, height - h + 1, width - w + 1), generator, device)
     contexts = _places(torch.where(enough[sample, relaxed][:, None], keys, -1))

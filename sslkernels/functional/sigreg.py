@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LeJEPA's SIGReg over `characteristic_sums`: no tensor over the knots exists, forward or backward."""
+"""Compute LeJEPA's SIGReg from `characteristic_sums`: no tensor over the knots exists, forward or backward."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def sigreg(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """SIGReg of LeJEPA (Balestriero & LeCun 2025): how far projections on random lines are from a standard normal.
+    """Make embeddings normal along random lines (SIGReg of LeJEPA, Balestriero & LeCun 2025).
 
-    Per view and slice a, with ``p_n = <z_n, a>``, the Epps-Pulley statistic: N times the trapezoidal integral over
-    [-t_max, t_max] of ``exp(-t^2/2) |mean_n exp(i t p_n) - exp(-t^2/2)|^2``. The loss is its mean over both.
+    For each view and slice a, with ``p_n = <z_n, a>``, the Epps-Pulley statistic is N times the trapezoidal integral
+    over [-t_max, t_max] of ``exp(-t^2/2) |mean_n exp(i t p_n) - exp(-t^2/2)|^2``. The loss is its mean over both.
 
     Args:
         z: ``(..., N, C)``, N samples of each view; float32, float64, bfloat16 or float16. Under autocast projections
             are formed in its dtype; everything after them is float32 (float64 for float64 ``z``).
-        slices: ``(C, S)``, unit columns, constants: no gradient. By default ``num_slices`` are drawn anew.
+        slices: ``(C, S)``, unit columns, constants without a gradient. By default ``num_slices`` are drawn anew.
         knots: points of the trapezoidal rule on [0, t_max], both ends included; at least 2.
         t_max: where the integral ends.
         num_slices: how many slices are drawn.
-        generator: for drawing them, on the device of ``z``; by default torch's own.
+        generator: draws the slices, on the device of ``z``; by default torch's own.
         group: the value is that of the samples of all ranks, the same on each, and gradients averaged over ranks (DDP)
             are those of one process; ranks may hold different N. The slices of the group's first rank are used on all
             of them, given ones too. ``None`` never communicates.
@@ -56,9 +56,9 @@ def sigreg(
     Returns:
         0-dim float32 (float64 for float64 ``z``). Differentiable once.
 
-    Cost beside the product with the slices: per projection one pass forward and one backward of some 7 operations per
-    knot, and in memory the projections (M*N*S), their gradient, and M*S*knots sums. Exchanged: 2*M*S*knots floats,
-    forward and backward, and C*S of slices. Nothing waits for the device without a group.
+    Cost beside the product with the slices: one pass over the projections forward and one backward, with some 7
+    operations per projection and knot. Memory holds the projections (M*N*S), their gradient, and M*S*knots sums. Ranks
+    exchange 2*M*S*knots floats, forward and backward, and C*S of slices. Without a group nothing waits for the device.
 
     ``torch.compile(fullgraph=True)`` works for ``group=None``; with a group compile the part before the loss.
 
@@ -89,17 +89,18 @@ def lejepa(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """LeJEPA (Balestriero & LeCun 2025): ``weight * sigreg(all views) + (1 - weight) * invariance``.
+    """Bring a sample's views together and keep embeddings normal (LeJEPA, Balestriero & LeCun 2025).
 
-    Invariance is the mean of ``(z - centre)^2`` over all views, ``centre`` the mean of a sample's global views.
+    ``weight * sigreg(all views) + (1 - weight) * invariance``, where invariance is the mean of ``(z - centre)^2`` over
+    all views, and ``centre`` is the mean of a sample's global views.
 
     Args:
         local_z, global_z: ``(V, N, C)`` each, at least one view and the same N and C.
-        weight: of the regulariser, in [0, 1].
+        weight: weight of the regulariser, in [0, 1].
         slices, knots, t_max, num_slices, generator, group, backend: see `sigreg`.
 
     Returns:
-        0-dim float32 (float64 for float64 ``z``). Under a ``group`` its mean over ranks is the value of one process.
+        0-dim float32 (float64 for float64 ``z``). With a ``group`` its mean over ranks is the value of one process.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -116,20 +117,20 @@ def lejepa(
     regularizer = _epps_pulley(every, _slices(every, slices, count, generator, shard), knots, t_max, shard, backend)
     wider = every.to(wide(every.dtype))
     share = shard.ranks / (every.shape[0] * shard.total(every.shape[1]) * every.shape[2])
-    # divided before they are summed: the mean may fit where the sum does not
+    # We divide before we sum: the mean may fit the range where the sum does not.
     invariance = ((wider - wider[: global_z.shape[0]].mean(0)) * share**0.5).square().sum()
     return weight * regularizer + (1 - weight) * invariance
 
 
 def _epps_pulley(z: Tensor, slices: Tensor, knots: int, t_max: float, shard: Shard, backend: str | None) -> Tensor:
-    """The mean over views and slices of N * sum_k w_k |phi_k - exp(-t_k^2/2)|^2."""
+    """Compute the mean over views and slices of N * sum_k w_k |phi_k - exp(-t_k^2/2)|^2."""
     step = t_max / (knots - 1)
     samples = shard.total(z.shape[1])
     projections = torch.mm(z.reshape(-1, z.shape[2]), slices).view(*z.shape[:2], slices.shape[1])
     sums = characteristic_sums(projections, step, knots, shard=shard, backend=backend)
     t = torch.arange(knots, dtype=sums.dtype, device=z.device) * step
     normal = torch.exp(-t.square() / 2)
-    weights = 2 * step * normal  # twice: the integrand is even in t
+    weights = 2 * step * normal  # the factor 2 is there because the integrand is even in t
     weights = torch.cat([weights[:1] / 2, weights[1:-1], weights[-1:] / 2])
     target = torch.stack([normal, torch.zeros_like(normal)])[..., None]
     deviation = (sums / samples - target).square()
@@ -137,9 +138,9 @@ def _epps_pulley(z: Tensor, slices: Tensor, knots: int, t_max: float, shard: Sha
 
 
 def _slices(z: Tensor, slices: Tensor | None, count: int, generator: torch.Generator | None, shard: Shard) -> Tensor:
-    """Unit columns (C, S) in the dtype of z: those given or drawn, the first rank's on every rank."""
+    """Return unit columns (C, S) in the dtype of z, given or drawn; every rank gets those of the first rank."""
     if slices is None:
-        drawn = {} if generator is None else {"generator": generator}  # torch.compile knows no None here
+        drawn = {} if generator is None else {"generator": generator}  # torch.compile accepts no None here
         slices = torch.randn(z.shape[2], count, dtype=wide(z.dtype), device=z.device, **drawn)
         slices = slices / slices.norm(dim=0)
     return broadcast(slices.to(z.dtype), shard)
@@ -153,7 +154,7 @@ def _shard(function: str, z: Tensor, group: GroupLike, **settings: object) -> Sh
 
 
 def check_views_of_samples(function: str, views: dict[str, Tensor]) -> None:
-    """Two tensors ``(V, N, C)`` with a view or more each, of the same samples and features."""
+    """Check two tensors ``(V, N, C)``, which need at least one view each and the same samples and features."""
     for name, z in views.items():
         check_projections(function, name, z)
         if z.dim() != 3 or z.shape[0] == 0:
@@ -168,7 +169,7 @@ def check_views_of_samples(function: str, views: dict[str, Tensor]) -> None:
 
 
 def check_projections(function: str, name: str, z: Tensor) -> None:
-    """A tensor ``(..., N, C)`` with at least one view."""
+    """Check a tensor ``(..., N, C)``, which needs at least one view."""
     z = check_tensor(function, name, z, VIEWS)
     check_rows(function, name, z.flatten(0, -2) if z.dim() > 2 else z, VIEWS)
     if z.shape[:-2].numel() == 0:
@@ -178,7 +179,7 @@ def check_projections(function: str, name: str, z: Tensor) -> None:
 def check_rule(
     function: str, knots: int, t_max: float, names: tuple[str, str] = ("knots", "t_max")
 ) -> tuple[int, float]:
-    """Check what the trapezoidal rule is made of: knots, both ends included, and where it ends."""
+    """Check the number of knots of the trapezoidal rule, both ends included, and where it ends."""
     knots = check_size(function, names[0], knots, least=2)
     check_fits(function, names[0], knots, knots)
     return knots, check_number(function, names[1], t_max, above=0)
@@ -187,7 +188,7 @@ def check_rule(
 def _check_slices(
     function: str, z: Tensor, slices: Tensor | None, num_slices: int, generator: torch.Generator | None, knots: int
 ) -> int:
-    """How many slices there are; that their projections and the sums over ``knots`` fit memory."""
+    """Count the slices, and check that their projections and the sums over ``knots`` fit memory."""
     num_slices = check_size(function, "num_slices", num_slices)
     check_generator(function, generator, z.device)
     if slices is None:

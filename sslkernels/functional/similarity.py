@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Contrastive losses over `logsumexp_similarity`.
+"""Compute contrastive losses from `logsumexp_similarity`.
 
-A cross-entropy whose positive is one of its own logits is softplus(lse of the others - positive). Taking the positive
-out of the sum, rather than subtracting it from the whole, keeps the gradient of well-aligned pairs.
+A cross-entropy whose positive is one of its own logits is softplus(lse of the others - positive). We leave the positive
+out of the sum and do not subtract it from the whole; so well-aligned pairs keep their gradient.
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ def nt_xent(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Normalised-temperature cross-entropy of SimCLR (Chen et al. 2020, eq. 1): the mean over 2N anchors.
+    """Push paired views together and all others apart (NT-Xent of SimCLR, Chen et al. 2020, eq. 1).
+
+    The mean over 2N anchors of ``loss_i = softplus(lse_i - p_i)``: p_i is the logit of the positive, lse_i the
+    log-sum-exp of the logits of all negatives.
 
     Args:
         z0, z1: two views ``(N, D)``, ``N >= 1``; row i of one is the positive of row i of the other.
@@ -53,7 +56,7 @@ def nt_xent(
 
     Cost: ``3*(2N)^2*D`` operations forward and backward together, half of what a dense matrix takes, while the
     triangle of pairs fits the workspace (64 MiB, or 32 where ``D < 512``; ``SSLKERNELS_WORKSPACE_MIB`` can lower it);
-    above it ``4*(2N)^2*D`` and ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` holds for ``group=None``.
+    above it ``4*(2N)^2*D`` and ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` works for ``group=None``.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -83,15 +86,15 @@ def info_nce(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """InfoNCE (van den Oord et al. 2018): query i matches key i.
+    """Find the key of each query among others (InfoNCE, van den Oord et al. 2018); query i matches key i.
 
     Args:
         query, key: ``(N, D)``, ``N >= 1``.
-        negatives: a queue ``(M, D)``. With it, the negatives are its rows alone, as given (never normalised again,
-            never gathered): MoCo (He et al. 2020). Frozen negatives are not saved, so that the queue may be
+        negatives: a queue ``(M, D)``, as in MoCo (He et al. 2020). With it, only its rows are negatives, as given
+            (never normalised again, never gathered). Frozen negatives are not saved, so that the queue may be
             overwritten before the backward. Without it, the other keys are the negatives.
         temperature, normalize, reduction, backend: as in `nt_xent`; ``"none"`` gives ``(N,)``.
-        symmetric: average both directions (MoCo v3, CLIP); not with ``negatives``.
+        symmetric: average both directions (MoCo v3, CLIP); this is not possible with ``negatives``.
         group: as in `nt_xent`; keys of other ranks are negatives.
 
     Cost: ``6*N*M*D`` operations forward and backward while the pairs fit the workspace (see `nt_xent`), ``8*N*M*D``
@@ -141,12 +144,12 @@ def clip_loss(
     group: GroupLike = None,
     backend: str | None = None,
 ) -> Tensor:
-    """CLIP's symmetric cross-entropy (Radford et al. 2021) of features that are already normalised.
+    """Match images with their texts, both already normalised: CLIP's symmetric cross-entropy (Radford et al. 2021).
 
     Args:
         image, text: ``(N, D)``, ``N >= 1``, used as given.
         logit_scale: the factor itself (already exponentiated); number or one-element tensor of any shape.
-        logit_bias: accepted and without effect: a constant added to every logit cancels; its gradient is zero.
+        logit_bias: accepted but without effect, since a constant added to every logit cancels; its gradient is zero.
         reduction: ``"none"`` gives ``(N,)``, the mean of both directions of each pair.
         group, backend: as in `nt_xent`.
 
@@ -173,21 +176,21 @@ def clip_loss(
 
 
 def _computed(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors in the dtype that a product of them runs in."""
+    """Convert tensors to the dtype in which a product of them runs."""
     tensors = promoted(*tensors)
     dtype = compute_dtype(tensors[0])
     return tensors if dtype == tensors[0].dtype else tuple(tensor.to(dtype) for tensor in tensors)
 
 
 def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
-    """1 / temperature, taken in the dtype of the sums whatever dtype the temperature has."""
+    """Compute 1 / temperature in the dtype of the sums, whatever dtype the temperature has."""
     if isinstance(temperature, Tensor):
         return scale_tensor(temperature, like).reciprocal()
     return scale_tensor(1 / temperature, like)
 
 
 def sharded(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard:
-    """`shard_of`; a loss needs a row, on some rank if not on this one."""
+    """Call `shard_of`, and check that some rank holds a row, since a loss needs one."""
     shard = shard_of(group, function, x, *others, **settings)
     if shard.total(x.shape[0]) == 0:
         raise ValueError(f"{function}: no rank holds a row; a loss needs at least one row.")

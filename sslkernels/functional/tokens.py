@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving tokens of masked methods: gather, scatter, restore, and patches that are read only where they are kept.
+"""Move tokens of masked methods: gather, scatter and restore them, and read only the patches that are kept.
 
-A row is moved once, whatever is done to it on the way, and every backward writes each row of a gradient once: index
-sets need not be permutations, and rows that are read twice add up in the order of the index, the same bits each time.
+A row is moved once, whatever else is done to it on the way, and a backward writes each row of a gradient once. Index
+sets need not be permutations: rows that are read twice add up in the order of the index, with the same bits each time.
 ``x`` may be a tensor, a CuPy array or anything else that speaks DLPack; it is read where it lies.
 """
 
@@ -35,13 +35,13 @@ from sslkernels.ops.tokens.bounds import check_bounds
 
 
 def gather_tokens(x: Tensor, index: Tensor, *, pos: Tensor | None = None, backend: str | None = None) -> Tensor:
-    """``out[b, k] = x[b, index[b, k]]``, plus ``pos[index[b, k]]`` where there is one.
+    """Keep the tokens that an index names: ``out[b, k] = x[b, index[b, k]]``, plus ``pos[index[b, k]]`` if given.
 
     Args:
         x: tokens ``(B, L, C)``; float32, float64, bfloat16 or float16. Only the last dimension need be contiguous.
             Whole numbers and booleans (word ids, labels) are taken too; PyTorch moves them, whatever the backend.
         index: int64 or int32 ``(B, K)``, from 0 to L - 1; duplicates are allowed, and their gradients add up. On a CPU
-            another number is an IndexError; on a GPU, which nobody waits for, its row of the output is NaN.
+            another number is an IndexError; on a GPU its row of the output is NaN, so that the host need not wait.
         pos: ``(L, C)`` or ``(1, L, C)``: position embeddings, added in float32 and rounded once.
         backend: see `logsumexp_similarity`.
 
@@ -65,7 +65,9 @@ def gather_tokens(x: Tensor, index: Tensor, *, pos: Tensor | None = None, backen
 def scatter_tokens(
     x: Tensor, index: Tensor, length: int, *, fill: float | Tensor = 0.0, backend: str | None = None
 ) -> Tensor:
-    """The adjoint of `gather_tokens`: ``(B, length, C)`` with ``x[b, k]`` at ``index[b, k]``, ``fill`` elsewhere.
+    """Put tokens back in their places, ``x[b, k]`` at ``index[b, k]``, with ``fill`` elsewhere.
+
+    This is the adjoint of `gather_tokens`.
 
     Args:
         x: tokens ``(B, K, C)``.
@@ -105,7 +107,7 @@ def restore_tokens(
     prefix: int = 0,
     backend: str | None = None,
 ) -> Tensor:
-    """MAE's decoder input (He et al. 2022) in one pass: visible tokens back in their places, the mask token elsewhere.
+    """Make MAE's decoder input (He et al. 2022) in one pass: put visible tokens back, and the mask token elsewhere.
 
     ``out[b, P + l] = (r < K ? visible[b, P + r] : mask_token) + pos[P + l]`` with ``r = ids_restore[b, l]``.
 
@@ -121,8 +123,8 @@ def restore_tokens(
     Returns:
         ``(B, P + L, C)`` in the dtype of ``visible``, or in that of ``visible + pos``.
 
-    Cost: P + K rows are read and P + L written, and the other way round in the backward, where PyTorch's composition
-    of cat, gather and add moves them three times.
+    Cost: P + K rows are read and P + L written, and the other way round in the backward. PyTorch's composition of cat,
+    gather and add moves them three times.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -144,12 +146,12 @@ def restore_tokens(
 def apply_masks(
     x: Tensor, masks: Sequence[Tensor], *, concat: bool = True, backend: str | None = None
 ) -> Tensor | list[Tensor]:
-    """I-JEPA's (Assran et al. 2023): the tokens of every index set, one set after another along the batch.
+    """Gather the tokens of every index set, one set after another along the batch (I-JEPA, Assran et al. 2023).
 
     Args:
         x: tokens ``(B, L, C)``.
         masks: M index sets ``(B, K)``, all of the same K; see `gather_tokens`.
-        concat: ``(M * B, K, C)``; else a list of M views ``(B, K, C)`` of it.
+        concat: return ``(M * B, K, C)``; else a list of M views ``(B, K, C)`` of it.
         backend: see `logsumexp_similarity`.
 
     Cost: one launch for all sets, forward and backward.
@@ -177,10 +179,10 @@ def apply_masks(
 
 
 def patchify_gather(images: Tensor, index: Tensor, patch: int, *, backend: str | None = None) -> Tensor:
-    """The pixels of the patches that are kept, ``(B, K, channels * patch * patch)``, and no others are read.
+    """Cut the patches that are kept out of images, ``(B, K, channels * patch * patch)``; other pixels are not read.
 
     ``F.linear(patchify_gather(images, ids_keep, p), conv.weight.flatten(1), conv.bias)`` is the patch embedding of the
-    kept tokens, ``conv`` being the usual convolution of stride and size ``patch``.
+    kept tokens, if ``conv`` is the usual convolution of stride and size ``patch``.
 
     Args:
         images: ``(B, channels, H, W)``, contiguous, H and W multiples of ``patch``.
@@ -236,8 +238,8 @@ def _gather(
 
 
 def _gather_whole(x: Tensor, index: Tensor, backend: str | None) -> Tensor:
-    """Whole numbers, which no kernel moves: ``x (B, L, C)`` at ``index (M, B, K)``, ``(M B, K, C)``."""
-    TOKENS.choose(x.device, torch.float32, backend)  # refuses a name that is none
+    """Gather whole numbers, which no kernel moves: ``x (B, L, C)`` at ``index (M, B, K)`` gives ``(M B, K, C)``."""
+    TOKENS.choose(x.device, torch.float32, backend)  # raises if no backend has this name
     if x.device.type == "cpu" and not torch.compiler.is_compiling():
         check_bounds(index, x.shape[1])
     where = index.flatten(0, 1).long()[..., None].expand(-1, -1, x.shape[2])

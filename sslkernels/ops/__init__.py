@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The primitives, one folder per family."""
+"""Holds the primitives, with one folder for each family of ops."""

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``SSLKERNELS_CHECK=1``: which op is wrong? Every one also runs on reference, and a warning names those that differ.
+"""Find the op that is wrong: with ``SSLKERNELS_CHECK=1`` each also runs on reference, and a warning names differences.
 
-A difference is measured by the largest number of the output that it is in. Allowed are a few roundings of the coarsest
-dtype of the call, or where that is more, `TIMES` the change that two roundings of the inputs make to reference's own
-result: numbers that cancel each other leave nothing but rounding. Whatever an op writes to is compared as well, so that
-an input that a kernel changes shows too.
-Everything takes as much time and memory as plain PyTorch does, and more: this is for finding a fault, not for training.
+A difference is divided by the largest number of the output in which it occurs. It may be a few roundings of the
+coarsest dtype of the call. It may also be `TIMES` the change that two roundings of the inputs make to reference's own
+result, if that is more: numbers that cancel each other leave nothing but rounding. The check also compares the tensors
+that an op is given, so that it notices a kernel that changes an input.
+A checked op takes all the time and memory of plain PyTorch and its own: use this to find a fault, not to train.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from sslkernels.ops.registry import Family
 
 ALLOWED = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-ALLOWED_TF32 = 4e-3  # its products have float16's bits
+ALLOWED_TF32 = 4e-3  # TF32 products have as many bits as float16 numbers
 TIMES = 100
 
 
 def beside_reference(
     family: Family, function: str, backend: str, implementation: Callable[..., Any]
 ) -> Callable[..., Any]:
-    """The implementation, followed by reference's on copies of the same arguments and a comparison."""
+    """Wrap the implementation: run it, run reference on copies of the same arguments, and compare the two."""
     reference = importlib.import_module(f"sslkernels.ops.{family.name}.reference")
     names = tuple(inspect.signature(getattr(reference, function)).parameters)
     scratch = family.ops[function].scratch
@@ -80,7 +80,7 @@ def _copied(x: Any, copy: Callable[[Tensor], Tensor] = torch.clone) -> Any:
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """The tensor with every number moved by two roundings of float32, or of float64; narrower ones cannot hold that."""
+    """Move every number by two roundings of float32 or float64; narrower ones cannot hold that and are only copied."""
     if x.dtype not in (torch.float32, torch.float64):
         return x.clone()
     signs = torch.arange(1, x.numel() + 1, device=x.device, dtype=x.dtype).view(x.shape) % 3 - 1  # nothing is drawn
@@ -88,7 +88,7 @@ def _rounded(x: Tensor) -> Tensor:
 
 
 def _pairs(names: tuple[str, ...], mine: Any, others: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, tensor and its counterpart, of everything that holds tensors."""
+    """Yield the name of each tensor, the tensor and its counterpart, out of lists and tuples too."""
     for name, x, y in zip(names, mine, others, strict=True):
         if isinstance(x, Tensor):
             yield name, x, y
@@ -107,11 +107,11 @@ def _allowed(mine: Tensor, given: list[tuple[str, Tensor, Tensor]]) -> float:
 
 
 def _difference(mine: Tensor, theirs: Tensor) -> float:
-    """The largest difference by the largest number; infinite where only one of two numbers is finite."""
+    """Return the largest difference divided by the largest number; infinite where only one of two is finite."""
     if mine.shape != theirs.shape or mine.dtype != theirs.dtype:
         return math.inf
     a, b = mine.detach().double(), theirs.detach().double()
-    agree = (a == b) | ~(a.isfinite() | b.isfinite())  # whether infinite or NaN depends on the order of the sums
+    agree = (a == b) | ~(a.isfinite() | b.isfinite())  # the order of sums decides if they are infinite or NaN
     off = torch.where(agree, 0, (a - b).abs()).nan_to_num(math.inf, math.inf)
     worst = float(off.max()) if off.numel() else 0.0
     return worst / float(torch.where(b.isfinite(), b.abs(), 0).max().clamp_min(1e-300)) if worst else 0.0

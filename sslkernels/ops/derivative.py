@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A second derivative is refused: the gradients that the ops give have none of their own."""
+"""Refuse second derivatives: the gradients that the ops give cannot be differentiated again."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 class _NoSecondDerivative(torch.autograd.Function):
-    """Gradients that complain when they are differentiated, instead of passing for constants.
+    """Pass gradients on, and raise when somebody differentiates them instead of letting them pass for constants.
 
-    The first ``count`` tensors are what they depend on: whoever differentiates with respect to those comes by here.
+    They depend on the first ``count`` tensors, so differentiating with respect to those ends up here.
     """
 
     @staticmethod

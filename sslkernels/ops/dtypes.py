@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which dtype a number is read, multiplied and summed in."""
+"""Choose the dtypes in which numbers are read, multiplied and summed."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of sums of numbers of ``dtype``."""
+    """Return the dtype in which numbers of ``dtype`` are summed."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def widened(x: Tensor) -> Tensor:
-    """``x`` in the dtype that it is summed in."""
+    """Convert ``x`` to the dtype in which it is summed."""
     return x.to(wide(x.dtype))
 
 
 def promoted(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Tensors in the one dtype that holds all of theirs; autocast lets those of one call differ."""
+    """Convert tensors to one dtype that holds all of theirs; under autocast the inputs of one call may differ."""
     dtype = tensors[0].dtype
     if all(tensor.dtype == dtype for tensor in tensors):
         return tensors
@@ -28,7 +28,7 @@ def promoted(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 def stacked(*parts: Tensor) -> Tensor:
-    """Parts one after another, `promoted`. Under autocast torch.cat refuses a 16-bit dtype that is not autocast's."""
+    """Stack the `promoted` parts. Under autocast torch.cat alone refuses a 16-bit dtype that is not autocast's."""
     parts = promoted(*parts)
     if not torch.is_autocast_enabled(parts[0].device.type):
         return torch.cat(parts)
@@ -37,7 +37,7 @@ def stacked(*parts: Tensor) -> Tensor:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that a matrix product of ``x`` would run in: autocast's, or its own."""
+    """Return the dtype in which a matrix product of ``x`` would run: autocast's, or that of ``x``."""
     kind = x.device.type
     if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
@@ -45,7 +45,7 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def scale_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
-    """``scale`` as a 0-dim tensor in the dtype that ``like`` is summed in; the host does not wait for the device."""
+    """Make ``scale`` a 0-dim tensor in the dtype in which ``like`` is summed, without waiting for the device."""
     dtype = wide(like.dtype)
     if isinstance(scale, Tensor):
         return scale.reshape(()).to(device=like.device, dtype=dtype)

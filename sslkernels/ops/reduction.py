@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses to one number, and back, inside the node that computes them: at small N a node costs more than its arithmetic.
+"""Reduce losses to one number, and spread its gradient, inside the autograd node that computes them.
 
     mean   sum_i l_i / N          g_i = g / N
     sum    sum_i l_i              g_i = g
 
-Under ranks both are multiplied by their number, and N is that of all: the mean over ranks of what is returned is then
-the whole batch's value, uneven shards included.
+A node of its own would cost more than its arithmetic at small N. Where there are several ranks, N counts the rows of
+all of them and both values are multiplied by the number of ranks. The mean over ranks of the returned values is then
+the whole batch's value, even if ranks hold different numbers of rows.
 """
 
 from __future__ import annotations
@@ -16,17 +17,17 @@ from sslkernels.distributed import Shard
 
 
 def reduced(losses: Tensor, reduction: str, shard: Shard) -> Tensor:
-    """Losses ``(N,)`` as they are for "none", else 0-dim."""
+    """Reduce losses ``(N,)`` to a 0-dim tensor; "none" returns them as they are."""
     if reduction == "none":
         return losses
     if reduction == "sum":
         return losses.sum() * shard.ranks
-    # Divided before they are added: the sum of large losses may leave the range where their mean does not.
+    # We divide before we add: the sum of large losses may overflow where their mean does not.
     return (losses * (shard.ranks / shard.total(losses.shape[0]))).sum()
 
 
 def each(grad: Tensor, count: int, reduction: str, shard: Shard) -> Tensor:
-    """The gradient of each of ``count`` losses, ``(N,)`` or 0-dim for all, given that of `reduced`."""
+    """Turn the gradient of `reduced` into that of each of ``count`` losses: ``(N,)``, or 0-dim if all have the same."""
     if reduction == "mean":
         grad = grad / shard.total(count)
     return grad if shard.ranks == 1 or reduction == "none" else grad * shard.ranks

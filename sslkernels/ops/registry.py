@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A family of ops declares itself: its name, what it has kernels for, and each op by one function.
+"""Let a family of ops declare itself: its name, the backends that it has kernels for, and one function for each op.
 
     ROWS = family("rows", kernels=("cpu", "triton"))
 
@@ -7,10 +7,10 @@
     def dot_forward(x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor:
         return x.new_empty((x.shape[0],), dtype=wide(x.dtype))
 
-The signature is the op's schema, and the body is its fake: it says the shapes and dtypes of what comes out. The call
-goes to the function of that name in the backend's module, here sslkernels.ops.rows.<backend>.dot_forward, with the same
-arguments but for the backend's name. That name is resolved before the op is called, so that a compiled graph holds the
-same choice as the eager call. An argument may be a NamedTuple: torch sees its fields, one after another.
+The signature is the op's schema. The body is its fake: it returns empty tensors with the output's shapes and dtypes. A
+call goes to the function of the same name in the backend's module, here sslkernels.ops.rows.<backend>.dot_forward, with
+the same arguments except the backend's name. The caller chooses that name before it calls the op, so that a compiled
+graph holds the same choice as the eager call. An argument may be a NamedTuple: torch sees its fields one after another.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ from sslkernels.backends import CHECKED
 from sslkernels.ops import check
 
 _library = torch.library.Library("sslkernels", "DEF")
-# Types of arguments that go straight to the backend: no subclass of a tensor and no SymInt is among them.
+# Arguments of these types go straight to the backend. Subclasses of tensors, and SymInts, do not.
 _ORDINARY = frozenset((Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, int, float, str))
 _FAMILIES: dict[str, Family] = {}
 
 
 @dataclass(frozen=True)
 class Op:
-    """One op of a family, as its function declared it."""
+    """Describe one op of a family as its function declared it."""
 
     name: str
     schema: str
-    fields: tuple[str, ...]  # its arguments as torch sees them, the backend's name last
-    scratch: tuple[str, ...]  # those in which kernels may leave anything
+    fields: tuple[str, ...]  # the arguments as torch sees them; the backend's name is the last
+    scratch: tuple[str, ...]  # the arguments in which kernels may leave anything
 
 
 @dataclass(frozen=True)
 class Family:
-    """A folder of sslkernels/ops: what it has kernels for, the fastest first, and its ops by the functions' names."""
+    """Describe a folder of sslkernels/ops: the backends with kernels, fastest first, and the ops by function name."""
 
     name: str
     kernels: tuple[str, ...]
@@ -58,15 +58,15 @@ class Family:
 
     @property
     def backends(self) -> tuple[str, ...]:
-        """What can run its ops, the fastest first."""
+        """Name the backends that can run its ops, fastest first."""
         return *self.kernels, "reference"
 
     def choose(self, device: torch.device, dtype: torch.dtype, backend: str | None) -> str:
-        """The backend for tensors of ``dtype`` on ``device``; see `sslkernels.backends.choose`."""
+        """Choose the backend for tensors of ``dtype`` on ``device``; see `sslkernels.backends.choose`."""
         return backends.choose(device, dtype, backend, self.backends)
 
     def run(self, function: str, backend: str, *arguments: Any) -> Any:
-        """Call the function of that name in the backend's module, and leave the dtypes alone inside autocast."""
+        """Call the function of that name in the backend's module, with autocast off so that dtypes stay as they are."""
         module = self._modules.get(backend)
         if module is None:
             module = self._modules[backend] = importlib.import_module(f"sslkernels.ops.{self.name}.{backend}")
@@ -89,10 +89,10 @@ class Family:
         scratch: Iterable[str] = (),
         run: Callable[..., Any] | None = None,
     ) -> Any:
-        """Register the op that a function declares, and give back what calls it.
+        """Register the op that a function declares, and return a function that calls it.
 
-        ``mutates`` names arguments that the op writes to, ``scratch`` those of which nobody reads what is left in them.
-        ``run`` stands between the op and its backend, with the function's own arguments.
+        The op writes to the arguments that ``mutates`` names. It also writes to those that ``scratch`` names, but
+        nobody compares what it leaves there. ``run`` is called in place of the backend, with the function's arguments.
         """
         if declared is None:
             return lambda declared: self.op(declared, mutates=mutates, scratch=scratch, run=run)
@@ -109,13 +109,13 @@ class Family:
 
 
 def family(name: str, kernels: tuple[str, ...]) -> Family:
-    """Declare the family of that folder; every family runs on "reference" besides."""
+    """Declare the family of the folder ``name``; every family runs on "reference" too."""
     _FAMILIES[name] = Family(name, kernels)
     return _FAMILIES[name]
 
 
 def families() -> dict[str, Family]:
-    """Every family by its name; imports them all."""
+    """Import all families and return them by name."""
     for folder in pkgutil.iter_modules(ops.__path__):
         if folder.ispkg:
             importlib.import_module(f"sslkernels.ops.{folder.name}")
@@ -123,7 +123,7 @@ def families() -> dict[str, Family]:
 
 
 def is_plain() -> bool:
-    """Whether nothing stands between a call and its tensors: no compiler, no tracer, no fake tensors, no vmap."""
+    """Say if a call reaches its tensors directly: without a compiler, a tracer, fake tensors or vmap in between."""
     return (
         not torch.compiler.is_compiling()
         and torch._C._get_tracing_state() is None
@@ -133,7 +133,7 @@ def is_plain() -> bool:
 
 
 class _Prototype:
-    """A function with nothing but a signature, as infer_schema reads one."""
+    """Stand for a function that has nothing but a signature, which is all that infer_schema reads."""
 
     def __init__(self, signature: inspect.Signature) -> None:
         self.__signature__ = signature
@@ -143,7 +143,7 @@ class _Prototype:
 
 
 def _flat(declared: Callable[..., Any]) -> tuple[inspect.Signature, dict[int, Any]]:
-    """The signature with the fields of NamedTuples in their places, and which arguments are such."""
+    """Return the signature with NamedTuples replaced by their fields, and the NamedTuples by argument number."""
     hints = typing.get_type_hints(declared)
     parameters, structs = [], {}
     for place, name in enumerate(inspect.signature(declared).parameters):
@@ -159,20 +159,21 @@ def _flat(declared: Callable[..., Any]) -> tuple[inspect.Signature, dict[int, An
 def _registered(
     name: str, schema: str, run: Callable[..., Any], fake: Callable[..., Any], structs: dict[int, Any]
 ) -> Callable[..., Any]:
-    """Register an op for every device that a backend may run on, and give back what calls it.
+    """Register an op for every device that a backend may run on, and return a function that calls it.
 
-    Host tensors that nothing watches skip the dispatcher: at small sizes its way to a Python function and back costs as
-    much as the function.
+    Plain tensors on the host skip the dispatcher: at small sizes its way to a Python function and back costs as much as
+    the function itself.
     """
 
     count = len(inspect.signature(fake).parameters)
-    # Written out for the op's own arguments, as a NamedTuple's constructor is: at small sizes a loop would be felt.
+    # We write this function out for the op's own arguments, as NamedTuple does with its constructor: a loop would be
+    # felt at small sizes.
     names = [f"_{place}" for place in range(count)]
     parts = (f"*{name}" if place in structs else name for place, name in enumerate(names))
     flat = eval(f"lambda {', '.join(names)}: ({', '.join(parts)},)")
 
     def gathered(function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function of flat arguments."""
+        """Return the function in a form that takes flat arguments."""
         if not structs:
             return function
 
@@ -196,7 +197,7 @@ def _registered(
         if is_plain() and _ORDINARY.issuperset(map(type, given)) and given[0].is_cpu:
             for x in given:
                 if isinstance(x, Tensor) and x.is_neg():
-                    break  # its memory has the other sign: the dispatcher makes a copy
+                    break  # its memory holds the negated numbers; the dispatcher makes a proper copy
             else:
                 return run(*arguments)
         return registered(*given)

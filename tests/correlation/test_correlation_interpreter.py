@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
+"""Check the Triton backend's numbers with Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
 
-float32 and float16 only, since the interpreter multiplies bfloat16 wrongly. What the compiler makes of the same kernels
-is the subject of test_triton_compile.py.
+It tests only float32 and float16, since the interpreter multiplies bfloat16 wrongly. test_triton_compile.py compiles
+the same kernels.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ else:
     EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10}
     SIDES = ("samples", "features")
     DTYPES = (torch.float32, torch.float16)
-    # One program does all there is, or every sum is split into as many parts as there are blocks.
+    # With one processor, one program does everything; with 2^20, every sum has as many parts as there are blocks.
     IDLE, BUSY = 1, 1 << 20
 
     both_ways = pytest.mark.parametrize("small_blocks", (IDLE, BUSY), ids=("whole", "split"), indirect=True)
 
     @pytest.fixture(autouse=True)
     def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Blocks so small that small problems cross many; poison what is new."""
+        """Make blocks so small that small problems cross many; poison new tensors."""
         blocks = Blocks(32, 32, 32, 4, 1), Blocks(16, 32, 32, 4, 1)
         monkeypatch.setattr(triton, "TABLE", dict.fromkeys(triton.TABLE, blocks))
         monkeypatch.setattr(triton, "SHORTEST_PART", 32)
@@ -73,7 +73,7 @@ else:
         return 25 * repr_loss + 25 * std_loss + cov_loss
 
     def sizes(z0: Tensor, z1: Tensor, loss: str, lambd: float) -> list[Tensor]:
-        """Per view and column, the sums of the absolute terms that a gradient is of: what rounding is relative to."""
+        """Sum the absolute terms of a gradient for each view and column, because rounding is relative to these sums."""
         n, d = z0.shape
         centred = [z - z.mean(0) for z in (z0, z1)]
         found = []
@@ -94,13 +94,13 @@ else:
         return found
 
     def rows_of(n: int, d: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Two views alike, with columns of unlike means and deviations."""
+        """Make two similar views, whose columns have unlike means and deviations."""
         shared = torch.randn(n, d)
         spread, mean = torch.rand(d) + 0.2, torch.randn(d)
         return tuple(((shared + 0.5 * torch.randn(n, d)) * spread + mean).to(dtype) for _ in range(2))
 
     def check(loss: str, side: str, z0: Tensor, z1: Tensor, lambd: float = 0.05, scale: float = 1.0) -> None:
-        """The value and both gradients; ``scale`` is what a loss scaler multiplies by."""
+        """Compare the value and both gradients; a loss scaler multiplies by ``scale``."""
         leaves = [z.clone().requires_grad_() for z in (z0, z1)]
         exact = [z.double().requires_grad_() for z in (z0, z1)]
         if loss == "barlow_twins":
@@ -154,7 +154,7 @@ else:
 
     @pytest.mark.parametrize("side", SIDES)
     def test_half_precision_beyond_its_range(side: str) -> None:
-        """Entries of K and C of some 10^6, and of 10^-6, where float16 ends at 65504 and 6e-8."""
+        """Entries of K and C are some 10^6, or 10^-6, while float16 ends at 65504 and at 6e-8."""
         z0, z1 = rows_of(17, 40, torch.float32)
         check("vicreg", side, (300 * z0).half(), (300 * z1).half(), scale=2.0**-6)
         check("vicreg", side, (1e-3 * z0).half(), (1e-3 * z1).half(), scale=1024.0)
@@ -206,7 +206,7 @@ else:
 
     @pytest.mark.parametrize("side", SIDES)
     def test_autocast(side: str) -> None:
-        """float32 rows whose columns are multiplied in float16; gradients come back in float32."""
+        """Columns of float32 rows are multiplied in float16, and gradients come back in float32."""
         exact = [z.double().requires_grad_() for z in rows_of(17, 35, torch.float32)]
         leaves = [z.detach().float().requires_grad_() for z in exact]
         with torch.autocast("cpu", torch.float16):
@@ -221,7 +221,7 @@ else:
             assert (error <= 8 * EPS[torch.float16] * size).all() and (error > 0).any()
 
     def test_strides() -> None:
-        """Rows apart, rows on top of each other, features apart, and an odd start."""
+        """Rows lie apart or on top of each other, features lie apart, or the start is odd."""
         wide = torch.randn(40, 12)
         apart, on_top, features_apart = wide[::2, :5], wide[:1, :5].expand(20, 5), wide[:20, ::2]
         odd = wide.flatten()[3:203].view(20, 10)
@@ -253,7 +253,7 @@ else:
 
     @pytest.mark.parametrize("side", SIDES)
     def test_every_scale(side: str) -> None:
-        """As the other backends: test_correlation_scales.py says what is asked."""
+        """This backend passes the same test as others; test_correlation_scales.py describes it."""
         for loss in scales.LOSSES:
             for power in (-30, 9, 30):
                 scales.assert_agree(loss, side, "triton", *scales.views(12, 7, 10.0**power))
@@ -273,7 +273,7 @@ else:
     @pytest.mark.parametrize("centre", (True, False))
     @pytest.mark.parametrize(("n", "d"), ((1, 3), (16, 1), (100, 70)), ids=str)
     def test_moments(n: int, d: int, centre: bool) -> None:
-        """A deviation of 1 about a mean of 1000, and of 1000 about a mean of 1."""
+        """Columns have a deviation of 1 about a mean of 1000, or of 1000 about a mean of 1."""
         z0, z1 = torch.randn(n, d) + 1000, 1000 * torch.randn(n, d) + 1
         wide0, wide1 = z0.double(), z1.double()
         mean, squares, products, gap = triton.moments(z0, z1, centre)
@@ -299,7 +299,7 @@ else:
 
     @pytest.mark.parametrize(("first", "count"), ((0, 5), (5, 33), (3, 0)), ids=str)
     def test_some_rows_of_all(first: int, count: int) -> None:
-        """What a rank does with its rows and those of all ranks, which are standardised already."""
+        """A rank multiplies its own rows with those of all ranks; all are standardised already."""
         a, b = rows_of(40, 35, torch.float32)
         mine = slice(first, first + count)
         wide = [a.double(), b.double()]
@@ -325,7 +325,7 @@ else:
 
     @pytest.mark.parametrize("d", (1, 33, 70))
     def test_feature_energies_of_two_matrices(d: int) -> None:
-        """The rows of a rank against the matrix of all ranks; the latter is not symmetric."""
+        """The matrix of one rank's rows is multiplied with that of all ranks, which is not symmetric."""
         all_ranks, mine = torch.randn(2, d, d), torch.randn(2, d, d)
         products = (all_ranks * mine).double()
         products.diagonal(dim1=1, dim2=2).zero_()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every instruction set that this processor can run, each in a process of its own, against the float64 formulas."""
+"""Compare each instruction set that this processor can run with the float64 formulas, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers at the edges: constant and far-off columns, decorrelated rows, cancellation, NaN, nearly equal views."""
+"""Test numbers at the edges: constant and far-off columns, decorrelated rows, cancellation, NaN, nearly equal views."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_constant_column_is_finite(backend: str, convention: str, side: str) -
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("d", [1, 5])
 def test_two_rows(backend: str, d: int, side: str) -> None:
-    """Standardised to plus and minus one: the loss is a count, and its gradient vanishes but for eps."""
+    """Two rows are standardised to plus and minus one: the loss is a count, and its gradient vanishes but for eps."""
     z0, z1 = torch.randn(2, d, requires_grad=True), torch.randn(2, d, requires_grad=True)
     value = SF.barlow_twins(z0, z1, eps=0.0, side=side, backend=backend)
     signs = torch.sign((z0[0] - z0[1]) * (z1[0] - z1[1])).detach()
@@ -67,8 +67,9 @@ def test_two_rows(backend: str, d: int, side: str) -> None:
 
 @pytest.mark.parametrize("side", SIDES)
 def test_columns_far_from_zero(backend: str, side: str) -> None:
-    """Mean 1000, spread 1 or 0.01: sums of squares about zero would lose six of seven digits, and columns less a
-    rounded mean are not centred.
+    """The mean is 1000 and the spread 1 or 0.01.
+
+    Sums of squares about zero would lose six of seven digits, and columns minus a rounded mean are not centred.
     """
     spread = torch.tensor([1.0, 1e-2]).repeat(10)
     z0 = (spread * torch.randn(300, 20) + 1000).requires_grad_()
@@ -84,7 +85,7 @@ def test_columns_far_from_zero(backend: str, side: str) -> None:
 
 
 def decorrelated(n: int, d: int, noise: float) -> Tensor:
-    """n rows whose first n - 1 columns are orthogonal to each other and to ones, the rest zero, and noise on top."""
+    """Make n rows with n - 1 columns orthogonal to each other and to ones, and zeros in the rest; then add noise."""
     generator = torch.Generator().manual_seed(n + d)
     square = torch.randn(n, n, generator=generator, dtype=torch.float64)
     square[:, 0] = 1
@@ -97,9 +98,10 @@ def decorrelated(n: int, d: int, noise: float) -> Tensor:
 @pytest.mark.parametrize("noise", [0.0, 1e-3, 1e-1])
 @pytest.mark.parametrize("n, d", [(64, 80), (96, 400), (40, 41)])
 def test_cancellation_stays_within_its_bound(backend: str, n: int, d: int, noise: float) -> None:
-    """Off-diagonal mass far below the diagonal. Samples: within rounding of all of C's energy. Features: of itself.
+    """The energy off the diagonal is far below that on it.
 
-    An entry of K sums D products in fp32, where small ones can drown: worst case 128 roundings (a chunk), 8e-6.
+    On the side of samples the error is a rounding of all of C's energy, on that of features a rounding of the value.
+    An entry of K sums D products in fp32, where small ones can drown: in the worst case 128 roundings (a chunk), 8e-6.
     The worst seen is 1.2e-6.
     """
     z = decorrelated(n, d, noise).requires_grad_()
@@ -115,7 +117,7 @@ def test_cancellation_stays_within_its_bound(backend: str, n: int, d: int, noise
         if noise:
             (gradient,) = slopes(value, z)
             errors[side] = relative(gradient, slopes(correlation_oracle.covariance_penalty(leaf), leaf)[0])
-    if noise:  # what trains loses less than a digit: on either side most of the error is the rounding of z itself
+    if noise:  # gradients lose less than a digit: on either side most of the error is the rounding of z itself
         assert errors["samples"] < 10 * errors["features"] + 1e-6
 
 
@@ -130,7 +132,7 @@ def test_perfectly_decorrelated_rows_cost_nothing(backend: str, side: str) -> No
 
 @pytest.mark.parametrize("side", SIDES)
 def test_nearly_equal_views_keep_their_gap(backend: str, side: str) -> None:
-    """The invariance term of views that differ in the sixth digit, and its gradient, to five digits."""
+    """Views differ in the sixth digit; the invariance term and its gradient are right to five digits."""
     z0 = torch.randn(64, 30)
     z1 = z0 * (1 + 1e-6 * torch.randn(64, 30))
     z0.requires_grad_(), z1.requires_grad_()
@@ -155,7 +157,7 @@ def test_nan_comes_out(backend: str, loss: Callable[..., Tensor], side: str) -> 
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_large_rows(backend: str, dtype: torch.dtype, side: str) -> None:
-    """Products far beyond float16's 65504 are sums in fp32."""
+    """Products far beyond float16's 65504 are summed in fp32."""
     z0, z1 = (300 * torch.randn(40, 24)).to(dtype), (300 * torch.randn(40, 24)).to(dtype)
     z0.requires_grad_(), z1.requires_grad_()
     diagonal, total = SF.cross_correlation_sq(z0, z1, side=side, backend=backend)
@@ -185,7 +187,7 @@ def test_threads_change_rounding_alone(n: int, d: int, set_threads: Callable[[in
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 def test_one_wide_column_hides_nothing(backend: str, dtype: torch.dtype, side: str) -> None:
-    """Thirty times as wide, its variance is nearly all of C's energy, which must not cost the rest their digits."""
+    """A column thirty times as wide has nearly all of C's energy, but the other columns keep their digits."""
     z = torch.randn(64, 128)
     z[:, 0] *= 30
     z = z.to(dtype)

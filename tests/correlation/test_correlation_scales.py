@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of 1e-30 to 1e30, columns of unlike scale, and entries that are not finite, for every loss that is made of
-columns: values and gradients are those of float64 wherever float32 holds them.
+"""Test every loss of columns on rows of 1e-30 to 1e30, columns of unlike scale, and entries that are not finite.
+
+Values and gradients are those of float64 wherever float32 holds them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Loss = Callable[..., Tensor]
 
 
 def correlated(z: Tensor) -> Tensor:
-    """Correlations of the columns; a constant column has none."""
+    """Compute correlations of the columns; a constant column has none."""
     centred = z - z.mean(0)
     lengths = centred.norm(dim=0)
     unit = centred / torch.where(lengths == 0, 1, lengths)
@@ -57,12 +58,12 @@ def vcreg(z: Tensor) -> Tensor:
 
 def weighted(pair: tuple[Tensor, Tensor]) -> Tensor:
     diagonal, total = pair
-    diagonal = diagonal.clamp(-LARGEST / 100, LARGEST / 100)  # infinities of either sign have no sum
+    diagonal = diagonal.clamp(-LARGEST / 100, LARGEST / 100)  # infinities of both signs would have no sum
     return (diagonal * torch.linspace(1, 2, len(diagonal), dtype=diagonal.dtype)).sum() + total
 
 
 def first(loss: Loss) -> Loss:
-    """A loss of one view as one of two."""
+    """Turn a loss of one view into one of two."""
     return lambda a, b, **o: loss(a, **o) + 0 * b.sum().clamp(-1, 1)
 
 
@@ -109,7 +110,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 
 
 def views(n: int, d: int, scale: float | Tensor, mean: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Two views alike in float32 whose columns, which have something in common, have deviations and means so large."""
+    """Make two similar views in float32 with correlated columns, whose size is ``scale`` and whose mean is ``mean``."""
     shared, common = torch.randn(n, d, dtype=torch.float64), torch.randn(n, 1, dtype=torch.float64)
     z0, z1 = (scale * (shared + common + 0.5 * torch.randn(n, d, dtype=torch.float64) + mean) for _ in range(2))
     return z0.float(), z1.float()
@@ -130,8 +131,9 @@ def assert_agree(name: str, side: str, backend: str, z0: Tensor, z1: Tensor, tol
 
 
 def assert_near(what: str, mine: Tensor, exact: Tensor, tolerance: float) -> None:
-    """Column by column, so that none hides behind a larger one. A column that float32 does not hold whole may be
-    infinite, or zeros; what is infinite as a value is so here too.
+    """Compare column by column, so that none hides behind a larger one.
+
+    A column that does not fit float32 may be infinite, or zeros. A value that overflows float32 must be infinite.
     """
     columns = exact.reshape(-1, 1) if exact.dim() < 2 else exact
     largest, error = columns.abs().amax(0), (mine.double().reshape(columns.shape) - columns).abs().amax(0)
@@ -168,8 +170,10 @@ def test_every_power_and_shape(backend: str, loss: str, side: str, n: int, d: in
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_columns_of_unlike_scale(backend: str, loss: str, side: str) -> None:
-    """Deviations from 1e-12 to 1e6 side by side. Where covariances are summed on the side of samples, what is small
-    beside the largest is lost in its rounding: docs/design/correlation.md; what standardises columns loses nothing.
+    """Columns with deviations from 1e-12 to 1e6 lie side by side.
+
+    Losses that standardise columns lose nothing. Losses that sum covariances on the side of samples lose small columns
+    in the rounding of the largest, as docs/design/correlation.md explains; they get milder scales here.
     """
     if side == "samples" and not loss.startswith(("barlow", "vibcreg", "frossl", "variance")):
         scale = torch.tensor([3.0, 1.0, 2.0, 0.5, 1.0, 1.5, 1.0], dtype=torch.float64)
@@ -181,14 +185,14 @@ def test_columns_of_unlike_scale(backend: str, loss: str, side: str) -> None:
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("loss", LOSSES)
 def test_large_common_mean(backend: str, loss: str, side: str) -> None:
-    """Means thirty times the deviations, at both ends. frossl, which centres nothing, is a thousandth of its terms."""
+    """Means are thirty times the deviations, at both ends. frossl centres nothing; it is a thousandth of its terms."""
     for scale in (1e-20, 1e20):
         assert_agree(loss, side, backend, *views(12, 7, scale, mean=30.0), 1e-3)
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_small_column_beside_a_large_one_keeps_its_gradient(backend: str, side: str) -> None:
-    """On the side of samples too, where one unit serves all columns of the matrix."""
+    """The gradient survives on the side of samples too, where one unit serves all columns of the matrix."""
     z, _ = views(12, 3, torch.tensor([1e8, 1e-20, 1e-25], dtype=torch.float64))
     got = found(LOSSES["covariance_penalty"][0], z, z, side=side, backend=backend)[1]
     want = found(LOSSES["covariance_penalty"][1], z.double(), z.double())[1]
@@ -206,7 +210,7 @@ def test_a_zero_weight_silences_what_overflows(backend: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("loss", ["cross_correlation_sq", "barlow_twins", "vicreg", "vibcreg", "frossl"])
 def test_half_precision_at_both_ends_of_its_range(backend: str, loss: str, dtype: torch.dtype, side: str) -> None:
-    """Squares, and rows less their mean, are beyond float16; or below its smallest number."""
+    """Squares, and rows minus their mean, are too large for float16, or smaller than its smallest number."""
     ours, formula = LOSSES[loss]
     rows = torch.cat([torch.full((11, 7), 0.99), torch.full((1, 7), -0.99)]) * torch.rand(12, 7).add(9).div(10)
     for scale in (6e4, 1.0, 1e-3):
@@ -219,7 +223,7 @@ def test_half_precision_at_both_ends_of_its_range(backend: str, loss: str, dtype
 @pytest.mark.parametrize("n, d", [(1, 1), (1, 40), (2, 1), (2, 300), (3, 17), (33, 5), (64, 16), (200, 33)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
 def test_moments_of_any_shape_and_strides(backend: str, dtype: torch.dtype, n: int, d: int) -> None:
-    """Columns that are constant, tiny, huge or far from zero side by side; rows apart, or on top of each other."""
+    """Constant, tiny, huge and far-off columns lie side by side; rows lie apart, or on top of each other."""
     moments = importlib.import_module(f"sslkernels.ops.correlation.{backend}").moments
     kinds = [(1.0, 0.0), (0.0, 0.1), (1e-30, 0.0), (1e-20, 1e-20), (1e30, 0.0), (1e12, 1e15), (1e-3, 1e3), (0.0, 0.0)]
     if dtype == torch.float16:
@@ -253,7 +257,7 @@ def eager(formula: Loss, z0: Tensor, z1: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("entry", [math.inf, -math.inf, math.nan])
 @pytest.mark.parametrize("loss", [name for name in LOSSES if name not in ("cross_correlation_sq", "vibcreg sim=0")])
 def test_an_entry_that_is_not_finite(backend: str, loss: str, entry: float, side: str) -> None:
-    """NaN in the value and wherever the formula's gradient has it, finite where that is."""
+    """The value is NaN, and the gradient is finite exactly where the formula's is."""
     ours, formula = LOSSES[loss]
     z0, z1 = views(9, 5, 1.0)
     z0[3, 2] = entry

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every loss of the family on both sides against the float64 formulas: values, gradients, finite differences."""
+"""Compare every loss of the family, on both sides, with the float64 formulas: values, gradients, finite differences."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ import sslkernels.functional as SF
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 SIDES = ("samples", "features")
-# One row more or less than features, a row and a feature more than a vector, a panel, a block of rows.
+# There is one row more or less than features, or one row or feature more than a vector, a panel or a block of rows has.
 SHAPES = [(2, 1), (2, 5), (3, 2), (7, 6), (7, 7), (7, 8), (33, 70), (100, 13), (49, 49), (194, 50), (50, 194)]
 
 
 def weighted(pair: tuple[Tensor, Tensor]) -> Tensor:
-    """One number of a diagonal and a total."""
+    """Make one number of a diagonal and a total."""
     diagonal, total = pair
     return (diagonal * torch.linspace(1, 2, len(diagonal), dtype=diagonal.dtype)).sum() + total
 
@@ -61,7 +61,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
 
 
 def views(n: int, d: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Two views of n rows, alike and not equal, off centre, with columns of unlike spread."""
+    """Make two similar but unequal views of n rows, off centre, with columns of unlike spread."""
     z0 = torch.randn(n, d, dtype=torch.float64)
     z1 = z0 + 0.5 * torch.randn(n, d, dtype=torch.float64)
     spread = torch.linspace(0.5, 1.5, d, dtype=torch.float64)
@@ -114,13 +114,13 @@ def test_single_precision(backend: str, loss: str, n: int, d: int, side: str) ->
 def test_low_precision_is_no_worse_than_its_operands(
     backend: str, loss: str, n: int, d: int, dtype: torch.dtype, side: str
 ) -> None:
-    """Against the exact value of the rows: one rounding of the operands of a product, and none of its sums."""
+    """The error against float64 is one rounding of a product's operands, and none of its sums."""
     ours, formula = LOSSES[loss]
     z0, z1 = views(n, d, dtype)
     value, *gradients = found(ours, z0, z1, side=side, backend=backend)
     assert value.dtype == torch.float32 and gradients[0].dtype == dtype
     wanted, *slopes = exact(formula, z0, z1)
-    # a is rounded; on the side of samples that is felt in all of C, of which some N / (N + D) is its diagonal.
+    # The columns a are rounded. On the side of samples all of C feels that, and some N / (N + D) of it is the diagonal.
     epsilon = torch.finfo(dtype).eps * (1 + n / d if side == "samples" else 1)
     torch.testing.assert_close(value.double(), wanted, rtol=epsilon, atol=epsilon)
     for gradient, slope in zip(gradients, slopes, strict=True):
@@ -129,7 +129,7 @@ def test_low_precision_is_no_worse_than_its_operands(
             continue
         difference = gradient.double() - slope
         assert difference.norm() < epsilon * slope.norm()
-        # What is rounded must not push one way: no bias along the gradient.
+        # Rounding must not push one way: there is no bias along the gradient.
         assert abs(float((difference * slope).sum() / slope.square().sum())) < epsilon / 4
 
 
@@ -188,7 +188,7 @@ def test_a_frozen_view_gets_no_gradient(backend: str, loss: str, side: str, froz
 
 @st.composite
 def strided(draw: st.DrawFn, n: int, d: int, generator: torch.Generator) -> Tensor:
-    """n rows at any offset and stride, stride 0 included: columns may be constant."""
+    """Draw n rows at any offset and stride; with stride 0, columns are constant."""
     offset, step = draw(st.integers(0, 3)), draw(st.sampled_from([1, 1, 2]))
     stride = draw(st.sampled_from([d, d + 1, d + 5, 0, 1]))
     storage = torch.randn(offset + 2 * n * (d + 5), generator=generator, dtype=torch.float64)
@@ -206,6 +206,6 @@ def test_odd_layouts(backend: str, loss: str, data: st.DataObject) -> None:
     leaves = [z.detach().requires_grad_() for z in (z0, z1)]
     actual = found(ours, *leaves, side=data.draw(st.sampled_from(SIDES)), backend=backend)
     expected = exact(formula, z0, z1)
-    # Where a column hardly varies beside eps, standardising multiplies rounding by up to its inverse root.
+    # If a column hardly varies beside eps, standardising multiplies rounding by up to the inverse root of eps.
     tolerance = 1e-9 * (1 + float(expected[0].abs()))
     assert_near(actual, expected, tolerance)

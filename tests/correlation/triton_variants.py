@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels of the correlation family, as triton_compile.py compiles them."""
+"""List the Triton kernels of the correlation family for triton_compile.py to compile."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ POINTERS = dict.fromkeys(
 )  # fmt: skip
 INDIVISIBLE: set[str] = set()
 DTYPES = {"fp32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16}
-# How rows are stored, and how they are multiplied: in float32 on the side of samples. On the side of features, autocast
-# makes the two differ.
+# Dtypes in which rows are stored and multiplied, and the precision. The side of samples multiplies in float32; on the
+# side of features, autocast makes the two dtypes differ.
 SAMPLES = [("bf16", "fp32", "tf32"), ("fp32", "fp32", "tf32")]
 EVERY_SAMPLES = [*SAMPLES, ("fp32", "fp32", "ieee"), ("fp16", "fp32", "tf32"), ("bf16", "fp32", "ieee")]
 FEATURES = [("bf16", "bf16", "ieee"), ("fp32", "fp32", "tf32")]
@@ -66,7 +66,7 @@ def variants(
 
 
 def product(dtype: str, precision: str, which: int) -> tuple[Any, dict[str, Any], dict[str, int]]:
-    """Blocks of the matrix (0) or of the backward (1), the constants that both have, launch options."""
+    """Return blocks of the matrix (0) or of the backward (1), the constants that both have, and launch options."""
     blocks = launcher.TABLE[precision if dtype == "fp32" else "16"][which]
     constants = {"DTYPE": DTYPES[dtype], "PRECISION": precision, "BLOCK_N": blocks.n, "BLOCK_K": blocks.k}
     return blocks, constants, {"num_warps": blocks.warps, "num_stages": blocks.stages}

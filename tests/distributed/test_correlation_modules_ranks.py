@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation modules on two and three gloo processes: the mean over ranks of losses and of parameter gradients is
-what one process finds for all rows, uneven ranks included.
+"""Run the correlation modules on two and three gloo processes, even with unequal numbers of rows.
+
+The mean of losses and of parameter gradients over ranks is that of one process with all rows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from worlds import WorldsOf
 from sslkernels.losses import BarlowTwinsLoss, FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss, VICRegLoss
 
 D_IN = 4
-ROWS = {2: (3, 2), 3: (2, 4, 3)}  # of each rank
+ROWS = {2: (3, 2), 3: (2, 4, 3)}  # rows of each rank, by world size
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def twice(loss: TiCoLoss) -> Loss:
-    """The second call meets the covariance of the first, which must be that of all rows."""
+    """Call the loss twice: the second call reads the covariance of the first, which must be that of all rows."""
 
     def call(a: Tensor, b: Tensor) -> Tensor:
         loss(b, a)
@@ -39,7 +40,7 @@ LOSSES: dict[str, Callable[[bool], Loss]] = {
     "frossl": lambda gathered: lambda a, b: FroSSLLoss(0.7, gathered)([a, b, a + b]),
     "tico": lambda gathered: twice(TiCoLoss(gather_distributed=gathered)),
 }
-WIDTHS = (3, 12)  # both sides: features fewer than all rows, and more
+WIDTHS = (3, 12)  # fewer features than all rows, and more, so that both sides run
 WHOLE = [name for name in LOSSES if "each rank" not in name]
 
 
@@ -54,7 +55,7 @@ def problem(world: int, width: int) -> tuple[Tensor, Tensor, nn.Linear]:
 
 
 def run(name: str, world: int, width: int, rank: int | None) -> dict[str, Tensor]:
-    """Value and gradients, of one rank's rows or (None) of all."""
+    """Compute value and gradients for one rank's rows, or for all (None)."""
     x0, x1, encoder = problem(world, width)
     rows = slice(None) if rank is None else slice(sum(ROWS[world][:rank]), sum(ROWS[world][: rank + 1]))
     value = LOSSES[name](rank is not None)(encoder(x0[rows]), encoder(x1[rows]))
@@ -73,7 +74,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> WorldsOf:
 
 @pytest.fixture(params=[2, 3])
 def world(request: pytest.FixtureRequest, worlds: WorldsOf) -> list[dict[str, dict]]:
-    """Results by rank."""
+    """Return results by rank."""
     return worlds(request.param)
 
 
@@ -91,7 +92,7 @@ def test_ranks_together_equal_one_process(world: list[dict[str, dict]], name: st
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_barlow_standardises_with_each_ranks_statistics(world: list[dict[str, dict]], width: int) -> None:
-    """As lightly does: the formula over what one process would find rank by rank."""
+    """The loss is lightly's: the formula over the statistics that one process would find rank by rank."""
     sizes = ROWS[len(world)]
     x0, x1, encoder = problem(len(world), width)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation family on two and three gloo processes against one, on both sides, with either statistics."""
+"""Compare the correlation family on two and three gloo processes with one, on both sides, with either statistics."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SIDES = ("samples", "features")
 
 
 def weighted(pair: tuple[Tensor, Tensor]) -> Tensor:
-    """One number of a diagonal and a total."""
+    """Make one number of a diagonal and a total."""
     diagonal, total = pair
     return (diagonal * torch.linspace(1, 2, len(diagonal), dtype=diagonal.dtype)).sum() + total
 
 
-# Ours of two views, and the oracle's of all rows and of how many each rank holds.
+# Our loss takes two views; the oracle's takes all rows, and how many of them each rank holds.
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "barlow-local": (
         lambda a, b, **o: SF.barlow_twins(a, b, lambd=0.3, **o),
@@ -97,7 +97,7 @@ def cases(world: int) -> list[Case]:
 
 
 def problem(case: Case) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """The concatenated batch of both views, and the encoders that every rank holds."""
+    """Make the concatenated batch of both views, and the encoders that every rank holds."""
     generator = torch.Generator().manual_seed(len(str(case)))
     x0, x1 = torch.randn(2, sum(case.sizes), D_IN, generator=generator, dtype=torch.float64).unbind()
     encoders = [
@@ -157,7 +157,7 @@ def test_ranks_together_equal_one_process(worlds: Worlds, world: int, case: Case
 
     exact = whole(*(encoder.detach().double() for encoder in encoders))
     tolerance = TOLERANCE[case.dtype]
-    least = 1 if case.scale == 1 else 0  # what an error may be a part of, at least
+    least = 1 if case.scale == 1 else 0  # an error is compared with a size of at least this
     for result in results:
         torch.testing.assert_close(result["value"].double(), exact, rtol=tolerance, atol=tolerance * least)
     weight = sum(case.weight(place) for place in range(world)) / world

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks that do not do the same: each of them reads one sentence that names what differs, nobody waits, and the group
-serves on. All cases run in one world.
+"""Let ranks disagree: each raises one sentence that names the difference, nobody waits, and the group still works.
+
+All cases run in one world.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ REDUCTION = {"reduction": ("mean", "sum")}
 VARIANCE = {"var": (1.0, 2.0), "cov": (1.0, 2.0), **EPS, **SIDES}
 WARM = {"temperature": (0.1, 0.2), "normalize": (True, False), **REDUCTION}
 RULE = {"knots": (17, 9), "t_max": (3.0, 5.0), "num_slices": (8, 9)}
-# Two values of every setting, of which the last rank takes the second.
+# Every setting has two values; the last rank takes the second.
 SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "nt_xent": WARM,
     "info_nce": {**WARM, "symmetric": (False, True), "negatives": (None, torch.eye(D))},
@@ -54,7 +55,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "sigreg": RULE,
     "lejepa": {"weight": (0.1, 0.2), **RULE},
 }
-# What differs under another name than the caller's argument, and what may differ.
+# SAID has the arguments that errors call by another name. The arguments in FREE may differ among ranks.
 SAID = {"negatives": "queued", "num_slices": "slices"}
 FREE = {"group", "backend", "generator", "slices", "logit_bias"}
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
@@ -80,7 +81,7 @@ def call(function: str, rows: list[Any] | None = None, **options: Any) -> Any:
 
 
 def unlike(odd: bool) -> dict[str, Callable[[], Any]]:
-    """Calls in which the ``odd`` rank differs from the others, by what every sentence must hold."""
+    """Make calls in which the ``odd`` rank differs from others; each key is a text that every error must contain."""
     calls: dict[str, Callable[[], Any]] = {}
 
     def add(name: str, function: Callable[..., Any], *arguments: Any, **options: Any) -> None:
@@ -137,7 +138,7 @@ def modules(odd: bool, add: Callable[..., None]) -> None:
     add("ClipLoss: ranks hold [2,", lambda: clip(local_loss=True).get_logits(*uneven, 1.0))
 
     def loads(loss: Any) -> None:
-        """In the middle of a training only one rank reads a checkpoint."""
+        """Let only one rank read a checkpoint in the middle of a training."""
         rows = rows_of("nt_xent")
         loss(*rows)
         if odd:
@@ -161,7 +162,7 @@ def heard(odd: bool) -> dict[str, str]:
 
 
 def collectives(function: str) -> int:
-    """How many a call takes whose ranks agree."""
+    """Count the collectives of a call whose ranks agree."""
     count, gather = 0, sslkernels.distributed._all_gather
 
     def counted(*arguments: Any) -> None:

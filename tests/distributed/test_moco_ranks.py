@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MoCo v2 on two gloo processes: ShuffleBN mixes the keys and gives each back, and every queue holds them all."""
+"""Run MoCo v2 on two gloo processes: ShuffleBN mixes the keys and returns each, and every queue holds them all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def images() -> torch.Tensor:
 def step(rank: int) -> dict[str, Any]:
     method = made(group="world")
     mine = images().split(SIZES)[rank]
-    torch.manual_seed(7 + rank)  # the first rank's order counts
+    torch.manual_seed(7 + rank)  # only the first rank's order counts
     keys = method([mine, mine])["embeddings"][1]
     method.after_step(0, 10)
     return {"keys": keys, "queue": method.queue.keys}

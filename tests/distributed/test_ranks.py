@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two and three gloo processes against one: values, and every parameter's gradient once averaged over ranks."""
+"""Compare two and three gloo processes with one: values, and every parameter's gradient averaged over ranks."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ D_IN, D = 6, 5
 
 
 class Logits(ClipLoss):
-    """With logits of its own, as subclasses of open_clip's have them, the loss is the cross-entropy of a matrix."""
+    """Compute its own logits, as subclasses of open_clip's loss do; the loss is then the cross-entropy of a matrix."""
 
     def get_logits(self, *given: Tensor, **named: Any) -> tuple[Tensor, Tensor]:
         return super().get_logits(*given, **named)
 
 
 Loss = Callable[..., Tensor]
-# Ours and the oracle's, of two sides of rows, a temperature and a queue.
+# Our loss and the oracle's take two sides of rows, a temperature and a queue.
 LOSSES: dict[str, tuple[Loss, Loss]] = {
     "nt_xent": (
         lambda a, b, t, q, **o: SF.nt_xent(a, b, temperature=t, **o),
@@ -118,7 +118,7 @@ class Case:
 
 def cases(world: int) -> list[Case]:
     functions = [name for name in LOSSES if name not in MODULES]
-    # Labels of local logits count from rows that are as many on each rank.
+    # Local logits need equally many rows on each rank, because their labels are counted from them.
     made = [Case(loss, sizes) for loss in LOSSES for sizes in SHARDS[world][: 1 if "local" in loss else None]]
     made += [Case(loss, sizes, backend="reference") for loss in functions for sizes in SHARDS[world][1:]]
     made += [Case(loss, SHARDS[world][1], reduction) for loss in functions for reduction in ("sum", "none")]
@@ -130,12 +130,12 @@ def cases(world: int) -> list[Case]:
 
 
 def weights_of(rows: int) -> Tensor:
-    """What a caller of reduction="none" multiplies the rows by."""
+    """Return weights by which a caller of reduction="none" multiplies the rows."""
     return torch.linspace(0.5, 1.5, rows, dtype=torch.float64)
 
 
 def problem(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The concatenated batch of both views, and the parameters every rank holds."""
+    """Make the concatenated batch of both views, and the parameters that every rank holds."""
     generator = torch.Generator().manual_seed(len(str(case)))
     total = sum(case.sizes)
     x0, x1 = torch.randn(2, total, D_IN, generator=generator, dtype=torch.float64).unbind()
@@ -149,7 +149,7 @@ def problem(case: Case) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
 
 
 def rows_of(case: Case, place: int, rows: int) -> Tensor:
-    """Which of the whole batch's losses are this member's: nt_xent has a second block, of z1's anchors."""
+    """Find this member's losses among those of the whole batch; nt_xent has a second block for z1's anchors."""
     start, total = sum(case.sizes[:place]), sum(case.sizes)
     own = torch.arange(start, start + case.sizes[place])
     return torch.cat([own, own + total]) if rows == 2 * case.sizes[place] else own
@@ -172,7 +172,7 @@ def run_case(case: Case, place: int, group: Any) -> dict[str, Any]:
 
 
 def ddp_case(rank: int, world: int) -> dict[str, Any]:
-    """Two steps of a real DistributedDataParallel encoder with a learnable temperature."""
+    """Train a real DistributedDataParallel encoder with a learnable temperature for two steps."""
     model = Encoder()
     wrapped = nn.parallel.DistributedDataParallel(model)
     for x0, x1 in ddp_batches(world):
@@ -207,10 +207,10 @@ def ddp_batches(world: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def alone(rank: int) -> dict[str, float]:
-    """group=None inside a process group: different batches, nobody waits, each rank has its own loss."""
+    """Pass group=None inside a process group: batches differ, nobody waits, and each rank has its own loss."""
     torch.manual_seed(rank)
     z0, z1 = torch.randn(3 + rank, 4), torch.randn(3 + rank, 4)
-    loss = SF.nt_xent(z0, z1).item() if rank == 0 else 0.0  # the other ranks do not even call
+    loss = SF.nt_xent(z0, z1).item() if rank == 0 else 0.0  # the other ranks do not even call it
     return {"loss": loss, "exact": oracle.nt_xent(z0, z1).mean().item() if rank == 0 else 0.0}
 
 
@@ -260,7 +260,7 @@ def test_ranks_together_equal_one_process(worlds: Worlds, world: int, case: Case
         for place, result in enumerate(results):
             mine = rows[rows_of(case, place, result["value"].shape[0])]
             torch.testing.assert_close(result["value"].double(), mine, rtol=tolerance, atol=tolerance)
-        averaged = 1.0  # rows are unscaled: gradients add up over ranks
+        averaged = 1.0  # losses of rows are not scaled, so gradients add up over ranks
     else:
         value = torch.stack([result["value"] for result in results]).double().mean()
         expected = rows.mean() if case.reduction == "mean" else rows.sum()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that is remembered from step to step, on ranks that were seeded unlike: with a group every rank remembers
-what one process would of all rows, without one each rank its own, inside DistributedDataParallel as outside of it.
+"""Test all states that last from step to step, on ranks with different seeds, inside and outside of DDP.
 
-Expected states are written out here: rings filled key by key, averages by their formula.
+With a group every rank remembers what one process would remember of all rows; without one each rank remembers its own.
+This file computes the expected states itself: it fills rings key by key, and averages by their formula.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from sslkernels.models import DirectPred
 from sslkernels.modules import Remembering
 
 IN, D, SIZE, STEPS, TOTAL = 3, 4, 7, 4, 10
-# BatchNorm of a projection needs two rows, or none at all.
+# A projection's BatchNorm needs two rows, or none at all.
 SHARDS = {2: ((3, 3), (5, 2), (3, 0)), 3: ((2, 2, 2), (2, 4, 3), (0, 3, 2))}
 WORLDS = (3, pytest.param(2, marks=pytest.mark.slow))
-Trace = dict[str, Any]  # what one rank saw: "start", and of every step "rows", "state" and perhaps "loss"
+Trace = dict[str, Any]  # one rank's record: "start", and for every step "rows", "state" and perhaps "loss"
 
 
 class Part(nn.Module):
-    """An encoder and one thing that remembers. Its buffer shows whether DDP has written the first rank's over ours."""
+    """Join an encoder and a module that remembers. Its buffer shows if DDP overwrote ours with the first rank's."""
 
     def __init__(self, remembers: nn.Module, rank: int) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Predicted(Part):
 
 
 class Learning(nn.Module):
-    """A method as a part: its embeddings are what it learns from and what it remembers."""
+    """Use a method as a part: it learns from its embeddings, and remembers them."""
 
     def __init__(self, method: nn.Module, rank: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ MADE: dict[str, Callable[[Any, int], nn.Module]] = {
     "MoCoV3": lambda group, rank: Learning(method(MoCoV3, group, hidden_dim=6), rank),
     "BYOL": lambda group, rank: Learning(method(BYOL, group, hidden_dim=6), rank),
 }
-# Their states, and which of a step's rows enter it.
+# Each part has these states; the number says which rows of a step enter the state.
 RINGS = {
     "bank": {"memory_bank.keys": 1},
     "lazy bank": {"memory_bank.keys": 1},
@@ -113,8 +113,8 @@ RINGS = {
     "MoCoV2": {"queue.keys": 1},
     "MoBY": {"queue0.keys": 2, "queue1.keys": 3},
 }
-OF_THE_WORLD = ("bank", "lazy bank", "covariance")  # gather_distributed knows no smaller group
-# First momentum of the teacher; all but MoCo v2's rise to 1 in half a cosine.
+OF_THE_WORLD = ("bank", "lazy bank", "covariance")  # gather_distributed has no smaller group than the world
+# These are the teachers' first momenta; all but MoCo v2's rise to 1 in half a cosine.
 TAUGHT = {"MoCoV2": 0.999, "MoBY": 0.99, "MoCoV3": 0.99, "BYOL": 0.996}
 
 
@@ -138,10 +138,10 @@ def cases(world: int) -> list[Case]:
         for sizes in SHARDS[world]:
             if name in TAUGHT and 0 in sizes:
                 continue
-            # Students that DDP does not hold together have no one teacher.
+            # Without DDP students drift apart, so that there is no single teacher.
             wraps = (True,) if name in TAUGHT else (False, True)
             made += [Case(name, sizes, True, wrapped, everyone) for wrapped in wraps]
-        # A correlation computes weights, which DDP keeps the same on every rank, as it does BatchNorm's statistics.
+        # A correlation computes weights, and DDP keeps these the same on every rank, like BatchNorm's statistics.
         made += [Case(name, SHARDS[world][1], False, w, everyone) for w in wraps if not (name == "correlation" and w)]
         if world == 3 and name not in OF_THE_WORLD:
             made.append(Case(name, (2, 4), True, name in TAUGHT, (0, 2)))
@@ -161,7 +161,7 @@ def run(case: Case, rank: int, group: Any) -> Trace:
     pg = dist.group.WORLD if len(case.members) == dist.get_world_size() else group
     trained = DistributedDataParallel(module, process_group=pg) if case.wrapped else module
     optimizer = torch.optim.SGD(module.parameters(), 0.1)
-    torch.manual_seed(rank)  # a bank that is sized at the first call is drawn from here
+    torch.manual_seed(rank)  # a bank that gets its size at the first call draws its keys with this seed
     trace: Trace = {"start": snapshot(module), "steps": []}
     generator = torch.Generator().manual_seed(50 + rank)
     for step in range(STEPS):
@@ -177,7 +177,7 @@ def run(case: Case, rank: int, group: Any) -> Trace:
 
 
 def read_by_one(rank: int, world: int) -> dict[str, Any]:
-    """Only the first rank reads the checkpoint, as trainers do that let DDP tell the others."""
+    """Let only the first rank read the checkpoint, like trainers that leave the others to DDP."""
     found = {}
     for name in ("bank", "lazy bank", "queue", "covariance"):
         torch.manual_seed(9)
@@ -220,7 +220,7 @@ def ring_of(start: Tensor, batches: list[Tensor]) -> Tensor:
 
 
 def drawn(rank: int) -> Tensor:
-    """What a bank that is sized at the first call starts with."""
+    """Draw the keys with which a bank starts that gets its size at the first call."""
     torch.manual_seed(rank)
     return F.normalize(torch.randn(SIZE, D), dim=1).double()
 
@@ -238,7 +238,7 @@ def unit(x: Tensor) -> Tensor:
 
 
 def check_rings(case: Case, seen: list[Trace], of: list[int], rank: int, first: int) -> None:
-    """One rank's rings: what the ranks ``of`` sent, in their order, over what the rank ``first`` started with."""
+    """Check one rank's rings: keys that the ranks ``of`` sent, in their order, replace those of the rank ``first``."""
     for name, place in RINGS[case.made].items():
         start = start_of(seen[first], name, case.members[first])
         sent: list[Tensor] = []
@@ -251,7 +251,7 @@ def check_rings(case: Case, seen: list[Trace], of: list[int], rank: int, first: 
 
 
 def check_losses(case: Case, steps: list[dict[str, Any]], before: Tensor) -> None:
-    """Their mean is the loss of all rows against the bank as it was."""
+    """Check that the mean over ranks is the loss of all rows against the bank before the step."""
     query, key = (torch.cat([step["rows"][place] for step in steps]) for place in (0, 1))
     expected = oracle.info_nce(query, key, before, 0.5).mean()
     close(torch.stack([step["loss"] for step in steps]).mean(), expected)
@@ -275,7 +275,7 @@ def check_sums(case: Case, seen: list[Trace], of: list[int], rank: int) -> None:
 
 
 def check_teacher(case: Case, seen: list[Trace], rank: int) -> None:
-    """It starts as the first rank's, whose network DDP gives to all, and follows the student that they share."""
+    """Check a teacher: it starts as the first rank's network, which DDP gives to all, and follows their student."""
     before = seen[0]["start"]
     for step in range(STEPS):
         state = seen[rank]["steps"][step]["state"]
@@ -290,7 +290,7 @@ def check_teacher(case: Case, seen: list[Trace], rank: int) -> None:
 
 
 def is_shared(name: str) -> bool:
-    """BatchNorm's statistics are each rank's own from a forward to the next."""
+    """Say if ranks share this state; BatchNorm's statistics are each rank's own from one forward to the next."""
     return not any(part in name for part in ("running_mean", "running_var", "num_batches"))
 
 
@@ -341,7 +341,7 @@ def test_a_checkpoint_that_one_rank_read_reaches_all(worlds: WorldsOf, world: in
                 continue
             (ring,) = (key for key in state if key.endswith("keys"))
             size = len(saved[ring])
-            turned = saved[ring].roll(-3, 0)  # three keys were written before it was saved
+            turned = saved[ring].roll(-3, 0)  # three keys were written before the ring was saved
             close(state[ring].roll(-3, 0), ring_of(turned, keys))
             assert size == SIZE
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers and queues on two and three gloo processes: DDP, FSDP2's shards, and keys of every rank in rank order."""
+"""Test teachers and queues on two and three gloo processes: with DDP, FSDP2's shards, and keys in rank order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORLDS = (2, pytest.param(3, marks=pytest.mark.slow))
 
 def student() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))  # seven rows divide among no two or three ranks
+    return nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 3))  # two or three ranks cannot share 7 rows evenly
 
 
 def batch(rank: int, step: int) -> Tensor:
@@ -65,13 +65,13 @@ def with_fsdp(rank: int, world: int) -> list[Tensor]:
 
 
 def with_dtensors(rank: int, world: int, backend: str) -> int:
-    """Shards of either dimension, replicas, and a master that is sharded like its target; how many were right."""
+    """Update shards of either dimension, replicas, and a master sharded like its target; count those that are right."""
     mesh = init_device_mesh("cpu", (world,))
     generator = torch.Generator().manual_seed(5)
 
     def placed(x: Tensor, placement: Shard | Replicate) -> DTensor:
         local = x
-        if isinstance(placement, Shard):  # of four columns the third of three ranks has none
+        if isinstance(placement, Shard):  # three ranks share four columns, and the third rank gets none
             chunks = (*x.chunk(world, placement.dim), x.narrow(placement.dim, 0, 0))
             local = chunks[rank]
         return DTensor.from_local(local.clone(), mesh, [placement], run_check=False, shape=x.shape, stride=x.stride())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worlds of gloo processes. Each is spawned once and runs all its cases; each case is a test that looks up its result.
+"""Spawn worlds of gloo processes. Each runs all its cases once, and each case is a test that looks up its result.
 
 A rank that fails or hangs fails the tests.
 """
@@ -19,12 +19,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-SECONDS = 120  # for a whole world
+SECONDS = 120  # a whole world may take this long
 Job = Callable[[int, int], dict[str, Any]]
 
 
 class WorldsOf:
-    """``worlds(2)``: the results of ``job(rank, 2)`` by rank. Tried once: where it fails, no other test waits again."""
+    """Give the results of ``job(rank, 2)`` by rank as ``worlds(2)``. A world that fails once is not tried again."""
 
     def __init__(self, job: Job, folders: pytest.TempPathFactory) -> None:
         self.job, self.folders = job, folders
@@ -39,7 +39,7 @@ class WorldsOf:
 
 
 def caught(call: Callable[..., Any], *arguments: Any) -> Any:
-    """What the call returns, or its traceback: one case that fails must not take the others down."""
+    """Return the result of the call, or its traceback, so that a case that fails does not stop the others."""
     try:
         return call(*arguments)
     except Exception:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sk.EMA of models that other libraries' teachers stumble over: the right result, or one sentence."""
+"""Give sk.EMA models on which other libraries' teachers stumble: it gets the right result, or raises one sentence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sslkernels.losses import NTXentLoss, TiCoLoss
 
 
 class Locked(nn.Module):
-    """Holds what nobody can copy."""
+    """Holds an object that cannot be copied."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Remembering(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Parameters of every kind: frozen, of integers, of booleans, complex."""
+    """Has parameters of every kind: frozen, integer, boolean and complex."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ def test_models_that_are_hard_to_copy(name: str, mode: str) -> None:
         assert p.is_leaf and not p.requires_grad and not p.is_inference()
     for ours, theirs in zip(teacher.module.buffers(), student.buffers(), strict=True):
         assert torch.equal(ours, theirs) and not ours.requires_grad
-    # The teacher computes with its own numbers: so does a student that is given them.
+    # The teacher computes with its own numbers, so a student with the same numbers gives the same output.
     x = torch.randn(4, 3)
     output = teacher(x)
     if not any(p.is_inference() for p in student.parameters()):
@@ -205,7 +205,7 @@ def test_a_model_that_begins_on_meta() -> None:
 
 
 class Growing(nn.Module):
-    """A buffer that comes, one that grows, one that goes, one that is not saved; a loss with a bank that comes late."""
+    """Has buffers that appear, grow, vanish or are not saved, and a loss whose bank appears late."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -228,7 +228,7 @@ class Growing(nn.Module):
 
 
 def held(model: nn.Module) -> dict[str, Tensor]:
-    """What is saved, and what is a buffer, saved or not."""
+    """Return the saved state, and all buffers, saved or not."""
     return {**{k: x for k, x in model.state_dict().items() if "linear" not in k}, **dict(model.named_buffers())}
 
 

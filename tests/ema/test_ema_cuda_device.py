@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels of the ema family, run on a processor, against float64 and against the C++ kernels: values, and no
-access outside of an array. The table of chunks: when it is made, kept and dropped.
+"""Run the CUDA kernels of the ema family on a processor, and compare them with float64 and with the C++ kernels.
+
+Values are right, and nothing outside of an array is accessed. The table of chunks is made, kept and dropped in time.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from sslkernels.ops.ema import cuda
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PAIRS = list(itertools.product(DTYPES, DTYPES))
 MOMENTA = (0.0, 0.25, 0.5, 0.996, 1.0)
-# nothing, less than a vector, odd, one chunk and its neighbours, several and a rest
+# These are nothing, less than a vector, odd numbers, a chunk and its neighbours, and two chunks and a rest.
 COUNTS = (0, 1, 3, 8, 37, 8191, 8192, 8193, 20011)
 
 # The gate runs both; the sanitized run is a child of the other.
@@ -40,7 +41,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> device_shim.Shim:
 
 @pytest.fixture(autouse=True)
 def sent(shim: device_shim.Shim, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The tables that were made."""
+    """Record the tables that are made."""
     tables: list[Tensor] = []
     why_not = backends.why_not
     monkeypatch.setattr(cuda, "launch", shim.launch)
@@ -55,12 +56,12 @@ def sent(shim: device_shim.Shim, monkeypatch: pytest.MonkeyPatch) -> list[Tensor
 
 
 def numbers(count: int, dtype: torch.dtype, shift: int = 0) -> Tensor:
-    """That many, ``shift`` of them behind an address that is a multiple of 16 bytes."""
+    """Make ``count`` numbers that begin ``shift`` numbers behind an address that is a multiple of 16 bytes."""
     return torch.empty(count + shift, dtype=dtype)[shift:].copy_(torch.randn(count, dtype=torch.float64))
 
 
 def assert_moved(before: Tensor, source: Tensor, after: Tensor, momentum: float) -> None:
-    """Within 0.6 eps of max(|t|, |s|), half a subnormal's step besides, and for float64 what numpy's error is."""
+    """Allow 0.6 eps of max(|t|, |s|), and a subnormal's step; float64 is compared with numpy's long double."""
     exact = np.float64 if torch.float64 not in (before.dtype, source.dtype) else np.longdouble
     t, s, a = (x.double().numpy().astype(exact) for x in (before, source, after))
     info = torch.finfo(after.dtype)
@@ -110,9 +111,9 @@ def test_masters(target_dtype: torch.dtype, source_dtype: torch.dtype, shim: dev
             sources.append(numbers(count, source_dtype, shift & 1))
             masters.append(numbers(count, torch.float32, shift >> 1 & 1))
         targets = [numbers(m.numel(), target_dtype, place % 8 >> 2).copy_(m) for place, m in enumerate(masters)]
-        masters[3] = torch.empty(0)  # this one goes without
+        masters[3] = torch.empty(0)  # this target has no master
         for target in targets:
-            target[::5] = 0.75  # which somebody wrote: the update begins there
+            target[::5] = 0.75  # these were written by somebody, so the update begins there
         masters_before, targets_before = [m.clone() for m in masters], [t.clone() for t in targets]
         shim.ran.clear()
         cuda.update(ema.pairs_of(targets, sources, masters), momentum, None)
@@ -276,7 +277,7 @@ def test_layouts_of_keys_and_queues(shim: device_shim.Shim) -> None:
     for queue, rows in ((torch.zeros(9, 8), keys), (columns, keys), (torch.zeros(9, 8), row.expand(3, 8))):
         SF.queue_update_(queue, rows, torch.tensor(7), backend="cuda")
         assert torch.equal(queue[(7 + torch.arange(len(rows))) % 9], rows)
-    assert shim.ran == ["enqueue", "enqueue"]  # the queue whose rows have a stride inside is PyTorch's
+    assert shim.ran == ["enqueue", "enqueue"]  # PyTorch writes the queue whose rows have gaps
 
 
 def test_more_keys_than_the_queue_holds(shim: device_shim.Shim) -> None:
@@ -288,7 +289,7 @@ def test_more_keys_than_the_queue_holds(shim: device_shim.Shim) -> None:
 
 
 def test_offsets_beyond_32_bits(tmp_path: Path) -> None:
-    """Of a queue, in a sparse file: rows that are 1.3 * 2^30 numbers apart."""
+    """A queue in a sparse file has rows that are 1.3 * 2^30 numbers apart."""
     apart = 1_395_864_376
     file = np.memmap(tmp_path / "queue", np.float16, "w+", shape=(2 * apart + 8,))
     queue, keys = torch.from_numpy(file).as_strided((3, 8), (apart, 1)), torch.randn(2, 8)
@@ -298,7 +299,7 @@ def test_offsets_beyond_32_bits(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(device_shim.sanitized(), reason="This is the sanitized run.")
 def test_no_access_outside_of_an_array() -> None:
-    """All of the above again under ASan and UBSan, which end the process at the first wrong access."""
+    """All tests above run again under ASan and UBSan, which end the process at the first wrong access."""
     if shutil.which("g++") is None:
         pytest.skip("There is no g++ to compile the CUDA kernels for this processor.")
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()

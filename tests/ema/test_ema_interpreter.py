@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
+"""Check the Triton backend's numbers with Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
 
-float32, float16 and bfloat16, which the interpreter truncates where a GPU rounds. What the compiler makes of the same
-kernels is the subject of test_triton_compile.py.
+It tests float32, float16 and bfloat16; the interpreter truncates to bfloat16 where a GPU rounds.
+test_triton_compile.py compiles the same kernels.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ else:
 
     DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     HALVES = (torch.bfloat16, torch.float16)
-    # Of max(|t|, |s|); the interpreter cuts bits of bfloat16 off, and one is worth two halves.
+    # An error may be this share of max(|t|, |s|). The interpreter cuts bits of bfloat16 off, so a whole bit is allowed.
     BOUND = {torch.float32: 0.6 * 2.0**-23, torch.float16: 0.6 * 2.0**-10, torch.bfloat16: 1.1 * 2.0**-7}
     SMALLEST = {torch.float32: 2.0**-149, torch.float16: 2.0**-24, torch.bfloat16: 2.0**-126}
     MOMENTA = (0.3, 0.5, 0.996, 0.9999999)
-    # Around a line of 16 elements and a chunk of 64.
+    # These counts are around a line of 16 elements and a chunk of 64.
     COUNTS = (1, 15, 16, 17, 33, 63, 64, 65, 128, 200)
     GUARD, FRAME = 16, 77.0
 
@@ -47,7 +47,7 @@ else:
 
     @pytest.fixture(autouse=True)
     def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-        """Chunks and tiles so small that small problems cross many."""
+        """Make chunks and tiles so small that small problems cross many."""
         monkeypatch.setattr(triton, "UPDATE", Area(64, 4))
         monkeypatch.setattr(triton, "ENQUEUE", Area(64, 4))
         monkeypatch.setattr(triton, "WIDEST", 16)
@@ -57,7 +57,7 @@ else:
     # --- problems, and what is computed, in float64 -----------------------------------------------------------------
 
     class Framed:
-        """A tensor in the middle of a larger one, ``shift`` elements off an address that is a multiple of 16."""
+        """Hold a tensor in the middle of a larger one, ``shift`` elements off an address that is a multiple of 16."""
 
         def __init__(self, values: Tensor, dtype: torch.dtype, shift: int = 0) -> None:
             count = values.numel()
@@ -76,7 +76,7 @@ else:
     def run(
         targets: list[Framed], sources: list[Framed], masters: list[Framed], momentum: float, in_tensor: bool
     ) -> None:
-        """The number is a wrong one where the tensor counts."""
+        """Run an update; if the momentum is a tensor, the number beside it is a wrong one."""
         tensors = [[framed.tensor for framed in some] for some in (targets, sources, masters)]
         pairs = ema.pairs_of(*tensors)
         assert pairs is not None
@@ -88,7 +88,7 @@ else:
             return t if momentum == 1 else s if momentum == 0 else momentum * t + (1 - momentum) * s
 
     def check(target: Framed, source: Framed, master: Framed | None, momentum: float) -> None:
-        """The target, or the master, near what it should be; what was not to be written, as it was."""
+        """Check that target or master is near its formula, and that nothing else was written."""
         kept = target if master is None else master
         want = moved(kept.begin, source.before, momentum)
         dtype = kept.tensor.dtype
@@ -108,8 +108,10 @@ else:
     def problem(
         target: torch.dtype, source: torch.dtype, master: bool, count: int, shift: int = 0
     ) -> tuple[Framed, Framed, Framed | None]:
-        """The master has a little more than the target, which is what it rounds and is cut off to; beside every fifth
-        target, which somebody wrote, it is another number, and the target is what counts.
+        """Make a target, a source and perhaps a master.
+
+        The master is a little more than the target, and becomes the target if it is rounded or cut off. Every fifth
+        target was written by somebody: there the master is another number, and the target counts.
         """
         t, s = torch.randn(2, count)
         framed, held = Framed(t, target, shift), None
@@ -125,7 +127,7 @@ else:
     @pytest.mark.parametrize("master", (False, True), ids=("", "master"))
     @every_pair
     def test_update(target: torch.dtype, source: torch.dtype, master: bool, in_tensor: bool) -> None:
-        """Counts around a line and a chunk; addresses that are multiples of 16, and others."""
+        """Counts are around a line and a chunk; some addresses are multiples of 16, and others not."""
         if master and target not in HALVES:
             pytest.skip("A master stands beside 16 bits.")
         for momentum in MOMENTA:
@@ -137,7 +139,7 @@ else:
 
     @as_number_and_tensor
     def test_kinds_together(in_tensor: bool) -> None:
-        """One launch for each, in whatever order they come."""
+        """Each kind takes one launch, in whatever order they come."""
         kinds = [
             (target, source, master, shift)
             for target, source, master, shift in product(DTYPES.values(), DTYPES.values(), (False, True), (0, 1))
@@ -158,7 +160,7 @@ else:
 
     @pytest.mark.parametrize("momentum", (0.3, 0.4999999, 0.5, 0.9))
     def test_error_of_many(momentum: float, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Numbers of all sizes, on either side of zero."""
+        """The error is within bounds for numbers of all sizes, on either side of zero."""
         monkeypatch.setattr(triton, "UPDATE", Area(4096, 4))
         t, s = torch.randn(2, 100_000) * 10 ** (2 * torch.randn(2, 100_000))
         s[::2] = t[::2] * (1 + torch.randn(50_000))
@@ -171,7 +173,7 @@ else:
     ODD = (0.0, -0.0, 1.0, -2.5, torch.inf, -torch.inf, torch.nan, 2.0**-13, -6e4)
 
     def bits(x: Tensor) -> Tensor:
-        """NaN is one number, and zeros are two."""
+        """Return the bits of numbers, with one pattern for all NaN and two for the zeros."""
         return torch.where(x.isnan(), torch.full_like(x, torch.nan), x).view(
             torch.int16 if x.itemsize == 2 else torch.int32
         )
@@ -192,7 +194,7 @@ else:
                 assert torch.equal(bits(ours.tensor), bits(theirs.tensor.to(target)))
 
     def test_one_leaves_target_and_master() -> None:
-        """Even where the target is no rounding of the master."""
+        """A momentum of 1 leaves both, even if the target is no rounding of the master."""
         for in_tensor in (False, True):
             case = problem(torch.float16, torch.float32, True, 70)
             run([case[0]], [case[1]], [case[2]], 1.0, in_tensor)
@@ -202,7 +204,7 @@ else:
     @as_number_and_tensor
     @pytest.mark.parametrize("momentum", (0.3, 0.996))
     def test_infinities(momentum: float, in_tensor: bool) -> None:
-        """On either side, or both, and on opposite ones; and numbers whose difference overflows."""
+        """Infinities are on one side, on both, or of opposite signs; some finite numbers' difference overflows."""
         odd = (*ODD, 3.4e38, -3.4e38)
         t, s = torch.tensor(list(product(odd, repeat=2))).T
         ours, theirs = Framed(t, torch.float32), Framed(s, torch.float32)
@@ -215,7 +217,7 @@ else:
         assert (abs(got - want)[~odd_ones] <= 2.0**-23 * size[~odd_ones] + 2.0**-149).all()
 
     def test_tiny_momentum() -> None:
-        """That float32 takes for 0."""
+        """The momentum is so small that float32 takes it for 0."""
         ours, theirs = Framed(torch.tensor([1.0, -1.0, torch.inf]), torch.float32), Framed(torch.ones(3), torch.float32)
         run([ours], [theirs], [], 1e-50, True)
         assert ours.tensor.tolist() == [1.0] * 3
@@ -247,7 +249,7 @@ else:
         assert triton.device_table("first", cpu, plan)[0] is first
 
     def test_captured_tables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-        """A graph reads them whenever it is replayed."""
+        """Captured tables stay, because a graph reads them whenever it is replayed."""
         cuda = torch.device("cuda")
         held = triton._recent["held"] = torch.zeros(1), []
         monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
@@ -263,7 +265,7 @@ else:
     def check_queue(
         queue: Tensor, keys: Tensor, position: int, offset: int, integer: torch.dtype | None = torch.int64
     ) -> None:
-        """From a position in a tensor, or from the offset alone."""
+        """Write keys from a position in a tensor, or from the offset alone, and compare."""
         want = queue.double().numpy().copy()
         for i, key in enumerate(keys.double().numpy()):
             want[(position + offset + i) % len(want)] = key
@@ -275,7 +277,7 @@ else:
 
     @every_pair
     def test_queue(target: torch.dtype, source: torch.dtype) -> None:
-        """Wrapped and not, from none to all of the rows, channels beyond a tile."""
+        """Keys wrap around or not, fill some or all rows, and may have more channels than a tile."""
         for size, count, channels, position in (
             (7, 3, 5, 2), (7, 4, 16, 6), (9, 9, 33, 4), (1, 1, 1, 0), (40, 21, 20, 30), (5, 5, 1, 0),
         ):  # fmt: skip
@@ -294,7 +296,7 @@ else:
             check_queue(torch.randn(7, 5), torch.randn(4, 5), -100, 3, integer)
 
     def test_queues_and_keys_in_larger_tensors() -> None:
-        """Rows apart or on top of each other, columns apart, an odd start; what is between them stays."""
+        """Rows lie apart or on top of each other, columns lie apart, or the start is odd; gaps stay untouched."""
         room = torch.randn(30, 40)
         for keys in (room[::6, 3:8], room[:1, :5].expand(5, 5), room[:5, 1:11:2], room[:5, :5].T, room[:0, :5]):
             ring = torch.full((14, 22), FRAME)
@@ -310,7 +312,7 @@ else:
     # --- by their public names --------------------------------------------------------------------------------------
 
     def test_ema_update() -> None:
-        """A tensor listed twice moves once; scalar and strided ones, and integers."""
+        """A tensor that is listed twice moves once; scalars, strided tensors and integers move too."""
         twice = torch.randn(5)
         targets = [twice, twice, torch.randn(()), torch.randn(6, 8)[:, ::2], torch.randn(3, 4).T]
         sources = [torch.zeros(5), torch.zeros(()), torch.randn(6, 4), torch.randn(4, 3)]

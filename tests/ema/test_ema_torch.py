@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ops of the family inside torch: registration, compile, fake tensors; and what a wrong argument gets to read."""
+"""Test the family's ops inside torch (registration, compile, fake tensors), and the errors of wrong arguments."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_compiled_update_follows_a_schedule_without_recompiling(backend: str) 
         step(momentum)
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
         SF.ema_update_(expected, [p.detach() for p in student.parameters()], momentum, backend=backend)
-    assert graphs[-1] == graphs[1]  # the first number may be taken for a constant, no later one
+    assert graphs[-1] == graphs[1]  # the first number may become a constant of the graph, but no later one
     assert all(torch.equal(p, e) for p, e in zip(teacher.parameters(), expected, strict=True))
 
 

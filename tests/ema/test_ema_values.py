@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ema_update_: every element right, whatever the dtypes, shapes, strides and momentum; nothing else touched."""
+"""Test ema_update_: every element is right for all dtypes, shapes, strides and momenta, and nothing else is touched."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from sslkernels import _C
 from sslkernels.ops.ema import pairs_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-# Of eps max(|t|, |s|). A 16-bit result is the average in float32, rounded: half a bit of its own and no more.
+# An error may be this share of eps max(|t|, |s|). A 16-bit result is the rounded float32 average: it is off by half a
+# bit of its own and no more.
 ALLOWED = 0.6
 SHAPES = ((), (1,), (17,), (3, 0, 2), (5, 7, 3), (70001,), (2, 300, 130))
 MOMENTA = (0.0, 1e-4, 0.3, 0.5, 0.7, 0.9, 0.996, 0.99996, 1.0)
 
 
 def tensors(shapes: tuple[tuple[int, ...], ...] = SHAPES, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Values of all sizes and both signs, some equal to zero."""
+    """Make values of all sizes and both signs; some are zero."""
     drawn = [torch.randn(shape) * 10 ** torch.randint(-6, 4, shape).float() for shape in shapes]
     return [torch.where(torch.rand_like(x) < 0.05, 0.0, x).to(dtype) for x in drawn]
 
@@ -43,7 +44,7 @@ def test_every_element_is_within_its_rounding(
     t, s = tensors(dtype=target), tensors(dtype=source)
     before, sources = copies(t), copies(s)
     assert SF.ema_update_(t, s, momentum, backend=backend) is None
-    allowed = 1.5 if target == torch.float64 else ALLOWED  # there is nothing wider to compute in
+    allowed = 1.5 if target == torch.float64 else ALLOWED  # float64 has no wider dtype to compute in
     for now, old, new, kept in zip(t, before, s, sources, strict=True):
         assert now.dtype == target and torch.equal(new, kept)
         assert worst(now, old, new, momentum) <= allowed
@@ -54,7 +55,7 @@ def test_numbers_that_cancel_or_nearly_agree(backend: str, t: float, m: float, r
     target, source = torch.tensor([t, t]), torch.tensor([t * ratio, -t]).clamp(-3e38, 3e38)
     old = target.clone()
     SF.ema_update_([target], [source], m, backend=backend)
-    tiny = 2.0**-149  # a bit of the smallest numbers is no fraction of them
+    tiny = 2.0**-149  # the smallest numbers may be off by a bit, which is no small fraction of them
     exact = m * old.double() + (1 - m) * source.double()
     allowed = ALLOWED * torch.finfo(torch.float32).eps * torch.maximum(old.abs(), source.abs()).double() + tiny
     assert ((target.double() - exact).abs() <= allowed).all()
@@ -79,7 +80,7 @@ def test_a_master_moves_and_the_target_is_its_rounding(backend: str, target: tor
 def test_a_target_that_was_written_goes_on_from_there(
     backend: str, dtype: torch.dtype, source: torch.dtype, momentum: float
 ) -> None:
-    """Every number of the dtype, beside masters that round to it, just not to it, on the tie, or elsewhere."""
+    """Every number of the dtype meets masters that round to it, just fail to, lie on the tie, or lie elsewhere."""
     every = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(dtype)
     up = torch.nextafter(every, torch.full_like(every, torch.inf))
     share = torch.tensor([0.0, 0.25, 0.499, 0.5, 0.501, 0.75, 1.0, 3.0])[:, None]
@@ -136,7 +137,7 @@ ODD = (0.0, -0.0, 1.0, -2.5, torch.inf, -torch.inf, torch.nan, 3e38, -3e38, 6e4,
 @pytest.mark.parametrize("source", DTYPES, ids=str)
 @pytest.mark.parametrize("target", DTYPES, ids=str)
 def test_every_pair_of_odd_numbers(backend: str, target: torch.dtype, source: torch.dtype, momentum: float) -> None:
-    """As m t + (1 - m) s has it, and s where m is 0; whatever the dtypes, beside a master or not, at any address."""
+    """The result is that of m t + (1 - m) s, and s if m is 0, for all dtypes, with or without a master, anywhere."""
     pairs = torch.tensor([[t, s] for t in ODD for s in ODD], dtype=torch.float64)
     for start, master in ((0, False), (1, False), (3, True)):
         if master and target.itemsize > 2:
@@ -185,7 +186,7 @@ def test_tensors_of_any_strides(backend: str, target_layout: str, source_layout:
     SF.ema_update_([target], [source], 0.25, backend=backend)
     assert worst(target.contiguous(), before, source, 0.25) <= ALLOWED
     target.copy_(before)
-    assert torch.equal(whole, others)  # nothing beside it was touched
+    assert torch.equal(whole, others)  # nothing beside the target was touched
 
 
 def test_a_master_of_a_target_with_gaps(backend: str) -> None:
@@ -235,7 +236,7 @@ def test_nothing_to_do(backend: str) -> None:
     SF.ema_update_([], [], 0.5, backend=backend)
     empty = torch.empty(0, 3)
     SF.ema_update_([empty], [torch.empty(0, 3)], 0.5, backend=backend)
-    cut = torch.zeros(7, 4)[:, :0]  # a shard that got nothing
+    cut = torch.zeros(7, 4)[:, :0]  # this is an empty shard
     SF.ema_update_([cut, cut.bfloat16()], [cut, cut], 0.5, masters=[None, cut.clone()], backend=backend)
     SF.ema_update_(iter([torch.ones(1)]), iter([torch.ones(1)]), 0.5, masters=iter([None]), backend=backend)
 
@@ -285,7 +286,7 @@ def test_no_graph_is_recorded(backend: str) -> None:
 
 @pytest.mark.parametrize("masters", (True, False))
 def test_ten_thousand_updates_of_a_bfloat16_teacher(backend: str, masters: bool) -> None:
-    """With a master the drift is that of float32; without one the teacher stands still where an update is small."""
+    """With a master the teacher drifts as in float32; without one it stands still where updates are small."""
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(64, generator=generator)
     exact = torch.full((64,), 2.0, dtype=torch.float64)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""queue_update_: a ring that drops nothing, whatever the sizes, dtypes and strides."""
+"""Test queue_update_: the ring drops nothing, whatever the sizes, dtypes and strides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def written(queue: Tensor, keys: Tensor, position: int) -> Tensor:
-    """One key after another."""
+    """Write one key after another."""
     queue = queue.clone()
     for place, key in enumerate(keys, position):
         queue[place % len(queue)] = key
@@ -26,7 +26,7 @@ def written(queue: Tensor, keys: Tensor, position: int) -> Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_keys_are_copied_bit_for_bit(backend: str, dtype: torch.dtype) -> None:
-    """Every NaN with what it says, subnormal numbers, both zeros; whole vectors and what is left of them."""
+    """Every NaN keeps its bits, and so do subnormal numbers and both zeros, in whole vectors and in rests of them."""
     bits = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
     kind = torch.iinfo(bits)
     infinity = torch.tensor(torch.inf, dtype=dtype).view(bits).item()
@@ -62,7 +62,7 @@ def test_every_key_lands_where_it_belongs(
 def test_keys_are_rounded_to_the_dtype_of_the_queue(
     backend: str, queue_dtype: torch.dtype, keys_dtype: torch.dtype
 ) -> None:
-    keys = (torch.randn(300, 400) * 3).to(keys_dtype)  # enough for two threads
+    keys = (torch.randn(300, 400) * 3).to(keys_dtype)  # these are enough for two threads
     queue = torch.zeros(301, 400, dtype=queue_dtype)
     SF.queue_update_(queue, keys, 200, backend=backend)
     assert torch.equal(queue, written(torch.zeros_like(queue), keys.to(queue_dtype), 200))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sk.EMA: the teacher against the formulas of the libraries people come from, its schedules, its state."""
+"""Compare sk.EMA's teacher with the formulas of other libraries, and test its schedules and its state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import sslkernels as sk
 
 
 class Tied(nn.Module):
-    """Convolution, BatchNorm, a weight that two layers share, one without elements, a buffer of integers."""
+    """Has a convolution, BatchNorm, a weight of two layers, one without elements, and a buffer of integers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ def test_counts_the_steps_of_the_optimizer() -> None:
     for step in (0, 0, 0, 1, 1, 2):  # a call after every micro-batch
         teacher.update(student, step)
     assert teacher.module.weight.item() == 1 - 0.5**3
-    teacher.update(student)  # counts by itself
+    teacher.update(student)  # the teacher counts steps by itself
     teacher.update(student)
     assert teacher.module.weight.item() == 1 - 0.5**5 and teacher.step == 4
 
@@ -158,7 +158,7 @@ def test_masters_come_and_go_with_the_dtype() -> None:
     assert not list(teacher.buffers())
     exact = teacher.module.weight.detach().clone()
     teacher.bfloat16()
-    assert torch.equal(teacher.master0, exact)  # not of the rounded ones
+    assert torch.equal(teacher.master0, exact)  # and not the rounded numbers
     teacher.update(student.bfloat16(), 0)
     teacher.float()
     assert not list(teacher.buffers())
@@ -199,7 +199,7 @@ def test_saved_and_resumed_exactly(master: bool) -> None:
                 torch.manual_seed(9)
                 teacher = sk.EMA(copy.deepcopy(student), **options)
                 teacher.load_state_dict(torch.load(file, weights_only=True))
-                teacher.update(student, step - 1)  # has been done
+                teacher.update(student, step - 1)  # this step has been done already
             for x in (*student.parameters(), *student.buffers()):
                 if x.is_floating_point():
                     x.data.add_(torch.randn(x.shape, generator=generator).to(x.dtype), alpha=0.1)
@@ -219,7 +219,7 @@ def test_wrappers_are_looked_into() -> None:
     student.conv.weight.data += 1
     teacher.update(torch.compile(student), 0)
     torch.testing.assert_close(teacher.module.conv.weight, start + 0.5)
-    student.first = torch.compile(student.first)  # a compiled part
+    student.first = torch.compile(student.first)  # this part is compiled
     teacher.update(student, 1)
     torch.testing.assert_close(teacher.module.conv.weight, start + 0.75)
 

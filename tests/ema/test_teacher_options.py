@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sk.EMA's schedules against the formulas of the libraries that have them, written out here; its device; its set()."""
+"""Compare sk.EMA's schedules with other libraries' formulas, written out here, and test its device and its set()."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import sslkernels as sk
 
 
 def timm_decay(step: int, decay: float, gamma: float, power: float) -> float:
-    """`ModelEmaV3.get_decay` with use_warmup, update_after_step 0 and min_decay 0; its steps count from 1."""
+    """Compute `ModelEmaV3.get_decay` with use_warmup, update_after_step 0, min_decay 0; its steps count from 1."""
     step = max(0, step - 1)
     return 0.0 if step <= 0 else max(min(1 - (1 + step / gamma) ** -power, decay), 0.0)
 
 
 def solo_learn_tau(step: int, steps: int, base: float, final: float) -> float:
-    """`MomentumUpdater.update_tau`."""
+    """Compute `MomentumUpdater.update_tau`."""
     return final - (final - base) * (math.cos(math.pi * step / steps) + 1) / 2
 
 
@@ -66,7 +66,7 @@ def test_equal_weights_are_torchs_averaged_model(average_buffers: bool) -> None:
     theirs = AveragedModel(student, use_buffers=average_buffers)
     ours = sk.EMA(student, schedule="equal", average_buffers=average_buffers)
     seen = []
-    for step in range(0, 500, 50):  # SWA takes a student of each epoch: updates count, and not steps
+    for step in range(0, 500, 50):  # SWA averages one student per epoch, so it counts updates and not steps
         for parameter in student.parameters():
             parameter.data.normal_()
         student(torch.randn(5, 3))
@@ -97,7 +97,7 @@ def test_set_makes_a_copy(dtype: torch.dtype, schedule: str) -> None:
     for a, b in zip(teacher.module.state_dict().values(), student.state_dict().values(), strict=True):
         assert torch.equal(a, b.to(a.dtype)) and a.data_ptr() != b.data_ptr()
     if dtype == torch.bfloat16:
-        assert torch.equal(teacher.master0, student[0].weight)  # whose bits no bfloat16 has
+        assert torch.equal(teacher.master0, student[0].weight)  # bfloat16 cannot hold these bits
     assert teacher.step == 7
     if schedule == "equal":
         teacher.update(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), 8)
@@ -151,7 +151,7 @@ def test_wrong_values_are_one_sentence() -> None:
         for schedule in schedules or (None,):
             for value in values:
                 if value is None and option in ("momentum", "final_momentum", "warmup_gamma", "warmup_power"):
-                    continue  # not given
+                    continue  # this one is not given
                 options = {option: value} if schedule is None else {"schedule": schedule, option: value}
                 with pytest.raises((ValueError, TypeError)) as caught:
                     sk.EMA(nn.Linear(1, 1), **options)

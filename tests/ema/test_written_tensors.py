@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State beside a tensor goes by the tensor: whoever writes it, in whatever way, the next step begins there."""
+"""Check that state beside a tensor follows the tensor: whoever writes it, in any way, the next step begins there."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _one_by_one(tensor: Tensor, values: Tensor) -> None:
         tensor.data.view(-1)[place] = values.reshape(-1)[place]
 
 
-# Of one tensor; of a module's see below.
+# Ways to write one tensor; those to write a module's are below.
 WRITES: dict[str, Callable[[Tensor, Tensor], object]] = {
     ".data.copy_": lambda tensor, values: tensor.data.copy_(values),
     ".data =": lambda tensor, values: setattr(tensor, "data", values.to(tensor.dtype)),
@@ -176,7 +176,8 @@ def test_states_with_and_without_masters(saved: bool, loading: bool) -> None:
     torch.testing.assert_close(source.module.weight, target.module.weight, rtol=2**-7, atol=0)
 
 
-# Everything of the package that keeps tensors from step to step: what is written, and what goes on from it.
+# These are all objects of the package that keep tensors from step to step. Each check writes to one, and expects the
+# next step to begin there.
 
 
 def _queue(write: Callable[[Tensor], object]) -> None:

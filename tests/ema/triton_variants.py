@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels of the ema family, as triton_compile.py compiles them."""
+"""List the Triton kernels of the ema family for triton_compile.py to compile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POINTERS = {"chunks": "i64", "at": "fp64"}
 FLOATS = {"keep", "take", "rest"}
 INDIVISIBLE: set[str] = set()
 TYPES = {"fp32": tl.float32, "bf16": tl.bfloat16, "fp16": tl.float16}
-# The dtypes of usual teachers and students.
+# Usual teachers and students have these dtypes.
 USUAL = (("fp32", "fp32"), ("bf16", "bf16"), ("bf16", "fp32"))
 
 
@@ -30,7 +30,7 @@ def variants(
 
 
 def updates(target: str, source: str, everything: bool) -> Iterator[Any]:
-    """With the momentum as a number and from a tensor; of addresses that are multiples of 16 bytes, and of others."""
+    """Yield updates with the momentum as a number or a tensor, at addresses that are multiples of 16 bytes or not."""
     for master in (False, True) if target != "fp32" else (False,):
         for aligned, tensor in product((True, False), repeat=2) if everything else ((True, False), (True, True)):
             constants = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend of the correlation family on a CUDA device: ``pytest -m gpu``."""
+"""Test the Triton backend of the correlation family on a CUDA device: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_against_the_formula(loss: str, n: int, d: int, dtype: torch.dtype, side
 @pytest.mark.parametrize("n, d", [(64, 512), (512, 64)])
 def test_nothing_waits_for_the_device_and_bits_repeat(n: int, d: int) -> None:
     z0, z1 = views(n, d, torch.float32)
-    SF.vicreg(z0, z1, backend="triton").backward()  # compiles
+    SF.vicreg(z0, z1, backend="triton").backward()  # this call compiles
     first = z0.grad.clone()
     torch.cuda.set_sync_debug_mode("error")
     try:

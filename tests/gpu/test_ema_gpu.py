@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ema family on a CUDA device: ``pytest -m gpu``."""
+"""Test the ema family on a CUDA device: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def numbers(count: int, dtype: torch.dtype, shift: int = 0) -> Tensor:
 
 
 def model(dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Tensors of a ViT's many sizes."""
+    """Make tensors of a ViT's many sizes."""
     return [numbers(count, dtype) for count in (768, 768 * 3072, 3072, 768 * 768, 768) * 12]
 
 
@@ -46,7 +46,7 @@ def assert_moved(before: list[Tensor], sources: list[Tensor], after: list[Tensor
 
 
 def launches(call: object) -> list[str]:
-    """The kernels that ran, without copies."""
+    """Return the names of the kernels that ran, without copies."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
@@ -76,7 +76,7 @@ def test_masters(dtype: torch.dtype, backend: str) -> None:
     masters, sources = [numbers(count, torch.float32) for count in COUNTS], [numbers(count, dtype) for count in COUNTS]
     targets = [m.to(dtype) for m in masters]
     for target in targets:
-        target[::5] = 0.75  # which somebody wrote: the update begins there
+        target[::5] = 0.75  # these were written by somebody, so the update begins there
     before = [torch.where(t == m.to(dtype), m, t.float()) for t, m in zip(targets, masters, strict=True)]
     SF.ema_update_(targets, sources, 0.99, masters=masters, backend=backend)
     assert_moved(before, sources, masters, 0.99)
@@ -113,7 +113,7 @@ def test_a_graph_replays_with_another_momentum(backend: str) -> None:
     with torch.cuda.graph(graph):
         SF.ema_update_(targets, sources, at, backend=backend)
     others = [numbers(5, torch.float32) for _ in range(2 * cuda.TABLES)]
-    for other in others:  # which push the table out of the cache, but not out of the graph
+    for other in others:  # these push the table out of the cache, but not out of the graph
         SF.ema_update_([other], [other.clone()], 0.5, backend=backend)
     for momentum in (0.9, 0.25, 1.0, 0.0):
         before = [t.clone() for t in targets]
@@ -146,7 +146,7 @@ def test_nobody_waits(backend: str) -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         step()
-        targets[3] = sources[3].clone()  # a table more
+        targets[3] = sources[3].clone()  # this needs another table
         step()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend of the similarity family on a CUDA device: ``pytest -m gpu``."""
+"""Test the Triton backend of the similarity family on a CUDA device: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def rows_of(n: int, d: int, dtype: torch.dtype) -> Tensor:
 def check(
     x: Tensor, y: Tensor | None, scale: float, exclude: Tensor | None, dim: str, epsilon: float = 2.0**-23
 ) -> None:
-    """Values and every gradient through the public function."""
+    """Compare values and every gradient of the public function with the oracle's."""
     oracle = Oracle(x, y, scale, exclude, epsilon)
     leaf, keys = x.clone().requires_grad_(), None if y is None else y.clone().requires_grad_()
     factor = torch.tensor(scale, device="cuda", requires_grad=True)
@@ -154,7 +154,7 @@ def test_losses(loss: str, d: int, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("d", (128, 512))
 @pytest.mark.parametrize("loss", ("nt_xent", "clip_loss", "moco"))
 def test_nothing_waits_for_the_device(loss: str, d: int, dtype: torch.dtype) -> None:
-    """Forward and backward under a CUDA graph give, replayed on new inputs, what they give eagerly, bit for bit."""
+    """A CUDA graph of forward and backward, replayed on new inputs, gives the bits of an eager run."""
     value = losses(dtype, d)[loss]
     a, b = (F.normalize(rows_of(512, d, torch.float32), dim=1).to(dtype).requires_grad_() for _ in range(2))
     scale = torch.tensor(0.1, device="cuda", requires_grad=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA backend of the tokens family on a CUDA device: ``pytest -m gpu``."""
+"""Test the CUDA backend of the tokens family on a CUDA device: ``pytest -m gpu``."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_a_training_step_waits_for_nothing_and_bits_repeat() -> None:
 def test_a_graph_replays_it() -> None:
     arguments = inputs()
     stream = torch.cuda.Stream()
-    with torch.cuda.stream(stream):  # kernels are loaded before they are captured
+    with torch.cuda.stream(stream):  # kernels must be loaded before they are captured
         step(*arguments)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -119,7 +119,7 @@ def test_a_graph_replays_it() -> None:
 def test_offsets_beyond_32_bits() -> None:
     x = torch.empty(
         3, 1_400_000, 1024, dtype=torch.float16, device="cuda"
-    )  # 8.6 GB; rows are written where they are read
+    )  # 8.6 GB; only rows that are read are written
     index = torch.tensor([[0, 1_399_999], [5, 1_399_999], [7, 1_399_998]], device="cuda")
     rows = torch.randn(3, 2, 1024, device="cuda").half()
     x[torch.arange(3, device="cuda")[:, None], index] = rows

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""negative_cosine_similarity, byol_loss and the module: values and gradients against the float64 oracle."""
+"""Compare negative_cosine_similarity, byol_loss and the module with the float64 oracle: values and gradients."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 SIZES = ((1, 1), (1, 5), (3, 2), (17, 33), (5, 64), (4, 257), (300, 130))
-# Ours and the oracle's of two sides, one loss per row.
+# Our loss of two sides and the oracle's, each with one loss per row.
 LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "negative_cosine_similarity": (SF.negative_cosine_similarity, lambda a, b: -rows_oracle.cosine(a, b)),
     "byol_loss": (SF.byol_loss, lambda a, b: (rows_oracle.unit(a) - rows_oracle.unit(b)).square().sum(1)),
@@ -37,7 +37,7 @@ def loss(request: pytest.FixtureRequest) -> tuple[Callable[..., Tensor], Callabl
 
 
 def pair(n: int, d: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Two views: alike, not equal."""
+    """Make two views that are similar but not equal."""
     x = torch.randn(n, d)
     return [view.to(dtype).requires_grad_() for view in (x.clone(), x + torch.randn(n, d))]
 
@@ -47,7 +47,7 @@ def wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def check_gradients(found: list[Tensor], exact: list[Tensor], inputs: list[Tensor], grad: Tensor, eps: float) -> None:
-    """Each row within a few roundings of its sums, which cancel where rows agree, and one of its dtype."""
+    """Allow each row a few roundings of its sums, which cancel where rows agree, and one rounding of its dtype."""
     for gradient, slope, x in zip(found, exact, inputs, strict=True):
         assert gradient.dtype == x.dtype and gradient.shape == x.shape
         norms = torch.linalg.vector_norm(x.detach().double(), dim=1, keepdim=True).clamp_min(eps)
@@ -57,7 +57,7 @@ def check_gradients(found: list[Tensor], exact: list[Tensor], inputs: list[Tenso
 
 
 def check(x: Tensor, y: Tensor, eps: float, backend: str) -> None:
-    """Cosines and both gradients."""
+    """Compare cosines and both gradients with the oracle's."""
     leaves = [x.detach().requires_grad_(), y.detach().requires_grad_()]
     cosines = row_cosine(*leaves, eps, backend=backend)
     assert cosines.dtype == wide(x.dtype) and cosines.shape == (len(x),)
@@ -107,7 +107,7 @@ def test_gradcheck(backend: str) -> None:
 
 
 def test_a_row_with_itself(backend: str) -> None:
-    """As a leaf on both sides: the two gradients, each nearly zero, add up."""
+    """One leaf is on both sides: its two gradients, each nearly zero, add up."""
     x = torch.randn(6, 40, requires_grad=True)
     value = SF.byol_loss(x, x, reduction="none", backend=backend)
     assert (value.abs() <= 1e-6).all()
@@ -120,7 +120,7 @@ def test_a_row_with_itself(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rows_of_zeros(backend: str, dtype: torch.dtype) -> None:
-    """Cosine 0; the gradient is the formula's where eps stands for the norm, and 0 where both rows are."""
+    """The cosine is 0. The gradient is the formula's with eps for the norm, and 0 if both rows are zeros."""
     eps = 1e-3  # its inverse fits float16
     x, y = torch.randn(4, 6).to(dtype), torch.randn(4, 6).to(dtype)
     x[1], y[2], x[3], y[3] = 0, 0, 0, 0
@@ -144,7 +144,7 @@ def test_a_zero_row_is_finite_with_the_usual_eps(backend: str, loss: tuple) -> N
 @pytest.mark.parametrize("eps", [1e-30, 1e-8, 1.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_squares_that_leave_the_range(backend: str, dtype: torch.dtype, eps: float) -> None:
-    """Every combination of rows around 1e-25, 1e-18, 1, 1e18 and 1e25, on either side."""
+    """Rows around 1e-25, 1e-18, 1, 1e18 and 1e25 meet in every combination, on either side."""
     sizes = torch.tensor([1e-25, 1e-18, 1.0, 1e18, 1e25])
     x = (torch.randn(25, 33) * sizes.repeat_interleave(5)[:, None]).to(dtype)
     y = (torch.randn(25, 33) * sizes.repeat(5)[:, None]).to(dtype)
@@ -157,7 +157,7 @@ def test_squares_that_leave_the_range_of_float64(backend: str) -> None:
     found = row_cosine(x, y, 1e-30, backend=backend)
     units = [torch.nn.functional.normalize(z / z.abs().amax(1, keepdim=True), dim=1) for z in (x, y)]
     torch.testing.assert_close(found[2:], (units[0] * units[1]).sum(1)[2:], rtol=1e-12, atol=1e-15)
-    assert (found[:2].abs() < 1e-90).all()  # norms of 1e-200 and 1e-80, which count as 1e-30
+    assert (found[:2].abs() < 1e-90).all()  # the norms are 1e-200 and 1e-80, and count as 1e-30
 
 
 def test_entries_of_one_row_may_lie_far_apart(backend: str) -> None:
@@ -178,7 +178,7 @@ def test_a_row_that_is_no_number_spoils_only_itself(backend: str, bad: float) ->
 
 
 def test_below_eps_the_gradient_is_that_of_the_formula(backend: str) -> None:
-    """A norm that is not in the value is not in the gradient either: x / eps is linear."""
+    """Below eps the value does not depend on the norm, and neither does the gradient: x / eps is linear."""
     x, y = pair(3, 4, torch.float64)
     short = x.detach().mul(1e-4).requires_grad_()
     (gradient,) = torch.autograd.grad(row_cosine(short, y, 1.0, backend=backend).sum(), short)
@@ -190,7 +190,7 @@ def test_below_eps_the_gradient_is_that_of_the_formula(backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_strides(backend: str, dtype: torch.dtype) -> None:
-    """Rows apart, on top of each other, features apart, an odd start; either side has each."""
+    """Rows lie apart or on top of each other, features lie apart, or the start is odd; each occurs on either side."""
     storage = torch.randn(40, 20).to(dtype)
     layouts = [
         storage[:6, :9],
@@ -272,7 +272,7 @@ def test_a_gradient_is_scaled_before_it_is_rounded(backend: str) -> None:
     value = SF.negative_cosine_similarity(x, y, backend=backend)
     (gradient,) = torch.autograd.grad(value, x, torch.tensor(65536.0))
     (exact,) = rows_oracle.gradients(lambda a: -rows_oracle.cosine(a, y).mean(), [x])
-    assert (exact.abs() < 2**-14).all()  # subnormal in float16 without the factor
+    assert (exact.abs() < 2**-14).all()  # these are subnormal in float16 without the factor
     error = (gradient.double() / 65536 - exact).norm() / exact.norm()
     assert error < 2e-3
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
+"""Check the Triton backend's numbers with Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
 
-float32 and float16 only, since the interpreter computes bfloat16 wrongly. test_triton_compile.py checks what
-the compiler makes of the same kernels.
+It tests only float32 and float16, since the interpreter computes bfloat16 wrongly. test_triton_compile.py compiles the
+same kernels.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ else:
             torch.testing.assert_close(part.grad.double(), wide.grad, rtol=4 * eps, atol=error)
 
     def test_unit_rows_at_the_ends_of_float32() -> None:
-        """A norm below 1e-12 counts as 1e-12; squares that leave float32's range do not take it with them."""
+        """A norm below 1e-12 counts as 1e-12; a norm stays right even if squares leave the range of float32."""
         z = torch.tensor([[0.0, 0.0], [1e-25, 0.0], [3e-13, 4e-13], [3e15, 4e15], [1e25, 1e25], [torch.nan, 1.0]])
         leaf = z.clone().requires_grad_()
         unit = unit_rows(leaf, backend="triton")
@@ -100,7 +100,7 @@ else:
                 torch.testing.assert_close(gradient.double(), slope, rtol=relative, atol=64 * EPS)
 
     def test_row_cosine_at_the_ends_of_float32() -> None:
-        """Zero rows, every two sizes, and NaN, which keeps to its row."""
+        """Rows are zeros, or of any two sizes, or hold NaN, which stays in its row."""
         sizes = torch.tensor([0, 1e-25, 1e-18, 1, 1e18, 1e25])
         x = (torch.randn(36, 5) * sizes.repeat_interleave(6)[:, None]).requires_grad_()
         y = (torch.randn(36, 5) * sizes.repeat(6)[:, None]).requires_grad_()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels of the rows family, as triton_compile.py compiles them."""
+"""List the Triton kernels of the rows family for triton_compile.py to compile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INDIVISIBLE: set[str] = set()
 def variants(
     architecture: int, everything: bool
 ) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
-    """Name, kernel, pointer types, compile-time constants and launch options."""
+    """Yield name, kernel, pointer types, compile-time constants and launch options."""
     for dtype, width in product(("bf16", "fp32"), (16, 128, 4096) if everything else (128,)):
         yield from row_kernels(dtype, width)
 

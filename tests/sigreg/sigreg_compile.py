@@ -3,8 +3,8 @@
 
     python sigreg_compile.py [80 90 100]
 
-One line of JSON per kernel: registers per thread, bytes of stack (spills) and of shared memory.
-Runs in a process of its own, without TRITON_INTERPRET.
+It prints one line of JSON per kernel: registers per thread, bytes of stack (spills) and of shared memory.
+Run it in a process of its own, without TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ POINTERS, INTEGERS = {"p", "out", "grad", "dp"}, {"n", "slices", "knots", "parts
 
 
 def compiled(kernel: Any, architecture: int, divisible: bool) -> dict[str, int]:
-    """``divisible``: the slices, like pointers, are a multiple of 16, and launches specialise on it."""
+    """Compile one kernel; ``divisible`` says that slices are a multiple of 16, as pointers are, for specialisation."""
     tile = dict(launcher.TILE)
     options = {"num_warps": tile.pop("num_warps")}
     signature, attributes = {}, {}

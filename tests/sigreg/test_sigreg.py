@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGReg and LeJEPA: values and gradients against the paper's formula, and their place inside torch."""
+"""Compare SIGReg and LeJEPA with the paper's formula, values and gradients, and check how they behave inside torch."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gradcheck(backend: str) -> None:
 
 
 def lightly_sigreg(proj: Tensor, slices: Tensor, knots: int, t_max: float) -> Tensor:
-    """lightly 1.6.0's SIGReg in its own order of operations, its grid in float32."""
+    """Compute lightly 1.6.0's SIGReg in its own order of operations, with its grid in float32."""
     t = torch.linspace(0, t_max, knots)
     step = t_max / (knots - 1)
     rule = torch.full((knots,), 2 * step)
@@ -60,7 +60,7 @@ def lightly_sigreg(proj: Tensor, slices: Tensor, knots: int, t_max: float) -> Te
 
 @pytest.mark.parametrize("knots, t_max, count", ((17, 3.0, 64), (5, 1.7, 3)))
 def test_the_module_is_lightlys(knots: int, t_max: float, count: int) -> None:
-    """The same draw after the same seed, hence the same value."""
+    """After the same seed both draw the same slices, and so give the same value."""
     proj = torch.randn(2, 3, 20, 8)
     torch.manual_seed(5)
     slices = torch.randn(8, count)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The family on Triton: numbers by the interpreter, in a process of its own, and compilation for GPUs not there."""
+"""Check the family on Triton: interpret it in a process of its own, and compile it for GPUs that are not there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parent
-# The most shared memory that a block may ask for: 163 KiB, and 227 KiB from sm_90 on.
+# A block may ask for at most this much shared memory: 163 KiB, and 227 KiB from sm_90 on.
 SHARED = {80: 166912, 90: 232448, 100: 232448}
 
 AGAINST_THE_DENSE_TENSOR = """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two gloo processes with uneven shards against one: values, and gradients once averaged over ranks."""
+"""Compare two gloo processes that hold uneven shards with one: values, and gradients averaged over ranks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES = [
 
 
 def problem(sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Samples of three views, an encoder, slices."""
+    """Make samples of three views, an encoder and slices."""
     generator = torch.Generator().manual_seed(sum(sizes) + sizes[0])
     x = torch.randn(3, sum(sizes), D_IN, generator=generator, dtype=torch.float64)
     encoder = torch.randn(D_IN, D, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -39,7 +39,7 @@ def problem(sizes: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def drawn_slices() -> Tensor:
-    """What the first rank draws after torch.manual_seed(0)."""
+    """Draw the slices that the first rank draws after torch.manual_seed(0)."""
     torch.manual_seed(0)
     slices = torch.randn(D, S, dtype=torch.float64)
     return slices / slices.norm(dim=0)
@@ -50,7 +50,7 @@ def run_case(rank: int, loss: str, sizes: tuple[int, ...], backend: str) -> dict
     start = sum(sizes[:rank])
     z = x[:, start : start + sizes[rank]] @ encoder
     if rank:
-        slices = torch.randn(D, S, dtype=torch.float64)  # the first rank's are what counts
+        slices = torch.randn(D, S, dtype=torch.float64)  # only the first rank's slices count
     torch.manual_seed(rank)
     if loss == "sigreg":
         value = SF.sigreg(z, slices, group="world", backend=backend)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGReg and LeJEPA of rows from 1e-38 to 1e38, and of entries that are not finite, against the dense tensor in
-float64. From 1e7 on, angles are less exact than a turn in float32, projections included: what is left to ask is points
-of the unit circle, and as many on either side of it.
+"""Compare SIGReg and LeJEPA with the dense tensor in float64: rows from 1e-38 to 1e38, and entries that are not finite.
+
+From 1e7 on, float32 projections, and so their angles, are less exact than a turn. Then we ask only that points lie on
+the unit circle, and about as many on either side of it.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ def test_huge_projections_stay_on_the_circle(backend: str, dtype: torch.dtype, s
         (slope,) = torch.autograd.grad(sums[:, :, 1:].sum(), p)
         assert slope.isfinite().all() and slope.abs().max() <= 2**0.5 * step * 16 * 17 / 2 * (1 + 1e-5)
         if power * math.log(10) > math.log(100 / step):
-            assert sums[0, :, 1].mean(1).abs().max() < 0.25  # five deviations of a mean of 500
+            assert sums[0, :, 1].mean(1).abs().max() < 0.25  # that is some five deviations of a mean of 500
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.05])
 @pytest.mark.parametrize("power", [-30, -12, 0, 6, 17, 19])
 def test_lejepa_of_any_size(backend: str, power: int, weight: float) -> None:
-    """Its mean of squares fits where their sum does not."""
+    """The mean of squares fits float32 even where their sum does not."""
     ours, exact = leaves_of(*(10.0**power * torch.randn(views, 64, 6) for views in (3, 2)))
     got = found(SF.lejepa(*ours, SLICES, weight=weight, backend=backend), *ours)
     want = found(dense.lejepa(*exact, SLICES, weight), *exact)

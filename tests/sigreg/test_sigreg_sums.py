@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums of cosines and sines and their adjoint, against the dense tensor in float64."""
+"""Compare sums of cosines and sines, and their adjoint, with the dense tensor in float64."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHAPES = ((1, 1, 1, 2), (2, 3, 5, 5), (1, 2, 17, 6), (3, 65, 33, 17), (1, 130, 1
 
 
 class Poisoned:
-    """torch, but what `empty` gives is NaN throughout."""
+    """Stand for torch, but fill the tensors that `empty` gives with NaN."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(torch, name)
@@ -36,7 +36,7 @@ class Poisoned:
 
 @pytest.fixture(autouse=True, scope="module")
 def poisoned() -> Iterator[None]:
-    """Whatever a C++ kernel leaves unwritten comes out as NaN."""
+    """Make numbers come out as NaN if a C++ kernel does not write them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "torch", Poisoned())
         yield
@@ -57,13 +57,13 @@ def exact(p: Tensor, step: float, knots: int, grad: Tensor) -> tuple[Tensor, Ten
 
 
 def check(p: Tensor, step: float, knots: int, backend: str, each: float) -> None:
-    """``each``: the error of one cosine; that of a sum is at most N of them and of a gradient T of its terms."""
+    """Compare sums and gradients, where a cosine errs by ``each``, a sum by N times that, and T terms a gradient."""
     views, n, slices = p.shape
     grad = torch.randn(views, 2, knots, slices, dtype=torch.float64)
     (sums, dp), (want, want_dp) = both(p, step, knots, grad, backend), exact(p, step, knots, grad)
     assert sums.shape == (views, 2, knots, slices) and dp.dtype == p.dtype
     torch.testing.assert_close(sums.double(), want, rtol=0, atol=each * n)
-    terms = (step * torch.arange(knots)[:, None] * grad.abs().sum(1)).sum(1, keepdim=True)  # the largest dp could be
+    terms = (step * torch.arange(knots)[:, None] * grad.abs().sum(1)).sum(1, keepdim=True)  # dp cannot be larger
     rounding = torch.finfo(p.dtype).eps * want_dp.abs()
     assert ((dp.double() - want_dp).abs() <= each * terms + rounding).all()
 
@@ -77,7 +77,7 @@ def test_against_the_dense_tensor(backend: str, shape: tuple[int, ...], dtype: t
 
 @pytest.mark.parametrize("size", (0.0, 1e-30, 1e-4, 10.0, 1e3, 1e4, 1e6))
 def test_projections_of_any_size(backend: str, size: float) -> None:
-    """Angles lose whole turns without a rounding: 1e4 is a thousand turns at the last knot and costs no digit."""
+    """Angles lose whole turns without rounding: 1e4 is thousands of turns at the last knot, and costs no digit."""
     p = size * torch.randn(1, 40, 33)
     check(p, STEP, 17, backend, 1e-6 if size < 1e3 else 6e-6)
     check(p.double(), STEP, 17, backend, 3e-15 if size < 1e3 else 1e-15 * size)  # the oracle's angles are rounded
@@ -89,7 +89,7 @@ def test_steps(backend: str, step: float) -> None:
 
 
 def test_an_evaluation_is_as_good_as_a_direct_one() -> None:
-    """One sample per sum, so that a sum is one evaluation; errors of the products are below those of fp32 angles."""
+    """Each sum has one sample, so it is one evaluation; its products err less than fp32 angles do."""
     p = torch.randn(1, 1, 20_000)
     want = dense.sums(p, STEP, 17)
     got = characteristic_sums(p, STEP, 17, backend="cpu").double()
@@ -101,7 +101,7 @@ def test_an_evaluation_is_as_good_as_a_direct_one() -> None:
 
 
 def test_many_knots_lose_little() -> None:
-    """Chains of products grow by one every 8 knots."""
+    """A chain of products grows by one every 8 knots."""
     p = torch.randn(1, 1, 2_000)
     error = (characteristic_sums(p, 0.01, 801, backend="cpu").double() - dense.sums(p, 0.01, 801)).abs()
     assert error[:, :, :17].max() < 7e-7
@@ -109,7 +109,7 @@ def test_many_knots_lose_little() -> None:
 
 
 def test_long_sums_keep_their_digits() -> None:
-    """Segments of 64 samples meet in double precision."""
+    """Segments of 64 samples are added in double precision."""
     p = torch.full((1, 100_000, 3), 0.7)
     sums = characteristic_sums(p, STEP, 17, backend="cpu").double()
     torch.testing.assert_close(sums / 1e5, dense.sums(p[:, :1], STEP, 17), rtol=0, atol=2e-6)
@@ -134,7 +134,7 @@ def test_no_samples(backend: str) -> None:
 @pytest.mark.parametrize("bad", (torch.nan, torch.inf, -torch.inf))
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 def test_what_is_no_number_stays_none(backend: str, dtype: torch.dtype, bad: float) -> None:
-    """In its own slice and view, and nowhere else."""
+    """NaN or infinity makes NaN in its own slice and view, and nowhere else."""
     p = torch.randn(2, 5, 19, dtype=dtype)
     p[1, 3, 7] = bad
     sums, dp = both(p, STEP, 17, torch.ones(2, 2, 17, 19), backend)
@@ -145,7 +145,7 @@ def test_what_is_no_number_stays_none(backend: str, dtype: torch.dtype, bad: flo
 
 
 def test_a_hidden_nan_is_seen() -> None:
-    """One whose only bits are those that the reduction cuts off."""
+    """The only mantissa bits of this NaN are bits that the reduction cuts off."""
     p = torch.zeros(1, 1, 20)
     p.view(torch.int32)[0, 0, 3] = 0x7F800001
     assert characteristic_sums(p, STEP, 17, backend="cpu")[0, :, 1:, 3].isnan().all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients in float64 by finite differences, and what is (not) computed for whom."""
+"""Check gradients in float64 by finite differences, and that nobody computes a gradient that is not needed."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_gradcheck_of_a_pair(backend: str, exclude: list | None, dim: str) -> No
     "exclude", [None, [0, 1, 2, 3, 4], [1, 4, 3, 2, -1], [[0, 1], [2, -1], [3, 3], [-1, -1], [0, 2]]]
 )
 def test_gradcheck_of_x_with_itself(backend: str, exclude: list | None, dim: str) -> None:
-    """Symmetric and lopsided exclusions: the second kind must keep the two masks of a pair apart."""
+    """Exclusions are symmetric or lopsided; lopsided ones need separate masks for the two rows of a pair."""
     out = None if exclude is None else torch.tensor(exclude)
 
     def lse(x: Tensor, scale: Tensor) -> Any:
@@ -81,7 +81,7 @@ def test_gradcheck_of_learnable_negatives(backend: str) -> None:
 
 
 def test_gradcheck_across_several_blocks() -> None:
-    """One direction, many rows: every block and both threads take part."""
+    """We check one direction for many rows, so that every block and both threads take part."""
     x, y = rows(230, 2), rows(210, 2)
     exclude = torch.arange(230) % 210
 
@@ -117,7 +117,7 @@ def test_gradcheck_would_notice_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) 
 
 
 class Calls(TorchDispatchMode):
-    """The sslkernels ops that ran, with their arguments."""
+    """Record the sslkernels ops that run, with their arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ def test_frozen_keys_take_one_pass_and_are_not_kept(backend: str) -> None:
 
 
 def test_nothing_is_computed_for_frozen_sides(backend: str) -> None:
-    """The backward is told which side needs nothing, and gives an empty tensor for it."""
+    """The backward knows which side needs no gradient, and returns an empty tensor for it."""
     x, y = rows(6, 4, needs=False), rows(5, 4)
     with Calls() as calls:
         SF.logsumexp_similarity(x, y, 0.5, backend=backend).sum().backward()
@@ -248,7 +248,7 @@ def test_no_grad_saves_nothing_and_computes_no_gradient(backend: str) -> None:
 
 
 def test_scale_gradient_at_zero(backend: str) -> None:
-    """dX / s would be 0 / 0 here."""
+    """At scale 0, dX / s would be 0 / 0."""
     x, y, scale = rows(4, 3), rows(5, 3), number(0.0)
     SF.logsumexp_similarity(x, y, scale, backend=backend).sum().backward()
     torch.testing.assert_close(scale.grad, (x @ y.T).mean(1).sum().detach())
@@ -259,7 +259,7 @@ def test_scale_gradient_at_zero(backend: str) -> None:
 
 
 def test_one_tensor_on_both_sides(backend: str) -> None:
-    """y=x given twice is a pair whose two gradients add up."""
+    """If the same tensor is passed as x and as y, its two gradients add up."""
     x = rows(7, 3)
     weights = torch.randn(7, dtype=torch.float64)
     (SF.logsumexp_similarity(x, x, 0.4, backend=backend) * weights).sum().backward()

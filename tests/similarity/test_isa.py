@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every instruction set that this processor can run, each in a process of its own, against the oracle."""
+"""Compare every instruction set that this processor can run with the oracle, each in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the C++ forward leaves for the backward: read or recomputed, the gradient is the same, and within its bound."""
+"""Check the exponentials that the C++ forward keeps: read or recomputed, they give the same gradient, within bounds."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def gradient_of(x: Tensor, y: Tensor | None, scale: float, exclude: Tensor | Non
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 3), (3, 2), (3, 1)])
 @pytest.mark.parametrize("n", [97, 300, 700])
 def test_threads_may_change_before_the_backward(set_threads: Callable, before: int, after: int, n: int) -> None:
-    """Another number of threads meets the blocks of a triangle in another orientation."""
+    """With another number of threads, the backward visits blocks of the triangle in another orientation."""
     set_threads(before)
     gradient_of(torch.randn(n, 24) / 5, None, 1.0, None, lambda: set_threads(after))
     set_threads(before)
@@ -86,7 +86,7 @@ def test_threads_may_change_before_the_backward(set_threads: Callable, before: i
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scale", [1.0, 40.0, -900.0])
 def test_tiles_with_nothing_in_common(scale: float, dtype: torch.dtype) -> None:
-    """Values too far apart for one exponential are left as logits; rows of few outliers make tiles of both kinds."""
+    """Values too far apart for one exponential are kept as logits; rows with few outliers give tiles of both kinds."""
     x = torch.randn(259, 9)
     x[::50] *= 30
     gradient_of(x.to(dtype), None, scale, torch.arange(259)[:, None])
@@ -96,14 +96,14 @@ def test_tiles_with_nothing_in_common(scale: float, dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("poisoned_outputs")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_wide_tiles_of_rows_whose_sums_are_alike(dtype: torch.dtype) -> None:
-    """Logits from -100 to 100, every sum near 100: left as logits by the forward, one exponential in the backward."""
+    """Logits run from -100 to 100 and every sum is near 100: the forward keeps logits, the backward exponentiates."""
     x = torch.nn.functional.normalize(torch.randn(203, 3), dim=1).to(dtype)
     gradient_of(x, None, 100.0, None)
     gradient_of(x, x.flip(0), 100.0, None)
 
 
 def test_rows_without_a_gradient_may_exceed_those_with_one() -> None:
-    """Whole tiles of values near 200 that receive nothing, beside rows whose sums are near 5."""
+    """Whole tiles of values near 200 receive no gradient, beside rows whose sums are near 5."""
     x, y = torch.randn(144, 4) / 10, torch.randn(96, 4) / 10
     x[:48, 0], x[48:, 0], y[:, 0] = 20, 0, 10
     leaf = x.clone().requires_grad_()
@@ -131,7 +131,7 @@ def test_above_the_budget_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_too_little_room_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel knows what its schedule takes, and neither writes nor reads beyond what it was given."""
+    """The kernel knows how much room its schedule takes, and never writes or reads beyond the given memory."""
     monkeypatch.setattr(autograd, "kept_numbers", lambda *_: 5000)
     gradient_of(torch.randn(300, 8), None, 0.5, None)
     gradient_of(torch.randn(300, 8), torch.randn(200, 8), 0.5, None)

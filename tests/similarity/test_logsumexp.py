@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""logsumexp_similarity against the float64 oracle: shapes, exclusions, both directions, empty rows."""
+"""Compare logsumexp_similarity with the float64 oracle: shapes, exclusions, both directions, empty rows."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_x_with_itself_keeps_the_diagonal_unless_excluded(backend: str, n: int) 
 
 
 def test_large_enough_for_every_schedule(backend: str, set_threads) -> None:
-    """Several blocks per thread on one and two threads: triangle, tournament, Latin square, one-sided sweep."""
+    """One or two threads get several blocks each, in a triangle, tournament, Latin square or one-sided sweep."""
     x, y = torch.randn(900, 24), torch.randn(700, 24)
     exclude = some_exclusions("several", 900, 700)
     own = torch.arange(900)
@@ -87,7 +87,7 @@ def test_large_enough_for_every_schedule(backend: str, set_threads) -> None:
 
 
 def masked(x: Tensor, y: Tensor, exclude: Tensor) -> Tensor:
-    """float64 similarities with the excluded at -inf, for sizes where the oracle's loops are slow."""
+    """Compute float64 similarities with excluded pairs at -inf, for sizes where the oracle's loops are slow."""
     similarity = x.double() @ y.double().T
     for column in exclude.T:
         named = column >= 0
@@ -187,6 +187,6 @@ def test_full_sweep_of_shapes(backend: str, n: int, d: int, dtype: torch.dtype) 
 
 
 def test_poison_reaches_the_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its kernel an op gives NaN: what these tests see was written by the kernel."""
+    """Without its kernel an op gives NaN, so the numbers that these tests see were written by the kernel."""
     monkeypatch.setattr(_C, "similarity_forward", lambda *arguments: None)
     assert SF.logsumexp_similarity(torch.randn(3, 2), backend="cpu").isnan().all()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nt_xent, info_nce and clip_loss against the float64 oracle: values, reductions, gradients of every input."""
+"""Compare nt_xent, info_nce and clip_loss with the float64 oracle: values, reductions, gradients of every input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss of the library beside the oracle's, called alike: two sides of rows, then a temperature or a scale."""
+    """Hold our loss and the oracle's, which are called alike: with two sides of rows, then a temperature or a scale."""
 
     ours: Callable[..., Tensor]
     expected: Callable[..., Tensor]
@@ -30,7 +30,7 @@ class Loss:
     queue: int = 0
 
     def inputs(self, n: int, d: int, dtype: torch.dtype = torch.float32, scalar: float = 0.3) -> list[Tensor]:
-        """Two sides, the scalar, and a queue where there is one; the second side resembles the first."""
+        """Make two similar sides, the scalar, and a queue for losses that have one."""
         first = torch.randn(n, d)
         second = first + 0.5 * torch.randn(n, d)
         if self.scalar == "logit_scale":
@@ -151,7 +151,7 @@ def test_float_and_tensor_scalars_agree(backend: str, loss: Loss) -> None:
 
 
 def test_well_aligned_pairs_keep_their_gradient(backend: str) -> None:
-    """lse - positive cancels here: in fp32 what is left of a loss of 1e-9 would be noise."""
+    """lse - positive would cancel here: in fp32 a loss of 1e-9 would be nothing but noise."""
     z0 = torch.eye(6) + 1e-3 * torch.randn(6, 6)
     z1 = z0 + 1e-3 * torch.randn(6, 6)
     inputs = [z0.requires_grad_(), z1.requires_grad_()]

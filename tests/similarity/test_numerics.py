@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers at the edges: temperatures, magnitudes, layouts, NaN and infinity, low precision."""
+"""Test numbers at the edges: temperatures, magnitudes, layouts, NaN and infinity, low precision."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def test_temperatures_from_a_thousandth_to_a_thousand(backend: str, n: int, d: i
     loss = SF.nt_xent(z0, z1, temperature=t, backend=backend)
     loss.backward()
     exact = oracle.nt_xent(z0, z1, t.detach()).mean().detach()
-    # fp32 rounds a unit row's cosine by some 1e-7, and the temperature divides that.
+    # fp32 rounds a unit row's cosine by some 1e-7, and this error is divided by the temperature.
     rounding = 2e-6 * (1 + 1 / abs(temperature))
     torch.testing.assert_close(loss.double(), exact, rtol=1e-5, atol=rounding)
     expected = rows_oracle.gradients(lambda a, b, t: oracle.nt_xent(a, b, t).mean(), [z0, z1, t])
     for leaf, gradient in zip((z0, z1, t), expected, strict=True):
         assert gradient is not None
-        # A gradient is at most 2 / (temperature * length of its row), whatever cancels inside it.
+        # A gradient is at most 2 / (temperature * length of its row), however much cancels inside it.
         size = float(gradient.abs().max()) + (1 + 1 / abs(temperature)) / n * float(1 / z0.detach().norm(dim=1).min())
         if leaf is t:
             size = float(gradient.abs()) + 1 / temperature**2
@@ -65,7 +65,7 @@ def test_any_real_scale(backend: str, scale: float) -> None:
 
 @pytest.mark.parametrize("d", SIZES)
 def test_large_values_without_normalisation(backend: str, d: int) -> None:
-    """Logits of 1e8 and more: exp of any difference overflows or vanishes, so one pair decides each row."""
+    """With logits of 1e8 and more, exp of any difference overflows or vanishes, so one pair decides each row."""
     x, y = 1e4 * torch.randn(33, d), 1e4 * torch.randn(17, d)
     x.requires_grad_(), y.requires_grad_()
     rows, columns = SF.logsumexp_similarity(x, y, dim="both", backend=backend)
@@ -73,7 +73,7 @@ def test_large_values_without_normalisation(backend: str, d: int) -> None:
     largest = float((x.norm(dim=1).max() * y.norm(dim=1).max()).detach())
     torch.testing.assert_close(rows.double(), expected[0], rtol=0, atol=2e-6 * largest)
     torch.testing.assert_close(columns.double(), expected[1], rtol=0, atol=2e-6 * largest)
-    # Where two keys tie to within fp32 rounding either answer is right; elsewhere the winner's row comes back.
+    # If two keys tie to within fp32 rounding, either answer is right; else the gradient is the winner's row.
     similarity = (x @ y.T).detach()
     top = similarity.double().topk(2, dim=1).values
     clear = (top[:, 0] - top[:, 1]) > 4e-6 * largest
@@ -127,7 +127,7 @@ def test_duplicated_rows(backend: str) -> None:
 
 
 def test_all_rows_the_same(backend: str) -> None:
-    """Nothing tells the keys apart: the loss is log(2N - 1) and no gradient points anywhere."""
+    """All keys are equal: the loss is log(2N - 1), and every gradient is zero."""
     z0, z1 = torch.ones(8, 5, requires_grad=True), torch.ones(8, 5, requires_grad=True)
     loss = SF.nt_xent(z0, z1, backend=backend)
     loss.backward()
@@ -149,7 +149,7 @@ def test_rows_of_zeros(backend: str, which: str) -> None:
 
 
 def layouts(n: int, d: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """One matrix of (n, d) per way it can lie in memory."""
+    """Make matrices of (n, d), one for each way to lie in memory."""
     storage = torch.randn(4 * (n + 1) * (d + 3) + 8).to(dtype)
     return {
         "transposed": storage[: n * d].view(d, n).T,
@@ -187,7 +187,7 @@ def test_layouts_give_what_a_contiguous_copy_gives(backend: str, n: int, d: int,
 
 
 def test_expanded_gradient(backend: str) -> None:
-    """sum() sends back a gradient of stride 0."""
+    """The backward of sum() sends a gradient of stride 0."""
     x = torch.randn(9, 4, requires_grad=True)
     (a,) = torch.autograd.grad(SF.logsumexp_similarity(x, backend=backend), x, torch.ones(1).expand(9))
     (b,) = torch.autograd.grad(SF.logsumexp_similarity(x, backend=backend), x, torch.ones(9))
@@ -202,7 +202,7 @@ def test_expanded_gradient(backend: str) -> None:
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("n", [2, 40, 400])
 def test_nan_and_infinity_come_out_as_nan(backend: str, bad: float, n: int, dtype: torch.dtype) -> None:
-    """One bad entry makes the loss of every anchor that meets it NaN, forward and backward, and nothing hangs."""
+    """One bad entry makes the loss of every anchor that it touches NaN, forward and backward, and nothing hangs."""
     z0, z1 = torch.randn(n, 6).to(dtype), torch.randn(n, 6).to(dtype)
     z0[n // 2, 3] = bad
     z0.requires_grad_(), z1.requires_grad_()
@@ -232,7 +232,7 @@ def test_an_excluded_nan_is_not_met(backend: str) -> None:
 
 
 def test_infinite_logits(backend: str) -> None:
-    """fp32 products past the range: +inf wins, and -inf is a term of zero."""
+    """fp32 products overflow: +inf wins, and -inf is a term of zero."""
     x = torch.tensor([[1e30, 0.0]])
     assert SF.logsumexp_similarity(x, -x, 1.0, backend=backend).item() == -torch.inf
     over = SF.logsumexp_similarity(x, x, 1.0, backend=backend).item()
@@ -240,7 +240,7 @@ def test_infinite_logits(backend: str) -> None:
 
 
 def eager(z0: Tensor, z1: Tensor, temperature: float) -> Tensor:
-    """NT-Xent as it is usually written, in the dtype of its input."""
+    """Compute NT-Xent as it is usually written, in the dtype of its input."""
     z = F.normalize(torch.cat([z0, z1]), dim=1)
     logits = (z @ z.T / temperature).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
     return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z0)))
@@ -272,14 +272,14 @@ def test_low_precision_is_no_worse_than_eager(
     cosine = F.cosine_similarity(gradient.flatten(), exact.flatten(), dim=0)
     eager_cosine = F.cosine_similarity(eager_gradient.flatten(), exact.flatten(), dim=0)
     assert 1 - cosine <= 1.2 * (1 - eager_cosine) + 1e-12
-    # No drift to one side: the length along the exact gradient is right to the dtype's rounding.
+    # The gradient does not drift to one side: its length along the exact one is right to the dtype's rounding.
     bias = float((gradient * exact).sum() / exact.square().sum()) - 1
     eager_bias = float((eager_gradient * exact).sum() / exact.square().sum()) - 1
     assert abs(bias) <= max(abs(eager_bias), 2 * torch.finfo(dtype).eps)
 
 
 def test_aligned_views_in_bfloat16(backend: str) -> None:
-    """lse(all but self) - positive cancels here and gave a gradient error of 0.39, ten times eager's."""
+    """lse(all but self) - positive cancels here; it once gave a gradient error of 0.39, ten times that of eager."""
     z0 = torch.randn(128, 64)
     z1 = (z0 + 0.02 * torch.randn(128, 64)).bfloat16().requires_grad_()
     z0 = z0.bfloat16().requires_grad_()

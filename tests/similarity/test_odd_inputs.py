@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems that hypothesis thinks of: odd shapes, strides, exclusions and scales, against the float64 oracle."""
+"""Let hypothesis find odd shapes, strides, exclusions and scales, and compare them with the float64 oracle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Problem:
 
 @st.composite
 def rows(draw: st.DrawFn, n: int, d: int, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """n rows at any offset and stride, stride 0 included; sometimes zeros, duplicates, or a great magnitude."""
+    """Draw n rows at any offset and stride, even 0; sometimes they are zeros, duplicates, or very large."""
     offset, gap = draw(st.integers(0, 3)), draw(st.sampled_from([0, 1, 5]))
     stride = draw(st.sampled_from([d + gap, d + gap, 0, 1]))
     step = draw(st.sampled_from([1, 1, 1, 2]))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
+"""Check the Triton backend's numbers with Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
 
-float32 and float16 only, since the interpreter multiplies bfloat16 wrongly. test_triton_compile.py checks what
-the compiler makes of the same kernels.
+It tests only float32 and float16, since the interpreter multiplies bfloat16 wrongly. test_triton_compile.py compiles
+the same kernels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ else:
 
     @pytest.fixture(params=("fused", "chunked"))
     def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-        """Force a path, with blocks and a workspace so small that small problems cross many; poison what is new."""
+        """Force a path, with blocks and a workspace so small that small problems cross many; poison new tensors."""
         blocks = Blocks(32, 16, 4, 1) if request.param == "fused" else Blocks(16, 32, 4, 1)
         monkeypatch.setattr(triton_plan, "plan", lambda *_: Plan(request.param, "forced", blocks, blocks, blocks))
         monkeypatch.setattr(triton_plan, "WORKSPACE", 3_000)
@@ -46,14 +46,14 @@ else:
         return request.param
 
     def problem(n: int, m: int | None, d: int, dtype: torch.dtype, excluded: int) -> tuple[Tensor, Any, Any]:
-        """Rows, keys (None for the rows themselves) and exclusions (None for none)."""
+        """Make rows, keys (None for the rows themselves) and exclusions (None for none)."""
         x = torch.randn(n, d).div(d**0.25).to(dtype)
         y = None if m is None else torch.randn(m, d).div(d**0.25).to(dtype)
         exclude = torch.randint(-1, n if m is None else m, (n, excluded)) if excluded else None
         return x, y, exclude
 
     def check(x: Tensor, y: Tensor | None, scale: float, exclude: Tensor | None, dim: str) -> None:
-        """Values and every gradient through the public function."""
+        """Compare values and every gradient of the public function with the oracle's."""
         oracle = Oracle(x, y, scale, exclude)
         leaves = [x.clone().requires_grad_(), None if y is None else y.clone().requires_grad_()]
         factor = torch.tensor(scale, requires_grad=True)
@@ -82,7 +82,7 @@ else:
     @pytest.mark.parametrize(("n", "d"), ((1, 3), (2, 1), (17, 33), (65, 31), (33, 257)), ids=str)
     @pytest.mark.parametrize("dim", ("rows", "both"))
     def test_with_itself(path: str, dim: str, n: int, d: int, dtype: torch.dtype) -> None:
-        """Exclusions drawn at random are not symmetric: each row's sum has its own."""
+        """Random exclusions are not symmetric: each row's sum leaves out columns of its own."""
         x, _, exclude = problem(n, None, d, dtype, 2)
         check(x, None, -0.5, exclude, dim)
 
@@ -91,7 +91,7 @@ else:
     @pytest.mark.parametrize("n", SIZES)
     @pytest.mark.parametrize("m", (*SIZES, None))
     def test_every_size(path: str, n: int, m: int | None, dtype: torch.dtype) -> None:
-        """A Latin square: every two of N, M and D meet."""
+        """The sizes form a Latin square, so that every two of N, M and D meet."""
         d = SIZES[(SIZES.index(n) + (0 if m is None else SIZES.index(m))) % len(SIZES)]
         x, y, exclude = problem(n, m, d, dtype, 1)
         check(x, y, 0.3, exclude, "both")
@@ -105,7 +105,7 @@ else:
     @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
     @pytest.mark.parametrize(("n", "m", "d"), ((1, 2, 1), (17, 40, 33), (130, 40, 3)), ids=str)
     def test_frozen_keys(path: str, n: int, m: int, d: int, dtype: torch.dtype) -> None:
-        """The flash pass: gradients of rows and scale are ready after the forward, and the keys may change then."""
+        """The flash pass prepares the gradients of rows and scale in the forward, so that the keys may change then."""
         for excluded in (0, 2):
             x, y, exclude = problem(n, m, d, dtype, excluded)
             oracle = Oracle(x, y, 1.5, exclude)
@@ -145,7 +145,7 @@ else:
         check(x, y, 0.7, exclude, "both")
 
     def test_rows_with_nothing_left(path: str) -> None:
-        """-inf, and gradients of zero, never NaN; likewise with no keys at all."""
+        """The value is -inf and the gradients are zero, never NaN, also if there are no keys at all."""
         for y in (torch.randn(4, 5), None):
             x = torch.randn(4, 5, requires_grad=True)
             exclude = torch.tensor([[0, 1, 2, 3], [0, 0, -1, 2], [-1, -1, -1, -1], [3, 2, 1, 0]])
@@ -175,15 +175,15 @@ else:
         assert x.grad.isnan().any(1).nonzero().flatten().tolist() == [3] and y.grad.isnan().all()
 
     def test_large_values(path: str) -> None:
-        """1e4 in float32, not normalised: logits of 1e8 leave only the largest, exactly."""
+        """Rows of 1e4 in float32 are not normalised: of logits of 1e8 exactly the largest is left."""
         x, y = 1e4 * torch.randn(17, 3), 1e4 * torch.randn(40, 3)
         check(x, y, 1e-3, None, "rows")
         check(1e4 * torch.ones(5, 3), 1e4 * torch.ones(7, 3), 1.0, None, "both")
 
     @pytest.mark.parametrize("scale", (1.0, 10.0, -300.0))
     def test_a_clear_winner_takes_the_whole_gradient(path: str, scale: float) -> None:
-        """Logits of 1e8 to 1e11, further apart than float32 can blur: e^(S - lse) is exactly one or zero."""
-        # Products and their sums are exact, in whatever order a product that is formed again adds them.
+        """Logits of 1e8 to 1e11 are further apart than float32 rounds: e^(S - lse) is exactly one or zero."""
+        # Products and their sums are exact, so that a product that is formed again may add them in any order.
         x, y = ((2.0**10 * torch.randint(-40, 41, (n, 3))).requires_grad_() for n in (20, 40))
         logits = scale * x.detach().double() @ y.detach().double().T
         rows, columns = SF.logsumexp_similarity(x, y, scale, dim="both", backend="triton")
@@ -200,18 +200,18 @@ else:
         torch.testing.assert_close(gradient[clear], scale * y.detach()[logits.argmax(1)][clear], rtol=1e-6, atol=0)
 
     def test_small_gradients_survive_half_precision(path: str) -> None:
-        """A mean over many equal pairs: weights near 1e-9, below what float16 holds."""
+        """A mean over many equal pairs has weights near 1e-9, which are too small for float16."""
         x, y = torch.ones(3, 4, dtype=torch.float16), torch.ones(300, 4, dtype=torch.float16)
         leaf, keys = x.clone().requires_grad_(), y.clone().requires_grad_()
         rows = SF.logsumexp_similarity(leaf, keys, backend="triton")
         rows.backward(torch.full((3,), 1e-4))
         torch.testing.assert_close(leaf.grad, torch.full_like(leaf, 1e-4), rtol=2e-3, atol=0)
-        huge = torch.full((3,), 65536.0)  # as a loss scaler sends it
+        huge = torch.full((3,), 65536.0)  # a loss scaler sends such gradients
         (dx,) = torch.autograd.grad(SF.logsumexp_similarity(leaf, keys.detach() / 64, backend="triton"), leaf, huge)
         torch.testing.assert_close(dx, torch.full_like(leaf, 1024.0), rtol=2e-3, atol=0)
 
     def test_strides(path: str) -> None:
-        """Rows apart, rows on top of each other, features apart, and an odd start."""
+        """Rows lie apart or on top of each other, features lie apart, or the start is odd."""
         wide = torch.randn(40, 12)
         for x in (wide[::2, :5], wide[:1, :5].expand(20, 5), wide[:20, ::2], wide.flatten()[3:203].view(20, 10)):
             y = torch.randn(30, x.shape[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels of the similarity family, as triton_compile.py compiles them."""
+"""List the Triton kernels of the similarity family for triton_compile.py to compile."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ INTEGERS = {
     "n", "m", "d", "x_stride", "y_stride", "total_n", "total_m", "first_row", "first_column",
     "row_programs", "column_programs", "parts", "excluded_count", "more_rows", "more_columns",
 }  # fmt: skip
-# The terms of G, and whose exclusions each of them leaves out: x with itself; dx and dy of a rectangle with both sums;
-# both again with row sums only.
+# Each entry says which terms G has, and whose exclusions each term leaves out. The cases are x with itself, dx and dy
+# of a rectangle with both sums, and dx and dy with row sums only.
 SWEEPS = [
     ("both", True, True), ("both", True, False), ("both", False, True), ("own", True, False), ("other", False, True)
 ]  # fmt: skip
@@ -28,7 +28,7 @@ INDIVISIBLE = {"excluded_count"}
 def variants(
     architecture: int, everything: bool
 ) -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any], dict[str, int]]]:
-    """Name, kernel, pointer types, compile-time constants and launch options."""
+    """Yield name, kernel, pointer types, compile-time constants and launch options."""
     table = plan.TABLE[architecture // 10]
     for width, (forward, attend, backward) in table.items():
         for dtype, excluded in (("bf16", 0), ("bf16", 1), ("bf16", 2), ("fp16", 2)) if everything else (("bf16", 2),):

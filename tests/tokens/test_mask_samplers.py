@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samplers of masks: what every draw must be, how draws are distributed, and what wrong arguments get."""
+"""Test samplers of masks: the form of every draw, the distribution of draws, and the errors of wrong arguments."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_random_masking_keeps_every_token_and_pair_alike(seed):
     assert_frequencies(stays.mean(0), torch.tensor(kept / length), draws)
     pairs = (stays.T @ stays / draws)[tuple(torch.triu_indices(length, length, 1))]
     assert_frequencies(pairs, torch.tensor(kept * (kept - 1) / (length * (length - 1))), draws)
-    # which of the kept tokens comes first is as random
+    # The token that comes first among the kept ones is equally random.
     assert_frequencies(ids_keep[:, 0].bincount(minlength=length) / draws, torch.tensor(1 / length), draws)
 
 
@@ -105,7 +105,7 @@ def test_contexts_are_the_first_tokens_of_what_targets_leave(seed):
 
 
 def test_targets_cover_every_place_that_fits_alike(seed):
-    """Row 0 to row 5 and column 0 to 6: blocks of 2x3 have 5 x 5 places."""
+    """With rows 0 to 5 and columns 0 to 6, blocks of 2x3 have 5 x 5 places."""
     _, (index,) = SF.block_masks(
         DRAWS,
         6,
@@ -137,7 +137,7 @@ def test_sizes_stay_in_their_ranges_and_vary(seed):
 
 
 def collator(height, width, enc, pred, min_keep, generator):
-    """A context of the official collator for blocks of given sizes, which may lie wherever they fit."""
+    """Draw a context as the official collator does, for blocks of given sizes that may lie wherever they fit."""
 
     def sample(h, w):
         top, left = (int(torch.randint(size, (1,), generator=generator)) for size in (height - h + 1, width - w + 1))
@@ -160,7 +160,7 @@ def collator(height, width, enc, pred, min_keep, generator):
 
 @pytest.mark.parametrize("min_keep", [1, 7, 9])
 def test_contexts_are_distributed_as_the_official_collators(seed, min_keep):
-    """4x4 contexts on a grid of 6x6 with targets of 2x2: at 9 of 16 many have to be looked for, and some relaxed."""
+    """Contexts are 4x4 on a grid of 6x6, targets 2x2: at 9 of 16 tokens many need a search, and some relaxation."""
     found, official = torch.zeros(36), torch.zeros(36)
     sizes, official_sizes = [], []
     generator = seeded(seed)
@@ -182,7 +182,7 @@ def test_contexts_are_distributed_as_the_official_collators(seed, min_keep):
         official += mask
         official_sizes.append(int(mask.sum()))
     pooled = (found + official) / (2 * DRAWS)
-    # a difference of two shares has the variance of a share of half as many draws
+    # The difference of two shares has the variance of one share of half as many draws.
     assert_frequencies((found - official) / DRAWS / 2 + pooled, pooled, 2 * DRAWS)
     sizes, official_sizes = torch.tensor(sizes).float(), torch.tensor(official_sizes).float()
     assert abs(sizes.mean() - official_sizes.mean()) < 5 * math.sqrt(2 / DRAWS) * sizes.std()
@@ -233,7 +233,7 @@ def test_every_row_has_as_many_masked_steps_and_they_lie_in_spans(seed):
 
 
 def test_the_number_of_spans_is_rounded_at_random(seed):
-    """2.4 spans of one step: two or three, three in four draws of ten."""
+    """There are 2.4 spans of one step: two or three, and three in four draws of ten."""
     generator = seeded(seed)
     counts = [int(SF.span_mask(1, 24, 0.1, 1, generator=generator).sum()) for _ in range(DRAWS)]
     assert set(counts) == {2, 3}
@@ -248,7 +248,7 @@ def test_tubes_are_the_same_in_every_frame_and_the_context_is_the_rest(seed):
         assert torch.equal(frames - torch.arange(5)[:, None] * 196, frames[:, :1].expand_as(frames))
     hidden, seen = grid_mask(pred, 980), grid_mask(enc, 980)
     assert not (hidden & seen).any()
-    for sample in range(16):  # one of the two is cut, or none
+    for sample in range(16):  # one of the two spans is cut, or none
         (own_enc,), (own_pred,) = SF.tube_masks(1, 1, 14, 14, generator=seeded(sample))
         assert own_enc.shape[1] + own_pred.shape[1] == 196
 

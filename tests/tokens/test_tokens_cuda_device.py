@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA kernels of the tokens family, run on a processor, against the reference: values, gradients, and no access
-outside of an array. What a kernel leaves unwritten comes out as NaN.
+"""Run the CUDA kernels of the tokens family on a processor, and compare values and gradients with the reference.
+
+Nothing outside of an array is accessed. Numbers that a kernel does not write come out as NaN.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from sslkernels.ops.dtypes import wide
 from sslkernels.ops.tokens import cuda, reference
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-# dtypes of what is read and of what is written
+# Dtypes that are read and written.
 PAIRS = [
     *((dtype, dtype) for dtype in DTYPES),
     *itertools.product((torch.float32,), (torch.bfloat16, torch.float16)),
     *itertools.product((torch.bfloat16, torch.float16), (torch.float32,)),
 ]
-# 1, odd, whole vectors, vectors and a rest, more than a warp has threads for
+# These are one channel, an odd number, whole vectors, vectors and a rest, and more than the threads of a warp move.
 CHANNELS = (1, 3, 8, 33, 64, 520)
 
 
@@ -54,13 +55,13 @@ def on_a_processor(shim: device_shim.Shim, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(cuda, "launch", shim.launch)
     monkeypatch.setattr(cuda, "_empty", poisoned)
     monkeypatch.setattr(backends, "why_not", lambda name, *rest: None if name == "cuda" else why_not(name, *rest))
-    # the reference, too, is to say NaN where a GPU does
+    # The reference, too, must give NaN where a GPU does.
     monkeypatch.setattr(reference, "check_bounds", lambda *_: None)
     shim.ran.clear()
 
 
 def lying(x: Tensor, how: str) -> Tensor:
-    """The same numbers in another place: aligned, one number behind that, in rows with a gap, or inside out."""
+    """Put the same numbers in another place: aligned, one number behind that, in rows with a gap, or inside out."""
     if how == "shifted":
         return torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(x.shape).copy_(x)
     if how == "gaps":
@@ -182,9 +183,9 @@ def test_errors_and_slopes(
         pred = tokens(rows, channels, dtype=pred_dtype, how=how)
         target = lying((3 + torch.randn(rows, channels)).to(target_dtype), how)
         weights = torch.rand(rows, dtype=kind).where(torch.rand(rows) < 0.7, 0)
-        pred[weights == 0] = torch.nan  # which may not matter
+        pred[weights == 0] = torch.nan  # these must not matter
         target[weights == 0] = torch.inf
-        # a 16-bit target of another kind is first brought to that of pred
+        # A 16-bit target of another 16-bit dtype than pred's is first converted.
         errors, moments = cuda.errors(pred, target, weights, norm, beta)
         expected, expected_moments = reference.errors(pred, target, weights, norm, beta)
         counts = weights != 0
@@ -209,7 +210,7 @@ def test_a_slope_of_nan_is_nan() -> None:
 
 
 def test_offsets_beyond_32_bits(tmp_path: Path) -> None:
-    """Of x, in a sparse file: three samples that are 1.3 * 2^30 numbers apart."""
+    """x lies in a sparse file, as three samples that are 1.3 * 2^30 numbers apart."""
     apart, channels = 1_395_864_376, 8
     file = np.memmap(tmp_path / "x", np.float16, "w+", shape=(2 * apart + 4 * channels,))
     x = torch.from_numpy(file).as_strided((3, 4, channels), (apart, channels, 1))
@@ -268,7 +269,7 @@ def test_gradients_of_the_functions(name: str, dtype: torch.dtype, seed: int) ->
 
 @pytest.mark.skipif(device_shim.sanitized(), reason="This is the sanitized run.")
 def test_no_access_outside_of_an_array() -> None:
-    """All of the above again under ASan and UBSan, which end the process at the first wrong access."""
+    """All tests above run again under ASan and UBSan, which end the process at the first wrong access."""
     if shutil.which("g++") is None:
         pytest.skip("There is no g++ to compile the CUDA kernels for this processor.")
     runtime = subprocess.run(["g++", "-print-file-name=libasan.so"], capture_output=True, text=True).stdout.strip()

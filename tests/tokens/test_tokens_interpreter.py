@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton backend's numbers, from Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
+"""Check the Triton backend's numbers with Triton's interpreter: this file runs itself again with TRITON_INTERPRET=1.
 
-float32 and float16, and bfloat16 where it is only moved: the interpreter truncates when it rounds to bfloat16. What the
-compiler makes of the same kernels is the subject of test_triton_compile.py.
+It tests float32 and float16. bfloat16 is only moved, because the interpreter truncates to it instead of rounding.
+test_triton_compile.py compiles the same kernels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ else:
     from sslkernels.ops.triton_launch import Area, Tile
 
     EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10}
-    # Programs that fill the device: every one has all columns and the whole sum, or they are split as far as they go.
+    # This many programs fill the device. With 0, each program has all columns and the whole sum; with 2^20, both are
+    # split as far as they go.
     IDLE, BUSY = 0, 1 << 20
 
     both_ways = pytest.mark.parametrize("small_blocks", (IDLE, BUSY), ids=("whole", "split"), indirect=True)
@@ -40,7 +41,7 @@ else:
 
     @pytest.fixture(autouse=True)
     def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Blocks so small that small problems cross many; poison what is new."""
+        """Make blocks so small that small problems cross many; poison new tensors."""
         monkeypatch.setattr(triton, "WIDEST", 16)
         for name in ("MOVE", "ERRORS", "SUMS"):
             monkeypatch.setattr(triton, name, Area(64, 4))
@@ -52,7 +53,7 @@ else:
     # --- what is computed, element by element in float64 ------------------------------------------------------------
 
     def entries(index: Tensor) -> Iterator[tuple[int, int, int, int]]:
-        """(m, b, k, index[m, b, k])"""
+        """Yield (m, b, k, index[m, b, k])."""
         for m, b, k in np.ndindex(*index.shape):
             yield m, b, k, int(index[m, b, k])
 
@@ -78,7 +79,7 @@ else:
     def collected(
         x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool
     ) -> tuple[np.ndarray, np.ndarray]:
-        """And the sums of absolute values, which rounding is relative to."""
+        """Collect tokens, and also sum their absolute values, to which rounding is relative."""
         sets, batch, kept = index.shape
         tokens = x.double().numpy()
         out, size = np.zeros((2, batch, prefix + length, x.shape[2]))
@@ -100,11 +101,11 @@ else:
         return out, size
 
     def summed(x: Tensor, index: Tensor, length: int) -> np.ndarray:
-        """Over samples what `collected` is within them."""
+        """Sum over samples, as `collected` does within each."""
         return collected(x.reshape(1, -1, x.shape[2]), index.reshape(1, 1, -1), length, None, 0, False)[0][0]
 
     def close(got: Tensor, want: np.ndarray, atol: np.ndarray | float = 0.0) -> None:
-        """Within ``atol`` and half a unit in the last place of the result's dtype; NaN where NaN is wanted."""
+        """Allow ``atol`` and half a unit in the last place of the result's dtype; want NaN where ``want`` has it."""
         assert got.shape == want.shape
         found = got.double().numpy()
         assert (np.isnan(found) == np.isnan(want)).all()
@@ -114,7 +115,7 @@ else:
         ).all()
 
     def indices(length: int, sets: int, batch: int, kept: int, integer: torch.dtype = torch.int64) -> Tensor:
-        """Any of them, some more than once; where K = N, every one once."""
+        """Draw any indices, some more than once; if K = N, each occurs once."""
         if kept == length:
             return torch.rand(sets, batch, kept).argsort(2).to(integer)
         return torch.randint(0, max(length, 1), (sets, batch, kept)).to(integer)
@@ -147,7 +148,7 @@ else:
     @pytest.mark.parametrize("by_place", (True, False))
     @dtypes
     def test_gather_adds_positions(dtype: torch.dtype, by_place: bool, filled: bool) -> None:
-        """Sums are float32, and the result of another dtype than the tokens."""
+        """Sums are float32, and the result has another dtype than the tokens."""
         prefix = 2
         x = torch.randn(2, prefix + 6, 17).to(dtype)
         index = torch.randint(0, 9 if filled else 6, (3, 2, 5))
@@ -162,13 +163,13 @@ else:
 
     @integers
     def test_gather_of_wrong_indices(integer: torch.dtype) -> None:
-        """NaN for what is no index, and for an index from N on where nothing is to fill it."""
+        """A wrong index gives NaN, and so does an index from N on without a fill."""
         x, fill = torch.randn(2, 5, 3), torch.randn(3)
         index = torch.tensor(
             [[[0, -1, 4, 5], [torch.iinfo(integer).max, 3, torch.iinfo(integer).min, 6]]], dtype=integer
         )
         if integer == torch.int64:
-            index[0, 0, 0] = 1 << 32  # 0 to whoever looks at 32 bits
+            index[0, 0, 0] = 1 << 32  # this is 0 if only 32 bits are read
         for some in (fill, None):
             close(triton.gather(x, index, some, None, 0, False, x.dtype), gathered(x, index, some, None, 0, False))
 
@@ -179,13 +180,13 @@ else:
         assert triton.gather(x, index, None, None, 0, False, x.dtype).isnan().all()
 
     def test_gather_leaves_bits() -> None:
-        """Infinities, NaN and subnormal numbers go where they are sent and nowhere else; so does bfloat16."""
+        """Infinities, NaN and subnormal numbers go where they are sent and nowhere else, in bfloat16 too."""
         x = torch.randn(1, 6, 5)
         x[0, 1, 2], x[0, 2, 2] = torch.inf, torch.nan
         index = torch.tensor([[[3, 2, 1, 1, 5]]])
         for dtype in (torch.float32, torch.float16, torch.bfloat16):
             source = x.to(dtype)
-            # the interpreter has no subnormal numbers of bfloat16
+            # The interpreter has no subnormal numbers of bfloat16.
             source[0, 3, 3] = torch.finfo(dtype).smallest_normal / (1 if dtype == torch.bfloat16 else 4)
             got = triton.gather(source, index, None, None, 0, False, dtype)
             torch.testing.assert_close(got, source[:, index[0, 0]], rtol=0, atol=0, equal_nan=True)
@@ -209,11 +210,11 @@ else:
     @integers
     @pytest.mark.parametrize("strict", (True, False))
     def test_collect_of_wrong_indices(strict: bool, integer: torch.dtype) -> None:
-        """Left out, or NaN in all rows of their sample, and only there."""
+        """Wrong indices are left out, or if strict give NaN in all rows of their sample, and only there."""
         x, fill = torch.randn(8, 3, 5), torch.randn(5)
         index = indices(6, 2, 4, 3, integer)
         index[0, 0, 1], index[1, 1, 2], index[1, 3, 0] = -1, 6, torch.iinfo(integer).max
-        if integer == torch.int64:  # 1 to whoever looks at 32 bits
+        if integer == torch.int64:  # this is 1 if only 32 bits are read
             index[0, 1, 0], index[0, 3, 1] = (1 << 32) + 1, 1 - (1 << 32)
         for some in (fill, None):
             got = triton.collect(x, index, 6, some, 0, strict, x.dtype)
@@ -227,7 +228,7 @@ else:
         close(triton.collect(x, index, 3, None, 2, False, x.dtype), collected(x, index, 3, None, 2, False)[0])
 
     def test_collect_adds_in_the_order_of_the_index() -> None:
-        """Many of one index, many blocks apart: what float32 gives added up one after another, bit by bit."""
+        """Tokens that share an index, many blocks apart, give the bits of float32 sums that add one after another."""
         x = torch.randn(6, 11, 3)
         index = torch.randint(0, 3, (3, 2, 11))
         want = torch.zeros(2, 5, 3)
@@ -250,7 +251,7 @@ else:
     @pytest.mark.parametrize("length", (0, 1, 7))
     @pytest.mark.parametrize(("samples", "kept", "channels"), ((5, 9, 33), (1, 1, 1), (3, 0, 2)), ids=str)
     def test_sums(samples: int, kept: int, channels: int, length: int, dtype: torch.dtype) -> None:
-        """Those outside, about a third, are left out."""
+        """Tokens outside, about a third, are left out."""
         x = torch.randn(samples, kept, channels).to(dtype)
         index = torch.randint(-max(length // 4, 1), length + length // 4 + 1, (1, samples, kept))
         got = triton.sums(x, index, length)
@@ -260,7 +261,7 @@ else:
     # --- strides ----------------------------------------------------------------------------------------------------
 
     def test_strides() -> None:
-        """Samples and rows apart, on top of each other, channels apart, an odd start; indices cut out of more."""
+        """Samples, rows and channels lie apart or on top of each other, or start oddly; indices are a part of more."""
         room = torch.randn(6, 14, 22)
         sources = (
             room[::3, ::2, 3:8],
@@ -290,7 +291,7 @@ else:
 
     @pytest.mark.parametrize(("batch", "length", "keep"), ((3, 21, 5), (2, 16, 16), (1, 1, 1), (2, 9, 0)), ids=str)
     def test_ranks(batch: int, length: int, keep: int) -> None:
-        """Equal keys in their order, infinities and NaN last."""
+        """Equal keys keep their order; infinities and NaN come last."""
         keys = torch.randint(0, 6, (batch, length)).float()
         keys[0, length // 2 :: 2] = torch.nan
         keys[-1, ::5] = torch.inf
@@ -316,7 +317,7 @@ else:
         ("channels", "height", "width", "patch"), ((3, 8, 12, 4), (1, 6, 9, 3), (2, 2, 3, 1)), ids=str
     )
     def test_patches(channels: int, height: int, width: int, patch: int, integer: torch.dtype) -> None:
-        """Pixels as they lie in the image; a wrong index leaves NaN."""
+        """Pixels are in the order of the image; a wrong index leaves NaN."""
         images = torch.randn(2, channels, height, width)
         across = width // patch
         number = height // patch * across
@@ -343,7 +344,7 @@ else:
     # --- errors -----------------------------------------------------------------------------------------------------
 
     def dense_errors(pred: Tensor, target: Tensor, norm: str, beta: float) -> Tensor:
-        """In float64, as papers' code has them."""
+        """Compute errors in float64, as the papers' code does."""
         if norm == "mae":
             target = (target - target.mean(1, keepdim=True)) / (target.var(1, keepdim=True) + 1e-6) ** 0.5
         elif norm == "layer":
@@ -357,7 +358,7 @@ else:
     @pytest.mark.parametrize("kinds", ("fp32", "fp16", "mixed"))
     @pytest.mark.parametrize(("n", "channels"), ((9, 33), (5, 2)), ids=str)
     def test_errors(n: int, channels: int, kinds: str, norm: str, beta: float) -> None:
-        """Rows that do not count hold NaN; large ones a mean that would cancel in squares."""
+        """Rows that do not count hold NaN; large rows have a mean that would cancel digits in squares."""
         pred_dtype = torch.float16 if kinds == "fp16" else torch.float32
         target_dtype = torch.float32 if kinds == "fp32" else torch.float16
         pred, target = torch.randn(n, channels).to(pred_dtype), torch.randn(n, channels).to(target_dtype)
@@ -388,7 +389,7 @@ else:
 
     @pytest.mark.parametrize("beta", (0.0, 0.7))
     def test_nan_in_a_row_that_counts(beta: float) -> None:
-        """It is seen, in the error and in the gradient, and in no other row."""
+        """NaN shows in the error and in the gradient of its row, and in no other row."""
         pred, target, weights = torch.randn(3, 5), torch.randn(3, 5), torch.ones(3)
         pred[1, 3] = torch.nan
         errors, moments = triton.errors(pred, target, weights, "mae", beta)
@@ -397,7 +398,7 @@ else:
         assert torch.equal(dpred.isnan(), pred.isnan())
 
     def test_constant_target() -> None:
-        """No deviation: the inverse of what eps leaves, and finite errors."""
+        """A constant target has no deviation: eps alone gives the inverse deviation, and errors are finite."""
         target = torch.full((2, 5), 3.0)
         for norm, eps in (("mae", 1e-6), ("layer", 1e-5)):
             errors, moments = triton.errors(torch.ones(2, 5), target, torch.ones(2), norm, 0.0)

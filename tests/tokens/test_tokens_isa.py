@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every instruction set of this processor, each in a process of its own, passes the tests of values."""
+"""Run the tests of values on every instruction set of this processor, each in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens moved and compared, against loops in float64: values, gradients, layouts, and what an index may be."""
+"""Compare moved and measured tokens with loops in float64: values, gradients, layouts, and wrong indices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7
 # batch, tokens, kept, channels
 SHAPES = ((2, 5, 3, 4), (3, 7, 7, 1), (1, 9, 0, 33), (4, 16, 40, 130), (1, 300, 100, 3), (2, 4, 1, 1025))
 INTEGERS = (torch.int64, torch.int32)
-SHARED = 8  # roundings where as many rows at most share an index
+SHARED = 8  # allowed roundings, because at most so many rows share an index
 
 
 def double(x: Tensor) -> Any:
@@ -45,7 +45,7 @@ def permuted(batch: int, length: int, kept: int, dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_gather_tokens(backend: str, shape: tuple[int, ...], dtype: torch.dtype, integer: torch.dtype) -> None:
-    """Values are moved, not computed with; rows that are read twice get both gradients."""
+    """Values are moved and not changed; rows that are read twice get both gradients."""
     batch, length, kept, channels = shape
     x = torch.randn(batch, length, channels).to(dtype).requires_grad_()
     index = torch.randint(length, (batch, kept)).to(integer)
@@ -62,7 +62,7 @@ def test_gather_tokens(backend: str, shape: tuple[int, ...], dtype: torch.dtype,
 def test_gather_with_position(
     backend: str, shape: tuple[int, ...], dtype: torch.dtype, pos_dtype: torch.dtype | None
 ) -> None:
-    """Added in fp32 and rounded once to what x + pos would be; the embedding's gradient sums over the batch."""
+    """Positions are added in fp32 and rounded once to the dtype of x + pos; their gradient sums over the batch."""
     batch, length, kept, channels = shape
     x = torch.randn(batch, length, channels).to(dtype).requires_grad_()
     pos = torch.randn(1, length, channels).to(pos_dtype or dtype).requires_grad_()
@@ -133,7 +133,7 @@ def test_restore_tokens(backend: str, shape: tuple[int, ...], dtype: torch.dtype
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_apply_masks(backend: str, dtype: torch.dtype) -> None:
-    """Set after set along the batch; a token that several sets read gets the gradients of all."""
+    """Sets follow each other along the batch; a token that several sets read gets the gradients of all."""
     x = torch.randn(3, 10, 7).to(dtype).requires_grad_()
     masks = [torch.randint(10, (3, 4)) for _ in range(5)]
     out = SF.apply_masks(x, masks, backend=backend)
@@ -285,7 +285,7 @@ def test_gradcheck(backend: str) -> None:
 
 @given(st.data())
 def test_odd_layouts(data: st.DataObject) -> None:
-    """Strides of any kind between samples and tokens, zero and backward ones included, and odd addresses."""
+    """Samples and tokens have strides of any kind, even zero and backward ones, and odd addresses."""
     batch, length, channels = (data.draw(st.integers(1, high), name) for high, name in ((3, "B"), (6, "L"), (20, "C")))
     kept, offset = data.draw(st.integers(0, 8), "K"), data.draw(st.integers(0, 3), "offset")
     dtype = data.draw(st.sampled_from((torch.float32, torch.bfloat16)), "dtype")
@@ -321,7 +321,7 @@ def test_an_index_outside_is_an_index_error(backend: str, wrong: int) -> None:
 
 
 def test_addresses_past_two_to_the_31(backend: str) -> None:
-    """Memory that nobody touches is not there: eight gigabytes of addresses, two rows of memory."""
+    """Eight gigabytes of addresses take only two rows of memory, since the system provides what is touched."""
     if backend == "reference":
         pytest.skip("it copies what it reads")
     x = torch.empty((2, 2**21 + 8, 1024), dtype=torch.bfloat16)
@@ -368,7 +368,7 @@ WHOLE = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.b
 
 @pytest.mark.parametrize("dtype", WHOLE, ids=str)
 def test_whole_numbers_are_gathered_as_they_are(backend: str, dtype: torch.dtype) -> None:
-    """Word ids and labels beside the tokens they belong to, as torch.gather takes them."""
+    """Word ids and labels are gathered like the tokens to which they belong, as torch.gather does it."""
     x = torch.randint(-(2**62), 2**62, (3, 7, 2)).to(dtype)
     index = torch.randint(7, (3, 5))
     expected = torch.stack([sample[places] for sample, places in zip(x, index, strict=True)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Triton kernels of the tokens family, as triton_compile.py compiles them."""
+"""List the Triton kernels of the tokens family for triton_compile.py to compile."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def variants(
 
 
 def tile(area: Area, channels: int, rows: str) -> tuple[dict[str, int], dict[str, int]]:
-    """Compile-time constants and launch options."""
+    """Return compile-time constants and launch options."""
     block, width = launcher._tile(area, channels)
     return {rows: block, "BLOCK_C": width}, {"num_warps": area.warps}
 
 
 def gathers(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
-    """Plain; with positions by the source; what MAE's decoder reads."""
+    """Yield a plain gather, one with positions by the source, and the one that MAE's decoder reads."""
     tiles, options = tile(launcher.MOVE, channels, "BLOCK_T")
     for by_place, absent in ((False, ("fill", "pos")), (False, ("fill",)), (True, ())):
         constants = {"BY_PLACE": by_place, **dict.fromkeys(absent), **tiles}

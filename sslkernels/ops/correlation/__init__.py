@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Second moments of columns, and the energy off the diagonal of their correlation matrix, which need not exist."""
+"""Compute second moments of columns, and the energy off the diagonal of their correlation matrix.
+
+The D x D matrix itself is formed only if there are no fewer rows than features, or if the caller asks for it.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,12 @@ SIDES = ("samples", "features")
 
 
 class Moments(NamedTuple):
-    """Of columns ``a = (z0 - mean) * scale`` and ``b``, likewise of z1."""
+    """Hold the moments of the columns ``a = (z0 - mean) * scale`` of z0, and of ``b``, which is made of z1 alike."""
 
-    squares: Tensor  # (V, D): sum over rows of (z - mean)^2
-    diagonal: Tensor  # (D,): sum over rows of a b, where a and b are crossed
-    gap: Tensor  # (): sum over everything of (z0 - z1)^2
-    off: Tensor  # (1,) of a^T b or (V,) of a^T a, b^T b: sum of squares off the diagonal
+    squares: Tensor  # (V, D): sum of (z - mean)^2 over rows
+    diagonal: Tensor  # (D,): sum of a b over rows if a and b are crossed
+    gap: Tensor  # (): sum of (z0 - z1)^2 over everything
+    off: Tensor  # sum of squares off the diagonal: (1,) of a^T b, or (V,) of a^T a and b^T b
 
 
 def column_moments(
@@ -38,17 +41,20 @@ def column_moments(
     shared: bool = True,
     backend: str | None = None,
 ) -> Moments:
-    """The moments that every loss of the family is made of; ``energy`` is "cross", "each" (view) or "none"."""
+    """Compute the moments from which every loss of the family is made.
+
+    ``energy`` is "cross" (of both views), "each" (of each view with itself) or "none".
+    """
     if z1 is not None:
         z0, z1 = promoted(z0, z1)
     side = side or choose_side(shard.total(z0.shape[0]), z0.shape[1])
-    # On the side of samples the diagonal of C is taken off a total: operands rounded to 16 bits would be felt in all of
-    # it, and one wide column could hide the rest. Products run in fp32 there.
+    # On the side of samples we subtract the diagonal of C from a total. If operands were rounded to 16 bits, that error
+    # would be felt in the whole total, and one wide column could hide the rest. So products run in fp32 there.
     dtype = compute_dtype(z0) if side == "features" else wide(z0.dtype)
     chosen = CORRELATION.choose(z0.device, z0.dtype, backend)
     return Moments(*ColumnMoments.apply(z0, z1, Asked(energy, centre, scaling, side, dtype, shard, shared, chosen)))
 
 
 def choose_side(rows: int, features: int) -> str:
-    """The side with less to multiply: 6*N^2*D operations for N x N matrices, 6*N*D^2 for D x D."""
+    """Choose the side with less to multiply: N x N matrices take 6*N^2*D operations, D x D matrices 6*N*D^2."""
     return "samples" if rows < features else "features"

@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Second moments of the columns of one or two views, as one differentiable function of the rows.
+"""Compute second moments of the columns of one or two views, as one differentiable function of the rows.
 
     a = (z0 - mean0) * scale0, b likewise of z1;  C = a^T b
     squares_v = sum_n (z_v - mean_v)^2,  diagonal = sum_n a b,  gap = sum (z0 - z1)^2,  off = sum_(i != j) C_ij^2
 
-Backward, with g_x the gradient of x and every sum over rows in closed form, so that one pass over the rows is enough:
+In the backward g_x is the gradient of x. Every sum over rows has a closed form, so that one pass over them is enough:
     da    = 2 g_off off(C) b  +  g_diagonal b                (each view with itself: 4 g_off off(C) a)
     dz    = scale da  +  through s a  +  2 g_squares (z - mean)  +  2 g_gap (z0 - z1),     s_j = sum_n da_nj a_nj
-``through`` carries the gradient of the scale, itself a function of the variance; that of the mean vanishes, because the
-columns of b are centred. off(C) b is formed on the side that is smaller (docs/design/correlation.md):
+``through`` carries the gradient of the scale, which is a function of the variance. The gradient of the mean vanishes,
+because the columns of b are centred. We form off(C) b on the smaller side (docs/design/correlation.md):
     features   C itself, D x D
-    samples    C b^T = a (b b^T): N x N matrices, and the diagonal's share taken off through ``diagonal``
+    samples    C b^T = a (b b^T): N x N matrices; the share of C's diagonal is subtracted by means of ``diagonal``
 
-Squares of squares leave fp32 where rows do not: numbers per column are fp64, and so is what losses make of them.
-Kernels see columns near 1, by powers of two where the loss does not standardise them (`Units`), and coefficients that
-were multiplied out before they were rounded.
+Squares of squares overflow fp32 where rows do not. So numbers per column are fp64, and losses use them in fp64.
+Kernels see columns near 1: if the loss does not standardise them, powers of two do (`Units`). The coefficients that
+they see are multiplied out before they are rounded.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ from sslkernels.ops.derivative import first_derivative
 
 
 class Scaling(NamedTuple):
-    """What columns are divided by: sqrt(variance + eps), or sqrt(variance) + eps where ``outside``; 1 where that is 0,
-    which it is for a column of zeros alone.
+    """Say how to standardise columns: divide by sqrt(variance + eps), or if ``outside`` by sqrt(variance) + eps.
+
+    A divisor of 0, which only a column of zeros has, counts as 1.
     """
 
     eps: float
@@ -43,22 +44,22 @@ class Scaling(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What is to be known about the columns, and how."""
+    """Say what a call asks about the columns, and how to compute it."""
 
-    energy: str  # off the diagonal: "cross" of both views, "each" of either, "none"
+    energy: str  # energy off the diagonal: "cross" of both views, "each" of each view with itself, or "none"
     centre: bool
     scaling: Scaling | None
     side: str
-    dtype: torch.dtype  # what columns are rounded to before they are multiplied
+    dtype: torch.dtype  # columns are rounded to this before they are multiplied
     shard: Shard
-    shared: bool  # whether the ranks of the shard share means and variances
+    shared: bool  # True if the ranks of the shard share means and variances
     backend: str
 
 
 class ColumnMoments(torch.autograd.Function):
-    """(squares (V, D), diagonal (D,) or (0,), gap (), off: (1,) of a^T b, (V,) of each view with itself, or (0,)).
+    """Compute squares (V, D), diagonal (D,) or (0,), gap () and off, over the rows of all ranks of the shard, in fp64.
 
-    All fp64, of the rows of all ranks of the shard.
+    ``off`` is (1,) for a^T b, (V,) for each view with itself, and (0,) if no energy is asked for.
     """
 
     @staticmethod
@@ -70,7 +71,8 @@ class ColumnMoments(torch.autograd.Function):
         if shared:
             mean, squares, products, gap = ranks.merged(z0.shape[0], mean, squares, products, gap, centre, shard)
         scale, through = _scale_of(squares, rows, scaling)
-        # of the rows that share statistics, and of all: sum a b, or sum a a of each view
+        # Both are sums of a b, or of a a for each view. ``own_diagonal`` sums over the rows that share statistics,
+        # ``diagonal`` over all rows.
         own_diagonal = products[None] if cross else squares
         if scale is not None:
             own_diagonal = own_diagonal * (scale[:1] * scale[1:] if cross else scale * scale)
@@ -78,7 +80,8 @@ class ColumnMoments(torch.autograd.Function):
         if not shared:
             diagonal, gap = summed(diagonal, shard), summed(gap, shard)
         units = _units_of(squares, side) if scale is None and energy != "none" else None
-        # what kernels multiply columns by, those of the matrix and those that meet it in the backward
+        # Kernels multiply by ``standard`` the columns that form the matrix, and by ``columns`` those that the backward
+        # multiplies with it.
         each = scale if units is None else units.columns
         columns = torch.ones_like(squares, dtype=mean.dtype) if each is None else each.to(mean.dtype)
         standard = columns
@@ -108,13 +111,13 @@ class ColumnMoments(torch.autograd.Function):
             off = sums.sum(1)
             if units is not None:
                 off = off * units.lift(cross)
-            if side == "samples":  # which counts the diagonal of C too
+            if side == "samples":  # on this side the sum counts the diagonal of C too
                 off = (off - diagonal.square().sum(1)).clamp_min(0)
         outer = scale if units is None else units.outer(cross)
         ctx.save_for_backward(
             z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0, every1
         )
-        ctx.set_materialize_grads(False)  # a gap that no loss uses is not read for
+        ctx.set_materialize_grads(False)  # without a gradient for the gap, the backward need not read both views for it
         ctx.asked = asked
         return squares.clone(), diagonal[0].clone() if cross else squares.new_empty(0), gap.clone(), off
 
@@ -145,10 +148,10 @@ class ColumnMoments(torch.autograd.Function):
             pull = None if pull is None else 2 * g_gap
         if g_off is None:
             matrix = every0 = None
-        # da = factor off(C) b + along b, and b is a unless they are crossed; s = sum_n da a
+        # We form da = factor off(C) b + along b and s = sum_n da a; b is a unless the views are crossed.
         along = torch.zeros_like(own_diagonal) if g_diagonal is None or not cross else g_diagonal.expand(2, -1)
         s: Tensor | float = 0.0
-        within = None  # ``through``, where only the kernel knows the sum it goes with
+        within = None  # ``through``, if only the kernel knows the sum that it is multiplied with
         from_rows: Sequence[Tensor | None] = (None, None)
         own = None if g_squares is None else 2 * g_squares
         if matrix is not None:
@@ -203,7 +206,7 @@ class ColumnMoments(torch.autograd.Function):
 
 
 def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tensor | None, Tensor | None]:
-    """What columns are multiplied by, and ``through = 2 (d scale / d variance) / (scale^2 rows)``, (V, D) each."""
+    """Return the columns' scale, and ``through = 2 (d scale / d variance) / (scale^2 rows)``, (V, D) each."""
     if scaling is None:
         return None, None
     divisor = rows - 1 if scaling.unbiased else rows
@@ -212,7 +215,7 @@ def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tens
         scale = _inverse((variance + scaling.eps).sqrt(), scaling)
         return scale, scale / -divisor
     deviation = variance.sqrt()
-    # A constant column has no s either: its standard deviation has no derivative, and 0 is as good as any.
+    # A constant column has s = 0. Its standard deviation has no derivative, and 0 is as good as any number.
     through = torch.where(deviation == 0, 0, -1 / (divisor * deviation))
     return _inverse(deviation + scaling.eps, scaling), through
 
@@ -222,28 +225,28 @@ def _inverse(x: Tensor, scaling: Scaling) -> Tensor:
 
 
 class Units(NamedTuple):
-    """Powers of two that bring columns near 1, where a loss takes them as they are.
+    """Hold powers of two that bring columns near 1, for a loss that does not standardise them.
 
-    A small column beside a large one is nothing in K, where one unit serves all of them. Its gradient, K a, is not
-    nothing: there every column has a unit of its own. In C nothing drowns, and one unit is enough.
+    One unit serves all columns of K: a small column beside a large one adds nothing to it. That column's gradient, K a,
+    does not vanish, so every column has a unit of its own there. In C no column hides another, and one unit is enough.
     """
 
-    columns: Tensor  # (V, D): as they meet the matrix in the backward
-    matrix: Tensor  # (V, 1): as the matrix is made of them
+    columns: Tensor  # (V, D): for columns that the backward multiplies with the matrix
+    matrix: Tensor  # (V, 1): for columns that form the matrix
 
     def lift(self, cross: bool) -> Tensor:
-        """What brings energies back, (1,) or (V,)."""
+        """Return the factors (1,) or (V,) that undo the units in the energies."""
         lift = self.matrix[:, 0] ** -2
         return lift.prod(0, keepdim=True) if cross else lift * lift
 
     def outer(self, cross: bool) -> Tensor:
-        """What brings da back, (V, D)."""
+        """Return the factors (V, D) that undo the units in da."""
         return (self.matrix.flip(0) if cross else self.matrix) ** -2 / self.columns
 
 
 def _units_of(squares: Tensor, side: str) -> Units:
     sizes = squares if side == "samples" else squares.amax(1, keepdim=True)
-    # of zeros and infinities any unit that fp32 holds, of NaN NaN
+    # Zeros and infinities may have any unit that fp32 holds. The unit of NaN is NaN.
     units = torch.exp2((torch.log2(sizes.clamp(2.0**-240, 2.0**240)) * -0.5).round_())
     if side == "samples":
         return Units(units, units.amin(1, keepdim=True))
@@ -251,7 +254,7 @@ def _units_of(squares: Tensor, side: str) -> Units:
 
 
 def _rounded(dtype: torch.dtype, *coefficients: Tensor | None) -> Iterator[Tensor | None]:
-    """To what kernels read. Infinities become the largest number: a column of zeros times them is zeros."""
+    """Round coefficients to the dtype that kernels read. Infinities become the largest number, which times 0 is 0."""
     largest = torch.finfo(dtype).max
     present = torch.stack([x for x in coefficients if x is not None]).clamp(-largest, largest).to(dtype).unbind()
     given = iter(present)

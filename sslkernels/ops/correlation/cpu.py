@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation family on the compiled C++ kernels: allocate, pass pointers, return."""
+"""Run the correlation family on the compiled C++ kernels: allocate, pass pointers, return."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _views(z0: Tensor, z1: Tensor | None) -> list[Tensor]:
 
 
 def _each(x: Tensor | None) -> tuple[int, int]:
-    """Addresses of the first two parts of x; 0 for one that is not there."""
+    """Return the addresses of the first two parts of x, and 0 for a part that does not exist."""
     if x is None:
         return 0, 0
     return x[0].data_ptr(), x[1].data_ptr() if x.shape[0] > 1 else 0

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the correlation family exchanges between ranks, which hold n of N rows each.
+"""Exchange what the correlation family needs from other ranks; each rank holds n of N rows.
 
-    statistics   9*D doubles per rank gathered where means and variances are shared, D summed where they are each rank's
-    features     C, D*D floats, summed over ranks in the forward; nothing in the backward
-    samples      rows of a and b, N*D floats each, gathered in the forward. A rank forms
-                 its n rows of the N x N matrices, and its da = K b needs no collective: rows of others are there.
-Where the backward communicates it sums the gradients that each rank's loss sends (a few D floats), so that ranks whose
-losses have unlike weights get the gradient of what they weigh.
+    statistics   shared means and variances gather 9*D doubles per rank; those of each rank's own sum D doubles
+    features     the forward sums C, D*D floats, over ranks; the backward exchanges nothing
+    samples      the forward gathers the rows of a and b, N*D floats each. A rank forms
+                 its n rows of the N x N matrices, and da = K b needs no collective: it has the other ranks' rows.
+Besides, the backward sums the gradients that the ranks' losses send (a few D floats). So ranks that give their losses
+unlike weights still get the gradient of the weighted loss.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sslkernels.distributed import Shard, all_rows, summed
 
 
 def all_summed(tensors: Sequence[Tensor], shard: Shard) -> list[Tensor]:
-    """Each summed over ranks, in one collective."""
+    """Sum each tensor over ranks, all in one collective."""
     flat = summed(torch.cat([x.reshape(-1) for x in tensors]), shard)
     return [part.view_as(x) for part, x in zip(flat.split([x.numel() for x in tensors]), tensors, strict=True)]
 
@@ -28,7 +28,7 @@ def all_summed(tensors: Sequence[Tensor], shard: Shard) -> list[Tensor]:
 def merged(
     rows: int, mean: Tensor, squares: Tensor, products: Tensor, gap: Tensor, centre: bool, shard: Shard
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The moments of all rows from those of each rank's, in double precision: every rank has the same bits of them."""
+    """Merge the moments of each rank's rows into those of all rows, in fp64; every rank gets the same bits."""
     parts = (mean, squares, products, gap)
     if shard.ranks == 1:
         return parts
@@ -39,7 +39,7 @@ def merged(
         for part, x in zip(everyone.double().split([x.numel() for x in parts], 1), parts, strict=True)
     )
     counts = torch.tensor(shard.sizes, dtype=torch.float64, device=mean.device)
-    means = means.sum(2)  # rounded, and what rounding left
+    means = means.sum(2)  # adds the rounded mean and the rest that rounding left
     middle = torch.einsum("r,rvd->vd", counts, means) / shard.total(rows)
     total = squared.sum(0)
     across = crossed.sum(0)
@@ -50,14 +50,14 @@ def merged(
             across = across + torch.einsum("r,rd->d", counts, away[:, 0] * away[:, 1])
     rounded = middle.to(mean.dtype)
     both = torch.stack([rounded, (middle - rounded).to(mean.dtype)], 1)
-    # einsum may leave any strides; kernels read addresses
+    # einsum may return any strides, but kernels read addresses.
     return both, total.contiguous(), across.contiguous(), gaps.sum(0)
 
 
 def gathered_columns(
     z0: Tensor, z1: Tensor | None, mean: Tensor, scale: Tensor, shard: Shard
 ) -> tuple[Tensor, Tensor | None]:
-    """Columns of every rank, in fp32 (fp64) as the products on the side of samples take them."""
+    """Gather the columns of every rank, in the fp32 (fp64) that products on the side of samples read."""
 
     def gathered(z: Tensor, view: int) -> Tensor:
         rounded, left = mean[view]
@@ -69,7 +69,7 @@ def gathered_columns(
 def finished(
     rows: int, da: Sequence[Tensor], every: Sequence[Tensor | None], outer: Tensor, shard: Shard
 ) -> tuple[list[Tensor | None], Tensor]:
-    """outer * da for each view, and the sums of da a over the ``rows`` of this rank, (V, D)."""
+    """Return outer * da for each view, and the sums of da a over the ``rows`` of this rank, (V, D)."""
     mine = slice(shard.start, shard.start + rows)
     sums = torch.zeros_like(outer)
     for view, (part, columns) in enumerate(zip(da, every, strict=True)):

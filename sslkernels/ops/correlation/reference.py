@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The correlation family in plain PyTorch: the specification of every other backend, and a backend of its own.
+"""Run the correlation family in plain PyTorch: the specification of every other backend, and a backend of its own.
 
-Views are z0 (N, D) and perhaps z1. Their means are in two parts, rounded and what rounding left, (V, 2, D): columns far
-from zero would not be centred without the second. Columns a = (z - mean) * scale are rounded to ``dtype`` before
-products, as torch.mm would find them, and summed in fp32 (fp64 for fp64 rows); on the side of samples ``dtype`` is that
-of the sums. Squares are summed in fp64: those of numbers that fp32 holds may be beyond it.
+Views are z0 (N, D) and perhaps z1. A mean has two parts, (V, 2, D): the rounded mean, and the rest that rounding left.
+Without the rest, columns far from zero would not be centred. Columns a = (z - mean) * scale are rounded to ``dtype``
+before products, as torch.mm would find them, and summed in fp32 (fp64 for fp64 rows); on the side of samples ``dtype``
+is that of the sums. Squares are summed in fp64, because the square of an fp32 number may overflow fp32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from sslkernels.ops.dtypes import wide, widened
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Per view mean (V, 2, D) and sum of squares about it (V, D); sum of products (D,), or (0,); sum of (z0 - z1)^2 ().
+    """Return means (V, 2, D), sums of squares about them (V, D), sums of products, and the sum of (z0 - z1)^2 ().
 
-    All but the means in fp64. Without ``centre`` the means are zero.
+    Products are (D,), or (0,) for one view. All but the means are fp64. Without ``centre`` the means are zero.
     """
     views = [z.double() for z in (z0, z1) if z is not None]
-    # from the first row on, so that a constant column has squares of zero
+    # We subtract the first row first, so that the squares of a constant column are exactly zero.
     pivots = torch.stack([z[0] if centre and len(z) else z.new_zeros(z.shape[1]) for z in views])
     moved = [z - pivot for z, pivot in zip(views, pivots, strict=True)]
     means = torch.stack([z.sum(0) / max(len(z), 1) if centre else z.new_zeros(z.shape[1]) for z in moved])
@@ -36,8 +36,10 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
 
 
 def matrix(columns: Columns, products: Products) -> Tensor:
-    """samples: rows ``first`` to ``first + count`` of a a^T per view (V, count, N). features: a^T b (1, D, D), or a^T a
-    per view (V, D, D) unless ``cross``.
+    """Multiply columns.
+
+    On the side of samples: rows ``first`` to ``first + count`` of a a^T for each view (V, count, N).
+    On the side of features: a^T b (1, D, D) if ``cross``, else a^T a for each view (V, D, D).
     """
     cross, side, dtype, first, count = products
     rounded = _rounded(columns, dtype)
@@ -49,8 +51,11 @@ def matrix(columns: Columns, products: Products) -> Tensor:
 
 
 def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
-    """samples: <K0, K1> (1, 1), or <K, K> per view (V, 1). features: sums of matrix * other over rows, and over columns
-    where ``cross`` (2, D), or over rows per view (V, D); without the diagonal. In fp64.
+    """Sum products of matrices, in fp64.
+
+    On the side of samples: <K0, K1> (1, 1) if ``cross``, else <K, K> for each view (V, 1).
+    On the side of features, without the diagonal: sums of matrix * other for each row, and if ``cross`` also for each
+    column (2, D); else those for each row of each view (V, D).
     """
     if side == "samples":
         products = matrix[:1].double() * matrix[1:].double() if cross else matrix.double().square()
@@ -63,11 +68,14 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
 def backward(
     columns: Columns, matrix: Tensor | None, products: Products, coefficients: Coefficients, need0: bool, need1: bool
 ) -> tuple[Tensor, Tensor]:
-    """dz of each view: outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), where a are the
-    columns of this view, b and z' those of the other and its rows. Coefficients are (V, D), but for pull.
+    """Compute the gradient of each view's rows:
 
-    da = K a (samples; K of the other view where ``cross``), or off(C) applied to the other view (``cross``) or to this
-    one (features). None stands for a term that is not there; dz = da without ``outer``.
+    dz = outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), where a are the columns of this
+    view, b those of the other, and z' its rows. Coefficients are (V, D), except pull, which is ().
+
+    On the side of samples da = K a, with the K of the other view if ``cross``. On the side of features da is off(C)
+    applied to the other view if ``cross``, else to this one. None stands for a term that is absent; dz = da without
+    ``outer``.
     """
     cross, side, dtype, first, count = products
     outer, own, mixed, pull, through = coefficients
@@ -105,7 +113,7 @@ def backward(
 
 
 def _rounded(columns: Columns, dtype: torch.dtype) -> list[Tensor]:
-    """a and b, rounded to ``dtype`` and wide again."""
+    """Return a and b, rounded to ``dtype`` and converted back to the dtype of sums."""
     views = [widened(z) for z in columns[:2] if z is not None]
     if columns.mean is not None:
         views = [_centred(z, middle) for z, middle in zip(views, columns.mean, strict=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Teachers and queues: one pass over every tensor of a model, and a ring write; `sslkernels.functional.ema_update_`."""
+"""Update teachers in one pass over all tensors of a model, and queues; see `sslkernels.functional.ema_update_`."""
 
 from sslkernels.ops.ema.pairs import pairs_of
 from sslkernels.ops.ema.schema import EMA, enqueue, move, update

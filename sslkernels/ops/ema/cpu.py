@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ema family on the compiled C++ kernels: pass pointers."""
+"""Run the ema family on the compiled C++ kernels: pass pointers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
 
 
 def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -> None:
-    if queue.stride(1) != 1 and queue.shape[1] > 1:  # no rows to write
+    if queue.stride(1) != 1 and queue.shape[1] > 1:  # the kernel writes whole rows, and this queue has gaps in them
         return reference.enqueue(queue, keys, position, offset)
     keys = rows_of(keys)
     start = offset if position is None else offset + int(position)

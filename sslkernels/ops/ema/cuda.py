@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ema family on compiled CUDA kernels: one launch for all tensors, by a table of chunks that stays on the device.
+"""Run the ema family on compiled CUDA kernels: one launch for all tensors, with a table of chunks on the device.
 
-A table is good for as long as addresses, sizes and dtypes are the same; a step then copies nothing to the device.
+A table stays valid while addresses, sizes and dtypes are the same; a step then copies nothing to the device.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from sslkernels.ops.ema import reference
 from sslkernels.ops.ema.pairs import Pairs
 from sslkernels.ops.launch import CODES, pointer, rows_of
 
-# csrc/cuda/ema.cu: elements of a block, whatever the dtype, so that a chunk is aligned where its tensor is; threads.
+# csrc/cuda/ema.cu has the same numbers: elements per block, threads per block, and threads per warp. The elements per
+# block do not depend on the dtype, so that a chunk is aligned if its tensor is.
 CHUNK, THREADS, WARP = 8192, 256, 32
 SIZES = np.array([dtype.itemsize for dtype in CODES])
 
-# Tables by what they were made of and the device, those used last at the end. A training that makes new tensors at
-# every step would fill the device with them: older ones are dropped.
+# A table is found by its pairs and its device; the one used last is at the end. Old tables are dropped, because a
+# training that makes new tensors at every step would fill the device with them.
 TABLES = 32
 _tables: dict[tuple[bytes, int], Tensor] = {}
-# Those that a CUDA graph reads whenever it is replayed.
+# A CUDA graph reads these tables whenever it is replayed, so they are never dropped.
 _captured: dict[tuple[bytes, int], Tensor] = {}
 
 
@@ -60,7 +61,7 @@ def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -
 
 
 def _table(pairs: bytes, x: Tensor) -> Tensor:
-    """The chunks of ``pairs`` on the current device, that of ``x``."""
+    """Return the chunks of ``pairs`` on the device of ``x``, which is the current one."""
     key = (pairs, x.get_device())
     if (table := _captured.get(key)) is not None:
         return table
@@ -84,7 +85,7 @@ def _table(pairs: bytes, x: Tensor) -> Tensor:
 
 
 def _chunks(pairs: bytes) -> Tensor:
-    """Addresses of target, source and master, count and dtypes of each chunk: those of its pair, moved on."""
+    """Cut pairs into chunks: a row for each, with the addresses of target, source and master, count and dtypes."""
     whole = np.frombuffer(pairs, np.int64).reshape(-1, 5)
     parts = -(-whole[:, 3] // CHUNK)
     chunks = whole.repeat(parts, axis=0)
@@ -98,14 +99,14 @@ def _chunks(pairs: bytes) -> Tensor:
 
 
 def _sent(chunks: Tensor, x: Tensor) -> Tensor:
-    """On the device, in the order of the current stream; nobody waits.
+    """Copy the chunks to the device in the order of the current stream, without waiting.
 
-    Another stream that reads it later waits for nothing either: whoever has two streams write the same targets must
-    have put them in order, and this copy comes before the first of the writes.
+    A stream that reads them later need not wait either. Whoever lets two streams write the same targets must put them
+    in order, and this copy comes before the first of the writes.
     """
     return chunks.pin_memory().to(x.device, non_blocking=True)
 
 
 def _read_by_current_stream(table: Tensor) -> None:
-    """Its memory must not be given away before this stream is done with it."""
+    """Keep the table's memory from being reused before the current stream has read it."""
     table.record_stream(torch.cuda.current_stream(table.device))

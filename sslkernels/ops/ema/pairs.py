@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one update works on: pairs of tensors that a kernel may take for flat memory."""
+"""Prepare the pairs of tensors that one update works on, so that a kernel may take them for flat memory."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sslkernels.ops.launch import CODES
 
 
 class Pairs(NamedTuple):
-    """Targets, the sources that they follow, and masters: float32, one beside each target, a tensor without elements
-    where it has none; or no masters at all.
+    """Hold targets, the sources that they follow, and their float32 masters.
 
-    The tensors of a pair have one shape, one device and the same strides, and fill their memory without gaps. No two
-    targets share memory, but where they are the same pair again. ``table`` holds, for each different pair with
-    elements, five int64: the addresses of target, source and master (0 for none), the number of elements, and the
-    target's dtype code + 256 times the source's (`sslkernels.ops.launch.CODES`).
+    There is one master for each target, without elements if the target has none, or there are no masters at all.
+    The tensors of a pair have one shape, one device and the same strides, and fill their memory without gaps. Two
+    targets share memory only if the same pair is listed twice. ``table`` holds, for each different pair with elements,
+    five int64: the addresses of target, source and master (0 for none), the number of elements, and the target's dtype
+    code + 256 times the source's (`sslkernels.ops.launch.CODES`).
     """
 
     targets: Sequence[Tensor]
@@ -31,14 +31,14 @@ class Pairs(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """float64 where a tensor has it, else float32: what the arithmetic is done in."""
+        """Return the dtype of the arithmetic: float64 if a tensor has it, else float32."""
         dtypes = np.frombuffer(self.table, np.int64)[4::5]
         double = CODES[torch.float64]
         return torch.float64 if (dtypes % 256 == double).any() or (dtypes // 256 == double).any() else torch.float32
 
 
 def pairs_of(targets: Sequence[Tensor], sources: Sequence[Tensor], masters: Sequence[Tensor]) -> Pairs | None:
-    """The pairs, or None where a tensor is not of the ordinary kind that `Pairs` describes."""
+    """Make the pairs, or return None if a tensor is not of the ordinary kind that `Pairs` describes."""
     table = _C.ema_table(targets, sources, masters, Tensor, torch.nn.Parameter)
     return None if table is None else Pairs(targets, sources, masters, table)
 
@@ -46,14 +46,16 @@ def pairs_of(targets: Sequence[Tensor], sources: Sequence[Tensor], masters: Sequ
 def flat_pairs_of(
     targets: Sequence[Tensor], sources: Sequence[Tensor], masters: Sequence[Tensor]
 ) -> tuple[Pairs | None, list[tuple[Tensor, Tensor]]]:
-    """The pairs with copies in place of tensors with gaps or unlike strides, and (tensor, copy) of those that must be
-    copied back after the update. None where targets share memory without being the same pair.
+    """Make the pairs with copies in place of tensors that have gaps or unlike strides.
+
+    The second value lists as (tensor, copy) what must be copied back after the update. The pairs are None if targets
+    share memory without being the same pair.
     """
     flat: tuple[list[Tensor], ...] = ([], [], [])
     back = []
     for place, (target, source) in enumerate(zip(targets, sources, strict=True)):
         master = masters[place] if masters else target.new_empty(0)
-        # a clone is dense: with the strides of a tensor that has no gaps, else contiguous
+        # A clone has no gaps: it keeps the strides of a tensor without gaps, and is contiguous otherwise.
         kept = target.detach().clone()
         kept = target if kept.stride() == target.stride() else kept
         own = [kept, _like(kept, source), _like(kept, master) if master.numel() else master]
@@ -64,7 +66,7 @@ def flat_pairs_of(
 
 
 def _like(kept: Tensor, other: Tensor) -> Tensor:
-    """``other`` with the strides of ``kept``."""
+    """Return ``other`` with the strides of ``kept``."""
     if other.stride() == kept.stride():
         return other
     return torch.empty_like(kept, dtype=other.dtype).copy_(other)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ops of the ema family, in place and without a gradient: the update of a teacher, and of a queue.
+"""Declare the ops of the ema family: the update of a teacher, and of a queue, both in place and without a gradient.
 
 update     t <- t + (1 - m)(s - t) for every pair of a target and a source; with a master M in float32 beside a
-           16-bit target, M moves and t is M rounded; an M whose rounding t is not begins anew from t
+           16-bit target, M moves and t is M rounded; if t is not the rounding of M, M begins anew from t
 enqueue    queue[(position + offset + i) mod size] <- keys[i]
 """
 
@@ -22,7 +22,7 @@ EMA = family("ema", kernels=("cpu", "cuda", "triton"))
 
 @torch.no_grad()
 def move(pairs: Pairs, momentum: float, at: Tensor | None, backend: str) -> None:
-    """Move the targets; ``at`` is the momentum as a 0-dim float64 tensor, else it is the number."""
+    """Move the targets; the momentum is ``at``, a 0-dim float64 tensor, or the number ``momentum`` if that is None."""
     if at is not None and at.device.type == "cpu":
         momentum, at = at.item(), None
     if not pairs.table or (at is None and momentum == 1):
@@ -54,7 +54,7 @@ def _update(
 def _enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int, backend: str) -> None:
     increment_version(queue)
     if keys.untyped_storage().data_ptr() == queue.untyped_storage().data_ptr():
-        keys = keys.clone()  # rows of the ring itself are read before any is written
+        keys = keys.clone()  # the keys lie in the ring itself: all must be read before any is overwritten
     EMA.run("enqueue", backend, queue, keys, position, offset)
 
 
@@ -67,7 +67,7 @@ def update(
     at: Tensor | None,
     backend: str,
 ) -> None:
-    """`move` of tensors that need not be flat in memory."""
+    """`move` tensors that need not be flat in memory."""
 
 
 @EMA.op(mutates=("queue",), run=_enqueue)

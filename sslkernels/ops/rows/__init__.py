@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows one by one: divided by their norms, multiplied with the row that they match, compared by their cosine."""
+"""Treat rows one by one: divide them by their norms, multiply them with matching rows, and compare by cosine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ROWS", "row_dot", "unit_rows"]
 
 
 def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Rows divided by ``max(norm, 1e-12)``, norms in float32; two parts come back stacked, z0 first.
+    """Divide rows by ``max(norm, 1e-12)``, with norms in float32; two parts come back stacked, z0 first.
 
     Shapes ``(N, D)`` and ``(M, D)`` give ``(N + M, D)`` in the inputs' dtype (autocast's inside autocast).
 
@@ -28,7 +28,9 @@ def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = Non
 
 
 def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str | None = None) -> Tensor:
-    """``<x_i, y_((i + shift) mod M)>`` in float32, ``(N,)``; ``y=None`` means ``y = x``. Needs ``N <= M``.
+    """Multiply matching rows: ``<x_i, y_((i + shift) mod M)>`` in float32, ``(N,)``, for ``N <= M``.
+
+    ``y=None`` means ``y = x``.
 
     >>> import torch
     >>> from sslkernels.ops.rows import row_dot

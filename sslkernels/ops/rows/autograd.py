@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of unit rows and of products of matching rows. Sums are fp32, or fp64 for fp64 rows."""
+"""Differentiate unit rows and products of matching rows. Sums are fp32, or fp64 for fp64 rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sslkernels.ops.rows.schema import dot_backward, dot_forward, unit_backward,
 
 
 class UnitRows(torch.autograd.Function):
-    """Rows of one or two parts, stacked and normalised; keeps only the unit rows and the norms."""
+    """Stack the rows of one or two parts and normalise them; the backward needs only the unit rows and the norms."""
 
     @staticmethod
     def forward(ctx: Any, z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backend: str) -> Tensor:
@@ -31,7 +31,7 @@ class UnitRows(torch.autograd.Function):
 
 
 class RowDot(torch.autograd.Function):
-    """<x_i, y_((i + shift) mod M)>."""
+    """Multiply matching rows: <x_i, y_((i + shift) mod M)>."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cosines of matching rows, one pass forward and one backward. Sums are fp32, or fp64 for fp64 rows.
+"""Compute cosines of matching rows in one pass forward and one backward. Sums are fp32, or fp64 for fp64 rows.
 
     c_i = <u_i, v_i>,   u = x / max(|x|, eps),  v = y / max(|y|, eps)
     dx_i = g_i (v_i - c_i u_i) / max(|x_i|, eps),   without c_i u_i where |x_i| <= eps;  dy likewise
 
-Kept for the backward: x and y themselves, three numbers per row, and no unit row. A frozen side costs nothing.
+The backward needs x and y themselves and three numbers per row, but no unit row. A frozen side costs nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from sslkernels.ops.rows.schema import ROWS, Matched, cosine_backward, cosine_fo
 
 
 def row_cosine(x: Tensor, y: Tensor, eps: float, *, backend: str | None = None) -> Tensor:
-    """Cosines ``(N,)`` of row i of x with row i of y, in float32 (float64 for float64 rows); one dtype, one shape.
+    """Compute the cosines ``(N,)`` of row i of x and row i of y, in float32 (float64 for float64 rows).
+
+    Both need one dtype and one shape.
 
     >>> import torch
     >>> from sslkernels.ops.rows.cosine import row_cosine
@@ -42,7 +44,7 @@ def cosine_losses(
     shard: Shard,
     backend: str | None,
 ) -> Tensor:
-    """``offset - weight * cosine`` of matching rows, `reduced`, in one node."""
+    """Compute ``offset - weight * cosine`` of matching rows, `reduced`, in one node."""
     asked = _Asked(eps, offset, weight, reduction, shard, ROWS.choose(x.device, x.dtype, backend))
     return _RowCosine.apply(x, y, asked)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows family on the compiled C++ kernels: allocate, pass pointers, return."""
+"""Run the rows family on the compiled C++ kernels: allocate, pass pointers, return."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
 def dot_backward(
     x: Tensor, y: Tensor | None, shift: int, grad: Tensor, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor]:
-    if y is None:  # every row gives to its partner and receives from the row that names it: both in one pass
+    if y is None:  # a row gets a gradient as x_i and another as the partner of some row: one pass adds both
         return _scale_rows(x, x, grad, shift, -shift), x.new_empty(0)
     dx = _scale_rows(x, y, grad, shift, None) if need_x else x.new_empty(0)
     if not need_y:
@@ -92,7 +92,7 @@ def cosine_backward(
 
 
 def _scale_rows(like: Tensor, y: Tensor, grad: Tensor, shift: int, also_shift: int | None) -> Tensor:
-    """grad_i * y_(i + shift), plus grad_(i + also_shift) * y_(i + also_shift)."""
+    """Compute grad_i * y_(i + shift), plus grad_(i + also_shift) * y_(i + also_shift)."""
     y = rows_of(y)
     out = torch.empty(like.shape, dtype=like.dtype, device="cpu")
     _C.scale_rows(

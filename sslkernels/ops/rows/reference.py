@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rows family in plain PyTorch: the specification of every other backend, and a backend of its own."""
+"""Run the rows family in plain PyTorch. This is the specification of every other backend, and a backend of its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EPS = 1e-12
 
 
 def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows of both parts, stacked and divided by max(norm, 1e-12); and their norms."""
+    """Stack the rows of both parts, divide them by max(norm, 1e-12), and return them and their norms."""
     z = widened(z0 if z1 is None else torch.cat([z0, z1]))
     norms = _norms(z)
     return (z / norms.clamp_min(EPS)[:, None]).to(dtype), norms
@@ -27,7 +27,7 @@ def unit_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: tor
 
 
 def dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
-    """<x_i, y_((i + shift) mod M)>, with y = x where y is None."""
+    """Multiply matching rows: <x_i, y_((i + shift) mod M)>, with y = x where y is None."""
     return (widened(x) * _partners(x, x if y is None else y, shift)).sum(1)
 
 
@@ -47,7 +47,7 @@ def dot_backward(
 
 
 def cosine_forward(rows: Matched) -> tuple[Tensor, Tensor]:
-    """Cosines (N,) of matching rows over norms of at least eps, and the norms (2, N) as they are."""
+    """Return the cosines (N,) of matching rows, with norms of at least eps, and the norms (2, N) as they are."""
     x, y = widened(rows.x), widened(rows.y)
     norms = torch.stack((_norms(x), _norms(y)))
     a, b = norms.clamp_min(rows.eps)[:, :, None]
@@ -69,7 +69,7 @@ def cosine_backward(
 
 def _norms(z: Tensor) -> Tensor:
     peak = z.abs().amax(1, keepdim=True)  # squares of z / peak neither overflow nor vanish
-    ratios = torch.where(z.abs() == peak, 1, z / peak)  # 1 where both are infinite, or 0
+    ratios = torch.where(z.abs() == peak, 1, z / peak)  # 1 also where z and peak are both infinite, or both 0
     return peak[:, 0] * torch.linalg.vector_norm(ratios, dim=1)
 
 

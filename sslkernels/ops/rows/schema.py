@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ops of the rows family: unit rows, products of matching rows, and their cosines."""
+"""Declare the ops of the rows family: unit rows, products of matching rows, and their cosines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROWS = family("rows", kernels=("cpu", "triton"))
 
 
 class Matched(NamedTuple):
-    """Row i of x belongs to row i of y; norms count as ``eps`` at least."""
+    """Match row i of x with row i of y; norms count as at least ``eps``."""
 
     x: Tensor  # (N, D)
     y: Tensor  # (N, D)
@@ -24,7 +24,7 @@ class Matched(NamedTuple):
 
 @ROWS.op
 def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backend: str) -> tuple[Tensor, Tensor]:
-    """Unit rows (N0 + N1, D) in ``dtype``, z0's first, and their norms."""
+    """Return unit rows (N0 + N1, D) in ``dtype``, those of z0 first, and their norms."""
     n = z0.shape[0] + (0 if z1 is None else z1.shape[0])
     return z0.new_empty((n, z0.shape[1]), dtype=dtype), z0.new_empty((n,), dtype=wide(z0.dtype))
 
@@ -33,14 +33,14 @@ def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backend: str
 def unit_backward(
     unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: torch.dtype, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of z0, the first ``n0`` rows, and of z1, in ``dtype``."""
+    """Return the gradients of z0, which has the first ``n0`` rows, and of z1, in ``dtype``."""
     n, d = unit.shape
     return unit.new_empty((n0, d), dtype=dtype), unit.new_empty((n - n0, d), dtype=dtype)
 
 
 @ROWS.op
 def dot_forward(x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor:
-    """Products (N,) of row i of x with row i + shift of y."""
+    """Return the products (N,) of row i of x and row i + shift of y."""
     return x.new_empty((x.shape[0],), dtype=wide(x.dtype))
 
 
@@ -48,7 +48,7 @@ def dot_forward(x: Tensor, y: Tensor | None, shift: int, backend: str) -> Tensor
 def dot_backward(
     x: Tensor, y: Tensor | None, shift: int, grad: Tensor, need_x: bool, need_y: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and y; where y is x both are in the first."""
+    """Return the gradients of x and y; where y is x, the first holds both."""
     return (
         x.new_empty(tuple(x.shape) if need_x else (0,)),
         y.new_empty(tuple(y.shape)) if need_y and y is not None else x.new_empty(0),
@@ -57,7 +57,7 @@ def dot_backward(
 
 @ROWS.op
 def cosine_forward(rows: Matched, backend: str) -> tuple[Tensor, Tensor]:
-    """Cosines (N,), and the norms (2, N) of both sides."""
+    """Return the cosines (N,), and the norms (2, N) of both sides."""
     n, dtype = rows.x.shape[0], wide(rows.x.dtype)
     return rows.x.new_empty((n,), dtype=dtype), rows.x.new_empty((2, n), dtype=dtype)
 
@@ -66,6 +66,6 @@ def cosine_forward(rows: Matched, backend: str) -> tuple[Tensor, Tensor]:
 def cosine_backward(
     rows: Matched, cosines: Tensor, norms: Tensor, grad: Tensor, need_x: bool, need_y: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and y; empty where they are not asked for."""
+    """Return the gradients of x and y; those not asked for are empty."""
     x, y, _ = rows
     return x.new_empty(tuple(x.shape) if need_x else (0,)), y.new_empty(tuple(y.shape) if need_y else (0,))

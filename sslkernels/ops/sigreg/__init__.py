@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The empirical characteristic function of projections at equally spaced knots, without a tensor over the knots."""
+"""Compute the empirical characteristic function of projections at equally spaced knots, without a tensor over them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["SIGREG", "characteristic_sums"]
 def characteristic_sums(
     p: Tensor, step: float, knots: int, *, shard: Shard = Shard.alone, backend: str | None = None
 ) -> Tensor:
-    """Sums over the N samples of all ranks of ``cos(k step p)`` and of ``sin(k step p)``, for k = 0 to ``knots - 1``.
+    """Sum ``cos(k step p)`` and ``sin(k step p)`` over the N samples of all ranks, for k = 0 to ``knots - 1``.
 
     ``p`` is (M, N, S) or (N, S); the sums are (M, 2, T, S) or (2, T, S), cosines first, in fp32 (fp64 for fp64 ``p``).
     """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums of cosines and sines of projections, as one differentiable function.
+"""Sum cosines and sines of projections, as one differentiable function.
 
     cos_k = sum_n cos(t_k p_n),  sin_k = sum_n sin(t_k p_n),  t_k = k step
     dp_n = sum_k t_k (g_sin_k cos(t_k p_n) - g_cos_k sin(t_k p_n))
-The second pass evaluates again what the first one did: keeping it would take ``knots`` times the projections.
+The backward evaluates cosines and sines again: keeping them would take ``knots`` times the memory of the projections.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _TURNS_PER_RADIAN = Fraction("0.159154943091895335768883763372514362034459645740
 
 
 class CharacteristicSums(torch.autograd.Function):
-    """(M, 2, knots, S) of projections (M, N, S) in fp32 or fp64, summed over the ranks of ``shard``.
+    """Sum projections (M, N, S) in fp32 or fp64 to (M, 2, knots, S), over all ranks of ``shard``.
 
-    The backward sums over ranks what each one's loss sends back, so that gradients averaged over ranks are those of one
-    process that holds all samples.
+    The backward sums over ranks the gradients that their losses send, so that gradients averaged over ranks are those
+    of one process that holds all samples.
     """
 
     @staticmethod
@@ -47,7 +47,9 @@ class CharacteristicSums(torch.autograd.Function):
 
 @functools.lru_cache
 def turns(step: float, dtype: torch.dtype) -> tuple[float, float, float]:
-    """``step / 2 pi`` as a sum. The first two have few bits: their products with half of a number's bits are exact.
+    """Split ``step / 2 pi`` into a sum of three terms, so that kernels take whole turns off an angle without rounding.
+
+    The first two terms have so few bits that their products with half of a number's bits are exact.
 
     >>> turns(3 / 16, torch.float32)
     (0.02983856201171875, 2.989545464515686e-06, 2.725471097706306e-10)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sigreg family on the compiled C++ kernels: allocate, pass pointers, return."""
+"""Run the sigreg family on the compiled C++ kernels: allocate, pass pointers, return."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sigreg family in plain PyTorch: the specification of every other backend, and a backend of its own.
+"""Run the sigreg family in plain PyTorch. This is the specification of every other backend, and a backend of its own.
 
-One knot after the other, so that nothing is larger than the projections p (M, N, S). Angles are taken in fp64 where the
-device has it: in fp32 the product ``t_k p`` alone is off by 6e-8 of itself, 2e-3 at 3e4.
+It takes one knot after the other, so that nothing is larger than the projections p (M, N, S). Angles are fp64 where the
+device has it: in fp32 the product ``t_k p`` alone is off by 6e-8 of itself, which is 2e-3 at 3e4.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:
-    """(M, 2, knots, S): sums over samples of cos(k step p), and of sin(k step p)."""
+    """Sum cos(k step p) and sin(k step p) over samples: (M, 2, knots, S)."""
     out = p.new_empty((p.shape[0], 2, knots, p.shape[2]))
     for k in range(knots):
         angles = _angles(p, k * step)
@@ -22,7 +22,7 @@ def sums(p: Tensor, step: float, knots: int) -> Tensor:
 
 
 def adjoint(p: Tensor, grad: Tensor, step: float) -> Tensor:
-    """dp = sum_k t_k (g_sin_k cos(t_k p) - g_cos_k sin(t_k p)), of grad (M, 2, knots, S)."""
+    """Turn grad (M, 2, knots, S) into dp = sum_k t_k (g_sin_k cos(t_k p) - g_cos_k sin(t_k p))."""
     dp = torch.zeros_like(p, memory_format=torch.contiguous_format)
     for k in range(1, grad.shape[2]):
         angles = _angles(p, k * step)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ops of the sigreg family: sums of cosines and sines of projections, and their adjoint."""
+"""Declare the ops of the sigreg family: sums of cosines and sines of projections, and their adjoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIGREG = family("sigreg", kernels=("cpu", "triton"))
 
 @SIGREG.op
 def sums(p: Tensor, step: float, knots: int, backend: str) -> Tensor:
-    """(M, 2, knots, S) of p (M, N, S): cosines first."""
+    """Sum p (M, N, S) to (M, 2, knots, S), cosines first."""
     return p.new_empty((p.shape[0], 2, knots, p.shape[2]))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All-pairs similarity without the matrix: the log-sum-exp over rows, and over columns."""
+"""Compute log-sum-exps of all-pairs similarities, over rows and over columns, without the matrix."""
 
 from __future__ import annotations
 
@@ -45,14 +45,16 @@ def logsumexp_similarity(
     dim: Literal["rows", "both"] = "rows",
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """``lse_i = log sum_j exp(scale * <x_i, y_j>)`` over the j that row i does not exclude, without the matrix.
+    """Sum exponentials of similarities, the core of contrastive losses, without forming their matrix.
+
+    ``lse_i = log sum_j exp(scale * <x_i, y_j>)`` over all j that row i does not exclude.
 
     Args:
         x: rows ``(N, D)``; float32, float64, bfloat16 or float16. Any row stride.
         y: rows ``(M, D)`` of the same dtype; ``None`` means ``y = x``, the diagonal included.
         scale: any real number, or a one-element tensor, which then receives its gradient.
-        exclude: int64 ``(N,)`` or ``(N, E)`` column indices that row i leaves out; -1 for none, repeats count once.
-        dim: ``"rows"``, or ``"both"`` for ``(rows (N,), columns (M,))`` from one pass, the same pairs left out of both.
+        exclude: int64 ``(N,)`` or ``(N, E)``, the columns that row i leaves out; -1 for none, repeats count once.
+        dim: ``"rows"``, or ``"both"`` for ``(rows (N,), columns (M,))`` from one pass; both leave out the same pairs.
         backend: ``"reference"``, ``"cpu"`` or ``"triton"``; by default the fastest that can run.
 
     Returns:
@@ -64,8 +66,8 @@ def logsumexp_similarity(
         IndexError: an excluded column outside ``[-1, M)``, checked on the CPU.
 
     Cost: ``2*N*M*D`` operations forward and ``4*N*M*D`` to ``6*N*M*D`` backward (half for x with itself),
-    ``O((N + M) * D)`` bytes; with a gradient to come, up to 64 MiB of exponentials (32 where ``D < 512``) stay for the
-    backward, fewer where ``SSLKERNELS_WORKSPACE_MIB`` says so. A second derivative raises.
+    ``O((N + M) * D)`` bytes; if a gradient is needed, up to 64 MiB of exponentials (32 where ``D < 512``) stay for the
+    backward, or fewer if ``SSLKERNELS_WORKSPACE_MIB`` says so. A second derivative raises.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -91,7 +93,7 @@ def logsumexp_similarity(
 def checked_logsumexp(
     x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, backend: str | None
 ) -> Any:
-    """`logsumexp_similarity` of arguments known to be right: one dtype and device, 0-dim scale, exclude ``(N, E)``."""
+    """Call `logsumexp_similarity` with checked arguments: one dtype and device, 0-dim scale, exclude ``(N, E)``."""
     return LogSumExpSimilarity.apply(x, y, scale, exclude, columns, SIMILARITY.choose(x.device, x.dtype, backend))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of log-sum-exps of similarities, and the workspace of a forward. Sums are fp32, or fp64 for fp64 rows."""
+"""Differentiate log-sum-exps of similarities, and size a forward's workspace. Sums are fp32, or fp64 for fp64 rows."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ from sslkernels.ops.similarity.schema import Pairs, Sums
 
 
 def workspace(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> Tensor | None:
-    """Where the forward leaves its exponentials for the backward, None where it leaves none.
+    """Allocate the memory in which the forward keeps its exponentials for the backward; None if it keeps none.
 
-    It is an argument that the op writes to, not a result: what stands where no exponential belongs is nobody's, and
-    clearing it would cost a pass over fresh pages.
+    The op takes it as an argument and does not return it as a result, which would have to be defined everywhere:
+    clearing the places that hold no exponential would cost a pass over fresh pages.
     """
     numbers = kept_numbers(x, y, half, backend, needed)
     return torch.empty(numbers, dtype=wide(x.dtype), device=x.device) if numbers else None
 
 
 def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: bool) -> int:
-    """Size of the workspace, 0 where there is none.
+    """Return how many numbers the workspace holds, 0 if there is none; ``half`` says that it holds a triangle of pairs.
 
-    Exponentials that are kept save the backward a product of all pairs and their exponentials; ``half``: a triangle of
-    pairs. The C++ kernels alone use it, on a grid of tiles whose sides divide 48, and recompute where another schedule
-    takes more room.
+    It saves the backward the product of all pairs and their exponentials. Only the C++ kernels use it, on a grid of
+    tiles whose sides divide 48; they recompute if another schedule takes more room.
     """
     if backend != "cpu" or not needed:
         return 0
@@ -38,24 +37,26 @@ def kept_numbers(x: Tensor, y: Tensor | None, half: bool, backend: str, needed: 
     if kept_bytes(n, m, x.dtype, half) > kept_limit(x.shape[1]):
         return 0
     n, m = -(-n // 48) * 48, -(-m // 48) * 48
-    pairs = (n + 192) * (n + 384) // 2 if half else n * m  # a slot for each two blocks of at most 192 rows
-    return pairs // 24 * 25 + 64  # a maximum for each tile of at least 24, and a header
+    pairs = (n + 192) * (n + 384) // 2 if half else n * m  # each two blocks of at most 192 rows have a slot
+    return pairs // 24 * 25 + 64  # each tile of at least 24 has a maximum, and there is a header
 
 
 def kept_bytes(n: int, m: int, dtype: torch.dtype, half: bool) -> int:
-    """What of that workspace is written."""
+    """Return how many bytes of the workspace are written."""
     return n * m * wide(dtype).itemsize // (2 if half else 1)
 
 
 def kept_limit(d: int) -> int:
-    """The workspace that pays, as measured on one machine: beyond what the allocator reuses, fresh memory can cost more
-    than the product saved. docs/design/similarity.md has the figures, and where they are close.
+    """Return the largest workspace in bytes that pays, as measured on one machine.
+
+    Beyond the memory that the allocator reuses, fresh memory can cost more than the product that it saves.
+    docs/design/similarity.md has the figures, and says where they are close.
     """
     return min(WORKSPACE, (64 if d >= 512 else 32) << 20)
 
 
 class LogSumExpSimilarity(torch.autograd.Function):
-    """Rows, and columns where asked. Frozen keys take the flash pass: dx is ready when the forward ends."""
+    """Compute log-sum-exps of rows, and of columns if asked. With frozen keys one flash pass also prepares dx."""
 
     @staticmethod
     def forward(
@@ -88,7 +89,7 @@ class LogSumExpSimilarity(torch.autograd.Function):
         rows_grad = rows_grad.contiguous()
         cols_grad = None if cols_grad is None else cols_grad.contiguous()
         sums = Sums(rows, rows_grad, cols, cols_grad)
-        if y is None and ctx.columns:  # the same matrix twice: x is passed on both sides and the two are added
+        if y is None and ctx.columns:  # x stands on both sides of the matrix: we pass it twice and add both gradients
             dx, dy, dscale = similarity.backward(Pairs(x, x, scale, exclude), sums, kept, True, True, ctx.backend)
             return dx + dy, None, dscale.to(scale.dtype) if need_scale else None, None, None, None
         dx, dy, dscale = similarity.backward(

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""softplus(lse - positive): the loss of anchors whose negatives are the rest of the batch, on one rank or on many.
+"""Compute losses of anchors whose negatives are the rest of the batch, on one rank or on many.
 
     anchor i:   log(e^p_i + sum_j e^s_ij) - p_i  =  softplus(lse_i - p_i),   j over all but itself and its positive
     backward    w_i = g_i sigmoid(lse_i - p_i);  dS_ij = w_i e^(s_ij - lse_i),  dp_i = -w_i
 
-Nothing cancels where p dominates, as it would in lse(all) - p. One autograd node holds the whole of it: at small N the
+Nothing cancels where p dominates, as it would in lse(all) - p. One autograd node holds the whole loss: at small N the
 nodes cost more than the arithmetic.
 
-Across ranks a row is an anchor here and a key of every anchor of the group. Its gradient as a key needs of the other
-ranks only their lse and weights, 2N floats, where a reduce-scatter would move N*D. Cost per rank with n of N rows:
-2*n*N*D operations forward and 4*n*N*D backward for each side.
+With several ranks, a row is an anchor on its own rank and a key of every anchor of the group. Its gradient as a key
+needs only the lse and the weights of the other ranks, 2N floats; a reduce-scatter would move N*D. A rank with n of N
+rows spends 2*n*N*D operations forward and 4*n*N*D backward for each side.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from sslkernels.ops.similarity.schema import SIMILARITY, Pairs, Sums
 
 
 def self_contrast(x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard, backend: str | None) -> Tensor:
-    """Losses of every row of x against all others, `reduced`; the positive of row i is row ``(i + shift) mod N``."""
+    """Contrast every row of x with all others, `reduced`; the positive of row i is row ``(i + shift) mod N``."""
     return _SelfContrast.apply(x, scale, shift, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def pair_contrast(x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str | None) -> Tensor:
-    """Losses of row i of x against all of y and row i of y against all of x, averaged, `reduced`; x_i matches y_i."""
+    """Contrast row i of x with all of y, and row i of y with all of x; average both, `reduced`. x_i matches y_i."""
     return _PairContrast.apply(x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def contrast(
     lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str | None
 ) -> Tensor:
-    """Losses of every row of x, `reduced`, given the lse of its negatives; row i of y is its positive."""
+    """Contrast every row of x with negatives whose lse is given, `reduced`; row i of y is the positive of x_i."""
     return _Contrast.apply(lse, x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 def _softplus(gap: Tensor) -> Tensor:
-    """log(1 + e^gap), linear where fp32 cannot tell the difference any more."""
+    """Compute log(1 + e^gap), and return ``gap`` itself where fp32 cannot tell the difference."""
     return F.softplus(gap, threshold=40)
 
 
 def _share(logits: Tensor) -> Tensor:
-    """The positives' logits as losses subtract them: an infinite one is NaN, or it would pass for a perfect match."""
+    """Make infinite logits of positives NaN before losses subtract them; they would pass for perfect matches."""
     return logits.nan_to_num(torch.nan, torch.nan, -torch.inf)
 
 
 def _within_range(logits: Tensor) -> Tensor:
-    """The positives' logits as their negatives are weighed: beside an infinite one, only infinite ones count."""
+    """Clamp logits of positives to weigh their negatives: beside an infinite positive only infinite negatives count."""
     return logits.clamp_max(torch.finfo(logits.dtype).max)
 
 
 def _of_share(weight: Tensor, logits: Tensor) -> Tensor:
-    """The positives' weight, of their negatives': NaN where the positive is infinite."""
+    """Derive the weight of positives from that of their negatives: it is NaN where the positive is infinite."""
     return torch.add(weight, logits.clamp_min(0), alpha=0)
 
 
@@ -128,7 +128,7 @@ class _SelfContrast(torch.autograd.Function):
         everyone = _everyone(lse, beside, ctx.shard)
         pairs = Pairs(x, keys, scale, left_out)
         dx, _, dscale = similarity.backward(pairs, Sums(lse, beside, *everyone), kept, True, False, ctx.backend)
-        if keys is not None:  # each pair stands in two ranks' sums, once as a row and once as a column: half from each
+        if keys is not None:  # a pair is in the sums of two ranks, once as a row and once as a column; each gives half
             dscale = dscale / 2
         of_positive, _ = dot_backward(x, None, ctx.shift, scale * weight, True, False, ctx.backend)
         need_x, need_scale = ctx.needs_input_grad[:2]

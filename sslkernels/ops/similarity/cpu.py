@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The similarity family on the compiled C++ kernels: allocate, pass pointers, return."""
+"""Run the similarity family on the compiled C++ kernels: allocate, pass pointers, return."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device="cpu")
     dy = torch.empty(keys.shape if need_y and pairs.y is not None else (0,), dtype=x.dtype, device="cpu")
     dscale = torch.empty((), dtype=wide(x.dtype), device="cpu")
-    if x.shape[0] == 0 or keys.shape[0] == 0:  # empty tensors have no address, which stands for "not wanted"
+    if x.shape[0] == 0 or keys.shape[0] == 0:  # empty tensors have address 0, which means "not wanted" to the kernel
         return (dx.zero_() if need_x else dx.new_empty(0)), dy.zero_(), dscale.zero_()
     _C.similarity_backward(
         CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0),

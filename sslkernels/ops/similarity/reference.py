@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The similarity family in plain PyTorch: the specification of every other backend, and a backend of its own.
+"""Run the similarity family in plain PyTorch: the specification of every other backend, and a backend of its own.
 
-S_ij = scale * <x_i, y_j>, summed in fp32 (fp64 for fp64 input), stored whole: O(N*M) memory.
+S_ij = scale * <x_i, y_j> is summed in fp32 (fp64 for fp64 input) and stored whole, in O(N*M) memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from sslkernels.ops.similarity.schema import Pairs, Sums
 
 
 def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Row log-sum-exp (N,), column log-sum-exp (M,) if ``columns``, and softmax(S) @ y (N, D) if ``attend``."""
+    """Return log-sum-exps of rows (N,), of columns (M,) if ``columns``, and softmax(S) @ y (N, D) if ``attend``."""
     logits, _, keys = _logits(pairs)
     logits = logits.masked_fill(_left_out(pairs.exclude, logits), -torch.inf)
     rows = logits.logsumexp(1)
@@ -26,7 +26,7 @@ def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> t
 def backward(
     pairs: Pairs, sums: Sums, kept: Tensor | None, need_x: bool, need_y: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, dy and dscale of sum(rows_grad * rows) + sum(cols_grad * cols); what is not needed is empty.
+    """Return dx, dy and dscale of sum(rows_grad * rows) + sum(cols_grad * cols); those not needed are empty.
 
     With ``y=None`` both terms belong to the same rows, each with its own exclusions, and dscale is halved.
     """
@@ -58,12 +58,12 @@ def _left_out(exclude: Tensor | None, logits: Tensor) -> Tensor:
     left_out = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
     if exclude is None or logits.numel() == 0:
         return left_out
-    # One spare column takes the -1 entries.
+    # The entries of -1 mark a spare column, which is cut off at the end.
     spare = torch.zeros(logits.shape[0], logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
     spare.scatter_(1, torch.where(exclude < 0, logits.shape[1], exclude), True)
     return spare[:, :-1]
 
 
 def _weights(logits: Tensor, lse: Tensor) -> Tensor:
-    """exp(logits - lse), zero where nothing was left to sum."""
+    """Return exp(logits - lse), or zero where no term was left to sum."""
     return torch.where(lse == -torch.inf, 0.0, torch.exp(logits - lse))

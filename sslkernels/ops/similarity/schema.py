@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ops of the similarity family: sums over all pairs of rows, and their gradients."""
+"""Declare the ops of the similarity family: sums over all pairs of rows, and their gradients."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ SIMILARITY = family("similarity", kernels=("cpu", "triton"))
 
 
 class Pairs(NamedTuple):
-    """The logits scale * <x_i, y_j> of all pairs but those left out."""
+    """Stand for the logits scale * <x_i, y_j> of all pairs except those left out."""
 
     x: Tensor  # (N, D)
     y: Tensor | None  # (M, D), or None for x itself
     scale: Tensor  # (), in the dtype of sums
-    exclude: Tensor | None  # (N, E): columns that row i leaves out, -1 for none
+    exclude: Tensor | None  # (N, E): row i leaves out these columns; -1 for none
 
 
 class Sums(NamedTuple):
-    """Log-sum-exps of the logits' rows and columns, each with the gradient that came for it; None where none came."""
+    """Hold log-sum-exps of the logits' rows and columns, and the gradient of each; None if there is no gradient."""
 
     rows: Tensor | None  # (N,)
     rows_grad: Tensor | None
@@ -35,7 +35,7 @@ class Sums(NamedTuple):
 def forward(
     pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sum-exps of rows, of columns, and softmax(logits) @ y; those not asked for are empty."""
+    """Return log-sum-exps of rows and of columns, and softmax(logits) @ y; those not asked for are empty."""
     x, y, _, _ = pairs
     n, m, dtype = x.shape[0], (x if y is None else y).shape[0], wide(x.dtype)
     return (
@@ -49,7 +49,7 @@ def forward(
 def backward(
     pairs: Pairs, sums: Sums, kept: Tensor | None, need_x: bool, need_y: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """dx, dy and dscale; those not asked for are empty."""
+    """Return dx, dy and dscale; those not asked for are empty."""
     x, y, _, _ = pairs
     return (
         x.new_empty(tuple(x.shape) if need_x else (0,)),

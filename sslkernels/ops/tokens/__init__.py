@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving tokens by index and measuring them where a mask says so; `sslkernels.functional.gather_tokens` and its kin."""
+"""Move tokens by index, and measure them under a mask; see `sslkernels.functional.gather_tokens` and its kin."""
 
 from sslkernels.ops.tokens.autograd import Collect, Gather, Patches, TokenErrors
 from sslkernels.ops.tokens.schema import TOKENS, ranks

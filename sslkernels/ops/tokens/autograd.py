@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moving tokens, as differentiable functions: a gather, and its adjoint that writes every row once.
+"""Move tokens by differentiable functions: a gather, and its adjoint that writes every row once.
 
     gather    out[m B + b, P + k] = x[b, P + i] or fill, + pos      i = index[m, b, k]
     collect   out[b, P + s] = sum of x[m B + b, P + k] over the (m, k) with index[m, b, k] = s; fill where there is none
 Each is the other's backward. The first P rows of a sample are passed through. ``index`` is (M, B, K): M index sets read
-the same x in one launch. An index that may not be is an IndexError on a CPU; on a GPU, which nobody waits for, it
-leaves NaN (in the row that would have been read, or in the sample that would have been written).
+the same x in one launch. An index outside its range is an IndexError on a CPU. A GPU does not wait to check it, and
+leaves NaN instead: a gather in the row that it writes for this index, a collect in the whole sample.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from sslkernels.ops.tokens import schema as tokens
 
 
 class Gather(torch.autograd.Function):
-    """x (B, P + N, C), index (M, B, K), fill (C,) for indices from N on or None, pos (rows, C) in fp32 (fp64) or None.
+    """Gather tokens of x (B, P + N, C) by index (M, B, K).
 
-    ``by_place``: token k takes row P + k of pos; else it takes the row that it was read from.
+    ``fill`` (C,), or None, stands for indices from N on. ``pos`` (rows, C), or None, is added in fp32 (fp64): token k
+    takes row P + k of it if ``by_place``, else the row of its index.
     """
 
     @staticmethod
@@ -65,7 +66,7 @@ class Gather(torch.autograd.Function):
 
 
 class Collect(torch.autograd.Function):
-    """x (M B, K, C), index (M, B, K), fill (C,) in fp32 (fp64) where nothing arrives, zero for None."""
+    """Scatter tokens of x (M B, K, C) by index (M, B, K); ``fill`` (C,) in fp32 (fp64), or zero, stands elsewhere."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, length: int, fill: Tensor | None, backend: str) -> Tensor:
@@ -92,7 +93,7 @@ class Collect(torch.autograd.Function):
 
 
 class Patches(torch.autograd.Function):
-    """Pixels of the patches (B, K, channels p p) of images (B, channels, H, W); index (B, K)."""
+    """Cut patches (B, K, channels p p) out of images (B, channels, H, W) by index (B, K)."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, index: Tensor, patch: int, backend: str) -> Tensor:
@@ -113,10 +114,10 @@ class Patches(torch.autograd.Function):
 
 
 class TokenErrors(torch.autograd.Function):
-    """The mean error (R,) over the features of each row of pred (R, C) with a weight; zero, and not read, without one.
+    """Measure the mean error (R,) over the features of each row of pred (R, C). Rows of weight 0 are zero and unread.
 
-    ``norm``: what the rows of target (R, C) are standardised by, "none", "mae" ((t - mean) / sqrt(unbiased variance +
-    1e-6)) or "layer" (biased variance, 1e-5). ``beta``: 0 for squares, else where smooth L1 turns linear.
+    ``norm`` says how the rows of target (R, C) are standardised: "none", "mae" ((t - mean) / sqrt(unbiased variance +
+    1e-6)) or "layer" (biased variance, 1e-5). ``beta`` is 0 for squares, else the error where smooth L1 turns linear.
     """
 
     @staticmethod

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an index may be. On a CPU a wrong one is an IndexError before anything is read."""
+"""Check the indices of tokens. On a CPU a wrong one is an IndexError before anything is read."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_bounds(index: Tensor, limit: int | None) -> None:
-    """Indices (..., B, K) from 0 to ``limit`` - 1; without a limit, from 0 on."""
+    """Raise an IndexError unless indices (..., B, K) run from 0 to ``limit`` - 1, or from 0 on without a limit."""
     wrong = index < 0
     if limit is not None:
         wrong = wrong | (index >= limit)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens family on compiled CUDA kernels: allocate, pick how wide rows are moved, launch.
+"""Run the tokens family on compiled CUDA kernels: allocate, choose how many numbers a thread moves at a time, launch.
 
-Nothing here waits for the device, and no size depends on what is in an index.
+Nothing here waits for the device, and no size depends on the numbers in an index.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from sslkernels.cuda import launch
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import contiguous, pointer, rows_of
 
-# csrc/cuda/tokens.cu
+# csrc/cuda/tokens.cu uses the same names and numbers.
 TYPES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
 NORMS = {"none": 0, "mae": 1, "layer": 2}
-# Threads of a block, and of a row at most.
+# A block has THREADS threads, and a row at most WARP of them.
 THREADS, WARP = 256, 32
-# Warps among which sums over a batch are divided; the same on every device, and so are the bits.
+# Sums over a batch are divided among this many warps on every device, so that all devices give the same bits.
 SUMS_WARPS = 4096
 
 
@@ -104,7 +104,7 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     (batch, kept), (_, channels, height, width) = index.shape, images.shape
     out = _empty(images, batch, kept, channels * patch * patch, dtype=images.dtype)
     if out.numel():
-        # lines of a patch are moved whole, and begin where the image's rows are cut
+        # Lines of a patch are moved whole; each begins where patches cut a row of the image.
         kernel, step = _kernel("patches", (images.dtype,), patch, images.view(-1, width), out)
         blocks, threads, tiles = _grid(out, step)
         launch(
@@ -147,14 +147,11 @@ def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tenso
     return dpred
 
 
-# --- what they share ------------------------------------------------------------------------------------------------
-
-
 def _invert(index: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """The first entry of an index (M, B, K) at each place of a sample, and the entry after each of the same place."""
+    """Chain the entries of an index (M, B, K): the first entry of each place in a sample, and each one's successor."""
     index = index.contiguous()
     sets, batch, kept = index.shape
-    # two places more: whether an index repeats, and whether one is outside
+    # Two more places per sample say if an index repeats, and if one is outside.
     first = torch.full((batch, length + 2), -1, dtype=torch.int32, device=index.device)
     following = _empty(index, batch, sets * kept, dtype=torch.int32)
     if index.numel():
@@ -169,8 +166,10 @@ def _invert(index: Tensor, length: int) -> tuple[Tensor, Tensor]:
 
 
 def _kernel(name: str, dtypes: Sequence[torch.dtype], channels: int, *tensors: Tensor | None) -> tuple[str, int]:
-    """The kernel of that name for ``dtypes``, and how many of ``channels`` numbers it moves at a time: 16 bytes of the
-    narrower ones where every row of the tensors begins at a multiple of 16 bytes, else one.
+    """Choose the kernel of that name for ``dtypes``, and how many of the ``channels`` numbers it moves at a time.
+
+    These are 16 bytes of the narrowest dtype if every row of the tensors begins at a multiple of 16 bytes, else one
+    number.
     """
     width = 16 // min(dtype.itemsize for dtype in dtypes)
     even = channels % width == 0 and all(
@@ -183,7 +182,10 @@ def _kernel(name: str, dtypes: Sequence[torch.dtype], channels: int, *tensors: T
 
 
 def _grid(out: Tensor, width: int) -> tuple[tuple[int, int], tuple[int, int], int]:
-    """Blocks, threads of each, blocks of a sample of ``out`` (samples, rows, C); a thread writes ``width`` numbers."""
+    """Return blocks, threads per block, and blocks per sample of ``out`` (samples, rows, C).
+
+    A thread writes ``width`` numbers.
+    """
     samples, rows, channels = out.shape
     across = min(WARP, _power_of_two(-(-channels // width)))
     down = min(THREADS // across, _power_of_two(rows))
@@ -196,7 +198,7 @@ def _power_of_two(number: int) -> int:
 
 
 def _target(target: Tensor, dtype: torch.dtype) -> Tensor:
-    """There are kernels for predictions and targets of one dtype, and for float32 beside a 16-bit one."""
+    """Convert a target for which there is no kernel: kernels take one dtype for both, or float32 and a 16-bit dtype."""
     return rows_of(target if target.dtype == dtype or torch.float32 in (dtype, target.dtype) else target.float())
 
 

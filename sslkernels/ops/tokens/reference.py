@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tokens family in plain PyTorch: the specification of every other backend, and a backend of its own."""
+"""Run the tokens family in plain PyTorch: the specification of every other backend, and a backend of its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def gather(
     by_place: bool,
     dtype: torch.dtype,
 ) -> Tensor:
-    """x (B, P + N, C), index (M, B, K) -> (M B, P + K, C); ``fill`` (C,) is what an index from N on stands for.
+    """Gather tokens: x (B, P + N, C), index (M, B, K) -> (M B, P + K, C); ``fill`` (C,) stands for indices from N on.
 
-    ``pos``: (P + K, C) ``by_place``, else (N, C) by index; sums are fp32 (fp64).
+    ``pos`` is (P + K, C) if ``by_place``, else (N, C) by index; it is added in fp32 (fp64).
     """
     (sets, batch, kept), length = index.shape, x.shape[1] - prefix
     if x.device.type == "cpu":
@@ -49,9 +49,10 @@ def gather(
 def collect(
     x: Tensor, index: Tensor, length: int, fill: Tensor | None, prefix: int, strict: bool, dtype: torch.dtype
 ) -> Tensor:
-    """x (M B, P + K, C), index (M, B, K) -> (B, P + length, C); rows that share an index add up in fp32 (fp64).
+    """Scatter tokens: x (M B, P + K, C), index (M, B, K) -> (B, P + length, C).
 
-    Indices outside are left out, or must not be where ``strict``. ``fill`` (C,), or zero, is where nothing arrives.
+    Rows that share an index add up in fp32 (fp64). An index outside is left out, unless ``strict`` forbids it. A place
+    that receives no row gets ``fill`` (C,), or zero.
     """
     sets, batch, kept = index.shape
     if strict and x.device.type == "cpu":
@@ -59,7 +60,7 @@ def collect(
     rows = x.to(wide(x.dtype)).view(sets, batch, prefix + kept, x.shape[2])
     where = index.transpose(0, 1).reshape(batch, sets * kept).long()
     inside = (where >= 0) & (where < length)
-    # what is outside goes to a row of its own, which nobody gets
+    # Tokens outside the range go to a spare last row, which we cut off below.
     target = torch.where(inside, where, length)
     out = rows.new_zeros((batch, length + 1, x.shape[2]))
     moved = rows[:, :, prefix:].transpose(0, 1).reshape(batch, sets * kept, x.shape[2])
@@ -74,7 +75,7 @@ def collect(
 
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
-    """(length, C) in fp32 (fp64): sums in fp64 of the rows of x (M B, K, C) by index (M, B, K); others are left out."""
+    """Sum rows of x (M B, K, C) by index (M, B, K) in fp64 to (length, C) in fp32 (fp64); leave out rows outside."""
     rows = x.reshape(-1, x.shape[2]).double()
     where = index.reshape(-1).long()
     target = torch.where((where >= 0) & (where < length), where, length)
@@ -82,8 +83,10 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
 
 
 def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """ids_keep (B, keep): places of the smallest keys (B, L), smallest first; ids_restore (B, L): the rank of each key,
-    equal ones in order; mask (B, L): 1 where the rank is ``keep`` or more.
+    """Rank keys (B, L) and keep the smallest.
+
+    ids_keep (B, keep) holds the places of the smallest keys, smallest first. ids_restore (B, L) holds the rank of each
+    key, with equal keys in order. mask (B, L) is 1 where the rank is ``keep`` or more.
     """
     order = keys.argsort(dim=1, stable=True)
     places = torch.arange(keys.shape[1], device=keys.device).expand_as(order)
@@ -92,8 +95,9 @@ def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
-    """(B, K, channels p p) of images (B, channels, H, W): patches counted row by row, pixels as a convolution's weight
-    has them.
+    """Cut patches (B, K, channels p p) out of images (B, channels, H, W).
+
+    Patches are counted row by row; pixels are in the order of a convolution's weight.
     """
     batch, channels, height, width = images.shape
     down, across = height // patch, width // patch
@@ -107,8 +111,10 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
 
 
 def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
-    """Mean error (R,) of the rows of pred (R, C) whose weight (R,) is not 0, else 0; and mean and inverse deviation
-    (R, 2) of those rows of target, (0, 1) of others and without ``norm``. ``beta``: 0 for squares.
+    """Return mean errors (R,) and the moments (R, 2) of target.
+
+    A row of pred (R, C) has an error if its weight (R,) is not 0, else its error is 0. The moments are the mean and the
+    inverse deviation of a row of target, or (0, 1) if its weight is 0 or ``norm`` is "none". ``beta`` is 0 for squares.
     """
     dtype = wide(pred.dtype)
     moments = _moments(target.to(dtype), norm)
@@ -124,7 +130,7 @@ def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float
 
 
 def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
-    """d error / d pred, times ``scales`` (R,); a row of scale 0 is zero."""
+    """Return d error / d pred, times ``scales`` (R,); a row of scale 0 is zero."""
     dtype = wide(pred.dtype)
     difference = pred.to(dtype) - (target.to(dtype) - moments[:, :1]) * moments[:, 1:]
     slope = 2 * difference if beta == 0 else (difference / beta).clamp(-1, 1)
@@ -134,6 +140,6 @@ def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tenso
 def _moments(target: Tensor, norm: str) -> Tensor:
     if norm == "none":
         return torch.tensor([0.0, 1.0], dtype=target.dtype, device=target.device).repeat(len(target), 1)
-    # In fp64: squares of large numbers leave the range of fp32.
+    # We compute in fp64, because squares of large numbers overflow fp32.
     variance, mean = torch.var_mean(target.double(), 1, correction=1 if norm == "mae" else 0)
     return torch.stack([mean, (variance + EPS[norm]).rsqrt()], 1).to(target.dtype)

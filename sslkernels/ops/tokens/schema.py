@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ops of the tokens family: rows moved by index, ranked by key, cut out of images, and measured."""
+"""Declare the ops of the tokens family, which move rows by index, rank keys, cut patches out of images, and measure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def gather(
     dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
-    """(M B, P + K, C) of x (B, P + N, C) by index (M, B, K)."""
+    """Gather (M B, P + K, C) from x (B, P + N, C) by index (M, B, K)."""
     sets, batch, kept = index.shape
     return x.new_empty((sets * batch, prefix + kept, x.shape[2]), dtype=dtype)
 
@@ -39,19 +39,19 @@ def collect(
     dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
-    """(B, P + length, C) of x (M B, P + K, C) by index (M, B, K)."""
+    """Scatter x (M B, P + K, C) to (B, P + length, C) by index (M, B, K)."""
     return x.new_empty((index.shape[1], prefix + length, x.shape[2]), dtype=dtype)
 
 
 @TOKENS.op
 def sums(x: Tensor, index: Tensor, length: int, backend: str) -> Tensor:
-    """(length, C) of x (M B, K, C) by index (M, B, K)."""
+    """Sum x (M B, K, C) to (length, C) by index (M, B, K)."""
     return x.new_empty((length, x.shape[2]), dtype=wide(x.dtype))
 
 
 @TOKENS.op
 def ranks(keys: Tensor, keep: int, backend: str) -> tuple[Tensor, Tensor, Tensor]:
-    """ids_keep (B, keep), ids_restore (B, L) and mask (B, L) of keys (B, L)."""
+    """Rank keys (B, L): return ids_keep (B, keep), ids_restore (B, L) and mask (B, L)."""
     batch, length = keys.shape
     return (
         keys.new_empty((batch, keep), dtype=torch.int64),
@@ -62,7 +62,7 @@ def ranks(keys: Tensor, keep: int, backend: str) -> tuple[Tensor, Tensor, Tensor
 
 @TOKENS.op
 def patches(images: Tensor, index: Tensor, patch: int, backend: str) -> Tensor:
-    """(B, K, channels p p) of images (B, channels, H, W) by index (B, K)."""
+    """Cut patches (B, K, channels p p) out of images (B, channels, H, W) by index (B, K)."""
     batch, kept = index.shape
     return images.new_empty((batch, kept, images.shape[1] * patch * patch))
 
@@ -71,7 +71,7 @@ def patches(images: Tensor, index: Tensor, patch: int, backend: str) -> Tensor:
 def errors(
     pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float, backend: str
 ) -> tuple[Tensor, Tensor]:
-    """Errors (R,) of the rows of pred (R, C), and the moments (R, 2) of those of target."""
+    """Return the errors (R,) of the rows of pred (R, C), and the moments (R, 2) of the rows of target."""
     dtype = wide(pred.dtype)
     return pred.new_empty((pred.shape[0],), dtype=dtype), pred.new_empty((pred.shape[0], 2), dtype=dtype)
 
