@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,12 +113,8 @@ def _functions(path: Path) -> dict[str, list[str]]:
     return {node.name: [x.arg for x in node.args.args] for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 
-def test_a_family_needs_nothing_but_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new family is found by its folder, and its op runs, compiles and is checked like the others."""
-    import torch
-
-    from sslkernels import ops
-
+def test_a_family_needs_nothing_but_its_folder(tmp_path: Path, run_python: Callable) -> None:
+    """A new family is found by its folder, and its op runs and is registered like the others."""
     folder = tmp_path / "halves"
     folder.mkdir()
     (folder / "__init__.py").write_text("from sslkernels.ops.halves.schema import HALVES, half\n")
@@ -132,10 +127,16 @@ def test_a_family_needs_nothing_but_its_folder(tmp_path: Path, monkeypatch: pyte
         "    return x.new_empty(x.shape)\n"
     )
     (folder / "reference.py").write_text("def half(x):\n    return x / 2\n")
-    monkeypatch.setattr(ops, "__path__", [*ops.__path__, str(tmp_path)])
-    halves = families()["halves"]
-    half = inspect.getmodule(families).importlib.import_module("sslkernels.ops.halves").half  # type: ignore[union-attr]
-    x = torch.arange(4.0)
-    assert halves.choose(x.device, x.dtype, None) == "reference"
-    assert torch.equal(half(x, "reference"), x / 2)
-    torch.library.opcheck(torch.ops.sslkernels.halves_half.default, (x, "reference"))
+    done = run_python(
+        "import torch\n"
+        "from sslkernels import ops\n"
+        f"ops.__path__.append({str(tmp_path)!r})\n"
+        "from sslkernels.ops.registry import families\n"
+        "halves = families()['halves']\n"
+        "from sslkernels.ops.halves import half\n"
+        "x = torch.arange(4.0)\n"
+        "assert halves.choose(x.device, x.dtype, None) == 'reference'\n"
+        "assert torch.equal(half(x, 'reference'), x / 2)\n"
+        "torch.library.opcheck(torch.ops.sslkernels.halves_half.default, (x, 'reference'))\n"
+    )
+    assert done.returncode == 0, done.stderr

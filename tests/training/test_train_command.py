@@ -21,7 +21,7 @@ import torch
 pytest.importorskip("lightning")
 
 from sslkernels.cli import main  # noqa: E402
-from sslkernels.methods import METHODS  # noqa: E402
+from sslkernels.methods import METHODS, available  # noqa: E402
 from sslkernels.training.checkpoint import AtomicCheckpointIO  # noqa: E402
 
 COMMAND = Path(sys.executable).with_name("sslkernels")
@@ -176,7 +176,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train"], "METHOD"),
         (
             ["train", "nope"],
-            "method is 'nope'; accepted are barlow_twins, byol, i_jepa, mae, moby, moco_v2, moco_v3, simclr, simsiam",
+            f"method is 'nope'; accepted are {', '.join(available())}.",
         ),
         (["train", "simclr", "--data", "imagefolder:nowhere"], "nothing is there"),
         (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are digits"),
