@@ -21,13 +21,13 @@ dev: ## install into this environment, editable, with the fast build (VARIANTS="
 check: ## lint: ruff, its format, clang-format, mypy
 	ruff check .
 	ruff format --check .
-	clang-format --dry-run --Werror $$(git ls-files csrc)
+	clang-format --dry-run --Werror $$(git ls-files -co --exclude-standard csrc)
 	mypy
 
 format: ## let ruff and clang-format write what `make check` asks for
 	ruff check --fix .
 	ruff format .
-	clang-format -i $$(git ls-files csrc)
+	clang-format -i $$(git ls-files -co --exclude-standard csrc)
 
 test: ## the suite, or one family's tests: make test FAMILY=tokens
 	pytest $(if $(FAMILY),tests/$(FAMILY))

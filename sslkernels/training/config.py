@@ -55,7 +55,7 @@ class TrainConfig:
     precision: str
     devices: int
     accumulate: int
-    method_options: dict[str, Any] = field(default_factory=dict)
+    method_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.method not in available():
