@@ -43,30 +43,29 @@ def beside_reference(
     def checked(*arguments: Any) -> Any:
         before = _copied(arguments)
         found = implementation(*arguments)
-        there = _copied(before)
-        expected = family.run(function, "reference", *there)
-        given = [pair for pair in _pairs(names, arguments, there) if pair[0] not in scratch]
-        outputs = [*_pairs(("output",), (found,), (expected,)), *given]
-        wrong = [_difference(mine, theirs) > _allowed(mine, given) for _, mine, theirs in outputs]
-        if any(wrong):
-            moved = _copied(before, _rounded)
-            again = [*_pairs(("output",), (family.run(function, "reference", *moved),), (expected,))]
-            again += [pair for pair in _pairs(names, moved, there) if pair[0] not in scratch]
+        expected, there = _on_reference(before, torch.clone)
+        given = _tensors(arguments, there)
+        compared = [*_pairs(("output",), (found,), (expected,)), *given]
+        if any(_difference(mine, theirs) > _allowed(mine, given) for _, mine, theirs in compared):
+            rounded, moved = _on_reference(before, _rounded)
+            noise = [*_pairs(("output",), (rounded,), (expected,)), *_tensors(moved, there)]
             came = ", ".join(f"{name} {_described(x)}" for name, x, _ in given)
-            for (name, mine, theirs), (_, rounded, _) in zip(outputs, again, strict=True):
-                off = _difference(mine, theirs)
-                most = max(_allowed(mine, given), TIMES * _difference(rounded, theirs))
-                if off > most:
-                    what = f"is off by {off:.1e} of its largest number, and {most:.0e} is allowed"
-                    if off == math.inf and _described(mine) != _described(theirs):
-                        what = f"is {_described(mine)}, and {_described(theirs)} on reference"
-                    warnings.warn(
-                        f"sslkernels: {family.ops[function].name} on {backend}: {name} {what} "
-                        f"(SSLKERNELS_CHECK; the op was given {came}).",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
+            for (name, mine, theirs), (_, other, _) in zip(compared, noise, strict=True):
+                complaint = _complaint(mine, theirs, max(_allowed(mine, given), TIMES * _difference(other, theirs)))
+                if complaint is not None:
+                    where = f"{family.ops[function].name} on {backend}: {name}"
+                    text = f"sslkernels: {where} {complaint} (SSLKERNELS_CHECK; the op was given {came})."
+                    warnings.warn(text, RuntimeWarning, stacklevel=2)
         return found
+
+    def _on_reference(arguments: Any, copy: Callable[[Tensor], Tensor]) -> tuple[Any, Any]:
+        """Run reference on a copy of the arguments; return its result and the copy, to which it may have written."""
+        copied = _copied(arguments, copy)
+        return family.run(function, "reference", *copied), copied
+
+    def _tensors(mine: Any, others: Any) -> list[tuple[str, Tensor, Tensor]]:
+        """Pair the arguments of both, without the scratch that nobody compares."""
+        return [pair for pair in _pairs(names, mine, others) if pair[0] not in scratch]
 
     return checked
 
@@ -115,6 +114,14 @@ def _difference(mine: Tensor, theirs: Tensor) -> float:
     off = torch.where(agree, 0, (a - b).abs()).nan_to_num(math.inf, math.inf)
     worst = float(off.max()) if off.numel() else 0.0
     return worst / float(torch.where(b.isfinite(), b.abs(), 0).max().clamp_min(1e-300)) if worst else 0.0
+
+
+def _complaint(mine: Tensor, theirs: Tensor, allowed: float) -> str | None:
+    """Say what is wrong with a tensor, or nothing."""
+    if (mine.shape, mine.dtype) != (theirs.shape, theirs.dtype):
+        return f"is {_described(mine)}, and {_described(theirs)} on reference"
+    off = _difference(mine, theirs)
+    return f"is off by {off:.1e} of its largest number, and {allowed:.0e} is allowed" if off > allowed else None
 
 
 def _described(x: Tensor) -> str:
