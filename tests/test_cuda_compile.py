@@ -192,7 +192,7 @@ def test_the_driver_gets_what_a_launch_was_given(run_python: Callable, tmp_path:
         "    try:\n"
         "        call()\n"
         "    except RuntimeError as error:\n"
-        "        print(error)\n",
+        "        print(error, flush=True)\n",
         LD_LIBRARY_PATH=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
