@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documentation site takes from the rest of the repository, for MkDocs (hooks) and Griffe (an extension).
+"""Bring pages and docstrings of the repository into the site, for MkDocs (hooks) and Griffe (an extension).
 
 - Pages that live outside docs/, such as the README, get a place in the site.
 - Links between files of the repository become links between pages, so that one text serves both.

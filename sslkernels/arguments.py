@@ -269,7 +269,7 @@ def described(value: object) -> str:
 
 
 def is_whole(value: object, least: int) -> bool:
-    """Whether ``value`` is an integer of Python or NumPy of at least ``least``; True is no integer here."""
+    """Tell if ``value`` is an integer of Python or NumPy of at least ``least``; True is no integer here."""
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
 
 

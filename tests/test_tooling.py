@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not (ROOT / ".github").is_dir(), reason="a sourc
 
 
 def extra(name: str) -> set[str]:
-    """What an optional dependency of pyproject.toml asks for."""
+    """Read the requirements of an optional dependency from pyproject.toml."""
     (line,) = re.findall(rf"^{name} = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     return set(re.findall(r'"([^"]+)"', line))
 

@@ -38,7 +38,7 @@ class Provider(ABC):
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None: ...
 
     def task(self, workload: Workload, inputs: Inputs) -> Task:
-        """What it computes: the whole workload, unless a peer has something in its place."""
+        """Name the work that it does: the whole workload, unless a peer has something in its place."""
         return Task(inputs, workload.case.exact)
 
     @abstractmethod

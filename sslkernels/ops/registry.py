@@ -42,8 +42,6 @@ class Op:
     """Describe one op of a family as its function declared it."""
 
     name: str
-    schema: str
-    fields: tuple[str, ...]  # the arguments as torch sees them; the backend's name is the last
     scratch: tuple[str, ...]  # the arguments in which kernels may leave anything
 
 
@@ -100,7 +98,7 @@ class Family:
         signature, structs = _flat(declared)
         name = f"{self.name}_{function}"
         schema = torch.library.infer_schema(_Prototype(signature), mutates_args=(*mutates, *scratch), op_name=name)
-        self.ops[function] = Op(name, schema, tuple(signature.parameters), tuple(scratch))
+        self.ops[function] = Op(name, tuple(scratch))
 
         def through_backend(*arguments: Any) -> Any:
             return self.run(function, arguments[-1], *arguments[:-1])

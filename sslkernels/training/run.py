@@ -216,7 +216,7 @@ def _check_apart(out: Path, data: str) -> None:
 
 
 def _is_free(out: Path) -> bool:
-    """Whether the folder is empty, or was left by a run that had no checkpoint yet."""
+    """Tell if the folder is empty, or was left by a run that had no checkpoint yet."""
     return out.is_dir() and all(entry.name in FOLDERS or entry.name.endswith(PARTIAL) for entry in out.iterdir())
 
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Computes m t + (1 - m) s. In double it is right to half a bit of every narrower target, infinite numbers included.
-// From m = 0.9 on, where teachers are, t + (1 - m)(s - t) in fp32 is as good and a seventh faster, because the
+// Teachers have m >= 0.9. There t + (1 - m)(s - t) in fp32 is as good and a seventh faster, because the
 // roundings of the weight and of the difference count a tenth. (Near m = 0.5 they would come to 0.7 eps max(|t|, |s|).)
 #pragma once
 #include "../dtypes.h"

@@ -66,7 +66,7 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
     samples, kept, channels = x.shape
     if x.numel() == 0 or length == 0:
         return floats(x, length, channels).zero_()
-    # Of several rows, each gets about one token from every sample, which a search finds. A single row gets them all.
+    # Each of several rows gets about one token from every sample, which a search finds. A single row gets them all.
     if length > 1:
         tiles = cdiv(length, COLLECT.rows) * cdiv(channels, _width(channels))
         parts = max(1, min(samples, PROGRAMS * processors(x.device) // tiles))
