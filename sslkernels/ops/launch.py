@@ -41,3 +41,8 @@ def dot_precision() -> str:
 def pointer(x: Tensor | None) -> int:
     """Return the address of ``x``, or 0 for None."""
     return 0 if x is None else x.data_ptr()
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is not below ``size``. triton.next_power_of_2 takes more than a microsecond."""
+    return 1 << (size - 1).bit_length()

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sslkernels.ops.launch import power_of_two
+
 
 class Tile(NamedTuple):
     """The rows and columns that a program holds at once, and the warps that share them."""
@@ -41,11 +43,6 @@ def cdiv(size: int, block: int) -> int:
 def processors(device: torch.device) -> int:
     """The multiprocessors of a GPU. The interpreter gets a few, so that it splits work."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
-
-
-def power_of_two(size: int) -> int:
-    """The least power of two that is not below ``size``. triton.next_power_of_2 takes more than a microsecond."""
-    return 1 << (size - 1).bit_length()
 
 
 def row_tile(d: int) -> dict[str, Any]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from sslkernels import backends
-from sslkernels.ops.launch import dot_precision
+from sslkernels.ops.launch import dot_precision, power_of_two
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.triton_launch import cdiv, power_of_two, processors
+from sslkernels.ops.triton_launch import cdiv, processors
 
 # The chunked path holds this much of logits, and of weights beside them, at once. It cannot do without any.
 WORKSPACE = max(backends.WORKSPACE, 1 << 20)  # bytes

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sslkernels.cuda import launch
 from sslkernels.ops.dtypes import wide
-from sslkernels.ops.launch import contiguous, pointer, rows_of
+from sslkernels.ops.launch import contiguous, pointer, power_of_two, rows_of
 
 # csrc/cuda/tokens.cu uses the same names and numbers.
 TYPES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -187,14 +187,10 @@ def _grid(out: Tensor, width: int) -> tuple[tuple[int, int], tuple[int, int], in
     A thread writes ``width`` numbers.
     """
     samples, rows, channels = out.shape
-    across = min(WARP, _power_of_two(-(-channels // width)))
-    down = min(THREADS // across, _power_of_two(rows))
+    across = min(WARP, power_of_two(-(-channels // width)))
+    down = min(THREADS // across, power_of_two(rows))
     tiles = -(-rows // down)
     return (samples * tiles, 1), (across, down), tiles
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
 
 
 def _target(target: Tensor, dtype: torch.dtype) -> Tensor:

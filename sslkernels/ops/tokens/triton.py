@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.ops.launch import contiguous, rows_of
+from sslkernels.ops.launch import contiguous, power_of_two, rows_of
 from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
-from sslkernels.ops.triton_launch import Area, Tile, cdiv, empty, floats, power_of_two, processors
+from sslkernels.ops.triton_launch import Area, Tile, cdiv, empty, floats, processors
 
 # Tiles have as many columns as there are channels, up to WIDEST, and rows for the rest, up to TALLEST. Triton 3.9
 # compiles them without spills for sm_80, sm_90 and sm_100, and the slow tests hold them to that. They were not measured
