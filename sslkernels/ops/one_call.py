@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Give a loss one autograd node, whose gradient is computed in the same call as its value.
+
+Reductions "mean" and "sum" weigh every row alike, and the weight is known in the forward. So one call does both:
+
+    forward     value L, and dL/dx for every input x that asks for it, in float32 (float64 for float64)
+    backward    grad * dL/dx, rounded once to the dtype of x
+
+At small sizes nodes cost more than arithmetic. At large ones the exponentials and products that the gradient needs live
+inside the call and are not left for a backward. If no backward follows, the gradient was computed for nothing: under
+`torch.no_grad` and `torch.inference_mode` the value is computed alone. With several ranks the gradient needs numbers of
+the others, which are exchanged in the forward; the backward does not communicate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslkernels.ops.derivative import first_derivative
+from sslkernels.ops.registry import is_plain
+
+# Takes what was asked, which inputs need a gradient, and the inputs. It returns the value and one gradient for each
+# input; those that nobody needs are ignored.
+Compute = Callable[..., tuple[Any, ...]]
+
+
+def in_one_call(compute: Compute, asked: Any, *inputs: Tensor | None) -> Tensor:
+    """Call ``compute(asked, needs, *inputs)`` for the value and the gradients, and return the differentiable value.
+
+    ``compute`` must be a function at the top level of a module and ``asked`` hold no tensor, so that torch.compile can
+    trace the call. A second derivative raises.
+    """
+    differentiable = torch.is_grad_enabled()
+    needs = tuple(differentiable and x is not None and x.requires_grad for x in inputs)
+    return _OneCall.apply(compute, asked, needs, *inputs)
+
+
+class _OneCall(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:  # torch.compile counts parameters, and would leave out ctx
+        compute, asked, needs, *inputs = arguments
+        value, *gradients = compute(asked, needs, *inputs)
+        places = [place for place, need in enumerate(needs) if need]
+        # The inputs are saved only so that a second derivative finds out that the gradient depends on them.
+        ctx.save_for_backward(*(inputs[place] for place in places), *(gradients[place] for place in places))
+        ctx.places = places
+        return value
+
+    @staticmethod
+    @first_derivative
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        saved, count = ctx.saved_tensors, len(ctx.places)
+        as_it_is = is_plain() and grad.is_cpu and grad.item() == 1
+        scaled: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        for place, x, gradient in zip(ctx.places, saved[:count], saved[count:], strict=True):
+            if ctx.needs_input_grad[3 + place]:
+                scaled[3 + place] = gradient.to(x.dtype) if as_it_is else _times(gradient, grad, x.dtype)
+        return tuple(scaled)
+
+
+def _times(gradient: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """Multiply in the dtype of the sums and round once, in one pass where nothing traces it."""
+    if gradient.dtype == dtype or not is_plain():
+        return (gradient * grad).to(dtype)
+    return torch.mul(gradient, grad, out=torch.empty_like(gradient, dtype=dtype))
