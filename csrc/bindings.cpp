@@ -4,6 +4,7 @@
 // ops in sslkernels/ops allocate and check before they call.
 #include "bindings.h"
 #include "cpu/variants.h"
+#include "cpu/workspace.h"
 
 namespace sslkernels {
 
@@ -23,5 +24,8 @@ PYBIND11_MODULE(_C, module) {
     variant(); // so that a wrong SSLKERNELS_ISA fails when the module is imported
     module.def("isa", &isa);
     module.def("available_isas", &available_isas);
+    module.def("limit_workspace", &limit_workspace);
+    module.def("workspace_bytes", &workspace_bytes);
+    module.def("release_workspace", &release_workspace);
     for (const auto add : parts()) add(module);
 }

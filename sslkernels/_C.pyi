@@ -6,6 +6,9 @@ from torch import Tensor
 
 def isa() -> str: ...
 def available_isas() -> list[str]: ...
+def limit_workspace(bytes: int) -> None: ...
+def workspace_bytes() -> int: ...
+def release_workspace() -> None: ...
 def similarity_forward(
     dtype: int,
     x: int,
@@ -19,8 +22,6 @@ def similarity_forward(
     scale: float,
     exclude: int,
     excluded: int,
-    kept: int,
-    kept_bytes: int,
     rows: int,
     columns: int,
     attended: int,
@@ -39,15 +40,70 @@ def similarity_backward(
     scale: float,
     exclude: int,
     excluded: int,
-    kept: int,
-    kept_bytes: int,
     rows: int,
     rows_grad: int,
     columns: int,
     columns_grad: int,
-    dx: int,
-    dy: int,
-    dscale: int,
+    moved_x: int,
+    moved_y: int,
+    threads: int,
+) -> None: ...
+def similarity_weigh(
+    dtype: int,
+    x: int,
+    x_stride: int,
+    n: int,
+    y: int,
+    y_stride: int,
+    m: int,
+    d: int,
+    shift: int,
+    scale: float,
+    rows: int,
+    columns: int,
+    share: float,
+    row_weights: int,
+    column_weights: int,
+    pull: int,
+    threads: int,
+) -> tuple[float, float]: ...
+def similarity_finish(
+    dtype: int,
+    x: int,
+    x_stride: int,
+    n: int,
+    d: int,
+    moved: int,
+    partners: int,
+    partners_stride: int,
+    m: int,
+    shift: int,
+    pull: int,
+    norms: int,
+    scale: float,
+    out: int,
+    threads: int,
+) -> float: ...
+def similarity_kept_bytes(compute: int, n: int, m: int, itself: bool) -> int: ...
+def similarity_contrast(
+    against: int,
+    dtype: int,
+    compute: int,
+    x: int,
+    x_stride: int,
+    y: int,
+    y_stride: int,
+    n: int,
+    negatives: int,
+    negatives_stride: int,
+    m: int,
+    d: int,
+    scale: float,
+    unit: bool,
+    share: float,
+    most_kept: int,
+    value: int,
+    gradients: Sequence[int],
     threads: int,
 ) -> None: ...
 def unit_rows_forward(

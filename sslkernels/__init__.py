@@ -12,9 +12,19 @@ except ModuleNotFoundError as error:
     ) from error
 
 from sslkernels import functional, losses
-from sslkernels.backends import info, use_backend
+from sslkernels.backends import info, release_workspace, use_backend
 from sslkernels.state import EMA, MemoryQueue, update_momentum
 
 __version__ = "0.1.0"
 
-__all__ = ["EMA", "MemoryQueue", "__version__", "functional", "info", "losses", "update_momentum", "use_backend"]
+__all__ = [
+    "EMA",
+    "MemoryQueue",
+    "__version__",
+    "functional",
+    "info",
+    "losses",
+    "release_workspace",
+    "update_momentum",
+    "use_backend",
+]

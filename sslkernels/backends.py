@@ -16,7 +16,8 @@ from sslkernels.arguments import DEVICES, LARGEST_WHOLE, came
 NAMES = ("reference", "cpu", "triton", "cuda")
 # This is a plain global, like torch's own defaults: torch.compile can guard on a global, but not on a ContextVar.
 _block_choice: str | None = None
-# An op may take this much memory for a while to go faster: it keeps a part of a matrix, or works on a chunk of it.
+# An op may take this much memory to go faster: it keeps a part of a matrix, or works on a chunk of it. The C++ kernels
+# keep up to so much from one call to the next.
 WORKSPACE_VARIABLE, WORKSPACE_MIB = "SSLKERNELS_WORKSPACE_MIB", 256
 BACKEND_VARIABLE, ISA_VARIABLE = "SSLKERNELS_BACKEND", "SSLKERNELS_ISA"
 CHECK_VARIABLE = "SSLKERNELS_CHECK"  # 1: every op also runs on reference, and a warning names those that differ
@@ -55,6 +56,7 @@ _wrong_environment: str | None = None
 WORKSPACE, CHECKED = WORKSPACE_MIB << 20, False
 try:
     WORKSPACE = _workspace()
+    _C.limit_workspace(WORKSPACE)
     CHECKED = _checked()
     _check_isa()
 except ValueError as error:
@@ -111,6 +113,17 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None, has: t
 def usable(device: torch.device, dtype: torch.dtype, has: tuple[str, ...]) -> list[str]:
     """List the backends that can run for ``dtype`` on ``device``."""
     return [name for name in NAMES if name in has and why_not(name, device, dtype) is None]
+
+
+def release_workspace() -> None:
+    """Give back the memory that the C++ kernels keep from one call to the next.
+
+    It is at most what ``SSLKERNELS_WORKSPACE_MIB`` allows. The next call takes fresh memory again.
+
+    >>> import sslkernels as sk
+    >>> sk.release_workspace()
+    """
+    _C.release_workspace()
 
 
 @contextmanager

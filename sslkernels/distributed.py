@@ -53,6 +53,10 @@ class Shard:
         """Count the rows of all ranks, given those of this one."""
         return sum(self.sizes) if self.sizes else rows
 
+    def with_views(self, views: int) -> Shard:
+        """Count each row as so many, one of each view."""
+        return Shard(self.group, tuple(views * size for size in self.sizes), self.rank)
+
 
 Shard.alone = Shard(None, (), 0)
 
@@ -61,8 +65,8 @@ def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **s
     """Find the place of ``x (N, D)`` in ``group``, and check that ranks agree, in one small collective.
 
     Without a second process nothing is sent. Every rank must agree on ``function``, its ``settings``, D, dtype, and
-    which of ``x`` and ``others`` need a gradient: the backward communicates too, and a rank that skipped it would leave
-    the others waiting. One of the settings may be a tensor with one element. A rank may hold no row. A rank that raises
+    which of ``x`` and ``others`` need a gradient: gradients communicate too, and a rank that skipped it would leave the
+    others waiting. One of the settings may be the ``dtype`` in which rows are multiplied, if it is not theirs. One may be a tensor with one element. A rank may hold no row. A rank that raises
     before this call leaves the others waiting until the group's timeout.
     """
     resolved = _resolve(group)
@@ -70,9 +74,9 @@ def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **s
         return Shard.alone
     call = {
         "function": function,
+        "dtype": named(x.dtype),
         **settings,
         "features": x.shape[1],
-        "dtype": str(x.dtype).removeprefix("torch."),
         "gradients": [tensor.requires_grad and torch.is_grad_enabled() for tensor in (x, *others)],
     }
     known = {name: "a tensor" if isinstance(value, Tensor) else value for name, value in call.items()}
@@ -87,6 +91,10 @@ def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **s
     if len(set(calls)) > 1 or len(set(values)) > 1:
         raise ValueError(_difference(call, x.device, resolved))
     return Shard(resolved, sizes, dist.get_rank(resolved))
+
+
+def named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _bits(value: Tensor) -> Tensor:
@@ -167,6 +175,17 @@ def summed(x: Tensor, shard: Shard) -> Tensor:
     return x
 
 
+def summed_rows(x: Tensor, shard: Shard) -> Tensor:
+    """Sum rows over ranks, each of which has those of all ranks, and return this rank's own, without a gradient."""
+    if shard.ranks == 1:
+        return x.detach()
+    longest = max(shard.sizes)
+    parts = [_padded(part, longest) for part in x.detach().contiguous().split(shard.sizes)]
+    received = x.new_empty((longest, *x.shape[1:]))
+    _reduce_scatter(received, torch.cat(parts), shard.group)
+    return received[: shard.sizes[shard.rank]]
+
+
 class _GatherRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shard: Shard) -> Tensor:
@@ -176,12 +195,7 @@ class _GatherRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        shard = ctx.shard
-        longest = max(shard.sizes)
-        parts = [_padded(part, longest) for part in grad.contiguous().split(shard.sizes)]
-        received = grad.new_empty((longest, *grad.shape[1:]))
-        _reduce_scatter(received, torch.cat(parts), shard.group)
-        return received[: shard.sizes[shard.rank]], None
+        return summed_rows(grad, ctx.shard), None
 
 
 def check_group(group: GroupLike) -> GroupLike:

@@ -93,8 +93,6 @@ def poisoned_outputs() -> Iterator[None]:
         for name, family in families().items():
             if "cpu" in family.kernels:
                 patch.setattr(f"sslkernels.ops.{name}.cpu.torch", _PoisonedTorch("torch"))
-        # This module allocates the workspace of the similarity family's forward.
-        patch.setattr("sslkernels.ops.similarity.autograd.torch", _PoisonedTorch("torch"))
         yield
 
 

@@ -20,11 +20,10 @@ from sslkernels.arguments import (
     check_scalar,
     check_temperature,
 )
-from sslkernels.distributed import GroupLike, Shard, gather_rows, shard_of
-from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor, stacked
-from sslkernels.ops.rows import unit_rows
-from sslkernels.ops.similarity import checked_logsumexp
-from sslkernels.ops.similarity.contrast import contrast, pair_contrast, self_contrast
+from sslkernels.distributed import GroupLike, Shard, named, shard_of
+from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor
+from sslkernels.ops.similarity.contrast import contrast
+from sslkernels.ops.similarity.schema import Anchors
 
 
 def nt_xent(
@@ -67,11 +66,11 @@ def nt_xent(
     temperature = check_temperature("nt_xent", temperature)
     normalize = check_flag("nt_xent", "normalize", normalize)
     check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
-    n = z0.shape[0]
-    anchors = unit_rows(z0, z1, backend=backend) if normalize else _computed(stacked(z0, z1))[0]
-    scale = _inverse(temperature, anchors)
-    shard = sharded(group, "nt_xent", anchors, scale, temperature=temperature, normalize=normalize, reduction=reduction)
-    return self_contrast(anchors, scale, n, reduction, shard, backend)
+    z0, z1 = promoted(z0, z1) if normalize else _computed(z0, z1)
+    scale, dtype = _inverse(temperature, z0), compute_dtype(z0)
+    settings = {"temperature": temperature, "normalize": normalize, "reduction": reduction}
+    shard = sharded(group, "nt_xent", z0, z1, scale, dtype=named(dtype), **settings)
+    return contrast(Anchors(z0, z1, None, scale, "itself", normalize, dtype), reduction, shard, backend)
 
 
 def info_nce(
@@ -116,22 +115,15 @@ def info_nce(
                 "info_nce: symmetric=True came with negatives, and a queue has no opposite direction; drop one."
             )
         check_alike("info_nce", "negatives", check_rows("info_nce", "negatives", negatives), "query", query, rows=False)
-    query, key = promoted(query, key)
-    if normalize:
-        query, key = unit_rows(query, backend=backend), unit_rows(key, backend=backend)
-    else:
-        query, key = _computed(query, key)
-    scale = _inverse(temperature, query)
-    settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
-    shard = sharded(group, "info_nce", query, key, scale, queued=negatives is not None, **settings)
-    if symmetric:
-        return pair_contrast(query, key, scale, reduction, shard, backend)
+    query, key = promoted(query, key) if normalize else _computed(query, key)
+    scale, dtype = _inverse(temperature, query), compute_dtype(query)
+    against = "both" if symmetric else "rows"
     if negatives is not None:
-        others = checked_logsumexp(query, negatives.to(query.dtype), scale, None, False, backend)
-    else:
-        own = torch.arange(shard.start, shard.start + query.shape[0], device=query.device)[:, None]
-        others = checked_logsumexp(query, gather_rows(key, shard), scale, own, False, backend)
-    return contrast(others, query, key, scale, reduction, shard, backend)
+        against, negatives = "queue", negatives.to(dtype)
+    settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
+    settings |= {"queued": negatives is not None, "dtype": named(dtype)}
+    shard = sharded(group, "info_nce", query, key, scale, **settings)
+    return contrast(Anchors(query, key, negatives, scale, against, normalize, dtype), reduction, shard, backend)
 
 
 def clip_loss(
@@ -168,8 +160,9 @@ def clip_loss(
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
     image, text = _computed(image, text)
     scale = scale_tensor(logit_scale, image)
-    shard = sharded(group, "clip_loss", image, text, scale, logit_scale=logit_scale, reduction=reduction)
-    loss = pair_contrast(image, text, scale, reduction, shard, backend)
+    settings = {"logit_scale": logit_scale, "reduction": reduction}
+    shard = sharded(group, "clip_loss", image, text, scale, **settings)
+    loss = contrast(Anchors(image, text, None, scale, "both", False, image.dtype), reduction, shard, backend)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0 * logit_bias.sum()
     return loss

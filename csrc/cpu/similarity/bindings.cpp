@@ -5,47 +5,90 @@
 
 namespace sslkernels {
 
-static void forward(int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride, int64_t m,
-                    bool itself, int64_t d, double scale, Address exclude, int64_t excluded, Address kept,
-                    int64_t kept_bytes, Address rows, Address columns, Address attended, int threads) {
-    const Similarity problem{dtype,
-                             {at(x), x_stride, n},
-                             {at(y), y_stride, m},
-                             itself,
-                             d,
-                             scale,
-                             indices_at(exclude),
-                             excluded,
-                             at(kept),
-                             kept_bytes,
-                             threads};
-    py::gil_scoped_release release;
-    must(kernels<SimilarityKernels>().forward(problem, at(rows), at(columns), at(attended)));
-}
-
-static void backward(int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride, int64_t m,
-                     bool itself, int64_t d, double scale, Address exclude, int64_t excluded, Address kept,
-                     int64_t kept_bytes, Address rows, Address rows_grad, Address columns, Address columns_grad,
-                     Address dx, Address dy, Address dscale, int threads) {
-    const Similarity problem{dtype,
-                             {at(x), x_stride, n},
-                             {at(y), y_stride, m},
-                             itself,
-                             d,
-                             scale,
-                             indices_at(exclude),
-                             excluded,
-                             at(kept),
-                             kept_bytes,
-                             threads};
-    const SimilarityGrad grad{at(rows), at(rows_grad), at(columns), at(columns_grad), at(dx), at(dy), at(dscale)};
-    py::gil_scoped_release release;
-    must(kernels<SimilarityKernels>().backward(problem, grad));
+static Similarity similarity_of(int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
+                                int64_t m, bool itself, int64_t d, double scale, Address exclude, int64_t excluded,
+                                int threads) {
+    return {dtype,  {at(x), x_stride, n}, {at(y), y_stride, m}, itself, d, scale, indices_at(exclude), excluded,
+            threads};
 }
 
 static const Bindings bindings([](py::module_ &module) {
-    module.def("similarity_forward", &forward);
-    module.def("similarity_backward", &backward);
+    module.def("similarity_forward", [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
+                                        int64_t m, bool itself, int64_t d, double scale, Address exclude,
+                                        int64_t excluded, Address rows, Address columns, Address attended,
+                                        int threads) {
+        const Similarity problem =
+            similarity_of(dtype, x, x_stride, n, y, y_stride, m, itself, d, scale, exclude, excluded, threads);
+        py::gil_scoped_release release;
+        must(kernels<SimilarityKernels>().forward(problem, at(rows), at(columns), at(attended)));
+    });
+    module.def("similarity_backward", [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
+                                         int64_t m, bool itself, int64_t d, double scale, Address exclude,
+                                         int64_t excluded, Address rows, Address rows_grad, Address columns,
+                                         Address columns_grad, Address moved_x, Address moved_y, int threads) {
+        const Similarity problem =
+            similarity_of(dtype, x, x_stride, n, y, y_stride, m, itself, d, scale, exclude, excluded, threads);
+        py::gil_scoped_release release;
+        must(kernels<SimilarityKernels>().backward(problem, {at(rows), at(rows_grad), at(columns), at(columns_grad)},
+                                                   at(moved_x), at(moved_y)));
+    });
+    module.def("similarity_weigh",
+               [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride, int64_t m, int64_t d,
+                  int64_t shift, double scale, Address rows, Address columns, double share, Address row_weights,
+                  Address column_weights, Address pull, int threads) {
+                   double value, of_scale;
+                   {
+                       py::gil_scoped_release release;
+                       kernels<SimilarityKernels>().weigh(
+                           {dtype, {at(x), x_stride, n}, {at(y), y_stride, m}, d, shift, scale, threads}, at(rows),
+                           at(columns), share, {at(row_weights), at(column_weights), at(pull)}, &value, &of_scale);
+                   }
+                   return py::make_tuple(value, of_scale);
+               });
+    module.def("similarity_finish", [](int dtype, Address x, int64_t x_stride, int64_t n, int64_t d, Address moved,
+                                       Address partners, int64_t partners_stride, int64_t m, int64_t shift,
+                                       Address pull, Address norms, double scale, Address out, int threads) {
+        double of_scale;
+        {
+            py::gil_scoped_release release;
+            kernels<SimilarityKernels>().finish({dtype,
+                                                 {at(x), x_stride, n},
+                                                 at(moved),
+                                                 d,
+                                                 d,
+                                                 {at(partners), partners_stride, m},
+                                                 shift,
+                                                 at(pull),
+                                                 at(norms),
+                                                 scale,
+                                                 threads},
+                                                at(out), &of_scale);
+        }
+        return of_scale;
+    });
+    module.def("similarity_kept_bytes", [](int compute, int64_t n, int64_t m, bool itself) {
+        return kernels<SimilarityKernels>().kept_bytes(compute, n, m, itself);
+    });
+    module.def("similarity_contrast", [](int against, int dtype, int compute, Address x, int64_t x_stride, Address y,
+                                         int64_t y_stride, int64_t n, Address negatives, int64_t negatives_stride,
+                                         int64_t m, int64_t d, double scale, bool unit, double share, int64_t most_kept,
+                                         Address value, std::array<Address, 4> gradients, int threads) {
+        const Contrast problem{against,
+                               dtype,
+                               compute,
+                               {at(x), x_stride, n},
+                               {at(y), y_stride, n},
+                               {at(negatives), negatives_stride, m},
+                               d,
+                               scale,
+                               unit,
+                               share,
+                               most_kept,
+                               threads};
+        const auto &[dx, dy, dnegatives, dscale] = gradients;
+        py::gil_scoped_release release;
+        must(kernels<SimilarityKernels>().contrast(problem, {at(value), at(dx), at(dy), at(dnegatives), at(dscale)}));
+    });
 });
 
 } // namespace sslkernels

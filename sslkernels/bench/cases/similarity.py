@@ -87,15 +87,14 @@ def _workspace(logits: Callable[[Shape], Logits]) -> Callable[[Shape, torch.dtyp
     """Say whether the forward leaves its exponentials. The rule is the very one that the op asks."""
 
     def workspace(shape: Shape, dtype: torch.dtype) -> str:
-        from sslkernels.ops.similarity.autograd import kept_bytes, kept_limit
+        from sslkernels.ops.similarity.cpu import kept_bytes
 
         matrix = logits(shape)
         needed = kept_bytes(matrix.rows, matrix.columns, dtype, matrix.itself)
-        most = kept_limit(matrix.width)
-        limit = f"the {most >> 20} MiB that pay" if most < backends.WORKSPACE else f"{backends.WORKSPACE_VARIABLE}"
-        if needed <= most:
-            return f"the forward leaves its exponentials for the backward, {bytes_in_words(needed)} of {limit}"
-        return f"exponentials of {bytes_in_words(needed)} exceed {limit}: the backward multiplies all pairs once more"
+        words, limit = bytes_in_words(needed), backends.WORKSPACE_VARIABLE
+        if needed <= backends.WORKSPACE:
+            return f"the call keeps its exponentials for the gradient, {words} within {limit}"
+        return f"exponentials of {words} exceed {limit}: the gradient multiplies all pairs once more"
 
     return workspace
 

@@ -1,96 +1,107 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute losses of anchors whose negatives are the rest of the batch, on one rank or on many.
+"""Contrast rows that match with their negatives: the losses of `Anchors`, as one differentiable number or one by one.
 
-    anchor i:   log(e^p_i + sum_j e^s_ij) - p_i  =  softplus(lse_i - p_i),   j over all but itself and its positive
-    backward    w_i = g_i sigmoid(lse_i - p_i);  dS_ij = w_i e^(s_ij - lse_i),  dp_i = -w_i
-
-Nothing cancels where p dominates, as it would in lse(all) - p. One autograd node holds the whole loss: at small N the
-nodes cost more than the arithmetic.
-
-With several ranks, a row is an anchor on its own rank and a key of every anchor of the group. Its gradient as a key
-needs only the lse and the weights of the other ranks, 2N floats; a reduce-scatter would move N*D. A rank with n of N
-rows spends 2*n*N*D operations forward and 4*n*N*D backward for each side.
+A number is one node, whose gradient comes with it. Losses one by one are made of the primitives: how they will be
+weighed is not known before the backward.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.distributed import Shard, all_rows
+from sslkernels.distributed import Shard, gather_rows
 from sslkernels.ops.derivative import first_derivative
-from sslkernels.ops.reduction import each, reduced
+from sslkernels.ops.dtypes import stacked
+from sslkernels.ops.one_call import in_one_call
+from sslkernels.ops.rows import unit_rows
 from sslkernels.ops.rows.schema import dot_backward, dot_forward
+from sslkernels.ops.similarity import checked_logsumexp, composed
 from sslkernels.ops.similarity import schema as similarity
-from sslkernels.ops.similarity.autograd import workspace
-from sslkernels.ops.similarity.schema import SIMILARITY, Pairs, Sums
+from sslkernels.ops.similarity.anchors import losses_of, weights_of
+from sslkernels.ops.similarity.schema import SIMILARITY, Anchors, Needs
 
 
-def self_contrast(x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard, backend: str | None) -> Tensor:
-    """Contrast every row of x with all others, `reduced`; the positive of row i is row ``(i + shift) mod N``."""
-    return _SelfContrast.apply(x, scale, shift, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
+def contrast(anchors: Anchors, reduction: str, shard: Shard, backend: str | None) -> Tensor:
+    """Reduce the anchors' losses to their "mean" or "sum" over all ranks, times the number of ranks; "none" leaves them.
+
+    The mean over ranks of the returned values is then the whole batch's value, even if ranks hold different numbers of
+    rows. Losses of "itself" are those of x and then of y; losses of "both" are means of both directions.
+    """
+    x, y, negatives, scale, against, unit, dtype = anchors
+    if reduction == "none":
+        return _one_by_one(anchors, shard, backend)
+    chosen = SIMILARITY.choose(x.device, x.dtype, backend)
+    asked = _Asked(against, unit, dtype, reduction == "mean", shard, chosen)
+    return in_one_call(_computed, asked, x, y, negatives, scale)
 
 
-def pair_contrast(x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str | None) -> Tensor:
-    """Contrast row i of x with all of y, and row i of y with all of x; average both, `reduced`. x_i matches y_i."""
-    return _PairContrast.apply(x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
+class _Asked(NamedTuple):
+    against: str
+    unit: bool
+    dtype: torch.dtype
+    mean: bool
+    shard: Shard
+    backend: str
 
 
-def contrast(
-    lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str | None
-) -> Tensor:
-    """Contrast every row of x with negatives whose lse is given, `reduced`; row i of y is the positive of x_i."""
-    return _Contrast.apply(lse, x, y, scale, reduction, shard, SIMILARITY.choose(x.device, x.dtype, backend))
+def _computed(asked: _Asked, needs: tuple[bool, ...], x: Tensor, y: Tensor, negatives: Any, scale: Tensor) -> Any:
+    anchors = Anchors(x, y, negatives, scale, asked.against, asked.unit, asked.dtype)
+    if asked.shard.ranks == 1:
+        return similarity.contrast(anchors, asked.mean, Needs(*needs), asked.backend)
+    return composed.contrast(anchors, asked.mean, Needs(*needs), asked.shard, asked.backend)
 
 
-def _softplus(gap: Tensor) -> Tensor:
-    """Compute log(1 + e^gap), and return ``gap`` itself where fp32 cannot tell the difference."""
-    return F.softplus(gap, threshold=40)
+def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None) -> Tensor:
+    x, y, negatives, scale, against, unit, _ = anchors
+    if against == "itself":
+        n, shard = x.shape[0], shard.with_views(2)
+        rows = unit_rows(x, y, backend=backend) if unit else stacked(x, y)
+        own = composed.own_indices(rows, shard)
+        keys = None if shard.ranks == 1 else gather_rows(rows, shard)
+        lse = checked_logsumexp(rows, keys, scale, torch.stack((own, own.roll(-n)), 1), False, backend)
+        return _losses(lse, rows, rows.roll(-n, 0), scale, backend)
+    if unit:
+        x, y = unit_rows(x, backend=backend), unit_rows(y, backend=backend)
+    own = composed.own_indices(x, shard)[:, None]
+    if negatives is not None:
+        lse = checked_logsumexp(x, negatives, scale, None, False, backend)
+    elif against == "rows":
+        lse = checked_logsumexp(x, gather_rows(y, shard), scale, own, False, backend)
+    else:
+        if shard.ranks == 1:
+            lse, other = checked_logsumexp(x, y, scale, own, True, backend)
+        else:
+            lse, other = (
+                checked_logsumexp(near, gather_rows(far, shard), scale, own, False, backend)
+                for near, far in ((x, y), (y, x))
+            )
+        return (_losses(lse, x, y, scale, backend) + _losses(other, x, y, scale, backend)) / 2
+    return _losses(lse, x, y, scale, backend)
 
 
-def _share(logits: Tensor) -> Tensor:
-    """Make infinite logits of positives NaN before losses subtract them; they would pass for perfect matches."""
-    return logits.nan_to_num(torch.nan, torch.nan, -torch.inf)
+def _losses(lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, backend: str | None) -> Tensor:
+    """Compute the loss of every row of x, whose positive is the same row of y and whose negatives have that lse."""
+    return _Losses.apply(lse, x, y, scale, SIMILARITY.choose(x.device, x.dtype, backend))
 
 
-def _within_range(logits: Tensor) -> Tensor:
-    """Clamp logits of positives to weigh their negatives: beside an infinite positive only infinite negatives count."""
-    return logits.clamp_max(torch.finfo(logits.dtype).max)
-
-
-def _of_share(weight: Tensor, logits: Tensor) -> Tensor:
-    """Derive the weight of positives from that of their negatives: it is NaN where the positive is infinite."""
-    return torch.add(weight, logits.clamp_min(0), alpha=0)
-
-
-class _Contrast(torch.autograd.Function):
+class _Losses(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        lse: Tensor,
-        x: Tensor,
-        y: Tensor,
-        scale: Tensor,
-        reduction: str,
-        shard: Shard,
-        backend: str,
-    ) -> Tensor:
+    def forward(ctx: Any, lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, backend: str) -> Tensor:
         positive = dot_forward(x, y, 0, backend)
         logits = scale * positive
         ctx.save_for_backward(x, y, scale, positive, logits, lse)
-        ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
-        return reduced(_softplus(lse - _share(logits)), reduction, shard)
+        ctx.backend = backend
+        return losses_of(lse, logits)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, y, scale, positive, logits, lse = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[1:4]
-        beside = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(lse - _within_range(logits))
-        weight = _of_share(beside, logits)
+        beside, weight = weights_of(lse, logits, grad)
         dx = dy = None
         if need_x or need_y:
             dx, dy = dot_backward(x, y, 0, scale * -weight, need_x, need_y, ctx.backend)
@@ -100,106 +111,4 @@ class _Contrast(torch.autograd.Function):
             dy if need_y else None,
             -torch.dot(weight, positive) if need_scale else None,
             None,
-            None,
-            None,
         )
-
-
-class _SelfContrast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: int, reduction: str, shard: Shard, backend: str) -> Tensor:
-        own = torch.arange(shard.start, shard.start + x.shape[0], device=x.device)
-        left_out = torch.stack((own, own.roll(-shift)), 1)
-        keys = None if shard.ranks == 1 else all_rows(x, shard)
-        kept = workspace(x, keys, keys is None, backend, any(ctx.needs_input_grad))
-        lse, _, _ = similarity.forward(Pairs(x, keys, scale, left_out), False, False, kept, backend)
-        positive = dot_forward(x, None, shift, backend)
-        logits = scale * positive
-        ctx.save_for_backward(x, keys, scale, left_out, lse, positive, logits, kept)
-        ctx.shift, ctx.reduction, ctx.shard, ctx.backend = shift, reduction, shard, backend
-        return reduced(_softplus(lse - _share(logits)), reduction, shard)
-
-    @staticmethod
-    @first_derivative
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, keys, scale, left_out, lse, positive, logits, kept = ctx.saved_tensors
-        beside = each(grad, x.shape[0], ctx.reduction, ctx.shard) * torch.sigmoid(lse - _within_range(logits))
-        weight = _of_share(beside, logits)
-        everyone = _everyone(lse, beside, ctx.shard)
-        pairs = Pairs(x, keys, scale, left_out)
-        dx, _, dscale = similarity.backward(pairs, Sums(lse, beside, *everyone), kept, True, False, ctx.backend)
-        if keys is not None:  # a pair is in the sums of two ranks, once as a row and once as a column; each gives half
-            dscale = dscale / 2
-        of_positive, _ = dot_backward(x, None, ctx.shift, scale * weight, True, False, ctx.backend)
-        need_x, need_scale = ctx.needs_input_grad[:2]
-        return (
-            dx - of_positive if need_x else None,
-            dscale - torch.dot(weight, positive) if need_scale else None,
-            None,
-            None,
-            None,
-            None,
-        )
-
-
-class _PairContrast(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, scale: Tensor, reduction: str, shard: Shard, backend: str) -> Tensor:
-        own = torch.arange(shard.start, shard.start + x.shape[0], device=x.device)[:, None]
-        needed = any(ctx.needs_input_grad)
-        all_x = all_y = kept_there = None
-        if shard.ranks == 1:
-            kept = workspace(x, y, False, backend, needed)
-            rows, columns, _ = similarity.forward(Pairs(x, y, scale, own), True, False, kept, backend)
-        else:
-            all_x, all_y = all_rows(x, shard), all_rows(y, shard)
-            kept, kept_there = (workspace(x, all_y, False, backend, needed) for _ in range(2))
-            rows, _, _ = similarity.forward(Pairs(x, all_y, scale, own), False, False, kept, backend)
-            columns, _, _ = similarity.forward(Pairs(y, all_x, scale, own), False, False, kept_there, backend)
-        positive = dot_forward(x, y, 0, backend)
-        logits = scale * positive
-        ctx.save_for_backward(x, y, all_x, all_y, scale, own, rows, columns, positive, logits, kept, kept_there)
-        ctx.reduction, ctx.shard, ctx.backend = reduction, shard, backend
-        share = _share(logits)
-        return reduced((_softplus(rows - share) + _softplus(columns - share)) / 2, reduction, shard)
-
-    @staticmethod
-    @first_derivative
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, y, all_x, all_y, scale, own, rows, columns, positive, logits, kept, kept_there = ctx.saved_tensors
-        need_x, need_y, need_scale = ctx.needs_input_grad[:3]
-        half = each(grad, x.shape[0], ctx.reduction, ctx.shard) / 2
-        within = _within_range(logits)
-        of_rows, of_columns = half * torch.sigmoid(rows - within), half * torch.sigmoid(columns - within)
-        weight = _of_share(of_rows + of_columns, logits)
-        dx = dy = dscale = None
-        if ctx.shard.ranks == 1:
-            sums = Sums(rows, of_rows, columns, of_columns)
-            dx, dy, dscale = similarity.backward(
-                Pairs(x, y, scale, own), sums, kept, need_x or need_scale, need_y, ctx.backend
-            )
-        else:
-            everyones_rows = _everyone(rows, of_rows, ctx.shard)
-            everyones_columns = _everyone(columns, of_columns, ctx.shard)
-            if need_x or need_scale:
-                sums = Sums(rows, of_rows, *everyones_columns)
-                dx, _, dscale = similarity.backward(Pairs(x, all_y, scale, own), sums, kept, True, False, ctx.backend)
-            if need_y:
-                sums = Sums(columns, of_columns, *everyones_rows)
-                dy, _, _ = similarity.backward(Pairs(y, all_x, scale, own), sums, kept_there, True, False, ctx.backend)
-        dx_positive, dy_positive = dot_backward(x, y, 0, scale * weight, need_x, need_y, ctx.backend)
-        return (
-            dx - dx_positive if need_x else None,
-            dy - dy_positive if need_y else None,
-            dscale - torch.dot(weight, positive) if need_scale else None,
-            None,
-            None,
-            None,
-        )
-
-
-def _everyone(lse: Tensor, weight: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
-    if shard.ranks == 1:
-        return lse, weight
-    both = all_rows(torch.stack((lse, weight), 1), shard)
-    return both[:, 0].contiguous(), both[:, 1].contiguous()

@@ -9,11 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sslkernels.distributed import Shard
 from sslkernels.ops.dtypes import widened
-from sslkernels.ops.similarity.schema import Pairs, Sums
+from sslkernels.ops.similarity import composed
+from sslkernels.ops.similarity.anchors import losses_of, weights_of
+from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives, Sums
 
 
-def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-sum-exps of rows (N,), of columns (M,) if ``columns``, and softmax(S) @ y (N, D) if ``attend``."""
     logits, _, keys = _logits(pairs)
     logits = logits.masked_fill(_left_out(pairs.exclude, logits), -torch.inf)
@@ -23,14 +26,12 @@ def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> t
     return rows, column_sums, attended
 
 
-def backward(
-    pairs: Pairs, sums: Sums, kept: Tensor | None, need_x: bool, need_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return dx, dy and dscale of sum(rows_grad * rows) + sum(cols_grad * cols); those not needed are empty.
+def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
+    """Return the sums of weight * y and of weight * x for sum(rows_grad * rows) + sum(cols_grad * cols).
 
-    With ``y=None`` both terms belong to the same rows, each with its own exclusions, and dscale is halved.
+    With ``y=None`` both terms belong to the same rows, each with its own exclusions.
     """
-    (x, y, scale, exclude), (rows, rows_grad, cols, cols_grad) = pairs, sums
+    (_, y, _, exclude), (rows, rows_grad, cols, cols_grad) = pairs, sums
     logits, queries, keys = _logits(pairs)
     left_out = _left_out(exclude, logits)
     weights = torch.zeros_like(logits)
@@ -39,13 +40,44 @@ def backward(
     if cols is not None and cols_grad is not None:
         left_out = left_out if y is not None else left_out.T
         weights += (cols_grad[None, :] * _weights(logits, cols[None, :])).masked_fill(left_out, 0)
-    moved = weights @ keys
-    dscale = (queries * moved).sum()
-    if y is None:
-        dscale = dscale / 2
-    dx = (scale * moved).to(x.dtype) if need_x else x.new_empty(0)
-    dy = (scale * (weights.T @ queries)).to(y.dtype) if need_y and y is not None else x.new_empty(0)
-    return dx, dy, dscale
+    none = logits.new_empty(0)
+    return (
+        weights @ keys if need_x or y is None else none,
+        weights.T @ queries if need_y and y is not None else none,
+    )
+
+
+def weigh(
+    positives: Positives, rows: Tensor, cols: Tensor | None, share: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, y, shift, scale = positives
+    products = (widened(x) * widened(y).roll(-shift, 0)[: x.shape[0]]).sum(1)
+    directions = [rows] if cols is None else [rows, cols]
+    value, weights, pull = torch.zeros_like(scale), [], torch.zeros_like(rows)
+    for lse in directions:
+        # The weight comes first: the sum of large losses may overflow where their mean does not.
+        value = value + (share / len(directions) * losses_of(lse, scale * products)).sum()
+        beside, own = weights_of(lse, scale * products, share / len(directions))
+        weights.append(beside)
+        pull = pull + own
+    return value, weights[0], weights[1] if cols is not None else rows.new_empty(0), pull, pull.dot(products)
+
+
+def finish(rows: Moved, partners: Tensor | None, shift: int, pull: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Turn what moved unit rows into the gradient of the rows that were divided by their norms."""
+    x, moved = widened(rows.x), rows.moved
+    gradient = moved
+    if partners is not None and pull is not None:
+        gradient = moved - pull[:, None] * widened(partners).roll(-shift, 0)[: x.shape[0]]
+    gradient = rows.scale * gradient
+    if rows.norms is not None:
+        along = torch.where(rows.norms > 1e-12, (x * gradient).sum(1), 0)
+        gradient = (gradient - x * along[:, None]) / rows.norms.clamp_min(1e-12)[:, None]
+    return gradient, (x * moved).sum()
+
+
+def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return composed.contrast(anchors, mean, needs, Shard.alone, "reference")
 
 
 def _logits(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:

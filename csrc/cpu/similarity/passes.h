@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Runs the two passes over all pairs: the log-sum-exps, and the gradient that their weights give.
+#pragma once
+#include "../dot.h"
+#include "../memory.h"
+#include "attend.h"
+#include "gradient.h"
+#include "kernels.h"
+#include "logsumexp.h"
+#include "schedule.h"
+
+namespace {
+
+using sslkernels::Similarity;
+using sslkernels::Sums;
+
+// Memory in which the forward leaves its exponentials for the gradient (kept.h); null if there is none.
+struct Room {
+    void *memory = nullptr;
+    int64_t bytes = 0;
+};
+
+template <class Acc> void fill(Acc *p, int64_t n, Acc x) {
+    for (int64_t i = 0; i < n; ++i) p[i] = x;
+}
+
+// Returns the sum of a row or column whose largest logit is infinite. It is infinite, or NaN if another logit is NaN.
+// The running sum is NaN in both cases, so the row is read once more.
+template <class In, class Acc> Acc beyond_range(const Similarity &s, int64_t index, bool column) {
+    const Rows y = s.y;
+    for (int64_t k = 0; k < (column ? s.x.count : y.count); ++k) {
+        const int64_t i = column ? k : index, j = column ? index : k;
+        bool excluded = false;
+        for (int64_t e = 0; s.exclude && e < s.excluded; ++e) excluded |= s.exclude[i * s.excluded + e] == j;
+        const Acc logit = Acc(s.scale) * dot<Acc>(row<In>(s.x, i), row<In>(y, j), s.d);
+        if (!excluded && logit != logit) return Acc(NAN);
+    }
+    return Acc(INFINITY);
+}
+
+template <class In, class Acc>
+void finish_lse(const Similarity &s, bool column, const Acc *top, const Acc *total, int64_t n, void *out_) {
+    Acc *out = static_cast<Acc *>(out_);
+    for (int64_t i = 0; i < n; ++i) {
+        out[i] = total[i] == 0 ? -Acc(INFINITY) : Acc(double(top[i]) + log(double(total[i])));
+        if (top[i] == Acc(INFINITY)) out[i] = beyond_range<In, Acc>(s, i, column);
+    }
+}
+
+// Computes the log-sum-exps of rows, and of columns or softmax(S) * Y unless null. Rows of the latter are `apart`
+// apart.
+template <class P, class In>
+bool forward_typed(const Similarity &s, Room room, void *rows, void *columns, void *attended, int64_t apart) {
+    using Acc = typename P::Acc;
+    const bool self = s.itself;
+    const Rows y = s.y;
+    const int64_t n = s.x.count, m = y.count;
+    const Meeting meeting = self && !columns ? Meeting::kItself : columns ? Meeting::kBothSides : Meeting::kOneSide;
+    const Plan p = plan<P>(meeting, n, m, s.d, s.threads);
+    const bool attend = attended;
+    const int64_t each = round_up(Tiles<P, In>::bytes(s.d, attend), 64), ld = round_up(s.d, kLanes<Acc>);
+    const bool direct = ld == apart;
+    Memory memory(each * p.threads + 4 * 64 + 2 * (n + m) * int64_t(sizeof(Acc)) +
+                  (attend ? p.threads * kBlock * kBlock * int64_t(sizeof(Acc)) : 0) +
+                  (attend && !direct ? n * ld * int64_t(sizeof(Acc)) + 64 : 0) + 256);
+    if (!memory.data) return false;
+    char *scratch = memory.take(each * p.threads);
+    Acc *state[4];
+    for (int k = 0; k < 4; ++k) {
+        state[k] = reinterpret_cast<Acc *>(memory.take((k < 2 ? n : m) * int64_t(sizeof(Acc))));
+        fill(state[k], k < 2 ? n : m, Acc(k % 2 ? 0 : kLowest<Acc>));
+    }
+    const Exclusion exclusion{s.exclude, meeting == Meeting::kItself ? s.exclude : nullptr, s.excluded,
+                              meeting != Meeting::kItself};
+    const Blocks o{n, p.block}, i{m, p.block};
+    auto set = [&](auto &job) {
+        job.owners = s.x, job.others = y, job.d = s.d, job.scale = Acc(s.scale), job.exclusion = exclusion;
+        job.owner_max = state[0], job.owner_sum = state[1], job.features = attend;
+    };
+    if (attend) {
+        Attend<P, In> job{};
+        set(job);
+        job.logits = reinterpret_cast<Acc *>(memory.take(p.threads * kBlock * kBlock * int64_t(sizeof(Acc))));
+        job.attended =
+            direct ? static_cast<Acc *>(attended) : reinterpret_cast<Acc *>(memory.take(n * ld * int64_t(sizeof(Acc))));
+        job.ld = ld;
+        memset(job.attended, 0, n * ld * sizeof(Acc));
+        run(job, p.meeting, o, i, p.threads, scratch, each);
+        if (!direct)
+            for (int64_t r = 0; r < n; ++r)
+                memcpy(static_cast<Acc *>(attended) + r * apart, job.attended + r * ld, s.d * sizeof(Acc));
+    } else {
+        LogSumExp<P, In> job{};
+        set(job);
+        job.other_max = meeting == Meeting::kItself ? state[0] : state[2];
+        job.other_sum = meeting == Meeting::kItself ? state[1] : state[3];
+        job.kept = Kept<P>(room.memory, room.bytes, n, m, {p.meeting == Meeting::kItself, 0, p.block});
+        run(job, p.meeting, o, i, p.threads, scratch, each);
+    }
+    finish_lse<In>(s, false, state[0], state[1], n, rows);
+    if (columns) finish_lse<In>(s, true, state[2], state[3], m, columns);
+    return true;
+}
+
+// Copies lse and its gradient, and makes rows neutral that get no gradient, because none arrives or no pair was left.
+// An infinite or NaN gradient still gives NaN in such a row, and so does a gradient of zero where the weights are NaN.
+template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_t n, Memory &memory) {
+    Side<Acc> side{};
+    if (!lse || !grad) return side;
+    side.lse = reinterpret_cast<Acc *>(memory.take(n * int64_t(sizeof(Acc))));
+    side.grad = reinterpret_cast<Acc *>(memory.take(n * int64_t(sizeof(Acc))));
+    for (int64_t i = 0; i < n; ++i) {
+        const Acc x = static_cast<const Acc *>(lse)[i], g = static_cast<const Acc *>(grad)[i];
+        const bool neutral = x == -Acc(INFINITY) || (g == 0 && x - x == 0);
+        side.lse[i] = neutral ? kNeutral<Acc> + g * 0 : x;
+        side.grad[i] = neutral ? g * 0 : g;
+    }
+    return side;
+}
+
+// Sums the unscaled gradient: moved_x = sum over columns of weight * y, and moved_y likewise; null where not wanted.
+// Rows of both are `ld` apart.
+template <class P, class In>
+bool moved_typed(const Similarity &s, Room room, const Sums &sums, void *moved_x, void *moved_y, int64_t ld) {
+    using Acc = typename P::Acc;
+    const bool self = s.itself;
+    const Rows y = s.y;
+    const bool both = moved_x && moved_y, swap = !moved_x;
+    const Meeting meeting = self ? Meeting::kItself : both ? Meeting::kBothSides : Meeting::kOneSide;
+    const Rows owners = swap ? y : s.x, others = swap ? s.x : y;
+    const Plan p = plan<P>(meeting, owners.count, others.count, s.d, s.threads);
+    const int64_t each = round_up(Tiles<P, In>::bytes(s.d, true), 64), padded = round_up(s.d, kLanes<Acc>);
+    const bool direct = ld == padded;
+    const int64_t moved_rows = owners.count + (both ? others.count : 0);
+    Memory memory(each * p.threads + 2 * (s.x.count + y.count) * int64_t(sizeof(Acc)) + 8 * 64 +
+                  (direct ? 0 : moved_rows * padded * int64_t(sizeof(Acc))));
+    if (!memory.data) return false;
+    Gradient<P, In> job{};
+    char *scratch = memory.take(each * p.threads);
+    Side<Acc> of_rows = side_of<Acc>(sums.rows, sums.rows_grad, s.x.count, memory);
+    Side<Acc> of_columns = side_of<Acc>(sums.columns, sums.columns_grad, y.count, memory);
+    job.own = swap ? of_columns : of_rows;
+    job.oth = swap ? of_rows : of_columns;
+    auto moved = [&](void *out, int64_t count) {
+        Acc *at = direct ? static_cast<Acc *>(out) : reinterpret_cast<Acc *>(memory.take(count * padded * sizeof(Acc)));
+        memset(at, 0, count * padded * sizeof(Acc));
+        return at;
+    };
+    job.own.moved = moved(swap ? moved_y : moved_x, owners.count);
+    job.oth.moved = self ? job.own.moved : both ? moved(moved_y, others.count) : nullptr;
+    job.owners = owners, job.others = others, job.d = s.d, job.ld = padded, job.scale = Acc(s.scale);
+    job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
+    job.features = true;
+    if (!swap) job.kept = Kept<P>(room.memory, owners.count, others.count);
+    if (job.kept.tiles && job.kept.header->triangle &&
+        (p.meeting != Meeting::kItself || job.kept.header->block != p.block))
+        job.kept = {};
+    run(job, p.meeting, Blocks{owners.count, p.block}, Blocks{others.count, p.block}, p.threads, scratch, each);
+    auto copy = [&](const Acc *from, void *to, int64_t count) {
+        for (int64_t i = 0; i < count; ++i)
+            memcpy(static_cast<Acc *>(to) + i * ld, from + i * padded, s.d * sizeof(Acc));
+    };
+    if (!direct) copy(job.own.moved, swap ? moved_y : moved_x, owners.count);
+    if (!direct && both) copy(job.oth.moved, moved_y, others.count);
+    return true;
+}
+
+} // namespace
