@@ -100,6 +100,7 @@ def similarity_contrast(
     d: int,
     scale: float,
     unit: bool,
+    frozen: bool,
     share: float,
     most_kept: int,
     value: int,

@@ -66,8 +66,9 @@ def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **s
 
     Without a second process nothing is sent. Every rank must agree on ``function``, its ``settings``, D, dtype, and
     which of ``x`` and ``others`` need a gradient: gradients communicate too, and a rank that skipped it would leave the
-    others waiting. One of the settings may be the ``dtype`` in which rows are multiplied, if it is not theirs. One may be a tensor with one element. A rank may hold no row. A rank that raises
-    before this call leaves the others waiting until the group's timeout.
+    others waiting. One of the settings may be a tensor with one element, and one the ``dtype`` in which rows are
+    multiplied, if that is not theirs. A rank may hold no row. A rank that raises before this call leaves the others
+    waiting until the group's timeout.
     """
     resolved = _resolve(group)
     if resolved is None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 import sslkernels.functional  # noqa: F401  registers every op
-from sslkernels.ops.similarity.autograd import workspace
 
 OPS = torch.ops.sslkernels
 DTYPES = (torch.float32, torch.bfloat16, torch.float64, torch.float16)
@@ -31,23 +30,35 @@ def similarity(backend: str, dtype: torch.dtype) -> Calls:
     lists = (None, torch.tensor([[0], [2], [-1], [1], [1]]), torch.tensor([[0, 1, 1]]).expand(5, 3))
     forward, backward = [], []
     for keys, exclude, by_column in itertools.product((y, None), lists, BOTH):
-        half = keys is None and not by_column
-        room = workspace(x, keys, half, backend, True)
-        kept = None if room is None else torch.zeros_like(room)
-        for attend, left in ((False, None), (False, kept), (True, None)):
-            if (attend and keys is None) or (left is None and kept is None and not attend and by_column):
-                continue
-            forward.append((x, keys, scale, exclude, by_column, attend, left, backend))
-        lse, other, _ = OPS.similarity_forward(x, keys, scale, exclude, by_column, False, kept, backend)
+        for attend in BOTH if keys is y else (False,):
+            forward.append((x, keys, scale, exclude, by_column, attend, backend))
+        lse, other, _ = OPS.similarity_forward(x, keys, scale, exclude, by_column, False, backend)
         of_rows = (lse, rows)
         of_columns = (other, columns) if by_column and keys is y else (lse, rows) if keys is None else (None, None)
         if by_column and keys is None:
             continue  # the caller passes x on both sides
         for need_x, need_y in ((True, False), (True, True), (False, True)) if keys is y else ((True, False),):
-            backward.append((x, keys, scale, exclude, *of_rows, *of_columns, kept, need_x, need_y, backend))
+            backward.append((x, keys, scale, exclude, *of_rows, *of_columns, need_x, need_y, backend))
         if by_column:
-            backward.append((x, keys, scale, exclude, None, None, *of_columns, None, True, True, backend))
-    return {"similarity_forward": forward, "similarity_backward": backward}
+            backward.append((x, keys, scale, exclude, None, None, *of_columns, True, True, backend))
+    moved, norms = torch.randn(5, 4, dtype=sums), torch.rand(5, dtype=sums)
+    losses = itertools.product(("itself", "both", "rows", "queue"), BOTH, BOTH, itertools.product(BOTH, repeat=4))
+    return {
+        "similarity_forward": forward,
+        "similarity_backward": backward,
+        "similarity_weigh": [(x, x.flip(0), 2, scale, rows, other, 0.2, backend) for other in (None, rows.flip(0))],
+        "similarity_finish": [
+            (x, moved, scale, divisors, partners, 2, None if partners is None else rows, backend)
+            for divisors in (None, norms)
+            for partners in (None, x.flip(0))
+        ],
+        "similarity_contrast": [
+            (x, x.flip(0), y if against == "queue" else None, scale, against, unit, not (needs[1] or needs[2]), dtype,
+             mean, *needs, backend)
+            for against, unit, mean, needs in losses
+            if against == "queue" or not needs[2]
+        ],
+    }  # fmt: skip
 
 
 def of_rows(backend: str, dtype: torch.dtype) -> Calls:

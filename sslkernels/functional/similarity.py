@@ -7,7 +7,6 @@ out of the sum and do not subtract it from the whole; so well-aligned pairs keep
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sslkernels.arguments import (
@@ -70,7 +69,7 @@ def nt_xent(
     scale, dtype = _inverse(temperature, z0), compute_dtype(z0)
     settings = {"temperature": temperature, "normalize": normalize, "reduction": reduction}
     shard = sharded(group, "nt_xent", z0, z1, scale, dtype=named(dtype), **settings)
-    return contrast(Anchors(z0, z1, None, scale, "itself", normalize, dtype), reduction, shard, backend)
+    return contrast(Anchors(z0, z1, None, scale, "itself", normalize, False, dtype), reduction, shard, backend)
 
 
 def info_nce(
@@ -123,7 +122,9 @@ def info_nce(
     settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
     settings |= {"queued": negatives is not None, "dtype": named(dtype)}
     shard = sharded(group, "info_nce", query, key, scale, **settings)
-    return contrast(Anchors(query, key, negatives, scale, against, normalize, dtype), reduction, shard, backend)
+    frozen = not (key if negatives is None else negatives).requires_grad
+    anchors = Anchors(query, key, negatives, scale, against, normalize, frozen, dtype)
+    return contrast(anchors, reduction, shard, backend)
 
 
 def clip_loss(
@@ -162,7 +163,7 @@ def clip_loss(
     scale = scale_tensor(logit_scale, image)
     settings = {"logit_scale": logit_scale, "reduction": reduction}
     shard = sharded(group, "clip_loss", image, text, scale, **settings)
-    loss = contrast(Anchors(image, text, None, scale, "both", False, image.dtype), reduction, shard, backend)
+    loss = contrast(Anchors(image, text, None, scale, "both", False, False, image.dtype), reduction, shard, backend)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0 * logit_bias.sum()
     return loss

@@ -207,8 +207,8 @@ def test_each_combination_of_needs_of_losses(backend: str, name: str, need_a: bo
             torch.testing.assert_close(leaf.grad, gradient, rtol=1e-9, atol=1e-9)
         else:
             assert leaf.grad is None
-    if name == "clip_loss" and not need_b:
-        assert [given[10] for op, given in calls.seen if op == "similarity_backward"] == [False]
+    ((op, given),) = calls.seen
+    assert op == "similarity_contrast" and given[-5:-1] == (need_a, need_b, False, need_t)
 
 
 def test_frozen_keys_take_one_pass_and_are_not_kept(backend: str) -> None:
@@ -216,7 +216,7 @@ def test_frozen_keys_take_one_pass_and_are_not_kept(backend: str) -> None:
     kept: list[Tensor] = []
     with Calls() as calls, torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         SF.logsumexp_similarity(query, queue, 0.5, backend=backend).sum().backward()
-    assert calls.names() == ["similarity_forward"]
+    assert calls.names() == ["similarity_forward", "similarity_finish"]
     assert all(tensor.shape != queue.shape for tensor in kept)
 
 
@@ -225,13 +225,13 @@ def test_nothing_is_computed_for_frozen_sides(backend: str) -> None:
     x, y = rows(6, 4, needs=False), rows(5, 4)
     with Calls() as calls:
         SF.logsumexp_similarity(x, y, 0.5, backend=backend).sum().backward()
-    assert calls.names() == ["similarity_forward", "similarity_backward"]
-    need_x, need_y = calls.seen[1][1][9:11]
+    assert calls.names() == ["similarity_forward", "similarity_backward", "similarity_finish"]
+    need_x, need_y = calls.seen[1][1][8:10]
     assert (need_x, need_y) == (False, True)
     lse = SF.logsumexp_similarity(x, y.detach(), 0.5, backend=backend)
     none = torch.empty(0, dtype=torch.float64)
-    dx, _, _ = torch.ops.sslkernels.similarity_backward(
-        x, y.detach(), number(0.5, False), None, lse, torch.ones_like(lse), None, None, None, False, True, backend
+    dx, _ = torch.ops.sslkernels.similarity_backward(
+        x, y.detach(), number(0.5, False), None, lse, torch.ones_like(lse), None, None, False, True, backend
     )
     assert torch.equal(dx, none)
 
@@ -243,8 +243,8 @@ def test_no_grad_saves_nothing_and_computes_no_gradient(backend: str) -> None:
         with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
             value = SF.info_nce(*inputs, negatives=rows(9, 4, needs=False), backend=backend)
     assert not value.requires_grad and not kept
-    attend = [arguments[5] for name, arguments in calls.seen if name == "similarity_forward"]
-    assert attend == [False]
+    ((name, arguments),) = calls.seen
+    assert name == "similarity_contrast" and not any(arguments[-5:-1])
 
 
 def test_scale_gradient_at_zero(backend: str) -> None:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Computes row log-sum-exp and softmax(S)*Y in one pass, as attention does. The second is the gradient of the rows
-// where the keys are frozen. Owners' sums are rescaled when their maximum moves. Cost: 4*N*M*D operations.
+// Computes row log-sum-exp and, where it is wanted, softmax(S)*Y in one pass, as attention does. The second is the
+// gradient of the rows where the keys are frozen. Owners' sums are rescaled when their maximum moves. Cost: 4*N*M*D
+// operations, 2*N*M*D for the first alone, which has the same bits either way.
 #pragma once
 #include "blocks.h"
 #include <omp.h>
@@ -12,7 +13,7 @@ template <class P, class In> struct Attend : Tiles<P, In> {
     using Acc = typename P::Acc;
     using Base::co, Base::ci, Base::MR, Base::NR, Base::L, Base::o0;
 
-    Acc *owner_max, *owner_sum, *attended; // attended: (owners, ld)
+    Acc *owner_max, *owner_sum, *attended; // attended: (owners, ld), or null
     int64_t ld;
     Acc *logits; // kBlock x kBlock for each thread
 
@@ -22,6 +23,7 @@ template <class P, class In> struct Attend : Tiles<P, In> {
     }
     void begin(int64_t first, int64_t count, bool both) { this->take_owners(first, count, both); }
     void end() {
+        if (!attended) return;
         for (int64_t n = o0; n < o0 + co; ++n) {
             const Acc inverse = owner_sum[n] == 0 ? Acc(0) : 1 / owner_sum[n];
             for (int64_t k = 0; k < this->d; ++k) attended[n * ld + k] *= inverse;
@@ -53,15 +55,16 @@ template <class P, class In> struct Attend : Tiles<P, In> {
                         store(g + m * NR + v, e);
                         store(total + n0 + v, load(total + n0 + v) + e);
                     }
-                P::keep(g, m0, n0, this->by_other, this->by_owner);
+                if (attended) P::keep(g, m0, n0, this->by_other, this->by_owner);
             }
         for (int64_t n = 0; n < co; ++n) {
             const Acc factor = exps<Acc>(owner_max[o0 + n] - top[n]);
             owner_sum[o0 + n] = owner_sum[o0 + n] * factor + total[n];
             owner_max[o0 + n] = top[n];
-            if (factor != 1)
+            if (attended && factor != 1)
                 for (int64_t k = 0; k < this->d; ++k) attended[(o0 + n) * ld + k] *= factor;
         }
+        if (!attended) return;
         P::clear_tails(this->by_other, this->by_owner, ci, co);
         grad_block<P, true>(this->by_owner, co, steps_for<P>(ci), this->other_features, this->d, attended + o0 * ld,
                             ld);

@@ -71,8 +71,9 @@ static const Bindings bindings([](py::module_ &module) {
     });
     module.def("similarity_contrast", [](int against, int dtype, int compute, Address x, int64_t x_stride, Address y,
                                          int64_t y_stride, int64_t n, Address negatives, int64_t negatives_stride,
-                                         int64_t m, int64_t d, double scale, bool unit, double share, int64_t most_kept,
-                                         Address value, std::array<Address, 4> gradients, int threads) {
+                                         int64_t m, int64_t d, double scale, bool unit, bool frozen, double share,
+                                         int64_t most_kept, Address value, std::array<Address, 4> gradients,
+                                         int threads) {
         const Contrast problem{against,
                                dtype,
                                compute,
@@ -82,6 +83,7 @@ static const Bindings bindings([](py::module_ &module) {
                                d,
                                scale,
                                unit,
+                               frozen,
                                share,
                                most_kept,
                                threads};

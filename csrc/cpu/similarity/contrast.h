@@ -33,8 +33,8 @@ template <class P, class In> struct ContrastCall {
     const int64_t keys = queue ? c.negatives.count : anchors, ld = round_up(d, kLanes<Acc>);
     const bool need_keys = (queue ? out.dnegatives : out.dy) != nullptr;
     const bool needed = out.dx || out.dy || out.dnegatives || out.dscale;
-    // Where no key gets a gradient, one flash pass sums the keys by their weights too.
-    const bool attend = needed && !itself && !both && !need_keys;
+    // Where no key can get a gradient, one flash pass sums the keys by their weights too.
+    const bool flash = c.frozen && !itself && !both, attend = flash && needed;
 
     static int64_t room(int64_t count) { return round_up(count * int64_t(sizeof(Acc)), 64); }
 
@@ -44,7 +44,7 @@ template <class P, class In> struct ContrastCall {
         if (kept > c.most_kept) kept = 0;
         const bool staged = c.unit || itself; // y follows x in one buffer
         Memory memory((staged ? round_up(2 * n * d * size, 64) + room(2 * n) : 0) +
-                      round_up(anchors * excluded * 8, 64) + 6 * room(anchors) + room(keys) +
+                      round_up(anchors * excluded * 8, 64) + 5 * room(anchors) +
                       (needed ? room(anchors * ld) + (need_keys && !itself ? room(keys * ld) : 0) : 0) + kept + 64);
         if (!memory.data) return false;
         Rows x = c.x, y = c.y;
@@ -72,7 +72,7 @@ template <class P, class In> struct ContrastCall {
                            d,         c.scale, excluded ? exclude : nullptr, excluded,
                            c.threads};
         const Room room{kept ? memory.take(kept) : nullptr, kept};
-        if (!forward_typed<P, In>(s, room, rows, columns, attend ? moved_x : nullptr, ld)) return false;
+        if (!forward_typed<P, In>(s, room, rows, columns, flash, attend ? moved_x : nullptr, ld)) return false;
         const int64_t shift = itself ? n : 0;
         double value, pulled, of_scale = 0, unused;
         weigh_typed<In, Acc>({c.compute, x, y, d, shift, c.scale, c.threads}, rows, columns, c.share,
@@ -85,7 +85,8 @@ template <class P, class In> struct ContrastCall {
         } else {
             const bool need_x = itself || out.dx || out.dscale;
             const Sums sums{rows, row_weights, itself ? rows : columns, itself ? row_weights : column_weights};
-            if (!moved_typed<P, In>(s, room, sums, need_x ? moved_x : nullptr, moved_y, ld)) return false;
+            if ((need_x || moved_y) && !moved_typed<P, In>(s, room, sums, need_x ? moved_x : nullptr, moved_y, ld))
+                return false;
         }
         if (itself) // a row is pulled as an anchor, and as the partner of its partner
             for (int64_t i = 0; i < n; ++i) pull[i] = pull[i + n] = pull[i] + pull[i + n];

@@ -59,6 +59,7 @@ struct Contrast {
     int64_t d;
     double scale;
     bool unit;         // x and y are divided by their norms
+    bool frozen;       // no key gets a gradient, in this call or in another of the same loss
     double share;      // the weight of an anchor's loss
     int64_t most_kept; // bytes of exponentials that may be kept for the gradient
     int threads;

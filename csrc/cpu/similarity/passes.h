@@ -48,9 +48,10 @@ void finish_lse(const Similarity &s, bool column, const Acc *top, const Acc *tot
 }
 
 // Computes the log-sum-exps of rows, and of columns or softmax(S) * Y unless null. Rows of the latter are `apart`
-// apart.
+// apart. It comes of a flash pass, which gives the same log-sum-exps if it is not wanted.
 template <class P, class In>
-bool forward_typed(const Similarity &s, Room room, void *rows, void *columns, void *attended, int64_t apart) {
+bool forward_typed(const Similarity &s, Room room, void *rows, void *columns, bool flash, void *attended,
+                   int64_t apart) {
     using Acc = typename P::Acc;
     const bool self = s.itself;
     const Rows y = s.y;
@@ -61,7 +62,7 @@ bool forward_typed(const Similarity &s, Room room, void *rows, void *columns, vo
     const int64_t each = round_up(Tiles<P, In>::bytes(s.d, attend), 64), ld = round_up(s.d, kLanes<Acc>);
     const bool direct = ld == apart;
     Memory memory(each * p.threads + 4 * 64 + 2 * (n + m) * int64_t(sizeof(Acc)) +
-                  (attend ? p.threads * kBlock * kBlock * int64_t(sizeof(Acc)) : 0) +
+                  (flash ? p.threads * kBlock * kBlock * int64_t(sizeof(Acc)) : 0) +
                   (attend && !direct ? n * ld * int64_t(sizeof(Acc)) + 64 : 0) + 256);
     if (!memory.data) return false;
     char *scratch = memory.take(each * p.threads);
@@ -77,16 +78,17 @@ bool forward_typed(const Similarity &s, Room room, void *rows, void *columns, vo
         job.owners = s.x, job.others = y, job.d = s.d, job.scale = Acc(s.scale), job.exclusion = exclusion;
         job.owner_max = state[0], job.owner_sum = state[1], job.features = attend;
     };
-    if (attend) {
+    if (flash) {
         Attend<P, In> job{};
         set(job);
         job.logits = reinterpret_cast<Acc *>(memory.take(p.threads * kBlock * kBlock * int64_t(sizeof(Acc))));
-        job.attended =
-            direct ? static_cast<Acc *>(attended) : reinterpret_cast<Acc *>(memory.take(n * ld * int64_t(sizeof(Acc))));
+        job.attended = !attend  ? nullptr
+                       : direct ? static_cast<Acc *>(attended)
+                                : reinterpret_cast<Acc *>(memory.take(n * ld * int64_t(sizeof(Acc))));
         job.ld = ld;
-        memset(job.attended, 0, n * ld * sizeof(Acc));
+        if (attend) memset(job.attended, 0, n * ld * sizeof(Acc));
         run(job, p.meeting, o, i, p.threads, scratch, each);
-        if (!direct)
+        if (attend && !direct)
             for (int64_t r = 0; r < n; ++r)
                 memcpy(static_cast<Acc *>(attended) + r * apart, job.attended + r * ld, s.d * sizeof(Acc));
     } else {

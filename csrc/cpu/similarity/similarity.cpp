@@ -35,7 +35,7 @@ template <class F> auto with_policy(int dtype, F f) {
 bool forward(const Similarity &s, void *rows, void *columns, void *attended) {
     return with_policy(s.dtype, [&](auto chosen) {
         using C = decltype(chosen);
-        return forward_typed<typename C::Policy, typename C::Element>(s, {}, rows, columns, attended, s.d);
+        return forward_typed<typename C::Policy, typename C::Element>(s, {}, rows, columns, attended, attended, s.d);
     });
 }
 bool backward(const Similarity &s, const Sums &sums, void *moved_x, void *moved_y) {

@@ -35,31 +35,31 @@ class LogSumExpSimilarity(torch.autograd.Function):
     def backward(ctx: Any, rows_grad: Tensor, cols_grad: Tensor | None = None) -> Any:
         x, y, scale, exclude, rows, cols, attended = ctx.saved_tensors
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
-        half = 1.0
-        moved_y: Tensor | None = None
+        twice = y is None and ctx.columns  # x stands on both sides of the matrix: we pass it twice and add both
+        keys = x if twice else y
+        itself = keys is None and not ctx.attend
         if ctx.attend:
-            moved_x = attended * rows_grad[:, None]
-        elif y is None and ctx.columns:  # x stands on both sides of the matrix: we pass it twice and add both
-            sums = Sums(rows, rows_grad.contiguous(), cols, None if cols_grad is None else cols_grad.contiguous())
-            moved_x, moved_y = similarity.backward(Pairs(x, x, scale, exclude), sums, True, True, ctx.backend)
+            moved_x, moved_y = attended * rows_grad[:, None], None
         else:
-            if y is None:  # each pair counts twice, in the sum of its row and in that of its column
-                cols, cols_grad, half = rows, rows_grad, 0.5
+            if itself:
+                cols, cols_grad = rows, rows_grad
             sums = Sums(rows, rows_grad.contiguous(), cols, None if cols_grad is None else cols_grad.contiguous())
             moved_x, moved_y = similarity.backward(
-                Pairs(x, y, scale, exclude), sums, need_x or need_scale, need_y, ctx.backend
+                Pairs(x, keys, scale, exclude), sums, need_x or need_scale, need_y or twice, ctx.backend
             )
         dx = dy = along = None
         if need_x or need_scale:
             dx, along = similarity.finish(Moved(x, moved_x, scale, None), None, 0, None, ctx.backend)
-        if moved_y is not None and moved_y.numel():
-            dy, _ = similarity.finish(Moved(x if y is None else y, moved_y, scale, None), None, 0, None, ctx.backend)
-        if y is None and dy is not None:
+        if itself and along is not None:
+            along = along / 2  # each pair counts twice, in the sum of its row and in that of its column
+        if keys is not None and moved_y is not None and (need_y or twice):
+            dy, _ = similarity.finish(Moved(keys, moved_y, scale, None), None, 0, None, ctx.backend)
+        if twice and dx is not None and dy is not None:
             dx, dy = dx + dy, None
         return (
-            dx.to(x.dtype) if need_x else None,
-            dy.to(y.dtype) if need_y else None,
-            along * half if need_scale else None,
+            dx.to(x.dtype) if need_x and dx is not None else None,
+            dy.to(keys.dtype) if dy is not None else None,
+            along if need_scale else None,
             None,
             None,
             None,

@@ -37,9 +37,9 @@ def contrast(
     anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Do as the op `contrast` does, with the rows of all ranks. The mean of the values over ranks is that of all."""
-    if anchors.against == "itself":
-        return _against_itself(anchors, mean, needs, shard, backend)
-    return _against_keys(anchors, mean, needs, shard, backend)
+    way = _against_itself if anchors.against == "itself" else _against_keys
+    value, *gradients = way(anchors, mean, needs, shard, backend)
+    return value, *(of if need else value.new_empty(0) for of, need in zip(gradients, needs, strict=True))
 
 
 def _against_itself(
@@ -77,8 +77,8 @@ def _against_keys(
     keys = all_rows(y, shard) if queue is None else queue
     need_x = needs.need_x or needs.need_scale
     need_keys = needs.need_negatives if queue is not None else needs.need_y
-    # Where no key gets a gradient, one flash pass sums the keys by their weights too.
-    attend = not both and not need_keys and any(needs)
+    # Where no key can get a gradient, one flash pass sums the keys by their weights too.
+    attend = not both and anchors.frozen and any(needs)
     there = both and shard.ranks > 1  # the columns of x are rows of y's matrix then
     forth = Pairs(x, keys, scale, left_out)
     back = Pairs(y, all_rows(x, shard), scale, left_out) if there else None
@@ -90,8 +90,7 @@ def _against_keys(
     )
     if not any(needs):
         return _nothing_but(value)
-    none = value.new_empty(0)
-    moved_y = none
+    moved_y = dx = dy = dnegatives = along = value.new_empty(0)
     if attend:
         moved_x = attended * row_weights[:, None]
     elif back is not None:
@@ -103,7 +102,6 @@ def _against_keys(
         moved_x, moved_y = backward(forth, sums, need_x, need_keys, backend)
         if queue is None and need_keys:
             moved_y = summed_rows(moved_y, shard)
-    dx, dy, dnegatives, along = none, none, none, none
     if need_x:
         dx, along = finish(Moved(x, moved_x, scale, x_norms), y, 0, pull, backend)
     if needs.need_y:
@@ -111,7 +109,7 @@ def _against_keys(
         dy, _ = finish(Moved(y, mine, scale, y_norms), x, 0, pull, backend)
     if queue is not None and needs.need_negatives:
         dnegatives, _ = finish(Moved(queue, moved_y, scale, None), None, 0, None, backend)
-    return value, dx, dy, dnegatives, along - pulled if needs.need_scale else none
+    return value, dx, dy, dnegatives, along - pulled if needs.need_scale else along
 
 
 def own_indices(x: Tensor, shard: Shard) -> Tensor:

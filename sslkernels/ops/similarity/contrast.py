@@ -25,22 +25,23 @@ from sslkernels.ops.similarity.schema import SIMILARITY, Anchors, Needs
 
 
 def contrast(anchors: Anchors, reduction: str, shard: Shard, backend: str | None) -> Tensor:
-    """Reduce the anchors' losses to their "mean" or "sum" over all ranks, times the number of ranks; "none" leaves them.
+    """Reduce the anchors' losses to the "mean" or "sum" over all ranks, times the number of ranks; "none" leaves them.
 
     The mean over ranks of the returned values is then the whole batch's value, even if ranks hold different numbers of
     rows. Losses of "itself" are those of x and then of y; losses of "both" are means of both directions.
     """
-    x, y, negatives, scale, against, unit, dtype = anchors
+    x, y, negatives, scale, against, unit, frozen, dtype = anchors
     if reduction == "none":
         return _one_by_one(anchors, shard, backend)
     chosen = SIMILARITY.choose(x.device, x.dtype, backend)
-    asked = _Asked(against, unit, dtype, reduction == "mean", shard, chosen)
+    asked = _Asked(against, unit, frozen, dtype, reduction == "mean", shard, chosen)
     return in_one_call(_computed, asked, x, y, negatives, scale)
 
 
 class _Asked(NamedTuple):
     against: str
     unit: bool
+    frozen: bool
     dtype: torch.dtype
     mean: bool
     shard: Shard
@@ -48,14 +49,14 @@ class _Asked(NamedTuple):
 
 
 def _computed(asked: _Asked, needs: tuple[bool, ...], x: Tensor, y: Tensor, negatives: Any, scale: Tensor) -> Any:
-    anchors = Anchors(x, y, negatives, scale, asked.against, asked.unit, asked.dtype)
+    anchors = Anchors(x, y, negatives, scale, asked.against, asked.unit, asked.frozen, asked.dtype)
     if asked.shard.ranks == 1:
         return similarity.contrast(anchors, asked.mean, Needs(*needs), asked.backend)
     return composed.contrast(anchors, asked.mean, Needs(*needs), asked.shard, asked.backend)
 
 
 def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None) -> Tensor:
-    x, y, negatives, scale, against, unit, _ = anchors
+    x, y, negatives, scale, against, unit, _, _ = anchors
     if against == "itself":
         n, shard = x.shape[0], shard.with_views(2)
         rows = unit_rows(x, y, backend=backend) if unit else stacked(x, y)

@@ -80,7 +80,7 @@ def finish(rows: Moved, partners: Tensor | None, shift: int, pull: Tensor | None
 
 
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, y, negatives, scale, against, unit, compute = anchors
+    x, y, negatives, scale, against, unit, frozen, compute = anchors
     x, y = rows_of(x), alike(x, y)
     negatives = None if negatives is None else rows_of(negatives)
     (n, d), dtype = x.shape, wide(x.dtype)
@@ -93,7 +93,7 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
     queue, stride, m = (0, 0, 0) if negatives is None else (negatives.data_ptr(), negatives.stride(0), len(negatives))
     _C.similarity_contrast(
         AGAINST[against], CODES[x.dtype], CODES[compute], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n,
-        queue, stride, m, d, float(scale), unit, share, WORKSPACE, value.data_ptr(),
+        queue, stride, m, d, float(scale), unit, frozen, share, WORKSPACE, value.data_ptr(),
         [gradient.data_ptr() for gradient in gradients], torch.get_num_threads(),
     )  # fmt: skip
     return value, *gradients  # type: ignore[return-value]

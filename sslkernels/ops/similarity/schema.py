@@ -57,8 +57,8 @@ class Moved(NamedTuple):
 class Anchors(NamedTuple):
     """Hold rows that match, row i of x with row i of y, and say what each is compared with.
 
-    ``against`` is "itself" for all other rows of both, "both" for y's rows and for a row of y those of x, "rows" for y's
-    rows, and "queue" for the negatives.
+    ``against`` is "itself" for all other rows of both, "both" for the rows of the other, "rows" for those of y alone,
+    where y's rows are no anchors, and "queue" for the negatives.
     """
 
     x: Tensor  # (N, D)
@@ -67,6 +67,7 @@ class Anchors(NamedTuple):
     scale: Tensor  # ()
     against: str
     unit: bool  # True divides x and y by their norms
+    frozen: bool  # no key requires a gradient, which makes way for a flash pass
     dtype: torch.dtype  # rows are rounded to this before they are multiplied
 
 
