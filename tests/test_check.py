@@ -14,6 +14,10 @@ EVERY_LOSS = """
 import json, warnings
 import torch
 import sslkernels.functional as SF
+from sslkernels.distributed import Shard
+from sslkernels.ops.dtypes import wide
+from sslkernels.ops.similarity import composed
+from sslkernels.ops.similarity.schema import Anchors, Needs
 
 def run(dtype=torch.float32):
     torch.manual_seed(0)
@@ -32,6 +36,9 @@ def run(dtype=torch.float32):
         SF.masked_mse(tokens, rows(2, 6, 5).detach(), mask, normalize_target=True),
     ]
     sum(value.float() for value in values).backward()
+    with torch.no_grad():  # several ranks compose their losses of parts
+        anchors = Anchors(z0, z1, None, torch.tensor(2.0, dtype=wide(dtype)), "both", True, False, dtype)
+        composed.contrast(anchors, True, Needs(True, True, False, True), Shard.alone, "cpu")
     keep, restore, _ = SF.random_masking(2, 6, 0.5, generator=torch.Generator().manual_seed(0))
     SF.patchify_gather(images, keep % 4, 4)
     teacher, student = [torch.randn(5)], [torch.randn(5)]
@@ -99,7 +106,7 @@ def test_an_input_that_a_kernel_changes_is_named(run_python: Callable) -> None:
     kernel = cpu.dot_forward
     cpu.dot_forward = lambda x, y, shift: (kernel(x, y, shift), x.detach().mul_(2))[0]
     with torch.no_grad():
-        SF.info_nce(torch.randn(4, 3), torch.randn(4, 3), normalize=False)
+        SF.info_nce(torch.randn(4, 3), torch.randn(4, 3), normalize=False, reduction="none")
     said = [str(w.message) for w in seen]
 """
     (warning,) = said(run_python, code)

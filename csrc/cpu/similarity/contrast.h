@@ -16,13 +16,6 @@ namespace {
 using sslkernels::Contrast;
 using sslkernels::ContrastOut;
 
-// Bytes in which the forward can keep the exponentials of all pairs, or of a triangle of x with itself.
-template <class P> int64_t kept_bytes(int64_t n, int64_t m, bool itself) {
-    n = round_up(n, 48), m = round_up(m, 48);                         // sides of tiles divide 48
-    const int64_t pairs = itself ? (n + 192) * (n + 384) / 2 : n * m; // any two blocks of at most 192 rows have a slot
-    return (pairs / 24 * 25 + 64) * int64_t(sizeof(typename P::Acc)); // each tile of at least 24 has a maximum
-}
-
 template <class P, class In> struct ContrastCall {
     using Acc = typename P::Acc;
     const Contrast &c;
@@ -40,7 +33,7 @@ template <class P, class In> struct ContrastCall {
 
     bool run() {
         const int64_t size = int64_t(sizeof(In)), excluded = itself ? 2 : queue ? 0 : 1;
-        int64_t kept = needed && !attend ? kept_bytes<P>(anchors, keys, itself) : 0;
+        int64_t kept = needed && !attend ? Kept<P>::bytes(anchors, keys, itself) : 0;
         if (kept > c.most_kept) kept = 0;
         const bool staged = c.unit || itself; // y follows x in one buffer
         Memory memory((staged ? round_up(2 * n * d * size, 64) + room(2 * n) : 0) +
@@ -71,7 +64,7 @@ template <class P, class In> struct ContrastCall {
         const Similarity s{c.compute, x,       queue ? c.negatives : y,      itself,
                            d,         c.scale, excluded ? exclude : nullptr, excluded,
                            c.threads};
-        const Room room{kept ? memory.take(kept) : nullptr, kept};
+        void *room = kept ? memory.take(kept) : nullptr;
         if (!forward_typed<P, In>(s, room, rows, columns, flash, attend ? moved_x : nullptr, ld)) return false;
         const int64_t shift = itself ? n : 0;
         double value, pulled, of_scale = 0, unused;

@@ -1,16 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Memory that the forward leaves for the backward where there is room. For each tile it holds e^(t - top), or the
-// logits t where the tile shared no maximum; its top is NaN then. This saves the backward a product of all pairs and
+// Memory in which a call's forward leaves its exponentials for the gradient. For each tile it holds e^(t - top), or the
+// logits t where the tile shared no maximum; its top is NaN then. This saves the gradient a product of all pairs and
 // their exponentials, and costs one write and one read of every pair.
 //   rectangle   tiles lie on one grid whatever the blocks are, so that any schedule finds them
 //   triangle    x with itself: each pair of blocks has a slot. Which of the two was the owner depends on the number of
-//               threads and the size of blocks, so a backward with others does not read it.
+//               threads and the size of blocks, so a gradient with others does not read it.
 #pragma once
 #include "../integers.h"
 #include "../vector.h"
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace {
 
@@ -19,38 +16,33 @@ template <class P> struct Kept {
     static constexpr int64_t kTile = P::MR * P::NR;
     static constexpr int64_t kUnit = P::NR % P::MR ? 2 * P::NR : P::NR; // rows; blocks start on the grid of tiles
     struct Header {
-        int64_t triangle, threads, block; // block is 0 where there was too little room
+        int64_t triangle, threads, block;
     } *header = nullptr;
     Acc *tops = nullptr, *tiles = nullptr;
     int64_t across = 0, down = 0, side = 0; // tiles in a row and in a column of the grid; rows in a slot
 
     Kept() = default;
-    // For the forward. It notes how blocks will meet, and asks for large pages, because faults on small ones cost more
-    // than the backward gains.
-    Kept(void *memory, int64_t bytes, int64_t owners, int64_t others, Header meant) {
+    // For the forward, which notes how blocks will meet.
+    Kept(void *memory, int64_t owners, int64_t others, Header meant) {
         if (!memory) return;
         *static_cast<Header *>(memory) = meant;
         *this = Kept(memory, owners, others);
-        if (reinterpret_cast<char *>(tiles + count() * kTile) > static_cast<char *>(memory) + bytes) {
-            header->block = 0;
-            *this = {};
-            return;
-        }
-#if defined(MADV_HUGEPAGE)
-        constexpr uintptr_t kPage = 2 << 20;
-        const uintptr_t begin = round_up(reinterpret_cast<uintptr_t>(memory), kPage);
-        const uintptr_t end = reinterpret_cast<uintptr_t>(tiles + count() * kTile) / kPage * kPage;
-        if (end > begin + kPage) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);
-#endif
     }
-    // For the backward, which reads what the forward noted.
+    // For the gradient, which reads what the forward noted.
     Kept(void *memory, int64_t owners, int64_t others) {
-        if (!memory || static_cast<Header *>(memory)->block == 0) return;
+        if (!memory) return;
         header = static_cast<Header *>(memory);
         across = (owners + P::NR - 1) / P::NR, down = (others + P::MR - 1) / P::MR;
         side = least(header->block, round_up(owners > 0 ? owners : 1, kUnit));
         tops = reinterpret_cast<Acc *>(static_cast<char *>(memory) + 64);
         tiles = tops + round_up(count(), kLanes<Acc>);
+    }
+    // How many bytes all pairs take, or a triangle of them: any two blocks of at most 192 rows have a slot. Sides of
+    // tiles divide 48, and each tile of at least 24 has a maximum.
+    static int64_t bytes(int64_t owners, int64_t others, bool triangle) {
+        const int64_t n = round_up(owners, 48), m = round_up(others, 48);
+        const int64_t pairs = triangle ? (n + 192) * (n + 384) / 2 : n * m;
+        return (pairs / 24 * 25 + 64) * int64_t(sizeof(Acc));
     }
     int64_t count() const {
         if (!header->triangle) return across * down;

@@ -14,12 +14,6 @@ namespace {
 using sslkernels::Similarity;
 using sslkernels::Sums;
 
-// Memory in which the forward leaves its exponentials for the gradient (kept.h); null if there is none.
-struct Room {
-    void *memory = nullptr;
-    int64_t bytes = 0;
-};
-
 template <class Acc> void fill(Acc *p, int64_t n, Acc x) {
     for (int64_t i = 0; i < n; ++i) p[i] = x;
 }
@@ -47,10 +41,11 @@ void finish_lse(const Similarity &s, bool column, const Acc *top, const Acc *tot
     }
 }
 
+// `room` is memory of Kept<P>::bytes, or null for none.
 // Computes the log-sum-exps of rows, and of columns or softmax(S) * Y unless null. Rows of the latter are `apart`
 // apart. It comes of a flash pass, which gives the same log-sum-exps if it is not wanted.
 template <class P, class In>
-bool forward_typed(const Similarity &s, Room room, void *rows, void *columns, bool flash, void *attended,
+bool forward_typed(const Similarity &s, void *room, void *rows, void *columns, bool flash, void *attended,
                    int64_t apart) {
     using Acc = typename P::Acc;
     const bool self = s.itself;
@@ -96,7 +91,7 @@ bool forward_typed(const Similarity &s, Room room, void *rows, void *columns, bo
         set(job);
         job.other_max = meeting == Meeting::kItself ? state[0] : state[2];
         job.other_sum = meeting == Meeting::kItself ? state[1] : state[3];
-        job.kept = Kept<P>(room.memory, room.bytes, n, m, {p.meeting == Meeting::kItself, 0, p.block});
+        job.kept = Kept<P>(room, n, m, {p.meeting == Meeting::kItself, 0, p.block});
         run(job, p.meeting, o, i, p.threads, scratch, each);
     }
     finish_lse<In>(s, false, state[0], state[1], n, rows);
@@ -123,7 +118,7 @@ template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_
 // Sums the unscaled gradient: moved_x = sum over columns of weight * y, and moved_y likewise; null where not wanted.
 // Rows of both are `ld` apart.
 template <class P, class In>
-bool moved_typed(const Similarity &s, Room room, const Sums &sums, void *moved_x, void *moved_y, int64_t ld) {
+bool moved_typed(const Similarity &s, void *room, const Sums &sums, void *moved_x, void *moved_y, int64_t ld) {
     using Acc = typename P::Acc;
     const bool self = s.itself;
     const Rows y = s.y;
@@ -153,7 +148,7 @@ bool moved_typed(const Similarity &s, Room room, const Sums &sums, void *moved_x
     job.owners = owners, job.others = others, job.d = s.d, job.ld = padded, job.scale = Acc(s.scale);
     job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
     job.features = true;
-    if (!swap) job.kept = Kept<P>(room.memory, owners.count, others.count);
+    if (!swap) job.kept = Kept<P>(room, owners.count, others.count);
     if (job.kept.tiles && job.kept.header->triangle &&
         (p.meeting != Meeting::kItself || job.kept.header->block != p.block))
         job.kept = {};

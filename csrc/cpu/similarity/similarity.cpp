@@ -35,13 +35,14 @@ template <class F> auto with_policy(int dtype, F f) {
 bool forward(const Similarity &s, void *rows, void *columns, void *attended) {
     return with_policy(s.dtype, [&](auto chosen) {
         using C = decltype(chosen);
-        return forward_typed<typename C::Policy, typename C::Element>(s, {}, rows, columns, attended, attended, s.d);
+        return forward_typed<typename C::Policy, typename C::Element>(s, nullptr, rows, columns, attended, attended,
+                                                                      s.d);
     });
 }
 bool backward(const Similarity &s, const Sums &sums, void *moved_x, void *moved_y) {
     return with_policy(s.dtype, [&](auto chosen) {
         using C = decltype(chosen);
-        return moved_typed<typename C::Policy, typename C::Element>(s, {}, sums, moved_x, moved_y, s.d);
+        return moved_typed<typename C::Policy, typename C::Element>(s, nullptr, sums, moved_x, moved_y, s.d);
     });
 }
 void weigh(const Positives &of, const void *rows, const void *columns, double share, const Weights &weights,
@@ -65,7 +66,7 @@ bool contrast(const Contrast &c, const ContrastOut &out) {
 }
 int64_t kept(int compute, int64_t n, int64_t m, bool itself) {
     return with_policy(compute,
-                       [&](auto chosen) { return kept_bytes<typename decltype(chosen)::Policy>(n, m, itself); });
+                       [&](auto chosen) { return Kept<typename decltype(chosen)::Policy>::bytes(n, m, itself); });
 }
 
 } // namespace
