@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import similarity_oracle as oracle
 import torch
 from torch import Tensor
 
 import sslkernels as sk
 import sslkernels.functional as SF
-import similarity_oracle as oracle
 from sslkernels import _C
 from sslkernels.ops.similarity import cpu
 
@@ -87,7 +87,7 @@ def test_tiles_with_nothing_in_common(temperature: float, dtype: torch.dtype, mo
         with monkeypatch.context() as patch:
             patch.setattr(cpu, "WORKSPACE", 0)
             again = gradients(loss, *rows, backend="cpu", **options)
-        truth = gradients(lambda *given: exact(*given, **options).mean(), *(x.double() for x in rows))
+        truth = gradients(lambda *given, f=exact: f(*given, **options).mean(), *(x.double() for x in rows))
         for found, other, wanted in zip(kept, again, truth, strict=True):
             off = (found.double() - wanted).norm()
             # Logits of 1e4 are rounded to 1e-3, and so are the weights of negatives that compete.

@@ -33,7 +33,8 @@ template <class P, class In> struct Tiles {
     Acc scale;
     Exclusion exclusion;
     Elem *owner_lanes, *other_rows, *owner_features, *other_features, *by_other, *by_owner;
-    bool features; // a gradient follows, so rows are packed as its right-hand side too
+    bool features;        // a gradient follows, so rows are packed as its right-hand side too
+    bool products = true; // logits are wanted; false where all of them were kept
     Kept<P> kept;
     int64_t o0, co, i0, ci;
     bool dirty[kBlock / MR][kBlock / NR];
@@ -55,12 +56,12 @@ template <class P, class In> struct Tiles {
     }
     void take_owners(int64_t first, int64_t count, bool both) {
         o0 = first, co = count;
-        pack_lanes<P, In>(owners, o0, co, d, owner_lanes);
+        if (products) pack_lanes<P, In>(owners, o0, co, d, owner_lanes);
         if (features && both) pack_features<P, In>(owners, o0, co, d, owner_features);
     }
     void take_others(int64_t first, int64_t count) {
         i0 = first, ci = count;
-        pack_others<P, In>(others, i0, ci, d, other_rows);
+        if (products || P::kPack == 1) pack_others<P, In>(others, i0, ci, d, other_rows);
         if (features && P::kPack > 1) pack_features<P, In>(others, i0, ci, d, other_features);
         memset(dirty, 0, sizeof dirty);
         each_pair(exclusion.by_owner, o0, co, i0, ci, [this](int64_t n, int64_t m) { dirty[m / MR][n / NR] = true; });

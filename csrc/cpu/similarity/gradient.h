@@ -24,6 +24,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         Base::use(memory);
         const Kept<P> &kept = this->kept;
         if (kept.tiles && kept.header->triangle && kept.header->threads != T) this->kept = {};
+        this->products = !this->kept.tiles;
     }
     void begin(int64_t first, int64_t count, bool both) { this->take_owners(first, count, both); }
     void end() {}
