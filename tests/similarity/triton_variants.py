@@ -93,6 +93,6 @@ def epilogues(dtype: str) -> Iterator[Any]:
 def finishes(dtype: str, width: int) -> Iterator[Any]:
     size = row_tile(width)
     options = {"num_warps": size.pop("num_warps")}
-    yield f"gradient {dtype} D={width}", kernels.gradient_kernel, {"x": dtype, "dx": dtype}, size, options
+    yield f"total D={width}", kernels.total_kernel, {}, size, options
     yield f"attended D={width}", kernels.attended_kernel, {}, size, options
     yield f"merge D={width}", kernels.merge_kernel, {}, {"BLOCK": 128}, options

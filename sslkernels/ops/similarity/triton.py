@@ -9,16 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sslkernels.distributed import Shard
 from sslkernels.ops.launch import rows_of
+from sslkernels.ops.similarity import composed, reference
 from sslkernels.ops.similarity import triton_chunked as chunked
 from sslkernels.ops.similarity import triton_fused as fused
-from sslkernels.ops.similarity.schema import Pairs, Sums
+from sslkernels.ops.similarity.schema import Anchors, Needs, Pairs, Sums
 from sslkernels.ops.similarity.triton_parts import terms_of
 from sslkernels.ops.similarity.triton_plan import keys_of, plan_for
 from sslkernels.ops.triton_launch import floats
 
+weigh, finish = reference.weigh, reference.finish
 
-def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+
+def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
     pairs = _prepared(pairs)
     x, (n, d), m = pairs.x, pairs.x.shape, keys_of(pairs).shape[0]
     if n == 0 or m == 0:
@@ -33,24 +37,22 @@ def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> t
         return through.forward(way, pairs, columns, attend)
 
 
-def backward(
-    pairs: Pairs, sums: Sums, kept: Tensor | None, need_x: bool, need_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
     pairs = _prepared(pairs)
-    x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
-    need_y = need_y and not itself
+    x, keys = pairs.x, keys_of(pairs)
+    need_y = need_y and pairs.y is not None
     if x.shape[0] == 0 or keys.shape[0] == 0:
-        return (
-            torch.zeros_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0),
-            torch.zeros_like(keys, memory_format=torch.contiguous_format) if need_y else x.new_empty(0),
-            floats(x).zero_(),
-        )
+        shapes = (of.shape if need else (0,) for of, need in ((x, need_x), (keys, need_y)))
+        moved_x, moved_y = (floats(x, *shape).zero_() for shape in shapes)
+        return moved_x, moved_y
     way, terms = plan_for(pairs), terms_of(sums, x.dtype)
     with torch.cuda.device_of(x):
         through = fused if way.path == "fused" else chunked
-        dx, dy, row_dscale = through.backward(way, pairs, terms, need_x, need_y)
-    dscale = row_dscale.sum()
-    return dx, dy, dscale / 2 if itself else dscale
+        return through.backward(way, pairs, terms, need_x, need_y)
+
+
+def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return composed.contrast(anchors, mean, needs, Shard.alone, "triton")
 
 
 def _prepared(pairs: Pairs) -> Pairs:

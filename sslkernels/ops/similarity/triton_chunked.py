@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.similarity.triton_parts import Terms, finish, gradient, headroom, merge
+from sslkernels.ops.similarity.triton_parts import Terms, headroom, merge
 from sslkernels.ops.similarity.triton_plan import Plan, chunk, epilogue_tile, exclusions, grid, keys_of, wide_chunk
 from sslkernels.ops.triton_launch import cdiv, floats
 
@@ -72,19 +72,15 @@ def _attend(way: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
     return sums, attended
 
 
-def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
     x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
     by_rows, by_columns, unit = terms
     (n, d), m = x.shape, keys.shape[0]
-    sweep_x = need_x or not need_y
     itemsize = 0 if x.dtype == torch.float32 else x.element_size()
     height, width = chunk(n, m, 4 + itemsize)
     products = floats(x, height * width)
     weights = x.new_empty(height * width) if itemsize else products
-    dx = x.new_empty((n, d) if need_x else (0,))
-    row_dscale = floats(x, n)
-    x_moved = floats(x, height, d) if sweep_x else None
-    y_moved = floats(x, m, d) if need_y else None
+    moved_x, moved_y = floats(x, *((n, d) if need_x else (0,))), floats(x, *((m, d) if need_y else (0,)))
     for i in range(0, n, height):
         rows = slice(i, i + height)
         for j in range(0, m, width):
@@ -93,19 +89,14 @@ def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) 
             own = None if by_rows is None else (by_rows[0][rows], by_rows[1][rows])
             other = None if by_columns is None else (by_columns[0][columns], by_columns[1][columns])
             part_weights = _weights(way, pairs, part, weights, own, other, i, j, itself)
-            if x_moved is not None:
-                _accumulate(x_moved[: part.shape[0]], part_weights, keys[columns], first=j == 0)
-            if y_moved is not None:
-                _accumulate(y_moved[columns], part_weights.T, x[rows], first=i == 0)
-        if x_moved is not None:
-            some = x[rows]
-            into = dx[rows] if need_x else None
-            finish(x_moved[None, : some.shape[0]], some, pairs.scale, unit, into, row_dscale[rows])
-    dy = x.new_empty(0)
-    if y_moved is not None:
-        dy, from_keys = gradient(y_moved[None], keys, pairs.scale, unit, True)
-        row_dscale = row_dscale if sweep_x else from_keys
-    return dx, dy, row_dscale
+            if need_x:
+                _accumulate(moved_x[rows], part_weights, keys[columns], first=j == 0)
+            if need_y:
+                _accumulate(moved_y[columns], part_weights.T, x[rows], first=i == 0)
+    if unit is not None:
+        moved_x.mul_(unit)
+        moved_y.mul_(unit)
+    return moved_x, moved_y
 
 
 def _products(x: Tensor, y: Tensor, workspace: Tensor) -> Tensor:

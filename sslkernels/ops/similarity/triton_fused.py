@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.similarity.triton_parts import Terms, gradient, headroom, merge
+from sslkernels.ops.similarity.triton_parts import Terms, headroom, merge, summed
 from sslkernels.ops.similarity.triton_plan import Blocks, Plan, exclusions, grid, keys_of, tile
 from sslkernels.ops.triton_launch import cdiv, floats, row_tile
 
@@ -38,20 +38,17 @@ def forward(way: Plan, pairs: Pairs, columns: bool, attend: bool) -> tuple[Tenso
     return rows, column_sums, attended
 
 
-def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
     x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
     by_rows, by_columns, unit = terms
-    dx = dy = x.new_empty(0)
-    dscale = None
-    if need_x or not need_y:
-        moved = _sweep(way.backward, pairs, x, keys, by_rows, by_columns, own_lists=True, other_lists=itself)
-        dx, dscale = gradient(moved, x, pairs.scale, unit, need_x)
+    moved_x = moved_y = floats(x, 0)
+    if need_x:
+        parts = _sweep(way.backward, pairs, x, keys, by_rows, by_columns, own_lists=True, other_lists=itself)
+        moved_x = summed(parts, unit)
     if need_y:
-        moved = _sweep(way.backward, pairs, keys, x, by_columns, by_rows, own_lists=False, other_lists=True)
-        dy, from_keys = gradient(moved, keys, pairs.scale, unit, True)
-        dscale = from_keys if dscale is None else dscale
-    assert dscale is not None
-    return dx, dy, dscale
+        parts = _sweep(way.backward, pairs, keys, x, by_columns, by_rows, own_lists=False, other_lists=True)
+        moved_y = summed(parts, unit)
+    return moved_x, moved_y
 
 
 def _sweep(

@@ -4,8 +4,7 @@
     S_ij  = s*<x_i, y_j>, -inf where row i excludes column j
     lse_i = log sum_j e^S_ij             a running (peak, total) per row, and per column where asked
     G_ij  = g_i*e^(S_ij - lse_i) + h_j*e^(S_ij - lse_j)      never a product of exponentials: each is at most 1
-    O = G*Y,  dX = s*O,  ds = sum_i <x_i, O_i>  (half of it for x with itself, where G holds both terms)
-    dY = s*G^T*X is the same sweep with the two sides exchanged
+    O = G*Y moves x, and G^T*X moves y: the same sweep with the two sides exchanged
 
 triton_plan.py chooses between two ways through the pairs:
     fused    a program keeps a block of rows in registers and streams the other side past it; 16-bit rows of D <= 256
@@ -343,23 +342,16 @@ def attended_kernel(
 
 
 @triton.jit(do_not_specialize=["n", "parts"])
-def gradient_kernel(
-    moved, x, scale, unit, dx, row_dscale, n, d, x_stride, parts, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
-    """dx = s*O and <x_i, O_i>, where O is ``unit`` times the sum over parts (parts, N, D). ``dx`` may be None."""
+def total_kernel(moved, unit, out, n, d, parts, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """``unit`` times the sum over parts: (parts, N, D) -> (N, D)."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     factor = 1.0
     if unit is not None:
         factor = tl.load(unit)
-    along = tl.zeros((BLOCK_N,), tl.float32)
     for first in range(0, d, BLOCK_D):
         features = first + tl.arange(0, BLOCK_D)
         inside = (rows[:, None] < n) & (features[None, :] < d)
         total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
         for part in range(parts):
             total += tl.load(pairs(moved, tl.cast(part, tl.int64) * n + rows, features, d), mask=inside, other=0.0)
-        total *= factor
-        along += tl.sum(load_rows(x, rows, features, n, d, x_stride).to(tl.float32) * total, 1)
-        if dx is not None:
-            tl.store(pairs(dx, rows, features, d), (total * tl.load(scale)).to(dx.dtype.element_ty), mask=inside)
-    tl.store(row_dscale + rows, along, mask=rows < n)
+        tl.store(pairs(out, rows, features, d), total * factor, mask=inside)

@@ -32,20 +32,14 @@ def merge(peaks: Tensor, totals: Tensor, into: Tensor | None = None) -> Tensor:
     return lse
 
 
-def gradient(moved: Tensor, x: Tensor, scale: Tensor, unit: Tensor | None, need: bool) -> tuple[Tensor, Tensor]:
-    """dx, empty unless there is ``need``, and its rows' shares in the gradient of the scale, from O (parts, N, D)."""
-    dx = x.new_empty(tuple(x.shape)) if need else x.new_empty(0)
-    row_dscale = floats(x, x.shape[0])
-    finish(moved, x, scale, unit, dx if need else None, row_dscale)
-    return dx, row_dscale
-
-
-def finish(moved: Tensor, x: Tensor, scale: Tensor, unit: Tensor | None, dx: Tensor | None, row_dscale: Tensor) -> None:
-    n, d = x.shape
-    size = row_tile(d)
-    kernels.gradient_kernel[(cdiv(n, size["BLOCK_N"]),)](
-        moved, x, scale, unit, dx, row_dscale, n, d, x.stride(0), moved.shape[0], **size
-    )
+def summed(moved: Tensor, unit: Tensor | None) -> Tensor:
+    """The sum over parts of O (parts, N, D), times ``unit``."""
+    parts, n, d = moved.shape
+    if parts == 1 and unit is None:
+        return moved[0]
+    out, size = floats(moved, n, d), row_tile(d)
+    kernels.total_kernel[(cdiv(n, size["BLOCK_N"]),)](moved, unit, out, n, d, parts, **size)
+    return out
 
 
 def headroom(x: Tensor) -> float:
