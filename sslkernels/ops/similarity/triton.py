@@ -14,6 +14,7 @@ from sslkernels.ops.launch import rows_of
 from sslkernels.ops.similarity import composed, reference
 from sslkernels.ops.similarity import triton_chunked as chunked
 from sslkernels.ops.similarity import triton_fused as fused
+from sslkernels.ops.similarity.anchors import left_out_by
 from sslkernels.ops.similarity.schema import Anchors, Needs, Pairs, Sums
 from sslkernels.ops.similarity.triton_parts import terms_of
 from sslkernels.ops.similarity.triton_plan import keys_of, plan_for
@@ -57,6 +58,6 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
 
 def _prepared(pairs: Pairs) -> Pairs:
     """Pairs as kernels read them; an empty list of exclusions is None."""
-    x, y, scale, exclude = pairs
+    x, y, scale, exclude = pairs.x, pairs.y, pairs.scale, left_out_by(pairs)
     exclude = None if exclude is None or exclude.shape[1] == 0 else exclude.contiguous()
     return Pairs(rows_of(x), None if y is None else rows_of(y), scale, exclude)
