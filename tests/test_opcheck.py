@@ -50,7 +50,7 @@ def similarity(backend: str, dtype: torch.dtype) -> Calls:
         "similarity_backward": backward,
         "similarity_weigh": [(x, x.flip(0), scale, rows, other, 0.2, backend) for other in (None, rows.flip(0))],
         "similarity_finish": [
-            (x, moved, divisors, other, moved_y, divisors, scale, pull, need_x, other is not None, backend)
+            (x, moved, divisors, other, moved_y, divisors, scale, pull, need_x, other is not None, need_x, backend)
             for divisors in (None, norms)
             for other, moved_y, pull in ((None, None, None), (x.flip(0), moved.flip(0), rows), (x.flip(0), None, rows))
             for need_x in BOTH

@@ -51,14 +51,14 @@ class LogSumExpSimilarity(torch.autograd.Function):
         ends = Moved(
             x, moved_x if need_x or need_scale else None, None, keys, moved_y if need_keys else None, None, scale
         )
-        dx, dy, along = similarity.finish(ends, None, need_x, need_keys, ctx.backend)
+        dx, dy, along = similarity.finish(ends, None, need_x, need_keys, need_scale, ctx.backend)
         if twice and need_x:
             dx = dx + dy
         # With itself each pair counts twice, in the sum of its row and in that of its column.
         return (
             dx.to(x.dtype) if need_x else None,
             dy.to(x.dtype) if need_y else None,
-            (along[0] / 2 if itself else along[0]) if need_scale else None,
+            (along / 2 if itself else along) if need_scale else None,
             None,
             None,
             None,

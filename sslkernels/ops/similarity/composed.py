@@ -58,11 +58,9 @@ def _against_itself(
     weights = weights.view(-1)
     moved, _ = backward(pairs, Sums(lse, weights, *_everyone(lse, weights, shard)), True, False, backend)
     x_norms, y_norms = (None, None) if norms is None else (norms[:n], norms[n:])
-    dx, dy, along = finish(
-        Moved(x[:n], moved[:n], x_norms, x[n:], moved[n:], y_norms, scale), pull, needs.need_x, needs.need_y, backend
-    )
-    # A pair is in two sums, as a row and as a column, be they on one rank or on two; each gives half.
-    return value, dx, dy, value.new_empty(0), along.sum() / 2 - pulled if needs.need_scale else value.new_empty(0)
+    ends = Moved(x[:n], moved[:n], x_norms, x[n:], moved[n:], y_norms, scale)
+    dx, dy, along = finish(ends, pull, needs.need_x, needs.need_y, needs.need_scale, backend)
+    return value, dx, dy, value.new_empty(0), along - pulled if needs.need_scale else value.new_empty(0)
 
 
 def _against_keys(
@@ -108,13 +106,12 @@ def _against_keys(
     dnegatives = value.new_empty(0)
     if queue is not None:
         if needs.need_negatives:
-            dnegatives, _, _ = finish(Moved(queue, moved_y, None, None, None, None, scale), None, True, False, backend)
+            ends = Moved(queue, moved_y, None, None, None, None, scale)
+            dnegatives, _, _ = finish(ends, None, True, False, False, backend)
         moved_y = None
-    dx, dy, along = finish(
-        Moved(x, moved_x if need_x else None, x_norms, y, moved_y if needs.need_y else None, y_norms, scale),
-        pull, needs.need_x, needs.need_y, backend,
-    )  # fmt: skip
-    return value, dx, dy, dnegatives, along[0] - pulled if needs.need_scale else value.new_empty(0)
+    ends = Moved(x, moved_x if need_x else None, x_norms, y, moved_y if needs.need_y else None, y_norms, scale)
+    dx, dy, along = finish(ends, pull, needs.need_x, needs.need_y, needs.need_scale, backend)
+    return value, dx, dy, dnegatives, along - pulled if needs.need_scale else value.new_empty(0)
 
 
 def own_indices(x: Tensor, shard: Shard) -> Tensor:

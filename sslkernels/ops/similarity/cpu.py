@@ -68,22 +68,26 @@ def weigh(
     return rows.new_tensor(value), weights, pull, rows.new_tensor(of_scale)
 
 
-def finish(moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+def finish(
+    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, need_scale: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     x, y = moved.x, moved.y
     dx, along_x = _finished(x, moved.moved_x, moved.x_norms, y, pull, moved.scale, need_x)
-    dy, along_y = dx.new_empty(0), 0.0
+    dy, along_y = dx.new_empty(0), None
     if y is not None:
         dy, along_y = _finished(y, moved.moved_y, moved.y_norms, x, pull, moved.scale, need_y)
-    return dx, dy, dx.new_tensor((along_x, along_y))
+    sides = [along for along in (along_x, along_y) if along is not None]
+    return dx, dy, dx.new_tensor(sum(sides) / max(len(sides), 1)) if need_scale else dx.new_empty(0)
 
 
 def _finished(
     x: Tensor, moved: Tensor | None, norms: Tensor | None, partners: Tensor | None, pull: Tensor | None, scale: Tensor,
     need: bool,
-) -> tuple[Tensor, float]:  # fmt: skip
+) -> tuple[Tensor, float | None]:  # fmt: skip
     out = torch.empty(x.shape if need else (0,), dtype=scale.dtype, device="cpu")
     if moved is None and not need:
-        return out, 0.0
+        return out, None
+    absent = moved is None
     x, norms = rows_of(x), contiguous(norms)
     moved = torch.zeros(x.shape, dtype=scale.dtype, device="cpu") if moved is None else moved.contiguous()
     partners = x if partners is None else alike(x, partners)
@@ -92,7 +96,7 @@ def _finished(
         partners.stride(0), partners.shape[0], 0, pointer(pull), pointer(norms), float(scale),
         pointer(out) if need else 0, torch.get_num_threads(),
     )  # fmt: skip
-    return out, along
+    return out, None if absent else along
 
 
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -62,19 +62,22 @@ def weigh(
     return value, torch.stack(weights), pull, pull.dot(products)
 
 
-def finish(moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+def finish(
+    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, need_scale: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Turn what moved unit rows into the gradient of the rows that were divided by their norms."""
     x, moved_x, x_norms, y, moved_y, y_norms, scale = moved
     along = [
-        scale.new_zeros(()) if rows is None or by is None else (widened(rows) * by).sum()
-        for rows, by in ((x, moved_x), (y, moved_y))
+        (widened(rows) * by).sum() for rows, by in ((x, moved_x), (y, moved_y)) if rows is not None and by is not None
     ]
     dx, dy = scale.new_empty(0), scale.new_empty(0)
     if need_x:
         dx = _finished(widened(x), moved_x, x_norms, None if y is None else widened(y), pull, scale)
     if need_y and y is not None:
         dy = _finished(widened(y), moved_y, y_norms, widened(x), pull, scale)
-    return dx, dy, torch.stack(along)
+    if not need_scale:
+        return dx, dy, scale.new_empty(0)
+    return dx, dy, torch.stack(along).mean() if along else scale.new_zeros(())
 
 
 def _finished(

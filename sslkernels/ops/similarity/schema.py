@@ -139,18 +139,19 @@ def weigh(
 
 @SIMILARITY.op
 def finish(
-    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, backend: str
+    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, need_scale: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the rows as they were given, and the sums of <x, moved_x> and <y, moved_y>.
+    """Return the gradients of the rows as they were given, and the part of the scale's that negatives have.
 
-    These two numbers are parts of the scale's gradient. Row i of x and row i of y were pulled to each other by
-    ``pull[i]``, unless pull is None. Gradients not asked for are empty.
+    This part is the sum of <x, moved_x>, or of <y, moved_y>, since both sum weight * logit over pairs; of two we take
+    the mean, as each may lack what ranks hold. Row i of x and row i of y were pulled to each other by ``pull[i]``,
+    unless pull is None. Gradients not asked for are empty.
     """
     x, y, dtype = moved.x, moved.y, wide(moved.x.dtype)
     return (
         x.new_empty(tuple(x.shape) if need_x else (0,), dtype=dtype),
         y.new_empty(tuple(y.shape), dtype=dtype) if need_y and y is not None else x.new_empty(0, dtype=dtype),
-        x.new_empty((2,), dtype=dtype),
+        x.new_empty(() if need_scale else (0,), dtype=dtype),
     )
 
 
