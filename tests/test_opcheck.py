@@ -31,26 +31,29 @@ def similarity(backend: str, dtype: torch.dtype) -> Calls:
     forward, backward = [], []
     for keys, exclude, by_column in itertools.product((y, None), lists, BOTH):
         for attend in BOTH if keys is y else (False,):
-            forward.append((x, keys, scale, exclude, by_column, attend, backend))
-        lse, other, _ = OPS.similarity_forward(x, keys, scale, exclude, by_column, False, backend)
+            forward.append((x, keys, scale, exclude, 0, 0, by_column, attend, backend))
+        if exclude is None and keys is None:
+            forward.append((x[:4], x if by_column else None, scale, None, int(by_column), 2, by_column, False, backend))
+        lse, other, _ = OPS.similarity_forward(x, keys, scale, exclude, 0, 0, by_column, False, backend)
         of_rows = (lse, rows)
         of_columns = (other, columns) if by_column and keys is y else (lse, rows) if keys is None else (None, None)
         if by_column and keys is None:
             continue  # the caller passes x on both sides
         for need_x, need_y in ((True, False), (True, True), (False, True)) if keys is y else ((True, False),):
-            backward.append((x, keys, scale, exclude, *of_rows, *of_columns, need_x, need_y, backend))
+            backward.append((x, keys, scale, exclude, 0, 0, *of_rows, *of_columns, need_x, need_y, backend))
         if by_column:
-            backward.append((x, keys, scale, exclude, None, None, *of_columns, True, True, backend))
+            backward.append((x, keys, scale, exclude, 0, 0, None, None, *of_columns, True, True, backend))
     moved, norms = torch.randn(5, 4, dtype=sums), torch.rand(5, dtype=sums)
     losses = itertools.product(("itself", "both", "rows", "queue"), BOTH, BOTH, itertools.product(BOTH, repeat=4))
     return {
         "similarity_forward": forward,
         "similarity_backward": backward,
-        "similarity_weigh": [(x, x.flip(0), 2, scale, rows, other, 0.2, backend) for other in (None, rows.flip(0))],
+        "similarity_weigh": [(x, x.flip(0), scale, rows, other, 0.2, backend) for other in (None, rows.flip(0))],
         "similarity_finish": [
-            (x, moved, scale, divisors, partners, 2, None if partners is None else rows, backend)
+            (x, moved, divisors, other, moved_y, divisors, scale, pull, need_x, other is not None, need_x, backend)
             for divisors in (None, norms)
-            for partners in (None, x.flip(0))
+            for other, moved_y, pull in ((None, None, None), (x.flip(0), moved.flip(0), rows), (x.flip(0), None, rows))
+            for need_x in BOTH
         ],
         "similarity_contrast": [
             (x, x.flip(0), y if against == "queue" else None, scale, against, unit, not (needs[1] or needs[2]), dtype,

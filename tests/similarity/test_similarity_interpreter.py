@@ -132,7 +132,7 @@ else:
     def test_everything_from_one_forward(path: str, dtype: torch.dtype) -> None:
         x, y, exclude = problem(33, 40, 5, dtype, 2)
         oracle = Oracle(x, y, 1.5, exclude)
-        rows, columns, attended = triton.forward(Pairs(x, y, torch.tensor(1.5), exclude), True, True, None)
+        rows, columns, attended = triton.forward(Pairs(x, y, torch.tensor(1.5), exclude), True, True)
         oracle.check_sums(rows, oracle.rows)
         oracle.check_sums(columns, oracle.columns)
         shares = oracle.shares(oracle.rows, 1)

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turn log-sum-exps of negatives and logits of positives into losses and their weights, in plain PyTorch."""
+"""Treat anchors one by one, in plain PyTorch: list what each leaves out, and turn sums into losses and weights."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from sslkernels.ops.similarity.schema import Pairs
+
+
+def left_out_by(pairs: Pairs) -> Tensor | None:
+    """List the columns (N, E) that each row leaves out; None if no row leaves any."""
+    if not pairs.views:
+        return pairs.exclude
+    n, device = pairs.x.shape[0], pairs.x.device
+    views = torch.arange(pairs.views, device=device) * (n // pairs.views)
+    return pairs.start + (torch.arange(n, device=device)[:, None] + views).remainder(max(n, 1))
 
 
 def losses_of(lse: Tensor, logits: Tensor) -> Tensor:

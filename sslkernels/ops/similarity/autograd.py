@@ -38,6 +38,7 @@ class LogSumExpSimilarity(torch.autograd.Function):
         twice = y is None and ctx.columns  # x stands on both sides of the matrix: we pass it twice and add both
         keys = x if twice else y
         itself = keys is None and not ctx.attend
+        need_keys = need_y or (twice and need_x)
         if ctx.attend:
             moved_x, moved_y = attended * rows_grad[:, None], None
         else:
@@ -45,21 +46,19 @@ class LogSumExpSimilarity(torch.autograd.Function):
                 cols, cols_grad = rows, rows_grad
             sums = Sums(rows, rows_grad.contiguous(), cols, None if cols_grad is None else cols_grad.contiguous())
             moved_x, moved_y = similarity.backward(
-                Pairs(x, keys, scale, exclude), sums, need_x or need_scale, need_y or twice, ctx.backend
+                Pairs(x, keys, scale, exclude), sums, need_x or need_scale, need_keys, ctx.backend
             )
-        dx = dy = along = None
-        if need_x or need_scale:
-            dx, along = similarity.finish(Moved(x, moved_x, scale, None), None, 0, None, ctx.backend)
-        if itself and along is not None:
-            along = along / 2  # each pair counts twice, in the sum of its row and in that of its column
-        if keys is not None and moved_y is not None and (need_y or twice):
-            dy, _ = similarity.finish(Moved(keys, moved_y, scale, None), None, 0, None, ctx.backend)
-        if twice and dx is not None and dy is not None:
-            dx, dy = dx + dy, None
+        ends = Moved(
+            x, moved_x if need_x or need_scale else None, None, keys, moved_y if need_keys else None, None, scale
+        )
+        dx, dy, along = similarity.finish(ends, None, need_x, need_keys, need_scale, ctx.backend)
+        if twice and need_x:
+            dx = dx + dy
+        # With itself each pair counts twice, in the sum of its row and in that of its column.
         return (
-            dx.to(x.dtype) if need_x and dx is not None else None,
-            dy.to(keys.dtype) if dy is not None else None,
-            along if need_scale else None,
+            dx.to(x.dtype) if need_x else None,
+            dy.to(x.dtype) if need_y else None,
+            (along / 2 if itself else along) if need_scale else None,
             None,
             None,
             None,

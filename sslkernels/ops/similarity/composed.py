@@ -46,70 +46,72 @@ def _against_itself(
     anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, scale = anchors.x.shape[0], anchors.scale
-    x, norms = _rows(anchors, anchors.x, anchors.y, backend)
+    x, norms = _both_views(anchors, backend)
     shard = shard.with_views(2)
-    own = own_indices(x, shard)
-    left_out = torch.stack((own, own.roll(-n)), 1)
-    pairs = Pairs(x, None if shard.ranks == 1 else all_rows(x, shard), scale, left_out)
+    pairs = Pairs(x, None if shard.ranks == 1 else all_rows(x, shard), scale, None, shard.start, 2)
     lse, _, _ = forward(pairs, False, False, backend)
-    value, weights, _, pull, pulled = weigh(Positives(x, x, n, scale), lse, None, _share(2 * n, mean, shard), backend)
+    value, weights, pull, pulled = weigh(
+        Positives(x[:n], x[n:], scale), lse[:n], lse[n:], _share(2 * n, mean, shard), backend
+    )
     if not any(needs):
         return _nothing_but(value)
+    weights = weights.view(-1)
     moved, _ = backward(pairs, Sums(lse, weights, *_everyone(lse, weights, shard)), True, False, backend)
-    pull = pull + pull.roll(n)  # a row is pulled as an anchor, and as the partner of its partner
-    (first, along0), (second, along1) = (
-        finish(
-            Moved(x[here], moved[here], scale, None if norms is None else norms[here]), x[there], 0, pull[here], backend
-        )
-        for here, there in ((slice(0, n), slice(n, 2 * n)), (slice(n, 2 * n), slice(0, n)))
-    )
-    # A pair is in two sums, as a row and as a column, be they on one rank or on two; each gives half.
-    return value, first, second, value.new_empty(0), (along0 + along1) / 2 - pulled
+    x_norms, y_norms = (None, None) if norms is None else (norms[:n], norms[n:])
+    ends = Moved(x[:n], moved[:n], x_norms, x[n:], moved[n:], y_norms, scale)
+    dx, dy, along = finish(ends, pull, needs.need_x, needs.need_y, needs.need_scale, backend)
+    return value, dx, dy, value.new_empty(0), along - pulled if needs.need_scale else value.new_empty(0)
 
 
 def _against_keys(
     anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    scale, both, queue = anchors.scale, anchors.against == "both", anchors.negatives
-    x, x_norms = _rows(anchors, anchors.x, None, backend)
-    y, y_norms = _rows(anchors, anchors.y, None, backend)
-    left_out = None if queue is not None else own_indices(x, shard)[:, None]
+    x, y, queue, scale, both, n = (*anchors[:4], anchors.against == "both", anchors.x.shape[0])
+    x_norms: Tensor | None = None
+    y_norms: Tensor | None = None
+    if anchors.unit:
+        rows, norms = unit_forward(x, y, anchors.dtype, backend)
+        (x, y), (x_norms, y_norms) = (rows[:n], rows[n:]), (norms[:n], norms[n:])
+    start, views = (shard.start, 1) if queue is None else (0, 0)
     keys = all_rows(y, shard) if queue is None else queue
     need_x = needs.need_x or needs.need_scale
     need_keys = needs.need_negatives if queue is not None else needs.need_y
     # Where no key can get a gradient, one flash pass sums the keys by their weights too.
     attend = not both and anchors.frozen and any(needs)
     there = both and shard.ranks > 1  # the columns of x are rows of y's matrix then
-    forth = Pairs(x, keys, scale, left_out)
-    back = Pairs(y, all_rows(x, shard), scale, left_out) if there else None
+    forth = Pairs(x, keys, scale, None, start, views)
+    back = Pairs(y, all_rows(x, shard), scale, None, start, views) if there else None
     rows, cols, attended = forward(forth, both and not there, attend, backend)
     if back is not None:
         cols, _, _ = forward(back, False, False, backend)
-    value, row_weights, col_weights, pull, pulled = weigh(
-        Positives(x, y, 0, scale), rows, cols if both else None, _share(x.shape[0], mean, shard), backend
-    )
+    share = _share(n, mean, shard) / (2 if both else 1)
+    value, weights, pull, pulled = weigh(Positives(x, y, scale), rows, cols if both else None, share, backend)
     if not any(needs):
         return _nothing_but(value)
-    moved_y = dx = dy = dnegatives = along = value.new_empty(0)
+    moved_x: Tensor | None = None
+    moved_y: Tensor | None = None
     if attend:
-        moved_x = attended * row_weights[:, None]
+        moved_x = attended * weights[0][:, None]
     elif back is not None:
-        everyones_rows, everyones_cols = _everyone(rows, row_weights, shard), _everyone(cols, col_weights, shard)
-        moved_x, _ = backward(forth, Sums(rows, row_weights, *everyones_cols), need_x, False, backend)
-        moved_y, _ = backward(back, Sums(cols, col_weights, *everyones_rows), needs.need_y, False, backend)
+        everyones_rows, everyones_cols = _everyone(rows, weights[0], shard), _everyone(cols, weights[1], shard)
+        if need_x:
+            moved_x, _ = backward(forth, Sums(rows, weights[0], *everyones_cols), True, False, backend)
+        if needs.need_y:
+            moved_y, _ = backward(back, Sums(cols, weights[1], *everyones_rows), True, False, backend)
     else:
-        sums = Sums(rows, row_weights, cols, col_weights) if both else Sums(rows, row_weights, None, None)
+        sums = Sums(rows, weights[0], cols, weights[1]) if both else Sums(rows, weights[0], None, None)
         moved_x, moved_y = backward(forth, sums, need_x, need_keys, backend)
         if queue is None and need_keys:
             moved_y = summed_rows(moved_y, shard)
-    if need_x:
-        dx, along = finish(Moved(x, moved_x, scale, x_norms), y, 0, pull, backend)
-    if needs.need_y:
-        mine = moved_y if queue is None else torch.zeros_like(y, dtype=value.dtype)
-        dy, _ = finish(Moved(y, mine, scale, y_norms), x, 0, pull, backend)
-    if queue is not None and needs.need_negatives:
-        dnegatives, _ = finish(Moved(queue, moved_y, scale, None), None, 0, None, backend)
-    return value, dx, dy, dnegatives, along - pulled if needs.need_scale else along
+    dnegatives = value.new_empty(0)
+    if queue is not None:
+        if needs.need_negatives:
+            ends = Moved(queue, moved_y, None, None, None, None, scale)
+            dnegatives, _, _ = finish(ends, None, True, False, False, backend)
+        moved_y = None
+    ends = Moved(x, moved_x if need_x else None, x_norms, y, moved_y if needs.need_y else None, y_norms, scale)
+    dx, dy, along = finish(ends, pull, needs.need_x, needs.need_y, needs.need_scale, backend)
+    return value, dx, dy, dnegatives, along - pulled if needs.need_scale else value.new_empty(0)
 
 
 def own_indices(x: Tensor, shard: Shard) -> Tensor:
@@ -117,11 +119,11 @@ def own_indices(x: Tensor, shard: Shard) -> Tensor:
     return torch.arange(shard.start, shard.start + x.shape[0], device=x.device)
 
 
-def _rows(anchors: Anchors, first: Tensor, second: Tensor | None, backend: str) -> tuple[Tensor, Tensor | None]:
-    """Return rows as they are multiplied, and the norms by which they were divided."""
+def _both_views(anchors: Anchors, backend: str) -> tuple[Tensor, Tensor | None]:
+    """Return the rows of x and then of y as they are multiplied, and the norms by which they were divided."""
     if anchors.unit:
-        return unit_forward(first, second, anchors.dtype, backend)
-    return first if second is None else torch.cat((first, second)), None
+        return unit_forward(anchors.x, anchors.y, anchors.dtype, backend)
+    return torch.cat((anchors.x, anchors.y)), None
 
 
 def _share(anchors: int, mean: bool, shard: Shard) -> float:

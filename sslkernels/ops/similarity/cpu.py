@@ -10,6 +10,7 @@ from sslkernels import _C
 from sslkernels.backends import WORKSPACE
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import CODES, alike, contiguous, pointer, rows_of
+from sslkernels.ops.similarity.anchors import left_out_by
 from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives, Sums
 
 # `Against` in csrc/cpu/similarity/kernels.h has the same numbers.
@@ -17,7 +18,7 @@ AGAINST = {"itself": 0, "both": 1, "rows": 2, "queue": 3}
 
 
 def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, exclude = rows_of(pairs.x), contiguous(pairs.exclude)
+    x, exclude = rows_of(pairs.x), contiguous(left_out_by(pairs))
     keys = x if pairs.y is None else alike(x, pairs.y)
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     dtype = wide(x.dtype)
@@ -34,7 +35,7 @@ def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, 
 
 
 def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
-    x, exclude = rows_of(pairs.x), contiguous(pairs.exclude)
+    x, exclude = rows_of(pairs.x), contiguous(left_out_by(pairs))
     keys = x if pairs.y is None else alike(x, pairs.y)
     need_x, need_y = need_x or pairs.y is None, need_y and pairs.y is not None
     moved_x, moved_y = (
@@ -55,28 +56,47 @@ def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tens
 
 def weigh(
     positives: Positives, rows: Tensor, cols: Tensor | None, share: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, y = rows_of(positives.x), alike(positives.x, positives.y)
-    row_weights, pull = torch.empty_like(rows), torch.empty_like(rows)
-    col_weights = rows.new_empty(0) if cols is None else torch.empty_like(cols)
+    rows, cols, directions = rows.contiguous(), contiguous(cols), 1 if cols is None else 2
+    weights, pull = rows.new_empty((directions, len(rows))), torch.empty_like(rows)
     value, of_scale = _C.similarity_weigh(
         CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[0], x.shape[1],
-        positives.shift, float(positives.scale), rows.data_ptr(), pointer(cols), share, row_weights.data_ptr(),
-        col_weights.data_ptr(), pull.data_ptr(), torch.get_num_threads(),
+        0, float(positives.scale), rows.data_ptr(), pointer(cols), share * directions, weights.data_ptr(),
+        weights[-1].data_ptr(), pull.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return rows.new_tensor(value), row_weights, col_weights, pull, rows.new_tensor(of_scale)
+    return rows.new_tensor(value), weights, pull, rows.new_tensor(of_scale)
 
 
-def finish(rows: Moved, partners: Tensor | None, shift: int, pull: Tensor | None) -> tuple[Tensor, Tensor]:
-    x, moved, norms = rows_of(rows.x), rows.moved.contiguous(), contiguous(rows.norms)
+def finish(
+    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, need_scale: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    x, y = moved.x, moved.y
+    dx, along_x = _finished(x, moved.moved_x, moved.x_norms, y, pull, moved.scale, need_x)
+    dy, along_y = dx.new_empty(0), None
+    if y is not None:
+        dy, along_y = _finished(y, moved.moved_y, moved.y_norms, x, pull, moved.scale, need_y)
+    sides = [along for along in (along_x, along_y) if along is not None]
+    return dx, dy, dx.new_tensor(sum(sides) / max(len(sides), 1)) if need_scale else dx.new_empty(0)
+
+
+def _finished(
+    x: Tensor, moved: Tensor | None, norms: Tensor | None, partners: Tensor | None, pull: Tensor | None, scale: Tensor,
+    need: bool,
+) -> tuple[Tensor, float | None]:  # fmt: skip
+    out = torch.empty(x.shape if need else (0,), dtype=scale.dtype, device="cpu")
+    if moved is None and not need:
+        return out, None
+    absent = moved is None
+    x, norms = rows_of(x), contiguous(norms)
+    moved = torch.zeros(x.shape, dtype=scale.dtype, device="cpu") if moved is None else moved.contiguous()
     partners = x if partners is None else alike(x, partners)
-    out = torch.empty(moved.shape, dtype=moved.dtype, device="cpu")
-    of_scale = _C.similarity_finish(
+    along = _C.similarity_finish(
         CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], x.shape[1], moved.data_ptr(), partners.data_ptr(),
-        partners.stride(0), partners.shape[0], shift, pointer(pull), pointer(norms), float(rows.scale),
-        out.data_ptr(), torch.get_num_threads(),
+        partners.stride(0), partners.shape[0], 0, pointer(pull), pointer(norms), float(scale),
+        pointer(out) if need else 0, torch.get_num_threads(),
     )  # fmt: skip
-    return out, moved.new_tensor(of_scale)
+    return out, None if absent else along
 
 
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -12,14 +12,14 @@ from torch import Tensor
 from sslkernels.distributed import Shard
 from sslkernels.ops.dtypes import widened
 from sslkernels.ops.similarity import composed
-from sslkernels.ops.similarity.anchors import losses_of, weights_of
+from sslkernels.ops.similarity.anchors import left_out_by, losses_of, weights_of
 from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives, Sums
 
 
 def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-sum-exps of rows (N,), of columns (M,) if ``columns``, and softmax(S) @ y (N, D) if ``attend``."""
     logits, _, keys = _logits(pairs)
-    logits = logits.masked_fill(_left_out(pairs.exclude, logits), -torch.inf)
+    logits = logits.masked_fill(_left_out(left_out_by(pairs), logits), -torch.inf)
     rows = logits.logsumexp(1)
     column_sums = logits.logsumexp(0) if columns else logits.new_empty(0)
     attended = _weights(logits, rows[:, None]) @ keys if attend else logits.new_empty(0)
@@ -31,9 +31,9 @@ def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tens
 
     With ``y=None`` both terms belong to the same rows, each with its own exclusions.
     """
-    (_, y, _, exclude), (rows, rows_grad, cols, cols_grad) = pairs, sums
+    y, (rows, rows_grad, cols, cols_grad) = pairs.y, sums
     logits, queries, keys = _logits(pairs)
-    left_out = _left_out(exclude, logits)
+    left_out = _left_out(left_out_by(pairs), logits)
     weights = torch.zeros_like(logits)
     if rows is not None and rows_grad is not None:
         weights += (rows_grad[:, None] * _weights(logits, rows[:, None])).masked_fill(left_out, 0)
@@ -49,31 +49,48 @@ def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tens
 
 def weigh(
     positives: Positives, rows: Tensor, cols: Tensor | None, share: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, y, shift, scale = positives
-    products = (widened(x) * widened(y).roll(-shift, 0)[: x.shape[0]]).sum(1)
-    directions = [rows] if cols is None else [rows, cols]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x, y, scale = positives
+    products = (widened(x) * widened(y)).sum(1)
     value, weights, pull = torch.zeros_like(scale), [], torch.zeros_like(rows)
-    for lse in directions:
+    for lse in (rows,) if cols is None else (rows, cols):
         # The weight comes first: the sum of large losses may overflow where their mean does not.
-        value = value + (share / len(directions) * losses_of(lse, scale * products)).sum()
-        beside, own = weights_of(lse, scale * products, share / len(directions))
+        value = value + (share * losses_of(lse, scale * products)).sum()
+        beside, own = weights_of(lse, scale * products, share)
         weights.append(beside)
         pull = pull + own
-    return value, weights[0], weights[1] if cols is not None else rows.new_empty(0), pull, pull.dot(products)
+    return value, torch.stack(weights), pull, pull.dot(products)
 
 
-def finish(rows: Moved, partners: Tensor | None, shift: int, pull: Tensor | None) -> tuple[Tensor, Tensor]:
+def finish(
+    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, need_scale: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Turn what moved unit rows into the gradient of the rows that were divided by their norms."""
-    x, moved = widened(rows.x), rows.moved
-    gradient = moved
+    x, moved_x, x_norms, y, moved_y, y_norms, scale = moved
+    along = [
+        (widened(rows) * by).sum() for rows, by in ((x, moved_x), (y, moved_y)) if rows is not None and by is not None
+    ]
+    dx, dy = scale.new_empty(0), scale.new_empty(0)
+    if need_x:
+        dx = _finished(widened(x), moved_x, x_norms, None if y is None else widened(y), pull, scale)
+    if need_y and y is not None:
+        dy = _finished(widened(y), moved_y, y_norms, widened(x), pull, scale)
+    if not need_scale:
+        return dx, dy, scale.new_empty(0)
+    return dx, dy, torch.stack(along).mean() if along else scale.new_zeros(())
+
+
+def _finished(
+    x: Tensor, moved: Tensor | None, norms: Tensor | None, partners: Tensor | None, pull: Tensor | None, scale: Tensor
+) -> Tensor:
+    gradient = torch.zeros_like(x) if moved is None else moved
     if partners is not None and pull is not None:
-        gradient = moved - pull[:, None] * widened(partners).roll(-shift, 0)[: x.shape[0]]
-    gradient = rows.scale * gradient
-    if rows.norms is not None:
-        along = torch.where(rows.norms > 1e-12, (x * gradient).sum(1), 0)
-        gradient = (gradient - x * along[:, None]) / rows.norms.clamp_min(1e-12)[:, None]
-    return gradient, (x * moved).sum()
+        gradient = gradient - pull[:, None] * partners
+    gradient = scale * gradient
+    if norms is not None:
+        along = torch.where(norms > 1e-12, (x * gradient).sum(1), 0)
+        gradient = (gradient - x * along[:, None]) / norms.clamp_min(1e-12)[:, None]
+    return gradient
 
 
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -19,12 +19,18 @@ SIMILARITY = family("similarity", kernels=("cpu", "triton"))
 
 
 class Pairs(NamedTuple):
-    """Stand for the logits scale * <x_i, y_j> of all pairs except those left out."""
+    """Stand for the logits scale * <x_i, y_j> of all pairs except those left out.
+
+    They are left out by ``exclude``, or by ``views`` where the rows of x are so many views of the same things, one view
+    after another, and are rows ``start`` to ``start + N`` of y too: a row leaves out itself and its other views.
+    """
 
     x: Tensor  # (N, D)
     y: Tensor | None  # (M, D), or None for x itself
     scale: Tensor  # (), in the dtype of sums
     exclude: Tensor | None  # (N, E): row i leaves out these columns; -1 for none
+    start: int = 0
+    views: int = 0  # row i leaves out columns start + (i + k * N / views) mod N, k < views
 
 
 class Sums(NamedTuple):
@@ -37,21 +43,27 @@ class Sums(NamedTuple):
 
 
 class Positives(NamedTuple):
-    """Match row i of x with row ``(i + shift) mod M`` of y; its logit is the scaled product."""
+    """Match row i of x with row i of y; its logit is the scaled product."""
 
     x: Tensor  # (N, D)
-    y: Tensor  # (M, D), N <= M
-    shift: int
+    y: Tensor  # (N, D)
     scale: Tensor  # ()
 
 
 class Moved(NamedTuple):
-    """Hold what moves rows: the sums over their negatives of weight * negative."""
+    """Hold the rows of both sides as they were multiplied, and what moves them.
 
-    x: Tensor  # (N, D), as they were multiplied
-    moved: Tensor  # (N, D), in the dtype of sums
+    That is the sum over a row's negatives of weight * negative, in the dtype of sums; None stands for zeros. The norms
+    are those of the rows as they were given, or None if they were multiplied as given.
+    """
+
+    x: Tensor  # (N, D)
+    moved_x: Tensor | None  # (N, D)
+    x_norms: Tensor | None  # (N,)
+    y: Tensor | None  # (M, D), or None if there is no other side
+    moved_y: Tensor | None  # (M, D)
+    y_norms: Tensor | None  # (M,)
     scale: Tensor  # ()
-    norms: Tensor | None  # (N,), of the rows as they were given; None if they were multiplied as given
 
 
 class Anchors(NamedTuple):
@@ -83,7 +95,7 @@ class Needs(NamedTuple):
 @SIMILARITY.op
 def forward(pairs: Pairs, columns: bool, attend: bool, backend: str) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-sum-exps of rows and of columns, and softmax(logits) @ y; those not asked for are empty."""
-    x, y, _, _ = pairs
+    x, y = pairs.x, pairs.y
     n, m, dtype = x.shape[0], (x if y is None else y).shape[0], wide(x.dtype)
     return (
         x.new_empty((n,), dtype=dtype),
@@ -98,7 +110,7 @@ def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, backend: str)
 
     They are the gradients but for the scale, in the dtype of sums. Where y is x, the first holds both.
     """
-    x, y, _, _ = pairs
+    x, y = pairs.x, pairs.y
     dtype = wide(x.dtype)
     return (
         x.new_empty(tuple(x.shape) if need_x else (0,), dtype=dtype),
@@ -109,17 +121,17 @@ def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, backend: str)
 @SIMILARITY.op
 def weigh(
     positives: Positives, rows: Tensor, cols: Tensor | None, share: float, backend: str
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Turn log-sum-exps of negatives into share * sum_i softplus(lse_i - p_i), and the weights of its gradient.
 
-    Return the value; the gradients of rows and of cols (N,); minus that of the positives' logits; and its sum over the
-    logits, times minus one over the scale. With cols the loss is the mean of both directions, else they are empty.
+    The sum is over both directions where there are ``cols``, the log-sum-exps of the rows of y. Return the value; the
+    gradients of rows and of cols (1 or 2, N); minus that of the positives' logits (N,); and its sum over the logits,
+    times minus one over the scale.
     """
-    none = rows.new_empty(0)
+    directions = 1 if cols is None else 2
     return (
         rows.new_empty(()),
-        torch.empty_like(rows),
-        none if cols is None else torch.empty_like(cols),
+        rows.new_empty((directions, rows.shape[0])),
         torch.empty_like(rows),
         rows.new_empty(()),
     )
@@ -127,13 +139,20 @@ def weigh(
 
 @SIMILARITY.op
 def finish(
-    rows: Moved, partners: Tensor | None, shift: int, pull: Tensor | None, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Return the gradient of the rows as they were given (N, D), and the sum of <x, moved>, a part of the scale's.
+    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, need_scale: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of the rows as they were given, and the part of the scale's that negatives have.
 
-    Row i was pulled to partner ``(i + shift) mod M`` by ``pull[i]``, unless pull is None.
+    This part is the sum of <x, moved_x>, or of <y, moved_y>, since both sum weight * logit over pairs; of two we take
+    the mean, as each may lack what ranks hold. Row i of x and row i of y were pulled to each other by ``pull[i]``,
+    unless pull is None. Gradients not asked for are empty.
     """
-    return torch.empty_like(rows.moved), rows.moved.new_empty(())
+    x, y, dtype = moved.x, moved.y, wide(moved.x.dtype)
+    return (
+        x.new_empty(tuple(x.shape) if need_x else (0,), dtype=dtype),
+        y.new_empty(tuple(y.shape), dtype=dtype) if need_y and y is not None else x.new_empty(0, dtype=dtype),
+        x.new_empty(() if need_scale else (0,), dtype=dtype),
+    )
 
 
 @SIMILARITY.op

@@ -6,19 +6,24 @@ Nothing here waits for the device: the scale is read from its pointer, and every
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
+from sslkernels.distributed import Shard
 from sslkernels.ops.launch import rows_of
+from sslkernels.ops.similarity import composed, triton_anchors, triton_contrast
 from sslkernels.ops.similarity import triton_chunked as chunked
 from sslkernels.ops.similarity import triton_fused as fused
-from sslkernels.ops.similarity.schema import Pairs, Sums
-from sslkernels.ops.similarity.triton_parts import terms_of
-from sslkernels.ops.similarity.triton_plan import keys_of, plan_for
+from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives, Sums
+from sslkernels.ops.similarity.triton_anchors import Parts
+from sslkernels.ops.similarity.triton_parts import Running, attended_of, lse_of, terms_of, total
+from sslkernels.ops.similarity.triton_plan import Plan, keys_of, plan_for
 from sslkernels.ops.triton_launch import floats
 
 
-def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
     pairs = _prepared(pairs)
     x, (n, d), m = pairs.x, pairs.x.shape, keys_of(pairs).shape[0]
     if n == 0 or m == 0:
@@ -29,32 +34,63 @@ def forward(pairs: Pairs, columns: bool, attend: bool, kept: Tensor | None) -> t
         )
     way = plan_for(pairs)
     with torch.cuda.device_of(x):
-        through = fused if way.path == "fused" else chunked
-        return through.forward(way, pairs, columns, attend)
+        swept = through(way).sums(way, pairs, columns, attend, False)
+        rows = lse_of(swept.rows)
+        column_sums = floats(x, 0) if swept.columns is None else lse_of(swept.columns)
+        return rows, column_sums, attended_of(swept, rows) if attend else floats(x, 0)
 
 
-def backward(
-    pairs: Pairs, sums: Sums, kept: Tensor | None, need_x: bool, need_y: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
     pairs = _prepared(pairs)
-    x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
-    need_y = need_y and not itself
+    x, keys = pairs.x, keys_of(pairs)
+    need_y = need_y and pairs.y is not None
     if x.shape[0] == 0 or keys.shape[0] == 0:
-        return (
-            torch.zeros_like(x, memory_format=torch.contiguous_format) if need_x else x.new_empty(0),
-            torch.zeros_like(keys, memory_format=torch.contiguous_format) if need_y else x.new_empty(0),
-            floats(x).zero_(),
-        )
-    way, terms = plan_for(pairs), terms_of(sums, x.dtype)
+        shapes = (of.shape if need else (0,) for of, need in ((x, need_x), (keys, need_y)))
+        moved_x, moved_y = (floats(x, *shape).zero_() for shape in shapes)
+        return moved_x, moved_y
+    way = plan_for(pairs)
     with torch.cuda.device_of(x):
-        through = fused if way.path == "fused" else chunked
-        dx, dy, row_dscale = through.backward(way, pairs, terms, need_x, need_y)
-    dscale = row_dscale.sum()
-    return dx, dy, dscale / 2 if itself else dscale
+        terms = terms_of(sums, x.dtype)
+        sides = through(way).moved(way, pairs, terms, need_x, need_y, None)
+        moved_x, moved_y = (floats(x, 0) if parts is None else total(parts, terms.largest) for parts in sides)
+        return moved_x, moved_y
+
+
+def weigh(
+    positives: Positives, rows: Tensor, cols: Tensor | None, share: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    of_columns = None if cols is None else Running(cols.contiguous(), None)
+    with torch.cuda.device_of(rows):
+        weighed = triton_anchors.weigh(positives, Running(rows.contiguous(), None), of_columns, share, True, False)
+        value, pulled = triton_anchors.summed(weighed.losses, weighed.pulled)
+    return value, weighed.weights, weighed.pull, pulled  # type: ignore[return-value]
+
+
+def finish(
+    moved: Moved, pull: Tensor | None, need_x: bool, need_y: bool, need_scale: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    x_parts, y_parts = (
+        Parts(None if sums is None else sums.contiguous()[None]) for sums in (moved.moved_x, moved.moved_y)
+    )
+    with torch.cuda.device_of(moved.x):
+        dx, dy, along = triton_anchors.finish(moved, x_parts, y_parts, None, pull, None, need_x, need_y, need_scale)
+        return dx, dy, floats(moved.x, 0) if along is None else triton_anchors.summed(along)[0]
+
+
+def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    keys = anchors.y if anchors.negatives is None else anchors.negatives
+    if anchors.x.shape[0] == 0 or keys.shape[0] == 0:
+        return composed.contrast(anchors, mean, needs, Shard.alone, "triton")
+    with torch.cuda.device_of(anchors.x):
+        return triton_contrast.contrast(anchors, mean, needs)
+
+
+def through(way: Plan) -> ModuleType:
+    return fused if way.path == "fused" else chunked
 
 
 def _prepared(pairs: Pairs) -> Pairs:
-    """Pairs as kernels read them; an empty list of exclusions is None."""
-    x, y, scale, exclude = pairs
-    exclude = None if exclude is None or exclude.shape[1] == 0 else exclude.contiguous()
-    return Pairs(rows_of(x), None if y is None else rows_of(y), scale, exclude)
+    """Pairs as kernels read them."""
+    x, y, scale, exclude, *views = pairs
+    exclude = None if exclude is None else exclude.contiguous()
+    return Pairs(rows_of(x), None if y is None else rows_of(y), scale, exclude, *views)

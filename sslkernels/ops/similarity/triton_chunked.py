@@ -8,21 +8,26 @@ from torch import Tensor
 
 from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.similarity.triton_parts import Terms, finish, gradient, headroom, merge
-from sslkernels.ops.similarity.triton_plan import Plan, chunk, epilogue_tile, exclusions, grid, keys_of, wide_chunk
+from sslkernels.ops.similarity.triton_parts import Running, Swept, Terms, layout, lse_of, room
+from sslkernels.ops.similarity.triton_plan import Plan, chunk, epilogue_tile, grid, keys_of, wide_chunk
 from sslkernels.ops.triton_launch import cdiv, floats
 
 
-def forward(way: Plan, pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
+def sums(way: Plan, pairs: Pairs, columns: bool, attend: bool, keep: bool) -> Swept:
+    """Running sums of rows and, if asked, of columns; lse and softmax(S)*Y if ``attend``.
+
+    With ``keep`` the products are returned where all fit the workspace together with their weights.
+    """
     if not attend:
-        return *_sums(way, pairs, columns), floats(pairs.x, 0)
+        return _sums(way, pairs, columns, keep)
     rows, attended = _attend(way, pairs)
-    return rows, _sums(way, pairs, True)[1] if columns else floats(pairs.x, 0), attended
+    return Swept(Running(rows, None), _sums(way, pairs, True, False).columns if columns else None, attended[None])
 
 
-def _sums(way: Plan, pairs: Pairs, columns: bool) -> tuple[Tensor, Tensor]:
-    x, keys, exclude = pairs.x, keys_of(pairs), pairs.exclude
+def _sums(way: Plan, pairs: Pairs, columns: bool, keep: bool) -> Swept:
+    x, keys, listed = pairs.x, keys_of(pairs), layout(pairs)
     n, m = x.shape[0], keys.shape[0]
+    keep = keep and chunk(n, m, _pair_bytes(x)) == (n, m)
     height, width = chunk(n, m, 4)
     products = floats(x, height * width)
     row_programs, column_programs = grid(height, width, way.forward, x.device, columns)
@@ -32,80 +37,78 @@ def _sums(way: Plan, pairs: Pairs, columns: bool) -> tuple[Tensor, Tensor]:
         for j in range(0, m, width):
             part = _products(x[i : i + height], keys[j : j + width], products)
             kernels.chunk_forward_kernel[(row_programs * column_programs,)](
-                part, pairs.scale, None if exclude is None else exclude[i:], row_peaks[:, i:], row_totals[:, i:],
+                part, pairs.scale, listed.exclude, row_peaks[:, i:], row_totals[:, i:],
                 None if column_peaks is None else column_peaks[:, j:],
                 None if column_totals is None else column_totals[:, j:],
-                *part.shape, n, m, j, exclusions(pairs), row_programs, column_programs, int(j > 0), int(i > 0),
+                *part.shape, n, m, n, i, j, *listed[1:], row_programs, column_programs, int(j > 0), int(i > 0),
                 COLUMNS=columns, **epilogue_tile(way.forward),
             )  # fmt: skip
-    rows = merge(row_peaks, row_totals)
-    return rows, merge(column_peaks, column_totals) if columns else floats(x, 0)
+    by_columns = None if column_peaks is None else Running(column_peaks, column_totals)
+    return Swept(Running(row_peaks, row_totals), by_columns, None, products if keep else None)
 
 
 def _attend(way: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
     """Row sums and softmax(S)*Y. Chunks are as wide as the keys: their rows' sums are complete, and turn the logits in
     memory into softmax at once.
     """
-    x, keys, exclude = pairs.x, keys_of(pairs), pairs.exclude
+    x, keys, listed = pairs.x, keys_of(pairs), layout(pairs)
     (n, d), m = x.shape, keys.shape[0]
-    itemsize = 0 if x.dtype == torch.float32 else x.element_size()
-    height = wide_chunk(n, m, 4 + itemsize)
-    products, attended, sums = floats(x, height * m), floats(x, n, d), floats(x, n)
-    weights = x.new_empty(height * m) if itemsize else products
-    one = floats(x, height).fill_(headroom(x))
+    height = wide_chunk(n, m, _pair_bytes(x))
+    products, attended, rows = floats(x, height * m), floats(x, n, d), floats(x, n)
+    weights = _weights_beside(products, x)
     row_programs, column_programs = grid(height, m, way.forward, x.device, False)
     for i in range(0, n, height):
         part = _products(x[i : i + height], keys, products)
-        listed = None if exclude is None else exclude[i : i + height]
         row_peaks, row_totals = floats(x, 2, column_programs, part.shape[0])
         kernels.chunk_forward_kernel[(row_programs * column_programs,)](
-            part, pairs.scale, listed, row_peaks, row_totals, None, None,
-            *part.shape, part.shape[0], m, 0, exclusions(pairs), row_programs, column_programs, 0, 0,
+            part, pairs.scale, listed.exclude, row_peaks, row_totals, None, None,
+            *part.shape, part.shape[0], m, n, i, 0, *listed[1:], row_programs, column_programs, 0, 0,
             COLUMNS=False, **epilogue_tile(way.forward),
         )  # fmt: skip
-        rows = sums[i : i + height]
-        merge(row_peaks, row_totals, rows)
-        part_weights = _weights(way, pairs, part, weights, (rows, one), None, i, 0, False)
+        lse = lse_of(Running(row_peaks, row_totals), rows[i : i + height])
+        part_weights = _weights(way, pairs, part, weights, (lse, None), None, None, i, 0)
         _accumulate(attended[i : i + height], part_weights, keys, first=True)
-    if headroom(x) != 1:
-        attended.mul_(1 / headroom(x))
-    return sums, attended
+    if room(x) != 1:
+        attended.mul_(1 / room(x))
+    return rows, attended
 
 
-def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
-    by_rows, by_columns, unit = terms
+def moved(
+    way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool, products: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """O for x and for y, as one part (1, N, D) each, over the unit of the terms. ``products`` are those of `sums`."""
+    x, keys = pairs.x, keys_of(pairs)
+    by_rows, by_columns, largest = terms
     (n, d), m = x.shape, keys.shape[0]
-    sweep_x = need_x or not need_y
-    itemsize = 0 if x.dtype == torch.float32 else x.element_size()
-    height, width = chunk(n, m, 4 + itemsize)
-    products = floats(x, height * width)
-    weights = x.new_empty(height * width) if itemsize else products
-    dx = x.new_empty((n, d) if need_x else (0,))
-    row_dscale = floats(x, n)
-    x_moved = floats(x, height, d) if sweep_x else None
-    y_moved = floats(x, m, d) if need_y else None
+    height, width = chunk(n, m, _pair_bytes(x))
+    formed = products is not None
+    products = floats(x, height * width) if products is None else products
+    weights = _weights_beside(products, x)
+    moved_x = floats(x, 1, n, d) if need_x else None
+    moved_y = floats(x, 1, m, d) if need_y else None
     for i in range(0, n, height):
         rows = slice(i, i + height)
         for j in range(0, m, width):
             columns = slice(j, j + width)
-            part = _products(x[rows], keys[columns], products)
+            part = products.view(n, m) if formed else _products(x[rows], keys[columns], products)
             own = None if by_rows is None else (by_rows[0][rows], by_rows[1][rows])
             other = None if by_columns is None else (by_columns[0][columns], by_columns[1][columns])
-            part_weights = _weights(way, pairs, part, weights, own, other, i, j, itself)
-            if x_moved is not None:
-                _accumulate(x_moved[: part.shape[0]], part_weights, keys[columns], first=j == 0)
-            if y_moved is not None:
-                _accumulate(y_moved[columns], part_weights.T, x[rows], first=i == 0)
-        if x_moved is not None:
-            some = x[rows]
-            into = dx[rows] if need_x else None
-            finish(x_moved[None, : some.shape[0]], some, pairs.scale, unit, into, row_dscale[rows])
-    dy = x.new_empty(0)
-    if y_moved is not None:
-        dy, from_keys = gradient(y_moved[None], keys, pairs.scale, unit, True)
-        row_dscale = row_dscale if sweep_x else from_keys
-    return dx, dy, row_dscale
+            part_weights = _weights(way, pairs, part, weights, own, other, largest, i, j)
+            if moved_x is not None:
+                _accumulate(moved_x[0, rows], part_weights, keys[columns], first=j == 0)
+            if moved_y is not None:
+                _accumulate(moved_y[0, columns], part_weights.T, x[rows], first=i == 0)
+    return moved_x, moved_y
+
+
+def _pair_bytes(x: Tensor) -> int:
+    """What a pair takes: its product in float32, and its weight in the dtype of x beside it if this is another."""
+    return 4 if x.dtype == torch.float32 else 4 + x.element_size()
+
+
+def _weights_beside(products: Tensor, x: Tensor) -> Tensor:
+    """Room for the weights of a chunk: their products' own, if the dtypes agree."""
+    return products if x.dtype == torch.float32 else x.new_empty(products.numel())
 
 
 def _products(x: Tensor, y: Tensor, workspace: Tensor) -> Tensor:
@@ -134,18 +137,19 @@ def _weights(
     pairs: Pairs,
     products: Tensor,
     workspace: Tensor,
-    own: tuple[Tensor, Tensor] | None,
+    own: tuple[Tensor, Tensor | None] | None,
     other: tuple[Tensor, Tensor] | None,
+    largest: Tensor | None,
     first_row: int,
     first_column: int,
-    itself: bool,
 ) -> Tensor:
     """G of a chunk of products, in the workspace's dtype."""
-    n, m = products.shape
+    (n, m), listed = products.shape, layout(pairs)
     out = workspace[: n * m].view(n, m)
     blocks = way.backward
     kernels.chunk_backward_kernel[(cdiv(n, blocks.n) * cdiv(m, blocks.m),)](
-        products, out, pairs.scale, pairs.exclude, *(own or (None, None)), *(other or (None, None)),
-        n, m, first_row, first_column, exclusions(pairs), SELF=itself, **epilogue_tile(blocks),
+        products, out, pairs.scale, listed.exclude, *(own or (None, None)), *(other or (None, None)), largest,
+        n, m, pairs.x.shape[0], first_row, first_column, *listed[1:], 0 if largest is None else len(largest),
+        EACH=pairs.y is None and not pairs.views, ROOM=room(pairs.x), **epilogue_tile(blocks),
     )  # fmt: skip
     return out

@@ -7,51 +7,41 @@ from torch import Tensor
 
 from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.similarity.triton_parts import Terms, gradient, headroom, merge
-from sslkernels.ops.similarity.triton_plan import Blocks, Plan, exclusions, grid, keys_of, tile
-from sslkernels.ops.triton_launch import cdiv, floats, row_tile
+from sslkernels.ops.similarity.triton_parts import Running, Swept, Terms, layout, room
+from sslkernels.ops.similarity.triton_plan import Blocks, Plan, grid, keys_of, tile
+from sslkernels.ops.triton_launch import floats
 
 
-def forward(way: Plan, pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, keys = pairs.x, keys_of(pairs)
+def sums(way: Plan, pairs: Pairs, columns: bool, attend: bool, keep: bool) -> Swept:
+    """Running sums of rows, of columns if asked, and of rows of y if ``attend``. There is nothing to keep."""
+    x, keys, listed = pairs.x, keys_of(pairs), layout(pairs)
     (n, d), m = x.shape, keys.shape[0]
     blocks = way.attend if attend else way.forward
     row_programs, column_programs = grid(n, m, blocks, x.device, columns)
     row_peaks, row_totals = floats(x, 2, column_programs, n)
     column_peaks, column_totals = floats(x, 2, row_programs, m) if columns else (None, None)
-    moved = floats(x, column_programs, n, d) if attend else None
+    attended = floats(x, column_programs, n, d) if attend else None
     kernels.forward_kernel[(row_programs * column_programs,)](
-        x, keys, pairs.scale, pairs.exclude, row_peaks, row_totals, column_peaks, column_totals, moved,
-        n, m, d, x.stride(0), keys.stride(0), row_programs, column_programs,
-        EXCLUDED=exclusions(pairs), COLUMNS=columns, ATTEND=attend, HEADROOM=headroom(x),
-        **tile(blocks, x),
+        x, keys, pairs.scale, listed.exclude, row_peaks, row_totals, column_peaks, column_totals, attended,
+        n, m, d, x.stride(0), keys.stride(0), listed.start, listed.step, row_programs, column_programs,
+        EXCLUDED=listed.excluded, COLUMNS=columns, ATTEND=attend, ROOM=room(x), **tile(blocks, x),
     )  # fmt: skip
-    rows = merge(row_peaks, row_totals)
-    column_sums = merge(column_peaks, column_totals) if columns else floats(x, 0)
-    if not attend:
-        return rows, column_sums, floats(x, 0)
-    attended = floats(x, n, d)
-    size = row_tile(d)
-    kernels.attended_kernel[(cdiv(n, size["BLOCK_N"]),)](
-        moved, row_peaks, rows, attended, n, d, column_programs, **size
+    by_columns = None if column_peaks is None else Running(column_peaks, column_totals)
+    return Swept(Running(row_peaks, row_totals), by_columns, attended)
+
+
+def moved(
+    way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool, products: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """O for x and for y, in parts (parts, N, D), over the unit of the terms. ``products`` is not used."""
+    x, keys, table = pairs.x, keys_of(pairs), pairs.y is None and not pairs.views
+    by_rows, by_columns, largest = terms
+    return (
+        _sweep(way.backward, pairs, x, keys, by_rows, by_columns, largest, "each" if table else "rows")
+        if need_x
+        else None,
+        _sweep(way.backward, pairs, keys, x, by_columns, by_rows, largest, "columns") if need_y else None,
     )
-    return rows, column_sums, attended
-
-
-def backward(way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, keys, itself = pairs.x, keys_of(pairs), pairs.y is None
-    by_rows, by_columns, unit = terms
-    dx = dy = x.new_empty(0)
-    dscale = None
-    if need_x or not need_y:
-        moved = _sweep(way.backward, pairs, x, keys, by_rows, by_columns, own_lists=True, other_lists=itself)
-        dx, dscale = gradient(moved, x, pairs.scale, unit, need_x)
-    if need_y:
-        moved = _sweep(way.backward, pairs, keys, x, by_columns, by_rows, own_lists=False, other_lists=True)
-        dy, from_keys = gradient(moved, keys, pairs.scale, unit, True)
-        dscale = from_keys if dscale is None else dscale
-    assert dscale is not None
-    return dx, dy, dscale
 
 
 def _sweep(
@@ -61,18 +51,17 @@ def _sweep(
     y: Tensor,
     own: tuple[Tensor, Tensor] | None,
     other: tuple[Tensor, Tensor] | None,
-    own_lists: bool,
-    other_lists: bool,
+    largest: Tensor | None,
+    lists: str,
 ) -> Tensor:
-    """O = G*Y for the rows of x, in parts (parts, N, D) that programs leave. x and y are the sides of the pairs, in
-    either order.
-    """
+    """O = G*Y for the rows of x. x and y are the sides of the pairs, in either order."""
     n, m, d = x.shape[0], y.shape[0], x.shape[1]
+    listed = layout(pairs)
     row_programs, parts = grid(n, m, blocks, x.device, False)
-    moved = floats(x, parts, n, d)
+    out = floats(x, parts, n, d)
     kernels.backward_kernel[(row_programs * parts,)](
-        x, y, pairs.scale, pairs.exclude, *(own or (None, None)), *(other or (None, None)), moved,
-        n, m, d, x.stride(0), y.stride(0), parts,
-        EXCLUDED=exclusions(pairs), OWN_LISTS=own_lists, OTHER_LISTS=other_lists, **tile(blocks, x),
+        x, y, pairs.scale, listed.exclude, *(own or (None, None)), *(other or (None, None)), largest, out,
+        n, m, d, x.stride(0), y.stride(0), listed.start, listed.step, parts, 0 if largest is None else len(largest),
+        EXCLUDED=listed.excluded, LISTS=lists, **tile(blocks, x),
     )  # fmt: skip
-    return moved
+    return out

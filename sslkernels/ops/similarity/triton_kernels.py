@@ -4,8 +4,7 @@
     S_ij  = s*<x_i, y_j>, -inf where row i excludes column j
     lse_i = log sum_j e^S_ij             a running (peak, total) per row, and per column where asked
     G_ij  = g_i*e^(S_ij - lse_i) + h_j*e^(S_ij - lse_j)      never a product of exponentials: each is at most 1
-    O = G*Y,  dX = s*O,  ds = sum_i <x_i, O_i>  (half of it for x with itself, where G holds both terms)
-    dY = s*G^T*X is the same sweep with the two sides exchanged
+    O = G*Y moves x, and G^T*X moves y: the same sweep with the two sides exchanged
 
 triton_plan.py chooses between two ways through the pairs:
     fused    a program keeps a block of rows in registers and streams the other side past it; 16-bit rows of D <= 256
@@ -23,6 +22,9 @@ import triton
 import triton.language as tl
 
 from sslkernels.ops.triton_pieces import INF, load_rows, pairs
+
+# Float16 weights, at most 1, are multiplied by this: those of 65536 equal pairs, 2^-16, would be subnormal otherwise.
+HEADROOM = tl.constexpr(2.0**14)
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
 
@@ -72,8 +74,21 @@ def _drop(tile, excluded, first_row, first_column, BY_ROW: tl.constexpr, NOTHING
 
 
 @triton.jit
+def _excluded(exclude, start, step, listers, count, place, EXCLUDED):
+    """One of the indices that each of ``count`` listers leaves out, or -1: from the table, or from the layout of views.
+
+    Without a table lister i leaves out start + (i + place*step) mod count.
+    """
+    if exclude is not None:
+        return tl.load(exclude + listers.to(tl.int64) * EXCLUDED + place, mask=listers < count, other=-1)
+    else:
+        index = listers + place * step
+        return tl.where(listers < count, start + tl.where(index < count, index, index - count), -1)
+
+
+@triton.jit
 def _drop_each(
-    tile, exclude, listers, n, first_row, first_column,
+    tile, exclude, start, step, listers, count, first_row, first_column,
     EXCLUDED: tl.constexpr, BY_ROW: tl.constexpr, NOTHING: tl.constexpr,
 ):  # fmt: skip
     """`_drop` for a few exclusions per lister, a row or column that lists them. They are unrolled, since an inner loop
@@ -81,22 +96,21 @@ def _drop_each(
 
     Excluded logits become -inf. Excluded weights become 0 after they are computed: e^(-inf - lse) is NaN where lse is.
     """
-    for e in tl.static_range(EXCLUDED):
-        excluded = tl.load(exclude + listers.to(tl.int64) * EXCLUDED + e, mask=listers < n, other=-1)
+    for place in tl.static_range(EXCLUDED):
+        excluded = _excluded(exclude, start, step, listers, count, place, EXCLUDED)
         tile = _drop(tile, excluded, first_row, first_column, BY_ROW, NOTHING)
     return tile
 
 
 @triton.jit
 def _drop_all(
-    tile, exclude, listers, n, first_row, first_column, excluded_count,
+    tile, exclude, start, step, listers, count, first_row, first_column, excluded_count,
     BY_ROW: tl.constexpr, NOTHING: tl.constexpr,
 ):  # fmt: skip
     """`_drop` for any number of exclusions per lister."""
-    if exclude is not None:
-        for e in range(excluded_count):
-            excluded = tl.load(exclude + listers.to(tl.int64) * excluded_count + e, mask=listers < n, other=-1)
-            tile = _drop(tile, excluded, first_row, first_column, BY_ROW, NOTHING)
+    for place in range(excluded_count):
+        excluded = _excluded(exclude, start, step, listers, count, place, excluded_count)
+        tile = _drop(tile, excluded, first_row, first_column, BY_ROW, NOTHING)
     return tile
 
 
@@ -107,20 +121,64 @@ def _load_lse(lse, indices, n):
     return tl.where(loaded == -INF, INF, loaded)
 
 
+@triton.jit
+def merged(peaks, totals, indices, n, stride, parts):
+    """Join ``parts`` running sums per index, ``stride`` numbers apart, in order, to lse; it is given without totals."""
+    if totals is None:
+        return tl.load(peaks + indices, mask=indices < n, other=-INF)
+    else:
+        peak = tl.full(indices.shape, -INF, tl.float32)
+        total = tl.zeros(indices.shape, tl.float32)
+        for part in range(parts):
+            offsets = tl.cast(part, tl.int64) * stride + indices
+            next_peak = tl.load(peaks + offsets, mask=indices < n, other=-INF)
+            next_total = tl.load(totals + offsets, mask=indices < n, other=0.0)
+            new = tl.maximum(peak, next_peak)
+            point = _reference_point(new)
+            total = total * tl.exp(peak - point) + next_total * tl.exp(next_peak - point)
+            peak = new
+        return _reference_point(peak) + tl.log(total)
+
+
+@triton.jit
+def sum_of_parts(
+    moved, rows, features, n, d, part_rows, parts, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """A tile of the sum over parts that are ``part_rows`` rows apart, zero beyond N and D."""
+    inside = (rows[:, None] < n) & (features[None, :] < d)
+    total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
+    for part in range(parts):
+        total += tl.load(pairs(moved, tl.cast(part, tl.int64) * part_rows + rows, features, d), mask=inside, other=0.0)
+    return total
+
+
+@triton.jit
+def unit_of(largest, count):
+    """The number by which float16 weights are divided, so that the largest becomes HEADROOM; 1 for other dtypes."""
+    if largest is None:
+        return 1.0
+    else:
+        peak = tl.zeros((128,), tl.float32)
+        for first in range(0, count, 128):
+            places = first + tl.arange(0, 128)
+            peak = tl.maximum(peak, tl.load(largest + places, mask=places < count, other=0.0))
+        return tl.maximum(tl.max(peak, 0), 2.0**-100) / HEADROOM
+
+
 # --- fused: the logits live in registers ----------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["n", "m", "row_programs", "column_programs"])
+@triton.jit(do_not_specialize=["n", "m", "start", "step", "row_programs", "column_programs"])
 def forward_kernel(
     x, y, scale, exclude, row_peaks, row_totals, column_peaks, column_totals, attended,
-    n, m, d, x_stride, y_stride, row_programs, column_programs,
-    EXCLUDED: tl.constexpr, COLUMNS: tl.constexpr, ATTEND: tl.constexpr, HEADROOM: tl.constexpr,
+    n, m, d, x_stride, y_stride, start, step, row_programs, column_programs,
+    EXCLUDED: tl.constexpr, COLUMNS: tl.constexpr, ATTEND: tl.constexpr, ROOM: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Running (peak, total) of rows (column_programs, N) and of columns (row_programs, M), and sums of e^S*y
     (column_programs, N, D).
 
-    HEADROOM, a power of two, multiplies the weights of y, which are at most 1: small ones survive rounding to float16.
+    ROOM, a power of two, multiplies the weights of y, which are at most 1: small ones survive rounding to float16.
     """
     row_program = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
@@ -138,12 +196,14 @@ def forward_kernel(
         total = tl.zeros((BLOCK_N,), tl.float32)
         if ATTEND:
             moved = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-        for start in range(begin, end, BLOCK_M):
-            columns = start + tl.arange(0, BLOCK_M)
+        for first in range(begin, end, BLOCK_M):
+            columns = first + tl.arange(0, BLOCK_M)
             keys = load_rows(y, columns, features, m, d, y_stride)
             logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor
             logits = tl.where((columns < m)[None, :], logits, -INF)  # absent columns of infinite rows are NaN
-            logits = _drop_each(logits, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True, -INF)
+            logits = _drop_each(
+                logits, exclude, start, step, rows, n, block * BLOCK_N, first, EXCLUDED, True, -INF
+            )  # fmt: skip
             if COLUMNS:
                 kept = tl.where(rows[:, None] < n, logits, -INF)
                 known = tl.where(block == row_program, 0, m)
@@ -151,30 +211,29 @@ def forward_kernel(
             peak, total, weights, fade = _join_rows(peak, total, logits)
             if ATTEND:
                 moved = moved * fade[:, None]
-                moved = tl.dot((weights * HEADROOM).to(keys.dtype), keys, moved, input_precision=PRECISION)
+                moved = tl.dot((weights * ROOM).to(keys.dtype), keys, moved, input_precision=PRECISION)
         tl.store(row_peaks + row_state + rows, peak, mask=rows < n)
         tl.store(row_totals + row_state + rows, total, mask=rows < n)
         if ATTEND:
             inside = (rows[:, None] < n) & (features[None, :] < d)
-            tl.store(pairs(attended, row_state + rows, features, d), moved / HEADROOM, mask=inside)
+            tl.store(pairs(attended, row_state + rows, features, d), moved / ROOM, mask=inside)
         if COLUMNS:
             tl.debug_barrier()  # the next block of rows reads the column state that other threads wrote
 
 
-@triton.jit(do_not_specialize=["n", "m", "column_programs"])
+@triton.jit(do_not_specialize=["n", "m", "start", "step", "column_programs", "largest_count"])
 def backward_kernel(
-    x, y, scale, exclude, lse, grad, other_lse, other_grad, moved_out,
-    n, m, d, x_stride, y_stride, column_programs,
-    EXCLUDED: tl.constexpr, OWN_LISTS: tl.constexpr, OTHER_LISTS: tl.constexpr,
+    x, y, scale, exclude, lse, grad, other_lse, other_grad, largest, moved_out,
+    n, m, d, x_stride, y_stride, start, step, column_programs, largest_count,
+    EXCLUDED: tl.constexpr, LISTS: tl.constexpr,
     PRECISION: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """O = G*Y of a block of rows, (column_programs, N, D).
+    """O = G*Y of a block of rows, (column_programs, N, D), over `unit_of` ``largest``.
 
     ``lse`` and ``grad`` give the own term of G, from the sums of x's rows; ``other_lse`` and ``other_grad`` give the
     other term, from the sums of y's rows. Either pair may be None.
-    OWN_LISTS: the own term leaves out pairs that the rows of x exclude, otherwise those that the rows of y exclude.
-    OTHER_LISTS: the other term leaves out pairs that the rows of y exclude, otherwise those that the rows of x exclude.
-    One side of a rectangle lists exclusions; with x itself, both do.
+    LISTS: "rows" where the rows of x say which pairs are left out, "columns" where those of y do. With "each" the own
+    term leaves out those of x's rows and the other term those of y's: x with itself, with any table.
     """
     block = tl.program_id(0) // column_programs
     column_program = tl.program_id(0) % column_programs
@@ -183,31 +242,34 @@ def backward_kernel(
     span = tl.cdiv(tl.cdiv(m, BLOCK_M), column_programs) * BLOCK_M
     begin = column_program * span
     end = tl.minimum(begin + span, m)
-    rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_row = block * BLOCK_N
+    rows = first_row + tl.arange(0, BLOCK_N)
     queries = load_rows(x, rows, features, n, d, x_stride)
+    room = 1.0 / unit_of(largest, largest_count)
     if lse is not None:
         row_lse = _load_lse(lse, rows, n)
-        row_grad = tl.load(grad + rows, mask=rows < n, other=0.0)
+        row_grad = tl.load(grad + rows, mask=rows < n, other=0.0) * room
     moved = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-    for start in range(begin, end, BLOCK_M):
-        columns = start + tl.arange(0, BLOCK_M)
+    for first in range(begin, end, BLOCK_M):
+        columns = first + tl.arange(0, BLOCK_M)
         keys = load_rows(y, columns, features, m, d, y_stride)
         logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * factor
         logits = tl.where((columns < m)[None, :], logits, -INF)  # absent columns of infinite rows are NaN
         weights = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
         if lse is not None:
-            own = row_grad[:, None] * tl.exp(logits - row_lse[:, None])
-            if OWN_LISTS:
-                weights = _drop_each(own, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True, 0.0)
-            else:
-                weights = _drop_each(own, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False, 0.0)
+            weights += row_grad[:, None] * tl.exp(logits - row_lse[:, None])
+            if LISTS == "each":
+                weights = _drop_each(weights, exclude, start, step, rows, n, first_row, first, EXCLUDED, True, 0.0)
         if other_lse is not None:
-            column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0)
+            column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0) * room
             other = column_grad[None, :] * tl.exp(logits - _load_lse(other_lse, columns, m)[None, :])
-            if OTHER_LISTS:
-                weights += _drop_each(other, exclude, columns, m, block * BLOCK_N, start, EXCLUDED, False, 0.0)
-            else:
-                weights += _drop_each(other, exclude, rows, n, block * BLOCK_N, start, EXCLUDED, True, 0.0)
+            if LISTS == "each":
+                other = _drop_each(other, exclude, start, step, columns, m, first_row, first, EXCLUDED, False, 0.0)
+            weights += other
+        if LISTS == "rows":
+            weights = _drop_each(weights, exclude, start, step, rows, n, first_row, first, EXCLUDED, True, 0.0)
+        if LISTS == "columns":
+            weights = _drop_each(weights, exclude, start, step, columns, m, first_row, first, EXCLUDED, False, 0.0)
         moved = tl.dot(weights.to(keys.dtype), keys, moved, input_precision=PRECISION)
     inside = (rows[:, None] < n) & (features[None, :] < d)
     tl.store(pairs(moved_out, column_program.to(tl.int64) * n + rows, features, d), moved, mask=inside)
@@ -219,16 +281,18 @@ def backward_kernel(
 
 @triton.jit(
     do_not_specialize=[
-        "n", "total_n", "total_m", "first_column", "row_programs", "column_programs", "more_rows", "more_columns"
+        "n", "total_n", "total_m", "count", "first_row", "first_column", "start", "step", "row_programs",
+        "column_programs", "more_rows", "more_columns",
     ]
 )  # fmt: skip
 def chunk_forward_kernel(
     products, scale, exclude, row_peaks, row_totals, column_peaks, column_totals,
-    n, m, total_n, total_m, first_column, excluded_count, row_programs, column_programs, more_rows, more_columns,
+    n, m, total_n, total_m, count, first_row, first_column, start, step, excluded_count, row_programs,
+    column_programs, more_rows, more_columns,
     COLUMNS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """The (peak, total) of forward_kernel, from a chunk of x_i*y_j. Pointers to rows and columns stand at the chunk's
-    first ones.
+    first ones, but ``exclude`` at the first of all ``count`` rows.
 
     more_rows, more_columns: 1 where an earlier chunk had these rows, or columns, and this one continues their state.
     """
@@ -244,13 +308,16 @@ def chunk_forward_kernel(
         rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
         peak = tl.load(row_peaks + row_state + rows, mask=rows < n * more_rows, other=-INF)
         total = tl.load(row_totals + row_state + rows, mask=rows < n * more_rows, other=0.0)
-        for start in range(begin, end, BLOCK_M):
-            columns = start + tl.arange(0, BLOCK_M)
+        for first in range(begin, end, BLOCK_M):
+            columns = first + tl.arange(0, BLOCK_M)
             inside = (rows[:, None] < n) & (columns[None, :] < m)
             logits = tl.load(pairs(products, rows, columns, m), mask=inside, other=0.0)
             logits = tl.where(inside, logits * factor, -INF)
-            first = first_column + start
-            logits = _drop_all(logits, exclude, rows, n, block * BLOCK_N, first, excluded_count, True, -INF)
+            listers = tl.where(rows < n, first_row + rows, count)
+            logits = _drop_all(
+                logits, exclude, start, step, listers, count, first_row + block * BLOCK_N, first_column + first,
+                excluded_count, True, -INF,
+            )  # fmt: skip
             if COLUMNS:
                 known = tl.where(block == row_program, m * more_columns, m)
                 _join_columns(column_peaks, column_totals, column_state, columns, m, known, logits)
@@ -261,16 +328,17 @@ def chunk_forward_kernel(
             tl.debug_barrier()  # the next block of rows reads the column state that other threads wrote
 
 
-@triton.jit(do_not_specialize=["n", "first_row", "first_column"])
+@triton.jit(do_not_specialize=["n", "count", "first_row", "first_column", "start", "step", "largest_count"])
 def chunk_backward_kernel(
-    products, weights_out, scale, exclude, lse, grad, other_lse, other_grad,
-    n, m, first_row, first_column, excluded_count,
-    SELF: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    products, weights_out, scale, exclude, lse, grad, other_lse, other_grad, largest,
+    n, m, count, first_row, first_column, start, step, excluded_count, largest_count,
+    EACH: tl.constexpr, ROOM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """G of a chunk, in the dtype of ``weights_out``, which may be ``products`` itself.
+    """G of a chunk, over `unit_of` ``largest``, in the dtype of ``weights_out``, which may be ``products`` itself.
 
-    Pointers to rows and columns stand at the chunk's first ones, but ``exclude`` at the first row of all. SELF: x with
-    itself, where the other term leaves out pairs that the columns exclude.
+    Pointers to rows and columns stand at the chunk's first ones, but ``exclude`` at the first of all ``count`` rows.
+    Without ``grad`` the own term has the weight ROOM. EACH: the other term leaves out pairs that the columns exclude,
+    which are x's rows too; otherwise both leave out those of the rows.
     """
     column_blocks = tl.cdiv(m, BLOCK_M)
     row_block = (tl.program_id(0) // column_blocks) * BLOCK_N
@@ -281,25 +349,30 @@ def chunk_backward_kernel(
     logits = tl.load(pairs(products, rows, columns, m), mask=inside, other=0.0) * tl.load(scale)
     logits = tl.where(inside, logits, -INF)
     weights = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    first = first_row + row_block
-    start = first_column + column_block
+    room = 1.0 / unit_of(largest, largest_count)
+    row = first_row + row_block
+    column = first_column + column_block
+    by_row = tl.where(rows < n, first_row + rows, count)
+    by_column = tl.where(columns < m, first_column + columns, count)
     if lse is not None:
-        row_grad = tl.load(grad + rows, mask=rows < n, other=0.0)
-        own = row_grad[:, None] * tl.exp(logits - _load_lse(lse, rows, n)[:, None])
-        weights += _drop_all(
-            own, exclude, first_row + rows, first_row + n, first, start, excluded_count, True, 0.0
-        )  # fmt: skip
-    if other_lse is not None:
-        column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0)
-        other = column_grad[None, :] * tl.exp(logits - _load_lse(other_lse, columns, m)[None, :])
-        if SELF:
-            weights += _drop_all(
-                other, exclude, first_column + columns, first_column + m, first, start, excluded_count, False, 0.0
-            )
-        else:
-            weights += _drop_all(
-                other, exclude, first_row + rows, first_row + n, first, start, excluded_count, True, 0.0
+        row_grad = tl.full((BLOCK_N,), ROOM, tl.float32)
+        if grad is not None:
+            row_grad = tl.load(grad + rows, mask=rows < n, other=0.0) * room
+        weights += row_grad[:, None] * tl.exp(logits - _load_lse(lse, rows, n)[:, None])
+        if EACH:
+            weights = _drop_all(
+                weights, exclude, start, step, by_row, count, row, column, excluded_count, True, 0.0
             )  # fmt: skip
+    if other_lse is not None:
+        column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0) * room
+        other = column_grad[None, :] * tl.exp(logits - _load_lse(other_lse, columns, m)[None, :])
+        if EACH:
+            other = _drop_all(
+                other, exclude, start, step, by_column, count, row, column, excluded_count, False, 0.0
+            )  # fmt: skip
+        weights += other
+    if not EACH:
+        weights = _drop_all(weights, exclude, start, step, by_row, count, row, column, excluded_count, True, 0.0)
     tl.store(pairs(weights_out, rows, columns, m), weights.to(weights_out.dtype.element_ty), mask=inside)
 
 
@@ -308,19 +381,26 @@ def chunk_backward_kernel(
 
 @triton.jit(do_not_specialize=["n", "parts"])
 def merge_kernel(peaks, totals, lse, n, parts, BLOCK: tl.constexpr):
-    """Join ``parts`` running sums per index, in order, to lse: (parts, N) -> (N,)."""
+    """`merged` running sums: (parts, N) -> (N,)."""
     indices = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    peak = tl.full((BLOCK,), -INF, tl.float32)
-    total = tl.zeros((BLOCK,), tl.float32)
-    for part in range(parts):
-        offsets = tl.cast(part, tl.int64) * n + indices
-        next_peak = tl.load(peaks + offsets, mask=indices < n, other=-INF)
-        next_total = tl.load(totals + offsets, mask=indices < n, other=0.0)
-        new = tl.maximum(peak, next_peak)
-        point = _reference_point(new)
-        total = total * tl.exp(peak - point) + next_total * tl.exp(next_peak - point)
-        peak = new
-    tl.store(lse + indices, _reference_point(peak) + tl.log(total), mask=indices < n)
+    tl.store(lse + indices, merged(peaks, totals, indices, n, n, parts), mask=indices < n)
+
+
+@triton.jit(do_not_specialize=["n", "m"])
+def largest_kernel(rows, columns, largest, n, m, BLOCK: tl.constexpr):
+    """The largest finite magnitude of both sides' gradients, one for each program. Either side may be None."""
+    peak = tl.zeros((BLOCK,), tl.float32)
+    if rows is not None:
+        for first in range(tl.program_id(0) * BLOCK, n, tl.num_programs(0) * BLOCK):
+            places = first + tl.arange(0, BLOCK)
+            size = tl.abs(tl.load(rows + places, mask=places < n, other=0.0))
+            peak = tl.maximum(peak, tl.where(size < INF, size, 0.0))
+    if columns is not None:
+        for first in range(tl.program_id(0) * BLOCK, m, tl.num_programs(0) * BLOCK):
+            places = first + tl.arange(0, BLOCK)
+            size = tl.abs(tl.load(columns + places, mask=places < m, other=0.0))
+            peak = tl.maximum(peak, tl.where(size < INF, size, 0.0))
+    tl.store(largest + tl.program_id(0), tl.max(peak, 0))
 
 
 @triton.jit(do_not_specialize=["n", "parts"])
@@ -342,24 +422,15 @@ def attended_kernel(
         tl.store(pairs(attended, rows, features, d), total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["n", "parts"])
-def gradient_kernel(
-    moved, x, scale, unit, dx, row_dscale, n, d, x_stride, parts, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+@triton.jit(do_not_specialize=["n", "parts", "largest_count"])
+def total_kernel(
+    moved, largest, out, n, d, parts, largest_count, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
 ):  # fmt: skip
-    """dx = s*O and <x_i, O_i>, where O is ``unit`` times the sum over parts (parts, N, D). ``dx`` may be None."""
+    """`unit_of` ``largest`` times the sum over parts: (parts, N, D) -> (N, D), which may be the only part."""
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    factor = 1.0
-    if unit is not None:
-        factor = tl.load(unit)
-    along = tl.zeros((BLOCK_N,), tl.float32)
+    unit = unit_of(largest, largest_count)
     for first in range(0, d, BLOCK_D):
         features = first + tl.arange(0, BLOCK_D)
         inside = (rows[:, None] < n) & (features[None, :] < d)
-        total = tl.zeros((BLOCK_N, BLOCK_D), tl.float32)
-        for part in range(parts):
-            total += tl.load(pairs(moved, tl.cast(part, tl.int64) * n + rows, features, d), mask=inside, other=0.0)
-        total *= factor
-        along += tl.sum(load_rows(x, rows, features, n, d, x_stride).to(tl.float32) * total, 1)
-        if dx is not None:
-            tl.store(pairs(dx, rows, features, d), (total * tl.load(scale)).to(dx.dtype.element_ty), mask=inside)
-    tl.store(row_dscale + rows, along, mask=rows < n)
+        total = sum_of_parts(moved, rows, features, n, d, n, parts, BLOCK_N, BLOCK_D)
+        tl.store(pairs(out, rows, features, d), total * unit, mask=inside)

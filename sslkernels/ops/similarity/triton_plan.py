@@ -104,7 +104,7 @@ def keys_of(pairs: Pairs) -> Tensor:
 
 def exclusions(pairs: Pairs) -> int:
     """The number of exclusions per row."""
-    return 0 if pairs.exclude is None else pairs.exclude.shape[1]
+    return pairs.views or (0 if pairs.exclude is None else pairs.exclude.shape[1])
 
 
 def _capability(device: torch.device) -> tuple[int, int]:

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Launch the kernels that treat anchors one by one, before and after the sweeps through the pairs."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from sslkernels.ops.launch import rows_of
+from sslkernels.ops.similarity import triton_anchor_kernels as kernels
+from sslkernels.ops.similarity.schema import Moved, Positives
+from sslkernels.ops.similarity.triton_parts import Running
+from sslkernels.ops.triton_launch import cdiv, floats, processors, row_tile
+
+
+class Weighed(NamedTuple):
+    """Hold what log-sum-exps became. Each program left a part of the sums, and its largest weight for float16 rows."""
+
+    lse: Tensor | None  # (directions, N), if it was not there before
+    weights: Tensor | None  # (directions, N), if a gradient is wanted
+    pull: Tensor | None  # (N,)
+    losses: Tensor  # (programs,)
+    pulled: Tensor | None  # (programs,)
+    largest: Tensor | None  # (programs,)
+
+
+class Parts(NamedTuple):
+    """Hold what moved the rows of one side, in parts that are still to be added. It may be absent."""
+
+    moved: Tensor | None  # (parts, N, D), contiguous but for the first stride
+    by: Tensor | None = None  # (N,) multiplies it
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """The number of rows from part to part, and of parts."""
+        return (0, 0) if self.moved is None else (self.moved.stride(0) // max(1, self.moved.shape[2]), len(self.moved))
+
+
+def weigh(
+    positives: Positives, rows: Running, columns: Running | None, share: float, gradients: bool, room: bool
+) -> Weighed:
+    """Weigh the anchors. ``room`` asks for the largest weight."""
+    x, y = rows_of(positives.x), rows_of(positives.y)
+    n, d = x.shape
+    size = row_tile(d)
+    programs = max(1, min(cdiv(n, size["BLOCK_N"]), 4 * processors(x.device)))
+    directions = 1 if columns is None else 2
+    lse = None if rows.totals is None else floats(x, directions, n)
+    weights, pull, pulled = (floats(x, *s) if gradients else None for s in ((directions, n), (n,), (programs,)))
+    losses, largest = floats(x, programs), floats(x, programs) if gradients and room else None
+    other = (None, None) if columns is None else columns
+    kernels.weigh_kernel[(programs,)](
+        x, y, positives.scale, *rows, *other, lse, weights, pull, losses, pulled, largest,
+        n, d, x.stride(0), y.stride(0), rows.state, 0 if columns is None else columns.state, rows.parts,
+        0 if columns is None else columns.parts, share, **size,
+    )  # fmt: skip
+    return Weighed(lse, weights, pull, losses, pulled, largest)
+
+
+def finish(
+    moved: Moved, x_parts: Parts, y_parts: Parts, weighed: Weighed | None, pull: Tensor | None, value: Tensor | None,
+    need_x: bool, need_y: bool, need_along: bool,
+) -> tuple[Tensor, Tensor, Tensor | None]:  # fmt: skip
+    """Finish both sides, from parts in place of ``moved``'s sums. The scale's gradient comes in parts, too.
+
+    Where ``weighed`` is given, that of its positives is taken off, and ``value`` gets its loss.
+    """
+    x, y = rows_of(moved.x), None if moved.y is None else rows_of(moved.y)
+    (n, d), m = x.shape, 0 if y is None else y.shape[0]
+    dx, dy = floats(x, *((n, d) if need_x else (0,))), floats(x, *((m, d) if need_y else (0,)))
+    size = row_tile(d)
+    programs = max(1, cdiv(max(n, m), size["BLOCK_N"]))
+    along = floats(x, programs) if need_along else None
+    (x_part_rows, x_count), (y_part_rows, y_count) = x_parts.sizes, y_parts.sizes
+    losses, pulled, largest = (None, None, None) if weighed is None else weighed[3:]
+    kernels.finish_kernel[(programs,)](
+        x, *x_parts, moved.x_norms, dx if need_x else None,
+        y, y_parts.moved, moved.y_norms, dy if need_y else None, pull, moved.scale, largest, along, losses, pulled,
+        value, n, m, d, x.stride(0), 0 if y is None else y.stride(0), x_part_rows, y_part_rows, x_count, y_count,
+        0 if largest is None else len(largest), 0 if losses is None else len(losses), **size,
+    )  # fmt: skip
+    return dx, dy, along
+
+
+def summed(first: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """The sums of one or two arrays of as many parts."""
+    sums = floats(first), None if second is None else floats(first)
+    kernels.sum_kernel[(1,)](first, sums[0], second, sums[1], len(first), num_warps=4)
+    return sums

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Check whole losses on Triton with its interpreter: their numbers, and how many kernels one call launches.
+
+This file runs itself again with TRITON_INTERPRET=1. Launches are those of Triton and of torch's operations that would
+start a kernel on a GPU; the interpreter takes the same way through the launchers as a GPU does.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from interpreted import INTERPRETED, poison_new_tensors, run_interpreted
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+if not INTERPRETED:
+
+    @pytest.mark.slow
+    def test_interpreted(tmp_path: Path) -> None:
+        run_interpreted(__file__, "not slow and not gpu", tmp_path)
+
+else:
+    from triton.runtime.interpreter import GridExecutor
+
+    import sslkernels.functional as SF
+    from sslkernels.distributed import Shard
+    from sslkernels.ops import registry
+    from sslkernels.ops.similarity import composed, reference, triton, triton_plan
+    from sslkernels.ops.similarity.schema import Anchors, Needs
+    from sslkernels.ops.similarity.triton_plan import Blocks, Plan
+
+    AGAINST = ("itself", "both", "rows", "queue")
+
+    def take(monkeypatch: pytest.MonkeyPatch, path: str, workspace: int) -> None:
+        """Force a path, with small blocks."""
+        blocks = Blocks(32, 16, 4, 1) if path == "fused" else Blocks(16, 32, 4, 1)
+        monkeypatch.setattr(triton_plan, "plan", lambda *_: Plan(path, "forced", blocks, blocks, blocks))
+        monkeypatch.setattr(triton_plan, "WORKSPACE", workspace)
+
+    @pytest.fixture(params=("fused", "chunked", "one chunk"))
+    def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+        take(monkeypatch, request.param.removeprefix("one ").replace("chunk", "chunked").replace("eded", "ed"), 3_000)
+        if request.param == "one chunk":
+            monkeypatch.setattr(triton_plan, "WORKSPACE", 1 << 20)
+        poison_new_tensors(monkeypatch)
+        return request.param
+
+    def anchors_of(against: str, unit: bool, dtype: torch.dtype, frozen: bool, n: int = 19, d: int = 12) -> Anchors:
+        x, y = torch.randn(n, d).to(dtype), torch.randn(n, d).to(dtype)
+        queue = torch.randn(50, d).div(d**0.5).to(dtype) if against == "queue" else None
+        return Anchors(x, y, queue, torch.tensor(1.5 if unit else 0.3), against, unit, frozen, dtype)
+
+    def in_float64(anchors: Anchors) -> Anchors:
+        wide = [None if of is None else of.double() for of in anchors[:4]]
+        return anchors._replace(x=wide[0], y=wide[1], negatives=wide[2], scale=wide[3], dtype=torch.float64)
+
+    def check(got: tuple[Tensor, ...], want: tuple[Tensor, ...], dtype: torch.dtype) -> None:
+        """The bounds are those of the losses in test_similarity_interpreter.py."""
+        loose = 4e-3 if dtype == torch.float16 else 1e-5
+        for narrow, wide in zip(got, want, strict=True):
+            assert narrow.dtype == torch.float32 and narrow.shape == wide.shape
+            largest = float(wide.abs().max()) if wide.numel() else 0.0
+            torch.testing.assert_close(narrow.double(), wide, rtol=loose, atol=loose * largest)
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize("unit", (False, True))
+    @pytest.mark.parametrize("against", AGAINST)
+    def test_every_need(path: str, against: str, unit: bool, dtype: torch.dtype) -> None:
+        for number, needs in enumerate(itertools.product((False, True), repeat=4)):
+            if needs[2] and against != "queue":
+                continue
+            anchors = anchors_of(against, unit, dtype, not (needs[1] or needs[2]), d=(12, 1030)[number == 15])
+            mean = number % 2 == 0
+            want = reference.contrast(in_float64(anchors), mean, Needs(*needs))
+            check(triton.contrast(anchors, mean, Needs(*needs)), want, dtype)
+
+    @pytest.mark.parametrize("against", AGAINST)
+    def test_composed_of_the_ops(path: str, against: str) -> None:
+        """Several ranks call the same ops one by one, with collectives between them."""
+        anchors, needs = anchors_of(against, True, torch.float32, False), Needs(True, True, against == "queue", True)
+        want = reference.contrast(in_float64(anchors), True, needs)
+        check(composed.contrast(anchors, True, needs, Shard.alone, "triton"), want, torch.float32)
+
+    @pytest.mark.parametrize("value", (0.0, torch.inf, -torch.inf, torch.nan, 1e30))
+    @pytest.mark.parametrize("unit", (False, True))
+    @pytest.mark.parametrize("against", AGAINST)
+    def test_entries_that_are_no_numbers(path: str, against: str, unit: bool, value: float) -> None:
+        anchors, needs = anchors_of(against, unit, torch.float32, False), Needs(True, True, against == "queue", True)
+        for place in ((3, slice(None)), (3, 2)):
+            anchors.x[place] = value
+            want = reference.contrast(anchors, True, needs)
+            for got, wanted in zip(triton.contrast(anchors, True, needs), want, strict=True):
+                assert torch.equal(got.isnan(), wanted.isnan())
+                assert torch.equal(got.isinf(), wanted.isinf())
+
+    def test_well_aligned_pairs_keep_their_digits(path: str) -> None:
+        """A loss of 1e-9 is no difference of larger numbers."""
+        x = torch.eye(20, 40)
+        anchors = Anchors(x, x.clone(), None, torch.tensor(24.0), "rows", True, False, torch.float32)
+        value, dx, *_ = triton.contrast(anchors, True, Needs(True, True, False, False))
+        want, wanted, *_ = reference.contrast(in_float64(anchors), True, Needs(True, True, False, False))
+        torch.testing.assert_close(value.double(), want, rtol=1e-5, atol=0)
+        torch.testing.assert_close(dx.double(), wanted, rtol=1e-4, atol=1e-6 * float(wanted.abs().max()))
+
+    # --- launches ---------------------------------------------------------------------------------------------------
+
+    NO_KERNEL = {
+        "empty", "new_empty", "empty_like", "empty_strided", "view", "_unsafe_view", "slice", "select", "unbind",
+        "unsqueeze", "t", "transpose", "detach", "alias", "expand", "as_strided", "_reshape_alias", "split",
+    }  # fmt: skip
+
+    class Launches(TorchDispatchMode):
+        """Name what would run on a GPU: Triton's kernels, and torch's operations but views and allocations."""
+
+        def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+            super().__init__()
+            self.names: list[str] = []
+            self._inside = False
+            # The ops go straight to their backend, as plain calls do, so that we see what they launch.
+            monkeypatch.setattr(registry, "is_plain", lambda: True)
+            launch = GridExecutor.__call__
+
+            def counted(executor: Any, *arguments: Any, **options: Any) -> None:
+                self.names.append(executor.fn.__name__)
+                self._inside = True  # the interpreter copies arguments
+                launch(executor, *arguments, **options)
+                self._inside = False
+
+            monkeypatch.setattr(GridExecutor, "__call__", counted)
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            name = func.overloadpacket.__name__
+            if not self._inside and name not in NO_KERNEL:
+                self.names.append(name)
+            return func(*args, **(kwargs or {}))
+
+    def launches(monkeypatch: pytest.MonkeyPatch, loss: str) -> tuple[list[str], list[str]]:
+        """Those of the op, and those of a training step's loss around it."""
+        x, y = (torch.randn(40, 16, requires_grad=True) for _ in range(2))
+        queue, scale = torch.randn(50, 16), torch.tensor(2.0, requires_grad=True)
+        calls = {
+            "nt_xent": (lambda: SF.nt_xent(x, y, backend="triton")),
+            "clip_loss": (lambda: SF.clip_loss(x, y, scale, backend="triton")),
+            "info_nce": (lambda: SF.info_nce(x, y, backend="triton")),
+            "queue": (lambda: SF.info_nce(x, y.detach(), negatives=queue, backend="triton")),
+        }
+        with Launches(monkeypatch) as whole:
+            calls[loss]().backward()
+        return whole.names, []
+
+    @pytest.mark.parametrize("loss", ("nt_xent", "clip_loss", "info_nce", "queue"))
+    @pytest.mark.parametrize("way", ("fused", "chunked"))
+    def test_launches(monkeypatch: pytest.MonkeyPatch, way: str, loss: str) -> None:
+        take(monkeypatch, way, 1 << 20)
+        names, _ = launches(monkeypatch, loss)
+        print(way, loss, len(names), names)
