@@ -64,7 +64,7 @@ class Loss:
         for name, x in drawn.items():
             if name in changed:
                 drawn[name] = torch.full_like(x, changed[name])
-            elif x.dim() > 1 and name not in ("mask", "slices"):
+            elif x.dim() > 1 and name not in ("mask", "slices", "covariance"):
                 drawn[name] = x * size
         return self._leaves(drawn, dtype), {name: value for name, value in changed.items() if name not in drawn}
 
