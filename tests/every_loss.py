@@ -68,11 +68,11 @@ class Loss:
                 drawn[name] = x * size
         return self._leaves(drawn, dtype), {name: value for name, value in changed.items() if name not in drawn}
 
-    def reductions(self) -> tuple[str, ...]:
-        return ("mean", "sum") if "reduction" in inspect.signature(self.function).parameters else ("mean",)
+    def takes(self, argument: str) -> bool:
+        return argument in inspect.signature(self.function).parameters
 
-    def takes_group(self) -> bool:
-        return "group" in inspect.signature(self.function).parameters
+    def reductions(self) -> tuple[str, ...]:
+        return ("mean", "sum") if self.takes("reduction") else ("mean",)
 
     def _leaves(self, drawn: Inputs, dtype: torch.dtype) -> Inputs:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
