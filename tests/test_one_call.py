@@ -42,11 +42,14 @@ OTHERS = {
     "apply_masks", "block_masks", "cross_correlation_sq", "ema_update_", "gather_tokens", "logsumexp_similarity",
     "patchify_gather", "queue_update_", "random_masking", "restore_tokens", "scatter_tokens", "span_mask", "tube_masks",
 }  # fmt: skip
-DTYPES = (torch.float32, torch.bfloat16) if INTERPRETED else (torch.float32, torch.float64, torch.bfloat16)
+DTYPES = (torch.float32,) if INTERPRETED else (torch.float32, torch.float64, torch.bfloat16)
 # The largest error of a value, and of a gradient relative to its largest entry. Rows are rounded before products.
 CLOSE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
+COMPILED_ONLY = pytest.mark.skipif(
+    INTERPRETED, reason="Triton's interpreter multiplies no bfloat16, keeps tensors, and takes one thread."
+)
 WAITS = pytest.mark.xfail(strict=False, reason="Some losses still keep what the backward reads.")
 
 # A scalar, such as the gradient of a temperature, is a sum of terms of size 1 that may cancel to a tenth.
@@ -225,6 +228,7 @@ def test_frozen_inputs_are_not_kept_alive(loss: Loss, backend: str) -> None:
     assert value.requires_grad
 
 
+@COMPILED_ONLY
 def test_nothing_is_left_of_a_forward_without_a_backward(loss: Loss, backend: str) -> None:
     """Everything goes with the value, before any garbage is collected."""
     inputs = loss.inputs()
@@ -304,6 +308,7 @@ def test_checkpointing(loss: Loss, backend: str, reentrant: bool) -> None:
     assert_same_bits([value.detach(), *(x.grad for x in inputs.values() if x.requires_grad)], wanted)
 
 
+@COMPILED_ONLY
 def test_autocast_gives_gradients_in_the_dtype_of_the_inputs(loss: Loss, backend: str) -> None:
     inputs = loss.inputs()
     exact, slopes = loss.exact(inputs)
@@ -336,6 +341,7 @@ def test_a_loss_inside_the_backward_of_another(loss: Loss, backend: str) -> None
         assert_same_bits(one, inside)
 
 
+@COMPILED_ONLY
 @pytest.mark.parametrize("threads", [1, 2])
 def test_eight_threads_at_once(backend: str, threads: int) -> None:
     """Every thread walks all losses with tensors of its own, and finds the bits that one thread finds alone."""
