@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every loss and op as its paper writes it, in plain PyTorch and in the dtype of its inputs.
 
-The fuzz compares with them in float64; in a lower dtype they show the error of eager PyTorch. They share no code with
+Tests compare with them in float64; in a lower dtype they show the error of eager PyTorch. They share no code with
 the library.
 """
 
