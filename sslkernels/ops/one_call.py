@@ -55,10 +55,13 @@ class _OneCall(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         saved, count = ctx.saved_tensors, len(ctx.places)
         as_it_is = is_plain() and grad.is_cpu and grad.item() == 1
+        # Autograd may take a gradient for its own and add the next one to it in place, so while the graph is kept for
+        # another backward it gets a copy.
+        copy = as_it_is and torch._C._autograd._get_current_graph_task_keep_graph()
         scaled: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for place, x, gradient in zip(ctx.places, saved[:count], saved[count:], strict=True):
             if ctx.needs_input_grad[3 + place]:
-                scaled[3 + place] = gradient.to(x.dtype) if as_it_is else _times(gradient, grad, x.dtype)
+                scaled[3 + place] = gradient.to(x.dtype, copy=copy) if as_it_is else _times(gradient, grad, x.dtype)
         return tuple(scaled)
 
 
