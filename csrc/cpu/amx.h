@@ -115,7 +115,8 @@ struct Matrix : Pairs {
     }
 };
 
-template <> inline void dot_tile<Matrix>(const uint32_t *a, int64_t panel, const uint32_t *b, int64_t steps, float *s) {
+template <>
+inline void dot_tile<Matrix>(const uint32_t *a, int64_t panel, const uint32_t *b, int64_t steps, float *s, int) {
     constexpr int64_t kRow = Matrix::NR * 4; // bytes
     written(a);
     SSLK_TILE_ZERO(0);

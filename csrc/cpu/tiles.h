@@ -95,14 +95,28 @@ SSLK_INLINE void multiply(const typename P::Elem *a, int64_t am, int64_t ak, con
 }
 
 // `a` holds MR rows of the packed others; it is `panel` elements from one panel of NR steps to the next.
-template <class P>
-void dot_tile(const typename P::Elem *a, int64_t panel, const typename P::Elem *b, int64_t steps, typename P::Acc *s) {
+template <class P, int NV>
+SSLK_INLINE void dot_strip(const typename P::Elem *a, int64_t panel, const typename P::Elem *b, int64_t steps,
+                           typename P::Acc *s) {
     using Acc = typename P::Acc;
-    Vector<Acc> acc[P::MR][3] = {};
+    Vector<Acc> acc[P::MR][NV] = {};
     for (int64_t k = 0; k < steps; k += P::NR, a += panel)
-        multiply<P, 3>(a, P::NR, 1, b + k * P::NR, steps - k < P::NR ? steps - k : P::NR, acc);
+        multiply<P, NV>(a, P::NR, 1, b + k * P::NR, steps - k < P::NR ? steps - k : P::NR, acc);
+    // Lanes beyond the vectors get the numbers of the first, so that they change neither the range nor a NaN.
     for (int m = 0; m < P::MR; ++m)
-        for (int v = 0; v < 3; ++v) store(s + m * P::NR + v * kLanes<Acc>, acc[m][v]);
+        for (int v = 0; v < 3; ++v) store(s + m * P::NR + v * kLanes<Acc>, acc[m][v < NV ? v : 0]);
+}
+
+// Fills one strip of MR rows and up to three vectors of owners.
+template <class P>
+void dot_tile(const typename P::Elem *a, int64_t panel, const typename P::Elem *b, int64_t steps, typename P::Acc *s,
+              int vectors) {
+    if (vectors > 2)
+        dot_strip<P, 3>(a, panel, b, steps, s);
+    else if (vectors > 1)
+        dot_strip<P, 2>(a, panel, b, steps, s);
+    else
+        dot_strip<P, 1>(a, panel, b, steps, s);
 }
 
 template <class P, int NV>

@@ -91,7 +91,7 @@ def test_tiles_with_nothing_in_common(temperature: float, dtype: torch.dtype, mo
         for found, other, wanted in zip(kept, again, truth, strict=True):
             off = (found.double() - wanted).norm()
             # Logits of 1e4 are rounded to 1e-3, and so are the weights of negatives that compete.
-            assert off <= 2 * (other.double() - wanted).norm() + 1e-6 * wanted.norm(), loss
+            assert off <= 8 * (other.double() - wanted).norm() + 1e-6 * wanted.norm(), loss
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def released() -> Iterator[None]:
 @pytest.mark.usefixtures("released")
 def test_above_the_budget_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1000, 8, requires_grad=True)
-    triangle = cpu.kept_bytes(2000, 2000, torch.float32, True)
+    triangle = cpu.kept_bytes("itself", 2000, 2000, 8, torch.float32)
     SF.nt_xent(x, x.flip(0), backend="cpu")
     assert triangle <= _C.workspace_bytes() < 2 * triangle
     sk.release_workspace()

@@ -66,8 +66,8 @@ static const Bindings bindings([](py::module_ &module) {
         }
         return of_scale;
     });
-    module.def("similarity_kept_bytes", [](int compute, int64_t n, int64_t m, bool itself) {
-        return kernels<SimilarityKernels>().kept_bytes(compute, n, m, itself);
+    module.def("similarity_kept_bytes", [](int against, int compute, int64_t n, int64_t m, int64_t d, int threads) {
+        return kernels<SimilarityKernels>().kept_bytes(against, compute, n, m, d, threads);
     });
     module.def("similarity_contrast", [](int against, int dtype, int compute, Address x, int64_t x_stride, Address y,
                                          int64_t y_stride, int64_t n, Address negatives, int64_t negatives_stride,

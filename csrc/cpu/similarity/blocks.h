@@ -34,7 +34,8 @@ template <class P, class In> struct Tiles {
     Exclusion exclusion;
     Elem *owner_lanes, *other_rows, *owner_features, *other_features, *by_other, *by_owner;
     bool features;        // a gradient follows, so rows are packed as its right-hand side too
-    bool products = true; // logits are wanted; false where all of them were kept
+    bool products = true; // blocks are packed for products at once, and not only when pack_products is called
+    bool lanes_packed;
     Kept<P> kept;
     int64_t o0, co, i0, ci;
     bool dirty[kBlock / MR][kBlock / NR];
@@ -56,6 +57,7 @@ template <class P, class In> struct Tiles {
     }
     void take_owners(int64_t first, int64_t count, bool both) {
         o0 = first, co = count;
+        lanes_packed = products;
         if (products) pack_lanes<P, In>(owners, o0, co, d, owner_lanes);
         if (features && both) pack_features<P, In>(owners, o0, co, d, owner_features);
     }
@@ -67,6 +69,12 @@ template <class P, class In> struct Tiles {
         each_pair(exclusion.by_owner, o0, co, i0, ci, [this](int64_t n, int64_t m) { dirty[m / MR][n / NR] = true; });
         each_pair(exclusion.by_other, i0, ci, o0, co, [this](int64_t m, int64_t n) { dirty[m / MR][n / NR] = true; });
     }
+    void pack_products() {
+        if (products) return;
+        if (!lanes_packed) pack_lanes<P, In>(owners, o0, co, d, owner_lanes);
+        if (P::kPack > 1) pack_others<P, In>(others, i0, ci, d, other_rows);
+        lanes_packed = true;
+    }
     // Calls f(k, l) for every entry of a row first + k that names an index start + l, where l < reach.
     template <class F>
     void each_pair(const int64_t *table, int64_t first, int64_t rows, int64_t start, int64_t reach, F f) const {
@@ -77,7 +85,8 @@ template <class P, class In> struct Tiles {
                 if (uint64_t(*entry - start) < uint64_t(reach)) f(k, *entry - start);
     }
     void tile(int64_t m0, int64_t n0, Acc *t) const {
-        dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t);
+        const int vectors = int((least(NR, co - n0) + L - 1) / L);
+        dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t, vectors);
         for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale);
     }
     // Clears weights past the last row and lane. Policies of pairs round the number of rows up; those weights meet rows

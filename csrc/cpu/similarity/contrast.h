@@ -33,7 +33,9 @@ template <class P, class In> struct ContrastCall {
 
     bool run() {
         const int64_t size = int64_t(sizeof(In)), excluded = itself ? 2 : queue ? 0 : 1;
-        int64_t kept = needed && !attend ? Kept<P>::bytes(anchors, keys, itself) : 0;
+        const Meeting meeting = itself ? Meeting::kItself : both ? Meeting::kBothSides : Meeting::kOneSide;
+        const Layout layout = layout_of<P>(meeting, anchors, keys, d, c.threads);
+        int64_t kept = needed && !flash ? Kept<P>::bytes(layout) : 0;
         if (kept > c.most_kept) kept = 0;
         const bool staged = c.unit || itself; // y follows x in one buffer
         Memory memory((staged ? round_up(2 * n * d * size, 64) + room(2 * n) : 0) +
@@ -64,7 +66,7 @@ template <class P, class In> struct ContrastCall {
         const Similarity s{c.compute, x,       queue ? c.negatives : y,      itself,
                            d,         c.scale, excluded ? exclude : nullptr, excluded,
                            c.threads};
-        void *room = kept ? memory.take(kept) : nullptr;
+        const Kept<P> room(kept ? memory.take(kept) : nullptr, layout);
         if (!forward_typed<P, In>(s, room, rows, columns, flash, attend ? moved_x : nullptr, ld)) return false;
         const int64_t shift = itself ? n : 0;
         double value, pulled, of_scale = 0, unused;

@@ -23,7 +23,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
     void use(char *memory, int T) {
         Base::use(memory);
         const Kept<P> &kept = this->kept;
-        if (kept.tiles && kept.header->triangle && kept.header->threads != T) this->kept = {};
+        if (kept.tiles && kept.of.triangle && *kept.threads != T) this->kept = {};
         this->products = !this->kept.tiles;
     }
     void begin(int64_t first, int64_t count, bool both) { this->take_owners(first, count, both); }
@@ -35,6 +35,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         const bool nothing = finite && high == kLowest<Acc>; // no row of these blocks gets a gradient
         if (nothing && finite_rows(this->owners, o0, co) && finite_rows(this->others, i0, ci)) return;
         const bool narrow_range = finite && !nothing && high - low < Acc(kSharedRange);
+        if (!narrow_range) this->pack_products(); // exponentials that were kept do not tell the logits
         const Acc middle = narrow_range ? low + (high - low) / 2 : Acc(0);
         Weights a(own, o0, co, middle), b(oth, i0, ci, middle);
         for (int64_t m0 = 0; m0 < ci; m0 += MR)

@@ -75,7 +75,8 @@ struct SimilarityKernels { // they return false where there is no memory for the
                   double *value, double *of_scale);
     void (*finish)(const Finish &, void *out, double *of_scale);
     bool (*contrast)(const Contrast &, const ContrastOut &);
-    int64_t (*kept_bytes)(int compute, int64_t n, int64_t m, bool itself); // of exponentials, if they are kept
+    // How many bytes the exponentials of n anchors and m keys take, if they are kept.
+    int64_t (*kept_bytes)(int against, int compute, int64_t n, int64_t m, int64_t d, int threads);
 };
 
 } // namespace sslkernels

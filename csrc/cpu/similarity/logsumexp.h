@@ -38,7 +38,7 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
 
     void use(char *memory, int T) {
         Base::use(memory);
-        if (this->kept.tiles && omp_get_thread_num() == 0) this->kept.header->threads = T;
+        if (this->kept.tiles && omp_get_thread_num() == 0) *this->kept.threads = T;
     }
     void begin(int64_t first, int64_t count, bool both) {
         this->take_owners(first, count, both);

@@ -41,11 +41,16 @@ void finish_lse(const Similarity &s, bool column, const Acc *top, const Acc *tot
     }
 }
 
-// `room` is memory of Kept<P>::bytes, or null for none.
+// Says how the forward of log-sum-exps lays out the exponentials that it keeps.
+template <class P> Layout layout_of(Meeting meeting, int64_t owners, int64_t others, int64_t d, int threads) {
+    const Plan p = plan<P>(meeting, owners, others, d, threads);
+    return {owners, p.owner_block, others, p.other_block, p.meeting == Meeting::kItself};
+}
+
 // Computes the log-sum-exps of rows, and of columns or softmax(S) * Y unless null. Rows of the latter are `apart`
 // apart. It comes of a flash pass, which gives the same log-sum-exps if it is not wanted.
 template <class P, class In>
-bool forward_typed(const Similarity &s, void *room, void *rows, void *columns, bool flash, void *attended,
+bool forward_typed(const Similarity &s, const Kept<P> &kept, void *rows, void *columns, bool flash, void *attended,
                    int64_t apart) {
     using Acc = typename P::Acc;
     const bool self = s.itself;
@@ -68,7 +73,7 @@ bool forward_typed(const Similarity &s, void *room, void *rows, void *columns, b
     }
     const Exclusion exclusion{s.exclude, meeting == Meeting::kItself ? s.exclude : nullptr, s.excluded,
                               meeting != Meeting::kItself};
-    const Blocks o{n, p.block}, i{m, p.block};
+    const Blocks o{n, p.owner_block}, i{m, p.other_block};
     auto set = [&](auto &job) {
         job.owners = s.x, job.others = y, job.d = s.d, job.scale = Acc(s.scale), job.exclusion = exclusion;
         job.owner_max = state[0], job.owner_sum = state[1], job.features = attend;
@@ -91,7 +96,7 @@ bool forward_typed(const Similarity &s, void *room, void *rows, void *columns, b
         set(job);
         job.other_max = meeting == Meeting::kItself ? state[0] : state[2];
         job.other_sum = meeting == Meeting::kItself ? state[1] : state[3];
-        job.kept = Kept<P>(room, n, m, {p.meeting == Meeting::kItself, 0, p.block});
+        job.kept = kept;
         run(job, p.meeting, o, i, p.threads, scratch, each);
     }
     finish_lse<In>(s, false, state[0], state[1], n, rows);
@@ -118,14 +123,14 @@ template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_
 // Sums the unscaled gradient: moved_x = sum over columns of weight * y, and moved_y likewise; null where not wanted.
 // Rows of both are `ld` apart.
 template <class P, class In>
-bool moved_typed(const Similarity &s, void *room, const Sums &sums, void *moved_x, void *moved_y, int64_t ld) {
+bool moved_typed(const Similarity &s, const Kept<P> &kept, const Sums &sums, void *moved_x, void *moved_y, int64_t ld) {
     using Acc = typename P::Acc;
     const bool self = s.itself;
     const Rows y = s.y;
     const bool both = moved_x && moved_y, swap = !moved_x;
     const Meeting meeting = self ? Meeting::kItself : both ? Meeting::kBothSides : Meeting::kOneSide;
     const Rows owners = swap ? y : s.x, others = swap ? s.x : y;
-    const Plan p = plan<P>(meeting, owners.count, others.count, s.d, s.threads);
+    Plan p = plan<P>(meeting, owners.count, others.count, s.d, s.threads);
     const int64_t each = round_up(Tiles<P, In>::bytes(s.d, true), 64), padded = round_up(s.d, kLanes<Acc>);
     const bool direct = ld == padded;
     const int64_t moved_rows = owners.count + (both ? others.count : 0);
@@ -148,11 +153,11 @@ bool moved_typed(const Similarity &s, void *room, const Sums &sums, void *moved_
     job.owners = owners, job.others = others, job.d = s.d, job.ld = padded, job.scale = Acc(s.scale);
     job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
     job.features = true;
-    if (!swap) job.kept = Kept<P>(room, owners.count, others.count);
-    if (job.kept.tiles && job.kept.header->triangle &&
-        (p.meeting != Meeting::kItself || job.kept.header->block != p.block))
-        job.kept = {};
-    run(job, p.meeting, Blocks{owners.count, p.block}, Blocks{others.count, p.block}, p.threads, scratch, each);
+    // The forward owned x. Where it met itself as a triangle, only the same schedule finds what it kept.
+    const bool found = kept.tiles && !swap && kept.of.triangle == (p.meeting == Meeting::kItself);
+    if (found) job.kept = kept, p.owner_block = kept.of.owner_side, p.other_block = kept.of.other_side;
+    run(job, p.meeting, Blocks{owners.count, p.owner_block}, Blocks{others.count, p.other_block}, p.threads, scratch,
+        each);
     auto copy = [&](const Acc *from, void *to, int64_t count) {
         for (int64_t i = 0; i < count; ++i)
             memcpy(static_cast<Acc *>(to) + i * ld, from + i * padded, s.d * sizeof(Acc));

@@ -69,24 +69,34 @@ void run(const W &job, Meeting meeting, Blocks o, Blocks i, int threads, char *m
 struct Plan {
     Meeting meeting;
     int threads;
-    int64_t block;
+    int64_t owner_block, other_block; // rows
 };
-// Gives each thread enough rows to fill a block where possible. Blocks shrink where rows are wide, to stay in the L2
-// cache.
+
+// Cuts the rows of each of `groups` into as few blocks of at most `most` rows as can be, all of one length: a group
+// with a longer block would keep the others waiting.
+template <class P> int64_t block_of(int64_t rows, int64_t groups, int64_t most) {
+    constexpr int64_t kUnit = kLanes<typename P::Acc> > P::MR ? kLanes<typename P::Acc> : P::MR;
+    if (rows == 0) return most;
+    const int64_t each = (rows + groups - 1) / groups, blocks = (each + most - 1) / most;
+    return round_up((each + blocks - 1) / blocks, kUnit);
+}
+
 template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, int64_t d, int threads) {
-    constexpr int64_t kFewest = 48; // rows that a thread should have on each side
+    // Rows that a thread should have at least. They fill tiles, and pay for its waiting for the others.
+    const int64_t fewest = meeting == Meeting::kItself ? 96 : meeting == Meeting::kBothSides ? 32 : 48;
     if (owners * others * d < (1 << 20)) threads = 1;
-    const int64_t sides = meeting == Meeting::kOneSide ? 1 : 2;
     const int64_t rows = meeting == Meeting::kBothSides ? least(owners, others) : owners;
-    const int64_t T = rows < sides * kFewest ? 1 : least(threads, rows / (sides * kFewest));
-    const int64_t most = d > 768 ? kBlock / 2 : kBlock;
+    const int64_t T = rows < fewest ? 1 : least(threads, rows / fewest);
+    const int64_t most = d > 768 ? kBlock / 2 : kBlock; // the blocks of wide rows shrink, to stay in the L2 cache
+    if (meeting != Meeting::kItself)
+        return {meeting, int(T), block_of<P>(owners, T, most),
+                block_of<P>(others, meeting == Meeting::kBothSides ? T : 1, most)};
     // One thread cuts few rows of a triangle into blocks too, because a block on the diagonal is computed whole.
-    const int64_t parts = T > 1 ? sides * T : meeting == Meeting::kItself ? 4 : 1;
-    const int64_t block = rows ? least(round_up((rows + parts - 1) / parts, Kept<P>::kUnit), most) : most;
+    const int64_t groups = T > 1 ? 2 * T : 4, block = block_of<P>(rows, groups, most);
     // Sweeping the square is faster than a tournament that leaves threads idle or has groups without a block.
-    if (meeting == Meeting::kItself && threads > 1 && (T < threads || (rows + block - 1) / block < parts))
+    if (threads > 1 && (T < threads || (rows + block - 1) / block < groups))
         return plan<P>(Meeting::kOneSide, owners, others, d, threads);
-    return {meeting, int(T), block};
+    return {meeting, int(T), block, block};
 }
 
 } // namespace

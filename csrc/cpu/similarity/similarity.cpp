@@ -35,14 +35,13 @@ template <class F> auto with_policy(int dtype, F f) {
 bool forward(const Similarity &s, void *rows, void *columns, void *attended) {
     return with_policy(s.dtype, [&](auto chosen) {
         using C = decltype(chosen);
-        return forward_typed<typename C::Policy, typename C::Element>(s, nullptr, rows, columns, attended, attended,
-                                                                      s.d);
+        return forward_typed<typename C::Policy, typename C::Element>(s, {}, rows, columns, attended, attended, s.d);
     });
 }
 bool backward(const Similarity &s, const Sums &sums, void *moved_x, void *moved_y) {
     return with_policy(s.dtype, [&](auto chosen) {
         using C = decltype(chosen);
-        return moved_typed<typename C::Policy, typename C::Element>(s, nullptr, sums, moved_x, moved_y, s.d);
+        return moved_typed<typename C::Policy, typename C::Element>(s, {}, sums, moved_x, moved_y, s.d);
     });
 }
 void weigh(const Positives &of, const void *rows, const void *columns, double share, const Weights &weights,
@@ -64,9 +63,13 @@ bool contrast(const Contrast &c, const ContrastOut &out) {
         return ContrastCall<typename C::Policy, typename C::Element>{c, out}.run();
     });
 }
-int64_t kept(int compute, int64_t n, int64_t m, bool itself) {
-    return with_policy(compute,
-                       [&](auto chosen) { return Kept<typename decltype(chosen)::Policy>::bytes(n, m, itself); });
+int64_t kept(int against, int compute, int64_t n, int64_t m, int64_t d, int threads) {
+    const bool itself = against == sslkernels::kItself, both = against == sslkernels::kBoth;
+    const Meeting meeting = itself ? Meeting::kItself : both ? Meeting::kBothSides : Meeting::kOneSide;
+    return with_policy(compute, [&](auto chosen) {
+        using P = typename decltype(chosen)::Policy;
+        return Kept<P>::bytes(layout_of<P>(meeting, n, m, d, threads));
+    });
 }
 
 } // namespace

@@ -90,7 +90,8 @@ def _workspace(logits: Callable[[Shape], Logits]) -> Callable[[Shape, torch.dtyp
         from sslkernels.ops.similarity.cpu import kept_bytes
 
         matrix = logits(shape)
-        needed = kept_bytes(matrix.rows, matrix.columns, dtype, matrix.itself)
+        against = "itself" if matrix.itself else "both"
+        needed = kept_bytes(against, matrix.rows, matrix.columns, matrix.width, dtype)
         words, limit = bytes_in_words(needed), backends.WORKSPACE_VARIABLE
         if needed <= backends.WORKSPACE:
             return f"the call keeps its exponentials for the gradient, {words} within {limit}"

@@ -119,6 +119,6 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
     return value, *gradients  # type: ignore[return-value]
 
 
-def kept_bytes(n: int, m: int, dtype: torch.dtype, itself: bool) -> int:
-    """Return how many bytes the exponentials of all pairs take, or those of half of them for x with ``itself``."""
-    return _C.similarity_kept_bytes(CODES[dtype], n, m, itself)
+def kept_bytes(against: str, n: int, m: int, d: int, dtype: torch.dtype) -> int:
+    """Return how many bytes the exponentials of n anchors and m keys take, if a call keeps them for the gradient."""
+    return _C.similarity_kept_bytes(AGAINST[against], CODES[dtype], n, m, d, torch.get_num_threads())
