@@ -43,14 +43,21 @@ template <class Acc> struct Moments {
 template <class Acc, class T> Moments<Acc> moments_of(const T *t, int64_t d, int norm) {
     if (norm == sslkernels::kPlain) return {0, 1};
     // In fp64, because squares of large numbers overflow fp32.
-    Sum<double> sum, left, squares;
+    Sum<double> sum;
     sum.add(0, d, [&](int64_t k) { return widen<double>(t[k]); });
     const double middle = sum.total() / double(d);
-    left.add(0, d, [&](int64_t k) { return widen<double>(t[k]) - middle; });
-    squares.add(0, d, [&](int64_t k) {
-        const double a = widen<double>(t[k]) - middle;
-        return a * a;
-    });
+    constexpr int L = Sum<double>::L;
+    Sum<double> left, squares;
+    int64_t k = 0;
+    for (; k + L <= d; k += L)
+        for (int l = 0; l < L; ++l) {
+            const double away = widen<double>(t[k + l]) - middle;
+            left.lanes[l] += away, squares.lanes[l] += away * away;
+        }
+    for (; k < d; ++k) {
+        const double away = widen<double>(t[k]) - middle;
+        left.rest += away, squares.rest += away * away;
+    }
     const double off = left.total();
     const bool mae = norm == sslkernels::kMae;
     const double variance = (squares.total() - off * off / double(d)) / double(mae ? d - 1 : d);

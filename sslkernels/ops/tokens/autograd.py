@@ -118,9 +118,9 @@ class Patches(torch.autograd.Function):
 class MaskedError(torch.autograd.Function):
     """Take the weighted mean error of tokens; see `Masked`. ``need`` says if a gradient will be asked for.
 
-    On the CPU the gradient comes with the value, in the dtype of pred, and is right if the incoming one is 1. Otherwise
-    it is computed anew: pred may be so large that a gradient in the dtype of sums would not fit, and one in 16 bits must
-    not be rounded before it is multiplied. Elsewhere the host cannot know the incoming gradient without waiting for it.
+    On the CPU the gradient comes with the value, in the dtype of pred. It is right if the incoming gradient is 1, and is
+    computed anew otherwise: it must be multiplied before it is rounded, and one that is as large as pred is too dear to
+    be held in the dtype of sums. Elsewhere the host cannot read the incoming gradient without waiting for the device.
     """
 
     @staticmethod
