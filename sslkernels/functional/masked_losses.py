@@ -34,11 +34,11 @@ def masked_mse(
     Returns:
         0-dim float32 (float64 for float64 ``pred``): ``sum(mask * error) / max(sum(mask), 1)``.
 
-    A token of mask 0 has no part in the loss, even if it holds NaN. Slices such as ``x[:, 1:]`` are read where they lie.
+    A token of mask 0 has no part in the loss, even if it holds NaN. Slices such as ``x[:, 1:]`` are not copied.
 
-    Cost: the forward reads the masked tokens once. On a CPU it writes the gradient of ``pred`` too, if ``pred`` requires
-    one, and the backward passes it on; a forward that is never followed by a backward wrote it for nothing. The backward
-    reads the masked tokens once more on a GPU, and where the incoming gradient is not 1. A second derivative raises.
+    Cost: the forward reads the masked tokens once. On a CPU it also writes the gradient of ``pred``, if there is to be
+    one, and the backward passes it on; if no backward follows, it was written for nothing. The backward reads the
+    masked tokens once more on a GPU, and where the incoming gradient is not 1. A second derivative raises.
 
     >>> import torch
     >>> import sslkernels.functional as SF

@@ -67,8 +67,8 @@ class _Asked(NamedTuple):
 
 def _computed(asked: _Asked, needs: tuple[bool, bool], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     eps, offset, weight, mean, shard, backend = asked
-    count = shard.total(x.shape[0]) if mean else 1
-    return cosine_loss(CosineLoss(x, y, eps, offset, weight, shard.ranks, count), *needs, backend)
+    divisor = shard.total(x.shape[0]) if mean else 1
+    return cosine_loss(CosineLoss(x, y, eps, offset, weight, shard.ranks, divisor), *needs, backend)
 
 
 class _RowCosine(torch.autograd.Function):

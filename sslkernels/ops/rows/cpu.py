@@ -92,15 +92,15 @@ def cosine_backward(
 
 
 def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, y, eps, offset, weight, ranks, count = loss
+    x, y, eps, offset, weight, ranks, divisor = loss
     x, y, dtype = rows_of(x), alike(x, y), wide(x.dtype)
     n, d = x.shape
     value = torch.empty((), dtype=dtype, device="cpu")
     dx = torch.empty((n, d) if need_x else (0,), dtype=dtype, device="cpu")
     dy = torch.empty((n, d) if need_y else (0,), dtype=dtype, device="cpu")
     _C.row_cosine_loss(
-        CODES[x.dtype], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n, d, eps, offset, weight, ranks / count,
-        value.data_ptr(), dx.data_ptr(), dy.data_ptr(), torch.get_num_threads(),
+        CODES[x.dtype], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n, d, eps, offset, weight,
+        ranks / divisor, value.data_ptr(), dx.data_ptr(), dy.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return value, dx, dy
 

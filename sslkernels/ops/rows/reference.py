@@ -68,9 +68,9 @@ def cosine_backward(
 
 
 def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sum of ``ranks / count (offset - weight * cosine)``, and its gradients in the dtype of sums."""
-    x, y, eps, offset, weight, ranks, count = loss
-    rows, share = Matched(widened(x), widened(y), eps), ranks / count
+    """Return the sum of ``ranks / divisor (offset - weight * cosine)``, and its gradients in the dtype of sums."""
+    x, y, eps, offset, weight, ranks, divisor = loss
+    rows, share = Matched(widened(x), widened(y), eps), ranks / divisor
     cosines, norms = cosine_forward(rows)
     dx, dy = cosine_backward(rows, cosines, norms, torch.full_like(cosines, -weight * share), need_x, need_y)
     return ((offset - weight * cosines) * share).sum(), dx, dy

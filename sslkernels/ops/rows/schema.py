@@ -23,7 +23,7 @@ class Matched(NamedTuple):
 
 
 class CosineLoss(NamedTuple):
-    """Sum ``ranks / count (offset - weight * cosine)`` over matching rows; see `Matched`."""
+    """Sum ``ranks / divisor (offset - weight * cosine)`` over matching rows; see `Matched`."""
 
     x: Tensor
     y: Tensor
@@ -31,7 +31,7 @@ class CosineLoss(NamedTuple):
     offset: int
     weight: int
     ranks: int
-    count: int
+    divisor: int  # the rows of all ranks for a mean, 1 for a sum
 
 
 @ROWS.op

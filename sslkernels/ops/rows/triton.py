@@ -95,7 +95,7 @@ def cosine_backward(
 
 
 def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, y, eps, offset, weight, ranks, count = loss
+    x, y, eps, offset, weight, ranks, divisor = loss
     x, y = rows_of(x), rows_of(y)
     n, d = x.shape
     losses = floats(x, n)
@@ -105,7 +105,7 @@ def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, T
         with torch.cuda.device_of(x):
             kernels.cosine_loss_kernel[(cdiv(n, size["BLOCK_N"]),)](
                 x, y, losses, dx if need_x else None, dy if need_y else None, n, d, x.stride(0), y.stride(0), eps,
-                float(offset), float(weight), ranks / count, **size,
+                float(offset), float(weight), ranks / divisor, **size,
             )  # fmt: skip
     return losses.sum(), dx, dy
 

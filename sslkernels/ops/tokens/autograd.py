@@ -118,9 +118,9 @@ class Patches(torch.autograd.Function):
 class MaskedError(torch.autograd.Function):
     """Take the weighted mean error of tokens; see `Masked`. ``need`` says if a gradient will be asked for.
 
-    On the CPU the gradient comes with the value, in the dtype of pred. It is right if the incoming gradient is 1, and is
-    computed anew otherwise: it must be multiplied before it is rounded, and one that is as large as pred is too dear to
-    be held in the dtype of sums. Elsewhere the host cannot read the incoming gradient without waiting for the device.
+    On the CPU the gradient comes with the value, in the dtype of pred. It is right if the incoming gradient is 1, and
+    is computed anew otherwise: it must be multiplied before it is rounded, and one that is as large as pred is too dear
+    to be held in the dtype of sums. Elsewhere the host cannot read the incoming gradient without a wait.
     """
 
     @staticmethod

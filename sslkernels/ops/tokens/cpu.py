@@ -92,11 +92,12 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
 def masked_error(masked: Masked, grad: Tensor | None, need: bool) -> tuple[Tensor, Tensor]:
     pred, target, weights, norm, beta = masked
     pred, target, weights = rows_of(pred), rows_of(target), weights.contiguous()
+    samples, length, d = pred.shape
     value = torch.empty((), dtype=weights.dtype, device="cpu")
     dpred = torch.empty(pred.shape if need else (0,), dtype=pred.dtype, device="cpu")
     _C.tokens_masked_error(
         CODES[pred.dtype], pred.data_ptr(), pred.stride(0), pred.stride(1), CODES[target.dtype], target.data_ptr(),
-        target.stride(0), target.stride(1), weights.data_ptr(), *pred.shape, _NORMS[norm], beta,
+        target.stride(0), target.stride(1), weights.data_ptr(), samples, length, d, _NORMS[norm], beta,
         1.0 if grad is None else grad.item(), value.data_ptr(), dpred.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return value, dpred
