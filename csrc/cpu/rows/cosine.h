@@ -8,6 +8,7 @@
 // loss with its gradient reads them once.
 #pragma once
 #include "../dtypes.h"
+#include "../lanes.h"
 #include "../row_access.h"
 #include "../threads.h"
 #include "../vector.h"
@@ -38,9 +39,7 @@ template <class Acc, class In> inline Products<Acc> products(const In *x, const 
         const Acc a = widen<Acc>(x[k]), b = widen<Acc>(y[k]);
         rest.xx += a * a, rest.yy += b * b, rest.xy += a * b;
     }
-    for (int width = L / 2; width > 0; width /= 2)
-        for (int l = 0; l < width; ++l) xx[l] += xx[l + width], yy[l] += yy[l + width], xy[l] += xy[l + width];
-    return {rest.xx + xx[0], rest.yy + yy[0], rest.xy + xy[0]};
+    return {rest.xx + sum_by_halves<L>(xx), rest.yy + sum_by_halves<L>(yy), rest.xy + sum_by_halves<L>(xy)};
 }
 
 // Returns the largest magnitude, 1 if that is 0, or NaN if there is one.

@@ -5,6 +5,7 @@
 #pragma once
 #include "../dtypes.h"
 #include "../integers.h"
+#include "../lanes.h"
 #include "../threads.h"
 #include "../vector.h"
 #include "around.h"
@@ -29,11 +30,7 @@ template <class Acc> struct Sum {
         for (; k < to; ++k) rest += f(k);
         for (int l = 0; l < L; ++l) lanes[l] = here[l];
     }
-    Acc total() {
-        for (int width = L / 2; width > 0; width /= 2)
-            for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-        return rest + lanes[0];
-    }
+    Acc total() const { return rest + sum_by_halves<L>(lanes); }
 };
 
 template <class Acc> struct Moments {
