@@ -147,6 +147,10 @@ def row_cosine_backward(
     dtype: int, x: int, x_stride: int, y: int, y_stride: int, n: int, d: int, eps: float, cosines: int, norms: int,
     grad: int, grad_stride: int, dx: int, dy: int, threads: int,
 ) -> None: ...  # fmt: skip
+def row_cosine_loss(
+    dtype: int, x: int, x_stride: int, y: int, y_stride: int, n: int, d: int, eps: float, offset: float, weight: float,
+    share: float, value: int, dx: int, dy: int, threads: int,
+) -> None: ...  # fmt: skip
 def correlation_moments(
     dtype: int, z0: int, stride0: int, z1: int, stride1: int, n: int, d: int, centre: bool,
     mean: int, squares: int, products: int, gap: int, threads: int,
@@ -195,13 +199,10 @@ def tokens_patches(
     dtype: int, images: int, channels: int, down: int, across: int, patch: int, index: int, wide: bool,
     shape: tuple[int, int, int], out: int, threads: int,
 ) -> bool: ...  # fmt: skip
-def tokens_errors(
-    dtype: int, target_dtype: int, pred: int, target: int, weights: int, rows: int, d: int, norm: int, beta: float,
-    errors: int, moments: int, threads: int,
-) -> None: ...  # fmt: skip
-def tokens_errors_backward(
-    dtype: int, target_dtype: int, pred: int, target: int, scales: int, rows: int, d: int, norm: int, beta: float,
-    moments: int, dpred: int, threads: int,
+def tokens_masked_error(
+    dtype: int, pred: int, sample_stride: int, row_stride: int, target_dtype: int, target: int,
+    target_sample_stride: int, target_row_stride: int, weights: int, samples: int, tokens: int, d: int, norm: int,
+    beta: float, grad: float, value: int, dpred: int, threads: int,
 ) -> None: ...  # fmt: skip
 def ema_table(
     targets: Sequence[Tensor], sources: Sequence[Tensor], masters: Sequence[Tensor], tensor: type, parameter: type

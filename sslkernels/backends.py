@@ -107,7 +107,10 @@ def choose(device: torch.device, dtype: torch.dtype, backend: str | None, has: t
             accepted = ", ".join(usable(device, dtype, has))
             raise ValueError(f"{asker} {forced!r} cannot run: {reason} Accepted here: {accepted}.")
         return forced
-    return next(name for name in has if why_not(name, device, dtype) is None)
+    for name in has:
+        if why_not(name, device, dtype) is None:
+            break
+    return name
 
 
 def usable(device: torch.device, dtype: torch.dtype, has: tuple[str, ...]) -> list[str]:

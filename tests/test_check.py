@@ -28,7 +28,8 @@ def run(dtype=torch.float32):
     scale = torch.tensor(5.0, requires_grad=True)
     values = [
         SF.nt_xent(z0, z1), SF.info_nce(z0, z1), SF.info_nce(z0, z1, negatives=queue), SF.clip_loss(z0, z1, scale),
-        SF.logsumexp_similarity(z0, z1, 0.5, dim="both")[1].sum(), SF.byol_loss(z0, z1),
+        SF.logsumexp_similarity(z0, z1, 0.5, dim="both")[1].sum(),
+        SF.byol_loss(z0, z1), SF.byol_loss(z0, z1, reduction="none").sum(),
         SF.barlow_twins(z0, z1), SF.barlow_twins(wide0, wide1), SF.vicreg(z0, z1), SF.vicreg(wide0, wide1),
         SF.sigreg(z0, num_slices=8), SF.tico(z0, z1)[0],
         SF.gather_tokens(tokens, index, pos=rows(6, 5)).sum(),

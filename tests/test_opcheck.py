@@ -84,6 +84,7 @@ def of_rows(backend: str, dtype: torch.dtype) -> Calls:
             (x, x.flip(0), 0.5, rows, norms, grad, *need, backend)
             for need in needs for grad in (rows, rows[:1].expand(5))
         ],
+        "rows_cosine_loss": [(x, x.flip(0), 0.5, 2, 2, 3, 7, *need, backend) for need in (*needs, (False, False))],
     }  # fmt: skip
 
 
@@ -91,7 +92,7 @@ def tokens(backend: str, dtype: torch.dtype) -> Calls:
     sums = wide(dtype)
     x, fill, pos = torch.randn(2, 5, 3).to(dtype), torch.randn(3, dtype=sums), torch.randn(7, 3, dtype=sums)
     index, ids = torch.tensor([[[0, 4, 4], [1, 2, 0]]]), torch.rand(1, 2, 6).argsort(dim=2).int()
-    rows, weights, moments = x[0], torch.tensor([1, 0, 2, 0, 1], dtype=sums), torch.rand(5, 2, dtype=sums)
+    rows, weights = x[:, 1:], torch.tensor([[1, 0, 2, 0], [1, 0.5, 0, 1]], dtype=sums)
     norms, betas = ("none", "mae", "layer"), (0.0, 0.5)
     return {
         "tokens_gather": [
@@ -110,12 +111,10 @@ def tokens(backend: str, dtype: torch.dtype) -> Calls:
         "tokens_sums": [(x[:, :3], index, 5, backend), (x[:, :3], index - 1, 1, backend)],
         "tokens_ranks": [(torch.rand(2, 7), keep, backend) for keep in (0, 3, 7)],
         "tokens_patches": [(torch.randn(2, 3, 4, 4).to(dtype), index[0] % 4, 2, backend)],
-        "tokens_errors": [
-            (rows, target, weights, norm, beta, backend)
+        "tokens_masked_error": [
+            (rows, target, weights, norm, beta, grad, need, backend)
             for norm in norms for beta in betas for target in (rows.flip(0), rows.flip(0).to(sums))
-        ],
-        "tokens_errors_backward": [
-            (rows, rows.flip(0), weights, moments, norm, beta, backend) for norm in norms for beta in betas
+            for grad, need in ((None, False), (None, True), (weights[0, 2], True))
         ],
     }  # fmt: skip
 

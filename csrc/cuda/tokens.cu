@@ -7,13 +7,13 @@
 //   collect   out[b, P + s] = sum of x[m B + b, P + k] over the chain that first[b, s] begins; fill where it is empty
 //   sums      out[part, s] = the same sum over all samples of a part of the batch; the parts are added up afterwards
 //   ranks     rank of a key = how many are smaller, or equal and before it
-//   errors    mean over a row of (p - (t - mean) / deviation)^2 or smooth L1; slopes is its gradient
+//   errors    mean over a row of (p - (t - mean) / deviation)^2 or smooth L1, times its weight, and its gradient
 //
-// Cost: gather, collect, patches and slopes read and write every row once, 16 bytes at a time where all addresses allow
+// Cost: gather, collect and patches read and write every row once, 16 bytes at a time where all addresses allow
 // it. invert is one atomic minimum per index. chain reads the indices after each one, but only in samples where an
 // index appears twice. ranks compares L^2 keys per sample. errors reads a row once, and its target once more from the
-// cache for each of its two moments. No sum goes through an atomic. Sums are fp32 (fp64 for fp64, and over a batch),
-// run in the order of the entries, and are rounded once.
+// cache for each of its two moments; it writes a row of the gradient where that is wanted. No sum goes through an
+// atomic. Sums are fp32 (fp64 for fp64, and over a batch), run in the order of the entries, and are rounded once.
 
 #include "numbers.cuh"
 
@@ -241,13 +241,14 @@ constexpr int64 NO_NORM = 0, MAE_NORM = 1;
 
 template <class P, class T> struct Errors {
     const P *pred;
-    int64 pred_row;
+    int64 pred_sample, pred_row;
     const T *target;
-    int64 target_row;
-    const sum_t<P> *weights; // (R,)
-    sum_t<P> *errors;        // (R,)
-    sum_t<P> *moments;       // (R, 2): mean and inverse deviation
-    int64 rows, channels, norm;
+    int64 target_sample, target_row;
+    const sum_t<P> *weights, *total; // (R,), and their sum
+    const sum_t<P> *grad;            // one number that multiplies the gradient; null for 1
+    sum_t<P> *errors;                // (R,), each times its share of the weights
+    P *dpred;                        // (R, C), or null
+    int64 rows, tokens, channels, norm;
     double beta;
 };
 
@@ -268,9 +269,11 @@ template <class P, class T, int V> __device__ inline void errors(const Errors<P,
     using W = sum_t<P>;
     const int64 row = int64(blockIdx.x) * blockDim.y + threadIdx.y, step = 32 * V;
     if (row >= a.rows) return;
-    const P *pred = a.pred + row * a.pred_row;
-    const T *target = a.target + row * a.target_row;
+    const P *pred = a.pred + row / a.tokens * a.pred_sample + row % a.tokens * a.pred_row;
+    const T *target = a.target + row / a.tokens * a.target_sample + row % a.tokens * a.target_row;
     const bool counts = a.weights[row] != 0;
+    const W all_weights = *a.total < 1 ? W(1) : *a.total, part = a.weights[row] / all_weights;
+    const W scale = (a.grad ? *a.grad : W(1)) * part / W(a.channels);
     const int64 begin = counts ? threadIdx.x * V : a.channels; // a row without a weight is not read
     W mean = 0, inverse = 1, error = 0, peak = 1;
     if (counts && a.norm != NO_NORM) {
@@ -300,48 +303,21 @@ template <class P, class T, int V> __device__ inline void errors(const Errors<P,
     for (int64 c = begin; c < a.channels; c += step) {
         const auto p = load<V>(pred + c);
         const auto t = load<V>(target + c);
+        Pack<W, V> slopes;
         for (int v = 0; v < V; ++v) {
             const W difference = p.at[v] - (t.at[v] - mean) * inverse, size = difference < 0 ? -difference : difference;
             error += (beta == 0 || size < beta ? difference * difference * bend : size - W(0.5) * beta) * share;
+            const W slope = beta == 0 ? 2 * difference : difference / beta;
+            // comparisons keep NaN, where min and max would lose it
+            slopes.at[v] = scale * (beta == 0 ? slope : slope > 1 ? W(1) : slope < -1 ? W(-1) : slope);
         }
+        if (a.dpred && scale != 0) store(a.dpred + row * a.channels + c, slopes);
     }
+    if (a.dpred && !(counts && scale != 0))
+        for (int64 c = threadIdx.x * V; c < a.channels; c += step)
+            store(a.dpred + row * a.channels + c, all<W, V>(W(0)));
     error = warp_sum(error);
-    if (threadIdx.x) return;
-    a.errors[row] = error;
-    a.moments[2 * row] = mean;
-    a.moments[2 * row + 1] = inverse;
-}
-
-template <class P, class T> struct Slopes {
-    const P *pred;
-    int64 pred_row;
-    const T *target;
-    int64 target_row;
-    const sum_t<P> *scales, *moments;
-    P *out;
-    int64 rows, channels;
-    double beta;
-};
-
-template <class P, class T, int V> __device__ inline void slopes(const Slopes<P, T> &a) {
-    using W = sum_t<P>;
-    const int64 row = int64(blockIdx.x) * blockDim.y + threadIdx.y;
-    if (row >= a.rows) return;
-    const W scale = a.scales[row], mean = a.moments[2 * row], inverse = a.moments[2 * row + 1], beta = W(a.beta);
-    for (int64 c = threadIdx.x * V; c < a.channels; c += blockDim.x * V) {
-        auto values = all<W, V>(W(0));
-        if (scale != 0) {
-            const auto p = load<V>(a.pred + row * a.pred_row + c);
-            const auto t = load<V>(a.target + row * a.target_row + c);
-            for (int v = 0; v < V; ++v) {
-                const W difference = p.at[v] - (t.at[v] - mean) * inverse;
-                const W slope = beta == 0 ? 2 * difference : difference / beta;
-                // comparisons keep NaN, where min and max would lose it
-                values.at[v] = scale * (beta == 0 ? slope : slope > 1 ? W(1) : slope < -1 ? W(-1) : slope);
-            }
-        }
-        store(a.out + row * a.channels + c, values);
-    }
+    if (threadIdx.x == 0) a.errors[row] = counts ? error * part : W(0);
 }
 
 // --- kernels --------------------------------------------------------------------------------------------------------
@@ -369,7 +345,6 @@ template <class A, class B> constexpr int VECTOR = 16 / (sizeof(A) < sizeof(B) ?
 PAIRS(gather, Gather)
 PAIRS(collect, Collect)
 PAIRS(errors, Errors)
-PAIRS(slopes, Slopes)
 EACH(sums, Sums)
 EACH(patches, Patches)
 extern "C" __global__ void ranks_f32(Ranks<f32> a) { ranks(a); }

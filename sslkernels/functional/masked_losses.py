@@ -15,7 +15,7 @@ from sslkernels.arguments import (
     shape_of,
 )
 from sslkernels.ops.dtypes import wide
-from sslkernels.ops.tokens import TOKENS, TokenErrors
+from sslkernels.ops.tokens import TOKENS, MaskedError
 
 
 def masked_mse(
@@ -34,8 +34,11 @@ def masked_mse(
     Returns:
         0-dim float32 (float64 for float64 ``pred``): ``sum(mask * error) / max(sum(mask), 1)``.
 
-    A token of mask 0 has no part in the loss, even if it holds NaN. Cost: forward and backward each read the masked
-    tokens once.
+    A token of mask 0 has no part in the loss, even if it holds NaN. Slices such as ``x[:, 1:]`` are not copied.
+
+    Cost: the forward reads the masked tokens once. On a CPU it also writes the gradient of ``pred``, if there is to be
+    one, and the backward passes it on; if no backward follows, it was written for nothing. The backward reads the
+    masked tokens once more on a GPU, and where the incoming gradient is not 1. A second derivative raises.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -112,8 +115,6 @@ def _masked(
         if mask.requires_grad:
             raise ValueError(f"{function}: mask requires a gradient and the loss gives it none; pass mask.detach().")
         weights = mask.to(pred.device, wide(pred.dtype))
-    weights = weights.reshape(-1)
-    rows, targets = pred.reshape(-1, pred.shape[2]), target.reshape(-1, pred.shape[2])
-    errors = TokenErrors.apply(rows, targets, weights, norm, beta, TOKENS.choose(pred.device, pred.dtype, backend))
-    # The weights are divided first: the sum of large errors may overflow where their mean does not.
-    return (errors * (weights / weights.sum().clamp_min(1))).sum()
+    need = torch.is_grad_enabled() and pred.requires_grad
+    chosen = TOKENS.choose(pred.device, pred.dtype, backend)
+    return MaskedError.apply(pred, target, weights, norm, beta, need, chosen)

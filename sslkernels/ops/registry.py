@@ -33,7 +33,8 @@ from sslkernels.ops import check
 
 _library = torch.library.Library("sslkernels", "DEF")
 # Arguments of these types go straight to the backend. Subclasses of tensors, and SymInts, do not.
-_ORDINARY = frozenset((Tensor, torch.nn.Parameter, torch.dtype, type(None), bool, int, float, str))
+_TENSORS = frozenset((Tensor, torch.nn.Parameter))
+_ORDINARY = _TENSORS | {torch.dtype, type(None), bool, int, float, str}
 _FAMILIES: dict[str, Family] = {}
 
 
@@ -194,7 +195,7 @@ def _registered(
         given = flat(*arguments) if structs else arguments
         if is_plain() and _ORDINARY.issuperset(map(type, given)) and given[0].is_cpu:
             for x in given:
-                if isinstance(x, Tensor) and x.is_neg():
+                if type(x) in _TENSORS and x.is_neg():
                     break  # its memory holds the negated numbers; the dispatcher makes a proper copy
             else:
                 return run(*arguments)

@@ -226,7 +226,8 @@ def test_threads_change_no_bit(set_threads: Callable[[int], None]) -> None:
     for threads in (1, 2):
         set_threads(threads)
         cosines = row_cosine(x, y, 1e-8, backend="cpu")
-        found.append([cosines, *torch.autograd.grad(cosines.sum(), (x, y))])
+        value = SF.byol_loss(x, y, backend="cpu")
+        found.append([cosines, *torch.autograd.grad(cosines.sum(), (x, y)), value, *torch.autograd.grad(value, (x, y))])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -239,19 +240,31 @@ def test_a_frozen_side_costs_nothing(frozen: int, monkeypatch: pytest.MonkeyPatc
     both = torch.autograd.grad(SF.byol_loss(*inputs, backend="cpu"), inputs)
     inputs[frozen].requires_grad_(False)
     calls: list[tuple] = []
-    plain = cpu._C.row_cosine_backward
-    monkeypatch.setattr(cpu._C, "row_cosine_backward", lambda *given: calls.append(given) or plain(*given))
+    plain = cpu._C.row_cosine_loss
+    monkeypatch.setattr(cpu._C, "row_cosine_loss", lambda *given: calls.append(given) or plain(*given))
     (gradient,) = torch.autograd.grad(SF.byol_loss(*inputs, backend="cpu"), inputs[1 - frozen])
     assert torch.equal(gradient, both[1 - frozen])
     ((*_, dx, dy, _threads),) = calls
     assert (dx, dy)[frozen] == 0 and (dx, dy)[1 - frozen] != 0
 
 
+def test_no_gradient_is_computed_where_none_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = pair(5, 8)
+    value = SF.byol_loss(*inputs, backend="cpu")
+    calls: list[tuple] = []
+    plain = cpu._C.row_cosine_loss
+    monkeypatch.setattr(cpu._C, "row_cosine_loss", lambda *given: calls.append(given) or plain(*given))
+    with torch.no_grad():
+        assert torch.equal(SF.byol_loss(*inputs, backend="cpu"), value)
+    assert torch.equal(SF.byol_loss(*(x.detach() for x in inputs), backend="cpu"), value)
+    assert len(calls) == 2 and all(call[-3:-1] == (0, 0) for call in calls)
+
+
 def test_only_the_rows_and_three_numbers_of_each_are_kept(backend: str) -> None:
     inputs = pair(7, 50)
     kept: list[Tensor] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
-        SF.negative_cosine_similarity(*inputs, backend=backend)
+        SF.negative_cosine_similarity(*inputs, reduction="none", backend=backend)
     rows = [x for x in kept if x.dim() == 2 and x.shape[1] == 50]
     assert [x.data_ptr() for x in rows] == [x.data_ptr() for x in inputs]
     assert sum(x.numel() for x in kept) == 2 * 7 * 50 + 3 * 7
@@ -260,10 +273,33 @@ def test_only_the_rows_and_three_numbers_of_each_are_kept(backend: str) -> None:
 def test_a_side_that_is_overwritten_before_the_backward_is_noticed(backend: str) -> None:
     x, y = pair(4, 3)
     y = y.detach()
-    value = SF.byol_loss(x, y, backend=backend)
+    value = SF.byol_loss(x, y, reduction="none", backend=backend)
     y.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        value.backward()
+        value.sum().backward()
+
+
+def test_a_frozen_side_may_be_overwritten_where_the_loss_is_a_number(backend: str) -> None:
+    x, y = pair(4, 3)
+    y = y.detach()
+    (wanted,) = torch.autograd.grad(SF.byol_loss(x, y, backend=backend), x)
+    value = SF.byol_loss(x, y, backend=backend)
+    y.zero_()
+    value.backward()
+    assert torch.equal(x.grad, wanted)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_gradients_at_any_incoming_one(backend: str, loss: tuple, dtype: torch.dtype) -> None:
+    """The backward runs twice, and has one rounding to the dtype of the rows."""
+    ours, exact = loss
+    inputs = pair(9, 33, dtype)
+    value = ours(*inputs, backend=backend)
+    slopes = rows_oracle.gradients(lambda *x: exact(*x).mean(), inputs)
+    for grad in (1.0, 0.0, -3.0, 65536.0, 65536.0):
+        found = torch.autograd.grad(value, inputs, torch.tensor(grad, dtype=value.dtype), retain_graph=True)
+        each = torch.full((9,), abs(grad) * 2 / 9)
+        check_gradients(list(found), [grad * slope for slope in slopes], inputs, each, 1e-12)
 
 
 def test_a_gradient_is_scaled_before_it_is_rounded(backend: str) -> None:
@@ -328,8 +364,8 @@ def test_module_takes_eps(backend: str) -> None:
 
 def test_module_copies_nothing_where_the_features_are_last(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    plain = op.cosine_forward
-    monkeypatch.setattr(op, "cosine_forward", lambda rows, *r: seen.append(rows.x.data_ptr()) or plain(rows, *r))
+    plain = op.cosine_loss
+    monkeypatch.setattr(op, "cosine_loss", lambda loss, *r: seen.append(loss.x.data_ptr()) or plain(loss, *r))
     for shape in ((5, 7), (2, 3, 7), (7,), (2, 3, 4, 7)):
         x = torch.randn(shape)
         NegativeCosineSimilarity(dim=-1)(x, torch.randn(shape))

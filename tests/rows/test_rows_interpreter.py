@@ -23,6 +23,7 @@ if not INTERPRETED:
 else:
     import rows_oracle
 
+    import sslkernels.functional as SF
     from sslkernels.ops.rows import row_dot, unit_rows
     from sslkernels.ops.rows.cosine import row_cosine
 
@@ -98,6 +99,23 @@ else:
             for gradient, slope in zip(found, slopes, strict=True):
                 relative = 2.0**-10 if dtype == torch.float16 else 16 * EPS
                 torch.testing.assert_close(gradient.double(), slope, rtol=relative, atol=64 * EPS)
+
+    @pytest.mark.parametrize("frozen", (None, 0, 1))
+    @pytest.mark.parametrize(("n", "d"), ((1, 1), (9, 33), (70, 17)), ids=str)
+    def test_cosine_loss(n: int, d: int, frozen: int | None) -> None:
+        sides = [z.requires_grad_() for z in (torch.randn(n, d), torch.randn(n, 2 * d)[:, ::2])]
+        wide = [side.detach().double().requires_grad_() for side in sides]
+        if frozen is not None:
+            sides[frozen].requires_grad_(False)
+        for reduction, share in (("mean", 1 / n), ("sum", 1)):
+            got = SF.byol_loss(*sides, reduction=reduction, backend="triton")
+            want = share * (2 - 2 * rows_oracle.cosine(*wide, 1e-12)).sum()
+            torch.testing.assert_close(got.double(), want, rtol=0, atol=64 * EPS * n * share)
+            found = iter(torch.autograd.grad(got, [side for side in sides if side.requires_grad]))
+            for side, slope in zip(sides, torch.autograd.grad(want, wide), strict=True):
+                if side.requires_grad:
+                    allowed = 64 * EPS * share / side.detach().double().norm(dim=1, keepdim=True)
+                    assert ((next(found).double() - slope).abs() <= allowed).all()
 
     def test_row_cosine_at_the_ends_of_float32() -> None:
         """Rows are zeros, or of any two sizes, or hold NaN, which stays in its row."""

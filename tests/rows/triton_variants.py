@@ -11,7 +11,7 @@ from sslkernels.ops.rows import triton_kernels as kernels
 from sslkernels.ops.triton_launch import row_tile
 
 INTEGERS = {"n", "m", "d", "x_stride", "y_stride", "z_stride", "grad_stride", "shift", "out_rows"}
-FLOATS = {"eps"}
+FLOATS = {"eps", "offset", "weight", "share"}
 POINTERS: dict[str, str] = {}
 INDIVISIBLE: set[str] = set()
 
@@ -42,5 +42,7 @@ def row_kernels(dtype: str, width: int) -> Iterator[Any]:
     sides = dict.fromkeys(("x", "y", "dx", "dy"), dtype)
     yield f"row_cosine {dtype} D={width}", kernels.row_cosine_kernel, sides, size, options
     for absent in ({}, {"dy": None}):
-        name = f"row_cosine_backward {dtype} D={width} frozen={bool(absent)}"
-        yield name, kernels.row_cosine_backward_kernel, sides, {**size, **absent}, options
+        name = f"{dtype} D={width} frozen={bool(absent)}"
+        yield f"row_cosine_backward {name}", kernels.row_cosine_backward_kernel, sides, {**size, **absent}, options
+        sums = dict.fromkeys(("dx", "dy"), "fp32")
+        yield f"cosine_loss {name}", kernels.cosine_loss_kernel, {**sides, **sums}, {**size, **absent}, options

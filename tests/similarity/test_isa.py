@@ -52,6 +52,12 @@ for dtype, close in ((torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloa
         wanted = rows_oracle.gradients(lambda *sides: rows_oracle.cosine(*sides, 0.5).sin().sum(), sides)
         for gradient, slope in zip(found, wanted):
             torch.testing.assert_close(gradient.double(), slope, rtol=coarse, atol=coarse)
+        value = SF.negative_cosine_similarity(*sides, eps=0.5, backend="cpu")
+        oracle_value = lambda *sides: -rows_oracle.cosine(*sides, 0.5).mean()
+        torch.testing.assert_close(value.double(), oracle_value(*sides), rtol=close, atol=close)
+        found = torch.autograd.grad(value, sides)
+        for gradient, slope in zip(found, rows_oracle.gradients(oracle_value, sides)):
+            torch.testing.assert_close(gradient.double(), slope, rtol=coarse, atol=coarse)
 print("agrees")
 """
 

@@ -25,6 +25,7 @@ import sslkernels.functional as SF
 from sslkernels import backends
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.tokens import cuda, reference
+from sslkernels.ops.tokens.schema import Masked
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Dtypes that are read and written.
@@ -180,33 +181,28 @@ def test_errors_and_slopes(
     for how, norm, beta, rows in itertools.product(LAYOUTS, ("none", "mae", "layer"), (0.0, 0.5), (1, 19)):
         if norm == "mae" and channels == 1:
             continue
-        pred = tokens(rows, channels, dtype=pred_dtype, how=how)
-        target = lying((3 + torch.randn(rows, channels)).to(target_dtype), how)
-        weights = torch.rand(rows, dtype=kind).where(torch.rand(rows) < 0.7, 0)
+        pred = tokens(2, rows, channels, dtype=pred_dtype, how=how)
+        target = lying((3 + torch.randn(2, rows, channels)).to(target_dtype), how)
+        weights = torch.rand(2, rows, dtype=kind).where(torch.rand(2, rows) < 0.7, 0)
         pred[weights == 0] = torch.nan  # these must not matter
         target[weights == 0] = torch.inf
         # A 16-bit target of another 16-bit dtype than pred's is first converted.
-        errors, moments = cuda.errors(pred, target, weights, norm, beta)
-        expected, expected_moments = reference.errors(pred, target, weights, norm, beta)
-        counts = weights != 0
-        assert_same(errors, expected, exact)
-        assert_same(moments[counts], expected_moments[counts], exact)
-        assert moments.isfinite().all()
-        scales = torch.where(counts, weights / channels, 0)
-        slopes = cuda.errors_backward(pred, target, scales, moments, norm, beta)
-        rounded = exact if pred_dtype == kind else torch.finfo(pred_dtype).eps
-        safe = expected_moments.where(counts[:, None], 1)
-        assert_same(slopes, reference.errors_backward(pred, target, scales, safe, norm, beta), rounded)
+        masked, grad = Masked(pred, target, weights, norm, beta), torch.tensor(-3.0, dtype=kind)
+        value, slopes = cuda.masked_error(masked, grad, True)
+        expected, exact_slopes = reference.masked_error(masked, grad, True)
+        assert_same(value, expected, exact)
+        assert_same(slopes, exact_slopes, exact if pred_dtype == kind else torch.finfo(pred_dtype).eps)
+        alone, nothing = cuda.masked_error(masked, None, False)
+        assert torch.equal(alone, value) and nothing.numel() == 0
     ran = {name.rsplit("_", 1)[1] for name in shim.ran}
     assert ran == ({"vector", "scalar"} if channels % 8 == 0 else {"scalar"})
 
 
 def test_a_slope_of_nan_is_nan() -> None:
-    pred, one = torch.tensor([[torch.nan, 5.0]]), torch.ones(1)
-    moments = torch.tensor([[0.0, 1.0]])
+    pred, one = torch.tensor([[[torch.nan, 5.0]]]), torch.ones(1, 1)
     for beta in (0.0, 1.0):
-        slopes = cuda.errors_backward(pred, torch.zeros(1, 2), one, moments, "none", beta)
-        assert slopes[0, 0].isnan() and slopes[0, 1] > 0
+        _, slopes = cuda.masked_error(Masked(pred, torch.zeros(1, 1, 2), one, "none", beta), None, True)
+        assert slopes[0, 0, 0].isnan() and slopes[0, 0, 1] > 0
 
 
 def test_offsets_beyond_32_bits(tmp_path: Path) -> None:

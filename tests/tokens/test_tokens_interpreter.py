@@ -25,6 +25,7 @@ if not INTERPRETED:
 else:
     import sslkernels.functional as SF
     from sslkernels.ops.tokens import triton
+    from sslkernels.ops.tokens.schema import Masked
     from sslkernels.ops.triton_launch import Area, Tile
 
     EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10}
@@ -367,43 +368,47 @@ else:
         weights[1::3], weights[2] = 0, 0.5
         pred[1::3] = target[1::3] = torch.nan
         counts = weights != 0
-        errors, moments = triton.errors(pred, target, weights, norm, beta)
+        grad = torch.tensor(-3.0) if n == 9 else None
+        share = weights.double() / weights.double().sum().clamp_min(1)
         exact = pred.double().requires_grad_()
-        want = torch.where(counts, dense_errors(exact, target.double(), norm, beta), 0.0)
-        assert errors.dtype == moments.dtype == torch.float32
+        want = (torch.where(counts, dense_errors(exact, target.double(), norm, beta), 0.0) * share).sum()
+        masked = Masked(pred[None], target[None], weights[None], norm, beta)
+        value, dpred = triton.masked_error(masked, grad, True)
+        assert value.dtype == torch.float32 and torch.equal(triton.masked_error(masked, None, False)[0], value)
         rtol = 2e-4 if norm != "none" else 4e-6
-        torch.testing.assert_close(errors.double(), want.detach(), rtol=rtol, atol=1e-7)
-        plain = torch.tensor([0.0, 1.0]).expand(n, 2)
-        assert torch.equal(moments[~counts], plain[~counts]) and (norm != "none" or torch.equal(moments, plain))
-        scales = torch.where(counts, torch.randn(n), 0.0)
-        dpred = triton.errors_backward(pred, target, scales, moments, norm, beta)
-        (gradient,) = torch.autograd.grad((want * scales.double() * channels)[counts].sum(), exact)
-        assert dpred.dtype == pred_dtype and (dpred[~counts] == 0).all()
+        torch.testing.assert_close(value.double(), want.detach(), rtol=rtol, atol=1e-7)
+        (gradient,) = torch.autograd.grad(want * (1 if grad is None else -3), exact)
+        assert dpred.dtype == pred_dtype and (dpred[0, ~counts] == 0).all()
         atol = max(rtol, EPS[pred_dtype]) * float(gradient[counts].abs().max())
-        torch.testing.assert_close(dpred[counts].double(), gradient[counts], rtol=EPS[pred_dtype], atol=atol)
+        torch.testing.assert_close(dpred[0, counts].double(), gradient[counts], rtol=EPS[pred_dtype], atol=atol)
 
     def test_errors_of_no_rows() -> None:
-        errors, moments = triton.errors(torch.empty(0, 3), torch.empty(0, 3), torch.empty(0), "mae", 0.0)
-        assert errors.shape == (0,) and moments.shape == (0, 2)
-        assert triton.errors_backward(torch.empty(0, 3), torch.empty(0, 3), errors, moments, "mae", 0.0).shape == (0, 3)
+        none = Masked(torch.empty(0, 3, 2), torch.empty(0, 3, 2), torch.empty(0, 3), "mae", 0.0)
+        value, dpred = triton.masked_error(none, None, True)
+        assert value == 0 and dpred.shape == (0, 3, 2)
+
+    def test_errors_of_a_slice() -> None:
+        """Tokens of a sample lie apart from those of the next, and every other one is left out."""
+        pred, target, weights = torch.randn(3, 9, 5), torch.randn(3, 6, 5), torch.rand(3, 4)
+        apart = Masked(pred[:, 1:8:2], target[:, 2:], weights, "mae", 0.5)
+        close = apart._replace(pred=apart.pred.contiguous(), target=apart.target.contiguous())
+        pairs = zip(triton.masked_error(apart, None, True), triton.masked_error(close, None, True), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
 
     @pytest.mark.parametrize("beta", (0.0, 0.7))
     def test_nan_in_a_row_that_counts(beta: float) -> None:
-        """NaN shows in the error and in the gradient of its row, and in no other row."""
-        pred, target, weights = torch.randn(3, 5), torch.randn(3, 5), torch.ones(3)
-        pred[1, 3] = torch.nan
-        errors, moments = triton.errors(pred, target, weights, "mae", beta)
-        assert errors.isnan().tolist() == [False, True, False]
-        dpred = triton.errors_backward(pred, target, weights, moments, "mae", beta)
-        assert torch.equal(dpred.isnan(), pred.isnan())
+        """NaN shows in the gradient of its row, and in no other row."""
+        pred, target, weights = torch.randn(1, 3, 5), torch.randn(1, 3, 5), torch.ones(1, 3)
+        pred[0, 1, 3] = torch.nan
+        value, dpred = triton.masked_error(Masked(pred, target, weights, "mae", beta), None, True)
+        assert value.isnan() and torch.equal(dpred.isnan(), pred.isnan())
 
     def test_constant_target() -> None:
-        """A constant target has no deviation: eps alone gives the inverse deviation, and errors are finite."""
-        target = torch.full((2, 5), 3.0)
-        for norm, eps in (("mae", 1e-6), ("layer", 1e-5)):
-            errors, moments = triton.errors(torch.ones(2, 5), target, torch.ones(2), norm, 0.0)
-            torch.testing.assert_close(moments, torch.tensor([[3.0, eps**-0.5]] * 2))
-            torch.testing.assert_close(errors, torch.ones(2))
+        """A constant target has no deviation, and errors are finite."""
+        target = torch.full((1, 2, 5), 3.0)
+        for norm in ("mae", "layer"):
+            masked = Masked(torch.ones(1, 2, 5), target, torch.ones(1, 2), norm, 0.0)
+            torch.testing.assert_close(triton.masked_error(masked, None, False)[0], torch.tensor(1.0))
 
     # --- the functions ----------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.gradcheck import gradcheck
 
 import sslkernels.functional as SF
+from sslkernels.ops.tokens import cpu
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
@@ -217,6 +218,83 @@ def test_regression(
     assert abs(along - slope) <= 1e-6 + 2 * EPS[dtype] * float((pred.grad.double() * direction).norm()) + 1e-5 * abs(
         slope
     )
+
+
+def regression_gradient(loss: str, pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Differentiate the formula in float64."""
+    pred, target = pred.detach().double().requires_grad_(), target.double()
+    if loss == "mse normalized":
+        target = (target - target.mean(2, keepdim=True)) / (target.var(2, keepdim=True) + 1e-6).sqrt()
+    if loss == "l1 normalized":
+        target = torch.nn.functional.layer_norm(target, target.shape[2:])
+    if loss.startswith("mse"):
+        errors = (pred - target).square().mean(2)
+    else:
+        beta = REGRESSIONS[loss][2].get("beta", 1.0)
+        errors = torch.nn.functional.smooth_l1_loss(pred, target, beta=beta, reduction="none").mean(2)
+    ((errors * mask.double()).sum() / mask.double().sum().clamp_min(1)).backward()
+    return pred.grad
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("loss", REGRESSIONS)
+def test_regression_at_any_incoming_gradient(backend: str, loss: str, dtype: torch.dtype) -> None:
+    """The graph is kept, and each gradient is rounded once, after it was multiplied."""
+    function, _, options = REGRESSIONS[loss]
+    pred, target = torch.randn(2, 9, 70).to(dtype).requires_grad_(), (3 + torch.randn(2, 9, 70)).to(dtype)
+    mask = torch.rand(2, 9) * (torch.rand(2, 9) < 0.7)
+    exact = regression_gradient(loss, pred, target, mask)
+    value = function(pred, target, mask, backend=backend, **options)
+    for scale in (1.0, 1.0, 0.0, -3.0, 65536.0, 65536.0, 1.0):
+        grad = torch.tensor(scale, dtype=value.dtype)
+        (found,) = torch.autograd.grad(value, pred, grad, retain_graph=True)
+        assert found.dtype == dtype and (found[mask == 0] == 0).all()
+        smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+        sums = 64 * EPS[torch.float64 if dtype == torch.float64 else torch.float32]
+        allowed = EPS[dtype] / 2 * exact.abs() + sums * exact.abs().max()
+        assert ((found.double() - scale * exact).abs() <= abs(scale) * allowed + smallest).all()
+        found.fill_(torch.nan)  # the next gradient is another tensor
+
+
+@pytest.mark.parametrize("loss", REGRESSIONS)
+def test_the_value_is_the_same_without_a_gradient(backend: str, loss: str) -> None:
+    function, _, options = REGRESSIONS[loss]
+    pred, target, mask = torch.randn(3, 5, 777), torch.randn(3, 5, 777), torch.rand(3, 5)
+    alone = function(pred, target, mask, backend=backend, **options)
+    with torch.no_grad():
+        assert torch.equal(function(pred.clone().requires_grad_(), target, mask, backend=backend, **options), alone)
+    assert torch.equal(function(pred.clone().requires_grad_(), target, mask, backend=backend, **options), alone)
+
+
+def test_slices_of_tokens_are_read_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple] = []
+    plain = cpu._C.tokens_masked_error
+    monkeypatch.setattr(cpu._C, "tokens_masked_error", lambda *given: calls.append(given) or plain(*given))
+    whole, other, mask = torch.randn(3, 9, 16, requires_grad=True), torch.randn(3, 12, 16), torch.rand(3, 8)
+    pred, target = whole[:, 1:], other[:, 2:10]
+    SF.masked_mse(pred, target, mask, backend="cpu").backward()
+    ((_, pred_at, *_),) = calls
+    assert pred_at == pred.data_ptr() and calls[0][5] == target.data_ptr()
+    (wanted,) = torch.autograd.grad(
+        SF.masked_mse((copy := pred.detach().clone().requires_grad_()), target.clone(), mask, backend="cpu"), copy
+    )
+    assert torch.equal(whole.grad[:, 1:], wanted) and (whole.grad[:, 0] == 0).all()
+
+
+def test_threads_change_no_bit_of_a_regression(set_threads: Callable[[int], None]) -> None:
+    pred, target, mask = torch.randn(4, 50, 600, requires_grad=True), torch.randn(4, 50, 600), torch.rand(4, 50)
+    found = []
+    for threads in (1, 2):
+        set_threads(threads)
+        value = SF.masked_mse(pred, target, mask, normalize_target=True, backend="cpu")
+        found.append((value, *torch.autograd.grad(value, pred)))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_large_errors_have_a_mean_where_their_sum_overflows(backend: str) -> None:
+    pred = torch.full((40, 50, 2), 1e18, requires_grad=True)
+    value = SF.masked_mse(pred, torch.zeros(40, 50, 2), torch.ones(40, 50), backend=backend)
+    torch.testing.assert_close(value, torch.tensor(1e36))
 
 
 @pytest.mark.parametrize("loss", REGRESSIONS)

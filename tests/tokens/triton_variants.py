@@ -13,7 +13,7 @@ from sslkernels.ops.triton_launch import Area
 
 INTEGERS = {
     "samples", "batch", "n", "length", "kept", "keep", "prefix", "channels", "pixels", "height", "width", "correction",
-    "sample_stride", "row_stride", "index_stride", "pred_stride", "target_stride",
+    "sample_stride", "row_stride", "index_stride", "tokens", "pred_sample", "pred_row", "target_sample", "target_row",
     "parts", "row_blocks", "column_blocks", "column_programs",
 }  # fmt: skip
 POINTERS = {"ids_keep": "i64", "ids_restore": "i64"}
@@ -34,7 +34,9 @@ def variants(
             yield from collects(name, types, channels)
             yield sums(name, types, channels)
         for pred, target in (("bf16", "bf16"), ("fp32", "fp32"), ("bf16", "fp32"), ("fp32", "fp16")):
-            yield from errors(f"{pred} {target} C={channels}", {"pred": pred, "target": target, "out": pred}, channels)
+            yield from errors(
+                f"{pred} {target} C={channels}", {"pred": pred, "target": target, "dpred": pred}, channels
+            )
     for keys in ("fp32", "bf16"):
         yield ranks(keys)
     for images, patch in (("bf16", 16), ("fp32", 14)):
@@ -73,15 +75,12 @@ def sums(name: str, types: dict[str, str], channels: int) -> Any:
 
 def errors(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
     tiles, options = tile(launcher.ERRORS, channels, "BLOCK_N")
-    for squares in (True, False):
-        for norm in (True, False):
-            constants = {"NORM": norm, "SQUARES": squares, **tiles}
-            yield (
-                f"errors {name} norm={norm} squares={squares}", kernels.errors_kernel, types, constants,
-                {**options, "maxnreg": launcher.REGISTERS},
-            )  # fmt: skip
-        constants = {"SQUARES": squares, **tiles}
-        yield f"errors_backward {name} squares={squares}", kernels.errors_backward_kernel, types, constants, options
+    for squares, norm, absent in product((True, False), (True, False), ((), ("grad",), ("grad", "dpred"))):
+        constants = {"NORM": norm, "SQUARES": squares, **dict.fromkeys(absent), **tiles}
+        yield (
+            f"errors {name} norm={norm} squares={squares} without {absent}", kernels.errors_kernel,
+            types, constants, {**options, "maxnreg": launcher.REGISTERS},
+        )  # fmt: skip
 
 
 def ranks(keys: str) -> Any:

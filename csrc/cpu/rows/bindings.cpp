@@ -42,6 +42,13 @@ static const Bindings bindings([](py::module_ &module) {
         kernels<RowKernels>().cosine_backward({dtype, {at(x), x_stride, n}, {at(y), y_stride, n}, d, eps, threads},
                                               {at(cosines), at(norms), at(grad), grad_stride, at(dx), at(dy)});
     });
+    module.def("row_cosine_loss", [](int dtype, Address x, int64_t x_stride, Address y, int64_t y_stride, int64_t n,
+                                     int64_t d, double eps, double offset, double weight, double share, Address value,
+                                     Address dx, Address dy, int threads) {
+        py::gil_scoped_release release;
+        kernels<RowKernels>().cosine_loss({dtype, {at(x), x_stride, n}, {at(y), y_stride, n}, d, eps, threads},
+                                          {offset, weight, share, at(value), at(dx), at(dy)});
+    });
 });
 
 } // namespace sslkernels

@@ -20,6 +20,12 @@ struct RowCosineGrad { // in fp32 (fp64): cosines (n,) and norms (2, n) of x and
     void *dx, *dy;       // null where not wanted
 };
 
+struct RowCosineLoss { // the sum of share (offset - weight cosine) over all rows, and its gradient, all in fp32 (fp64)
+    double offset, weight, share;
+    void *value;
+    void *dx, *dy; // null where not wanted
+};
+
 struct RowKernels {
     void (*unit_forward)(int dtype, Rows z, int64_t d, int out_dtype, void *unit, void *norms, int threads);
     void (*unit_backward)(int dtype, const void *unit, const void *norms, Rows grad, int64_t d, int out_dtype, void *dz,
@@ -29,6 +35,7 @@ struct RowKernels {
                   int64_t n, void *out, int threads);
     void (*cosine_forward)(const RowCosine &, void *cosines, void *norms);
     void (*cosine_backward)(const RowCosine &, const RowCosineGrad &);
+    void (*cosine_loss)(const RowCosine &, const RowCosineLoss &);
 };
 
 } // namespace sslkernels

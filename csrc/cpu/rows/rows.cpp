@@ -46,12 +46,16 @@ void cosine_forward(const RowCosine &p, void *cosines, void *norms) {
 void cosine_backward(const RowCosine &p, const RowCosineGrad &grad) {
     with_type(p.dtype, [&](auto in) { row_cosine_backward_typed<decltype(in)>(p, grad); });
 }
+void cosine_loss(const RowCosine &p, const RowCosineLoss &loss) {
+    with_type(p.dtype, [&](auto in) { row_cosine_loss_typed<decltype(in)>(p, loss); });
+}
 
 } // namespace
 
 namespace sslkernels {
 template <> const RowKernels &kernels_for<RowKernels, SSLK_VARIANT>() {
-    static const RowKernels table = {unit_forward, unit_backward, dot_forward, scale, cosine_forward, cosine_backward};
+    static const RowKernels table = {unit_forward,   unit_backward,   dot_forward, scale,
+                                     cosine_forward, cosine_backward, cosine_loss};
     return table;
 }
 } // namespace sslkernels

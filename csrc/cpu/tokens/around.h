@@ -47,15 +47,28 @@ constexpr int64_t kLine = 0;
 inline void put_line(char *, const char *) {}
 #endif
 
+inline bool whole_lines(const void *to, int64_t bytes) {
+    constexpr int64_t line = kLine ? kLine : 1;
+    return kLine && reinterpret_cast<uintptr_t>(to) % line == 0 && bytes % line == 0;
+}
 // Copies as memcpy does, but around the caches where `around` says so and lines are whole and aligned.
 inline void put(void *to_, const void *from_, int64_t bytes, bool around) {
     char *to = static_cast<char *>(to_);
     const char *from = static_cast<const char *>(from_);
-    if (!around || kLine == 0 || reinterpret_cast<uintptr_t>(to) % (kLine ? kLine : 1) || bytes % (kLine ? kLine : 1)) {
+    if (!around || !whole_lines(to, bytes)) {
         memcpy(to, from, bytes);
         return;
     }
     for (int64_t k = 0; k < bytes; k += kLine) put_line(to + k, from + k);
+}
+inline void put_zeros(void *to_, int64_t bytes, bool around) {
+    alignas(64) static const char zeros[64] = {};
+    char *to = static_cast<char *>(to_);
+    if (!around || !whole_lines(to, bytes)) {
+        memset(to, 0, bytes);
+        return;
+    }
+    for (int64_t k = 0; k < bytes; k += kLine) put_line(to + k, zeros);
 }
 // Lets other threads see what was written around the caches.
 inline void done_around() {

@@ -49,22 +49,23 @@ static const Bindings bindings([](py::module_ &module) {
         return right(kernels<TokenKernels>().patches(dtype, at(images), channels, down, across, patch,
                                                      index_at(index, wide, shape), at(out), threads));
     });
-    module.def("tokens_errors",
-               [](int dtype, int target_dtype, Address pred, Address target, Address weights, int64_t rows, int64_t d,
-                  int norm, double beta, Address errors, Address moments, int threads) {
-                   py::gil_scoped_release release;
-                   kernels<TokenKernels>().errors(
-                       {dtype, target_dtype, at(pred), at(target), at(weights), rows, d, norm, beta, threads},
-                       at(errors), at(moments));
-               });
-    module.def("tokens_errors_backward",
-               [](int dtype, int target_dtype, Address pred, Address target, Address scales, int64_t rows, int64_t d,
-                  int norm, double beta, Address moments, Address dpred, int threads) {
-                   py::gil_scoped_release release;
-                   kernels<TokenKernels>().errors_backward(
-                       {dtype, target_dtype, at(pred), at(target), at(scales), rows, d, norm, beta, threads},
-                       at(moments), at(dpred));
-               });
+    module.def("tokens_masked_error", [](int dtype, Address pred, int64_t sample_stride, int64_t row_stride,
+                                         int target_dtype, Address target, int64_t target_sample_stride,
+                                         int64_t target_row_stride, Address weights, int64_t samples, int64_t tokens,
+                                         int64_t d, int norm, double beta, double grad, Address value, Address dpred,
+                                         int threads) {
+        py::gil_scoped_release release;
+        kernels<TokenKernels>().masked_error({{dtype, at(pred), sample_stride, row_stride, 0, d},
+                                              {target_dtype, at(target), target_sample_stride, target_row_stride, 0, d},
+                                              at(weights),
+                                              samples,
+                                              tokens,
+                                              norm,
+                                              beta,
+                                              grad,
+                                              threads},
+                                             at(value), at(dpred));
+    });
 });
 
 } // namespace sslkernels

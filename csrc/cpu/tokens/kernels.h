@@ -16,17 +16,18 @@ struct TokenIndex { // (sets, batch, kept), contiguous; int64 where wide, else i
     int64_t sets, batch, kept;
 };
 enum TokenNorm : int { kPlain = 0, kMae = 1, kLayer = 2 };
-struct TokenErrors { // pred and target are (rows, d), contiguous; a row with weight (or scale) 0 is not read
-    int dtype, target_dtype;
-    const void *pred, *target, *weights;
-    int64_t rows, d;
+struct TokenErrors {        // of pred (samples, tokens, d) from a target of its shape; a token of weight 0 is not read
+    TokenRows pred, target; // their prefix is 0
+    const void *weights;    // (samples, tokens), contiguous
+    int64_t samples, tokens;
     int norm;
     double beta; // 0 for squared errors
+    double grad; // the gradient is multiplied by it
     int threads;
 };
 enum TokenResult : int { kDone = 0, kWrongIndex = 1, kNoMemory = 2 };
 
-struct TokenKernels { // fill, pos, weights and moments are fp32 (fp64)
+struct TokenKernels { // fill, pos, weights and the value of errors are fp32 (fp64)
     int (*gather)(const TokenRows &, const TokenIndex &, int64_t length, const void *fill, const void *pos,
                   bool by_place, int to, void *out, int threads);
     int (*collect)(const TokenRows &, const TokenIndex &, int64_t length, const void *fill, bool strict, int to,
@@ -36,8 +37,7 @@ struct TokenKernels { // fill, pos, weights and moments are fp32 (fp64)
                  void *mask, int threads);
     int (*patches)(int dtype, const void *images, int64_t channels, int64_t down, int64_t across, int64_t patch,
                    const TokenIndex &, void *out, int threads);
-    void (*errors)(const TokenErrors &, void *errors, void *moments);
-    void (*errors_backward)(const TokenErrors &, const void *moments, void *dpred);
+    void (*masked_error)(const TokenErrors &, void *value, void *dpred); // dpred is null where not wanted
 };
 
 } // namespace sslkernels

@@ -9,7 +9,8 @@
 //   sums       does the same over all samples, in fp64; a thread owns columns
 //   ranks      sorts a sample's keys, and writes the rank, order and mask of each
 //   patches    copies the pixels of the patches that are kept
-//   errors     of rows that have a weight, against a target that is standardised as it is read
+//   error      weighted mean of the errors of tokens that have a weight, and its gradient, in one pass; the target is
+//              standardised as it is read
 //
 // Cost: one read and one write of what is moved, and 8 bytes of index per row. Memory bounds it, so rows of a large
 // result are written around the caches, into huge pages. Measurements: docs/design/tokens.md
@@ -76,20 +77,16 @@ template <class F> void with_pair(int pred, int target, F f) {
             });
     });
 }
-void errors(const TokenErrors &e, void *out, void *moments) {
-    with_pair(e.dtype, e.target_dtype,
-              [&](auto p, auto t) { errors_typed<decltype(p), decltype(t)>(e, out, moments); });
-}
-void errors_backward(const TokenErrors &e, const void *moments, void *dpred) {
-    with_pair(e.dtype, e.target_dtype,
-              [&](auto p, auto t) { errors_backward_typed<decltype(p), decltype(t)>(e, moments, dpred); });
+void masked_error(const TokenErrors &e, void *value, void *dpred) {
+    with_pair(e.pred.dtype, e.target.dtype,
+              [&](auto p, auto t) { masked_error_typed<decltype(p), decltype(t)>(e, value, dpred); });
 }
 
 } // namespace
 
 namespace sslkernels {
 template <> const TokenKernels &kernels_for<TokenKernels, SSLK_VARIANT>() {
-    static const TokenKernels table = {gather, collect, sums, ranks, patches, errors, errors_backward};
+    static const TokenKernels table = {gather, collect, sums, ranks, patches, masked_error};
     return table;
 }
 } // namespace sslkernels

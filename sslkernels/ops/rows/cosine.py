@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute cosines of matching rows in one pass forward and one backward. Sums are fp32, or fp64 for fp64 rows.
+"""Compute cosines of matching rows, and losses made of them. Sums are fp32, or fp64 for fp64 rows.
 
     c_i = <u_i, v_i>,   u = x / max(|x|, eps),  v = y / max(|y|, eps)
     dx_i = g_i (v_i - c_i u_i) / max(|x_i|, eps),   without c_i u_i where |x_i| <= eps;  dy likewise
 
-The backward needs x and y themselves and three numbers per row, but no unit row. A frozen side costs nothing.
+A loss that is one number knows g_i in the forward, and one pass over the rows gives value and gradient. Cosines one by
+one take a pass forward and one backward, which needs x and y themselves and three numbers per row, but no unit row. A
+frozen side costs nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from torch import Tensor
 
 from sslkernels.distributed import Shard
 from sslkernels.ops.derivative import first_derivative
-from sslkernels.ops.reduction import each, reduced
-from sslkernels.ops.rows.schema import ROWS, Matched, cosine_backward, cosine_forward
+from sslkernels.ops.one_call import in_one_call
+from sslkernels.ops.rows.schema import ROWS, CosineLoss, Matched, cosine_backward, cosine_forward, cosine_loss
 
 
 def row_cosine(x: Tensor, y: Tensor, eps: float, *, backend: str | None = None) -> Tensor:
@@ -30,8 +32,7 @@ def row_cosine(x: Tensor, y: Tensor, eps: float, *, backend: str | None = None) 
     >>> row_cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), 1e-8)
     tensor([0.8000])
     """
-    asked = _Asked(float(eps), 0, -1, "none", Shard.alone, ROWS.choose(x.device, x.dtype, backend))
-    return _RowCosine.apply(x, y, asked)
+    return _RowCosine.apply(x, y, float(eps), ROWS.choose(x.device, x.dtype, backend))
 
 
 def cosine_losses(
@@ -44,34 +45,44 @@ def cosine_losses(
     shard: Shard,
     backend: str | None,
 ) -> Tensor:
-    """Compute ``offset - weight * cosine`` of matching rows, `reduced`, in one node."""
-    asked = _Asked(eps, offset, weight, reduction, shard, ROWS.choose(x.device, x.dtype, backend))
-    return _RowCosine.apply(x, y, asked)
+    """Compute ``offset - weight * cosine`` of matching rows.
+
+    They are reduced to their "mean" or "sum" over all ranks, times the number of ranks; "none" leaves them. The mean
+    over ranks of the returned values is then the whole batch's value, even if ranks hold different numbers of rows.
+    """
+    if reduction == "none":
+        return torch.rsub(row_cosine(x, y, eps, backend=backend), offset, alpha=weight)
+    asked = _Asked(eps, offset, weight, reduction == "mean", shard, ROWS.choose(x.device, x.dtype, backend))
+    return in_one_call(_computed, asked, x, y)
 
 
 class _Asked(NamedTuple):
     eps: float
     offset: int
     weight: int
-    reduction: str
+    mean: bool
     shard: Shard
     backend: str
 
 
+def _computed(asked: _Asked, needs: tuple[bool, bool], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    eps, offset, weight, mean, shard, backend = asked
+    divisor = shard.total(x.shape[0]) if mean else 1
+    return cosine_loss(CosineLoss(x, y, eps, offset, weight, shard.ranks, divisor), *needs, backend)
+
+
 class _RowCosine(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, asked: _Asked) -> Tensor:
-        cosines, norms = cosine_forward(Matched(x, y, asked.eps), asked.backend)
+    def forward(ctx: Any, x: Tensor, y: Tensor, eps: float, backend: str) -> Tensor:
+        cosines, norms = cosine_forward(Matched(x, y, eps), backend)
         ctx.save_for_backward(x, y, cosines, norms)
-        ctx.asked = asked
-        return reduced(torch.rsub(cosines, asked.offset, alpha=asked.weight), asked.reduction, asked.shard)
+        ctx.eps, ctx.backend = eps, backend
+        return cosines
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, y, cosines, norms = ctx.saved_tensors
-        eps, _, weight, reduction, shard, backend = ctx.asked
         need_x, need_y = ctx.needs_input_grad[:2]
-        grad = (-weight * each(grad, x.shape[0], reduction, shard)).expand(x.shape[0])
-        dx, dy = cosine_backward(Matched(x, y, eps), cosines, norms, grad, need_x, need_y, backend)
-        return dx if need_x else None, dy if need_y else None, None
+        dx, dy = cosine_backward(Matched(x, y, ctx.eps), cosines, norms, grad, need_x, need_y, ctx.backend)
+        return dx if need_x else None, dy if need_y else None, None, None

@@ -9,7 +9,7 @@ from torch import Tensor
 from sslkernels import _C
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import CODES, alike, rows_of
-from sslkernels.ops.rows.schema import Matched
+from sslkernels.ops.rows.schema import CosineLoss, Matched
 
 
 def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -89,6 +89,20 @@ def cosine_backward(
         norms.data_ptr(), grad.data_ptr(), grad.stride(0), dx.data_ptr(), dy.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return dx, dy
+
+
+def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, eps, offset, weight, ranks, divisor = loss
+    x, y, dtype = rows_of(x), alike(x, y), wide(x.dtype)
+    n, d = x.shape
+    value = torch.empty((), dtype=dtype, device="cpu")
+    dx = torch.empty((n, d) if need_x else (0,), dtype=dtype, device="cpu")
+    dy = torch.empty((n, d) if need_y else (0,), dtype=dtype, device="cpu")
+    _C.row_cosine_loss(
+        CODES[x.dtype], x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), n, d, eps, offset, weight,
+        ranks / divisor, value.data_ptr(), dx.data_ptr(), dy.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return value, dx, dy
 
 
 def _scale_rows(like: Tensor, y: Tensor, grad: Tensor, shift: int, also_shift: int | None) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkernels.ops.dtypes import widened
-from sslkernels.ops.rows.schema import Matched
+from sslkernels.ops.rows.schema import CosineLoss, Matched
 
 EPS = 1e-12
 
@@ -65,6 +65,15 @@ def cosine_backward(
     dx = (g / a * (v - along_u * u)).to(x.dtype) if need_x else x.new_empty(0)
     dy = (g / b * (u - along_v * v)).to(y.dtype) if need_y else y.new_empty(0)
     return dx, dy
+
+
+def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum of ``ranks / divisor (offset - weight * cosine)``, and its gradients in the dtype of sums."""
+    x, y, eps, offset, weight, ranks, divisor = loss
+    rows, share = Matched(widened(x), widened(y), eps), ranks / divisor
+    cosines, norms = cosine_forward(rows)
+    dx, dy = cosine_backward(rows, cosines, norms, torch.full_like(cosines, -weight * share), need_x, need_y)
+    return ((offset - weight * cosines) * share).sum(), dx, dy
 
 
 def _norms(z: Tensor) -> Tensor:

@@ -22,6 +22,18 @@ class Matched(NamedTuple):
     eps: float
 
 
+class CosineLoss(NamedTuple):
+    """Sum ``ranks / divisor (offset - weight * cosine)`` over matching rows; see `Matched`."""
+
+    x: Tensor
+    y: Tensor
+    eps: float
+    offset: int
+    weight: int
+    ranks: int
+    divisor: int  # the rows of all ranks for a mean, 1 for a sum
+
+
 @ROWS.op
 def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype, backend: str) -> tuple[Tensor, Tensor]:
     """Return unit rows (N0 + N1, D) in ``dtype``, those of z0 first, and their norms."""
@@ -69,3 +81,15 @@ def cosine_backward(
     """Return the gradients of x and y; those not asked for are empty."""
     x, y, _ = rows
     return x.new_empty(tuple(x.shape) if need_x else (0,)), y.new_empty(tuple(y.shape) if need_y else (0,))
+
+
+@ROWS.op
+def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool, backend: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the value () and the gradients of x and y, in the dtype of sums; those not asked for are empty."""
+    x, y, *_ = loss
+    dtype = wide(x.dtype)
+    return (
+        x.new_empty((), dtype=dtype),
+        x.new_empty(tuple(x.shape) if need_x else (0,), dtype=dtype),
+        y.new_empty(tuple(y.shape) if need_y else (0,), dtype=dtype),
+    )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sslkernels.ops.launch import rows_of
 from sslkernels.ops.rows import triton_kernels as kernels
-from sslkernels.ops.rows.schema import Matched
+from sslkernels.ops.rows.schema import CosineLoss, Matched
 from sslkernels.ops.triton_launch import cdiv, floats, row_tile
 
 
@@ -92,6 +92,22 @@ def cosine_backward(
                 y.stride(0), grad.stride(0), rows.eps, **size,
             )  # fmt: skip
     return dx, dy
+
+
+def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x, y, eps, offset, weight, ranks, divisor = loss
+    x, y = rows_of(x), rows_of(y)
+    n, d = x.shape
+    losses = floats(x, n)
+    dx, dy = floats(x, n, d) if need_x else floats(x, 0), floats(y, n, d) if need_y else floats(y, 0)
+    size = row_tile(d)
+    if n:
+        with torch.cuda.device_of(x):
+            kernels.cosine_loss_kernel[(cdiv(n, size["BLOCK_N"]),)](
+                x, y, losses, dx if need_x else None, dy if need_y else None, n, d, x.stride(0), y.stride(0), eps,
+                float(offset), float(weight), ranks / divisor, **size,
+            )  # fmt: skip
+    return losses.sum(), dx, dy
 
 
 def _partner_gradient(x: Tensor, y: Tensor, shift: int, grad: Tensor, given: bool, received: bool) -> Tensor:

@@ -106,15 +106,12 @@ def row_dot_backward_kernel(
         tl.store(pairs(out, rows, features, d), total.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["n", "eps"])
-def row_cosine_kernel(
-    x, y, cosines, norms, n, d, x_stride, y_stride, eps, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
-):  # fmt: skip
+@triton.jit
+def _cosines(x, y, rows, n, d, x_stride, y_stride, eps, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
     """<x_i, y_i> / (max(|x_i|, eps)*max(|y_i|, eps)), and |x_i|, |y_i|. One read of both sides.
 
     A block reads again, as x_i / max|x_ik|, only if the squares of one of its rows may have left the range.
     """
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     known = rows < n
     xx = tl.zeros((BLOCK_N,), tl.float32)
     yy, xy = tl.zeros_like(xx), tl.zeros_like(xx)
@@ -146,26 +143,19 @@ def row_cosine_kernel(
             yy += tl.sum(b * b, 1)
             xy += tl.sum(a * b, 1)
     of_x, of_y = unit_x * tl.sqrt_rn(xx), unit_y * tl.sqrt_rn(yy)
-    tl.store(norms + rows, of_x, mask=known)
-    tl.store(norms + n + rows, of_y, mask=known)
     cosine = xy * (unit_x / tl.where(of_x < eps, eps, of_x)) * (unit_y / tl.where(of_y < eps, eps, of_y))
-    tl.store(cosines + rows, cosine, mask=known)
+    return cosine, of_x, of_y
 
 
-@triton.jit(do_not_specialize=["n", "grad_stride", "eps"])
-def row_cosine_backward_kernel(
-    x, y, cosines, norms, grad, dx, dy, n, d, x_stride, y_stride, grad_stride, eps,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+@triton.jit
+def _store_gradients(
+    x, y, dx, dy, rows, cosine, norm_x, norm_y, g, n, d, x_stride, y_stride, eps, BLOCK_D: tl.constexpr
 ):  # fmt: skip
     """dx_i = g_i/|x_i|*(v_i - c_i*u_i) and dy_i = g_i/|y_i|*(u_i - c_i*v_i), with u = x/|x| and v = y/|y|.
 
     A norm below eps counts as eps, and the second term is then absent. ``dx`` or ``dy`` may be None.
     """
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     known = rows < n
-    cosine = tl.load(cosines + rows, mask=known, other=0.0)
-    norm_x, norm_y = tl.load(norms + rows, mask=known, other=1.0), tl.load(norms + n + rows, mask=known, other=1.0)
-    g = tl.load(grad + rows.to(tl.int64) * grad_stride, mask=known, other=0.0)
     along_x, along_y = tl.where(norm_x > eps, cosine, 0.0), tl.where(norm_y > eps, cosine, 0.0)
     # Numbers of unit size are multiplied by one inverse norm at a time: a product of two could leave the range.
     a, b = 1.0 / tl.where(norm_x < eps, eps, norm_x), 1.0 / tl.where(norm_y < eps, eps, norm_y)
@@ -180,3 +170,41 @@ def row_cosine_backward_kernel(
         if dy is not None:
             part = (g * b)[:, None] * (u - along_y[:, None] * v)
             tl.store(pairs(dy, rows, features, d), part.to(dy.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["n", "eps"])
+def row_cosine_kernel(
+    x, y, cosines, norms, n, d, x_stride, y_stride, eps, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    cosine, norm_x, norm_y = _cosines(x, y, rows, n, d, x_stride, y_stride, eps, BLOCK_N, BLOCK_D)
+    tl.store(norms + rows, norm_x, mask=rows < n)
+    tl.store(norms + n + rows, norm_y, mask=rows < n)
+    tl.store(cosines + rows, cosine, mask=rows < n)
+
+
+@triton.jit(do_not_specialize=["n", "eps", "offset", "weight", "share"])
+def cosine_loss_kernel(
+    x, y, losses, dx, dy, n, d, x_stride, y_stride, eps, offset, weight, share,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """share*(offset - weight*c_i), and the gradients of its sum; ``dx`` or ``dy`` may be None."""
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    cosine, norm_x, norm_y = _cosines(x, y, rows, n, d, x_stride, y_stride, eps, BLOCK_N, BLOCK_D)
+    tl.store(losses + rows, share * (offset - weight * cosine), mask=rows < n)
+    if dx is not None or dy is not None:
+        g = tl.zeros((BLOCK_N,), tl.float32) - weight * share
+        _store_gradients(x, y, dx, dy, rows, cosine, norm_x, norm_y, g, n, d, x_stride, y_stride, eps, BLOCK_D)
+
+
+@triton.jit(do_not_specialize=["n", "grad_stride", "eps"])
+def row_cosine_backward_kernel(
+    x, y, cosines, norms, grad, dx, dy, n, d, x_stride, y_stride, grad_stride, eps,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    known = rows < n
+    cosine = tl.load(cosines + rows, mask=known, other=0.0)
+    norm_x, norm_y = tl.load(norms + rows, mask=known, other=1.0), tl.load(norms + n + rows, mask=known, other=1.0)
+    g = tl.load(grad + rows.to(tl.int64) * grad_stride, mask=known, other=0.0)
+    _store_gradients(x, y, dx, dy, rows, cosine, norm_x, norm_y, g, n, d, x_stride, y_stride, eps, BLOCK_D)

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from sslkernels.ops.derivative import first_derivative
+from sslkernels.ops.registry import is_plain
 from sslkernels.ops.tokens import schema as tokens
+from sslkernels.ops.tokens.schema import Masked
 
 
 class Gather(torch.autograd.Function):
@@ -113,26 +115,39 @@ class Patches(torch.autograd.Function):
         return images.reshape(ctx.shape), None, None, None
 
 
-class TokenErrors(torch.autograd.Function):
-    """Measure the mean error (R,) over the features of each row of pred (R, C). Rows of weight 0 are zero and unread.
+class MaskedError(torch.autograd.Function):
+    """Take the weighted mean error of tokens; see `Masked`. ``need`` says if a gradient will be asked for.
 
-    ``norm`` says how the rows of target (R, C) are standardised: "none", "mae" ((t - mean) / sqrt(unbiased variance +
-    1e-6)) or "layer" (biased variance, 1e-5). ``beta`` is 0 for squares, else the error where smooth L1 turns linear.
+    On the CPU the gradient comes with the value, in the dtype of pred. It is right if the incoming gradient is 1, and
+    is computed anew otherwise: it must be multiplied before it is rounded, and one that is as large as pred is too dear
+    to be held in the dtype of sums. Elsewhere the host cannot read the incoming gradient without a wait.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float, backend: str
+        ctx: Any,
+        pred: Tensor,
+        target: Tensor,
+        weights: Tensor,
+        norm: str,
+        beta: float,
+        need: bool,
+        backend: str,
     ) -> Tensor:
-        errors, moments = tokens.errors(pred, target, weights, norm, beta, backend)
-        ctx.save_for_backward(pred, target, weights, moments)
+        at_once = need and is_plain() and pred.is_cpu
+        value, gradient = tokens.masked_error(Masked(pred, target, weights, norm, beta), None, at_once, backend)
+        ctx.save_for_backward(pred, target, weights)
         ctx.norm, ctx.beta, ctx.backend = norm, beta, backend
-        return errors
+        ctx.gradient = gradient if at_once else None  # which the first backward gives away
+        return value
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
-        pred, target, weights, moments = ctx.saved_tensors
-        scales = torch.where(weights != 0, grad / pred.shape[1], 0)
-        dpred = tokens.errors_backward(pred, target, scales, moments, ctx.norm, ctx.beta, ctx.backend)
-        return dpred, None, None, None, None, None
+        pred, target, weights = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None or not is_plain() or grad.item() != 1:
+            del gradient  # so that there are never two
+            masked = Masked(pred, target, weights, ctx.norm, ctx.beta)
+            _, gradient = tokens.masked_error(masked, grad, True, ctx.backend)
+        return gradient, None, None, None, None, None, None

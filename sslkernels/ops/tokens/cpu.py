@@ -12,6 +12,7 @@ from sslkernels import _C
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import CODES, contiguous, pointer, rows_of
 from sslkernels.ops.tokens.bounds import check_bounds
+from sslkernels.ops.tokens.schema import Masked
 
 _NORMS = {"none": 0, "mae": 1, "layer": 2}
 
@@ -88,29 +89,18 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     return out
 
 
-def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
-    pred, target, weights = pred.contiguous(), target.contiguous(), weights.contiguous()
-    rows, d = pred.shape
-    out, moments = (
-        torch.empty(rows, dtype=weights.dtype, device="cpu"),
-        torch.empty((rows, 2), dtype=weights.dtype, device="cpu"),
-    )
-    _C.tokens_errors(
-        CODES[pred.dtype], CODES[target.dtype], pred.data_ptr(), target.data_ptr(), weights.data_ptr(), rows, d,
-        _NORMS[norm], beta, out.data_ptr(), moments.data_ptr(), torch.get_num_threads(),
+def masked_error(masked: Masked, grad: Tensor | None, need: bool) -> tuple[Tensor, Tensor]:
+    pred, target, weights, norm, beta = masked
+    pred, target, weights = rows_of(pred), rows_of(target), weights.contiguous()
+    samples, length, d = pred.shape
+    value = torch.empty((), dtype=weights.dtype, device="cpu")
+    dpred = torch.empty(pred.shape if need else (0,), dtype=pred.dtype, device="cpu")
+    _C.tokens_masked_error(
+        CODES[pred.dtype], pred.data_ptr(), pred.stride(0), pred.stride(1), CODES[target.dtype], target.data_ptr(),
+        target.stride(0), target.stride(1), weights.data_ptr(), samples, length, d, _NORMS[norm], beta,
+        1.0 if grad is None else grad.item(), value.data_ptr(), dpred.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
-    return out, moments
-
-
-def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
-    pred, target, scales = pred.contiguous(), target.contiguous(), scales.contiguous()
-    rows, d = pred.shape
-    dpred = torch.empty((rows, d), dtype=pred.dtype, device="cpu")
-    _C.tokens_errors_backward(
-        CODES[pred.dtype], CODES[target.dtype], pred.data_ptr(), target.data_ptr(), scales.data_ptr(), rows, d,
-        _NORMS[norm], beta, moments.data_ptr(), dpred.data_ptr(), torch.get_num_threads(),
-    )  # fmt: skip
-    return dpred
+    return value, dpred
 
 
 def _at(x: Tensor, prefix: int) -> tuple[int, int, int, int, int, int]:

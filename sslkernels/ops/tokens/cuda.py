@@ -14,6 +14,7 @@ from torch import Tensor
 from sslkernels.cuda import launch
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import contiguous, pointer, power_of_two, rows_of
+from sslkernels.ops.tokens.schema import Masked
 
 # csrc/cuda/tokens.cu uses the same names and numbers.
 TYPES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", torch.float16: "f16"}
@@ -115,36 +116,22 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     return out
 
 
-def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
+def masked_error(masked: Masked, grad: Tensor | None, need: bool) -> tuple[Tensor, Tensor]:
+    pred, target, weights, norm, beta = masked
     pred, target, weights = rows_of(pred), _target(target, pred.dtype), weights.contiguous()
-    rows, channels = pred.shape
-    out, moments = _empty(pred, rows, dtype=weights.dtype), _empty(pred, rows, 2, dtype=weights.dtype)
+    (_, length, channels), rows = pred.shape, weights.numel()
+    losses = _empty(pred, rows, dtype=weights.dtype)
+    dpred = _empty(pred, *(pred.shape if need else (0,)), dtype=pred.dtype)
     if rows:
-        kernel, _ = _kernel("errors", (pred.dtype, target.dtype), channels, pred, target)
-        height = THREADS // WARP
+        kernel, _ = _kernel("errors", (pred.dtype, target.dtype), channels, pred, target, dpred if need else None)
+        height, total = THREADS // WARP, weights.sum()
         launch(
             "tokens", kernel, pred, (-(-rows // height), 1), (WARP, height),
-            pred.data_ptr(), pred.stride(0), target.data_ptr(), target.stride(0), weights.data_ptr(), out.data_ptr(),
-            moments.data_ptr(), rows, channels, NORMS[norm], float(beta),
+            pred.data_ptr(), pred.stride(0), pred.stride(1), target.data_ptr(), target.stride(0), target.stride(1),
+            weights.data_ptr(), total.data_ptr(), pointer(grad), losses.data_ptr(), pointer(dpred if need else None),
+            rows, length, channels, NORMS[norm], float(beta),
         )  # fmt: skip
-    return out, moments
-
-
-def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
-    pred, target, scales, moments = (
-        rows_of(pred), _target(target, pred.dtype), scales.contiguous(), moments.contiguous(),
-    )  # fmt: skip
-    rows, channels = pred.shape
-    dpred = _empty(pred, rows, channels, dtype=pred.dtype)
-    if dpred.numel():
-        kernel, width = _kernel("slopes", (pred.dtype, target.dtype), channels, pred, target, dpred)
-        blocks, threads, _ = _grid(dpred[None], width)
-        launch(
-            "tokens", kernel, pred, blocks, threads,
-            pred.data_ptr(), pred.stride(0), target.data_ptr(), target.stride(0), scales.data_ptr(),
-            moments.data_ptr(), dpred.data_ptr(), rows, channels, float(beta),
-        )  # fmt: skip
-    return dpred
+    return losses.sum(), dpred
 
 
 def _invert(index: Tensor, length: int) -> tuple[Tensor, Tensor]:

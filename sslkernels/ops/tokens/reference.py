@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.tokens.bounds import check_bounds
+from sslkernels.ops.tokens.schema import Masked
 
 EPS = {"mae": 1e-6, "layer": 1e-5}
 
@@ -110,36 +111,32 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     return torch.where(inside[..., None], found, torch.nan)
 
 
-def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
-    """Return mean errors (R,) and the moments (R, 2) of target.
-
-    A row of pred (R, C) has an error if its weight (R,) is not 0, else its error is 0. The moments are the mean and the
-    inverse deviation of a row of target, or (0, 1) if its weight is 0 or ``norm`` is "none". ``beta`` is 0 for squares.
-    """
-    dtype = wide(pred.dtype)
-    moments = _moments(target.to(dtype), norm)
-    difference = pred.to(dtype) - (target.to(dtype) - moments[:, :1]) * moments[:, 1:]
-    size = difference.abs()
+def masked_error(masked: Masked, grad: Tensor | None, need: bool) -> tuple[Tensor, Tensor]:
+    """Return ``sum(w / max(sum w, 1) * error)`` over tokens, and its gradient times ``grad``, zero where w is 0."""
+    pred, target, weights, norm, beta = masked
+    dtype, weighed = wide(pred.dtype), weights != 0
+    mean, inverse = _moments(target.to(dtype), norm)
+    difference = pred.to(dtype) - (target.to(dtype) - mean) * inverse
     if beta == 0:
-        error = difference.square()
+        error, slope = difference.square(), 2 * difference
     else:
+        size = difference.abs()
         error = torch.where(size < beta, difference.square() * (0.5 / beta), size - 0.5 * beta)
-    weighed = weights != 0
-    moments = torch.where(weighed[:, None], moments, _moments(moments, "none"))
-    return torch.where(weighed, (error / error.shape[1]).sum(1), 0), moments
+        slope = (difference / beta).clamp(-1, 1)
+    errors = torch.where(weighed, (error / error.shape[2]).sum(2), 0)
+    # The weights are divided first: the sum of large errors may overflow where their mean does not.
+    share = weights / weights.sum().clamp_min(1)
+    value = (errors * share).sum()
+    if not need:
+        return value, pred.new_empty(0)
+    scale = torch.where(weighed, (share if grad is None else grad * share) / pred.shape[2], 0)[:, :, None]
+    return value, torch.where(scale != 0, slope * scale, 0).to(pred.dtype)
 
 
-def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
-    """Return d error / d pred, times ``scales`` (R,); a row of scale 0 is zero."""
-    dtype = wide(pred.dtype)
-    difference = pred.to(dtype) - (target.to(dtype) - moments[:, :1]) * moments[:, 1:]
-    slope = 2 * difference if beta == 0 else (difference / beta).clamp(-1, 1)
-    return torch.where(scales[:, None] != 0, slope * scales[:, None], 0).to(pred.dtype)
-
-
-def _moments(target: Tensor, norm: str) -> Tensor:
+def _moments(target: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """Return the mean and the inverse deviation of each token of target (B, L, C), (B, L, 1) each."""
     if norm == "none":
-        return torch.tensor([0.0, 1.0], dtype=target.dtype, device=target.device).repeat(len(target), 1)
+        return torch.zeros_like(target[:, :, :1]), torch.ones_like(target[:, :, :1])
     # We compute in fp64, because squares of large numbers overflow fp32.
-    variance, mean = torch.var_mean(target.double(), 1, correction=1 if norm == "mae" else 0)
-    return torch.stack([mean, (variance + EPS[norm]).rsqrt()], 1).to(target.dtype)
+    variance, mean = torch.var_mean(target.double(), 2, correction=1 if norm == "mae" else 0, keepdim=True)
+    return mean.to(target.dtype), (variance + EPS[norm]).rsqrt().to(target.dtype)

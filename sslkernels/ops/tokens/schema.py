@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -67,17 +69,20 @@ def patches(images: Tensor, index: Tensor, patch: int, backend: str) -> Tensor:
     return images.new_empty((batch, kept, images.shape[1] * patch * patch))
 
 
-@TOKENS.op
-def errors(
-    pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float, backend: str
-) -> tuple[Tensor, Tensor]:
-    """Return the errors (R,) of the rows of pred (R, C), and the moments (R, 2) of the rows of target."""
-    dtype = wide(pred.dtype)
-    return pred.new_empty((pred.shape[0],), dtype=dtype), pred.new_empty((pred.shape[0], 2), dtype=dtype)
+class Masked(NamedTuple):
+    """Weigh the mean errors over the features of tokens. Those of weight 0 are not read."""
+
+    pred: Tensor  # (B, L, C)
+    target: Tensor  # (B, L, C)
+    weights: Tensor  # (B, L), in the dtype of sums; each counts as w / max(sum of all, 1)
+    # Tells how tokens of target are standardised: "none", "mae" ((t - mean) / sqrt(unbiased variance + 1e-6)) or
+    # "layer" (biased variance, 1e-5).
+    norm: str
+    beta: float  # the error where smooth L1 turns linear; 0 for squares
 
 
 @TOKENS.op
-def errors_backward(
-    pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float, backend: str
-) -> Tensor:
-    return pred.new_empty(pred.shape)
+def masked_error(masked: Masked, grad: Tensor | None, need: bool, backend: str) -> tuple[Tensor, Tensor]:
+    """Return the weighted mean (), and its gradient times ``grad`` (1 if None) in pred's dtype, empty unless needed."""
+    pred = masked.pred
+    return pred.new_empty((), dtype=wide(pred.dtype)), pred.new_empty(tuple(pred.shape) if need else (0,))

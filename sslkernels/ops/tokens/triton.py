@@ -9,6 +9,7 @@ from torch import Tensor
 from sslkernels.ops.launch import contiguous, power_of_two, rows_of
 from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
+from sslkernels.ops.tokens.schema import Masked
 from sslkernels.ops.triton_launch import Area, Tile, cdiv, empty, floats, processors
 
 # Tiles have as many columns as there are channels, up to WIDEST, and rows for the rest, up to TALLEST. Triton 3.9
@@ -119,36 +120,22 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
     return out
 
 
-def errors(pred: Tensor, target: Tensor, weights: Tensor, norm: str, beta: float) -> tuple[Tensor, Tensor]:
-    pred, target = rows_of(pred), rows_of(target)
-    n, channels = pred.shape
-    out, moments = floats(pred, n), floats(pred, n, 2)
+def masked_error(masked: Masked, grad: Tensor | None, need: bool) -> tuple[Tensor, Tensor]:
+    pred, target, weights, norm, beta = masked
+    pred, target, weights = rows_of(pred), rows_of(target), weights.contiguous()
+    (_, length, channels), n = pred.shape, weights.numel()
+    losses, dpred = floats(pred, n), empty(pred, tuple(pred.shape) if need else (0,), pred.dtype)
     if n:
         block_n, block_c = _tile(ERRORS, channels)
         with torch.cuda.device_of(pred):
             kernels.errors_kernel[(cdiv(n, block_n),)](
-                pred, target, weights.contiguous(), out, moments, n, channels, pred.stride(0), target.stride(0),
+                pred, target, weights, weights.sum(), grad, losses, dpred if need else None, n, length, channels,
+                pred.stride(0), pred.stride(1), target.stride(0), target.stride(1),
                 1 if norm == "mae" else 0, EPS.get(norm, 0.0), beta,
                 NORM=norm != "none", SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS.warps,
                 maxnreg=REGISTERS,
             )  # fmt: skip
-    return out, moments
-
-
-def errors_backward(pred: Tensor, target: Tensor, scales: Tensor, moments: Tensor, norm: str, beta: float) -> Tensor:
-    pred, target = rows_of(pred), rows_of(target)
-    n, channels = pred.shape
-    dpred = empty(pred, (n, channels), pred.dtype)
-    if n:
-        block_n, block_c = _tile(ERRORS, channels)
-        column_blocks = cdiv(channels, block_c)
-        with torch.cuda.device_of(pred):
-            kernels.errors_backward_kernel[(cdiv(n, block_n) * column_blocks,)](
-                pred, target, scales.contiguous(), moments.contiguous(), dpred, n, channels,
-                pred.stride(0), target.stride(0), beta, column_blocks,
-                SQUARES=beta == 0, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=ERRORS.warps,
-            )  # fmt: skip
-    return dpred
+    return losses.sum(), dpred
 
 
 def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict: bool, out: Tensor) -> None:

@@ -255,26 +255,29 @@ def patches_kernel(
 
 
 @triton.jit
-def _differences(
-    pred, target, mean, inverse, rows, columns, counted, channels, pred_stride, target_stride
-):  # fmt: skip
-    """pred - (target - mean) * inverse. It is not zero beyond C."""
-    wanted = (_load_rows(target, rows, columns, counted, channels, target_stride) - mean[:, None]) * inverse[:, None]
-    return _load_rows(pred, rows, columns, counted, channels, pred_stride) - wanted
+def _load_tokens(x, rows, columns, counted, channels, tokens, sample_stride, row_stride):
+    """Tokens in float32, zero where they are not ``counted`` and beyond C."""
+    inside = counted[:, None] & (columns[None, :] < channels)
+    starts = (rows // tokens).to(tl.int64) * sample_stride + (rows % tokens).to(tl.int64) * row_stride
+    return tl.load(x + starts[:, None] + columns[None, :], mask=inside, other=0.0).to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["n", "correction", "eps", "beta"])
+@triton.jit(do_not_specialize=["n", "tokens", "correction", "eps", "beta"])
 def errors_kernel(
-    pred, target, weights, errors, moments, n, channels, pred_stride, target_stride, correction, eps, beta,
+    pred, target, weights, total_weight, grad, errors, dpred, n, tokens, channels, pred_sample, pred_row,
+    target_sample, target_row, correction, eps, beta,
     NORM: tl.constexpr, SQUARES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Errors (R,), and as moments (R, 2) the mean and inverse deviation of each row of ``target``.
+    """Errors (R,), each times its share of the weights, and their gradient, times ``grad`` if there is one.
 
-    Rows of weight 0 have error 0 and moments (0, 1). The variance is summed about the mean: the mean square less the
+    Rows of weight 0 have error 0 and gradient 0. The variance is summed about the mean: the mean square less the
     squared mean would cancel.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    counted = tl.load(weights + rows, mask=rows < n, other=0.0) != 0
+    known = rows < n
+    weight, sum_of_weights = tl.load(weights + rows, mask=known, other=0.0), tl.load(total_weight)
+    counted = weight != 0
+    share = weight / tl.where(sum_of_weights < 1, 1.0, sum_of_weights)
     mean = tl.zeros((BLOCK_N,), tl.float32)
     inverse = tl.full((BLOCK_N,), 1.0, tl.float32)
     if NORM:
@@ -282,7 +285,7 @@ def errors_kernel(
         peaks = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
         for start in range(0, channels, BLOCK_C):
             columns = start + tl.arange(0, BLOCK_C)
-            rows_here = _load_rows(target, rows, columns, counted, channels, target_stride)
+            rows_here = _load_tokens(target, rows, columns, counted, channels, tokens, target_sample, target_row)
             total += rows_here
             peaks = tl.maximum(peaks, tl.abs(rows_here))
         mean = tl.sum(total, 1) / channels
@@ -290,49 +293,32 @@ def errors_kernel(
         total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
         for start in range(0, channels, BLOCK_C):
             columns = start + tl.arange(0, BLOCK_C)
-            away = _load_rows(target, rows, columns, counted, channels, target_stride) - mean[:, None]
-            away /= unit[:, None]
+            away = _load_tokens(target, rows, columns, counted, channels, tokens, target_sample, target_row)
+            away = (away - mean[:, None]) / unit[:, None]
             total += tl.where(columns[None, :] < channels, away * away, 0.0)
         variance = tl.sum(total, 1) / (channels - correction)
         inverse = tl.where(counted, tl.rsqrt(variance + eps / unit / unit) / unit, 1.0)
+    scale = share / channels
+    if grad is not None:
+        scale = tl.load(grad) * share / channels
     total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for start in range(0, channels, BLOCK_C):
         columns = start + tl.arange(0, BLOCK_C)
-        difference = _differences(
-            pred, target, mean, inverse, rows, columns, counted, channels, pred_stride, target_stride
-        )  # fmt: skip
+        wanted = _load_tokens(target, rows, columns, counted, channels, tokens, target_sample, target_row)
+        wanted = (wanted - mean[:, None]) * inverse[:, None]
+        # It is not zero beyond C.
+        difference = _load_tokens(pred, rows, columns, counted, channels, tokens, pred_sample, pred_row) - wanted
         if SQUARES:
             error = difference * difference
+            slope = 2 * difference
         else:
             size = tl.abs(difference)
             error = tl.where(size < beta, difference * difference * (0.5 / beta), size - 0.5 * beta)
+            slope = tl.maximum(difference / beta, -1.0, propagate_nan=tl.PropagateNan.ALL)
+            slope = tl.minimum(slope, 1.0, propagate_nan=tl.PropagateNan.ALL)
         # Each error is divided before it is added: the sum of large ones may leave the range.
         total += tl.where(counted[:, None] & (columns[None, :] < channels), error * (1.0 / channels), 0.0)
-    known = rows < n
-    tl.store(errors + rows, tl.sum(total, 1), mask=known)
-    tl.store(moments + 2 * rows.to(tl.int64), mean, mask=known)
-    tl.store(moments + 2 * rows.to(tl.int64) + 1, inverse, mask=known)
-
-
-@triton.jit(do_not_specialize=["n", "beta", "column_blocks"])
-def errors_backward_kernel(
-    pred, target, scales, moments, out, n, channels, pred_stride, target_stride, beta, column_blocks,
-    SQUARES: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr,
-):  # fmt: skip
-    """A tile of d error / d pred, times ``scales`` (R,)."""
-    rows = tl.program_id(0) // column_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
-    columns = tl.program_id(0) % column_blocks * BLOCK_C + tl.arange(0, BLOCK_C)
-    known = rows < n
-    scale = tl.load(scales + rows, mask=known, other=0.0)
-    counted = scale != 0
-    mean = tl.load(moments + 2 * rows.to(tl.int64), mask=counted, other=0.0)
-    inverse = tl.load(moments + 2 * rows.to(tl.int64) + 1, mask=counted, other=0.0)
-    difference = _differences(
-        pred, target, mean, inverse, rows, columns, counted, channels, pred_stride, target_stride
-    )  # fmt: skip
-    if SQUARES:
-        slope = 2 * difference
-    else:
-        slope = tl.maximum(difference / beta, -1.0, propagate_nan=tl.PropagateNan.ALL)
-        slope = tl.minimum(slope, 1.0, propagate_nan=tl.PropagateNan.ALL)
-    _store_rows(out, rows, columns, known, channels, slope * scale[:, None])
+        if dpred is not None:
+            slope = tl.where(counted[:, None] & (scale[:, None] != 0), slope * scale[:, None], 0.0)
+            _store_rows(dpred, rows, columns, known, channels, slope)
+    tl.store(errors + rows, tl.where(counted, tl.sum(total, 1) * share, 0.0), mask=known)
