@@ -16,6 +16,7 @@ import torch
 import sslkernels.functional as SF
 from sslkernels.distributed import Shard
 from sslkernels.ops.dtypes import wide
+from sslkernels.ops.sigreg import schema as sigreg
 from sslkernels.ops.similarity import composed
 from sslkernels.ops.similarity.schema import Anchors, Needs
 
@@ -40,6 +41,8 @@ def run(dtype=torch.float32):
     with torch.no_grad():  # several ranks compose their losses of parts
         anchors = Anchors(z0, z1, None, torch.tensor(2.0, dtype=wide(dtype)), "both", True, False, dtype)
         composed.contrast(anchors, True, Needs(True, True, False, True), Shard.alone, "cpu")
+        projections = torch.randn(1, 12, 7, dtype=wide(dtype))
+        sigreg.adjoint(projections, sigreg.sums(projections, 0.3, 5, "cpu"), 0.3, "cpu")
     keep, restore, _ = SF.random_masking(2, 6, 0.5, generator=torch.Generator().manual_seed(0))
     SF.patchify_gather(images, keep % 4, 4)
     teacher, student = [torch.randn(5)], [torch.randn(5)]

@@ -157,10 +157,15 @@ def correlation(backend: str, dtype: torch.dtype) -> Calls:
 def sigreg(backend: str, dtype: torch.dtype) -> Calls:
     sums = wide(dtype)
     p, grad = torch.randn(2, 4, 3, dtype=sums), torch.randn(2, 2, 5, 3, dtype=sums)
+    views, lines = torch.randn(3, 5, 4).to(dtype), torch.randn(4, 6).to(dtype)
     return {
+        "sigreg_loss": [
+            (views, lines, products, 0.3, 4, centred, 0.4, need, backend)
+            for products in {dtype, sums} for centred in (0, 2) for need in BOTH
+        ],
         "sigreg_sums": [(p, 0.3, knots, backend) for knots in (2, 5)],
         "sigreg_adjoint": [(p, grad, 0.3, backend)],
-    }
+    }  # fmt: skip
 
 
 def moved(backend: str, dtype: torch.dtype) -> Calls:

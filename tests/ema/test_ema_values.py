@@ -333,6 +333,55 @@ def test_the_table_says_what_the_tensors_are() -> None:
 
 
 @pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: setattr(t, "data", torch.randn(4, 3)),
+        lambda t: setattr(t, "data", torch.randn(4, 3, dtype=torch.float64)),
+        lambda t: setattr(t, "data", torch.randn(4, 3, dtype=torch.bfloat16)),
+        lambda t: setattr(t, "data", t.data.t().contiguous().t()),
+        lambda t: t.set_(torch.randn(4, 3)),
+        lambda t: t.resize_(2, 3),
+    ],
+    ids=("data", "float64", "bfloat16", "strides", "set_", "resize_"),
+)
+@pytest.mark.parametrize("place", (0, 2), ids=("first", "last"))
+def test_a_list_whose_tensors_have_other_memory_now(backend: str, change: Callable[[Tensor], None], place: int) -> None:
+    """A table of the same list is kept from call to call, and what it says must not be older than the tensors."""
+    targets, sources = ([torch.randn(4, 3) for _ in range(3)] for _ in range(2))
+    SF.ema_update_(targets, sources, 0.9, backend=backend)
+    for tensors in (targets, sources):
+        with torch.no_grad():
+            change(tensors[place])
+        if targets[place].shape != sources[place].shape:
+            with pytest.raises(ValueError, match="shape"):
+                SF.ema_update_(targets, sources, 0.5, backend=backend)
+            continue
+        want = [0.5 * t.double() + 0.5 * s.double() for t, s in zip(targets, sources, strict=True)]
+        SF.ema_update_(targets, sources, 0.5, backend=backend)
+        for got, exact in zip(targets, want, strict=True):
+            close = 2 * torch.finfo(got.dtype).eps
+            torch.testing.assert_close(got.double(), exact, rtol=close, atol=close)
+
+
+def test_a_list_whose_targets_come_to_share_memory(backend: str) -> None:
+    targets, sources = ([torch.randn(6) for _ in range(2)] for _ in range(2))
+    SF.ema_update_(targets, sources, 0.9, backend=backend)
+    targets[1].data = targets[0].data[2:]
+    sources[1].data = sources[1].data[:4]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="share memory"):
+            SF.ema_update_(targets, sources, 0.9, backend=backend)
+
+
+def test_tables_are_kept_for_a_few_lists_only() -> None:
+    lists = [[torch.zeros(3)] for _ in range(12)]
+    tables = [pairs_of(ours, ours, []).table for ours in lists]
+    assert pairs_of(lists[-1], lists[-1], []).table is tables[-1]
+    assert pairs_of(lists[0], lists[0], []).table is not tables[0]
+    assert pairs_of(lists[0], lists[0], []).table == tables[0]
+
+
+@pytest.mark.parametrize(
     "other",
     [
         torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(2, 3).to_sparse(), torch.zeros(3, 2).T,

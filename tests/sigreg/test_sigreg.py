@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -121,6 +122,54 @@ def test_autocast() -> None:
     assert value.dtype == torch.float32 and dz.dtype == torch.float32
     torch.testing.assert_close(value.double(), want, rtol=3e-2, atol=3e-2)
     torch.testing.assert_close(dz.double(), want_dz, rtol=0.1, atol=3e-2 * float(want_dz.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("weight", (0.0, 0.3, 1.0))
+def test_lejepa_in_any_dtype(backend: str, dtype: torch.dtype, weight: float) -> None:
+    """There are more positions than a block of the C++ kernel has, and each view's gradient is that of its dtype."""
+    views = [torch.randn(v, 37, 9).to(dtype) for v in (3, 2)]
+    slices = dense.unit_slices(9, 21).to(dtype)
+    got = value_and_gradient(lambda a, b: SF.lejepa(a, b, slices, weight=weight, backend=backend), *views)
+    want = value_and_gradient(lambda a, b: dense.lejepa(a, b, slices, weight), *(view.double() for view in views))
+    close = TOLERANCE[dtype]
+    for ours, exact in zip(got, want, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=close, atol=close * float(exact.abs().max()))
+    assert got[1].dtype == got[2].dtype == dtype
+
+
+def test_small_gradients_keep_their_digits_in_float16(backend: str) -> None:
+    """A gradient of a projection is a mean's share, here of 8192 views and slices, and float16 ends at 6e-8."""
+    z, slices = torch.randn(2, 20, 3).half(), dense.unit_slices(3, 4096).half()
+    leaf, exact = z.clone().requires_grad_(), z.double().requires_grad_()
+    (2.0**14 * SF.sigreg(leaf, slices, backend=backend)).backward()
+    (2.0**14 * dense.sigreg(exact, slices)).backward()
+    assert (leaf.grad.double() - exact.grad).norm() < 4e-3 * exact.grad.norm()
+
+
+def test_the_value_does_not_depend_on_gradients(backend: str) -> None:
+    z, views = torch.randn(2, 9, 5, requires_grad=True), torch.randn(1, 9, 5)
+    slices = dense.unit_slices(5, 7).float()
+    for loss in (lambda: SF.sigreg(z, slices, backend=backend), lambda: SF.lejepa(z, views, slices, backend=backend)):
+        with torch.no_grad():
+            plain = loss()
+        assert torch.equal(plain, loss()) and loss().requires_grad and not plain.requires_grad
+
+
+def test_a_second_derivative_is_refused(backend: str) -> None:
+    z = torch.randn(4, 3, requires_grad=True)
+    (dz,) = torch.autograd.grad(SF.sigreg(z, num_slices=2, backend=backend), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        dz.sum().backward()
+
+
+def test_any_number_of_threads_gives_the_same_loss(set_threads: Callable[[int], None]) -> None:
+    views, slices = [torch.randn(v, 301, 40) for v in (3, 2)], torch.eye(40)  # torch's product is exact with these
+    results = []
+    for threads in (1, 2, 3, 2):
+        set_threads(threads)
+        results.append(value_and_gradient(lambda a, b: SF.lejepa(a, b, slices, backend="cpu"), *views))
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0], strict=True))
 
 
 def test_slices_are_constants() -> None:

@@ -23,7 +23,7 @@ sys.path[:0] = [{folder!r}, {tests!r}]
 import sigreg_oracle as dense, test_sigreg_sums as test_sums, torch
 import sslkernels.functional as SF
 from sslkernels.ops import triton_launch
-from sslkernels.ops.sigreg import characteristic_sums, triton
+from sslkernels.ops.sigreg import schema, triton
 
 plain = triton_launch.empty
 triton_launch.empty = lambda *arguments: plain(*arguments).fill_(torch.nan)
@@ -40,7 +40,7 @@ for size in (1e-30, 1e7, 1e12, 1e20, 1e38):
     sums, slope = test_sums.both(size * torch.rand(1, 1, 40), 0.2, 17, torch.ones(1, 2, 17, 40), "triton")
     torch.testing.assert_close(sums.square().sum(1), torch.ones(1, 17, 40), rtol=0, atol=1e-5)
     assert slope.abs().max() <= 2**0.5 * 0.2 * 16 * 17 / 2
-assert (characteristic_sums(torch.empty(2, 0, 3), 0.1, 17, backend="triton") == 0).all()
+assert (schema.sums(torch.empty(2, 0, 3), 0.1, 17, "triton") == 0).all()
 p, grad = torch.randn(1, 20, 3), torch.randn(1, 2, 17, 3)
 once, again = (test_sums.both(p, 0.2, 17, grad, "triton") for _ in range(2))
 assert all(torch.equal(a, b) for a, b in zip(once, again))
@@ -55,6 +55,12 @@ for dtype in (torch.float32, torch.float16):
     close = 2e-5 if dtype == torch.float32 else 4e-3
     torch.testing.assert_close(loss.double(), want, rtol=close, atol=close)
     torch.testing.assert_close(leaf.grad.double(), wide.grad, rtol=close, atol=close)
+views = [torch.randn(v, 20, 5, requires_grad=True) for v in (2, 3)]
+SF.lejepa(*views, slices.float(), weight=0.3, backend="triton").backward()
+doubles = [view.detach().double().requires_grad_() for view in views]
+dense.lejepa(*doubles, slices, 0.3).backward()
+for view, want in zip(views, doubles):
+    torch.testing.assert_close(view.grad.double(), want.grad, rtol=2e-5, atol=2e-5)
 print("agrees")
 """
 

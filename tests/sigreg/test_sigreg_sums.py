@@ -11,12 +11,11 @@ import pytest
 import sigreg_oracle as dense
 import torch
 from torch import Tensor
-from torch.autograd.gradcheck import gradcheck
 
 import sslkernels.ops.sigreg.cpu as cpu
 from sslkernels import _C
-from sslkernels.ops.sigreg import characteristic_sums
-from sslkernels.ops.sigreg.autograd import turns
+from sslkernels.ops.sigreg import schema as sigreg
+from sslkernels.ops.sigreg.angles import turns
 
 STEP = 3 / 16
 # No dimension is a multiple of a vector, of two samples, of a segment of 64, or of the distance of centres.
@@ -43,10 +42,7 @@ def poisoned() -> Iterator[None]:
 
 
 def both(p: Tensor, step: float, knots: int, grad: Tensor, backend: str) -> tuple[Tensor, Tensor]:
-    leaf = p.clone().requires_grad_()
-    sums = characteristic_sums(leaf, step, knots, backend=backend)
-    sums.backward(grad.to(sums.dtype))
-    return sums.detach(), leaf.grad
+    return sigreg.sums(p, step, knots, backend), sigreg.adjoint(p, grad.to(p.dtype), step, backend)
 
 
 def exact(p: Tensor, step: float, knots: int, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,7 +64,7 @@ def check(p: Tensor, step: float, knots: int, backend: str, each: float) -> None
     assert ((dp.double() - want_dp).abs() <= each * terms + rounding).all()
 
 
-@pytest.mark.parametrize("dtype, each", ((torch.float64, 3e-15), (torch.float32, 1e-6), (torch.bfloat16, 1e-6)))
+@pytest.mark.parametrize("dtype, each", ((torch.float64, 3e-15), (torch.float32, 1e-6)))
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_against_the_dense_tensor(backend: str, shape: tuple[int, ...], dtype: torch.dtype, each: float) -> None:
     views, n, slices, knots = shape
@@ -92,7 +88,7 @@ def test_an_evaluation_is_as_good_as_a_direct_one() -> None:
     """Each sum has one sample, so it is one evaluation; its products err less than fp32 angles do."""
     p = torch.randn(1, 1, 20_000)
     want = dense.sums(p, STEP, 17)
-    got = characteristic_sums(p, STEP, 17, backend="cpu").double()
+    got = sigreg.sums(p, STEP, 17, "cpu").double()
     angles = p[:, 0, None, :] * (STEP * torch.arange(17))[:, None]
     direct = torch.stack([angles.cos(), angles.sin()], 1).double()
     ours, theirs = ((value - want).square().mean().sqrt() for value in (got, direct))
@@ -103,7 +99,7 @@ def test_an_evaluation_is_as_good_as_a_direct_one() -> None:
 def test_many_knots_lose_little() -> None:
     """A chain of products grows by one every 8 knots."""
     p = torch.randn(1, 1, 2_000)
-    error = (characteristic_sums(p, 0.01, 801, backend="cpu").double() - dense.sums(p, 0.01, 801)).abs()
+    error = (sigreg.sums(p, 0.01, 801, "cpu").double() - dense.sums(p, 0.01, 801)).abs()
     assert error[:, :, :17].max() < 7e-7
     assert error.max() < 7e-7 + 100 * 1.2e-7
 
@@ -111,14 +107,8 @@ def test_many_knots_lose_little() -> None:
 def test_long_sums_keep_their_digits() -> None:
     """Segments of 64 samples are added in double precision."""
     p = torch.full((1, 100_000, 3), 0.7)
-    sums = characteristic_sums(p, STEP, 17, backend="cpu").double()
+    sums = sigreg.sums(p, STEP, 17, "cpu").double()
     torch.testing.assert_close(sums / 1e5, dense.sums(p[:, :1], STEP, 17), rtol=0, atol=2e-6)
-
-
-def test_one_view_may_come_without_its_dimension(backend: str) -> None:
-    p = torch.randn(6, 5)
-    sums = characteristic_sums(p, STEP, 9, backend=backend)
-    assert torch.equal(sums, characteristic_sums(p[None], STEP, 9, backend=backend)[0])
 
 
 def test_strides(backend: str) -> None:
@@ -128,7 +118,7 @@ def test_strides(backend: str) -> None:
 
 
 def test_no_samples(backend: str) -> None:
-    assert (characteristic_sums(torch.empty(2, 0, 3), STEP, 17, backend=backend) == 0).all()
+    assert (sigreg.sums(torch.empty(2, 0, 3), STEP, 17, backend) == 0).all()
 
 
 @pytest.mark.parametrize("bad", (torch.nan, torch.inf, -torch.inf))
@@ -148,19 +138,13 @@ def test_a_hidden_nan_is_seen() -> None:
     """The only mantissa bits of this NaN are bits that the reduction cuts off."""
     p = torch.zeros(1, 1, 20)
     p.view(torch.int32)[0, 0, 3] = 0x7F800001
-    assert characteristic_sums(p, STEP, 17, backend="cpu")[0, :, 1:, 3].isnan().all()
+    assert sigreg.sums(p, STEP, 17, "cpu")[0, :, 1:, 3].isnan().all()
 
 
 def test_huge_numbers_stay_on_the_circle() -> None:
     p = torch.tensor([1e10, -1e20, 3e38, torch.finfo(torch.float32).max])[None, None]
-    sums = characteristic_sums(p, STEP, 17, backend="cpu")
+    sums = sigreg.sums(p, STEP, 17, "cpu")
     torch.testing.assert_close(sums.square().sum(1), torch.ones(1, 17, 4), rtol=0, atol=3e-6)
-
-
-@pytest.mark.parametrize("knots", (2, 5, 17, 22))
-def test_gradcheck(backend: str, knots: int) -> None:
-    p = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
-    assert gradcheck(lambda p: characteristic_sums(p, 0.4, knots, backend=backend), (p,))
 
 
 def test_any_number_of_threads_gives_the_same_bits(set_threads: Callable[[int], None]) -> None:
@@ -182,20 +166,6 @@ def test_the_pieces_of_a_step_are_short(step: float, dtype: torch.dtype, bits: i
         assert mantissa == round(mantissa)
     assert abs(rest) <= abs(first) * 2.0 ** (2 - 2 * bits)
     assert abs((first + second + rest) * 6.283185307179586 - step) < 4e-16 * step
-
-
-def test_a_second_derivative_is_refused(backend: str) -> None:
-    p = torch.randn(1, 4, 3, requires_grad=True)
-    (dp,) = torch.autograd.grad(characteristic_sums(p, STEP, 5, backend=backend).sin().sum(), p, create_graph=True)
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        dp.sum().backward()
-
-
-def test_nothing_is_kept_without_a_gradient() -> None:
-    p = torch.randn(1, 4, 3, requires_grad=True)
-    with torch.no_grad():
-        assert not characteristic_sums(p, STEP, 5).requires_grad
-    assert not characteristic_sums(p.detach(), STEP, 5).requires_grad
 
 
 def test_the_ops_are_registered_properly(backend: str) -> None:

@@ -23,6 +23,21 @@ static const Bindings bindings([](py::module_ &module) {
         py::gil_scoped_release release;
         must(kernels<SigregKernels>().adjoint(problem(dtype, p, sizes, step, turns, threads), at(grad), at(dp)));
     });
+    module.def("characteristic_statistic", [](int dtype, Address p, Sizes sizes, double step, Turns turns, double scale,
+                                              Address dp, int threads) {
+        double value;
+        py::gil_scoped_release release;
+        must(kernels<SigregKernels>().statistic(problem(dtype, p, sizes, step, turns, threads), scale, at(dp), &value));
+        return value;
+    });
+    module.def("sigreg_distance", [](int dtype, Address z, std::array<int64_t, 3> sizes, double scale, Address dz,
+                                     int threads) { // sizes: views, centred, positions
+        double value;
+        py::gil_scoped_release release;
+        must(kernels<SigregKernels>().distance({dtype, at(z), sizes[0], sizes[1], sizes[2], threads}, scale, at(dz),
+                                               &value));
+        return value;
+    });
 });
 
 } // namespace sslkernels

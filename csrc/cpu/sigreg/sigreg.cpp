@@ -5,25 +5,31 @@
 //   z = e^(i step p)     is evaluated once, and z^8 once; z^2, z^3 and z^4 are products
 //   knots K +- j         have a centre K = 8, 16, ... and j <= 4. With z^K = C + iS and z^j = c + is:
 //                        sum cos = sum Cc -+ sum Ss,  sum sin = sum Sc +- sum Cs
-//   forward              sums those four products: two multiply-adds per knot, the sum over samples included
-//   backward             dp = sum_k t_k (g_sin cos - g_cos sin), the same products times combinations of gradients
+//   sums                 those four products: two multiply-adds per knot, the sum over samples included
+//   adjoint              dp = sum_k t_k (g_sin cos - g_cos sin), the same products times combinations of gradients
+//   statistic            both, with the comparison of the sums with the normal distribution in between; dp takes the
+//                        place of p
 //
 // No chain of products is longer than 3 + knots / 8, so the error of knot k is at most (5 + k / 8) times that of an
 // evaluation, plus as many roundings. Lanes are slices. A thread owns slices of a view and runs through their samples
 // in order. It sums kSegment samples in fp32 (fp64) and adds these sums in fp64, so there are no atomics, and the bits
 // are the same at any number of threads.
-// Cost: about 120 operations (fp32) per projection for 17 knots, in the forward and in the backward. Both read p once,
-// and the backward writes dp once. Derivation and measurements: docs/design/sigreg.md
+// Cost: about 120 operations (fp32) per projection for 17 knots, in the sums and in the adjoint. Both read p once, and
+// the adjoint writes dp once; in the statistic p comes from memory once. Derivation and measurements:
+// docs/design/sigreg.md
 #include "../dtypes.h"
 #include "../integers.h"
 #include "../memory.h"
 #include "../threads.h"
 #include "../variant.h"
+#include "centre.h"
 #include "circle.h"
 #include "kernels.h"
+#include <math.h>
 
 namespace {
 
+using sslkernels::Centred;
 using sslkernels::Characteristic;
 
 constexpr int kNear = 4;  // knots on each side of a centre
@@ -122,94 +128,157 @@ template <class T, class F> bool each_vector(const Characteristic &x, int64_t by
     return true;
 }
 
+// Sums the products over the samples of one vector of slices. `segment` is room for those of a segment.
+template <class T>
+void add_samples(const Characteristic &x, const T *p, int64_t count, const T *turns, double *totals,
+                 Vector<T> *segment) {
+    const int64_t centres = centres_of(x.knots), products = products_of(x.knots);
+    memset(totals, 0, products * kLanes<T> * sizeof(double));
+    for (int64_t start = 0; start < x.n; start += kSegment) {
+        for (int64_t k = 0; k < products; ++k) segment[k] = all<T>(0);
+        const int64_t end = least(start + kSegment, x.n);
+        int64_t i = start;
+        for (; i + kRows <= end; i += kRows) {
+            Vector<T> rows[kRows];
+            for (int r = 0; r < kRows; ++r) rows[r] = load_some<T>(p + (i + r) * x.slices, count);
+            add_rows<T, kRows>(rows, turns, centres, segment);
+        }
+        for (; i < end; ++i) {
+            const Vector<T> last = load_some<T>(p + i * x.slices, count);
+            add_rows<T, 1>(&last, turns, centres, segment);
+        }
+        for (int64_t k = 0; k < products; ++k)
+            for (int l = 0; l < kLanes<T>; ++l) totals[k * kLanes<T> + l] += double(segment[k][l]);
+    }
+}
+
+// Calls f(knot, lane, sum of cosines, sum of sines) for the products that `add_samples` summed.
+template <class T, class F> void each_sum(const Characteristic &x, const double *totals, F f) {
+    constexpr int64_t L = kLanes<T>;
+    auto alone = [&](int64_t knot, int64_t c, int64_t s) {
+        if (knot >= x.knots) return;
+        for (int64_t l = 0; l < L; ++l) f(knot, l, totals[c * L + l], totals[s * L + l]);
+    };
+    auto pair = [&](int64_t knot, int64_t at, int side) { // of cc, ss, sc and cs; side says where the centre is
+        if (knot >= x.knots) return;
+        const double *cc = totals + at * L, *ss = cc + L, *sc = ss + L, *cs = sc + L;
+        for (int64_t l = 0; l < L; ++l) f(knot, l, cc[l] - side * ss[l], sc[l] + side * cs[l]);
+    };
+    for (int64_t l = 0; l < L; ++l) f(0, l, double(x.n), 0.0);
+    for (int64_t j = 1; j <= kNear; ++j) alone(j, kPerNear * (j - 1), kPerNear * (j - 1) + 1);
+    for (int64_t m = 1; m <= centres_of(x.knots); ++m) {
+        alone(kApart * m, centre_at(m), centre_at(m) + 1);
+        for (int64_t j = 1; j <= kNear; ++j) {
+            pair(kApart * m + j, pair_at(m, j), 1);
+            if (j < kNear) pair(kApart * m - j, pair_at(m, j), -1); // the centre below has the last
+        }
+    }
+}
+
+// Combines the gradients of one vector of sums, grad(knot, 0) of cosines and grad(knot, 1) of sines, into the weights
+// of the products.
+template <class T, class F> void weigh(const Characteristic &x, F grad, Vector<T> *weights) {
+    // The weights of cos(t_k p) and sin(t_k p), which are zero beyond the last knot.
+    auto for_cosine = [&](int64_t k) { return k < x.knots ? grad(k, 1) * T(double(k) * x.step) : all<T>(0); };
+    auto for_sine = [&](int64_t k) { return k < x.knots ? grad(k, 0) * T(-double(k) * x.step) : all<T>(0); };
+    for (int64_t j = 1; j <= kNear; ++j) {
+        weights[kPerNear * (j - 1)] = for_cosine(j);
+        weights[kPerNear * (j - 1) + 1] = for_sine(j);
+    }
+    for (int64_t m = 1; m <= centres_of(x.knots); ++m) {
+        const int64_t centre = kApart * m;
+        weights[centre_at(m)] = for_cosine(centre), weights[centre_at(m) + 1] = for_sine(centre);
+        for (int64_t j = 1; j <= kNear; ++j) {
+            const Vector<T> zero = all<T>(0), c = for_cosine(centre + j), s = for_sine(centre + j);
+            const Vector<T> c_below = j < kNear ? for_cosine(centre - j) : zero; // the centre below has the last
+            const Vector<T> s_below = j < kNear ? for_sine(centre - j) : zero;
+            Vector<T> *pair = weights + pair_at(m, j);
+            pair[0] = c + c_below, pair[1] = c_below - c, pair[2] = s + s_below, pair[3] = s - s_below;
+        }
+    }
+}
+
+// Writes dp, which may be p, for the samples of one vector of slices.
+template <class T>
+void pull(const Characteristic &x, const T *p, int64_t count, const T *turns, const Vector<T> *weights, T *dp) {
+    const int64_t centres = centres_of(x.knots);
+    for (int64_t i = 0; i < x.n; ++i) {
+        const Vector<T> at = load_some<T>(p + i * x.slices, count);
+        store_some(dp + i * x.slices, weighted<T>(at, turns, centres, weights), count);
+    }
+}
+
 template <class T> bool sums_typed(const Characteristic &x, T *out) {
     const T turns[3] = {T(x.turns[0]), T(x.turns[1]), T(x.turns[2])};
-    const int64_t centres = centres_of(x.knots), products = products_of(x.knots);
-    const int64_t bytes = products * kLanes<T> * int64_t(sizeof(T) + sizeof(double));
+    const int64_t products = products_of(x.knots), bytes = products * kLanes<T> * int64_t(sizeof(T) + sizeof(double));
     return each_vector<T>(x, bytes, [&](int64_t view, int64_t first, int64_t count, char *room) {
         double *totals = reinterpret_cast<double *>(room);
-        Vector<T> *sums = reinterpret_cast<Vector<T> *>(totals + products * kLanes<T>);
-        memset(totals, 0, products * kLanes<T> * sizeof(double));
-        const T *p = static_cast<const T *>(x.p) + view * x.n * x.slices + first;
-        for (int64_t start = 0; start < x.n; start += kSegment) {
-            for (int64_t k = 0; k < products; ++k) sums[k] = all<T>(0);
-            const int64_t end = least(start + kSegment, x.n);
-            int64_t i = start;
-            for (; i + kRows <= end; i += kRows) {
-                Vector<T> rows[kRows];
-                for (int r = 0; r < kRows; ++r) rows[r] = load_some<T>(p + (i + r) * x.slices, count);
-                add_rows<T, kRows>(rows, turns, centres, sums);
-            }
-            for (; i < end; ++i) {
-                const Vector<T> last = load_some<T>(p + i * x.slices, count);
-                add_rows<T, 1>(&last, turns, centres, sums);
-            }
-            for (int64_t k = 0; k < products; ++k)
-                for (int l = 0; l < kLanes<T>; ++l) totals[k * kLanes<T> + l] += double(sums[k][l]);
-        }
+        Vector<T> *segment = reinterpret_cast<Vector<T> *>(totals + products * kLanes<T>);
+        add_samples<T>(x, static_cast<const T *>(x.p) + view * x.n * x.slices + first, count, turns, totals, segment);
         T *cosines = out + view * 2 * x.knots * x.slices + first, *sines = cosines + x.knots * x.slices;
-        auto put = [&](int64_t k, int64_t c, double flip, int64_t s, double turned) {
-            if (k >= x.knots) return;
-            const bool pair = flip != 0;
-            for (int64_t l = 0; l < count; ++l) {
-                const double *at = totals + l;
-                const int64_t L = kLanes<T>;
-                cosines[k * x.slices + l] = T(at[c * L] + (pair ? flip * at[(c + 1) * L] : 0));
-                sines[k * x.slices + l] = T(at[s * L] + (pair ? turned * at[(s + 1) * L] : 0));
-            }
-        };
-        for (int64_t l = 0; l < count; ++l) cosines[l] = T(x.n), sines[l] = 0;
-        for (int64_t j = 1; j <= kNear; ++j) put(j, kPerNear * (j - 1), 0, kPerNear * (j - 1) + 1, 0);
-        for (int64_t m = 1; m <= centres; ++m) {
-            put(kApart * m, centre_at(m), 0, centre_at(m) + 1, 0);
-            for (int64_t j = 1; j <= kNear; ++j) {
-                const int64_t at = pair_at(m, j);
-                put(kApart * m + j, at, -1, at + 2, 1);
-                if (j < kNear) put(kApart * m - j, at, 1, at + 2, -1);
-            }
-        }
+        each_sum<T>(x, totals, [&](int64_t knot, int64_t lane, double cosine, double sine) {
+            if (lane >= count) return;
+            cosines[knot * x.slices + lane] = T(cosine);
+            sines[knot * x.slices + lane] = T(sine);
+        });
     });
 }
 
 template <class T> bool adjoint_typed(const Characteristic &x, const T *grad, T *dp) {
     const T turns[3] = {T(x.turns[0]), T(x.turns[1]), T(x.turns[2])};
-    const int64_t centres = centres_of(x.knots), products = products_of(x.knots);
-    return each_vector<T>(
-        x, products * int64_t(sizeof(Vector<T>)), [&](int64_t view, int64_t first, int64_t count, char *room) {
-            Vector<T> *weights = reinterpret_cast<Vector<T> *>(room);
-            const T *of_cosines = grad + view * 2 * x.knots * x.slices + first;
-            const T *of_sines = of_cosines + x.knots * x.slices;
-            // The weights of cos(t_k p) and sin(t_k p), which are zero beyond the last knot.
-            auto for_cosine = [&](int64_t k) {
-                return k < x.knots ? load_some<T>(of_sines + k * x.slices, count) * T(double(k) * x.step) : all<T>(0);
-            };
-            auto for_sine = [&](int64_t k) {
-                return k < x.knots ? load_some<T>(of_cosines + k * x.slices, count) * T(-double(k) * x.step)
-                                   : all<T>(0);
-            };
-            for (int64_t j = 1; j <= kNear; ++j) {
-                weights[kPerNear * (j - 1)] = for_cosine(j);
-                weights[kPerNear * (j - 1) + 1] = for_sine(j);
-            }
-            for (int64_t m = 1; m <= centres; ++m) {
-                const int64_t centre = kApart * m;
-                weights[centre_at(m)] = for_cosine(centre), weights[centre_at(m) + 1] = for_sine(centre);
-                for (int64_t j = 1; j <= kNear; ++j) {
-                    const Vector<T> zero = all<T>(0), c = for_cosine(centre + j), s = for_sine(centre + j);
-                    const Vector<T> c_below =
-                        j < kNear ? for_cosine(centre - j) : zero; // the centre below has the last
-                    const Vector<T> s_below = j < kNear ? for_sine(centre - j) : zero;
-                    Vector<T> *pair = weights + pair_at(m, j);
-                    pair[0] = c + c_below, pair[1] = c_below - c, pair[2] = s + s_below, pair[3] = s - s_below;
-                }
-            }
-            const int64_t offset = view * x.n * x.slices + first;
-            const T *p = static_cast<const T *>(x.p) + offset;
-            T *out = dp + offset;
-            for (int64_t i = 0; i < x.n; ++i)
-                store_some<T>(out + i * x.slices,
-                              weighted<T>(load_some<T>(p + i * x.slices, count), turns, centres, weights), count);
+    const int64_t bytes = products_of(x.knots) * int64_t(sizeof(Vector<T>));
+    return each_vector<T>(x, bytes, [&](int64_t view, int64_t first, int64_t count, char *room) {
+        Vector<T> *weights = reinterpret_cast<Vector<T> *>(room);
+        const T *of_cosines = grad + view * 2 * x.knots * x.slices + first;
+        auto at = [&](int64_t k, int64_t sine) {
+            return load_some<T>(of_cosines + (sine * x.knots + k) * x.slices, count);
+        };
+        weigh<T>(x, at, weights);
+        const int64_t offset = view * x.n * x.slices + first;
+        pull<T>(x, static_cast<const T *>(x.p) + offset, count, turns, weights, dp + offset);
+    });
+}
+
+// With phi = sums / n the value is the mean over views and slices of n sum_k w_k |phi_k - e^(-t_k^2 / 2)|^2, and its
+// gradient for the sums 2 w_k (phi_k - e^(-t_k^2 / 2)) / (views * slices).
+template <class T> bool statistic_typed(const Characteristic &x, double scale, T *dp, double *value) {
+    const T turns[3] = {T(x.turns[0]), T(x.turns[1]), T(x.turns[2])};
+    constexpr int64_t L = kLanes<T>;
+    const int64_t products = products_of(x.knots), across = (x.slices + L - 1) / L;
+    const double share = 1.0 / (double(x.views) * double(x.slices));
+    Memory memory((x.views * across + 2 * x.knots + 24) * int64_t(sizeof(double)));
+    if (!memory.data) return false;
+    double *parts = reinterpret_cast<double *>(memory.take(x.views * across * int64_t(sizeof(double))));
+    double *normal = reinterpret_cast<double *>(memory.take(x.knots * int64_t(sizeof(double))));
+    double *widths = reinterpret_cast<double *>(memory.take(x.knots * int64_t(sizeof(double))));
+    for (int64_t k = 0; k < x.knots; ++k) {
+        const double t = double(k) * x.step;
+        normal[k] = exp(-t * t / 2);
+        widths[k] = (k == 0 || k == x.knots - 1 ? 1 : 2) * x.step * normal[k]; // the integrand is even in t
+    }
+    const int64_t bytes =
+        (products * L + 2 * x.knots * L) * int64_t(sizeof(T)) + products * L * int64_t(sizeof(double));
+    const bool done = each_vector<T>(x, bytes, [&](int64_t view, int64_t first, int64_t count, char *room) {
+        double *totals = reinterpret_cast<double *>(room), part = 0;
+        Vector<T> *segment = reinterpret_cast<Vector<T> *>(totals + products * L), *slopes = segment + products;
+        const int64_t offset = view * x.n * x.slices + first;
+        const T *p = static_cast<const T *>(x.p) + offset;
+        add_samples<T>(x, p, count, turns, totals, segment);
+        each_sum<T>(x, totals, [&](int64_t knot, int64_t lane, double cosine, double sine) {
+            const double c = cosine / double(x.n) - normal[knot], s = sine / double(x.n);
+            if (lane < count) part += widths[knot] * (c * c + s * s);
+            slopes[2 * knot][lane] = T(2 * widths[knot] * c * share * scale);
+            slopes[2 * knot + 1][lane] = T(2 * widths[knot] * s * share * scale);
         });
+        parts[view * across + first / L] = part;
+        if (!dp) return;
+        weigh<T>(x, [&](int64_t k, int64_t sine) { return slopes[2 * k + sine]; }, segment);
+        pull<T>(x, p, count, turns, segment, dp + offset);
+    });
+    double total = 0;
+    for (int64_t job = 0; job < x.views * across; ++job) total += parts[job];
+    *value = double(x.n) * share * total;
+    return done;
 }
 
 bool sums(const Characteristic &x, void *out) {
@@ -221,12 +290,21 @@ bool adjoint(const Characteristic &x, const void *grad, void *dp) {
                ? adjoint_typed<double>(x, static_cast<const double *>(grad), static_cast<double *>(dp))
                : adjoint_typed<float>(x, static_cast<const float *>(grad), static_cast<float *>(dp));
 }
+bool statistic(const Characteristic &x, double scale, void *dp, double *value) {
+    return x.dtype == sslkernels::kFloat64 ? statistic_typed<double>(x, scale, static_cast<double *>(dp), value)
+                                           : statistic_typed<float>(x, scale, static_cast<float *>(dp), value);
+}
+bool distance(const Centred &x, double scale, void *dz, double *value) {
+    bool done = true;
+    with_type(x.dtype, [&](auto z) { done = distance_typed<decltype(z)>(x, scale, dz, value); });
+    return done;
+}
 
 } // namespace
 
 namespace sslkernels {
 template <> const SigregKernels &kernels_for<SigregKernels, SSLK_VARIANT>() {
-    static const SigregKernels table = {sums, adjoint};
+    static const SigregKernels table = {sums, adjoint, statistic, distance};
     return table;
 }
 } // namespace sslkernels

@@ -10,6 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sslkernels.ops.sigreg import composed
+from sslkernels.ops.sigreg.schema import Views
+
+
+def loss(views: Views, need: bool) -> tuple[Tensor, Tensor]:
+    step, knots = views.step, views.knots
+    return composed.loss(views, need, lambda p: sums(p, step, knots), lambda p, grad: adjoint(p, grad, step))
+
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:
     """Sum cos(k step p) and sin(k step p) over samples: (M, 2, knots, S)."""

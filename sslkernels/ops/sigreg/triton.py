@@ -6,8 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sslkernels.ops.sigreg import composed
 from sslkernels.ops.sigreg import triton_kernels as kernels
-from sslkernels.ops.sigreg.autograd import turns
+from sslkernels.ops.sigreg.angles import turns
+from sslkernels.ops.sigreg.schema import Views
 from sslkernels.ops.triton_launch import cdiv, floats, processors
 
 # A thread has 4 projections, whose powers leave registers for the rest; those of 8 spill. Triton 3.9 compiles both
@@ -15,6 +17,11 @@ from sslkernels.ops.triton_launch import cdiv, floats, processors
 TILE = {"BLOCK_N": 16, "BLOCK_S": 32, "num_warps": 4}
 # Samples are split among programs, each with sums of its own, until a multiprocessor has this many programs.
 PROGRAMS = 4  # per multiprocessor
+
+
+def loss(views: Views, need: bool) -> tuple[Tensor, Tensor]:
+    step, knots = views.step, views.knots
+    return composed.loss(views, need, lambda p: sums(p, step, knots), lambda p, grad: adjoint(p, grad, step))
 
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:
