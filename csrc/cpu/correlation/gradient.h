@@ -5,6 +5,7 @@
 //   samples    da = K a           a thread takes all rows of a chunk of features, so it has sum_n da a before dz
 //   features   da = b off(C)^T    a thread takes all features of a chunk of rows
 #pragma once
+#include "../tokens/around.h"
 #include "products.h"
 
 namespace {
@@ -48,7 +49,7 @@ template <class P, class In> struct ColumnGradient {
             for (int64_t r = 0; r < rows; ++r) {
                 const In *in = row<In>(z.rows, g.first + from + r) + at;
                 const In *there = row<In>(other.rows, g.first + from + r) + at;
-                In *out = static_cast<In *>(g.out[v]) + (from + r) * d + at;
+                const int64_t to = (from + r) * d + at;
                 Acc dz[kSpan];
                 if (!da)
                     for (int64_t k = 0; k < w; ++k) dz[k] = 0;
@@ -65,7 +66,10 @@ template <class P, class In> struct ColumnGradient {
                                  (centred<Acc>(there[k], other_mean, d, at + k) * other_scale[at + k]);
                 if (own && pull != 0)
                     for (int64_t k = 0; k < w; ++k) dz[k] += pull * (widen<Acc>(in[k]) - widen<Acc>(there[k]));
-                for (int64_t k = 0; k < w; ++k) out[k] = narrow<In>(dz[k]);
+                if (g.widened)
+                    memcpy(static_cast<Acc *>(g.out[v]) + to, dz, w * sizeof(Acc));
+                else
+                    for (int64_t k = 0; k < w; ++k) static_cast<In *>(g.out[v])[to + k] = narrow<In>(dz[k]);
             }
         }
     }
@@ -171,6 +175,8 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
     if (!memory.data) return false;
     for (Elem *&w : job.weights) w = reinterpret_cast<Elem *>(memory.take(weights));
     char *scratch = memory.take(T * each);
+    for (void *out : g.out)
+        if (out) fresh(out, g.count * d * int64_t(g.widened ? sizeof(Acc) : sizeof(In)));
 #pragma omp parallel num_threads(T)
     {
         const int t = omp_get_thread_num();
@@ -185,11 +191,11 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
                 for (int64_t p = 0; p < panels; ++p) job.take_panel(v, p);
             }
         }
-#pragma omp for schedule(static)
-        for (int64_t p = 0; p < parts.count; ++p)
-            for (int v = 0; v < 2; ++v) {
+        for (int v = 0; v < 2; ++v) {
+            if (!g.out[v]) continue;
+#pragma omp for schedule(static) nowait
+            for (int64_t p = 0; p < parts.count; ++p) {
                 const int64_t begin = parts.begin(p), length = parts.begin(p + 1) - begin;
-                if (!g.out[v]) continue;
                 if (!product)
                     job.finish(v, nullptr, 0, begin, length, 0, d);
                 else if (g.samples)
@@ -197,6 +203,7 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
                 else
                     job.by_rows(v, begin, length, scratch + t * each);
             }
+        }
     }
     return true;
 }
