@@ -158,7 +158,8 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
     const int64_t n = g.views[0].rows.count, d = g.views[0].d, panels = (d + NR - 1) / NR;
     const bool product = g.matrix[0] || g.matrix[1];
     const bool samples = product && g.samples;
-    const int T = g.count * d * (product ? (g.samples ? n : d) : 1) < (1 << 18) ? 1 : g.threads;
+    const int T = product ? threads_for_products(g.count * d * (g.samples ? n : d), g.threads)
+                          : threads_for(g.count * d, g.threads);
     Job job{g, n, d, Job::padded_steps(g.samples ? n : d), {}};
     // The operands of a part should stay in the second-level cache.
     constexpr int64_t kCache = 512 << 10;
@@ -191,10 +192,10 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
                 for (int64_t p = 0; p < panels; ++p) job.take_panel(v, p);
             }
         }
-        for (int v = 0; v < 2; ++v) {
-            if (!g.out[v]) continue;
-#pragma omp for schedule(static) nowait
-            for (int64_t p = 0; p < parts.count; ++p) {
+#pragma omp for schedule(static)
+        for (int64_t p = 0; p < parts.count; ++p) {
+            for (int v = 0; v < 2; ++v) {
+                if (!g.out[v]) continue;
                 const int64_t begin = parts.begin(p), length = parts.begin(p + 1) - begin;
                 if (!product)
                     job.finish(v, nullptr, 0, begin, length, 0, d);

@@ -50,6 +50,8 @@ template <class P, class In> struct LossOfColumns {
     Acc *outer, *own, *mixed, *within;
     double gap = 0, smallest[2] = {1, 1}, off[2] = {0, 0}; // smallest: the unit of K or C
     double off_weight = 0;
+    // Small losses run in one thread from end to end.
+    const int threads = product ? threads_for_products(n * d * least(n, d), l.threads) : l.threads;
 
     int64_t bytes() const {
         return each * (6 * int64_t(sizeof(double)) + 8 * int64_t(sizeof(Acc))) +
@@ -106,8 +108,8 @@ template <class P, class In> struct LossOfColumns {
         for (int m = 0; m < matrices; ++m) {
             Acc *out = matrix + m * whole;
             const Columns a = view(m, standard), b = view(cross ? 1 : m, standard);
-            if (!(l.samples ? samples_typed<Acc, In>(a, 0, n, out, l.threads)
-                            : features_typed<P, In>(a, b, !cross, out, l.threads)))
+            if (!(l.samples ? samples_typed<Acc, In>(a, 0, n, out, threads)
+                            : features_typed<P, In>(a, b, !cross, out, threads)))
                 return false;
         }
         return true;
@@ -119,7 +121,7 @@ template <class P, class In> struct LossOfColumns {
             const Acc *x = matrix + v * whole, *y = cross && l.samples ? matrix + whole : x;
             double total = 0;
             if (!energies_typed<Acc>(x, y, side, side, l.samples ? nullptr : sums + v * d,
-                                     cross && !l.samples ? sums + d : nullptr, l.samples ? &total : nullptr, l.threads))
+                                     cross && !l.samples ? sums + d : nullptr, l.samples ? &total : nullptr, threads))
                 return false;
             double along = 0; // the share of the diagonal, which K's energy has too
             for (int64_t j = 0; j < d; ++j) {
@@ -181,7 +183,7 @@ template <class P, class In> struct LossOfColumns {
         return 1 - root <= 0 ? 0 : l.hinge / double(d) * (-0.5 / root) / count;
     }
     bool gradient() const {
-        CorrelationGrad g{l.dtype, l.compute, {}, 0, n, l.samples, cross, {}, {}, own, {}, {}, 0, true, {}, l.threads};
+        CorrelationGrad g{l.dtype, l.compute, {}, 0, n, l.samples, cross, {}, {}, own, {}, {}, 0, true, {}, threads};
         for (int v = 0; v < views; ++v) {
             g.views[v] = view(v, columns);
             const int used = !cross ? v : l.samples ? 1 - v : 0;
@@ -203,7 +205,7 @@ template <class P, class In> bool loss_typed(const CorrelationLoss &l) {
     if (!memory.data) return false;
     job.place(memory);
     if (!moments_typed<In, Acc>(l.views, job.views, l.d, true, job.mean, job.squares, job.products, &job.gap,
-                                l.threads))
+                                job.threads))
         return false;
     job.standardise_all();
     if (!job.multiply_all() || !job.take_energies()) return false;
