@@ -51,19 +51,24 @@ template <class P, class In> struct ColumnGradient {
                 const In *there = row<In>(other.rows, g.first + from + r) + at;
                 const int64_t to = (from + r) * d + at;
                 Acc dz[kSpan];
-                if (!da)
-                    for (int64_t k = 0; k < w; ++k) dz[k] = 0;
-                else if (outer)
-                    for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k] * outer[v * d + at + k];
+                // One loop adds what is usual, so that dz need not be stored in between.
+                const auto add = [&](auto start) {
+                    const auto mine = [&](int64_t k) {
+                        return start(k) + weight[k] * (centred<Acc>(in[k], mean, d, at + k) * scale[at + k]);
+                    };
+                    if (mixed)
+                        for (int64_t k = 0; k < w; ++k)
+                            dz[k] = mine(k) + mixed[v * d + at + k] *
+                                                  (centred<Acc>(there[k], other_mean, d, at + k) * other_scale[at + k]);
+                    else
+                        for (int64_t k = 0; k < w; ++k) dz[k] = mine(k);
+                };
+                if (!own)
+                    memcpy(dz, da + r * ld + s, w * sizeof(Acc));
+                else if (da)
+                    add([&](int64_t k) { return da[r * ld + s + k] * outer[v * d + at + k]; });
                 else
-                    for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k];
-                if (own)
-                    for (int64_t k = 0; k < w; ++k)
-                        dz[k] += weight[k] * (centred<Acc>(in[k], mean, d, at + k) * scale[at + k]);
-                if (own && mixed)
-                    for (int64_t k = 0; k < w; ++k)
-                        dz[k] += mixed[v * d + at + k] *
-                                 (centred<Acc>(there[k], other_mean, d, at + k) * other_scale[at + k]);
+                    add([](int64_t) { return Acc(0); });
                 if (own && pull != 0)
                     for (int64_t k = 0; k < w; ++k) dz[k] += pull * (widen<Acc>(in[k]) - widen<Acc>(there[k]));
                 if (g.widened)
@@ -193,10 +198,10 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
             }
         }
 #pragma omp for schedule(static)
-        for (int64_t p = 0; p < parts.count; ++p) {
+        for (int64_t p = 0; p < parts.count; ++p)
             for (int v = 0; v < 2; ++v) {
-                if (!g.out[v]) continue;
                 const int64_t begin = parts.begin(p), length = parts.begin(p + 1) - begin;
+                if (!g.out[v]) continue;
                 if (!product)
                     job.finish(v, nullptr, 0, begin, length, 0, d);
                 else if (g.samples)
@@ -204,7 +209,6 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
                 else
                     job.by_rows(v, begin, length, scratch + t * each);
             }
-        }
     }
     return true;
 }

@@ -20,7 +20,7 @@ struct CorrelationGrad {
     int64_t first, count; // rows that receive a gradient
     bool samples, cross;
     const void *matrix[2]; // per view: K (N, N), so that da = K a, if `samples`; else C (D, D); null for no da
-    const void *outer, *own, *mixed, *through; // (views, d) each, or null; dz = da where outer is null
+    const void *outer, *own, *mixed, *through; // (views, d) each, or null; dz = da where own is null
     double pull;
     bool widened; // dz has the dtype of sums, and not that of the rows
     void *out[2]; // null where not wanted
