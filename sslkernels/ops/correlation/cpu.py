@@ -100,13 +100,13 @@ def backward(
     coefficients: Coefficients,
     need0: bool,
     need1: bool,
-    dtype: torch.dtype,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     (z0, z1, mean, scale), (cross, side, compute, first, count) = columns, products
     outer, own, mixed, pull, through = coefficients
     views = _views(z0, z1)
     (n, d), samples = z0.shape, side == "samples"
-    out = [torch.empty((count, d) if need else (0,), dtype=dtype, device="cpu") for need in (need0, need1)]
+    out = [torch.empty((count, d) if need else (0,), dtype=gradient_dtype, device="cpu") for need in (need0, need1)]
     if count == 0 or not (need0 or need1):
         return out[0], out[1]
     matrices = (0, 0)
@@ -117,7 +117,7 @@ def backward(
         CODES[z0.dtype], CODES[compute], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
         _each(mean), _each(scale), n, d, first, count, samples, cross, matrices,
         pointer(outer), pointer(own), pointer(mixed), pointer(through), 0.0 if pull is None else float(pull),
-        dtype == wide(z0.dtype),
+        gradient_dtype == wide(z0.dtype),
         (out[0].data_ptr() if need0 else 0, out[1].data_ptr() if need1 else 0), torch.get_num_threads(),
     )  # fmt: skip
     return out[0], out[1]

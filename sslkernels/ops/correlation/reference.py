@@ -82,9 +82,9 @@ def backward(
     coefficients: Coefficients,
     need0: bool,
     need1: bool,
-    dtype: torch.dtype,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradient of each view's rows in ``dtype``:
+    """Compute the gradient of each view's rows in ``gradient_dtype``:
 
     dz = outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), where a are the columns of this
     view, b those of the other, and z' its rows. Coefficients are (V, D), except pull, which is ().
@@ -100,7 +100,7 @@ def backward(
     gradients = []
     for view, (z, needed) in enumerate(zip(views, (need0, need1), strict=False)):
         if not needed:
-            gradients.append(z.new_empty(0, dtype=dtype))
+            gradients.append(z.new_empty(0, dtype=gradient_dtype))
             continue
         dz: Tensor | float = 0.0
         weights = own[view] if own is not None else None
@@ -124,8 +124,8 @@ def backward(
             if len(views) == 2 and pull is not None:
                 dz = dz + pull * (widened(z) - widened(views[1 - view]))[rows]
         assert isinstance(dz, Tensor)
-        gradients.append(dz.to(dtype))
-    return gradients[0], gradients[1] if len(gradients) == 2 else columns.z0.new_empty(0, dtype=dtype)
+        gradients.append(dz.to(gradient_dtype))
+    return gradients[0], gradients[1] if len(gradients) == 2 else columns.z0.new_empty(0, dtype=gradient_dtype)
 
 
 def _rounded(columns: Columns, dtype: torch.dtype) -> list[Tensor]:

@@ -136,15 +136,15 @@ def backward(
     coefficients: Coefficients,
     need0: bool,
     need1: bool,
-    out: torch.dtype,
+    gradient_dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of z0 and z1 in the dtype ``out``, (rows, D) each; those not asked for are empty.
+    """Return the gradients of z0 and z1 (rows, D) each; those not asked for are empty.
 
-    ``out`` is that of the rows, or of sums.
+    Their dtype is that of the rows, or of sums.
     """
     shape = (products.rows, columns.z0.shape[1])
     return (
-        columns.z0.new_empty(shape if need0 else (0,), dtype=out),
-        columns.z0.new_empty(shape if need1 else (0,), dtype=out),
+        columns.z0.new_empty(shape if need0 else (0,), dtype=gradient_dtype),
+        columns.z0.new_empty(shape if need1 else (0,), dtype=gradient_dtype),
     )

@@ -184,7 +184,7 @@ def backward(
     coefficients: Coefficients,
     need0: bool,
     need1: bool,
-    dtype: torch.dtype,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     (z0, z1, mean, _), (cross, side, compute, first, count) = columns, products
     outer, own, mixed, pull, through = coefficients
@@ -196,7 +196,7 @@ def backward(
     unit = _unit(matrix) if matrix is not None and matrix.numel() and compute == torch.float16 else None
     gradients = []
     for view, need in enumerate((need0, need1 and z1 is not None)):
-        dz = z0.new_empty((count, z0.shape[1]) if need else 0, dtype=dtype)
+        dz = z0.new_empty((count, z0.shape[1]) if need else 0, dtype=gradient_dtype)
         gradients.append(dz)
         if dz.numel() == 0:
             continue
