@@ -169,8 +169,13 @@ def correlation_energies(
 def correlation_backward(
     dtype: int, compute: int, z: tuple[int, int], strides: tuple[int, int], mean: tuple[int, int],
     scale: tuple[int, int], n: int, d: int, first: int, count: int, samples: bool, cross: bool,
-    matrix: tuple[int, int], outer: int, own: int, mixed: int, through: int, pull: float, out: tuple[int, int],
-    threads: int,
+    matrix: tuple[int, int], outer: int, own: int, mixed: int, through: int, pull: float, widened: bool,
+    out: tuple[int, int], threads: int,
+) -> None: ...  # fmt: skip
+def correlation_loss(
+    dtype: int, compute: int, z: tuple[int, int], strides: tuple[int, int], n: int, d: int, energy: int, samples: bool,
+    standardised: bool, unbiased: bool, outside: bool, eps: float, agreement: float, gap: float, hinge: float,
+    hinge_eps: float, off: float, power: int, value: int, gradients: tuple[int, int], threads: int,
 ) -> None: ...  # fmt: skip
 def characteristic_sums(
     dtype: int, p: int, sizes: tuple[int, int, int, int], step: float, turns: tuple[float, float, float], out: int,

@@ -32,6 +32,7 @@ def run(dtype=torch.float32):
         SF.logsumexp_similarity(z0, z1, 0.5, dim="both")[1].sum(),
         SF.byol_loss(z0, z1), SF.byol_loss(z0, z1, reduction="none").sum(),
         SF.barlow_twins(z0, z1), SF.barlow_twins(wide0, wide1), SF.vicreg(z0, z1), SF.vicreg(wide0, wide1),
+        SF.cross_correlation_sq(z0, z1)[1], SF.cross_correlation_sq(wide0, wide1)[1],
         SF.sigreg(z0, num_slices=8), SF.tico(z0, z1)[0],
         SF.gather_tokens(tokens, index, pos=rows(6, 5)).sum(),
         SF.scatter_tokens(tokens[:, :4], index, 6, fill=rows(5)).sum(),

@@ -22,8 +22,8 @@ from sslkernels.arguments import (
     shape_of,
 )
 from sslkernels.distributed import GroupLike, summed
-from sslkernels.functional.correlation import hinges_of, penalties_of, shard_of_views
-from sslkernels.ops.correlation import Scaling, column_moments
+from sslkernels.functional.correlation import shard_of_views
+from sslkernels.ops.correlation import Formula, Scaling, column_loss, column_moments
 from sslkernels.ops.dtypes import promoted, wide
 from sslkernels.ops.rows import row_dot, unit_rows
 
@@ -58,10 +58,8 @@ def vcreg(
     """
     var, cov, eps = check_weights("vcreg", var=var, cov=cov, eps=eps)
     shard = shard_of_views("vcreg", {"z": z}, side, group, least=2, var=var, cov=cov, eps=eps)
-    moments = column_moments(z, None, "each", side=side, shard=shard, backend=backend)
-    rows = shard.total(z.shape[0])
-    loss = var * hinges_of(moments.squares, rows, eps)[0] / 2 + cov * penalties_of(moments.off, rows, z.shape[1])[0]
-    return loss.to(wide(z.dtype))
+    formula = Formula(off=cov, power=1, hinge=var / 2, hinge_eps=eps)
+    return column_loss(z, None, "each", formula, side=side, shard=shard, backend=backend)
 
 
 def vibcreg(
@@ -99,11 +97,8 @@ def vibcreg(
     """
     sim, var, cov, eps = check_weights("vibcreg", sim=sim, var=var, cov=cov, eps=eps)
     shard = shard_of_views("vibcreg", {"z0": z0, "z1": z1}, side, group, least=2, sim=sim, var=var, cov=cov, eps=eps)
-    moments = column_moments(z0, z1, "each", scaling=UNIT, side=side, shard=shard, backend=backend)
-    rows, features = shard.total(z0.shape[0]), z0.shape[1]
-    hinges = hinges_of(moments.squares, rows, eps).sum()
-    loss = sim * moments.gap / (rows * features) + var * hinges + cov * moments.off.sum() / (rows * features) ** 2
-    return loss.to(wide(z0.dtype))
+    formula = Formula(gap=sim, off=cov, power=2, hinge=var, hinge_eps=eps)
+    return column_loss(z0, z1, "each", formula, scaling=UNIT, side=side, shard=shard, backend=backend)
 
 
 def frossl(

@@ -315,7 +315,7 @@ else:
         torch.testing.assert_close(each[:, 0], k.double().square().sum((1, 2)), rtol=1e-5, atol=0)
         for cross in (True, False):
             products = Products(cross, "samples", torch.float32, first, count)
-            got = triton.backward(columns, k, products, Coefficients(*[None] * 5), True, True)
+            got = triton.backward(columns, k, products, Coefficients(*[None] * 5), True, True, torch.float32)
             for view in (0, 1):
                 matrix = wide[1 - view if cross else view]
                 want = (matrix[mine] @ matrix.T) @ wide[view]

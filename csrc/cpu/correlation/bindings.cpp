@@ -43,7 +43,7 @@ static const Bindings bindings([](py::module_ &module) {
     module.def("correlation_backward",
                [](int dtype, int compute, Pair z, std::array<int64_t, 2> strides, Pair mean, Pair scale, int64_t n,
                   int64_t d, int64_t first, int64_t count, bool samples, bool cross, Pair matrix, Address outer,
-                  Address own, Address mixed, Address through, double pull, Pair out, int threads) {
+                  Address own, Address mixed, Address through, double pull, bool widened, Pair out, int threads) {
                    const CorrelationGrad grad{dtype,
                                               compute,
                                               {columns_at(z[0], strides[0], n, d, mean[0], scale[0]),
@@ -58,10 +58,38 @@ static const Bindings bindings([](py::module_ &module) {
                                               at(mixed),
                                               at(through),
                                               pull,
+                                              widened,
                                               {at(out[0]), at(out[1])},
                                               threads};
                    py::gil_scoped_release release;
                    must(kernels<CorrelationKernels>().backward(grad));
+               });
+    module.def("correlation_loss",
+               [](int dtype, int compute, Pair z, std::array<int64_t, 2> strides, int64_t n, int64_t d, int energy,
+                  bool samples, bool standardised, bool unbiased, bool outside, double eps, double agreement,
+                  double gap, double hinge, double hinge_eps, double off, int64_t power, Address value, Pair gradients,
+                  int threads) {
+                   const CorrelationLoss loss{dtype,
+                                              compute,
+                                              {{at(z[0]), strides[0], n}, {at(z[1]), strides[1], n}},
+                                              d,
+                                              energy,
+                                              samples,
+                                              standardised,
+                                              unbiased,
+                                              outside,
+                                              eps,
+                                              agreement,
+                                              gap,
+                                              hinge,
+                                              hinge_eps,
+                                              off,
+                                              power,
+                                              at(value),
+                                              {at(gradients[0]), at(gradients[1])},
+                                              threads};
+                   py::gil_scoped_release release;
+                   must(kernels<CorrelationKernels>().loss(loss));
                });
 });
 

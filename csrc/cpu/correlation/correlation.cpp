@@ -10,8 +10,8 @@
 #include "../bfloat16.h"
 #include "../dtypes.h"
 #include "../variant.h"
-#include "gradient.h"
 #include "kernels.h"
+#include "loss.h"
 
 namespace {
 
@@ -72,12 +72,18 @@ bool backward(const CorrelationGrad &g) {
         return gradient_typed<typename C::Policy, typename C::Element>(g);
     });
 }
+bool loss(const CorrelationLoss &l) {
+    return with_policy(l.dtype, l.compute, [&](auto chosen) {
+        using C = decltype(chosen);
+        return loss_typed<typename C::Policy, typename C::Element>(l);
+    });
+}
 
 } // namespace
 
 namespace sslkernels {
 template <> const CorrelationKernels &kernels_for<CorrelationKernels, SSLK_VARIANT>() {
-    static const CorrelationKernels table = {moments, samples, features, energies, backward};
+    static const CorrelationKernels table = {moments, samples, features, energies, backward, loss};
     return table;
 }
 } // namespace sslkernels

@@ -5,6 +5,7 @@
 //   samples    da = K a           a thread takes all rows of a chunk of features, so it has sum_n da a before dz
 //   features   da = b off(C)^T    a thread takes all features of a chunk of rows
 #pragma once
+#include "../tokens/around.h"
 #include "products.h"
 
 namespace {
@@ -48,24 +49,32 @@ template <class P, class In> struct ColumnGradient {
             for (int64_t r = 0; r < rows; ++r) {
                 const In *in = row<In>(z.rows, g.first + from + r) + at;
                 const In *there = row<In>(other.rows, g.first + from + r) + at;
-                In *out = static_cast<In *>(g.out[v]) + (from + r) * d + at;
+                const int64_t to = (from + r) * d + at;
                 Acc dz[kSpan];
-                if (!da)
-                    for (int64_t k = 0; k < w; ++k) dz[k] = 0;
-                else if (outer)
-                    for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k] * outer[v * d + at + k];
+                // One loop adds what is usual, so that dz need not be stored in between.
+                const auto add = [&](auto start) {
+                    const auto mine = [&](int64_t k) {
+                        return start(k) + weight[k] * (centred<Acc>(in[k], mean, d, at + k) * scale[at + k]);
+                    };
+                    if (mixed)
+                        for (int64_t k = 0; k < w; ++k)
+                            dz[k] = mine(k) + mixed[v * d + at + k] *
+                                                  (centred<Acc>(there[k], other_mean, d, at + k) * other_scale[at + k]);
+                    else
+                        for (int64_t k = 0; k < w; ++k) dz[k] = mine(k);
+                };
+                if (!own)
+                    memcpy(dz, da + r * ld + s, w * sizeof(Acc));
+                else if (da)
+                    add([&](int64_t k) { return da[r * ld + s + k] * outer[v * d + at + k]; });
                 else
-                    for (int64_t k = 0; k < w; ++k) dz[k] = da[r * ld + s + k];
-                if (own)
-                    for (int64_t k = 0; k < w; ++k)
-                        dz[k] += weight[k] * (centred<Acc>(in[k], mean, d, at + k) * scale[at + k]);
-                if (own && mixed)
-                    for (int64_t k = 0; k < w; ++k)
-                        dz[k] += mixed[v * d + at + k] *
-                                 (centred<Acc>(there[k], other_mean, d, at + k) * other_scale[at + k]);
+                    add([](int64_t) { return Acc(0); });
                 if (own && pull != 0)
                     for (int64_t k = 0; k < w; ++k) dz[k] += pull * (widen<Acc>(in[k]) - widen<Acc>(there[k]));
-                for (int64_t k = 0; k < w; ++k) out[k] = narrow<In>(dz[k]);
+                if (g.widened)
+                    memcpy(static_cast<Acc *>(g.out[v]) + to, dz, w * sizeof(Acc));
+                else
+                    for (int64_t k = 0; k < w; ++k) static_cast<In *>(g.out[v])[to + k] = narrow<In>(dz[k]);
             }
         }
     }
@@ -154,7 +163,8 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
     const int64_t n = g.views[0].rows.count, d = g.views[0].d, panels = (d + NR - 1) / NR;
     const bool product = g.matrix[0] || g.matrix[1];
     const bool samples = product && g.samples;
-    const int T = g.count * d * (product ? (g.samples ? n : d) : 1) < (1 << 18) ? 1 : g.threads;
+    const int T = product ? threads_for_products(g.count * d * (g.samples ? n : d), g.threads)
+                          : threads_for(g.count * d, g.threads);
     Job job{g, n, d, Job::padded_steps(g.samples ? n : d), {}};
     // The operands of a part should stay in the second-level cache.
     constexpr int64_t kCache = 512 << 10;
@@ -171,6 +181,8 @@ template <class P, class In> bool gradient_typed(const CorrelationGrad &g) {
     if (!memory.data) return false;
     for (Elem *&w : job.weights) w = reinterpret_cast<Elem *>(memory.take(weights));
     char *scratch = memory.take(T * each);
+    for (void *out : g.out)
+        if (out) fresh(out, g.count * d * int64_t(g.widened ? sizeof(Acc) : sizeof(In)));
 #pragma omp parallel num_threads(T)
     {
         const int t = omp_get_thread_num();

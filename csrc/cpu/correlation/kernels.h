@@ -20,9 +20,24 @@ struct CorrelationGrad {
     int64_t first, count; // rows that receive a gradient
     bool samples, cross;
     const void *matrix[2]; // per view: K (N, N), so that da = K a, if `samples`; else C (D, D); null for no da
-    const void *outer, *own, *mixed, *through; // (views, d) each, or null; dz = da where outer is null
+    const void *outer, *own, *mixed, *through; // (views, d) each, or null; dz = da where own is null
     double pull;
+    bool widened; // dz has the dtype of sums, and not that of the rows
     void *out[2]; // null where not wanted
+    int threads;
+};
+
+enum Energy : int { kNone = 0, kCross = 1, kEach = 2 }; // which matrices there are: none, a^T b, or a^T a and b^T b
+
+struct CorrelationLoss { // loss.h has the formula; crossed columns are standardised
+    int dtype, compute;
+    Rows views[2]; // the second has no data where there is one view
+    int64_t d;
+    int energy;
+    bool samples, standardised, unbiased, outside; // a divisor of `outside` is sqrt(variance) + eps
+    double eps, agreement, gap, hinge, hinge_eps, off;
+    int64_t power;
+    void *value, *gradients[2]; // fp32 (fp64); a gradient is null where not wanted
     int threads;
 };
 
@@ -34,6 +49,7 @@ struct CorrelationKernels { // they return false where there is no memory for th
     bool (*energies)(int dtype, const void *x, const void *y, int64_t n, int64_t m, double *rows, double *columns,
                      double *total, int threads);
     bool (*backward)(const CorrelationGrad &);
+    bool (*loss)(const CorrelationLoss &);
 };
 
 } // namespace sslkernels

@@ -48,18 +48,22 @@ template <class P> struct TileGrid {
 constexpr int64_t kDepth = 128;      // elements of k; a panel and the left side of a tile fit the first-level cache
 constexpr int64_t kApart = 16 << 20; // bytes; threads share one result where one for each would take more
 
+// Below this many multiply-adds, waking a second thread costs more than it saves.
+constexpr int64_t kAlone = 1 << 23;
+inline int threads_for_products(int64_t operations, int threads) { return operations < kAlone ? 1 : threads; }
+
 struct Split {
     int threads;
     bool apart;
     int64_t results, buffers;
     Split(int64_t operations, int64_t bytes, int64_t chunks, int wanted)
-        : threads(operations < (1 << 20) ? 1 : wanted), apart(threads > 1 && threads * bytes <= kApart) {
+        : threads(threads_for_products(operations, wanted)), apart(threads > 1 && threads * bytes <= kApart) {
         if (apart) threads = int(least(threads, chunks));
         results = apart ? threads : 1;
         buffers = threads > 2 && apart ? threads : 2;
     }
     Split(int64_t operations, int64_t chunks, int wanted) // all threads share one result
-        : threads(operations < (1 << 20) ? 1 : wanted), apart(false), results(1), buffers(least(chunks, 2)) {}
+        : threads(threads_for_products(operations, wanted)), apart(false), results(1), buffers(least(chunks, 2)) {}
 };
 
 // Packs and multiplies all chunks into `sums` (rows, ld); results of other threads follow it, `size` elements apart.
@@ -251,30 +255,32 @@ bool features_typed(const Columns &a, const Columns &b, bool itself, void *out, 
 template <class Acc>
 bool energies_typed(const Acc *x, const Acc *y, int64_t n, int64_t m, double *rows, double *columns, double *total,
                     int threads) {
-    if (columns) {
-        Memory memory(threads * m * int64_t(sizeof(double)));
+    if (rows) {
+        const int T = threads_for(n * m, threads);
+        Memory memory(columns ? T * m * int64_t(sizeof(double)) : 0);
         if (!memory.data) return false;
-        double *sums = reinterpret_cast<double *>(memory.take(threads * m * int64_t(sizeof(double))));
+        double *sums = reinterpret_cast<double *>(memory.take(columns ? T * m * int64_t(sizeof(double)) : 0));
         int used = 1;
-#pragma omp parallel num_threads(threads_for(n *m, threads))
+#pragma omp parallel num_threads(T)
         {
-            const int t = omp_get_thread_num(), T = omp_get_num_threads();
-            if (t == 0) used = T;
+            const int t = omp_get_thread_num(), used_here = omp_get_num_threads();
+            if (t == 0) used = used_here;
             double *mine = sums + t * m;
-            for (int64_t k = 0; k < m; ++k) mine[k] = 0;
-            for (int64_t i = n * t / T; i < n * (t + 1) / T; ++i)
-                for (int64_t k = 0; k < m; ++k) mine[k] += k == i ? 0.0 : double(x[i * m + k]) * double(y[i * m + k]);
+            for (int64_t k = 0; columns && k < m; ++k) mine[k] = 0;
+            for (int64_t i = n * t / used_here; i < n * (t + 1) / used_here; ++i) {
+                const Acc *a = x + i * m, *b = y + i * m;
+                rows[i] =
+                    dot<double>(a, b, least(i, m)) + (i + 1 < m ? dot<double>(a + i + 1, b + i + 1, m - i - 1) : 0.0);
+                if (!columns) continue;
+                const double here = i < m ? mine[i] : 0;
+                for (int64_t k = 0; k < m; ++k) mine[k] += double(a[k]) * double(b[k]);
+                if (i < m) mine[i] = here;
+            }
         }
-        for (int64_t k = 0; k < m; ++k) {
+        for (int64_t k = 0; columns && k < m; ++k) {
             columns[k] = 0;
             for (int t = 0; t < used; ++t) columns[k] += sums[t * m + k];
         }
-    }
-    if (rows) {
-#pragma omp parallel for schedule(static) num_threads(threads_for(n *m, threads))
-        for (int64_t i = 0; i < n; ++i)
-            rows[i] = dot<double>(x + i * m, y + i * m, i < m ? i : m) +
-                      (i + 1 < m ? dot<double>(x + i * m + i + 1, y + i * m + i + 1, m - i - 1) : 0.0);
     }
     if (total) {
         double sum = 0;

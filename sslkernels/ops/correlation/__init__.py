@@ -6,27 +6,39 @@ The D x D matrix itself is formed only if there are no fewer rows than features,
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor
 
 from sslkernels.distributed import Shard
-from sslkernels.ops.correlation.autograd import Asked, ColumnMoments, Scaling
-from sslkernels.ops.correlation.schema import CORRELATION
+from sslkernels.ops.correlation.autograd import Asked, ColumnMoments, MomentsAsked, compute
+from sslkernels.ops.correlation.composed import Moments, Where
+from sslkernels.ops.correlation.schema import CORRELATION, Energy, Formula, Scaling
 from sslkernels.ops.dtypes import compute_dtype, promoted, wide
+from sslkernels.ops.one_call import in_one_call
 
-__all__ = ["CORRELATION", "SIDES", "Moments", "Scaling", "choose_side", "column_moments"]
+__all__ = ["CORRELATION", "SIDES", "Formula", "Moments", "Scaling", "choose_side", "column_loss", "column_moments"]
 
 SIDES = ("samples", "features")
+AS_THEY_ARE = Scaling(None)
 
 
-class Moments(NamedTuple):
-    """Hold the moments of the columns ``a = (z0 - mean) * scale`` of z0, and of ``b``, which is made of z1 alike."""
+def column_loss(
+    z0: Tensor,
+    z1: Tensor | None,
+    energy: str,
+    formula: Formula,
+    *,
+    scaling: Scaling = AS_THEY_ARE,
+    side: str | None = None,
+    shard: Shard = Shard.alone,
+    shared: bool = True,
+    backend: str | None = None,
+) -> Tensor:
+    """Compute a loss of the moments of centred columns, whose gradient comes from the same call.
 
-    squares: Tensor  # (V, D): sum of (z - mean)^2 over rows
-    diagonal: Tensor  # (D,): sum of a b over rows if a and b are crossed
-    gap: Tensor  # (): sum of (z0 - z1)^2 over everything
-    off: Tensor  # sum of squares off the diagonal: (1,) of a^T b, or (V,) of a^T a and b^T b
+    ``energy`` is "cross" (of both views), "each" (of each view with itself) or "none".
+    """
+    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, shared, backend)
+    return in_one_call(compute, Asked(formula, scaling, wanted, where), z0, z1)
 
 
 def column_moments(
@@ -35,16 +47,24 @@ def column_moments(
     energy: str,
     *,
     centre: bool = True,
-    scaling: Scaling | None = None,
+    scaling: Scaling = AS_THEY_ARE,
     side: str | None = None,
     shard: Shard = Shard.alone,
-    shared: bool = True,
     backend: str | None = None,
 ) -> Moments:
-    """Compute the moments from which every loss of the family is made.
+    """Compute the moments themselves, for a function of them that is not a `Formula`."""
+    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, True, backend)
+    return Moments(*ColumnMoments.apply(z0, z1, MomentsAsked(centre, scaling, wanted, where)))
 
-    ``energy`` is "cross" (of both views), "each" (of each view with itself) or "none".
-    """
+
+def choose_side(rows: int, features: int) -> str:
+    """Choose the side with less to multiply: N x N matrices take 6*N^2*D operations, D x D matrices 6*N*D^2."""
+    return "samples" if rows < features else "features"
+
+
+def _prepared(
+    z0: Tensor, z1: Tensor | None, energy: str, side: str | None, shard: Shard, shared: bool, backend: str | None
+) -> tuple[Tensor, Tensor | None, Energy, Where]:
     if z1 is not None:
         z0, z1 = promoted(z0, z1)
     side = side or choose_side(shard.total(z0.shape[0]), z0.shape[1])
@@ -52,9 +72,4 @@ def column_moments(
     # would be felt in the whole total, and one wide column could hide the rest. So products run in fp32 there.
     dtype = compute_dtype(z0) if side == "features" else wide(z0.dtype)
     chosen = CORRELATION.choose(z0.device, z0.dtype, backend)
-    return Moments(*ColumnMoments.apply(z0, z1, Asked(energy, centre, scaling, side, dtype, shard, shared, chosen)))
-
-
-def choose_side(rows: int, features: int) -> str:
-    """Choose the side with less to multiply: N x N matrices take 6*N^2*D operations, D x D matrices 6*N*D^2."""
-    return "samples" if rows < features else "features"
+    return z0, z1, Energy(energy, side, dtype), Where(shard, shared, chosen)

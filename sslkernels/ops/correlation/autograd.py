@@ -1,261 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compute second moments of the columns of one or two views, as one differentiable function of the rows.
-
-    a = (z0 - mean0) * scale0, b likewise of z1;  C = a^T b
-    squares_v = sum_n (z_v - mean_v)^2,  diagonal = sum_n a b,  gap = sum (z0 - z1)^2,  off = sum_(i != j) C_ij^2
-
-In the backward g_x is the gradient of x. Every sum over rows has a closed form, so that one pass over them is enough:
-    da    = 2 g_off off(C) b  +  g_diagonal b                (each view with itself: 4 g_off off(C) a)
-    dz    = scale da  +  through s a  +  2 g_squares (z - mean)  +  2 g_gap (z0 - z1),     s_j = sum_n da_nj a_nj
-``through`` carries the gradient of the scale, which is a function of the variance. The gradient of the mean vanishes,
-because the columns of b are centred. We form off(C) b on the smaller side (docs/design/correlation.md):
-    features   C itself, D x D
-    samples    C b^T = a (b b^T): N x N matrices; the share of C's diagonal is subtracted by means of ``diagonal``
-
-Squares of squares overflow fp32 where rows do not. So numbers per column are fp64, and losses use them in fp64.
-Kernels see columns near 1: if the loss does not standardise them, powers of two do (`Units`). The coefficients that
-they see are multiplied out before they are rounded.
-"""
+"""Make moments of columns differentiable in two steps, and losses of them in one call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sslkernels.distributed import Shard, summed
-from sslkernels.ops.correlation import ranks
+from sslkernels.ops.correlation import composed, ranks
 from sslkernels.ops.correlation import schema as correlation
-from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
+from sslkernels.ops.correlation.composed import Kept, Slopes, Where
+from sslkernels.ops.correlation.schema import Energy, Formula, Scaling
 from sslkernels.ops.derivative import first_derivative
 
 
-class Scaling(NamedTuple):
-    """Say how to standardise columns: divide by sqrt(variance + eps), or if ``outside`` by sqrt(variance) + eps.
-
-    A divisor of 0, which only a column of zeros has, counts as 1.
-    """
-
-    eps: float
-    unbiased: bool = False
-    outside: bool = False
-
-
 class Asked(NamedTuple):
-    """Say what a call asks about the columns, and how to compute it."""
+    """Say what a loss asks about the columns, and how to compute it."""
 
-    energy: str  # energy off the diagonal: "cross" of both views, "each" of each view with itself, or "none"
+    formula: Formula
+    scaling: Scaling
+    energy: Energy
+    where: Where
+
+
+def compute(asked: Asked, needs: tuple[bool, bool], z0: Tensor, z1: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute a loss and its gradients for `in_one_call`: one op, or with several ranks a composition of ops."""
+    formula, scaling, energy, where = asked
+    if where.shard.ranks > 1:
+        return composed.loss(z0, z1, scaling, energy, formula, *needs, where)
+    return correlation.loss(z0, z1, scaling, energy, formula, *needs, where.backend)
+
+
+class MomentsAsked(NamedTuple):
+    """Say which moments to compute, and how."""
+
     centre: bool
-    scaling: Scaling | None
-    side: str
-    dtype: torch.dtype  # columns are rounded to this before they are multiplied
-    shard: Shard
-    shared: bool  # True if the ranks of the shard share means and variances
-    backend: str
+    scaling: Scaling
+    energy: Energy
+    where: Where
 
 
 class ColumnMoments(torch.autograd.Function):
-    """Compute squares (V, D), diagonal (D,) or (0,), gap () and off, over the rows of all ranks of the shard, in fp64.
-
-    ``off`` is (1,) for a^T b, (V,) for each view with itself, and (0,) if no energy is asked for.
-    """
+    """Compute `Moments`, one after another. Their gradients are summed over ranks in the backward."""
 
     @staticmethod
-    def forward(ctx: Any, z0: Tensor, z1: Tensor | None, asked: Asked) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        energy, centre, scaling, side, dtype, shard, shared, backend = asked
-        cross = energy == "cross"
-        mean, squares, products, gap = correlation.moments(z0, z1, centre, backend)
-        rows = shard.total(z0.shape[0]) if shared else z0.shape[0]
-        if shared:
-            mean, squares, products, gap = ranks.merged(z0.shape[0], mean, squares, products, gap, centre, shard)
-        scale, through = _scale_of(squares, rows, scaling)
-        # Both are sums of a b, or of a a for each view. ``own_diagonal`` sums over the rows that share statistics,
-        # ``diagonal`` over all rows.
-        own_diagonal = products[None] if cross else squares
-        if scale is not None:
-            own_diagonal = own_diagonal * (scale[:1] * scale[1:] if cross else scale * scale)
-        diagonal = own_diagonal
-        if not shared:
-            diagonal, gap = summed(diagonal, shard), summed(gap, shard)
-        units = _units_of(squares, side) if scale is None and energy != "none" else None
-        # Kernels multiply by ``standard`` the columns that form the matrix, and by ``columns`` those that the backward
-        # multiplies with it.
-        each = scale if units is None else units.columns
-        columns = torch.ones_like(squares, dtype=mean.dtype) if each is None else each.to(mean.dtype)
-        standard = columns
-        if units is not None and side == "samples":
-            standard = units.matrix.to(mean.dtype).repeat(1, columns.shape[1])
-        matrix = energies = every0 = every1 = None
-        off = squares.new_empty(0)
-        if energy != "none":
-            mine = Columns(z0, z1, mean, standard)
-            products = Products(cross, side, dtype, 0, z0.shape[0])
-            if shard.ranks == 1:
-                matrix = correlation.matrix(mine, products, backend)
-                energies = correlation.energies(matrix, matrix, cross, side, backend)
-                totals = energies
-            elif side == "features":
-                of_mine = correlation.matrix(mine, products, backend)
-                matrix = summed(of_mine, shard)
-                totals = correlation.energies(matrix, matrix, cross, side, backend)
-                energies = totals if shared else correlation.energies(matrix, of_mine, cross, side, backend)
-            else:
-                every0, every1 = ranks.gathered_columns(z0, z1, mean, columns, shard)
-                between = (None, None) if units is None else (torch.zeros_like(mean), standard / columns)
-                products = Products(cross, side, dtype, shard.start, z0.shape[0])
-                matrix = correlation.matrix(Columns(every0, every1, *between), products, backend)
-                totals = summed(correlation.energies(matrix, matrix, cross, side, backend), shard)
-            sums = totals[:1] if cross else totals  # the rows of C have the energy of its columns
-            off = sums.sum(1)
-            if units is not None:
-                off = off * units.lift(cross)
-            if side == "samples":  # on this side the sum counts the diagonal of C too
-                off = (off - diagonal.square().sum(1)).clamp_min(0)
-        outer = scale if units is None else units.outer(cross)
-        ctx.save_for_backward(
-            z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0, every1
-        )
+    def forward(ctx: Any, z0: Tensor, z1: Tensor | None, asked: MomentsAsked) -> tuple[Tensor, ...]:
+        found, kept = composed.moments(z0, z1, *asked)
+        ctx.save_for_backward(*kept)
         ctx.set_materialize_grads(False)  # without a gradient for the gap, the backward need not read both views for it
-        ctx.asked = asked
-        return squares.clone(), diagonal[0].clone() if cross else squares.new_empty(0), gap.clone(), off
+        ctx.asked, ctx.shapes = asked, [x.shape for x in found]
+        return tuple(x.clone() for x in found)
 
     @staticmethod
     @first_derivative
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        (
-            z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0,
-            every1,
-        ) = ctx.saved_tensors  # fmt: skip
-        energy, _, _, side, dtype, shard, shared, backend = ctx.asked
-        cross = energy == "cross"
+        kept, (_, _, energy, where) = Kept(*ctx.saved_tensors), ctx.asked
+        slopes = Slopes(*grads)
+        if where.shard.ranks > 1:
+            zeros = (kept.own_diagonal.new_zeros(shape) for shape in ctx.shapes)
+            given = [zero if grad is None else grad for grad, zero in zip(grads, zeros, strict=True)]
+            slopes = Slopes(*ranks.all_summed(given, where.shard))
+            if grads[2] is None:  # every rank asked for the same
+                slopes = slopes._replace(gap=None)
         need0, need1 = ctx.needs_input_grad[:2]
-        g_squares, g_diagonal, g_gap, g_off = grads
-        pull = None if g_gap is None else 2 * g_gap
-        if shard.ranks > 1:
-            shapes = (
-                columns.shape,
-                (columns.shape[1] if cross else 0,),
-                (),
-                (0,) if matrix is None else own_diagonal.shape[:1],
-            )
-            given = [
-                own_diagonal.new_zeros(shape) if grad is None else grad
-                for grad, shape in zip(grads, shapes, strict=True)
-            ]
-            g_squares, g_diagonal, g_gap, g_off = ranks.all_summed(given, shard)
-            pull = None if pull is None else 2 * g_gap
-        if g_off is None:
-            matrix = every0 = None
-        # We form da = factor off(C) b + along b and s = sum_n da a; b is a unless the views are crossed.
-        along = torch.zeros_like(own_diagonal) if g_diagonal is None or not cross else g_diagonal.expand(2, -1)
-        s: Tensor | float = 0.0
-        within = None  # ``through``, if only the kernel knows the sum that it is multiplied with
-        from_rows: Sequence[Tensor | None] = (None, None)
-        own = None if g_squares is None else 2 * g_squares
-        if matrix is not None:
-            assert g_off is not None and outer is not None
-            factor = (2 * g_off).expand(2)[:, None] if cross else 4 * g_off[:, None]
-            outer = outer * factor
-            if side == "samples":
-                along = along - factor * diagonal
-                within = None if through is None or every0 is not None else through * factor
-            elif through is not None:
-                s = factor * energies
-        if every0 is not None:
-            da = correlation.backward(
-                Columns(every0, every1, None, None),
-                matrix,
-                Products(cross, side, dtype, shard.start, z0.shape[0]),
-                Coefficients(None, None, None, None, None),
-                need0,
-                need1,
-                backend,
-            )
-            (outer,) = _rounded(mean.dtype, outer)
-            from_rows, sums = ranks.finished(z0.shape[0], da, (every0, every1), outer, shard)
-            if through is not None:
-                s = factor * (summed(sums, shard) if shared else sums)
-            matrix = None
-        mixed = None
-        if cross:
-            mixed = scale * along if scale is not None else along / each.flip(0)
-        elif side == "samples" and g_off is not None:
-            squared = along if scale is None else scale * scale * along
-            own = squared if own is None else own + squared
-        if own is not None and each is not None:
-            own = own / each
-        if through is not None:
-            turned = through * (s + along * own_diagonal)
-            own = turned if own is None else own + turned
-        if own is None:
-            own = own_diagonal.new_zeros(columns.shape)
-        outer, own, mixed, within = _rounded(mean.dtype, outer, own, mixed, within)
-        pull = None if pull is None else pull.to(mean.dtype)
-        coefficients = Coefficients(None if matrix is None else outer, own, mixed, pull, within)
-        products = Products(cross, side, dtype, 0, z0.shape[0])
-        dz0, dz1 = correlation.backward(
-            Columns(z0, z1, mean, columns), matrix, products, coefficients, need0, need1, backend
-        )
-        if from_rows[0] is not None:
-            dz0 = (dz0 + from_rows[0]).to(z0.dtype)
-        if from_rows[1] is not None:
-            dz1 = (dz1 + from_rows[1]).to(z0.dtype)
+        dz0, dz1 = composed.gradients(kept, energy, slopes, need0, need1, kept.z0.dtype, where)
         return dz0 if need0 else None, dz1 if need1 else None, None
-
-
-def _scale_of(squares: Tensor, rows: int, scaling: Scaling | None) -> tuple[Tensor | None, Tensor | None]:
-    """Return the columns' scale, and ``through = 2 (d scale / d variance) / (scale^2 rows)``, (V, D) each."""
-    if scaling is None:
-        return None, None
-    divisor = rows - 1 if scaling.unbiased else rows
-    variance = squares / divisor
-    if not scaling.outside:
-        scale = _inverse((variance + scaling.eps).sqrt(), scaling)
-        return scale, scale / -divisor
-    deviation = variance.sqrt()
-    # A constant column has s = 0. Its standard deviation has no derivative, and 0 is as good as any number.
-    through = torch.where(deviation == 0, 0, -1 / (divisor * deviation))
-    return _inverse(deviation + scaling.eps, scaling), through
-
-
-def _inverse(x: Tensor, scaling: Scaling) -> Tensor:
-    return 1 / x if scaling.eps > 0 else torch.where(x == 0, 1, 1 / x)
-
-
-class Units(NamedTuple):
-    """Hold powers of two that bring columns near 1, for a loss that does not standardise them.
-
-    One unit serves all columns of K: a small column beside a large one adds nothing to it. That column's gradient, K a,
-    does not vanish, so every column has a unit of its own there. In C no column hides another, and one unit is enough.
-    """
-
-    columns: Tensor  # (V, D): for columns that the backward multiplies with the matrix
-    matrix: Tensor  # (V, 1): for columns that form the matrix
-
-    def lift(self, cross: bool) -> Tensor:
-        """Return the factors (1,) or (V,) that undo the units in the energies."""
-        lift = self.matrix[:, 0] ** -2
-        return lift.prod(0, keepdim=True) if cross else lift * lift
-
-    def outer(self, cross: bool) -> Tensor:
-        """Return the factors (V, D) that undo the units in da."""
-        return (self.matrix.flip(0) if cross else self.matrix) ** -2 / self.columns
-
-
-def _units_of(squares: Tensor, side: str) -> Units:
-    sizes = squares if side == "samples" else squares.amax(1, keepdim=True)
-    # Zeros and infinities may have any unit that fp32 holds. The unit of NaN is NaN.
-    units = torch.exp2((torch.log2(sizes.clamp(2.0**-240, 2.0**240)) * -0.5).round_())
-    if side == "samples":
-        return Units(units, units.amin(1, keepdim=True))
-    return Units(units.repeat(1, squares.shape[1]), units)
-
-
-def _rounded(dtype: torch.dtype, *coefficients: Tensor | None) -> Iterator[Tensor | None]:
-    """Round coefficients to the dtype that kernels read. Infinities become the largest number, which times 0 is 0."""
-    largest = torch.finfo(dtype).max
-    present = torch.stack([x for x in coefficients if x is not None]).clamp(-largest, largest).to(dtype).unbind()
-    given = iter(present)
-    return (None if x is None else next(given) for x in coefficients)

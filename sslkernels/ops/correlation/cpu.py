@@ -7,9 +7,29 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
-from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Energy, Formula, Products, Scaling
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import CODES, pointer, rows_of
+
+# `Energy` in csrc/cpu/correlation/kernels.h has the same numbers.
+ENERGIES = {"none": 0, "cross": 1, "each": 2}
+
+
+def loss(
+    z0: Tensor, z1: Tensor | None, scaling: Scaling, energy: Energy, formula: Formula, need0: bool, need1: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    views = _views(z0, z1)
+    (n, d), dtype = z0.shape, wide(z0.dtype)
+    value = torch.empty((), dtype=dtype, device="cpu")
+    out = [torch.empty((n, d) if need else (0,), dtype=dtype, device="cpu") for need in (need0, need1)]
+    _C.correlation_loss(
+        CODES[z0.dtype], CODES[energy.dtype], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
+        n, d, ENERGIES[energy.kind], energy.side == "samples", scaling.eps is not None, scaling.unbiased,
+        scaling.outside, scaling.eps or 0.0, formula.agreement, formula.gap, formula.hinge, formula.hinge_eps,
+        formula.off, formula.power, value.data_ptr(),
+        (out[0].data_ptr() if need0 else 0, out[1].data_ptr() if need1 else 0), torch.get_num_threads(),
+    )  # fmt: skip
+    return value, out[0], out[1]
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -74,13 +94,19 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
 
 
 def backward(
-    columns: Columns, matrix: Tensor | None, products: Products, coefficients: Coefficients, need0: bool, need1: bool
+    columns: Columns,
+    matrix: Tensor | None,
+    products: Products,
+    coefficients: Coefficients,
+    need0: bool,
+    need1: bool,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    (z0, z1, mean, scale), (cross, side, dtype, first, count) = columns, products
+    (z0, z1, mean, scale), (cross, side, compute, first, count) = columns, products
     outer, own, mixed, pull, through = coefficients
     views = _views(z0, z1)
     (n, d), samples = z0.shape, side == "samples"
-    out = [torch.empty((count, d) if need else (0,), dtype=z0.dtype, device="cpu") for need in (need0, need1)]
+    out = [torch.empty((count, d) if need else (0,), dtype=gradient_dtype, device="cpu") for need in (need0, need1)]
     if count == 0 or not (need0 or need1):
         return out[0], out[1]
     matrices = (0, 0)
@@ -88,9 +114,10 @@ def backward(
         each = _each(matrix)
         matrices = (each[1], each[0]) if cross and samples else (each[0], each[0]) if cross else each
     _C.correlation_backward(
-        CODES[z0.dtype], CODES[dtype], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
+        CODES[z0.dtype], CODES[compute], _pair([z.data_ptr() for z in views]), _pair([z.stride(0) for z in views]),
         _each(mean), _each(scale), n, d, first, count, samples, cross, matrices,
         pointer(outer), pointer(own), pointer(mixed), pointer(through), 0.0 if pull is None else float(pull),
+        gradient_dtype == wide(z0.dtype),
         (out[0].data_ptr() if need0 else 0, out[1].data_ptr() if need1 else 0), torch.get_num_threads(),
     )  # fmt: skip
     return out[0], out[1]

@@ -12,8 +12,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
+from sslkernels.distributed import Shard
+from sslkernels.ops.correlation import composed
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Energy, Formula, Products, Scaling
 from sslkernels.ops.dtypes import wide, widened
+
+
+def loss(
+    z0: Tensor, z1: Tensor | None, scaling: Scaling, energy: Energy, formula: Formula, need0: bool, need1: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the loss and the gradients of both views' rows, or empty ones where they are not needed."""
+    alone = composed.Where(Shard.alone, True, "reference")
+    return composed.loss(z0, z1, scaling, energy, formula, need0, need1, alone)
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -66,9 +76,15 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
 
 
 def backward(
-    columns: Columns, matrix: Tensor | None, products: Products, coefficients: Coefficients, need0: bool, need1: bool
+    columns: Columns,
+    matrix: Tensor | None,
+    products: Products,
+    coefficients: Coefficients,
+    need0: bool,
+    need1: bool,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    """Compute the gradient of each view's rows:
+    """Compute the gradient of each view's rows in ``gradient_dtype``:
 
     dz = outer * da + (own + through * sum_n(da a)) * a + mixed * b + pull * (z - z'), where a are the columns of this
     view, b those of the other, and z' its rows. Coefficients are (V, D), except pull, which is ().
@@ -77,19 +93,19 @@ def backward(
     applied to the other view if ``cross``, else to this one. None stands for a term that is absent; dz = da without
     ``outer``.
     """
-    cross, side, dtype, first, count = products
+    cross, side, compute, first, count = products
     outer, own, mixed, pull, through = coefficients
     views = [z for z in columns[:2] if z is not None]
     rows = slice(first, first + count)
     gradients = []
     for view, (z, needed) in enumerate(zip(views, (need0, need1), strict=False)):
         if not needed:
-            gradients.append(z.new_empty(0))
+            gradients.append(z.new_empty(0, dtype=gradient_dtype))
             continue
         dz: Tensor | float = 0.0
         weights = own[view] if own is not None else None
         if matrix is not None:
-            rounded = _rounded(columns, dtype)
+            rounded = _rounded(columns, compute)
             if side == "samples":
                 da = matrix[1 - view if cross else view] @ rounded[view]
             else:
@@ -108,8 +124,8 @@ def backward(
             if len(views) == 2 and pull is not None:
                 dz = dz + pull * (widened(z) - widened(views[1 - view]))[rows]
         assert isinstance(dz, Tensor)
-        gradients.append(dz.to(z.dtype))
-    return gradients[0], gradients[1] if len(gradients) == 2 else columns.z0.new_empty(0)
+        gradients.append(dz.to(gradient_dtype))
+    return gradients[0], gradients[1] if len(gradients) == 2 else columns.z0.new_empty(0, dtype=gradient_dtype)
 
 
 def _rounded(columns: Columns, dtype: torch.dtype) -> list[Tensor]:

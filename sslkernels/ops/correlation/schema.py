@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Declare the ops of the correlation family: moments and products of columns, the products' energies, the gradient."""
+"""Declare the ops of the correlation family: a whole loss, and its steps, of which other functions are made."""
 
 from __future__ import annotations
 
@@ -12,6 +12,42 @@ from sslkernels.ops.dtypes import wide
 from sslkernels.ops.registry import family
 
 CORRELATION = family("correlation", kernels=("cpu", "triton"))
+
+
+class Scaling(NamedTuple):
+    """Say how to standardise columns: divide by sqrt(variance + eps), or if ``outside`` by sqrt(variance) + eps.
+
+    A divisor of 0, which only a column of zeros has, counts as 1. If eps is None, columns stay as they are.
+    """
+
+    eps: float | None
+    unbiased: bool = False
+    outside: bool = False
+
+
+class Energy(NamedTuple):
+    """Say whose energy off the diagonal is asked for, and how to compute it."""
+
+    kind: str  # "cross" of a^T b, "each" of a^T a and b^T b, or "none"
+    side: str  # "samples": by N x N matrices; "features": by D x D matrices
+    dtype: torch.dtype  # columns are rounded to this before they are multiplied
+
+
+class Formula(NamedTuple):
+    """Hold the weights of a loss's terms.
+
+    agreement sum_j (1 - diagonal_j / N)^2  +  gap mean (z0 - z1)^2  +  off sum_v off_v / (M^2 D^power)
+    + hinge sum_v mean_j max(0, 1 - sqrt(squares_vj / (N - 1) + hinge_eps))
+
+    M is N if columns are standardised, and N - 1 if not. Only crossed views have a diagonal, and only two have a gap.
+    """
+
+    agreement: float = 0.0
+    gap: float = 0.0
+    off: float = 0.0
+    power: int = 0
+    hinge: float = 0.0
+    hinge_eps: float = 0.0
 
 
 class Columns(NamedTuple):
@@ -41,6 +77,26 @@ class Coefficients(NamedTuple):
     mixed: Tensor | None  # multiplies the other view's column
     pull: Tensor | None  # (): multiplies the difference of the views
     through: Tensor | None  # multiplies the column, times the sum of the products' gradient along it
+
+
+@CORRELATION.op
+def loss(
+    z0: Tensor,
+    z1: Tensor | None,
+    scaling: Scaling,
+    energy: Energy,
+    formula: Formula,
+    need0: bool,
+    need1: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a loss of the moments, and the gradients of z0 and z1 in the dtype of sums; see `backward`."""
+    dtype = wide(z0.dtype)
+    return (
+        z0.new_empty((), dtype=dtype),
+        z0.new_empty(z0.shape if need0 else (0,), dtype=dtype),
+        z0.new_empty(z0.shape if need1 else (0,), dtype=dtype),
+    )
 
 
 @CORRELATION.op
@@ -80,11 +136,15 @@ def backward(
     coefficients: Coefficients,
     need0: bool,
     need1: bool,
+    gradient_dtype: torch.dtype,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Return the gradients of z0 and z1, (rows, D) each; those not asked for are empty."""
+    """Return the gradients of z0 and z1 (rows, D) each; those not asked for are empty.
+
+    Their dtype is that of the rows, or of sums.
+    """
     shape = (products.rows, columns.z0.shape[1])
     return (
-        columns.z0.new_empty(shape if need0 else (0,)),
-        columns.z0.new_empty(shape if need1 else (0,)),
+        columns.z0.new_empty(shape if need0 else (0,), dtype=gradient_dtype),
+        columns.z0.new_empty(shape if need1 else (0,), dtype=gradient_dtype),
     )

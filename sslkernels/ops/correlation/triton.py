@@ -13,8 +13,10 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from sslkernels.distributed import Shard
+from sslkernels.ops.correlation import composed
 from sslkernels.ops.correlation import triton_kernels as kernels
-from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Energy, Formula, Products, Scaling
 from sslkernels.ops.launch import dot_precision, rows_of
 from sslkernels.ops.triton_launch import Area, Tile, cdiv, doubles, floats, processors
 
@@ -87,6 +89,13 @@ class Terms(NamedTuple):
 
 
 _TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+
+
+def loss(
+    z0: Tensor, z1: Tensor | None, scaling: Scaling, energy: Energy, formula: Formula, need0: bool, need1: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    alone = composed.Where(Shard.alone, True, "triton")
+    return composed.loss(z0, z1, scaling, energy, formula, need0, need1, alone)
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,19 +178,25 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
 
 
 def backward(
-    columns: Columns, matrix: Tensor | None, products: Products, coefficients: Coefficients, need0: bool, need1: bool
+    columns: Columns,
+    matrix: Tensor | None,
+    products: Products,
+    coefficients: Coefficients,
+    need0: bool,
+    need1: bool,
+    gradient_dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
-    (z0, z1, mean, _), (cross, side, dtype, first, count) = columns, products
+    (z0, z1, mean, _), (cross, side, compute, first, count) = columns, products
     outer, own, mixed, pull, through = coefficients
     views = _views(columns)
     if own is None or mean is None:
         own = mixed = pull = through = None
     if matrix is not None:
         matrix = matrix.contiguous()
-    unit = _unit(matrix) if matrix is not None and matrix.numel() and dtype == torch.float16 else None
+    unit = _unit(matrix) if matrix is not None and matrix.numel() and compute == torch.float16 else None
     gradients = []
     for view, need in enumerate((need0, need1 and z1 is not None)):
-        dz = z0.new_empty((count, z0.shape[1]) if need else 0)
+        dz = z0.new_empty((count, z0.shape[1]) if need else 0, dtype=gradient_dtype)
         gradients.append(dz)
         if dz.numel() == 0:
             continue
@@ -204,13 +219,13 @@ def backward(
             product = (source, matrix[index], None if unit is None else unit[index])
             transposed = cross and view == 0
             if through is None or terms.own is None:
-                _product(*product, terms, dz, None, side == "samples", transposed, first, dtype)
+                _product(*product, terms, dz, None, side == "samples", transposed, first, compute)
             else:
                 # dz needs the sum of da a over all rows, which no program has before da is complete. da is therefore
                 # stored in float32, 4*N*D bytes beside 2*N^2*D operations; it shares the memory of a float32 dz.
                 da = dz if dz.dtype == torch.float32 else floats(dz, *dz.shape)
-                sums = floats(dz, cdiv(count, _blocks(dtype)[1].n), dz.shape[1])
-                _product(*product, terms, da, sums, side == "samples", transposed, first, dtype)
+                sums = floats(dz, cdiv(count, _blocks(compute)[1].n), dz.shape[1])
+                _product(*product, terms, da, sums, side == "samples", transposed, first, compute)
                 _finish(da, terms._replace(own=terms.own + through[view] * sums.sum(0)), dz)
     return gradients[0], gradients[1]
 
