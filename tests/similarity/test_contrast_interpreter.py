@@ -89,14 +89,15 @@ else:
             want = reference.contrast(in_float64(anchors), mean, Needs(*needs))
             check(triton.contrast(anchors, mean, Needs(*needs)), want, anchors, mean)
 
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
     @pytest.mark.parametrize("against", AGAINST)
-    def test_composed_of_the_ops(path: str, against: str) -> None:
+    def test_composed_of_the_ops(path: str, against: str, dtype: torch.dtype) -> None:
         """Several ranks call the same ops one by one, with collectives between them."""
-        anchors, needs = anchors_of(against, True, torch.float32, False), Needs(True, True, against == "queue", True)
+        anchors, needs = anchors_of(against, True, dtype, False), Needs(True, True, against == "queue", True)
         want = reference.contrast(in_float64(anchors), True, needs)
         check(composed.contrast(anchors, True, needs, Shard.alone, "triton"), want, anchors, True)
 
-    @pytest.mark.parametrize("value", (0.0, torch.inf, -torch.inf, torch.nan, 1e15))
+    @pytest.mark.parametrize("value", (0.0, torch.inf, -torch.inf, torch.nan))
     @pytest.mark.parametrize("unit", (False, True))
     @pytest.mark.parametrize("against", AGAINST)
     def test_entries_that_are_no_numbers(path: str, against: str, unit: bool, value: float) -> None:
