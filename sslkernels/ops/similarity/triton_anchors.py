@@ -14,7 +14,7 @@ from sslkernels.ops.similarity.triton_parts import Running
 from sslkernels.ops.triton_launch import Area, cdiv, floats, processors, row_tile
 
 # The tile of one side in `finish`, with rows, partners and what moved them. With twice as many numbers it spills.
-FINISH = Area(numbers=1024, warps=4)
+FINISH = Area(numbers=512, warps=4)
 
 
 class Weighed(NamedTuple):
