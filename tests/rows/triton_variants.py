@@ -10,7 +10,9 @@ from typing import Any
 from sslkernels.ops.rows import triton_kernels as kernels
 from sslkernels.ops.triton_launch import row_tile
 
-INTEGERS = {"n", "m", "d", "x_stride", "y_stride", "z_stride", "grad_stride", "shift", "out_rows"}
+INTEGERS = {
+    "n", "m", "d", "x_stride", "y_stride", "z_stride", "grad_stride", "shift", "out_rows", "more", "other_stride"
+}  # fmt: skip
 FLOATS = {"eps", "offset", "weight", "share"}
 POINTERS: dict[str, str] = {}
 INDIVISIBLE: set[str] = set()
@@ -27,8 +29,9 @@ def variants(
 def row_kernels(dtype: str, width: int) -> Iterator[Any]:
     size = row_tile(width)
     options = {"num_warps": size.pop("num_warps")}
-    rows = dict.fromkeys(("x", "y", "z", "unit", "dx", "dz", "out"), dtype)
-    yield f"unit_rows {dtype} D={width}", kernels.unit_rows_kernel, rows, size, options
+    rows = dict.fromkeys(("x", "y", "z", "other", "unit", "dx", "dz", "out"), dtype)
+    for views, absent in ((1, {"other": None}), (2, {})):
+        yield f"unit_rows {dtype} D={width} views={views}", kernels.unit_rows_kernel, rows, {**size, **absent}, options
     yield (
         f"unit_rows_backward {dtype} D={width}",
         kernels.unit_rows_backward_kernel,

@@ -9,6 +9,7 @@ from typing import Any
 from sslkernels.ops.similarity import triton_anchor_kernels as anchors
 from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.similarity import triton_plan as plan
+from sslkernels.ops.similarity.triton_anchors import finish_tile
 from sslkernels.ops.triton_launch import row_tile
 
 INTEGERS = {
@@ -112,6 +113,8 @@ def whole_losses(dtype: str, width: int) -> Iterator[Any]:
     given = dict.fromkeys(("row_totals", "column_totals", "lse", "largest"))
     yield f"weigh {dtype} D={width}", anchors.weigh_kernel, types, size, options
     yield f"weigh lse {dtype} D={width}", anchors.weigh_kernel, types, {**size, **given}, options
+    size = finish_tile(width)
+    options = {"num_warps": size.pop("num_warps")}
     yield f"finish {dtype} D={width}", anchors.finish_kernel, types, size, options
     absent = dict.fromkeys(("x_by", "x_norms", "y", "y_moved", "y_norms", "dy", "pull", "largest", "losses", "pulled"))
     absent["value"] = None

@@ -13,17 +13,16 @@ from sslkernels.ops.triton_launch import cdiv, floats, row_tile
 
 
 def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    n0, d = z0.shape
-    n = n0 + (0 if z1 is None else z1.shape[0])
-    unit, norms = z0.new_empty((n, d), dtype=dtype), floats(z0, n)
+    z0, z1 = rows_of(z0), None if z1 is None else rows_of(z1)
+    (n, d), more = z0.shape, 0 if z1 is None else z1.shape[0]
+    unit, norms = z0.new_empty((n + more, d), dtype=dtype), floats(z0, n + more)
     size = row_tile(d)
-    with torch.cuda.device_of(z0):
-        for part, here in ((z0, slice(0, n0)), (z1, slice(n0, n))):
-            if part is not None and part.shape[0]:
-                part = rows_of(part)
-                kernels.unit_rows_kernel[(cdiv(part.shape[0], size["BLOCK_N"]),)](
-                    part, unit[here], norms[here], part.shape[0], d, part.stride(0), **size
-                )
+    programs = cdiv(n, size["BLOCK_N"]) + cdiv(more, size["BLOCK_N"])
+    if programs:
+        with torch.cuda.device_of(z0):
+            kernels.unit_rows_kernel[(programs,)](
+                z0, z1, unit, norms, n, more, d, z0.stride(0), 0 if z1 is None else z1.stride(0), **size
+            )
     return unit, norms
 
 

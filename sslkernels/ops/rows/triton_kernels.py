@@ -17,13 +17,31 @@ def _over_peak(part, peak):
     return tl.where(tl.abs(part) == peak[:, None], tl.where(part < 0, -1.0, 1.0), part / peak[:, None])
 
 
-@triton.jit(do_not_specialize=["n"])
-def unit_rows_kernel(z, unit, norms, n, d, z_stride, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
-    """z_i / max(|z_i|, 1e-12) and |z_i|. 3 reads (all but the first from cache) and a write of N*D.
+@triton.jit(do_not_specialize=["n", "more"])
+def unit_rows_kernel(
+    z, other, unit, norms, n, more, d, z_stride, other_stride, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr
+):  # fmt: skip
+    """z_i / max(|z_i|, 1e-12) and |z_i| of the N rows of z, and then of the ``more`` rows of other, which may be None.
 
-    z_i / max|z_ik| is squared, so that squares neither overflow nor vanish.
+    3 reads (all but the first from cache) and a write of all rows.
     """
-    rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    blocks = tl.cdiv(n, BLOCK_N)
+    if other is None:
+        _unit_rows(z, unit, norms, tl.program_id(0), n, d, z_stride, BLOCK_N, BLOCK_D)
+    else:
+        if tl.program_id(0) < blocks:
+            _unit_rows(z, unit, norms, tl.program_id(0), n, d, z_stride, BLOCK_N, BLOCK_D)
+        else:
+            _unit_rows(
+                other, unit + tl.cast(n, tl.int64) * d, norms + n, tl.program_id(0) - blocks, more, d, other_stride,
+                BLOCK_N, BLOCK_D,
+            )  # fmt: skip
+
+
+@triton.jit
+def _unit_rows(z, unit, norms, block, n, d, z_stride, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr):
+    """Divide a block of rows. z_i / max|z_ik| is squared, so that squares neither overflow nor vanish."""
+    rows = block * BLOCK_N + tl.arange(0, BLOCK_N)
     peak = tl.zeros((BLOCK_N,), tl.float32)
     for first in range(0, d, BLOCK_D):
         part = load_rows(z, rows, first + tl.arange(0, BLOCK_D), n, d, z_stride).to(tl.float32)

@@ -39,10 +39,10 @@ def _share_of(lse, logit):
 
 
 @triton.jit
-def _sum_of(parts, count):
-    total = tl.zeros((128,), tl.float32)
-    for first in range(0, count, 128):
-        places = first + tl.arange(0, 128)
+def _sum_of(parts, count, BLOCK: tl.constexpr):
+    total = tl.zeros((BLOCK,), tl.float32)
+    for first in range(0, count, BLOCK):
+        places = first + tl.arange(0, BLOCK)
         total += tl.load(parts + places, mask=places < count, other=0.0)
     return tl.sum(total, 0)
 
@@ -189,16 +189,16 @@ def finish_kernel(
         share = tl.sum(total, 0)
         if pulled is not None:
             if tl.program_id(0) == 0:
-                share -= _sum_of(pulled, losses_count)
+                share -= _sum_of(pulled, losses_count, 128)
         tl.store(along + tl.program_id(0), share)
     if value is not None:
         if tl.program_id(0) == 0:
-            tl.store(value, _sum_of(losses, losses_count))
+            tl.store(value, _sum_of(losses, losses_count, 128))
 
 
 @triton.jit(do_not_specialize=["count"])
 def sum_kernel(first, first_sum, second, second_sum, count):
     """The sums of one or two arrays of ``count`` parts. The second may be None."""
-    tl.store(first_sum, _sum_of(first, count))
+    tl.store(first_sum, _sum_of(first, count, 1024))
     if second is not None:
-        tl.store(second_sum, _sum_of(second, count))
+        tl.store(second_sum, _sum_of(second, count, 1024))

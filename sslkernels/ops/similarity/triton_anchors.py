@@ -11,7 +11,10 @@ from sslkernels.ops.launch import rows_of
 from sslkernels.ops.similarity import triton_anchor_kernels as kernels
 from sslkernels.ops.similarity.schema import Moved, Positives
 from sslkernels.ops.similarity.triton_parts import Running
-from sslkernels.ops.triton_launch import cdiv, floats, processors, row_tile
+from sslkernels.ops.triton_launch import Area, cdiv, floats, processors, row_tile
+
+# The tile of one side in `finish`, with rows, partners and what moved them. With twice as many numbers it spills.
+FINISH = Area(numbers=512, warps=4)
 
 
 class Weighed(NamedTuple):
@@ -69,7 +72,7 @@ def finish(
     x, y = rows_of(moved.x), None if moved.y is None else rows_of(moved.y)
     (n, d), m = x.shape, 0 if y is None else y.shape[0]
     dx, dy = floats(x, *((n, d) if need_x else (0,))), floats(x, *((m, d) if need_y else (0,)))
-    size = row_tile(d)
+    size = finish_tile(d)
     programs = max(1, cdiv(max(n, m), size["BLOCK_N"]))
     along = floats(x, programs) if need_along else None
     (x_part_rows, x_count), (y_part_rows, y_count) = x_parts.sizes, y_parts.sizes
@@ -81,6 +84,11 @@ def finish(
         0 if largest is None else len(largest), 0 if losses is None else len(losses), **size,
     )  # fmt: skip
     return dx, dy, along
+
+
+def finish_tile(d: int) -> dict[str, int]:
+    rows, features = FINISH.sides(d)
+    return {"BLOCK_N": rows, "BLOCK_D": features, "num_warps": FINISH.warps}
 
 
 def summed(first: Tensor, second: Tensor | None = None) -> tuple[Tensor, Tensor | None]:

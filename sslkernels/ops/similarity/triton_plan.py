@@ -58,7 +58,7 @@ TABLE: dict[int, dict[int, tuple[Blocks, Blocks, Blocks]]] = {
         256: (Blocks(128, 64, 8, 3), Blocks(64, 32, 8, 2), Blocks(64, 64, 8, 2)),
     },
     10: {
-        64: (Blocks(128, 32, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 32, 8, 3)),
+        64: (Blocks(128, 32, 8, 3), Blocks(128, 64, 8, 3), Blocks(64, 64, 8, 3)),
         128: (Blocks(64, 64, 8, 3), Blocks(64, 64, 8, 2), Blocks(128, 64, 8, 3)),
         256: (Blocks(128, 32, 16, 2), Blocks(32, 32, 8, 2), Blocks(64, 32, 8, 2)),
     },
