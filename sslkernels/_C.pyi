@@ -189,9 +189,7 @@ def characteristic_statistic(
     dtype: int, p: int, sizes: tuple[int, int, int, int], step: float, turns: tuple[float, float, float], scale: float,
     dp: int, threads: int,
 ) -> float: ...  # fmt: skip
-def sigreg_distance(
-    dtype: int, z: int, sizes: tuple[int, int, int], scale: float, dz: int, threads: int
-) -> float: ...
+def sigreg_distance(dtype: int, z: int, sizes: tuple[int, int, int], scale: float, dz: int, threads: int) -> float: ...
 def tokens_gather(
     dtype: int, x: int, sample_stride: int, row_stride: int, prefix: int, d: int, index: int, wide: bool,
     shape: tuple[int, int, int], length: int, fill: int, pos: int, by_place: bool, to: int, out: int, threads: int,

@@ -2,8 +2,7 @@
 """Decorrelate features: these losses use `column_moments`, and form no D x D matrix where an N x N one is smaller.
 
 Every function takes ``group``. The value is then that of the rows of all ranks, the same on each, and gradients
-averaged over ranks (DDP) are those of one process. Ranks exchange O(N*D) numbers where N < D, else D*D. Every rank must
-multiply a loss by the same number.
+averaged over ranks (DDP) are those of one process. Ranks exchange O(N*D) numbers where N < D, else D*D.
 
 Losses compute their gradient in the forward, unless no input needs one. So call them under `torch.no_grad` where no
 backward follows: the value alone takes a third of the time.

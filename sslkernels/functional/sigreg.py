@@ -103,7 +103,8 @@ def lejepa(
         slices, knots, t_max, num_slices, generator, group, backend: see `sigreg`.
 
     Returns:
-        0-dim float32 (float64 for float64 ``z``). With a ``group`` its mean over ranks is the value of one process.
+        0-dim float32 (float64 for float64 ``z``). With a ``group`` its mean over ranks is the value of one process;
+        every rank must multiply it by the same number.
 
     >>> import torch
     >>> import sslkernels.functional as SF

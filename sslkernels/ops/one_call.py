@@ -9,7 +9,8 @@ Reductions "mean" and "sum" weigh every row alike, and the weight is known in th
 At small sizes nodes cost more than arithmetic. At large ones the exponentials and products that the gradient needs live
 inside the call and are not left for a backward. If no backward follows, the gradient was computed for nothing: under
 `torch.no_grad` and `torch.inference_mode` the value is computed alone. With several ranks the gradient needs numbers of
-the others, which are exchanged in the forward; the backward does not communicate.
+the others, which are exchanged in the forward. Where all of them return the same value, one number is left for the
+backward: the sum of what they send back to it, which need not be alike.
 """
 
 from __future__ import annotations
@@ -20,29 +21,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslkernels.distributed import Shard, summed
 from sslkernels.ops.derivative import first_derivative
 from sslkernels.ops.registry import is_plain
 
 # Takes what was asked, which inputs need a gradient, and the inputs. It returns the value and one gradient for each
 # input; those that nobody needs are ignored.
 Compute = Callable[..., tuple[Any, ...]]
+_SETTINGS = 4  # arguments of the node before its inputs
 
 
-def in_one_call(compute: Compute, asked: Any, *inputs: Tensor | None) -> Tensor:
+def in_one_call(compute: Compute, asked: Any, *inputs: Tensor | None, alike: Shard = Shard.alone) -> Tensor:
     """Call ``compute(asked, needs, *inputs)`` for the value and the gradients, and return the differentiable value.
 
+    The ranks of ``alike`` all return one value; their inputs get its gradient times the sum of what ranks send back.
     ``compute`` must be a function at the top level of a module and ``asked`` hold no tensor, so that torch.compile can
     trace the call. A second derivative raises.
     """
     differentiable = torch.is_grad_enabled()
     needs = tuple(differentiable and x is not None and x.requires_grad for x in inputs)
-    return _OneCall.apply(compute, asked, needs, *inputs)
+    return _OneCall.apply(compute, asked, needs, alike, *inputs)
 
 
 class _OneCall(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:  # torch.compile counts parameters, and would leave out ctx
-        compute, asked, needs, *inputs = arguments
+        compute, asked, needs, ctx.alike, *inputs = arguments
         value, *gradients = compute(asked, needs, *inputs)
         places = [place for place, need in enumerate(needs) if need]
         # The inputs are saved only so that a second derivative finds out that the gradient depends on them.
@@ -54,14 +58,17 @@ class _OneCall(torch.autograd.Function):
     @first_derivative
     def backward(ctx: Any, grad: Tensor) -> Any:
         saved, count = ctx.saved_tensors, len(ctx.places)
+        grad = summed(grad, ctx.alike) if ctx.alike.ranks > 1 else grad
         as_it_is = is_plain() and grad.is_cpu and grad.item() == 1
         # Autograd may take a gradient for its own and add the next one to it in place, so while the graph is kept for
         # another backward it gets a copy.
         copy = as_it_is and torch._C._autograd._get_current_graph_task_keep_graph()
         scaled: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for place, x, gradient in zip(ctx.places, saved[:count], saved[count:], strict=True):
-            if ctx.needs_input_grad[3 + place]:
-                scaled[3 + place] = gradient.to(x.dtype, copy=copy) if as_it_is else _times(gradient, grad, x.dtype)
+            if ctx.needs_input_grad[_SETTINGS + place]:
+                scaled[_SETTINGS + place] = (
+                    gradient.to(x.dtype, copy=copy) if as_it_is else _times(gradient, grad, x.dtype)
+                )
         return tuple(scaled)
 
 

@@ -65,7 +65,7 @@ class Case:
     side: str
     backend: str = "cpu"
     dtype: torch.dtype = torch.float64
-    unlike: bool = False  # ranks weigh what they get differently, as a loss in one call does not allow
+    unlike: bool = False  # ranks weigh their losses differently
     scale: float = 1.0
 
     def __str__(self) -> str:
@@ -85,8 +85,7 @@ def cases(world: int) -> list[Case]:
         for side in SIDES:
             made += [Case(loss, sizes, side) for sizes in ((even, uneven, ragged) if whole else (even, uneven))]
             made += [Case(loss, sizes, side, "reference") for sizes in ((uneven, ragged) if whole else (uneven,))]
-            made.append(Case(loss, uneven, side, dtype=torch.float32))
-    made += [Case("cross_correlation_sq", uneven, side, unlike=True) for side in SIDES]
+            made += [Case(loss, uneven, side, dtype=torch.float32), Case(loss, uneven, side, unlike=True)]
     made += [
         Case(loss, uneven, side, dtype=torch.float32, scale=scale)
         for loss in ("barlow-global", "vicreg", "covariance_penalty", "cross_correlation_sq")

@@ -38,7 +38,7 @@ def column_loss(
     ``energy`` is "cross" (of both views), "each" (of each view with itself) or "none".
     """
     z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, shared, backend)
-    return in_one_call(compute, Asked(formula, scaling, wanted, where), z0, z1)
+    return in_one_call(compute, Asked(formula, scaling, wanted, where), z0, z1, alike=shard)
 
 
 def column_moments(

@@ -89,19 +89,18 @@ def loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute a loss of the moments and its gradients; see the op of this name.
 
-    Every rank has the same value. If every rank sends the same gradient back to it, rows get the gradient of the sum of
-    those values, which is ``ranks`` times that of one. So the backward need not communicate.
+    Every rank has the same value.
     """
     found, kept = moments(z0, z1, True, scaling, energy, where)
-    value, slopes = evaluated(formula, found, scaling, where.shard.total(z0.shape[0]), copies=where.shard.ranks)
+    value, slopes = evaluated(formula, found, scaling, where.shard.total(z0.shape[0]))
     value = value.to(wide(z0.dtype))
     if not (need0 or need1):
         return value, kept.mean.new_empty(0), kept.mean.new_empty(0)
     return value, *gradients(kept, energy, slopes, need0, need1, wide(z0.dtype), where)
 
 
-def evaluated(formula: Formula, found: Moments, scaling: Scaling, rows: int, copies: int) -> tuple[Tensor, Slopes]:
-    """Return the formula's value, and ``copies`` times its derivatives with respect to the moments."""
+def evaluated(formula: Formula, found: Moments, scaling: Scaling, rows: int) -> tuple[Tensor, Slopes]:
+    """Return the formula's value, and its derivatives with respect to the moments."""
     squares, diagonal, gap, off = found
     features = squares.shape[1]
     count = rows - 1 if scaling.eps is None else rows
@@ -109,19 +108,19 @@ def evaluated(formula: Formula, found: Moments, scaling: Scaling, rows: int, cop
     g_off = formula.off / count**2 / features**formula.power
     value, slopes = g_gap * gap, Slopes()
     if formula.gap:
-        slopes = slopes._replace(gap=gap.new_full((), copies * g_gap))
+        slopes = slopes._replace(gap=gap.new_full((), g_gap))
     if off.numel():
         value = value + g_off * off.sum()
-        slopes = slopes._replace(off=off.new_full(off.shape, copies * g_off))
+        slopes = slopes._replace(off=off.new_full(off.shape, g_off))
     if diagonal.numel():
         missing = 1 - diagonal / rows
         value = value + formula.agreement * missing.square().sum()
-        slopes = slopes._replace(diagonal=missing * (-2 * copies * formula.agreement / rows))
+        slopes = slopes._replace(diagonal=missing * (-2 * formula.agreement / rows))
     if formula.hinge:
         deviation = (squares / (rows - 1) + formula.hinge_eps).sqrt()
         missing = torch.relu(1 - deviation)  # passes a NaN on, and clamp's derivative does not
         value = value + formula.hinge / features * missing.sum()
-        push = -0.5 * copies * formula.hinge / features / (rows - 1) / deviation
+        push = -0.5 * formula.hinge / features / (rows - 1) / deviation
         slopes = slopes._replace(squares=torch.where(deviation >= 1, 0, push))
     return value, slopes
 

@@ -6,9 +6,8 @@
     samples      the forward gathers the rows of a and b, N*D floats each. A rank forms its n rows of the N x N
                  matrices, and da = K b needs no collective: it has the other ranks' rows. With shared statistics the
                  gradient sums the 2*D sums of da a over ranks.
-A loss has the same value on every rank, and its gradient is computed in the forward as if each rank sent 1 back to it.
-Rows then get as many times the gradient of one value as there are ranks, so every rank must multiply the loss by the
-same number. Moments by themselves are differentiated in the backward, which first sums the gradients that ranks send.
+A loss has the same value on every rank, and its gradient is computed in the forward. Moments by themselves are
+differentiated in the backward, which first sums the gradients that ranks send.
 """
 
 from __future__ import annotations

@@ -22,11 +22,11 @@ def sketched(
     """Return the loss of the samples of all ranks; see `Views`.
 
     What is asked of projections is the same number on every rank. Of the distance from the mean each rank returns its
-    part, times the number of ranks.
+    part, times the number of ranks, and ranks must weigh such a loss alike.
     """
     chosen = SIGREG.choose(z.device, z.dtype, backend)
     asked = _Asked(compute_dtype(z), step, knots, centred, weight, shard, chosen)
-    return in_one_call(_computed, asked, z, slices.detach())
+    return in_one_call(_computed, asked, z, slices.detach(), alike=Shard.alone if centred else shard)
 
 
 class _Asked(NamedTuple):

@@ -31,8 +31,10 @@ def loss(
     value, slope = _statistic(summed(sums(p), shard), shard.total(n), views.step)
     value, dz = views.weight * value, p.new_empty(0)
     if need:
-        # Gradients averaged over ranks are those of one process, and each rank has the whole value.
-        dp = adjoint(p, slope * (views.weight * shard.ranks)).view(m * n, lines.shape[1]).to(gradient_dtype(views))
+        # Gradients averaged over ranks are those of one process. A value that all ranks share gets the sum of what they
+        # send back; one that holds parts of each gets its own alone, and each rank counts for all.
+        copies = shard.ranks if views.centred else 1
+        dp = adjoint(p, slope * (views.weight * copies)).view(m * n, lines.shape[1]).to(gradient_dtype(views))
         dz = torch.mm(dp, lines.to(dp.dtype).T).to(dtype).view(m, n, c)
     if views.centred:
         distance, pull = _distance(views, shard)
