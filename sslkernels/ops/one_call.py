@@ -65,10 +65,9 @@ class _OneCall(torch.autograd.Function):
         copy = as_it_is and torch._C._autograd._get_current_graph_task_keep_graph()
         scaled: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for place, x, gradient in zip(ctx.places, saved[:count], saved[count:], strict=True):
-            if ctx.needs_input_grad[_SETTINGS + place]:
-                scaled[_SETTINGS + place] = (
-                    gradient.to(x.dtype, copy=copy) if as_it_is else _times(gradient, grad, x.dtype)
-                )
+            place += _SETTINGS
+            if ctx.needs_input_grad[place]:
+                scaled[place] = gradient.to(x.dtype, copy=copy) if as_it_is else _times(gradient, grad, x.dtype)
         return tuple(scaled)
 
 
