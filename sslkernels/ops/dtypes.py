@@ -48,5 +48,7 @@ def scale_tensor(scale: float | Tensor, like: Tensor) -> Tensor:
     """Make ``scale`` a 0-dim tensor in the dtype in which ``like`` is summed, without waiting for the device."""
     dtype = wide(like.dtype)
     if isinstance(scale, Tensor):
-        return scale.reshape(()).to(device=like.device, dtype=dtype)
+        if scale.dim():
+            scale = scale.reshape(())  # as a view of a parameter it would cost a node
+        return scale.to(device=like.device, dtype=dtype)
     return torch.full((), float(scale), dtype=dtype, device=like.device)
