@@ -17,15 +17,19 @@ from pathlib import Path
 
 from sslkernels.bench import page
 from sslkernels.bench.cases import CASES, FAMILIES, Family
+from sslkernels.bench.gate import TIMES_PEER
 from sslkernels.bench.judge import (
+    DAGGER,
     describe,
     is_loss,
     losses,
+    mark,
     measured,
     median,
     missed,
     ours,
     ratio,
+    slightly_wrong,
     trials,
 )  # fmt: skip
 from sslkernels.bench.names import commit, duration, machine, number, shape, short, titled
@@ -112,13 +116,23 @@ def _table(family: Family, records: Sequence[Record]) -> str:
                 *_name(mine),
                 short(dtype),
                 duration(median(mine)),
-                *(_ratio(ratio(trial, other)) for other in others),
+                *(_ratio(ratio(trial, other)) + mark(trial, other) for other in others),
                 _mebibytes(mine["memory_bytes"]),
                 _mebibytes(trial.get("eager", {}).get("memory_bytes")),
             ]
         )
     head = [*family.columns, "ours", *(f"× {o}" for o in others), "memory", "eager's"]
-    return _markdown(head, len(family.columns), rows)
+    return _markdown(head, len(family.columns), rows) + _daggers(records)
+
+
+def _daggers(records: Sequence[Record]) -> str:
+    """Say below a table what the dagger means, and by how much each peer that has one is off."""
+    names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in records}
+    told = [f"{names[key[0]]} {short(key[1])} {name}: {off}" for key, name, off in slightly_wrong(records)]
+    if not told:
+        return ""
+    meaning = f"misses the bound of the correctness gate, by less than {TIMES_PEER:g} times, and was timed all the same"
+    return f"\n{DAGGER} {meaning}: {'; '.join(told)}.\n"
 
 
 def _markdown(head: Sequence[str], words: int, rows: Iterable[Sequence[str]]) -> str:

@@ -272,6 +272,7 @@ _BENCHMARK: dict[str, Check] = {
     "status": _one_of("ok", "skipped", "failed"),
     "why": _optional(_text(2000)),
     "note": _absent_or(_text(2000)),
+    "off": _absent_or(_text(500)),
     "preset": _absent_or(_name),
     "disturbed": _absent_or(_flag),
     "discarded": _absent_or(_whole(1 << 60)),

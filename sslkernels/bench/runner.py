@@ -111,19 +111,21 @@ def _case(
         try:
             step = provider.step(workload, task.inputs)
             gate = truths[task.exact].gate(step, task.inputs)
-            record["memory_bytes"] = None if gate.complaint else timing.step_memory(step, task.inputs)
+            refusal = gate.complaint if isinstance(provider, Ours) else gate.refusal
+            record["memory_bytes"] = None if refusal else timing.step_memory(step, task.inputs)
         except Exception as error:  # a provider that breaks is a result, and the others still run
             first_line = printable(next(iter(str(error).splitlines()), ""))[:1000]
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
             continue
         record["gate"] = {"error": gate.errors, "eager_error": gate.eager, "allowed": gate.allowed}
         changed = restored(inputs, before)
-        if gate.complaint:
-            record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {gate.complaint}.")
+        if refusal:
+            record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {refusal}.")
         elif changed:
             record.update(status="failed", why=f"{provider.name} was not timed: it changed {changed} in place.")
         else:
             timed[provider.name] = step, task.inputs
+            record["off"] = gate.complaint
     timings = timing.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
     load = os.getloadavg()[0]
     for name, found in timings.items():
