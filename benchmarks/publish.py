@@ -17,6 +17,7 @@ from pathlib import Path
 
 from sslkernels.bench import page
 from sslkernels.bench.cases import CASES, FAMILIES, Family
+from sslkernels.bench.control import MOVED
 from sslkernels.bench.gate import TIMES_PEER
 from sslkernels.bench.judge import (
     DAGGER,
@@ -31,10 +32,11 @@ from sslkernels.bench.judge import (
     ratio,
     slightly_wrong,
     trials,
+    unsettled,
 )  # fmt: skip
 from sslkernels.bench.names import commit, duration, machine, number, shape, short, titled
 from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.records import Record, Results
+from sslkernels.bench.records import Record, Results, preloaded
 from sslkernels.bench.records import load as merged
 from sslkernels.files import write_atomically
 
@@ -127,12 +129,18 @@ def _table(family: Family, records: Sequence[Record]) -> str:
 
 def _daggers(records: Sequence[Record]) -> str:
     """Say below a table what the dagger means, and by how much each peer that has one is off."""
-    names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in records}
+    names = _names(records)
     told = [f"{names[key[0]]} {short(key[1])} {name}: {off}" for key, name, off in slightly_wrong(records)]
     if not told:
         return ""
     meaning = f"misses the bound of the correctness gate, by less than {TIMES_PEER:g} times, and was timed all the same"
     return f"\n{DAGGER} {meaning}: {'; '.join(told)}.\n"
+
+
+def _names(records: Sequence[Record]) -> dict[str, str]:
+    """The titles of workloads, with the allocator where another than glibc's was preloaded."""
+    under = f" under {allocator}" if (allocator := preloaded(records[0])) else ""
+    return {r["workload"]: f"{titled(r)} {shape(r)}{under}" for r in records}
 
 
 def _markdown(head: Sequence[str], words: int, rows: Iterable[Sequence[str]]) -> str:
@@ -150,7 +158,7 @@ def _losses(found: Results) -> str:
     """List workloads that are slower than another, then those slower in one pass alone, missed targets and errors."""
     slower, passes, targets, wrong = (_Told() for _ in range(4))
     for records in found.families.values():
-        names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in records}
+        names = _names(records)
         for (workload, dtype), other, ratios in losses(records):
             if is_loss(ratios["fwd+bwd"]):
                 slower.add(names[workload], dtype, f"**{ratios['fwd+bwd']:.2f}** of {other}")
@@ -181,7 +189,7 @@ def _summary(found: Results) -> str:
     misses = wrong = 0
     compared = dict.fromkeys(OTHERS, 0)
     for group in found.families.values():
-        names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in group}
+        names = _names(group)
         for trial in trials(group).values():
             for other in OTHERS:
                 compared[other] += ratio(trial, other) is not None
@@ -266,8 +274,36 @@ def _mebibytes(count: float | None) -> str:
     return f"{mebibytes:.1f} MiB" if mebibytes < 10 else f"{mebibytes:.0f} MiB"
 
 
+def unsettled_sentence(found: Results) -> str | None:
+    """Name the rows whose control never settled, and the command that measures them again."""
+    rows: list[str] = []
+    commands: list[str] = []
+    for group in (*found.families.values(), *found.crossover.values()):
+        moved = unsettled(group)
+        if not moved:
+            continue
+        rows += [f"{workload} {short(dtype)}" for workload, dtype in moved]
+        first = next(record for record in group if record.get("unsettled"))
+        family, preset, allocator = first["family"], first.get("preset") or "small", preloaded(first)
+        only = " ".join(f"--only {workload}" for workload in dict.fromkeys(workload for workload, _ in moved))
+        out = "-".join(filter(None, ("again", family, preset, allocator)))
+        before = f"LD_PRELOAD=lib{allocator}... " if allocator else ""
+        commands.append(
+            f"`{before}sslkernels bench run {family} --preset {preset} {only} --out benchmarks/results/{out}.jsonl`"
+        )
+    if not rows:
+        return None
+    return (
+        f"publish.py: the control moved by more than {MOVED:.0%} beside {', '.join(rows)}; "
+        f"measure again on a quiet machine by {' and '.join(commands)}."
+    )
+
+
 def main() -> None:
     found = load()
+    sentence = unsettled_sentence(found)
+    if sentence:
+        raise SystemExit(sentence)
     written = {FOLDER / name: content for name, content in page.files(found).items()}
     for path in (RESULTS, README):
         written[path] = rewritten(path.read_text(encoding="utf-8"), found).encode()

@@ -84,6 +84,11 @@ def disturbed(trial: Trial) -> bool:
     return any(record.get("disturbed") for record in trial.values())
 
 
+def unsettled(records: Iterable[Record]) -> list[Key]:
+    """The rows beside which the control moved at every attempt, so that their times are not of a quiet machine."""
+    return [key for key, trial in trials(records).items() if any(record.get("unsettled") for record in trial.values())]
+
+
 def mark(trial: Trial, other: str) -> str:
     """The dagger where ``other`` was timed although it is slightly wrong."""
     return DAGGER if trial.get(other, {}).get("off") else ""

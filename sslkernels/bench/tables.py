@@ -23,6 +23,7 @@ from sslkernels.bench.judge import (
     skips,
     slightly_wrong,
     trials,
+    unsettled,
 )  # fmt: skip
 from sslkernels.bench.names import duration, is_update, number, place, short, size
 from sslkernels.bench.providers import OTHERS
@@ -99,6 +100,11 @@ def remarks(records: Sequence[Record]) -> list[str]:
         if beside:
             note += f"; {len(beside)} measurements, in rows marked ~, never had it to themselves: run again in quiet"
         lines.append(f"[yellow]disturbed[/]: {note}.")
+    moved = [f"{workload} {short(dtype)}" for workload, dtype in unsettled(records)]
+    if moved:
+        lines.append(
+            f"[yellow]unsettled[/]: the control moved beside {', '.join(moved)}; publish.py takes no such row."
+        )
     notes = dict.fromkeys(record["note"] for record in records if "seconds" in record and record.get("note"))
     lines += [f"[dim]note[/]: {escape(note)}" for note in notes]
     for dtype in dict.fromkeys(r["dtype"] for r in records):
