@@ -16,11 +16,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sslkernels.bench import page
-from sslkernels.bench.cases import CASES, FAMILIES, Family
+from sslkernels.bench.cases import CASES, FAMILIES, Family, Target
 from sslkernels.bench.control import MOVED
 from sslkernels.bench.gate import TIMES_PEER
 from sslkernels.bench.judge import (
     DAGGER,
+    Key,
     describe,
     is_loss,
     losses,
@@ -172,6 +173,8 @@ def _losses(found: Results) -> str:
                 wrong.add(
                     names[r["workload"]], r["dtype"], f"{r['provider']} ({r['why'].split(': ', 1)[-1].rstrip('.')})"
                 )
+    for (workload, dtype), target, value in _missed_in_sweeps(found):
+        targets.add(workload, dtype, f"{measured(target, value)} for {describe(target)}")
     lines = [f"- {line}." for line in slower.lines()]
     for words, told in (
         ("Level or ahead in all, and behind in one pass", passes),
@@ -181,6 +184,17 @@ def _losses(found: Results) -> str:
         if told:
             lines += [f"- {words}:", *(f"  - {line}." for line in told.lines())]
     return "".join(f"{line}\n" for line in lines) or "- Nowhere, in what was measured.\n"
+
+
+def _missed_in_sweeps(found: Results) -> list[tuple[Key, Target, float]]:
+    """The missed targets of sizes that the sweep alone has, with the titles of workloads in the place of names."""
+    listed = {record["workload"] for group in found.families.values() for record in group}
+    return [
+        ((_names(group)[key[0]], key[1]), target, value)
+        for group in found.crossover.values()
+        for key, target, value in missed(group)
+        if key[0] not in listed
+    ]
 
 
 def _summary(found: Results) -> str:
@@ -204,6 +218,7 @@ def _summary(found: Results) -> str:
             worst, where = min(slower[other])
             count = f"{len(slower[other])} of {compared[other]}"
             lines.append(f"- {other} is ahead in {count} rows. The worst ratio is **{worst:.2f}**, of {where}.")
+    misses += len(_missed_in_sweeps(found))
     lines.append(f"- {misses} targets are missed, and {wrong or 'none'} of our own results failed the gate.")
     return "".join(f"{line}\n" for line in lines)
 
