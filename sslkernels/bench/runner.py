@@ -99,6 +99,8 @@ def _case(
     if not able:
         return list(records.values())
 
+    # pages that another allocator than glibc's keeps cannot be given back, and would be used again unseen
+    unseen = device.type == "cpu" and _allocator() != GLIBC
     inputs = workload.inputs(dtype, device)
     before = copied(inputs)
     truths: dict[Exact, Truth] = {}
@@ -114,7 +116,7 @@ def _case(
             step = provider.step(workload, task.inputs)
             gate = truths[task.exact].gate(step, task.inputs)
             refusal = gate.complaint if isinstance(provider, Ours) else gate.refusal
-            record["memory_bytes"] = None if refusal else timing.step_memory(step, task.inputs)
+            record["memory_bytes"] = None if refusal or unseen else timing.step_memory(step, task.inputs)
             record["workspace_bytes"] = _C.workspace_bytes()
         except Exception as error:  # a provider that breaks is a result, and the others still run
             first_line = printable(next(iter(str(error).splitlines()), ""))[:1000]

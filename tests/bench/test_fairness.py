@@ -146,7 +146,8 @@ def test_records_say_what_the_machine_was(known_peaks, still, monkeypatch):
     real = Path.read_text
     maps = "7f0-7f1 r-xp 0 00:00 1 /usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4.5.10\n"
     monkeypatch.setattr(Path, "read_text", lambda p, *a, **k: maps if str(p) == "/proc/self/maps" else real(p, *a, **k))
-    assert runner.environment(CPU)["allocator"] == "tcmalloc"
+    (record,) = runner.run([WORKLOAD], ["float32"], [Ours("cpu")], CPU, 0.01, lambda _: None)
+    assert record["allocator"] == "tcmalloc" and record["memory_bytes"] is None and fault(record) is None
 
 
 @pytest.mark.parametrize("field, value", [("allocator", "../x"), ("off", "a\nb"), ("unsettled", 1), ("control", [])])
