@@ -43,6 +43,8 @@ from sslkernels.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
+# The files of allocators that take the place of glibc's.
+_LIBRARIES = {"tcmalloc": "libtcmalloc_minimal.so.4", "jemalloc": "libjemalloc.so.2"}
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md"
 _BLOCK = re.compile(r"(<!-- (results|where we lose) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -302,9 +304,10 @@ def unsettled_sentence(found: Results) -> str | None:
         family, preset, allocator = first["family"], first.get("preset") or "small", preloaded(first)
         only = " ".join(f"--only {workload}" for workload in dict.fromkeys(workload for workload, _ in moved))
         out = "-".join(filter(None, ("again", family, preset, allocator)))
-        before = f"LD_PRELOAD=lib{allocator}... " if allocator else ""
+        before = f"LD_PRELOAD={_LIBRARIES.get(allocator, f'lib{allocator}.so')} " if allocator else ""
+        device = "" if first["device"]["type"] == "cpu" else f" --device {first['device']['type']}"
         commands.append(
-            f"`{before}sslkernels bench run {family} --preset {preset} {only} --out benchmarks/results/{out}.jsonl`"
+            f"`{before}sslkernels bench run {family} --preset {preset}{device} {only} --out benchmarks/results/{out}.jsonl`"
         )
     if not rows:
         return None
