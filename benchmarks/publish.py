@@ -307,7 +307,8 @@ def unsettled_sentence(found: Results) -> str | None:
         before = f"LD_PRELOAD={_LIBRARIES.get(allocator, f'lib{allocator}.so')} " if allocator else ""
         device = "" if first["device"]["type"] == "cpu" else f" --device {first['device']['type']}"
         commands.append(
-            f"`{before}sslkernels bench run {family} --preset {preset}{device} {only} --out benchmarks/results/{out}.jsonl`"
+            f"`{before}sslkernels bench run {family} --preset {preset}{device} {only} "
+            f"--out benchmarks/results/{out}.jsonl`"
         )
     if not rows:
         return None
