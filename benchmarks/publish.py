@@ -16,26 +16,35 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sslkernels.bench import page
-from sslkernels.bench.cases import CASES, FAMILIES, Family
+from sslkernels.bench.cases import CASES, FAMILIES, Family, Target
+from sslkernels.bench.control import MOVED
+from sslkernels.bench.gate import TIMES_PEER
 from sslkernels.bench.judge import (
+    DAGGER,
+    Key,
     describe,
     is_loss,
     losses,
+    mark,
     measured,
     median,
     missed,
     ours,
     ratio,
+    slightly_wrong,
     trials,
+    unsettled,
 )  # fmt: skip
 from sslkernels.bench.names import commit, duration, machine, number, shape, short, titled
 from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.records import Record, Results
+from sslkernels.bench.records import Record, Results, preloaded
 from sslkernels.bench.records import load as merged
 from sslkernels.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
+# The files of allocators that take the place of glibc's.
+_LIBRARIES = {"tcmalloc": "libtcmalloc_minimal.so.4", "jemalloc": "libjemalloc.so.2"}
 README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "RESULTS.md"
 _BLOCK = re.compile(r"(<!-- (results|where we lose) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -112,13 +121,29 @@ def _table(family: Family, records: Sequence[Record]) -> str:
                 *_name(mine),
                 short(dtype),
                 duration(median(mine)),
-                *(_ratio(ratio(trial, other)) for other in others),
+                *(_ratio(ratio(trial, other)) + mark(trial, other) for other in others),
                 _mebibytes(mine["memory_bytes"]),
                 _mebibytes(trial.get("eager", {}).get("memory_bytes")),
             ]
         )
     head = [*family.columns, "ours", *(f"× {o}" for o in others), "memory", "eager's"]
-    return _markdown(head, len(family.columns), rows)
+    return _markdown(head, len(family.columns), rows) + _daggers(records)
+
+
+def _daggers(records: Sequence[Record]) -> str:
+    """Say below a table what the dagger means, and by how much each peer that has one is off."""
+    names = _names(records)
+    told = [f"{names[key[0]]} {short(key[1])} {name}: {off}" for key, name, off in slightly_wrong(records)]
+    if not told:
+        return ""
+    meaning = f"misses the bound of the correctness gate, by less than {TIMES_PEER:g} times, and was timed all the same"
+    return f"\n{DAGGER} {meaning}: {'; '.join(told)}.\n"
+
+
+def _names(records: Sequence[Record]) -> dict[str, str]:
+    """The titles of workloads, with the allocator where another than glibc's was preloaded."""
+    under = f" under {allocator}" if (allocator := preloaded(records[0])) else ""
+    return {r["workload"]: f"{titled(r)} {shape(r)}{under}" for r in records}
 
 
 def _markdown(head: Sequence[str], words: int, rows: Iterable[Sequence[str]]) -> str:
@@ -136,7 +161,7 @@ def _losses(found: Results) -> str:
     """List workloads that are slower than another, then those slower in one pass alone, missed targets and errors."""
     slower, passes, targets, wrong = (_Told() for _ in range(4))
     for records in found.families.values():
-        names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in records}
+        names = _names(records)
         for (workload, dtype), other, ratios in losses(records):
             if is_loss(ratios["fwd+bwd"]):
                 slower.add(names[workload], dtype, f"**{ratios['fwd+bwd']:.2f}** of {other}")
@@ -150,6 +175,8 @@ def _losses(found: Results) -> str:
                 wrong.add(
                     names[r["workload"]], r["dtype"], f"{r['provider']} ({r['why'].split(': ', 1)[-1].rstrip('.')})"
                 )
+    for (workload, dtype), target, value in _missed_in_sweeps(found):
+        targets.add(workload, dtype, f"{measured(target, value)} for {describe(target)}")
     lines = [f"- {line}." for line in slower.lines()]
     for words, told in (
         ("Level or ahead in all, and behind in one pass", passes),
@@ -161,13 +188,24 @@ def _losses(found: Results) -> str:
     return "".join(f"{line}\n" for line in lines) or "- Nowhere, in what was measured.\n"
 
 
+def _missed_in_sweeps(found: Results) -> list[tuple[Key, Target, float]]:
+    """The missed targets of sizes that the sweep alone has, with the titles of workloads in the place of names."""
+    listed = {record["workload"] for group in found.families.values() for record in group}
+    return [
+        ((_names(group)[key[0]], key[1]), target, value)
+        for group in found.crossover.values()
+        for key, target, value in missed(group)
+        if key[0] not in listed
+    ]
+
+
 def _summary(found: Results) -> str:
     """Write a line for each provider that is ahead of us somewhere, and one for targets and errors."""
     slower: dict[str, list[tuple[float, str]]] = {}
     misses = wrong = 0
     compared = dict.fromkeys(OTHERS, 0)
     for group in found.families.values():
-        names = {r["workload"]: f"{titled(r)} {shape(r)}" for r in group}
+        names = _names(group)
         for trial in trials(group).values():
             for other in OTHERS:
                 compared[other] += ratio(trial, other) is not None
@@ -182,6 +220,7 @@ def _summary(found: Results) -> str:
             worst, where = min(slower[other])
             count = f"{len(slower[other])} of {compared[other]}"
             lines.append(f"- {other} is ahead in {count} rows. The worst ratio is **{worst:.2f}**, of {where}.")
+    misses += len(_missed_in_sweeps(found))
     lines.append(f"- {misses} targets are missed, and {wrong or 'none'} of our own results failed the gate.")
     return "".join(f"{line}\n" for line in lines)
 
@@ -252,8 +291,38 @@ def _mebibytes(count: float | None) -> str:
     return f"{mebibytes:.1f} MiB" if mebibytes < 10 else f"{mebibytes:.0f} MiB"
 
 
+def unsettled_sentence(found: Results) -> str | None:
+    """Name the rows whose control never settled, and the command that measures them again."""
+    rows: list[str] = []
+    commands: list[str] = []
+    for group in (*found.families.values(), *found.crossover.values()):
+        moved = unsettled(group)
+        if not moved:
+            continue
+        rows += [f"{workload} {short(dtype)}" for workload, dtype in moved]
+        first = next(record for record in group if record.get("unsettled"))
+        family, preset, allocator = first["family"], first.get("preset") or "small", preloaded(first)
+        only = " ".join(f"--only {workload}" for workload in dict.fromkeys(workload for workload, _ in moved))
+        out = "-".join(filter(None, ("again", family, preset, allocator)))
+        before = f"LD_PRELOAD={_LIBRARIES.get(allocator, f'lib{allocator}.so')} " if allocator else ""
+        device = "" if first["device"]["type"] == "cpu" else f" --device {first['device']['type']}"
+        commands.append(
+            f"`{before}sslkernels bench run {family} --preset {preset}{device} {only} "
+            f"--out benchmarks/results/{out}.jsonl`"
+        )
+    if not rows:
+        return None
+    return (
+        f"publish.py: the control moved by more than {MOVED:.0%} beside {', '.join(rows)}; "
+        f"measure again on a quiet machine by {' and '.join(commands)}."
+    )
+
+
 def main() -> None:
     found = load()
+    sentence = unsettled_sentence(found)
+    if sentence:
+        raise SystemExit(sentence)
     written = {FOLDER / name: content for name, content in page.files(found).items()}
     for path in (RESULTS, README):
         written[path] = rewritten(path.read_text(encoding="utf-8"), found).encode()

@@ -15,8 +15,8 @@ def peak_memory(call: Callable[[], object], device: torch.device) -> int | None:
     """Measure how many bytes ``call`` needs at its peak beyond those held before; None where the system does not tell.
 
     On CUDA this is the allocator's peak. On Linux it is the kernel's high-water mark of resident memory, which a 5 in
-    ``/proc/self/clear_refs`` resets and ``VmHWM`` shows. Scratch that an earlier call kept does not count; ours keep at
-    most 8 MiB.
+    ``/proc/self/clear_refs`` resets and ``VmHWM`` shows. Scratch that an earlier call kept does not count:
+    `sslkernels.release_workspace` gives back that of ours.
     """
     gc.collect()
     if device.type == "cuda":

@@ -21,6 +21,8 @@ Trial = dict[str, Record]
 MEMORY_GRAIN = 1 << 20
 # The order in which tables have them.
 PHASES = ("fwd+bwd", "fwd", "bwd")
+# It marks the numbers of a peer that the gate found slightly wrong.
+DAGGER = "†"
 
 
 def trials(records: Iterable[Record]) -> dict[Key, Trial]:
@@ -80,6 +82,26 @@ def _value(target: Target, trial: Trial, mine: Record) -> float | None:
 def disturbed(trial: Trial) -> bool:
     """True where any time was taken beside another process. A ratio is no better than its worse half."""
     return any(record.get("disturbed") for record in trial.values())
+
+
+def unsettled(records: Iterable[Record]) -> list[Key]:
+    """The rows beside which the control moved at every attempt, so that their times are not of a quiet machine."""
+    return [key for key, trial in trials(records).items() if any(record.get("unsettled") for record in trial.values())]
+
+
+def mark(trial: Trial, other: str) -> str:
+    """The dagger where ``other`` was timed although it is slightly wrong."""
+    return DAGGER if trial.get(other, {}).get("off") else ""
+
+
+def slightly_wrong(records: Iterable[Record]) -> list[tuple[Key, str, str]]:
+    """Workload and dtype, the peer, and the gate's sentence, wherever a peer that is slightly wrong was timed."""
+    return [
+        (key, name, record["off"])
+        for key, trial in trials(records).items()
+        for name, record in trial.items()
+        if record.get("off")
+    ]
 
 
 class Loss(NamedTuple):

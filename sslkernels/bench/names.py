@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from sslkernels.bench.cases import CASES
-from sslkernels.bench.records import Record
+from sslkernels.bench.records import Record, preloaded
 
 
 def title(op: str) -> str:
@@ -41,10 +41,10 @@ def place(record: Record) -> str:
 
 
 def machine(record: Record) -> str:
-    device = record["device"]
+    device, allocator = record["device"], preloaded(record)
     if device["type"] != "cpu":
         return device["name"]
-    return f"{device['name']}, {record['threads']} threads, {device['isa']}"
+    return f"{device['name']}, {record['threads']} threads, {device['isa']}{allocator and f', {allocator} preloaded'}"
 
 
 def commit(record: Record) -> str:

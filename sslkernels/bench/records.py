@@ -27,6 +27,8 @@ MOST_BYTES, MOST_RECORDS = 64 << 20, 10_000
 # Records. Ours have up to 200 of a family; matplotlib draws no picture of more than 65,536 pixels.
 MOST_IN_A_PICTURE = 600
 CONTROL = "control"
+# The allocator of host memory where no other is preloaded.
+GLIBC = "glibc"
 COSTS = (
     "images_per_second",
     "loss_milliseconds",
@@ -83,8 +85,8 @@ def _parsed(line: str, where: str) -> Record:
 class Results:
     """The records of several files together.
 
-    families: records by the name of their pictures. It is the family, and from its second device on it has the device's
-        name as well.
+    families: records by the name of their pictures. It is the family, with an allocator that was preloaded, and from
+        its second device on it has the device's name as well.
     crossover: the records of the sweep over sizes, by the same names.
     trainings: the records of `bench train`.
     """
@@ -100,25 +102,28 @@ class Results:
 
 
 def load(paths: Iterable[Path]) -> Results:
-    """Merge files. Of records of the same workload, dtype and provider on the same device the latest stands."""
+    """Merge files. Of records of the same workload, dtype and provider on the same device the latest stands.
+
+    Where another allocator was preloaded, its records stand apart.
+    """
     latest: dict[tuple[object, ...], Record] = {}
     for path in paths:
         for record in read(path):
             device = record["device"]["type"], record["device"]["name"]
             what = ("kind", "preset", "method", "workload", "dtype", "provider", "backend")
-            key = (*device, *(record.get(name) for name in what))
+            key = (*device, preloaded(record), *(record.get(name) for name in what))
             if key not in latest or latest[key]["date"] <= record["date"]:
                 latest[key] = record
     results = Results()
     names: dict[tuple[object, ...], str] = {}
-    # a CPU's records get the plain name, in whatever order the files came
-    for record in sorted(latest.values(), key=lambda record: record["device"]["type"] != "cpu"):
+    # a CPU's records without another allocator get the plain name, in whatever order the files came
+    for record in sorted(latest.values(), key=lambda record: (record["device"]["type"] != "cpu", preloaded(record))):
         if record.get("kind") == "train":
             results.trainings.append(record)
             continue
         swept = record.get("preset") == "crossover"
         groups = results.crossover if swept else results.families
-        key = (swept, record["family"], record["device"]["type"], record["device"]["name"])
+        key = (swept, record["family"], record["device"]["type"], record["device"]["name"], preloaded(record))
         if key not in names:
             names[key] = _free_name(record, groups)
         groups.setdefault(names[key], []).append(record)
@@ -129,8 +134,11 @@ def load(paths: Iterable[Path]) -> Results:
 
 
 def _free_name(record: Record, taken: Collection[str]) -> str:
-    """The family's name. From its second device on the device's name or a number follows, in letters of file names."""
-    family = record["family"]
+    """The family's name, with a preloaded allocator's.
+
+    From its second device on the device's name or a number follows, in letters of file names.
+    """
+    family = "-".join(filter(None, (record["family"], preloaded(record))))
     if family not in taken:
         return family
     slug = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")[:60] or "device"
@@ -139,6 +147,12 @@ def _free_name(record: Record, taken: Collection[str]) -> str:
         number += 1
         name = f"{family}-{slug}-{number}"
     return name
+
+
+def preloaded(record: Record) -> str:
+    """The allocator that took the place of glibc's. It is empty where none did, as in records that do not say."""
+    allocator = record.get("allocator") or GLIBC
+    return "" if allocator == GLIBC else str(allocator)
 
 
 def digest(records: Sequence[Record]) -> str:
@@ -260,6 +274,7 @@ _SHARED: dict[str, Check] = {
     "versions": _dict,
     "device": _dict,
     "threads": _whole(1 << 20),
+    "allocator": _absent_or(_name),
 }
 _BENCHMARK: dict[str, Check] = {
     "family": _name,
@@ -272,6 +287,11 @@ _BENCHMARK: dict[str, Check] = {
     "status": _one_of("ok", "skipped", "failed"),
     "why": _optional(_text(2000)),
     "note": _absent_or(_text(2000)),
+    "off": _absent_or(_text(500)),
+    "control": _absent_or(_dict),
+    "unsettled": _absent_or(_flag),
+    "megahertz": _absent_or(_number(0, 1e6)),
+    "workspace_bytes": _absent_or(_whole(1 << 60)),
     "preset": _absent_or(_name),
     "disturbed": _absent_or(_flag),
     "discarded": _absent_or(_whole(1 << 60)),

@@ -16,9 +16,10 @@ import sslkernels
 from sslkernels import _C
 from sslkernels.bench import timing
 from sslkernels.bench.cases.case import Exact, Inputs, Step
+from sslkernels.bench.control import control, settled
 from sslkernels.bench.gate import Truth, copied, restored
 from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
-from sslkernels.bench.records import FORMAT, Record
+from sslkernels.bench.records import FORMAT, GLIBC, Record
 from sslkernels.bench.workloads import Workload
 from sslkernels.terminal import printable
 
@@ -58,6 +59,7 @@ def environment(device: torch.device) -> Record:
         },
         "device": {"type": device.type, "name": device_name(device), "isa": _C.isa(), "cpu_flags": _cpu_flags()},
         "threads": torch.get_num_threads(),
+        "allocator": _allocator(),
     }
 
 
@@ -97,6 +99,8 @@ def _case(
     if not able:
         return list(records.values())
 
+    # pages that another allocator than glibc's keeps cannot be given back, and would be used again unseen
+    unseen = device.type == "cpu" and _allocator() != GLIBC
     inputs = workload.inputs(dtype, device)
     before = copied(inputs)
     truths: dict[Exact, Truth] = {}
@@ -111,29 +115,41 @@ def _case(
         try:
             step = provider.step(workload, task.inputs)
             gate = truths[task.exact].gate(step, task.inputs)
-            record["memory_bytes"] = None if gate.complaint else timing.step_memory(step, task.inputs)
+            refusal = gate.complaint if isinstance(provider, Ours) else gate.refusal
+            record["memory_bytes"] = None if refusal or unseen else timing.step_memory(step, task.inputs)
+            record["workspace_bytes"] = _C.workspace_bytes()
         except Exception as error:  # a provider that breaks is a result, and the others still run
             first_line = printable(next(iter(str(error).splitlines()), ""))[:1000]
             record.update(status="failed", why=f"{provider.name} raised {type(error).__name__}: {first_line}")
             continue
         record["gate"] = {"error": gate.errors, "eager_error": gate.eager, "allowed": gate.allowed}
         changed = restored(inputs, before)
-        if gate.complaint:
-            record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {gate.complaint}.")
+        if refusal:
+            record.update(status="failed", why=f"{provider.name} is wrong and was not timed: {refusal}.")
         elif changed:
             record.update(status="failed", why=f"{provider.name} was not timed: it changed {changed} in place.")
         else:
             timed[provider.name] = step, task.inputs
-    timings = timing.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}"))
+            record["off"] = gate.complaint
+    if not timed:
+        return list(records.values())
     load = os.getloadavg()[0]
+    what, control_seconds = control(timed, dtype, device)
+    timings, stood = settled(
+        what,
+        control_seconds,
+        lambda: timing.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}")),
+    )
     for name, found in timings.items():
         records[name].update(
+            stood,
             seconds=found.summary(),
             repeats=len(found.forward),
             discarded=found.discarded,
             disturbed=found.disturbed,
             page_faults=found.page_faults,
             load_average=load,
+            megahertz=_megahertz(),
         )
     return list(records.values())
 
@@ -186,6 +202,24 @@ def _commit() -> str | None:
         return None
     commit = git("rev-parse", "HEAD")
     return f"{commit}-dirty" if git("status", "--porcelain", "--untracked-files=no") else commit
+
+
+def _allocator() -> str:
+    """The allocator of host memory. Another than glibc's comes by LD_PRELOAD."""
+    try:
+        mapped = Path("/proc/self/maps").read_text()
+    except OSError:
+        return GLIBC
+    return next((name for name in ("tcmalloc", "jemalloc") if f"lib{name}" in mapped), GLIBC)
+
+
+def _megahertz() -> float | None:
+    """The frequency of the first processor now, where the system tells it."""
+    try:
+        return int(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text()) / 1e3
+    except (OSError, ValueError):
+        told = _cpu_line("cpu MHz")
+        return float(told) if told else None
 
 
 def _cpu_flags() -> list[str]:

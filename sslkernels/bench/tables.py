@@ -8,18 +8,22 @@ from typing import TYPE_CHECKING
 
 from sslkernels.bench.cases import Target
 from sslkernels.bench.judge import (
+    DAGGER,
     describe,
     disturbed,
     is_loss,
     judged,
     losses,
+    mark,
     measured,
     median,
     missed,
     ours,
     ratio,
     skips,
+    slightly_wrong,
     trials,
+    unsettled,
 )  # fmt: skip
 from sslkernels.bench.names import duration, is_update, number, place, short, size
 from sslkernels.bench.providers import OTHERS
@@ -61,7 +65,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
             ("~" if disturbed(trial) else "") + duration(median(mine)),
             *(duration(median(mine, phase)) for phase in passes),
             f"{number(spread['p20'] * 1e3)}…{number(spread['p80'] * 1e3)}",
-            *(_ratio(ratio(trial, other)) for other in others),
+            *(_ratio(ratio(trial, other)) + mark(trial, other) for other in others),
             size(mine["memory_bytes"]),
             size(trial["eager"].get("memory_bytes")) if "eager" in trial else "",
             f"{mine['floor']['fraction']:.0%}",
@@ -86,6 +90,8 @@ def remarks(records: Sequence[Record]) -> list[str]:
     for record in records:
         if record["status"] == "failed":
             lines.append(f"[red]failed[/]: {record['workload']} {short(record['dtype'])}: {escape(record['why'])}")
+    for (workload, dtype), name, sentence in slightly_wrong(records):
+        lines.append(f"[yellow]{DAGGER} slightly wrong[/]: {workload} {short(dtype)} {name}: {escape(sentence)}")
     lines += [f"[dim]skipped[/]: {escape(line)}" for line in skips(records)]
     beside = [r for r in records if r.get("disturbed")]
     discarded = sum(r.get("discarded", 0) for r in records)
@@ -94,6 +100,11 @@ def remarks(records: Sequence[Record]) -> list[str]:
         if beside:
             note += f"; {len(beside)} measurements, in rows marked ~, never had it to themselves: run again in quiet"
         lines.append(f"[yellow]disturbed[/]: {note}.")
+    moved = [f"{workload} {short(dtype)}" for workload, dtype in unsettled(records)]
+    if moved:
+        lines.append(
+            f"[yellow]unsettled[/]: the control moved beside {', '.join(moved)}; publish.py takes no such row."
+        )
     notes = dict.fromkeys(record["note"] for record in records if "seconds" in record and record.get("note"))
     lines += [f"[dim]note[/]: {escape(note)}" for note in notes]
     for dtype in dict.fromkeys(r["dtype"] for r in records):

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sslkernels.backends import release_workspace
 from sslkernels.bench.cases.case import Cost, Inputs, Step
 from sslkernels.bench.gate import device_of, differentiable, slopes
 from sslkernels.peak_memory import peak_memory
@@ -92,11 +93,10 @@ def _enough(taken: list[_Slice], seconds: float, times: int) -> bool:
 
 
 def _slice(step: Step, wanted: list[Tensor], device: torch.device, seconds: float) -> _Slice:
-    once = _once_cuda if device.type == "cuda" else _once
     faults, waited, start = _page_faults(), waited_seconds(), time.perf_counter()
     forward, backward = [], []
     while True:
-        f, b = once(step, wanted)
+        f, b = once(step, wanted, device)
         forward.append(f)
         backward.append(b)
         wall = time.perf_counter() - start
@@ -119,7 +119,10 @@ def _kept(taken: list[_Slice]) -> Timing:
     return timing
 
 
-def _once(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
+def once(step: Step, wanted: list[Tensor], device: torch.device) -> tuple[float, float]:
+    """The seconds of one forward, and of its backward."""
+    if device.type == "cuda":
+        return _once_cuda(step, wanted)
     start = time.perf_counter()
     result = step()
     middle = time.perf_counter()
@@ -160,7 +163,11 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def step_memory(step: Step, inputs: Inputs) -> int | None:
-    """Measure the `peak_memory` of one forward and backward, with loss and gradients."""
+    """Measure the `peak_memory` of one forward and backward, with loss and gradients.
+
+    The C++ workspace is released before, so that all of it counts.
+    """
+    release_workspace()
     wanted = list(differentiable(inputs).values())
     return peak_memory(lambda: slopes(step(), wanted), device_of(inputs))
 

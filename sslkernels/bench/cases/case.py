@@ -57,6 +57,11 @@ class Target:
     device: str = "cpu"
 
 
+def in_both(kind: Kind, value: float) -> tuple[Target, ...]:
+    """The same target on a CPU in every dtype."""
+    return tuple(Target(dtype, kind, value) for dtype in DTYPES)
+
+
 def on_gpu(kind: Kind, value: float) -> tuple[Target, ...]:
     """The same target on a GPU in every dtype."""
     return tuple(Target(dtype, kind, value, "cuda") for dtype in DTYPES)
@@ -67,8 +72,7 @@ def targets(*stated: Target) -> tuple[Target, ...]:
 
     A stated target replaces the one of the same dtype, kind and device.
     """
-    least = [Target(dtype, "eager", 1.0) for dtype in DTYPES]
-    least += [*on_gpu("eager", 1.0), *on_gpu("compile", 1.0)]
+    least = [*in_both("eager", 1.0), *on_gpu("eager", 1.0), *on_gpu("compile", 1.0)]
     known = {(target.dtype, target.kind, target.device) for target in stated}
     return (*(target for target in least if (target.dtype, target.kind, target.device) not in known), *stated)
 

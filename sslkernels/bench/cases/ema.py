@@ -135,7 +135,7 @@ EMA_UPDATE = Case(
     sizes=(
         Size(_SIZES["ResNet-50"], "small", targets()),
         Size(_SIZES["ViT-B"], "small", targets(Target(BF16, "eager", 2.5))),
-        Size((1000, 1000 * 1024), "small", targets(Target(F32, "eager", 3.0))),
+        Size((1000, 1000 * 1024), "small", targets(Target(F32, "eager", 3.0), Target(BF16, "eager", 2.0))),
         Size(_SIZES["ViT-L"], "recipe", targets(*_UPDATED)),
         Size(_SIZES["ViT-g"], "recipe", targets(*_UPDATED)),
         Size((7, 1003), "quick"),

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sslkernels.functional as SF
-from sslkernels.bench.cases.case import Case, Cost, Draw, Family, Inputs, Peer, Shape, Size, Step, targets
+from sslkernels.bench.cases.case import Case, Cost, Draw, Family, Inputs, Peer, Shape, Size, Step, in_both, targets
 
 FAMILY = Family("rows", "Rows", "A loss of each row and its partner alone, `sslkernels bench run rows`.")
 
@@ -63,7 +63,7 @@ BYOL = Case(
     stored="unit rows",
     path=_byol_path,
     sizes=(
-        Size((64, 128), "small", targets()),
+        Size((64, 128), "small", targets(*in_both("eager", 2.0), *in_both("compile", 1.5))),
         Size((4096, 256), "small", targets()),
         Size((64, 32), "quick"),
     ),

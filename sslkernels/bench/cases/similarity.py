@@ -30,6 +30,7 @@ from sslkernels.bench.cases.case import (
     Step,
     Target,
     bytes_in_words,
+    in_both,
     on_gpu,
     targets,
     tiles,
@@ -188,14 +189,15 @@ NT_XENT = Case(
     ),
     workspace=_workspace(_nt_xent_logits),
     sizes=(
-        Size((64, 128), "small", targets()),
-        Size((256, 128), "small", targets(Target(F32, "eager", 1.5))),
-        Size((2048, 128), "small", targets(Target(F32, "eager", 4.5))),
+        Size((64, 128), "small", targets(*in_both("eager", 1.8), *in_both("compile", 1.3))),
+        Size((256, 128), "small", targets(*in_both("eager", 2.0), *in_both("compile", 1.7))),
+        Size((2048, 128), "small", targets(Target(F32, "eager", 5.0), Target(F32, "compile", 2.8))),
         Size(
             (4096, 128),
             "small",
             targets(
-                Target(F32, "eager", 4.8),
+                Target(F32, "eager", 5.0),
+                Target(F32, "compile", 2.8),
                 Target(F32, "lightly", 11.0),
                 Target(BF16, "eager", 7.0),
                 *on_gpu("eager", 5.0),
@@ -285,10 +287,64 @@ INFO_NCE = Case(
         Size(
             (256, 65536, 128),
             "small",
-            targets(Target(F32, "eager", 3.0), Target(F32, "lightly", 5.0)),
+            targets(Target(F32, "eager", 3.0), Target(F32, "lightly", 5.0), Target(BF16, "compile", 1.6)),
             recipe_too=True,
         ),
         Size((32, 512, 32), "quick"),
+    ),
+)
+
+# InfoNCE in the batch
+
+
+def _in_batch_logits(shape: Shape) -> Logits:
+    n, d = shape
+    return Logits(n, n, d)
+
+
+def _in_batch_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
+    query, key = draw.views(*shape)
+    return {"query": draw.ready(query), "key": draw.ready(key)}
+
+
+def eager_in_batch_info_nce(query: Tensor, key: Tensor) -> Tensor:
+    logits = (F.normalize(query, dim=1) / TEMPERATURE) @ F.normalize(key, dim=1).T
+    return F.cross_entropy(logits, torch.arange(len(query), device=query.device))
+
+
+def exact_in_batch_info_nce(x: Inputs, block: int) -> Tensor:
+    query, key = F.normalize(x["query"], dim=1), F.normalize(x["key"], dim=1)
+    own = torch.arange(len(query), device=query.device)
+    return _cross_entropy(query, key, 1 / TEMPERATURE, own, None, block)
+
+
+def _in_batch_cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    """One product forward, and one for each side backward."""
+    n, d = shape
+    return Cost(2 * n * n * d, 4 * n * n * d, 4 * n * d * dtype.itemsize)
+
+
+IN_BATCH_INFO_NCE = Case(
+    "in_batch_info_nce",
+    FAMILY,
+    "in-batch InfoNCE",
+    ("N", "D"),
+    inputs=_in_batch_inputs,
+    ours=partial(SF.info_nce, temperature=TEMPERATURE),
+    eager=eager_in_batch_info_nce,
+    exact=exact_in_batch_info_nce,
+    cost=_in_batch_cost,
+    pairs=_pairs(_in_batch_logits),
+    path=_path(
+        "one side: each thread keeps its rows; with gradients for both the backward walks the diagonals of a Latin "
+        "square of blocks.",
+        _in_batch_logits,
+    ),
+    workspace=_workspace(_in_batch_logits),
+    sizes=(
+        Size((64, 128), "small", targets(*in_both("eager", 1.5), *in_both("compile", 1.2))),
+        *(Size((n, 128), "crossover") for n in (16, 32, 64, 128, 256, 512)),
+        Size((64, 32), "quick"),
     ),
 )
 
@@ -398,15 +454,23 @@ CLIP = Case(
     ),
     workspace=_workspace(_clip_logits),
     sizes=(
-        Size((2048, 512), "small", targets()),
-        Size((4096, 768), "small", targets(Target(F32, "eager", 1.3), Target(BF16, "eager", 2.0))),
+        Size((2048, 512), "small", targets(*in_both("compile", 1.05))),
+        Size(
+            (4096, 768),
+            "small",
+            targets(Target(F32, "eager", 1.3), Target(BF16, "eager", 2.0), *in_both("compile", 1.05)),
+        ),
         Size((32768, 512), "recipe", targets()),
         Size((32768, 768), "recipe", targets()),
         Size((32768, 1024), "recipe", targets()),
         Size((65536, 512), "recipe", _on_an_h200(0.032)),
         Size((65536, 768), "recipe", _on_an_h200(0.048)),
         Size((131072, 384), "recipe", targets()),
-        *(Size((n, 512), "crossover") for n in (16, 32, 64, 128, 256, 512, 1024)),
+        *(Size((n, 512), "crossover") for n in (16, 32)),
+        *(
+            Size((n, 512), "crossover", targets(*in_both("eager", 1.1), *in_both("compile", 1.0)))
+            for n in (64, 128, 256, 512, 1024)
+        ),
         Size((64, 32), "quick"),
     ),
 )
@@ -461,4 +525,4 @@ LOGSUMEXP = Case(
     workspace=_workspace(_logsumexp_logits),
 )
 
-CASES = (NT_XENT, INFO_NCE, CLIP, LOGSUMEXP)
+CASES = (NT_XENT, INFO_NCE, IN_BATCH_INFO_NCE, CLIP, LOGSUMEXP)
