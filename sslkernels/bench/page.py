@@ -10,6 +10,7 @@ from html import escape
 from sslkernels.bench import curves, pictures, train
 from sslkernels.bench.cases import FAMILIES, Target
 from sslkernels.bench.judge import (
+    DAGGER,
     PHASES,
     Key,
     Trial,
@@ -19,12 +20,14 @@ from sslkernels.bench.judge import (
     is_loss,
     judged,
     losses,
+    mark,
     measured,
     median,
     missed,
     ours,
     ratio,
     skips,
+    slightly_wrong,
     sweeps,
     trials,
 )  # fmt: skip
@@ -198,7 +201,8 @@ def _numbers(records: Sequence[Record]) -> str:
                 *(
                     "–"
                     if ratio(trial, other) is None
-                    else _over(*(_ratio(ratio(trial, other, phase)) for phase in ("fwd+bwd", *passes)))
+                    else mark(trial, other)
+                    + _over(*(_ratio(ratio(trial, other, phase)) for phase in ("fwd+bwd", *passes)))
                     for other in others
                 ),
                 _over(size(mine["memory_bytes"]), "eager " + size(trial.get("eager", {}).get("memory_bytes"))),
@@ -212,6 +216,9 @@ def _numbers(records: Sequence[Record]) -> str:
         if any(r.get("disturbed") for r in records)
         else ""
     )
+    off = [f"{_name(found[key], key)} {name}: {escape(sentence)}" for key, name, sentence in slightly_wrong(records)]
+    if off:
+        marked += f" {DAGGER} slightly wrong by the correctness gate, and timed all the same: {'; '.join(off)}."
     return f'<p class="muted">{small}{marked}</p>' + _wide(head, rows)
 
 

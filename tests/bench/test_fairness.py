@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslkernels.bench import control, judge, names, runner, tables, workloads
+from sslkernels.bench import control, judge, names, page, runner, tables, workloads
 from sslkernels.bench.control import settled
 from sslkernels.bench.gate import TIMES_PEER, Gate, Truth
 from sslkernels.bench.providers import Eager, Ours
@@ -86,6 +86,8 @@ def test_a_peer_that_is_slightly_off_is_timed_and_marked_and_ours_is_refused(kno
     table = publish._table(workloads.CASES["nt_xent"].family, [mine, peer])
     assert "† |" in table and table.endswith(f"NT-Xent 33×17 fp32 compile: {peer['off']}.\n")
     assert "†" not in publish._table(workloads.CASES["nt_xent"].family, [mine])
+    shown = page._numbers([mine, peer])
+    assert "† slightly wrong" in shown and f"compile: {peer['off']}" in shown and "†" not in page._numbers([mine])
 
 
 @pytest.mark.parametrize(
