@@ -52,9 +52,11 @@ def nt_xent(
     Returns:
         0-dim float32 (float64 for float64 rows), or ``(2N,)``.
 
-    Cost: ``3*(2N)^2*D`` operations forward and backward together, half of what a dense matrix takes, while the
-    triangle of pairs fits the workspace (64 MiB, or 32 where ``D < 512``; ``SSLKERNELS_WORKSPACE_MIB`` can lower it);
-    above it ``4*(2N)^2*D`` and ``O(N*D)`` memory. ``torch.compile(fullgraph=True)`` works for ``group=None``.
+    Cost: ``3*(2N)^2*D`` operations for value and gradient, half of what a dense matrix takes, while the triangle of
+    pairs fits the workspace (256 MiB, or what ``SSLKERNELS_WORKSPACE_MIB`` says; C++ kernels keep the memory for the
+    next call until `sslkernels.release_workspace`); above it ``4*(2N)^2*D``, and ``O(N*D)`` memory besides. The
+    gradient comes with the value: a forward with gradients that no backward follows costs up to three times the value
+    alone (four above the workspace). ``torch.compile(fullgraph=True)`` works for ``group=None``.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -95,8 +97,9 @@ def info_nce(
         symmetric: average both directions (MoCo v3, CLIP); this is not possible with ``negatives``.
         group: as in `nt_xent`; keys of other ranks are negatives.
 
-    Cost: ``6*N*M*D`` operations forward and backward while the pairs fit the workspace (see `nt_xent`), ``8*N*M*D``
-    above it, ``4*N*M*D`` where the keys are frozen; ``O((N + M)*D)`` memory besides.
+    Cost: ``6*N*M*D`` operations for value and gradient while the pairs fit the workspace (see `nt_xent`), ``8*N*M*D``
+    above it, ``4*N*M*D`` where the keys are frozen; ``O((N + M)*D)`` memory besides. The gradient comes with the value:
+    a forward with gradients that no backward follows costs up to three times the value alone (four above).
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -114,6 +117,8 @@ def info_nce(
                 "info_nce: symmetric=True came with negatives, and a queue has no opposite direction; drop one."
             )
         check_alike("info_nce", "negatives", check_rows("info_nce", "negatives", negatives), "query", query, rows=False)
+    # Conversions under no_grad drop this. The value is summed in the same order there, so that it has the same bits.
+    frozen = not (key if negatives is None else negatives).requires_grad
     query, key = promoted(query, key) if normalize else _computed(query, key)
     scale, dtype = _inverse(temperature, query), compute_dtype(query)
     against = "both" if symmetric else "rows"
@@ -122,7 +127,6 @@ def info_nce(
     settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
     settings |= {"queued": negatives is not None, "dtype": named(dtype)}
     shard = sharded(group, "info_nce", query, key, scale, **settings)
-    frozen = not (key if negatives is None else negatives).requires_grad
     anchors = Anchors(query, key, negatives, scale, against, normalize, frozen, dtype)
     return contrast(anchors, reduction, shard, backend)
 
@@ -146,8 +150,9 @@ def clip_loss(
         reduction: ``"none"`` gives ``(N,)``, the mean of both directions of each pair.
         group, backend: as in `nt_xent`.
 
-    Cost: ``6*N^2*D`` operations forward and backward while the pairs fit the workspace (see `nt_xent`), ``8*N^2*D``
-    above it; ``O(N*D)`` memory besides.
+    Cost: ``6*N^2*D`` operations for value and gradient while the pairs fit the workspace (see `nt_xent`), ``8*N^2*D``
+    above it; ``O(N*D)`` memory besides. The gradient comes with the value: a forward with gradients that no backward
+    follows costs up to three times the value alone (four above).
 
     >>> import torch
     >>> import sslkernels.functional as SF

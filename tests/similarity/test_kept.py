@@ -114,6 +114,18 @@ def test_above_the_budget_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("released")
+def test_a_gradient_of_the_keys_alone_keeps_nothing() -> None:
+    """It passes the matrix the other way, and would not find what the forward keeps."""
+    x, y = torch.randn(1000, 8, requires_grad=True), torch.randn(1000, 8, requires_grad=True)
+    square = cpu.kept_bytes("both", 1000, 1000, 8, torch.float32)
+    for loss in (SF.info_nce, lambda *rows, **options: SF.clip_loss(*rows, 2.0, **options)):
+        for query in (x, x.detach()):
+            sk.release_workspace()
+            loss(query, y, backend="cpu")
+            assert (_C.workspace_bytes() >= square) == query.requires_grad
+
+
+@pytest.mark.usefixtures("released")
 def test_what_an_earlier_call_left_does_not_count() -> None:
     """The block that waits for the next call may hold anything, and is taken by calls of any shape."""
     x, y = torch.randn(70, 11), torch.randn(70, 11)

@@ -197,3 +197,18 @@ def test_world_without_a_process_group_is_no_group(backend: str, loss: Loss) -> 
     inputs = loss.inputs(4, 3)
     alone = loss.call(inputs, backend=backend)
     assert torch.equal(loss.call(inputs, group="world", backend=backend), alone)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_conversions_under_no_grad_leave_the_value_its_bits(frozen: bool, backend: str) -> None:
+    """A converted key requires no gradient under no_grad; its sums must not take another order for that."""
+    query, key, queue = (rows_oracle.unit(torch.randn(n, 33)).float() for n in (31, 31, 140))
+    for x in (key, queue):
+        x.requires_grad_(not frozen)
+    for options in ({"normalize": False}, {"negatives": queue}):
+        for temperature in torch.linspace(0.2, 2, 60):
+            with torch.autocast("cpu", torch.bfloat16):
+                wanted = SF.info_nce(query, key, temperature=temperature, backend=backend, **options)
+                with torch.no_grad():
+                    value = SF.info_nce(query, key, temperature=temperature, backend=backend, **options)
+            assert torch.equal(value, wanted)

@@ -25,9 +25,10 @@ template <class P, class In> struct ContrastCall {
     const int64_t n = c.x.count, d = c.d, anchors = itself ? 2 * n : n;
     const int64_t keys = queue ? c.negatives.count : anchors, ld = round_up(d, kLanes<Acc>);
     const bool need_keys = (queue ? out.dnegatives : out.dy) != nullptr;
+    const bool need_x = itself || out.dx || out.dscale;
     const bool needed = out.dx || out.dy || out.dnegatives || out.dscale;
     // Where no key can get a gradient, one flash pass sums the keys by their weights too.
-    const bool flash = c.frozen && !itself && !both, attend = flash && needed;
+    const bool flash = c.frozen && !itself && !both, attend = flash && need_x;
 
     static int64_t room(int64_t count) { return round_up(count * int64_t(sizeof(Acc)), 64); }
 
@@ -35,12 +36,14 @@ template <class P, class In> struct ContrastCall {
         const int64_t size = int64_t(sizeof(In)), excluded = itself ? 2 : queue ? 0 : 1;
         const Meeting meeting = itself ? Meeting::kItself : both ? Meeting::kBothSides : Meeting::kOneSide;
         const Layout layout = layout_of<P>(meeting, anchors, keys, d, c.threads);
-        int64_t kept = needed && !flash ? Kept<P>::bytes(layout) : 0;
-        if (kept > c.most_kept) kept = 0;
+        // A gradient of the keys alone does not find them.
+        int64_t exponentials = needed && need_x && !flash ? Kept<P>::bytes(layout) : 0;
+        if (exponentials > c.most_kept) exponentials = 0;
         const bool staged = c.unit || itself; // y follows x in one buffer
         Memory memory((staged ? round_up(2 * n * d * size, 64) + room(2 * n) : 0) +
                       round_up(anchors * excluded * 8, 64) + 5 * room(anchors) +
-                      (needed ? room(anchors * ld) + (need_keys && !itself ? room(keys * ld) : 0) : 0) + kept + 64);
+                      (needed ? room(anchors * ld) + (need_keys && !itself ? room(keys * ld) : 0) : 0) + exponentials +
+                      64);
         if (!memory.data) return false;
         Rows x = c.x, y = c.y;
         Acc *norms = nullptr;
@@ -66,8 +69,8 @@ template <class P, class In> struct ContrastCall {
         const Similarity s{c.compute, x,       queue ? c.negatives : y,      itself,
                            d,         c.scale, excluded ? exclude : nullptr, excluded,
                            c.threads};
-        const Kept<P> room(kept ? memory.take(kept) : nullptr, layout);
-        if (!forward_typed<P, In>(s, room, rows, columns, flash, attend ? moved_x : nullptr, ld)) return false;
+        const Kept<P> kept(exponentials ? memory.take(exponentials) : nullptr, layout);
+        if (!forward_typed<P, In>(s, kept, rows, columns, flash, attend ? moved_x : nullptr, ld)) return false;
         const int64_t shift = itself ? n : 0;
         double value, pulled, of_scale = 0, unused;
         weigh_typed<In, Acc>({c.compute, x, y, d, shift, c.scale, c.threads}, rows, columns, c.share,
@@ -78,9 +81,8 @@ template <class P, class In> struct ContrastCall {
             for (int64_t i = 0; i < anchors; ++i)
                 for (int64_t k = 0; k < d; ++k) moved_x[i * ld + k] *= row_weights[i];
         } else {
-            const bool need_x = itself || out.dx || out.dscale;
             const Sums sums{rows, row_weights, itself ? rows : columns, itself ? row_weights : column_weights};
-            if ((need_x || moved_y) && !moved_typed<P, In>(s, room, sums, need_x ? moved_x : nullptr, moved_y, ld))
+            if ((need_x || moved_y) && !moved_typed<P, In>(s, kept, sums, need_x ? moved_x : nullptr, moved_y, ld))
                 return false;
         }
         if (itself) // a row is pulled as an anchor, and as the partner of its partner
@@ -91,7 +93,7 @@ template <class P, class In> struct ContrastCall {
             finish(second, moved_x + n * ld, first, pull, norms ? norms + n : nullptr, out.dy, &unused);
             of_scale = (of_scale + unused) / 2; // each pair counts on both sides
         } else {
-            if (out.dx || out.dscale) finish(x, moved_x, y, pull, norms, out.dx, &of_scale);
+            if (need_x) finish(x, moved_x, y, pull, norms, out.dx, &of_scale);
             if (queue && out.dy) { // the positive key has no part in the negatives
                 memset(moved_x, 0, anchors * ld * sizeof(Acc));
                 finish(y, moved_x, x, pull, norms ? norms + n : nullptr, out.dy, &unused);

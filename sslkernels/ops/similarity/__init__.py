@@ -66,8 +66,7 @@ def logsumexp_similarity(
         IndexError: an excluded column outside ``[-1, M)``, checked on the CPU.
 
     Cost: ``2*N*M*D`` operations forward and ``4*N*M*D`` to ``6*N*M*D`` backward (half for x with itself),
-    ``O((N + M) * D)`` bytes; if a gradient is needed, up to 64 MiB of exponentials (32 where ``D < 512``) stay for the
-    backward, or fewer if ``SSLKERNELS_WORKSPACE_MIB`` says so. A second derivative raises.
+    ``O((N + M) * D)`` bytes. No exponentials stay for the backward. A second derivative raises.
 
     >>> import torch
     >>> import sslkernels.functional as SF
