@@ -46,7 +46,8 @@ def nt_xent(
         normalize: divide rows by ``max(norm, 1e-12)``.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for ``(2N,)``, z0's anchors first.
         group: ranks whose rows are negatives too; the mean over ranks of the returned loss is the loss of the
-            concatenated batch. ``None`` never communicates; ``"world"`` is every rank. Ranks may hold different N.
+            concatenated batch. ``None`` never communicates; ``"world"`` is every rank. Ranks may hold different N, and
+            must multiply a "mean" or a "sum" by the same number: gradients of keys are exchanged in the forward.
         backend: see `logsumexp_similarity`.
 
     Returns:
