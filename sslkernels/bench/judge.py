@@ -80,8 +80,11 @@ def _value(target: Target, trial: Trial, mine: Record) -> float | None:
 
 
 def disturbed(trial: Trial) -> bool:
-    """True where any time was taken beside another process. A ratio is no better than its worse half."""
-    return any(record.get("disturbed") for record in trial.values())
+    """True where any time was taken beside another process, or beside a control that moved.
+
+    A ratio is no better than its worse half.
+    """
+    return any(record.get("disturbed") or record.get("unsettled") for record in trial.values())
 
 
 def unsettled(records: Iterable[Record]) -> list[Key]:

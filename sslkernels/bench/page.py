@@ -212,8 +212,8 @@ def _numbers(records: Sequence[Record]) -> str:
         )
     small = "" if is_update(records[0]) else "Small: forward · backward apart. "
     marked = (
-        "~: another process disturbed every sample of ours or of another."
-        if any(r.get("disturbed") for r in records)
+        "~: another process disturbed every sample of ours or of another, or the control moved at every attempt."
+        if any(map(disturbed, found.values()))
         else ""
     )
     off = [f"{_name(found[key], key)} {name}: {escape(sentence)}" for key, name, sentence in slightly_wrong(records)]

@@ -291,6 +291,7 @@ _BENCHMARK: dict[str, Check] = {
     "control": _absent_or(_dict),
     "unsettled": _absent_or(_flag),
     "megahertz": _absent_or(_number(0, 1e6)),
+    "runnable": _absent_or(_whole(1 << 31)),
     "workspace_bytes": _absent_or(_whole(1 << 60)),
     "preset": _absent_or(_name),
     "disturbed": _absent_or(_flag),

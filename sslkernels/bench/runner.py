@@ -133,7 +133,7 @@ def _case(
             record["off"] = gate.complaint
     if not timed:
         return list(records.values())
-    load = os.getloadavg()[0]
+    load, runnable = os.getloadavg()[0], _runnable()
     what, control_seconds = control(timed, dtype, device)
     timings, stood = settled(
         what,
@@ -149,6 +149,7 @@ def _case(
             disturbed=found.disturbed,
             page_faults=found.page_faults,
             load_average=load,
+            runnable=runnable,
             megahertz=_megahertz(),
         )
     return list(records.values())
@@ -211,6 +212,14 @@ def _allocator() -> str:
     except OSError:
         return GLIBC
     return next((name for name in ("tcmalloc", "jemalloc") if f"lib{name}" in mapped), GLIBC)
+
+
+def _runnable() -> int | None:
+    """How many other threads run or could now, where the system tells it."""
+    try:
+        return max(0, int(Path("/proc/loadavg").read_text().split()[3].split("/")[0]) - 1)
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _megahertz() -> float | None:

@@ -146,8 +146,8 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
                 key[0],
                 short(key[1]),
                 provider,
-                duration(median(a)),
-                duration(median(b)),
+                duration(median(a)) + mark(old[key], provider),
+                duration(median(b)) + mark(new[key], provider),
                 f"[{colour}]{moved:.2f}[/]",
                 size(a.get("memory_bytes")),
                 size(b.get("memory_bytes")),
@@ -155,6 +155,10 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
     if not rows:
         raise ValueError("the two files share no timed workload, dtype and provider; nothing can be compared.")
     console.print(table)
+    for name, records in (("A", before), ("B", after)):
+        for (workload, dtype), provider, sentence in slightly_wrong(records):
+            told = f"{DAGGER} slightly wrong in {name}: {workload} {short(dtype)} {provider}: {sentence}"
+            console.print(escape(told), highlight=False, soft_wrap=True)
 
 
 def _what(record: Record) -> str:

@@ -16,6 +16,7 @@ from sslkernels.bench.control import settled
 from sslkernels.bench.gate import TIMES_PEER, Gate, Truth
 from sslkernels.bench.providers import Eager, Ours
 from sslkernels.bench.records import fault, load, read, write
+from sslkernels.cli import main
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,19 @@ def test_a_peer_that_is_slightly_off_is_timed_and_marked_and_ours_is_refused(kno
     assert "† slightly wrong" in shown and f"compile: {peer['off']}" in shown and "†" not in page._numbers([mine])
 
 
+def test_the_comparison_marks_a_peer_that_is_slightly_off(tmp_path, capsys):
+    records = [record for record in _measured() if record["workload"].startswith("masked_mse-")]
+    off = "the loss is off by 9.6e-07, allowed is 9.5e-07"
+    write(records, tmp_path / "a")
+    write([{**r, "off": off} if r["provider"] == "compile" else r for r in records], tmp_path / "b")
+    for files, times in ((("a", "a"), 0), (("a", "b"), 1), (("b", "b"), 2)):
+        assert main(["bench", "compare", *(str(tmp_path / name) for name in files)]) == 0
+        table, *told = capsys.readouterr().out.split("† slightly wrong in ")
+        rows = [line for line in table.splitlines() if "masked_mse-" in line]
+        assert [line.count("†") for line in rows] == [times * ("compile" in line) for line in rows]
+        assert len(told) == 2 * times and all(off in sentence and "compile:" in sentence for sentence in told)
+
+
 @pytest.mark.parametrize(
     "seconds, attempts, unsettled",
     [
@@ -126,6 +140,7 @@ def test_a_row_that_never_settled_is_told_and_not_published(known_peaks, monkeyp
     records = runner.run([WORKLOAD], ["float32"], [Ours("cpu"), Eager()], CPU, 0.01, lambda _: None)
     assert all(r["unsettled"] and r["control"]["attempts"] == 3 for r in records)
     assert judge.unsettled(records) == [(str(WORKLOAD), "float32")]
+    assert "~ NT-Xent 33×17 fp32" in page._numbers(records) and "the control moved" in page._numbers(records)
     assert any("unsettled" in line and "nt_xent-33x17 fp32" in line for line in tables.remarks(records))
     write(records, tmp_path / "similarity.jsonl")
     monkeypatch.setattr(publish, "FOLDER", tmp_path)
@@ -145,6 +160,7 @@ def test_records_say_what_the_machine_was(known_peaks, still, monkeypatch):
     assert record["allocator"] in ("glibc", "tcmalloc", "jemalloc") and record["load_average"] >= 0
     assert record["megahertz"] is None or 100 < record["megahertz"] < 10_000
     assert record["workspace_bytes"] >= 0 and fault(record) is None
+    assert record["runnable"] is None or 0 <= record["runnable"] < 100_000
     real = Path.read_text
     maps = "7f0-7f1 r-xp 0 00:00 1 /usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4.5.10\n"
     monkeypatch.setattr(Path, "read_text", lambda p, *a, **k: maps if str(p) == "/proc/self/maps" else real(p, *a, **k))
