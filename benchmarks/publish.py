@@ -16,12 +16,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sslkernels.bench import page
-from sslkernels.bench.cases import CASES, FAMILIES, Family, Target
+from sslkernels.bench.cases import CASES, FAMILIES, Family
 from sslkernels.bench.control import MOVED
 from sslkernels.bench.gate import TIMES_PEER
 from sslkernels.bench.judge import (
     DAGGER,
-    Key,
     describe,
     is_loss,
     losses,
@@ -160,7 +159,7 @@ def _name(record: Record) -> tuple[str, ...]:
 def _losses(found: Results) -> str:
     """List workloads that are slower than another, then those slower in one pass alone, missed targets and errors."""
     slower, passes, targets, wrong = (_Told() for _ in range(4))
-    for records in found.families.values():
+    for records in _judged(found):
         names = _names(records)
         for (workload, dtype), other, ratios in losses(records):
             if is_loss(ratios["fwd+bwd"]):
@@ -175,8 +174,6 @@ def _losses(found: Results) -> str:
                 wrong.add(
                     names[r["workload"]], r["dtype"], f"{r['provider']} ({r['why'].split(': ', 1)[-1].rstrip('.')})"
                 )
-    for (workload, dtype), target, value in _missed_in_sweeps(found):
-        targets.add(workload, dtype, f"{measured(target, value)} for {describe(target)}")
     lines = [f"- {line}." for line in slower.lines()]
     for words, told in (
         ("Level or ahead in all, and behind in one pass", passes),
@@ -188,15 +185,11 @@ def _losses(found: Results) -> str:
     return "".join(f"{line}\n" for line in lines) or "- Nowhere, in what was measured.\n"
 
 
-def _missed_in_sweeps(found: Results) -> list[tuple[Key, Target, float]]:
-    """The missed targets of sizes that the sweep alone has, with the titles of workloads in the place of names."""
+def _judged(found: Results) -> list[list[Record]]:
+    """The groups of rows that losses are counted of: the families, and of the sweep the sizes that it alone has."""
     listed = {record["workload"] for group in found.families.values() for record in group}
-    return [
-        ((_names(group)[key[0]], key[1]), target, value)
-        for group in found.crossover.values()
-        for key, target, value in missed(group)
-        if key[0] not in listed
-    ]
+    swept = ([r for r in group if r["workload"] not in listed] for group in found.crossover.values())
+    return [*found.families.values(), *filter(None, swept)]
 
 
 def _summary(found: Results) -> str:
@@ -204,7 +197,7 @@ def _summary(found: Results) -> str:
     slower: dict[str, list[tuple[float, str]]] = {}
     misses = wrong = 0
     compared = dict.fromkeys(OTHERS, 0)
-    for group in found.families.values():
+    for group in _judged(found):
         names = _names(group)
         for trial in trials(group).values():
             for other in OTHERS:
@@ -220,7 +213,6 @@ def _summary(found: Results) -> str:
             worst, where = min(slower[other])
             count = f"{len(slower[other])} of {compared[other]}"
             lines.append(f"- {other} is ahead in {count} rows. The worst ratio is **{worst:.2f}**, of {where}.")
-    misses += len(_missed_in_sweeps(found))
     lines.append(f"- {misses} targets are missed, and {wrong or 'none'} of our own results failed the gate.")
     return "".join(f"{line}\n" for line in lines)
 
@@ -243,7 +235,13 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _crossover(found: Results) -> str:
-    return "".join(f"- {line}\n" for records in found.crossover.values() for line in page.crossings(records))
+    lines = "".join(f"- {line}\n" for records in found.crossover.values() for line in page.crossings(records))
+    return "\n".join((lines, *map(_swept, found.crossover.values())))
+
+
+def _swept(records: Sequence[Record]) -> str:
+    runs = "; ".join(dict.fromkeys(map(_run, records)))
+    return f"Measured: {runs}.\n\n{_table(FAMILIES[records[0]['family']], records)}"
 
 
 def _train(found: Results) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from test_page import bench
 
 from sslkernels.bench.cases import FAMILIES
-from sslkernels.bench.records import digest
+from sslkernels.bench.records import Results, digest
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "publish.py"
@@ -59,6 +60,23 @@ def test_the_summary_has_a_line_for_everyone_who_is_ahead(publish):
     lines = text.splitlines()[1:-1]
     assert 1 <= len(lines) <= 5 and all(line.startswith("- ") and line.endswith(".") for line in lines)
     assert any(line.startswith("- compile is ahead in ") for line in lines) and "targets are missed" in lines[-1]
+
+
+def test_the_sweep_is_a_table_and_its_losses_are_counted(publish):
+    """Sizes that the tables of families have are counted there alone."""
+    records = [
+        bench("nt_xent", (size, 128), provider, milliseconds, preset=preset)
+        for size, preset, eager in ((64, "small", 8.0), (64, "crossover", 1.0), (16, "crossover", 1.0))
+        for provider, milliseconds in (("cpu", 2.0), ("eager", eager))
+    ]
+    found = Results({"similarity": records[:2]}, {"similarity": records[2:]})
+    text = publish.rewritten("<!-- results -->\n<!-- end -->", found)
+    swept = text[text.index("From which size") : text.index("## Where we lose")]
+    assert "| NT-Xent 16 × 128 | fp32 | 2.00 ms | **0.50** |" in swept and "| NT-Xent 64 × 128 |" in swept
+    lost = text[text.index("## Where we lose") :]
+    assert "- NT-Xent 16×128: fp32 **0.50** of eager." in lost and "64×128: fp32 **" not in lost
+    text = publish.rewritten("<!-- where we lose -->\n<!-- end -->", found)
+    assert "- eager is ahead in 1 of 2 rows. The worst ratio is **0.50**, of NT-Xent 16×128 in fp32." in text
 
 
 def test_a_changed_record_changes_the_results(publish, tmp_path, monkeypatch):
