@@ -199,6 +199,8 @@ def test_a_frozen_input_changes_nothing_else(loss: Loss, backend: str, asked: li
             for name, gradient in others.items():
                 assert_close(gradient, every[name].double(), 1e-5)
             continue
+        if INTERPRETED and "logit_scale" in others:  # Triton makes it of the sides that it moves, one or both
+            assert_close(others.pop("logit_scale"), every["logit_scale"].double(), 1e-5)
         assert_same_bits([value, *others.values()], [wanted, *(every[name] for name in others)])
 
 
@@ -218,6 +220,7 @@ def test_frozen_inputs_may_be_overwritten_before_the_backward(loss: Loss, backen
         assert_same_bits(gradients(value, some), wanted)
 
 
+@COMPILED_ONLY
 def test_frozen_inputs_are_not_kept_alive(loss: Loss, backend: str) -> None:
     if loss.function.__name__ in READ_AGAIN:
         pytest.skip("the loss keeps its inputs")

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from sslkernels.ops.rows import triton_kernels as kernels
+from sslkernels.ops.rows.triton import REGISTERS
 from sslkernels.ops.triton_launch import row_tile
 
 INTEGERS = {
@@ -48,4 +49,5 @@ def row_kernels(dtype: str, width: int) -> Iterator[Any]:
         name = f"{dtype} D={width} frozen={bool(absent)}"
         yield f"row_cosine_backward {name}", kernels.row_cosine_backward_kernel, sides, {**size, **absent}, options
         sums = dict.fromkeys(("dx", "dy"), "fp32")
-        yield f"cosine_loss {name}", kernels.cosine_loss_kernel, {**sides, **sums}, {**size, **absent}, options
+        most = {**options, "maxnreg": REGISTERS}
+        yield f"cosine_loss {name}", kernels.cosine_loss_kernel, {**sides, **sums}, {**size, **absent}, most

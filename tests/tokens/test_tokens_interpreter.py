@@ -285,8 +285,8 @@ else:
         weights = torch.ones(14)[::2]
         for pred in rows:
             for target in rows:
-                got = triton.errors(pred, target, weights, "none", 0.0)[0]
-                close(got, (pred.double() - target.double()).square().mean(1).numpy(), 1e-6)
+                value, _ = triton.masked_error(Masked(pred[None], target[None], weights, "none", 0.0), None, False)
+                close(value, (pred.double() - target.double()).square().mean().numpy(), 1e-6)
 
     # --- ranks ------------------------------------------------------------------------------------------------------
 

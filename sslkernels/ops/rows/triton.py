@@ -11,6 +11,9 @@ from sslkernels.ops.rows import triton_kernels as kernels
 from sslkernels.ops.rows.schema import CosineLoss, Matched
 from sslkernels.ops.triton_launch import cdiv, floats, row_tile
 
+# Registers per thread for cosine_loss, which holds both gradients. Left alone, ptxas aims at fewer, and spills.
+REGISTERS = 128
+
 
 def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     z0, z1 = rows_of(z0), None if z1 is None else rows_of(z1)
@@ -104,7 +107,7 @@ def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, T
         with torch.cuda.device_of(x):
             kernels.cosine_loss_kernel[(cdiv(n, size["BLOCK_N"]),)](
                 x, y, losses, dx if need_x else None, dy if need_y else None, n, d, x.stride(0), y.stride(0), eps,
-                float(offset), float(weight), ranks / divisor, **size,
+                float(offset), float(weight), ranks / divisor, **size, maxnreg=REGISTERS,
             )  # fmt: skip
     return losses.sum(), dx, dy
 
