@@ -44,8 +44,10 @@ def negative_cosine_similarity(
     A row of zeros has cosine 0 and the gradient ``-x1_i / (eps |x1_i|)``. This is the gradient of the formula, as for
     every norm below eps; torch's ``cosine_similarity`` differs there. Norms are right even if squares overflow float32.
 
-    Cost: one read of both forward; one more backward, and a write for each side that needs a gradient. Nothing of size
-    ``N*D`` is kept but x0 and x1. A second derivative raises.
+    Cost: the forward reads both once, and writes the gradient of each side that needs one in float32 (float64); the
+    backward rounds it to the dtype of its side. If no backward follows, it was written for nothing, so call the loss
+    under `torch.no_grad` there. With ``"none"`` the forward reads both and keeps three numbers per row, and the
+    backward reads both once more. A second derivative raises.
 
     >>> import torch
     >>> import sslkernels.functional as SF

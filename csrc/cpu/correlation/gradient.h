@@ -5,7 +5,7 @@
 //   samples    da = K a           a thread takes all rows of a chunk of features, so it has sum_n da a before dz
 //   features   da = b off(C)^T    a thread takes all features of a chunk of rows
 #pragma once
-#include "../tokens/around.h"
+#include "../huge_pages.h"
 #include "products.h"
 
 namespace {

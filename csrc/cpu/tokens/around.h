@@ -1,31 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Writes results that are too large for the caches: into huge pages, and around the caches.
+// Writes results that are too large for the caches around them. ../huge_pages.h says which ones are.
 #pragma once
+#include "../huge_pages.h"
 #include <stdint.h>
 #include <string.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
 namespace {
-
-constexpr int64_t kHuge = 2 << 20;       // bytes of a huge page
-constexpr int64_t kFreshBytes = 4 << 20; // bytes of a result from which on it pays
-
-// Asks for huge pages under a result that nothing has touched yet, and says whether to write around the caches.
-inline bool fresh(void *data, int64_t bytes) {
-#if defined(__linux__)
-    if (bytes >= kFreshBytes) {
-        const uintptr_t from = (reinterpret_cast<uintptr_t>(data) + kHuge - 1) / kHuge * kHuge;
-        const uintptr_t to = (reinterpret_cast<uintptr_t>(data) + bytes) / kHuge * kHuge;
-        if (to > from) madvise(reinterpret_cast<void *>(from), to - from, MADV_HUGEPAGE);
-    }
-#endif
-    return bytes >= kFreshBytes;
-}
 
 #if defined(__AVX512F__)
 constexpr int64_t kLine = 64;
