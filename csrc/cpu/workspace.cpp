@@ -2,12 +2,10 @@
 // Keeps blocks in a few slots that threads empty and fill by atomic exchange. A block belongs to one call at a time, so
 // threads and calls within calls never share one. There is no lock that a fork could leave taken.
 #include "workspace.h"
+#include "huge_pages.h"
 #include "integers.h"
 #include <atomic>
 #include <cstdlib>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace sslkernels {
 namespace {
@@ -17,21 +15,17 @@ struct Slot {
     std::atomic<int64_t> bytes{0}; // a hint while another thread exchanges the block; its owner reads the true size
 };
 constexpr int kSlots = 8;
-constexpr int64_t kLine = 64;         // bytes; a block's size stands in the line before its memory
-constexpr int64_t kLarge = 4ll << 20; // bytes from which on large pages pay
-constexpr int64_t kPage = 2ll << 20;  // bytes of a large page
+constexpr int64_t kLine = 64; // bytes; a block's size stands in the line before its memory
 Slot slots[kSlots];
 std::atomic<int64_t> limit{256ll << 20}, waiting{0};
 
 int64_t &size_of(char *data) { return *reinterpret_cast<int64_t *>(data - kLine); }
 
-char *fresh(int64_t bytes) {
-    const bool large = bytes >= kLarge;
-    void *memory = std::aligned_alloc(large ? kPage : kLine, round_up(bytes + kLine, large ? kPage : kLine));
+char *new_block(int64_t bytes) {
+    const int64_t whole = bytes + kLine, align = whole >= kFreshBytes ? kHuge : kLine;
+    void *memory = std::aligned_alloc(align, round_up(whole, align));
     if (!memory) return nullptr;
-#if defined(MADV_HUGEPAGE)
-    if (large) madvise(memory, round_up(bytes + kLine, kPage), MADV_HUGEPAGE);
-#endif
+    fresh(memory, round_up(whole, align));
     char *data = static_cast<char *>(memory) + kLine;
     size_of(data) = bytes;
     return data;
@@ -79,30 +73,24 @@ WorkspaceBlock take_workspace(int64_t bytes) {
             if (size_of(data) >= bytes) return {data, size_of(data)};
             discard(data);
         }
-    char *data = fresh(bytes);
+    char *data = new_block(bytes);
     return {data, data ? bytes : 0};
 }
 
 void give_back_workspace(WorkspaceBlock block) {
     if (!block.data) return;
     if (block.bytes > limit) return discard(block.data);
-    // Larger blocks serve smaller calls too, so the small ones make room.
-    while (waiting + block.bytes > limit) {
+    waiting += block.bytes; // before it waits, so that threads together never keep more than the limit
+    while (waiting > limit || !stored(block.data)) {
+        // Larger blocks serve smaller calls too, so the small ones make room.
         Slot *least = smallest();
-        if (!least) break;
-        discard(emptied(*least));
+        char *data = least && least->bytes < block.bytes ? emptied(*least) : nullptr;
+        if (!data) {
+            waiting -= block.bytes;
+            return discard(block.data);
+        }
+        discard(data);
     }
-    waiting += block.bytes;
-    if (stored(block.data)) return;
-    waiting -= block.bytes;
-    Slot *least = smallest();
-    if (least && least->bytes < block.bytes) {
-        discard(emptied(*least));
-        waiting += block.bytes;
-        if (stored(block.data)) return;
-        waiting -= block.bytes;
-    }
-    discard(block.data);
 }
 
 void limit_workspace(int64_t bytes) { limit = bytes; }

@@ -83,7 +83,7 @@ template <class In, class Acc> void finish_typed(const Finish &f, void *out, dou
             parts[part] += double(along);
             if (!out) continue;
             Acc *to = static_cast<Acc *>(out) + i * d;
-            const In *partner = pull ? row<In>(f.partners, wrap(i + f.shift, f.partners.count)) : x;
+            const In *partner = pull ? row<In>(f.partners, i) : x;
             const Acc a = pull ? pull[i] : Acc(0);
             if (pull)
                 for (int64_t k = 0; k < d; ++k) to[k] = scale * (m[k] - a * widen<Acc>(partner[k]));

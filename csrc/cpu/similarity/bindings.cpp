@@ -32,40 +32,38 @@ static const Bindings bindings([](py::module_ &module) {
         must(kernels<SimilarityKernels>().backward(problem, {at(rows), at(rows_grad), at(columns), at(columns_grad)},
                                                    at(moved_x), at(moved_y)));
     });
-    module.def("similarity_weigh",
-               [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride, int64_t m, int64_t d,
-                  int64_t shift, double scale, Address rows, Address columns, double share, Address row_weights,
-                  Address column_weights, Address pull, int threads) {
-                   double value, of_scale;
-                   {
-                       py::gil_scoped_release release;
-                       kernels<SimilarityKernels>().weigh(
-                           {dtype, {at(x), x_stride, n}, {at(y), y_stride, m}, d, shift, scale, threads}, at(rows),
-                           at(columns), share, {at(row_weights), at(column_weights), at(pull)}, &value, &of_scale);
-                   }
-                   return py::make_tuple(value, of_scale);
-               });
-    module.def("similarity_finish", [](int dtype, Address x, int64_t x_stride, int64_t n, int64_t d, Address moved,
-                                       Address partners, int64_t partners_stride, int64_t m, int64_t shift,
-                                       Address pull, Address norms, double scale, Address out, int threads) {
-        double of_scale;
+    module.def("similarity_weigh", [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
+                                      int64_t d, double scale, Address rows, Address columns, double share,
+                                      Address row_weights, Address column_weights, Address pull, int threads) {
+        double value, of_scale;
         {
             py::gil_scoped_release release;
-            kernels<SimilarityKernels>().finish({dtype,
-                                                 {at(x), x_stride, n},
-                                                 at(moved),
-                                                 d,
-                                                 d,
-                                                 {at(partners), partners_stride, m},
-                                                 shift,
-                                                 at(pull),
-                                                 at(norms),
-                                                 scale,
-                                                 threads},
-                                                at(out), &of_scale);
+            kernels<SimilarityKernels>().weigh(
+                {dtype, {at(x), x_stride, n}, {at(y), y_stride, n}, d, 0, scale, threads}, at(rows), at(columns), share,
+                {at(row_weights), at(column_weights), at(pull)}, &value, &of_scale);
         }
-        return of_scale;
+        return py::make_tuple(value, of_scale);
     });
+    module.def("similarity_finish",
+               [](int dtype, Address x, int64_t x_stride, int64_t n, int64_t d, Address moved, Address partners,
+                  int64_t partners_stride, Address pull, Address norms, double scale, Address out, int threads) {
+                   double of_scale;
+                   {
+                       py::gil_scoped_release release;
+                       kernels<SimilarityKernels>().finish({dtype,
+                                                            {at(x), x_stride, n},
+                                                            at(moved),
+                                                            d,
+                                                            d,
+                                                            {at(partners), partners_stride, n},
+                                                            at(pull),
+                                                            at(norms),
+                                                            scale,
+                                                            threads},
+                                                           at(out), &of_scale);
+                   }
+                   return of_scale;
+               });
     module.def("similarity_kept_bytes", [](int against, int compute, int64_t n, int64_t m, int64_t d, int threads) {
         return kernels<SimilarityKernels>().kept_bytes(against, compute, n, m, d, threads);
     });

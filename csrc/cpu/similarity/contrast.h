@@ -115,7 +115,7 @@ template <class P, class In> struct ContrastCall {
     }
     void finish(const Rows &x, const Acc *moved, const Rows &partners, const Acc *pull, const Acc *norms, void *to,
                 double *of_scale) const {
-        finish_typed<In, Acc>({c.compute, x, moved, ld, d, partners, 0, pull, norms, c.scale, c.threads}, to, of_scale);
+        finish_typed<In, Acc>({c.compute, x, moved, ld, d, partners, pull, norms, c.scale, c.threads}, to, of_scale);
     }
 };
 

@@ -41,8 +41,7 @@ struct Finish {
     Rows x; // as they were multiplied
     const void *moved;
     int64_t ld, d;
-    Rows partners; // row i was pulled to partner i + shift by pull[i]; no data where there is no pull
-    int64_t shift;
+    Rows partners; // row i was pulled to partner i by pull[i]; no data where there is no pull
     const void *pull;
     const void *norms; // of the rows as they were given; null where they were multiplied as given
     double scale;

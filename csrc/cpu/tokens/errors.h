@@ -22,7 +22,7 @@ template <class Acc> struct Sum {
     Acc lanes[L] = {}, rest = 0;
     // Adds f(k) for k from `from` to `to`. All pieces but the last must have a multiple of L terms.
     template <class F> void add(int64_t from, int64_t to, F f) {
-        Acc here[L]; // which the compiler keeps in registers
+        Acc here[L]; // the compiler keeps them in registers
         for (int l = 0; l < L; ++l) here[l] = lanes[l];
         int64_t k = from;
         for (; k + L <= to; k += L)

@@ -77,7 +77,7 @@ def _against_keys(
     need_x = needs.need_x or needs.need_scale
     need_keys = needs.need_negatives if queue is not None else needs.need_y
     # Where no key can get a gradient, one flash pass sums the keys by their weights too.
-    attend = not both and anchors.frozen and any(needs)
+    attend = not both and anchors.frozen and need_x
     there = both and shard.ranks > 1  # the columns of x are rows of y's matrix then
     forth = Pairs(x, keys, scale, None, start, views)
     back = Pairs(y, all_rows(x, shard), scale, None, start, views) if there else None
@@ -98,7 +98,7 @@ def _against_keys(
             moved_x, _ = backward(forth, Sums(rows, weights[0], *everyones_cols), True, False, backend)
         if needs.need_y:
             moved_y, _ = backward(back, Sums(cols, weights[1], *everyones_rows), True, False, backend)
-    else:
+    elif need_x or need_keys:
         sums = Sums(rows, weights[0], cols, weights[1]) if both else Sums(rows, weights[0], None, None)
         moved_x, moved_y = backward(forth, sums, need_x, need_keys, backend)
         if queue is None and need_keys:

@@ -61,8 +61,8 @@ def weigh(
     rows, cols, directions = rows.contiguous(), contiguous(cols), 1 if cols is None else 2
     weights, pull = rows.new_empty((directions, len(rows))), torch.empty_like(rows)
     value, of_scale = _C.similarity_weigh(
-        CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), y.shape[0], x.shape[1],
-        0, float(positives.scale), rows.data_ptr(), pointer(cols), share * directions, weights.data_ptr(),
+        CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], y.data_ptr(), y.stride(0), x.shape[1],
+        float(positives.scale), rows.data_ptr(), pointer(cols), share * directions, weights.data_ptr(),
         weights[-1].data_ptr(), pull.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
     return rows.new_tensor(value), weights, pull, rows.new_tensor(of_scale)
@@ -93,7 +93,7 @@ def _finished(
     partners = x if partners is None else alike(x, partners)
     along = _C.similarity_finish(
         CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], x.shape[1], moved.data_ptr(), partners.data_ptr(),
-        partners.stride(0), partners.shape[0], 0, pointer(pull), pointer(norms), float(scale),
+        partners.stride(0), pointer(pull), pointer(norms), float(scale),
         pointer(out) if need else 0, torch.get_num_threads(),
     )  # fmt: skip
     return out, None if absent else along
