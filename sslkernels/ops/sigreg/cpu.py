@@ -46,7 +46,7 @@ def loss(views: Views, need: bool) -> tuple[Tensor, Tensor]:
             CODES[z.dtype], z.data_ptr(), (m, views.centred, n * c), 1 - views.weight, dz.data_ptr() if need else 0,
             threads,
         )  # fmt: skip
-    return torch.full((), value, dtype=dtype), dz
+    return torch.tensor(value, dtype=dtype, device="cpu"), dz
 
 
 def sums(p: Tensor, step: float, knots: int) -> Tensor:
