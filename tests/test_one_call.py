@@ -104,7 +104,7 @@ def test_gradients_at_any_grad_output(loss: Loss, backend: str, dtype: torch.dty
 
 
 def test_a_faint_gradient_survives_when_it_is_scaled_up(loss: Loss, backend: str) -> None:
-    """What a gradient scaler is for: the gradient waits in float32 for grad_output, and is rounded to float16 once."""
+    """A gradient scaler saves faint gradients: they wait in float32 for grad_output, and are rounded once."""
     inputs, options = loss.faint_inputs(torch.float16)
     value = loss(inputs, **options, backend=backend)
     scaled = gradients(value, inputs, torch.tensor(65536.0))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a comparison fair: peers that are slightly off, the control of a row, and the allocator."""
+"""Check that comparisons are fair: peers that are slightly off, the control of a row, and the allocator."""
 
 from __future__ import annotations
 

@@ -150,8 +150,8 @@ else:
                 self.names.append(name)
             return func(*args, **(kwargs or {}))
 
-    # Of a loss as one op, and of its node's step around it: torch.full of a number that is given as a float, ones_like
-    # where the backward begins, and a product for each gradient.
+    # The numbers are those of the op, and of its node's step around it: torch.full of a number that is given as a
+    # float, ones_like where the backward begins, and a product for each gradient.
     EXPECTED = {
         "fused": {"nt_xent": (5, 4), "clip_loss": (6, 4), "info_nce": (6, 4), "queue": (5, 3)},
         "chunked": {"nt_xent": (7, 4), "clip_loss": (8, 4), "info_nce": (8, 4), "queue": (8, 3)},

@@ -43,7 +43,7 @@ template <class P, class In> struct LossOfColumns {
     const bool scaled = l.standardised, units = product && !scaled;
     const int matrices = !product ? 0 : l.samples ? views : cross ? 1 : views;
     const int64_t each = views * d, whole = l.samples ? n * n : d * d;
-    // Of each column, in fp64. `factor` brings it near 1: that is its scale or its unit. `sums` are energies by column.
+    // These are fp64 numbers by column. `factor`, a scale or a unit, brings a column near 1; `sums` are energies.
     double *squares, *products, *factor, *through, *diagonal, *sums;
     // `columns` is the rounded factor, and `standard` what the columns of the matrix are multiplied with.
     Acc *mean, *columns, *standard, *matrix;

@@ -102,7 +102,7 @@ def moved(
 
 
 def _pair_bytes(x: Tensor) -> int:
-    """What a pair takes: its product in float32, and its weight in the dtype of x beside it if this is another."""
+    """Count the bytes of a pair: its product in float32, and beside it its weight if x has another dtype."""
     return 4 if x.dtype == torch.float32 else 4 + x.element_size()
 
 

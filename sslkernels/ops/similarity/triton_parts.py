@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes between the kernels of the similarity family: running sums, terms of the gradient, and parts of sums."""
+"""Pass running sums, terms of the gradient and parts of sums between the kernels of the similarity family."""
 
 from __future__ import annotations
 
