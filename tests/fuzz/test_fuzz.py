@@ -35,16 +35,13 @@ SIMILARITY = ("byol_loss", "clip_loss", "info_nce", "logsumexp_similarity", "neg
 INTERPRETABLE = (torch.float32, torch.float32, torch.float16)
 
 if INTERPRETED:
-    from sslkernels.ops.similarity import triton_plan
-    from sslkernels.ops.similarity.triton_plan import Blocks, Plan
+    from similarity_plans import PATHS, force
 
-    @pytest.mark.parametrize("path", ("fused", "chunked"))
+    @pytest.mark.parametrize("path", PATHS)
     @pytest.mark.parametrize("name", SIMILARITY)
     def test_similarity_on_triton(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        blocks = Blocks(32, 16, 4, 1) if path == "fused" else Blocks(16, 32, 4, 1)
-        monkeypatch.setattr(triton_plan, "plan", lambda *_: Plan(path, "forced", blocks, blocks, blocks))
-        monkeypatch.setattr(triton_plan, "WORKSPACE", 3_000)
-        dtypes = (torch.float16,) if path == "fused" else INTERPRETABLE  # no plan fuses float32
+        force(monkeypatch, path, 3_000)
+        dtypes = INTERPRETABLE if path == "products" else (torch.float16,)  # cuBLAS forms those of float32
         for number in range(12):
             run(name, number, "triton", dtypes=dtypes)
             run(name, number, "triton", poisoned=True, dtypes=dtypes)

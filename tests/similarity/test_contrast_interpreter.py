@@ -25,30 +25,23 @@ if not INTERPRETED:
         run_interpreted(__file__, "not slow and not gpu", tmp_path)
 
 else:
+    from similarity_plans import PATHS, force
     from triton.runtime.interpreter import GridExecutor
 
     import sslkernels.functional as SF
     from sslkernels.distributed import Shard
     from sslkernels.ops import registry
-    from sslkernels.ops.similarity import composed, reference, triton, triton_plan
+    from sslkernels.ops.similarity import composed, reference, triton, triton_tiles
     from sslkernels.ops.similarity.schema import Anchors, Needs
-    from sslkernels.ops.similarity.triton_plan import Blocks, Plan
 
     AGAINST = ("itself", "both", "rows", "queue")
 
-    def take(monkeypatch: pytest.MonkeyPatch, path: str, workspace: int) -> None:
-        """Force a path, with small blocks."""
-        blocks = Blocks(32, 16, 4, 1) if path == "fused" else Blocks(16, 32, 4, 1)
-        monkeypatch.setattr(triton_plan, "plan", lambda *_: Plan(path, "forced", blocks, blocks, blocks))
-        monkeypatch.setattr(triton_plan, "WORKSPACE", workspace)
-
-    @pytest.fixture(params=("fused", "chunked", "one chunk"))
+    @pytest.fixture(params=(*PATHS, "one chunk"))
     def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-        way, workspace = {"fused": ("fused", 0), "chunked": ("chunked", 3_000), "one chunk": ("chunked", 1 << 20)}[
-            request.param
-        ]
-        take(monkeypatch, way, workspace)
-        poison_new_tensors(monkeypatch)
+        """Force a path in small chunks, or products in one chunk, which are kept."""
+        one = request.param == "one chunk"
+        force(monkeypatch, "products" if one else request.param, 1 << 20 if one else 3_000)
+        poison_new_tensors(monkeypatch, triton_tiles)
         return request.param
 
     def anchors_of(against: str, unit: bool, dtype: torch.dtype, frozen: bool, n: int = 19, d: int = 12) -> Anchors:
@@ -159,10 +152,10 @@ else:
     AROUND = ("full", "ones_like", "mul")
 
     @pytest.mark.parametrize("loss", ("nt_xent", "clip_loss", "info_nce", "queue"))
-    @pytest.mark.parametrize("way", ("fused", "chunked"))
+    @pytest.mark.parametrize("way", PATHS)
     def test_launches(monkeypatch: pytest.MonkeyPatch, way: str, loss: str) -> None:
         """These counts are the point of the design; docs/design/similarity.md lists them."""
-        take(monkeypatch, way, 1 << 20)
+        force(monkeypatch, way, 1 << 20)
         x, y = (torch.randn(40, 16, requires_grad=True) for _ in range(2))
         queue, scale = torch.randn(50, 16), torch.tensor(2.0, requires_grad=True)
         with Launches(monkeypatch) as seen:

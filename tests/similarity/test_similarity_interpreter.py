@@ -28,21 +28,20 @@ if not INTERPRETED:
 
 else:
     from dense_oracle import ROUNDING, Oracle
+    from similarity_plans import PATHS, force
 
     import sslkernels.functional as SF
-    from sslkernels.ops.similarity import triton, triton_plan
+    from sslkernels.ops.similarity import triton, triton_plan, triton_tiles
     from sslkernels.ops.similarity.schema import Pairs
-    from sslkernels.ops.similarity.triton_plan import Blocks, Plan, chunk, plan
+    from sslkernels.ops.similarity.triton_plan import chunk, plan
 
     SIZES = (1, 2, 3, 17, 31, 33, 257)
 
-    @pytest.fixture(params=("fused", "chunked"))
+    @pytest.fixture(params=PATHS)
     def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
         """Force a path, with blocks and a workspace so small that small problems cross many; poison new tensors."""
-        blocks = Blocks(32, 16, 4, 1) if request.param == "fused" else Blocks(16, 32, 4, 1)
-        monkeypatch.setattr(triton_plan, "plan", lambda *_: Plan(request.param, "forced", blocks, blocks, blocks))
-        monkeypatch.setattr(triton_plan, "WORKSPACE", 3_000)
-        poison_new_tensors(monkeypatch)
+        force(monkeypatch, request.param, 3_000)
+        poison_new_tensors(monkeypatch, triton_tiles)
         return request.param
 
     def problem(n: int, m: int | None, d: int, dtype: torch.dtype, excluded: int) -> tuple[Tensor, Any, Any]:
@@ -138,11 +137,6 @@ else:
         shares = oracle.shares(oracle.rows, 1)
         error = shares @ oracle.y.abs() * (2 * oracle.logit_error + ROUNDING[dtype])
         assert ((attended.double() - shares @ oracle.y).abs() <= error).all()
-
-    def test_more_exclusions_than_the_fused_path_takes() -> None:
-        assert plan(40, 40, 5, torch.float16, (9, 0), 7).path == "chunked"
-        x, y, exclude = problem(20, 40, 5, torch.float16, 7)
-        check(x, y, 0.7, exclude, "both")
 
     def test_rows_with_nothing_left(path: str) -> None:
         """The value is -inf and the gradients are zero, never NaN, also if there are no keys at all."""
@@ -276,18 +270,32 @@ else:
     # --- the choice -------------------------------------------------------------------------------------------------
 
     def test_plan_says_why() -> None:
-        assert plan(4096, 4096, 128, torch.bfloat16, (9, 0)).reason.startswith("fused: 16-bit rows of D = 128")
-        for d, dtype, capability, because in (
-            (128, torch.float32, (9, 0), "float32"),
-            (257, torch.float16, (9, 0), "D = 257"),
-            (128, torch.float16, (8, 6), "8.6"),
-            (128, torch.float16, (0, 0), "0.0"),
+        chosen = plan(4096, 4096, 128, torch.bfloat16, (9, 0))
+        assert chosen.reason.startswith("tiles: 16-bit products") and chosen.fused is not None
+        assert plan(4096, 4096, 128, torch.bfloat16, (9, 0), True).fused is None
+        assert plan(4096, 4096, 129, torch.bfloat16, (9, 0)).fused is None
+        for dtype, capability, because in (
+            (torch.float32, (9, 0), "float32"),
+            (torch.float16, (8, 6), "8.6"),
+            (torch.float16, (0, 0), "0.0"),
         ):
-            chosen = plan(4096, 4096, d, dtype, capability)
-            assert chosen.path == "chunked" and because in chosen.reason
+            chosen = plan(4096, 4096, 128, dtype, capability)
+            assert chosen.products and because in chosen.reason
 
+    @pytest.mark.parametrize("d", (128, 512, 768))
     @pytest.mark.parametrize(("n", "m"), ((1, 1), (7, 10**6), (10**6, 7), (10**5, 10**5), (1000, 999)))
-    def test_chunks_fit_the_workspace(n: int, m: int) -> None:
-        height, width = chunk(n, m, 6)
-        assert 1 <= height <= n and 1 <= width <= m and 6 * height * width <= triton_plan.WORKSPACE
-        assert height * width >= min(n * m, triton_plan.WORKSPACE // 6 // 2), "a chunk wastes the workspace"
+    def test_chunks_fit_the_workspace(n: int, m: int, d: int) -> None:
+        """They are whole tiles; the last of a side is short of at most one tile for each of the others."""
+        height, width = chunk(n, m, d, 6, 128, torch.device("cpu"))
+        assert height % 128 == width % 128 == 0 and 6 * height * width <= triton_plan.WORKSPACE
+        least = min(-(-n // 128) * -(-m // 128) * 128**2, triton_plan.WORKSPACE // 6 // 4)
+        assert height * width >= least / 1.2, "a chunk wastes the workspace"
+        for size, side in ((n, height), (m, width)):
+            chunks = -(-size // side)
+            assert size - (chunks - 1) * side > side - 128 * chunks
+
+    def test_chunks_fill_the_multiprocessors(monkeypatch: pytest.MonkeyPatch) -> None:
+        """The sides of an H200: 8448 rows are 132 tiles of 128 x 256 for D = 512, 11264 rows 264 for D = 768."""
+        monkeypatch.setattr(triton_plan, "processors", lambda _: 132)
+        assert chunk(8448 * 8, 8448 * 8, 512, 2, 128, torch.device("cuda")) == (8448, 8448)
+        assert chunk(11264 * 4, 11264 * 4, 768, 2, 128, torch.device("cuda")) == (11264, 11264)

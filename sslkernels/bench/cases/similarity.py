@@ -51,12 +51,11 @@ FAMILY = Family(
 
 @dataclass(frozen=True)
 class Logits:
-    """The matrix of logits that a dense path stores. ``excluded`` entries of each row do not count."""
+    """The matrix of logits that a dense path stores."""
 
     rows: int
     columns: int
     width: int
-    excluded: int = 0
     itself: bool = False
     """True where rows and columns are the same, so that half of the matrix would do."""
 
@@ -80,7 +79,7 @@ def _triton_path(logits: Logits, dtype: torch.dtype, device: torch.device) -> st
     here = device.type == "cuda" and (device.index or 0) < torch.cuda.device_count()
     capability = torch.cuda.get_device_capability(device) if here else _ASSUMED_CAPABILITY
     assumed = "" if here else " (for compute capability {}.{}, assumed)".format(*capability)
-    planned = plan(logits.rows, logits.columns, logits.width, dtype, capability, logits.excluded)
+    planned = plan(logits.rows, logits.columns, logits.width, dtype, capability)
     return planned.reason + assumed
 
 
@@ -132,7 +131,7 @@ def _cross_entropy(
 
 def _nt_xent_logits(shape: Shape) -> Logits:
     n, d = shape
-    return Logits(2 * n, 2 * n, d, excluded=2, itself=True)
+    return Logits(2 * n, 2 * n, d, itself=True)
 
 
 def _nt_xent_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
@@ -353,7 +352,7 @@ IN_BATCH_INFO_NCE = Case(
 
 def _clip_logits(shape: Shape) -> Logits:
     n, d = shape
-    return Logits(n, n, d, excluded=1)
+    return Logits(n, n, d)
 
 
 def _clip_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:

@@ -6,20 +6,19 @@ Nothing here waits for the device: the scale is read from its pointer, and every
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import torch
 from torch import Tensor
 
 from sslkernels.distributed import Shard
 from sslkernels.ops.launch import rows_of
 from sslkernels.ops.similarity import composed, triton_anchors, triton_contrast
-from sslkernels.ops.similarity import triton_chunked as chunked
 from sslkernels.ops.similarity import triton_fused as fused
+from sslkernels.ops.similarity import triton_tiles as tiles
 from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives, Sums
 from sslkernels.ops.similarity.triton_anchors import Parts
+from sslkernels.ops.similarity.triton_contrast import moved
 from sslkernels.ops.similarity.triton_parts import Running, attended_of, lse_of, terms_of, total
-from sslkernels.ops.similarity.triton_plan import Plan, keys_of, plan_for
+from sslkernels.ops.similarity.triton_plan import keys_of, plan_for
 from sslkernels.ops.triton_launch import floats
 
 
@@ -34,10 +33,14 @@ def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, 
         )
     way = plan_for(pairs)
     with torch.cuda.device_of(x):
-        swept = through(way).sums(way, pairs, columns, attend, False)
+        if attend and way.fused is not None and not columns:
+            running, parts = fused.attended(way.fused, pairs)
+            rows = lse_of(running)
+            return rows, floats(x, 0), attended_of(running, parts, rows)
+        swept = tiles.sums(way, pairs, columns, attend)
         rows = lse_of(swept.rows)
         column_sums = floats(x, 0) if swept.columns is None else lse_of(swept.columns)
-        return rows, column_sums, attended_of(swept, rows) if attend else floats(x, 0)
+        return rows, column_sums, tiles.attended(way, pairs, rows, swept.products) if attend else floats(x, 0)
 
 
 def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
@@ -48,10 +51,9 @@ def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tens
         shapes = (of.shape if need else (0,) for of, need in ((x, need_x), (keys, need_y)))
         moved_x, moved_y = (floats(x, *shape).zero_() for shape in shapes)
         return moved_x, moved_y
-    way = plan_for(pairs)
     with torch.cuda.device_of(x):
         terms = terms_of(sums, x.dtype)
-        sides = through(way).moved(way, pairs, terms, need_x, need_y, None)
+        sides = moved(plan_for(pairs), pairs, terms, need_x, need_y, None)
         moved_x, moved_y = (floats(x, 0) if parts is None else total(parts, terms.largest) for parts in sides)
         return moved_x, moved_y
 
@@ -83,10 +85,6 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
         return composed.contrast(anchors, mean, needs, Shard.alone, "triton")
     with torch.cuda.device_of(anchors.x):
         return triton_contrast.contrast(anchors, mean, needs)
-
-
-def through(way: Plan) -> ModuleType:
-    return fused if way.path == "fused" else chunked
 
 
 def _prepared(pairs: Pairs) -> Pairs:

@@ -51,7 +51,7 @@ def _sum_of(parts, count, BLOCK: tl.constexpr):
 def weigh_kernel(
     x, y, scale, row_peaks, row_totals, column_peaks, column_totals, lse, weights, pull, losses, pulled, largest,
     n, d, x_stride, y_stride, row_state, column_state, row_parts, column_parts, share,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """lse and weights, (directions, N), ``pull`` (N,), and of each program its sums of losses and of pull*<x, y>.
 
@@ -71,7 +71,7 @@ def weigh_kernel(
             left = load_rows(x, rows, features, n, d, x_stride).to(tl.float32)
             product += tl.sum(left * load_rows(y, rows, features, n, d, y_stride).to(tl.float32), 1)
         logit = factor * product
-        of_rows = merged(row_peaks, row_totals, rows, n, row_state, row_parts)
+        of_rows = merged(row_peaks, row_totals, rows, n, row_state, row_parts, PARTS)
         loss, slope = _share_of(of_rows, logit)
         # The weight comes first: the sum of large losses may overflow where their mean does not.
         loss_sum += tl.where(known, share * loss, 0.0)
@@ -83,7 +83,7 @@ def weigh_kernel(
             tl.store(weights + rows, weight, mask=known)
         peak = tl.maximum(peak, tl.where(known & (weight < INF), weight, 0.0))
         if column_peaks is not None:
-            of_columns = merged(column_peaks, column_totals, rows, n, column_state, column_parts)
+            of_columns = merged(column_peaks, column_totals, rows, n, column_state, column_parts, PARTS)
             loss, slope = _share_of(of_columns, logit)
             loss_sum += tl.where(known, share * loss, 0.0)
             weight = share * slope

@@ -11,8 +11,10 @@ from sslkernels.ops.launch import rows_of
 from sslkernels.ops.similarity import triton_anchor_kernels as kernels
 from sslkernels.ops.similarity.schema import Moved, Positives
 from sslkernels.ops.similarity.triton_parts import Running
-from sslkernels.ops.triton_launch import Area, cdiv, floats, processors, row_tile
+from sslkernels.ops.triton_launch import Area, cdiv, floats, processors
 
+# The tile of rows in `weigh`. Rows stand side by side in what programs left of their sums, so it has many.
+WEIGH = Area(numbers=2048, warps=4)
 # The tile of one side in `finish`, with rows, partners and what moved them. With twice as many numbers it spills.
 FINISH = Area(numbers=512, warps=4)
 
@@ -20,7 +22,7 @@ FINISH = Area(numbers=512, warps=4)
 class Weighed(NamedTuple):
     """Hold what log-sum-exps became. Each program left a part of the sums, and its largest weight for float16 rows."""
 
-    lse: Tensor | None  # (directions, N), if it was not there before
+    lse: Tensor  # (directions, N); empty if sums came as log-sum-exps
     weights: Tensor | None  # (directions, N), if a gradient is wanted
     pull: Tensor | None  # (N,)
     losses: Tensor  # (programs,)
@@ -46,17 +48,17 @@ def weigh(
     """Weigh the anchors. ``room`` asks for the largest weight."""
     x, y = rows_of(positives.x), rows_of(positives.y)
     n, d = x.shape
-    size = row_tile(d)
-    programs = max(1, min(cdiv(n, size["BLOCK_N"]), 4 * processors(x.device)))
+    (block_n, block_d), warps = WEIGH.sides(d, widest=128), WEIGH.warps
+    programs = max(1, min(cdiv(n, block_n), 4 * processors(x.device)))
     directions = 1 if columns is None else 2
-    lse = None if rows.totals is None else floats(x, directions, n)
+    lse = floats(x, 0 if rows.totals is None else directions, n)
     weights, pull, pulled = (floats(x, *s) if gradients else None for s in ((directions, n), (n,), (programs,)))
     losses, largest = floats(x, programs), floats(x, programs) if gradients and room else None
     other = (None, None) if columns is None else columns
     kernels.weigh_kernel[(programs,)](
-        x, y, positives.scale, *rows, *other, lse, weights, pull, losses, pulled, largest,
-        n, d, x.stride(0), y.stride(0), rows.state, 0 if columns is None else columns.state, rows.parts,
-        0 if columns is None else columns.parts, share, **size,
+        x, y, positives.scale, *rows, *other, None if rows.totals is None else lse, weights, pull, losses, pulled,
+        largest, n, d, x.stride(0), y.stride(0), rows.state, 0 if columns is None else columns.state, rows.parts,
+        0 if columns is None else columns.parts, share, BLOCK_N=block_n, BLOCK_D=block_d, PARTS=16, num_warps=warps,
     )  # fmt: skip
     return Weighed(lse, weights, pull, losses, pulled, largest)
 

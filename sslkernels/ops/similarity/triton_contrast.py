@@ -2,14 +2,14 @@
 """A whole loss and its gradient on Triton, for one process, in a handful of launches.
 
     unit rows and norms of both sides         1   only if rows are divided by their norms
-    running sums of the pairs                 1   chunked: a product and an epilogue for each chunk
+    running sums of the pairs                 1   float32: a product, and its tiles, for each chunk
     log-sum-exps, losses and weights          1
-    what moves x, and what moves the keys     1   for each side; chunked: an epilogue, and a product for each side
+    what moves x, and what moves the keys     1   fused; else weights, and a product for each side, for each chunk
     gradients of both sides, and the value    1
     the scale's gradient                      1   only if it is wanted
 
-The chunked way forms the products again for the gradient, unless one chunk holds all of them. Several ranks exchange
-rows and weights between these steps (composed.py), whose kernels are the same.
+Weights form the logits again, but for float32 products that one chunk holds. Several ranks exchange rows and weights
+between these steps (composed.py), whose kernels are the same.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import Tensor
 from sslkernels.ops.launch import rows_of
 from sslkernels.ops.rows.triton import unit_forward
 from sslkernels.ops.similarity import triton_anchors
-from sslkernels.ops.similarity import triton_chunked as chunked
 from sslkernels.ops.similarity import triton_fused as fused
+from sslkernels.ops.similarity import triton_tiles as tiles
 from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives
 from sslkernels.ops.similarity.triton_anchors import Parts
-from sslkernels.ops.similarity.triton_parts import Terms, attended_of
-from sslkernels.ops.similarity.triton_plan import plan_for
+from sslkernels.ops.similarity.triton_parts import Swept, Terms, attended_of
+from sslkernels.ops.similarity.triton_plan import Plan, plan_for
 from sslkernels.ops.triton_launch import floats
 
 
@@ -44,32 +44,36 @@ class _Sides(NamedTuple):
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     n, itself, both = anchors.x.shape[0], anchors.against == "itself", anchors.against == "both"
     sides, gradients, scale = _sides(anchors), any(needs), anchors.scale
-    way = plan_for(sides.pairs)
-    through = fused if way.path == "fused" else chunked
-    # Where no key can get a gradient, one flash pass sums the keys by their weights too.
-    attend = anchors.frozen and gradients and not (itself or both)
-    swept = through.sums(way, sides.pairs, both, attend, gradients)
+    way, parts = plan_for(sides.pairs), None
+    # Where no key can get a gradient, one fused sweep sums the keys by their weights too.
+    if anchors.frozen and gradients and way.fused is not None and not (itself or both):
+        running, parts = fused.attended(way.fused, sides.pairs)
+        swept = Swept(running, None)
+    else:
+        swept = tiles.sums(way, sides.pairs, both, gradients)
     rows, columns = (swept.rows.of(0, n), swept.rows.of(n, 2 * n)) if itself else (swept.rows, swept.columns)
     share = (1 / n if mean else 1.0) / (2 if both or (itself and mean) else 1)
-    positives, room = Positives(sides.x, sides.y, scale), sides.x.dtype == torch.float16 and not attend
+    positives, room = Positives(sides.x, sides.y, scale), sides.x.dtype == torch.float16 and parts is None
     weighed = triton_anchors.weigh(positives, rows, columns, share, gradients, room)
     none = floats(scale, 0)
     if weighed.weights is None:
         return triton_anchors.summed(weighed.losses)[0], none, none, none, none
-    lse = swept.rows.peaks[None] if weighed.lse is None else weighed.lse
     need_x = needs.need_x or needs.need_scale
     x_parts = y_parts = queue_parts = Parts(None)
-    if attend:
-        x_parts = Parts(attended_of(swept, lse[0])[None], weighed.weights[0]) if need_x else x_parts
+    if parts is not None:
+        if need_x:
+            x_parts = Parts(attended_of(swept.rows, parts, weighed.lse[0])[None], weighed.weights[0])
     elif itself:
-        term = lse.view(-1), weighed.weights.view(-1)
-        moved, _ = through.moved(way, sides.pairs, Terms(term, term, weighed.largest), True, False, swept.products)
-        x_parts, y_parts = Parts(moved[:, :n]), Parts(moved[:, n:])
+        term = weighed.lse.view(-1), weighed.weights.view(-1)
+        of_both, _ = moved(way, sides.pairs, Terms(term, term, weighed.largest), True, False, swept.products)
+        assert of_both is not None
+        x_parts, y_parts = Parts(of_both[:, :n]), Parts(of_both[:, n:])
     else:
-        of_rows, of_columns = zip(lse, weighed.weights, strict=True) if both else ((lse[0], weighed.weights[0]), None)
+        of_rows = weighed.lse[0], weighed.weights[0]
+        of_columns = (weighed.lse[1], weighed.weights[1]) if both else None
         need_keys = needs.need_y if anchors.negatives is None else needs.need_negatives
         terms = Terms(of_rows, of_columns, weighed.largest)
-        moved_x, moved_keys = through.moved(way, sides.pairs, terms, need_x, need_keys, swept.products)
+        moved_x, moved_keys = moved(way, sides.pairs, terms, need_x, need_keys, swept.products)
         x_parts, y_parts = Parts(moved_x), Parts(moved_keys)
         if anchors.negatives is not None:
             y_parts, queue_parts = Parts(None), y_parts
@@ -85,6 +89,15 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
             ends, queue_parts, Parts(None), weighed, None, None, True, False, False
         )
     return value, dx, dy, dnegatives, none if along is None else triton_anchors.summed(along)[0]
+
+
+def moved(
+    way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool, kept: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """O for x and y, in parts (parts, N, D), over the unit of the terms. ``kept`` are the products of `tiles.sums`."""
+    if way.fused is not None and need_x and not need_y:
+        return fused.moved(way.fused, pairs, terms), None
+    return tiles.moved(way, pairs, terms, need_x, need_y, kept)
 
 
 def _sides(anchors: Anchors) -> _Sides:

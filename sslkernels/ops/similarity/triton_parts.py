@@ -11,7 +11,12 @@ from torch import Tensor
 from sslkernels.ops.launch import contiguous
 from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs, Sums
-from sslkernels.ops.triton_launch import cdiv, floats, row_tile
+from sslkernels.ops.triton_launch import Area, Tile, cdiv, floats, row_tile
+
+# Sums that are joined at a time: parts of them, and places.
+MERGE = Tile(rows=32, columns=32, warps=4)
+# The tile of `attended_of`. Rows are few where the keys are many, so it is small.
+ATTENDED = Area(numbers=256, warps=2)
 
 
 class Running(NamedTuple):
@@ -39,54 +44,57 @@ class Swept(NamedTuple):
 
     rows: Running
     columns: Running | None
-    attended: Tensor | None = None  # (parts, N, D), the sums of e^(logit - peak)*y; softmax(logits)*y if rows are lse
-    products: Tensor | None = None  # (N, M) of all pairs, where they were formed at once
+    products: Tensor | None = None  # of all pairs at least, where they were formed at once
 
 
 class Terms(NamedTuple):
-    """The terms of G, each as log-sum-exps and their gradients, or None where no gradient came."""
+    """The terms of G, each as log-sum-exps and their gradients, or None where no gradient came.
 
-    rows: tuple[Tensor, Tensor] | None
+    Gradients of rows may be absent: then each is the `room` of weights that are at most 1.
+    """
+
+    rows: tuple[Tensor, Tensor | None] | None
     columns: tuple[Tensor, Tensor] | None
     largest: Tensor | None  # the largest gradients, of which kernels compute the `unit_of` float16 weights
 
 
 class Layout(NamedTuple):
-    """Say which pairs are left out, as kernels read it."""
+    """Say which pairs are left out, as kernels read it: by a table, or by the layout of views."""
 
     exclude: Tensor | None
     start: int
     step: int
-    excluded: int  # exclusions per row
+    listed: int  # columns of the table
+    views: int
 
 
 def layout(pairs: Pairs) -> Layout:
     if pairs.views:
-        return Layout(None, pairs.start, pairs.x.shape[0] // pairs.views, pairs.views)
-    count = 0 if pairs.exclude is None else pairs.exclude.shape[1]
-    return Layout(pairs.exclude if count else None, 0, 0, count)
+        return Layout(None, pairs.start, pairs.x.shape[0] // pairs.views, 0, pairs.views)
+    listed = 0 if pairs.exclude is None else pairs.exclude.shape[1]
+    return Layout(pairs.exclude if listed else None, 0, 0, listed, 0)
 
 
-def lse_of(sums: Running, into: Tensor | None = None) -> Tensor:
-    """Join running sums to lse (N,), in ``into`` or a new tensor."""
+def lse_of(sums: Running) -> Tensor:
+    """Join running sums to lse (N,)."""
     if sums.totals is None:
         return sums.peaks
     parts, n = sums.peaks.shape
-    lse = floats(sums.peaks, n) if into is None else into
-    kernels.merge_kernel[(cdiv(n, 128),)](*sums, lse, n, parts, BLOCK=128, num_warps=4)
+    lse = floats(sums.peaks, n)
+    kernels.merge_kernel[(cdiv(n, MERGE.columns),)](
+        *sums, lse, n, parts, BLOCK=MERGE.columns, PARTS=MERGE.rows, num_warps=MERGE.warps
+    )
     return lse
 
 
-def attended_of(swept: Swept, lse: Tensor) -> Tensor:
-    """softmax(logits)*y (N, D)."""
-    assert swept.attended is not None
-    parts, n, d = swept.attended.shape
-    if swept.rows.totals is None:
-        return swept.attended[0]
-    attended, size = floats(lse, n, d), row_tile(d)
-    kernels.attended_kernel[(cdiv(n, size["BLOCK_N"]),)](
-        swept.attended, swept.rows.peaks, lse, attended, n, d, parts, **size
-    )
+def attended_of(sums: Running, moved: Tensor, lse: Tensor) -> Tensor:
+    """softmax(logits)*y (N, D), from the parts of a fused sweep."""
+    parts, n, d = moved.shape
+    attended, (rows, features) = floats(lse, n, d), ATTENDED.sides(d, widest=64)
+    kernels.attended_kernel[(cdiv(n, rows) * cdiv(d, features),)](
+        moved, sums.peaks, lse, attended, n, d, parts, BLOCK_N=rows, BLOCK_D=features, PARTS=8,
+        num_warps=ATTENDED.warps,
+    )  # fmt: skip
     return attended
 
 
@@ -108,7 +116,9 @@ def room(x: Tensor) -> float:
 
 def terms_of(sums: Sums, dtype: torch.dtype) -> Terms:
     """The terms of G that have a gradient."""
-    rows, columns = _term(sums.rows, sums.rows_grad), _term(sums.cols, sums.cols_grad)
+    rows = columns = _term(sums.rows, sums.rows_grad)
+    if sums.cols is not sums.rows or sums.cols_grad is not sums.rows_grad:
+        columns = _term(sums.cols, sums.cols_grad)
     largest = None
     if dtype == torch.float16 and (rows or columns):
         (n, by_rows), (m, by_columns) = (

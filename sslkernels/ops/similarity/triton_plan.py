@@ -11,100 +11,101 @@ import torch
 from torch import Tensor
 
 from sslkernels import backends
-from sslkernels.ops.launch import dot_precision, power_of_two
+from sslkernels.ops.launch import power_of_two
 from sslkernels.ops.similarity.schema import Pairs
+from sslkernels.ops.similarity.triton_tile_kernels import GROUP
 from sslkernels.ops.triton_launch import cdiv, processors
 
-# The chunked path holds this much of logits, and of weights beside them, at once. It cannot do without any.
+# A chunk holds this much of products and weights at once. There is no way without any.
 WORKSPACE = max(backends.WORKSPACE, 1 << 20)  # bytes
-# The fused path unrolls up to this many exclusions. The losses need two; the chunked path loops over any number.
-FUSED_EXCLUSIONS = 2  # per row
+# The widest rows that leave registers for the fused sweeps.
+WIDEST_FUSED = 128  # features
+# cuBLAS runs a product of 16-bit matrices in tiles of this many rows, and of as many columns up to twice that.
+PRODUCT_TILE = 128
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The tile of a kernel, and how it runs."""
+    """The tile of a fused sweep, and how it runs."""
 
     n: int  # rows that a program keeps
     m: int  # rows of the other side per step
     warps: int
     stages: int  # of the pipeline
-    programs: int = 1  # per multiprocessor
+    programs: int  # per multiprocessor, as registers and shared memory allow
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A square tile of logits, and how it is computed."""
+
+    side: int  # rows and columns
+    depth: int  # features per step of the product
+    warps: int
+    stages: int  # of the pipeline
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The way through the pairs, "fused" or "chunked", why it is taken, and the blocks of its kernels."""
+    """The way through the pairs: the tiles of sums and of weights, and the blocks of fused sweeps where there are any.
 
-    path: str
+    ``products`` says that cuBLAS multiplies, and the tiles load what it stored.
+    """
+
     reason: str
-    forward: Blocks
-    attend: Blocks
-    backward: Blocks
+    sums: Tile
+    weights: Tile
+    fused: Blocks | None
+    products: bool
 
 
-# Compute capability (major) -> padded D -> blocks of the forward, of the forward with attended keys, of the backward.
-# Triton 3.9 compiles every variant for sm_80, sm_90 and sm_100 without spills, and Triton 3.6 with at most 16 bytes of
-# them. They were not measured on a GPU.
-TABLE: dict[int, dict[int, tuple[Blocks, Blocks, Blocks]]] = {
-    8: {
-        64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 32, 8, 2)),
-        128: (Blocks(128, 32, 8, 3), Blocks(64, 64, 8, 2), Blocks(64, 64, 8, 3)),
-        256: (Blocks(128, 32, 8, 3), Blocks(64, 32, 8, 2), Blocks(64, 32, 8, 2)),
-    },
-    9: {
-        64: (Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3), Blocks(128, 64, 8, 3)),
-        128: (Blocks(128, 64, 8, 3), Blocks(128, 32, 8, 2), Blocks(128, 64, 8, 3)),
-        256: (Blocks(128, 64, 8, 3), Blocks(64, 32, 8, 2), Blocks(64, 64, 8, 2)),
-    },
-    10: {
-        64: (Blocks(128, 32, 8, 3), Blocks(128, 64, 8, 3), Blocks(64, 64, 8, 3)),
-        128: (Blocks(64, 64, 8, 3), Blocks(64, 64, 8, 2), Blocks(128, 64, 8, 3)),
-        256: (Blocks(128, 32, 16, 2), Blocks(32, 32, 8, 2), Blocks(64, 32, 8, 2)),
-    },
+# Compute capability (major) -> the tiles of sums and of weights, and the blocks of fused sweeps by padded D. Triton 3.6
+# and 3.9 compile all of them without spills, to `wgmma` for 9 and to `tcgen05` for 10; the slow tests hold them to it.
+# Tiles of 8 and 9 leave room for two programs on a multiprocessor, so that one multiplies while the other
+# exponentiates. They were not measured on a GPU.
+TABLE: dict[int, tuple[Tile, Tile, dict[int, Blocks]]] = {
+    8: (Tile(128, 32, 4, 3), Tile(128, 32, 4, 3), {64: Blocks(64, 64, 4, 3, 2), 128: Blocks(64, 64, 4, 2, 2)}),
+    9: (Tile(128, 32, 4, 4), Tile(128, 64, 4, 3), {64: Blocks(64, 64, 4, 3, 3), 128: Blocks(64, 64, 4, 3, 3)}),
+    10: (Tile(128, 64, 8, 3), Tile(128, 128, 8, 2), {64: Blocks(128, 64, 8, 3, 1), 128: Blocks(128, 64, 8, 3, 1)}),
 }
-# Epilogues read a chunk once from memory: their tiles are small, and their programs many.
-EPILOGUE = Blocks(16, 128, 4, 1, 4)
+# The tiles of products that are loaded, on every device.
+LOADED = Tile(128, 0, 8, 1)
 
 
-def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int], excluded: int = 0) -> Plan:
+def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int], table: bool = False) -> Plan:
     """Choose the way through N x M pairs of D features on a device of ``capability``.
 
-    A row leaves out up to ``excluded`` pairs.
+    ``table`` says that rows list what they leave out, in any number.
 
-    >>> plan(4096, 4096, 128, torch.bfloat16, (9, 0)).path, plan(4096, 4096, 768, torch.bfloat16, (9, 0)).path
-    ('fused', 'chunked')
+    >>> plan(4096, 4096, 128, torch.float16, (9, 0)).reason
+    'tiles: 16-bit products whose sums leave the tile and not their logits; fused sweeps where one side needs them.'
     """
     major, minor = capability
+    by_cublas = None
     if dtype == torch.float32:
-        reason = "float32 tiles of logits and rows together exceed the registers, and cuBLAS multiplies them faster"
-    elif d > 256:
-        reason = f"D = {d} features of a block of rows exceed the registers; 256 is the most"
-    elif excluded > FUSED_EXCLUSIONS:
-        reason = f"{excluded} exclusions per row need a loop inside the tile; {FUSED_EXCLUSIONS} is the most unrolled"
+        by_cublas = "cuBLAS multiplies float32 faster than tiles on the CUDA cores do"
     elif major not in TABLE or (major, minor) in ((8, 6), (8, 9)):
-        reason = f"no block sizes for compute capability {major}.{minor}; they exist for 8.0, 8.7, 9.x and 10.x"
-    else:
-        bucket = max(64, power_of_two(d))
-        reason = f"16-bit rows of D = {d} fit the registers, so that the logits of {n} x {m} pairs never reach memory"
-        return Plan("fused", f"fused: {reason}.", *TABLE[major][bucket])
-    chunks = f"chunks of logits go through a workspace of {WORKSPACE >> 20} MiB"
-    return Plan("chunked", f"chunked: {reason}; {chunks}.", EPILOGUE, EPILOGUE, EPILOGUE)
+        by_cublas = f"no tiles for compute capability {major}.{minor}; they exist for 8.0, 8.7, 9.x and 10.x"
+    if by_cublas is not None:
+        chunks = f"chunks of products go through a workspace of {WORKSPACE >> 20} MiB"
+        return Plan(f"products: {by_cublas}; {chunks}.", LOADED, LOADED, None, True)
+    sums, weights, by_width = TABLE[major]
+    reason = "tiles: 16-bit products whose sums leave the tile and not their logits"
+    if d > WIDEST_FUSED or table:
+        return Plan(f"{reason}; weights go through a workspace of {WORKSPACE >> 20} MiB.", sums, weights, None, False)
+    fused = by_width[max(64, power_of_two(d))]
+    return Plan(f"{reason}; fused sweeps where one side needs them.", sums, weights, fused, False)
 
 
 def plan_for(pairs: Pairs) -> Plan:
     (n, d), m = pairs.x.shape, keys_of(pairs).shape[0]
-    return plan(n, m, d, pairs.x.dtype, _capability(pairs.x.device), exclusions(pairs))
+    listed = pairs.exclude is not None and pairs.exclude.shape[1] > 0
+    return plan(n, m, d, pairs.x.dtype, _capability(pairs.x.device), listed)
 
 
 def keys_of(pairs: Pairs) -> Tensor:
     """The rows that those of x are paired with: y, or x itself."""
     return pairs.x if pairs.y is None else pairs.y
-
-
-def exclusions(pairs: Pairs) -> int:
-    """The number of exclusions per row."""
-    return pairs.views or (0 if pairs.exclude is None else pairs.exclude.shape[1])
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
@@ -114,47 +115,71 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device)
 
 
-def grid(n: int, m: int, blocks: Blocks, device: torch.device, columns: bool) -> tuple[int, int]:
-    """Row programs and column programs: together about as many as the device runs at once.
-
-    Without column sums each block of rows has a program, and columns are split only to fill the device. With them,
-    row programs are few, because each keeps a sum for every column.
-    """
-    programs = processors(device) * blocks.programs
+def fused_grid(n: int, m: int, blocks: Blocks, device: torch.device) -> tuple[int, int]:
+    """Row blocks and column programs. Columns are split only to fill the device."""
     row_blocks, column_blocks = cdiv(n, blocks.n), cdiv(m, blocks.m)
-    if not columns:
-        return row_blocks, max(1, min(column_blocks, programs // row_blocks))
-    column_programs = min(column_blocks, max(8, programs // row_blocks))
-    return min(row_blocks, max(1, programs // column_programs)), column_programs
+    return row_blocks, max(1, min(column_blocks, processors(device) * blocks.programs // row_blocks))
 
 
-def chunk(n: int, m: int, bytes_per_pair: int) -> tuple[int, int]:
-    """Rows and columns of a chunk. It spans a whole side where that fits the workspace, else it is nearly square."""
-    pairs = WORKSPACE // bytes_per_pair
-    side = max(1, math.isqrt(pairs))
-    side = side // 128 * 128 or side
-    if n <= side:
-        return n, min(m, max(1, pairs // n))
-    if m <= side:
-        return min(n, max(1, pairs // m)), m
-    return side, side
+def programs_of(shape: tuple[int, int], side: int, triangle: bool) -> int:
+    """The programs of a kernel that has one for each tile; a triangle is made of squares of GROUP x GROUP tiles."""
+    n, m = shape
+    if not triangle:
+        return cdiv(n, side) * cdiv(m, side)
+    bands = cdiv(cdiv(n, side), GROUP)
+    return GROUP * GROUP * bands * (bands + 1) // 2
 
 
-def wide_chunk(n: int, m: int, bytes_per_pair: int) -> int:
-    """Rows of a chunk that is as wide as the keys."""
-    return min(n, max(64, WORKSPACE // (bytes_per_pair * m)))
+def chunk(n: int, m: int, d: int, bytes_per_pair: int, side: int, device: torch.device) -> tuple[int, int]:
+    """Rows and columns of a chunk, in whole tiles. All chunks of a side are about as long.
+
+    A chunk spans a whole side where that fits the workspace, else it is nearly square. Its gradients are products with
+    N or M rows and D columns, whose tiles should fill the multiprocessors in whole waves.
+    """
+    most = max(1, WORKSPACE // bytes_per_pair // (side * side))  # tiles
+    rows, columns = cdiv(n, side), cdiv(m, side)
+    if rows * columns <= most:
+        return rows * side, columns * side
+    square = _filling(math.isqrt(most), d, side, device)
+    if rows <= square:
+        return rows * side, _even(columns, max(1, most // rows)) * side
+    if columns <= square:
+        return _even(rows, max(1, most // columns)) * side, columns * side
+    return _even(rows, square) * side, _even(columns, square) * side
 
 
-def tile(blocks: Blocks, x: Tensor) -> dict[str, Any]:
+def _filling(most: int, d: int, side: int, device: torch.device) -> int:
+    """The number of tiles up to ``most``, not below half of it, that leaves the fewest multiprocessors idle."""
+    programs, width = processors(device), cdiv(d, 2 * PRODUCT_TILE if d > 2 * PRODUCT_TILE else PRODUCT_TILE)
+
+    def filled(tiles: int) -> float:
+        products = cdiv(tiles * side, PRODUCT_TILE) * width
+        return products / (cdiv(products, programs) * programs)
+
+    return max(range(max(1, most // 2), most + 1), key=lambda tiles: (filled(tiles), tiles))
+
+
+def _even(tiles: int, most: int) -> int:
+    """The length of chunks of at most ``most`` tiles, if all are about as long."""
+    return cdiv(tiles, cdiv(tiles, most))
+
+
+def fused_tile(blocks: Blocks, d: int) -> dict[str, Any]:
     return {
-        "PRECISION": dot_precision(),
         "BLOCK_N": blocks.n,
         "BLOCK_M": blocks.m,
-        "BLOCK_D": max(16, power_of_two(x.shape[1])),
+        "BLOCK_D": max(16, power_of_two(d)),
         "num_warps": blocks.warps,
         "num_stages": blocks.stages,
     }
 
 
-def epilogue_tile(blocks: Blocks) -> dict[str, Any]:
-    return {"BLOCK_N": blocks.n, "BLOCK_M": blocks.m, "num_warps": blocks.warps}
+def tile(of: Tile) -> dict[str, Any]:
+    return {
+        "GROUP": GROUP,
+        "BLOCK": of.side,
+        "BLOCK_K": of.depth,
+        "STAGES": of.stages,
+        "num_warps": of.warps,
+        "num_stages": of.stages,
+    }

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way through the pairs by tiles: products whose epilogue keeps sums, and weights for the products of gradients.
+
+Float32 products come from cuBLAS, chunk by chunk through a workspace, and the tiles load them. Of x with itself only
+the chunks on and below the diagonal are formed, and of those on it only the tiles on and below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sslkernels.ops.similarity import triton_tile_kernels as kernels
+from sslkernels.ops.similarity.schema import Pairs
+from sslkernels.ops.similarity.triton_parts import Running, Swept, Terms, layout, room
+from sslkernels.ops.similarity.triton_plan import Plan, chunk, keys_of, programs_of, tile
+from sslkernels.ops.triton_launch import cdiv, empty, floats
+
+
+class _Chunk(NamedTuple):
+    """Hold the rows and columns of a chunk of all pairs. ``mirrored``: it lies on the diagonal of x with itself."""
+
+    rows: slice
+    columns: slice
+    mirrored: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+
+class _Operands(NamedTuple):
+    """Hold what a tile is made of: rows of both sides, or products in place of x."""
+
+    x: Tensor
+    y: Tensor | None
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """The number of features, and the strides."""
+        d, stride = (0, 0) if self.y is None else (self.x.shape[1], self.y.stride(0))
+        return d, self.x.stride(0), stride
+
+
+def sums(way: Plan, pairs: Pairs, columns: bool, keep: bool) -> Swept:
+    """Running sums of rows and, if asked, of columns.
+
+    With ``keep`` the products are returned where cuBLAS forms all of them in one chunk.
+    """
+    x, keys, left_out = pairs.x, keys_of(pairs), layout(pairs)
+    n, m, side = x.shape[0], keys.shape[0], way.sums.side
+    height, width = _sides(way, pairs) if way.products else (n, m)
+    products = floats(x, height, width) if way.products else None
+    triangle = _is_symmetric(pairs) and not columns
+    by_row = floats(x, 2, cdiv(m, side), n)  # peaks and totals
+    by_column = floats(x, 2, cdiv(n, side), m) if columns else None
+    # Below the diagonal, a tile's columns are the rows of the tile above it.
+    beside = by_row if triangle else by_column
+    for part in _chunks(n, m, height, width, triangle):
+        operands, row, column = _operands(pairs, part, products), part.rows.start, part.columns.start
+        row_sums = by_row[:, column // side :, row:]
+        column_sums = (None, None) if beside is None else beside[:, row // side :, column:]
+        kernels.tile_sums_kernel[(programs_of(part.shape, side, part.mirrored),)](
+            *operands, pairs.scale, left_out.exclude, *row_sums, *column_sums,
+            *part.shape, *operands.sizes, n, m, n, row, column, *left_out[1:4],
+            VIEWS=left_out.views, TRIANGLE=part.mirrored, **tile(way.sums),
+        )  # fmt: skip
+    kept = products if keep and height >= n and width >= m else None
+    return Swept(Running(*by_row), None if by_column is None else Running(*by_column), kept)
+
+
+def moved(
+    way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool, kept: Tensor | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """O for x and y, as one part (1, N, D) each, over the unit of the terms. ``kept`` are the products of `sums`."""
+    x, keys = pairs.x, keys_of(pairs)
+    (n, d), m = x.shape, keys.shape[0]
+    height, width = _sides(way, pairs)
+    products = floats(x, height, width) if way.products and kept is None else kept
+    weights = products
+    if weights is None or weights.dtype != x.dtype:  # else weights take the place of their products
+        weights = empty(x, (height, width), x.dtype)
+    triangle = _is_symmetric(pairs) and terms.rows is terms.columns
+    moved_x = floats(x, 1, n, d) if need_x else None
+    moved_y = floats(x, 1, m, d) if need_y else None
+    for part in _chunks(n, m, height, width, triangle):
+        rows, columns, mirrored = part
+        operands = _Operands(kept, None) if kept is not None else _operands(pairs, part, products)
+        _weigh(way, pairs, part, operands, terms, weights)
+        known = weights[: part.shape[0], : part.shape[1]]
+        if moved_x is not None:
+            _accumulate(moved_x[0, rows], known, keys[columns], first=columns.start == 0)
+            if triangle and not mirrored:
+                _accumulate(moved_x[0, columns], known.T, x[rows], first=False)
+        if moved_y is not None:
+            _accumulate(moved_y[0, columns], known.T, x[rows], first=rows.start == 0)
+    return moved_x, moved_y
+
+
+def attended(way: Plan, pairs: Pairs, lse: Tensor, kept: Tensor | None) -> Tensor:
+    """softmax(S)*Y, (N, D)."""
+    out, _ = moved(way, pairs, Terms((lse, None), None, None), True, False, kept)
+    assert out is not None
+    return out[0] if room(pairs.x) == 1 else out[0].mul_(1 / room(pairs.x))
+
+
+def _is_symmetric(pairs: Pairs) -> bool:
+    """True if S is symmetric, what its rows leave out included."""
+    return pairs.y is None and pairs.exclude is None
+
+
+def _sides(way: Plan, pairs: Pairs) -> tuple[int, int]:
+    """Rows and columns of a chunk: of weights, and of products beside them."""
+    x, size = pairs.x, pairs.x.element_size()
+    bytes_per_pair = size + 4 if way.products and size < 4 else size
+    return chunk(x.shape[0], keys_of(pairs).shape[0], x.shape[1], bytes_per_pair, way.sums.side, x.device)
+
+
+def _chunks(n: int, m: int, height: int, width: int, triangle: bool) -> Iterator[_Chunk]:
+    for i in range(0, n, height):
+        for j in range(0, m, width):
+            if not triangle or j <= i:
+                yield _Chunk(slice(i, min(i + height, n)), slice(j, min(j + width, m)), triangle and i == j)
+
+
+def _operands(pairs: Pairs, part: _Chunk, products: Tensor | None) -> _Operands:
+    """Multiply the rows of a chunk, where there is room for their products."""
+    x, y = pairs.x[part.rows], keys_of(pairs)[part.columns]
+    if products is None:
+        return _Operands(x, y)
+    out = products[: x.shape[0], : y.shape[0]]
+    if x.dtype == torch.float32:
+        torch.mm(x, y.T, out=out)
+    elif x.is_cuda:
+        torch.mm(x, y.T, out_dtype=torch.float32, out=out)
+    else:
+        torch.mm(x.float(), y.T.float(), out=out)
+    return _Operands(products, None)
+
+
+def _weigh(way: Plan, pairs: Pairs, part: _Chunk, operands: _Operands, terms: Terms, out: Tensor) -> None:
+    """Write G of a chunk, in whole tiles, to the front of ``out``."""
+    left_out, (by_rows, by_columns, largest) = layout(pairs), terms
+    lse, grad = (None, None) if by_rows is None else (None if of is None else of[part.rows] for of in by_rows)
+    other_lse, other_grad = (None, None) if by_columns is None else (of[part.columns] for of in by_columns)
+    kernels.tile_weights_kernel[(programs_of(part.shape, way.weights.side, part.mirrored),)](
+        *operands, out, pairs.scale, left_out.exclude, lse, grad, other_lse, other_grad, largest,
+        *part.shape, *operands.sizes, out.stride(0), pairs.x.shape[0], part.rows.start, part.columns.start,
+        *left_out[1:4], 0 if largest is None else len(largest), VIEWS=left_out.views,
+        EACH=pairs.y is None and pairs.exclude is not None, MIRROR=part.mirrored, ROOM=room(pairs.x),
+        **tile(way.weights),
+    )  # fmt: skip
+
+
+def _accumulate(total: Tensor, weights: Tensor, rows: Tensor, first: bool) -> None:
+    """total = weights @ rows if ``first``, else total += weights @ rows, in float32."""
+    beta = 0 if first else 1
+    if rows.dtype == torch.float32:
+        torch.addmm(total, weights, rows, beta=beta, out=total)
+    elif rows.is_cuda:
+        torch.addmm(total, weights, rows, out_dtype=torch.float32, beta=beta, out=total)
+    else:
+        torch.addmm(total, weights.float(), rows.float(), beta=beta, out=total)
