@@ -89,10 +89,6 @@ template <class T> __device__ inline T *global(void *address) {
     return static_cast<T *>(address);
 }
 
-template <int V, class T> __device__ inline const Pack<T, V> *packs(const T *from) {
-    return reinterpret_cast<const Pack<T, V> *>(from);
-}
-
 // Returns the number that an update starts from: the master, or the target if it is not the rounding of the master,
 // because somebody wrote it since.
 template <class Kept, class T> __device__ inline Kept newer(Kept kept, T rounded) {

@@ -60,12 +60,15 @@ template <class T> __device__ inline void narrow(double x, T &to) { narrow(float
 template <class T, int V> struct alignas(V * sizeof(T) < 16 ? V * sizeof(T) : 16) Pack {
     T at[V];
 };
-template <int V, class T> __device__ inline Pack<sum_t<T>, V> load(const T *from) {
-    const auto read = *reinterpret_cast<const Pack<T, V> *>(from);
+template <int V, class T> __device__ inline const Pack<T, V> *packs(const T *from) {
+    return reinterpret_cast<const Pack<T, V> *>(from);
+}
+template <class T, int V> __device__ inline Pack<sum_t<T>, V> widened(const Pack<T, V> &read) {
     Pack<sum_t<T>, V> values;
     for (int v = 0; v < V; ++v) values.at[v] = widen(read.at[v]);
     return values;
 }
+template <int V, class T> __device__ inline Pack<sum_t<T>, V> load(const T *from) { return widened(*packs<V>(from)); }
 template <class T, class W, int V> __device__ inline void store(T *to, const Pack<W, V> &values) {
     Pack<T, V> written;
     for (int v = 0; v < V; ++v) narrow(values.at[v], written.at[v]);

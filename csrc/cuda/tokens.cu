@@ -2,18 +2,18 @@
 // Moves tokens by index, and computes errors where a mask says so. This is device code.
 //
 //   gather    out[m B + b, P + k] = x[b, P + i] or fill, + pos             i = index[m, b, k]
-//   invert    first[b, s] = the least e = m K + k with index[m, b, k] = s
-//   chain     next[b, e] = the next e of the same s
-//   collect   out[b, P + s] = sum of x[m B + b, P + k] over the chain that first[b, s] begins; fill where it is empty
-//   sums      out[part, s] = the same sum over all samples of a part of the batch; the parts are added up afterwards
-//   ranks     rank of a key = how many are smaller, or equal and before it
-//   errors    mean over a row of (p - (t - mean) / deviation)^2 or smooth L1, times its weight, and its gradient
+//   collect   out[b, P + s] = sum of x[m B + b, P + k] over the (m, k) with index[m, b, k] = s; fill where there is
+//   none sums      out[part, s] = the same sum over all samples of a part of the batch; the parts are added up
+//   afterwards total     out[part] = sum of the rows of index 0 in a part of all rows, which is what sums is for a
+//   single s ranks     rank of a key = how many are smaller, or equal and before it errors    mean over a row of (p -
+//   (t - mean) / deviation)^2 or smooth L1, times its weight, and its gradient
 //
-// Cost: gather, collect and patches read and write every row once, 16 bytes at a time where all addresses allow
-// it. invert is one atomic minimum per index. chain reads the indices after each one, but only in samples where an
-// index appears twice. ranks compares L^2 keys per sample. errors reads a row once, and its target once more from the
-// cache for each of its two moments; it writes a row of the gradient where that is wanted. No sum goes through an
-// atomic. Sums are fp32 (fp64 for fp64, and over a batch), run in the order of the entries, and are rounded once.
+// Cost: gather, collect and patches read and write every row once, 16 bytes at a time where all addresses allow it, and
+// four times 16 bytes of a row before the first are used. Each block of collect and sums also reads the indices of its
+// samples, and keeps in shared memory which of them belong to its own rows. ranks compares L^2 keys per sample. errors
+// reads a row once, and its target once more from the cache for each of its two moments; it writes a row of the
+// gradient where that is wanted. No sum goes through an atomic. Sums are fp32 (fp64 for fp64, and over a batch), run in
+// the order of the entries, and are rounded once.
 
 #include "numbers.cuh"
 
@@ -33,13 +33,47 @@ __device__ inline int64 entry(const void *index, int64 bytes, int64 at) {
 }
 __device__ inline bool within(int64 i, int64 length) { return i >= 0 && i < length; }
 
+// Divides numbers that nearly always fit 32 bits; a division of 64 bits takes some hundred instructions.
+__device__ inline int64 quotient(int64 a, int64 b) { return (a | b) >> 32 ? a / b : int64(unsigned(a) / unsigned(b)); }
+
 // A block has blockDim.y rows of one sample, and every sample has `tiles` blocks. Threads along x share a row.
 struct Place {
-    int64 sample, row;
+    unsigned sample;
+    int64 row;
 };
 __device__ inline Place place(int64 tiles) {
     const unsigned count = unsigned(tiles);
     return {blockIdx.x / count, int64(blockIdx.x % count) * blockDim.y + threadIdx.y};
+}
+
+// A thread asks for this many vectors of up to 16 bytes before it uses the first.
+constexpr int LOADS = 4;
+
+// Copies a row, plus another where `added` is one. The threads along x share it.
+template <int V, class X, class W, class Out>
+__device__ inline void copy_row(Out *out, const X *from, const W *added, int64 channels) {
+    constexpr int VECTORS = V * sizeof(X) > 16 ? LOADS * 16 / (V * sizeof(X)) : LOADS;
+    const int64 step = int64(blockDim.x) * V;
+#pragma unroll 1
+    for (int64 first = int64(threadIdx.x) * V; first < channels; first += VECTORS * step) {
+        Pack<X, V> read[VECTORS];
+#pragma unroll
+        for (int u = 0; u < VECTORS; ++u)
+            if (first + u * step < channels) read[u] = *packs<V>(from + first + u * step);
+#pragma unroll
+        for (int u = 0; u < VECTORS; ++u) {
+            const int64 c = first + u * step;
+            if (c >= channels) break;
+            auto values = widened(read[u]);
+            if (added) add(values, load<V>(added + c));
+            store(out + c, values);
+        }
+    }
+}
+
+template <int V, class W, class Out> __device__ inline void fill_row(Out *out, W value, int64 channels) {
+#pragma unroll 1
+    for (int64 c = int64(threadIdx.x) * V; c < channels; c += int64(blockDim.x) * V) store(out + c, all<W, V>(value));
 }
 
 // --- gather ---------------------------------------------------------------------------------------------------------
@@ -61,7 +95,7 @@ template <class In, class Out, int V> __device__ inline void gather(const Gather
     const bool front = row < a.prefix;
     const int64 i = front ? row - a.prefix : entry(a.index, a.index_bytes, sample * a.kept + row - a.prefix);
     const bool inside = front || within(i, a.length);
-    const In *source = inside ? a.x + sample % a.batch * a.x_sample + (a.prefix + i) * a.x_row : nullptr;
+    const In *source = inside ? a.x + sample % unsigned(a.batch) * a.x_sample + (a.prefix + i) * a.x_row : nullptr;
     const W *beyond = i >= a.length ? a.fill : nullptr;
     const W *added = nullptr;
     if (a.pos && a.by_place)
@@ -69,114 +103,246 @@ template <class In, class Out, int V> __device__ inline void gather(const Gather
     else if (a.pos && !front && inside)
         added = a.pos + i * a.channels;
     Out *out = a.out + (sample * (a.prefix + a.kept) + row) * a.channels;
-    for (int64 c = threadIdx.x * V; c < a.channels; c += blockDim.x * V) {
-        auto values = source ? load<V>(source + c) : beyond ? load<V>(beyond + c) : all<W, V>(not_a_number<W>());
-        if (added) add(values, load<V>(added + c));
-        store(out + c, values);
-    }
+    if (source)
+        copy_row<V>(out, source, added, a.channels);
+    else if (beyond)
+        copy_row<V>(out, beyond, added, a.channels);
+    else
+        fill_row<V>(out, not_a_number<W>(), a.channels);
 }
 
-// --- collect --------------------------------------------------------------------------------------------------------
+// --- arrivals -------------------------------------------------------------------------------------------------------
 
-// No entry arrives where `first` is EMPTY. After its L places a sample has two more: the first entry that repeats the
-// index of an earlier one, and the first whose index is out of range.
-constexpr unsigned EMPTY = 0xffffffff;
+// Entry e of an index (sets, ., kept) is the row k = e % kept of the sample first + e / kept * apart.
+struct Entries {
+    const void *index;
+    int64 index_bytes, first, apart;
+    unsigned kept, count;
 
-struct Invert {
-    const void *index; // (M, B, K)
-    int64 index_bytes;
-    unsigned *first, *next; // (B, L + 2), all EMPTY at first; (B, M K)
-    int64 batch, sets, kept, length, tiles;
+    struct Row {
+        int64 sample;
+        unsigned k;
+    };
+    __device__ Row row(unsigned e) const {
+        const unsigned set = e / kept;
+        return {first + set * apart, e - set * kept};
+    }
+    __device__ int64 operator[](unsigned e) const {
+        const auto [sample, k] = row(e);
+        return entry(index, index_bytes, sample * kept + k);
+    }
 };
 
-__device__ inline int64 indexed(const Invert &a, int64 sample, int64 e) {
-    return entry(a.index, a.index_bytes, (e / a.kept * a.batch + sample) * a.kept + e % a.kept);
-}
+// Samples of rows that may lie at any distance from each other.
+template <class X> struct Strided {
+    const X *x;
+    int64 sample, row;
 
-extern "C" __global__ void invert(Invert a) {
-    const auto [sample, e] = place(a.tiles);
-    if (e >= a.sets * a.kept) return;
-    unsigned *first = a.first + sample * (a.length + 2), *repeated = first + a.length, *outside = repeated + 1;
-    const int64 i = indexed(a, sample, e);
-    if (!within(i, a.length)) {
-        atomicMin(outside, unsigned(e));
-        return;
+    __device__ const X *at(const Entries::Row &of) const { return x + of.sample * sample + of.k * row; }
+    __device__ Strided from(int64 channel) const { return {x + channel, sample, row}; }
+};
+
+// Tells which entries arrive at the rows of a block. Their order is that of the index, whatever the order in which
+// threads find them. Of a row at which more than HELD arrive only their number is known, and they are searched.
+constexpr int ROWS = 256, HELD = 8;
+struct Arrivals {
+    unsigned count[ROWS], held[HELD][ROWS];
+
+    // Takes rows begin to begin + rows of the output's `length`, which may begin before 0. Returns whether an index is
+    // outside of it. All threads of the block meet here.
+    __device__ bool find(const Entries &entries, int64 begin, int64 rows, int64 length) {
+        const unsigned thread = threadIdx.y * blockDim.x + threadIdx.x, threads = blockDim.x * blockDim.y;
+        bool outside = false;
+        __syncthreads(); // others may still read what was found before
+        for (unsigned row = thread; row < rows; row += threads) count[row] = 0;
+        __syncthreads();
+        for (unsigned first = thread; first < entries.count; first += LOADS * threads) {
+            int64 index[LOADS];
+#pragma unroll
+            for (int u = 0; u < LOADS; ++u)
+                index[u] = first + u * threads < entries.count ? entries[first + u * threads] : 0;
+#pragma unroll
+            for (int u = 0; u < LOADS; ++u) {
+                const unsigned e = first + u * threads;
+                if (e >= entries.count) continue;
+                const int64 row = index[u] - begin;
+                if (!within(index[u], length))
+                    outside = true;
+                else if (within(row, rows)) {
+                    const unsigned place = atomicAdd(&count[row], 1u);
+                    if (place < HELD) held[place][row] = e;
+                }
+            }
+        }
+        outside = __syncthreads_or(outside);
+        for (unsigned row = thread; row < rows; row += threads) sort(row);
+        __syncthreads();
+        return outside;
     }
-    // In whatever order the entries of an index come, each but the first is the later one of exactly one such pair.
-    const unsigned other = atomicMin(first + i, unsigned(e));
-    if (other != EMPTY) atomicMin(repeated, other < e ? unsigned(e) : other);
-}
 
-extern "C" __global__ void chain(Invert a) {
-    const auto [sample, e] = place(a.tiles);
-    const int64 entries = a.sets * a.kept;
-    if (e >= entries) return;
-    const unsigned repeated = a.first[sample * (a.length + 2) + a.length];
-    if (repeated == EMPTY) return;
-    const int64 i = indexed(a, sample, e);
-    int64 later = e < repeated ? repeated : e + 1;
-    while (later < entries && indexed(a, sample, later) != i) ++later;
-    a.next[sample * entries + e] = later < entries ? unsigned(later) : EMPTY;
-}
+    __device__ void sort(unsigned row) {
+        if (count[row] > HELD) return;
+        for (unsigned n = 1; n < count[row]; ++n) {
+            const unsigned e = held[n][row];
+            unsigned place = n;
+            for (; place > 0 && held[place - 1][row] > e; --place) held[place][row] = held[place - 1][row];
+            held[place][row] = e;
+        }
+    }
+
+    // Adds up a vector of each source that arrives at a row, which is that of index s. AHEAD of them are asked for
+    // before the first is used.
+    template <class W, int V, int AHEAD, class X>
+    __device__ Pack<W, V> sum(const Entries &entries, int64 row, int64 s, const Strided<X> &x) const {
+        const unsigned arrive = count[row];
+        auto values = all<W, V>(W(0));
+        if (arrive > HELD) {
+#pragma unroll 1
+            for (unsigned e = 0, n = 0; n < arrive; ++e)
+                if (entries[e] == s) add(values, load<V>(x.at(entries.row(e)))), ++n;
+            return values;
+        }
+#pragma unroll 1
+        for (unsigned first = 0; first < arrive; first += AHEAD) {
+            Pack<X, V> read[AHEAD];
+#pragma unroll
+            for (int u = 0; u < AHEAD; ++u)
+                if (first + u < arrive) read[u] = *packs<V>(x.at(entries.row(held[first + u][row])));
+#pragma unroll
+            for (int u = 0; u < AHEAD; ++u)
+                if (first + u < arrive) add(values, widened(read[u]));
+        }
+        return values;
+    }
+};
+
+// --- collect --------------------------------------------------------------------------------------------------------
 
 template <class In, class Out> struct Collect {
     const In *x; // (M B, P + K, C)
     int64 x_sample, x_row;
-    const unsigned *first, *next;
+    const void *index; // (M, B, K)
+    int64 index_bytes;
     const sum_t<Out> *fill; // null for zero
     Out *out;
-    int64 batch, sets, prefix, length, kept, channels, strict, tiles;
+    int64 batch, sets, prefix, length, kept, channels, strict, tiles, rows; // rows of a block
 };
 
 template <class In, class Out, int V> __device__ inline void collect(const Collect<In, Out> &a) {
     using W = sum_t<Out>;
-    const auto [sample, row] = place(a.tiles);
-    if (row >= a.prefix + a.length) return;
-    const In *x = a.x + sample * a.x_sample;
-    const unsigned *first = a.first + sample * (a.length + 2), *next = a.next + sample * a.sets * a.kept;
-    const bool front = row < a.prefix, repeats = first[a.length] != EMPTY;
-    const bool bad = !front && a.strict && first[a.length + 1] != EMPTY;
-    const unsigned arrived = front ? EMPTY : first[row - a.prefix];
-    Out *out = a.out + (sample * (a.prefix + a.length) + row) * a.channels;
-    for (int64 c = threadIdx.x * V; c < a.channels; c += blockDim.x * V) {
-        auto values = all<W, V>(bad ? not_a_number<W>() : W(0));
-        if (front) {
-            for (int64 m = 0; m < a.sets; ++m) add(values, load<V>(x + m * a.batch * a.x_sample + row * a.x_row + c));
-        } else if (!bad && arrived == EMPTY && a.fill) {
-            values = load<V>(a.fill + c);
-        } else if (!bad) {
-            for (unsigned e = arrived; e != EMPTY; e = repeats ? next[e] : EMPTY) {
-                const int64 m = e / a.kept, k = e % a.kept;
-                add(values, load<V>(x + m * a.batch * a.x_sample + (a.prefix + k) * a.x_row + c));
+    __shared__ Arrivals arrivals;
+    const W *none = nullptr;
+    const unsigned tiles = unsigned(a.tiles), sample = blockIdx.x / tiles;
+    const int64 begin = blockIdx.x % tiles * a.rows, length = a.prefix + a.length;
+    const int64 end = begin + a.rows < length ? begin + a.rows : length;
+    const Entries entries{a.index, a.index_bytes, sample, a.batch, unsigned(a.kept), unsigned(a.sets * a.kept)};
+    const bool bad = arrivals.find(entries, begin - a.prefix, end - begin, a.length) && a.strict;
+    for (int64 row = begin + threadIdx.y; row < end; row += blockDim.y) {
+        Out *out = a.out + (sample * length + row) * a.channels;
+        const int64 c0 = int64(threadIdx.x) * V, step = int64(blockDim.x) * V;
+        if (row < a.prefix) {
+#pragma unroll 1
+            for (int64 c = c0; c < a.channels; c += step) {
+                auto values = all<W, V>(W(0));
+                const In *x = a.x + sample * a.x_sample + row * a.x_row + c;
+#pragma unroll 1
+                for (int64 m = 0; m < a.sets; ++m) add(values, load<V>(x + m * a.batch * a.x_sample));
+                store(out + c, values);
             }
+            continue;
         }
-        store(out + c, values);
+        const Strided<In> x{a.x + a.prefix * a.x_row, a.x_sample, a.x_row};
+        const unsigned arrive = arrivals.count[row - begin];
+        if (bad)
+            fill_row<V>(out, not_a_number<W>(), a.channels);
+        else if (arrive == 1)
+            copy_row<V>(out, x.at(entries.row(arrivals.held[0][row - begin])), none, a.channels);
+        else if (arrive == 0 && a.fill)
+            copy_row<V>(out, a.fill, none, a.channels);
+        else
+#pragma unroll 1
+            for (int64 c = c0; c < a.channels; c += step)
+                store(out + c, arrivals.sum<W, V, 2>(entries, row - begin, row - a.prefix, x.from(c)));
     }
 }
+
+// --- sums -----------------------------------------------------------------------------------------------------------
 
 template <class In> struct Sums {
     const In *x; // (samples, K, C)
     int64 x_sample, x_row;
-    const unsigned *first, *next;
+    const void *index; // (samples, K)
+    int64 index_bytes;
     double *out; // (parts, L, C)
     int64 samples, per_part, length, kept, channels, tiles;
 };
 
+// The arrivals of this many samples are found at a time.
+constexpr int SAMPLES = 4;
+
 template <class In, int V> __device__ inline void sums(const Sums<In> &a) {
-    const auto [part, row] = place(a.tiles);
-    if (row >= a.length) return;
+    __shared__ Arrivals arrivals;
+    const unsigned tiles = unsigned(a.tiles), part = blockIdx.x / tiles;
+    const int64 top = int64(blockIdx.x % tiles) * blockDim.y, left = a.length - top;
+    const int64 row = top + threadIdx.y, width = int64(blockDim.x) * V;
     const int64 begin = part * a.per_part, end = begin + a.per_part < a.samples ? begin + a.per_part : a.samples;
-    double *out = a.out + (part * a.length + row) * a.channels;
-    for (int64 c = (int64(blockIdx.y) * blockDim.x + threadIdx.x) * V; c < a.channels;
-         c += gridDim.y * blockDim.x * V) {
+    const Strided<In> x{a.x, a.x_sample, a.x_row};
+    for (int64 first = blockIdx.y * width; first < a.channels; first += gridDim.y * width) {
+        const int64 c = first + int64(threadIdx.x) * V;
+        const bool mine = row < a.length && c < a.channels;
         auto values = all<double, V>(0.0);
-        for (int64 sample = begin; sample < end; ++sample) {
-            const unsigned *first = a.first + sample * (a.length + 2), *next = a.next + sample * a.kept;
-            const bool repeats = first[a.length] != EMPTY;
-            for (unsigned e = first[row]; e != EMPTY; e = repeats ? next[e] : EMPTY)
-                add(values, load<V>(a.x + sample * a.x_sample + e * a.x_row + c));
+        for (int64 sample = begin; sample < end; sample += SAMPLES) {
+            const int64 some = end - sample < SAMPLES ? end - sample : SAMPLES;
+            const Entries entries{a.index, a.index_bytes, sample, 1, unsigned(a.kept), unsigned(some * a.kept)};
+            arrivals.find(entries, top, left < blockDim.y ? left : blockDim.y, a.length);
+            if (mine) add(values, arrivals.sum<double, V, LOADS>(entries, threadIdx.y, row, x.from(c)));
         }
-        store(out + c, values);
+        if (mine) store(a.out + (part * a.length + row) * a.channels + c, values);
+    }
+}
+
+template <class In> struct Total {
+    const In *x; // (samples, K, C)
+    int64 x_sample, x_row;
+    const void *index; // (samples, K)
+    int64 index_bytes;
+    double *out; // (parts, C)
+    int64 rows, per_part, kept, channels;
+};
+
+// A block has one part, and each of its threads along y every blockDim.y-th row of it.
+template <class In, int V> __device__ inline void total(const Total<In> &a) {
+    __shared__ Pack<double, V> shares[ROWS];
+    const int64 begin = blockIdx.x * a.per_part, end = begin + a.per_part < a.rows ? begin + a.per_part : a.rows;
+    const int64 width = int64(blockDim.x) * V;
+    for (int64 first = blockIdx.y * width; first < a.channels; first += gridDim.y * width) {
+        const int64 c = first + int64(threadIdx.x) * V;
+        auto values = all<double, V>(0.0);
+        for (int64 row = begin + threadIdx.y; c < a.channels && row < end; row += LOADS * blockDim.y) {
+            Pack<In, V> read[LOADS];
+            bool taken[LOADS];
+#pragma unroll
+            for (int u = 0; u < LOADS; ++u) {
+                const int64 n = row + int64(u) * blockDim.y;
+                taken[u] = n < end && entry(a.index, a.index_bytes, n) == 0;
+            }
+#pragma unroll
+            for (int u = 0; u < LOADS; ++u)
+                if (taken[u]) {
+                    const int64 n = row + int64(u) * blockDim.y, sample = quotient(n, a.kept);
+                    read[u] = *packs<V>(a.x + sample * a.x_sample + (n - sample * a.kept) * a.x_row + c);
+                }
+#pragma unroll
+            for (int u = 0; u < LOADS; ++u)
+                if (taken[u]) add(values, widened(read[u]));
+        }
+        shares[threadIdx.y * blockDim.x + threadIdx.x] = values;
+        __syncthreads();
+        if (threadIdx.y == 0 && c < a.channels) {
+            for (unsigned y = 1; y < blockDim.y; ++y) add(values, shares[y * blockDim.x + threadIdx.x]);
+            store(a.out + int64(blockIdx.x) * a.channels + c, values);
+        }
+        __syncthreads();
     }
 }
 
@@ -269,8 +435,9 @@ template <class P, class T, int V> __device__ inline void errors(const Errors<P,
     using W = sum_t<P>;
     const int64 row = int64(blockIdx.x) * blockDim.y + threadIdx.y, step = 32 * V;
     if (row >= a.rows) return;
-    const P *pred = a.pred + row / a.tokens * a.pred_sample + row % a.tokens * a.pred_row;
-    const T *target = a.target + row / a.tokens * a.target_sample + row % a.tokens * a.target_row;
+    const int64 sample = quotient(row, a.tokens), token = row - sample * a.tokens;
+    const P *pred = a.pred + sample * a.pred_sample + token * a.pred_row;
+    const T *target = a.target + sample * a.target_sample + token * a.target_row;
     const bool counts = a.weights[row] != 0;
     const W all_weights = *a.total < 1 ? W(1) : *a.total, part = a.weights[row] / all_weights;
     const W scale = (a.grad ? *a.grad : W(1)) * part / W(a.channels);
@@ -346,6 +513,7 @@ PAIRS(gather, Gather)
 PAIRS(collect, Collect)
 PAIRS(errors, Errors)
 EACH(sums, Sums)
+EACH(total, Total)
 EACH(patches, Patches)
 extern "C" __global__ void ranks_f32(Ranks<f32> a) { ranks(a); }
 extern "C" __global__ void ranks_bf16(Ranks<bf16> a) { ranks(a); }

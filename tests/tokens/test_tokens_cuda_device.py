@@ -132,11 +132,58 @@ def test_collect(read: torch.dtype, written: torch.dtype, channels: int, shim: d
     assert ran == ({"vector", "scalar"} if channels % 8 == 0 else {"scalar"})
 
 
+def one_after_another(x: Tensor, index: Tensor, length: int, prefix: int, sums: Tensor) -> Tensor:
+    """Add rows of x (M B, P + K, C) to ``sums`` (B, P + length, C) in the order of the index, each in the sums' dtype."""
+    sets, batch, kept = index.shape
+    total, rows = sums.numpy(), x.to(sums.dtype).numpy()
+    for m, b in np.ndindex(sets, batch):
+        total[b, :prefix] += rows[m * batch + b, :prefix]
+        for k, i in enumerate(index[m, b].tolist()):
+            if 0 <= i < length:
+                total[b, prefix + i] += rows[m * batch + b, prefix + k]
+    return sums
+
+
+# M, B, K, N, C, P: one index, none, more sets than a row of a block can hold, rows that far too many indices share,
+# more rows than a block has threads, and no place to go.
+CROWDS = (
+    (1, 1, 1, 1, 1, 0), (2, 2, 0, 3, 8, 1), (13, 2, 3, 2, 33, 0), (1, 3, 600, 5, 8, 2), (3, 1, 40, 1, 264, 0),
+    (2, 1, 700, 1300, 8, 1), (2, 2, 30, 33, 300, 0), (1, 2, 3, 0, 8, 1),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("rows", ("few", "many"))
+@pytest.mark.parametrize("problem", CROWDS, ids=str)
+def test_rows_add_up_in_the_order_of_the_index(
+    problem: tuple[int, ...], rows: str, shim: device_shim.Shim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many share an index, in one set or in several, the bits are those of sums one after another."""
+    if rows == "many":
+        monkeypatch.setattr(cuda, "BLOCKS", 1)
+    sets, batch, kept, length, channels, prefix = problem
+    for kind, dtype in itertools.product(("permutations", "repeats", "outside"), (torch.float32, torch.bfloat16)):
+        x = tokens(sets * batch, prefix + kept, channels, dtype=dtype)
+        index = indices(sets, batch, kept, length, kind, torch.int64)
+        shim.ran.clear()
+        ours = cuda.collect(x, index, length, None, prefix, False, torch.float32)
+        assert len(shim.ran) == min(ours.numel(), 1)  # one launch, whatever the index
+        want = one_after_another(x, index, length, prefix, torch.zeros(ours.shape))
+        assert torch.equal(ours, want)
+        again = cuda.collect(x, index, length, None, prefix, False, torch.float32)
+        assert torch.equal(ours, again)
+        if x.numel() and length:
+            double = one_after_another(
+                x[:, prefix:].double(), index, length, 0, torch.zeros(want[:, prefix:].shape).double()
+            )
+            close = cuda.sums(x[:, prefix:], index, length)
+            assert_same(close, double.sum(0).float(), 1e-6)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_sums(dtype: torch.dtype, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for how, kind, (sets, batch, kept, length), warps in itertools.product(
-        LAYOUTS, KINDS, ((1, 2, 3, 1), (3, 4, 9, 4), (1, 5, 20, 7)), (1, 30, 4096)
+        LAYOUTS, KINDS, ((1, 2, 3, 1), (3, 4, 9, 4), (1, 5, 20, 7), (1, 9, 50, 1)), (1, 30, 4096)
     ):
         monkeypatch.setattr(cuda, "SUMS_WARPS", warps)
         x = tokens(sets * batch, kept, channels, dtype=dtype, how=how)

@@ -21,6 +21,9 @@ TYPES = {torch.float32: "f32", torch.float64: "f64", torch.bfloat16: "bf16", tor
 NORMS = {"none": 0, "mae": 1, "layer": 2}
 # A block has THREADS threads, and a row at most WARP of them.
 THREADS, WARP = 256, 32
+# Each block of collect reads all indices of its sample, so it takes up to PASSES rows per thread, once there are
+# BLOCKS blocks to keep every device busy.
+BLOCKS, PASSES = 2048, 4
 # Sums over a batch are divided among this many warps on every device, so that all devices give the same bits.
 SUMS_WARPS = 4096
 
@@ -55,33 +58,38 @@ def collect(
     sets, batch, kept = index.shape
     out = _empty(x, batch, prefix + length, x.shape[2], dtype=dtype)
     if out.numel():
-        first, following = _invert(index, length)
         kernel, width = _kernel("collect", (x.dtype, dtype), out.shape[2], x, out, fill)
-        blocks, threads, tiles = _grid(out, width)
+        blocks, (across, down), _ = _grid(out, width)
+        rows = down * min(PASSES, THREADS // down, max(1, blocks[0] // BLOCKS))
+        tiles = -(-out.shape[1] // rows)
         launch(
-            "tokens", kernel, x, blocks, threads,
-            x.data_ptr(), x.stride(0), x.stride(1), first.data_ptr(), following.data_ptr(), pointer(fill),
-            out.data_ptr(), batch, sets, prefix, length, kept, out.shape[2], strict, tiles,
+            "tokens", kernel, x, (batch * tiles, 1), (across, down),
+            x.data_ptr(), x.stride(0), x.stride(1), index.data_ptr(), index.element_size(), pointer(fill),
+            out.data_ptr(), batch, sets, prefix, length, kept, out.shape[2], strict, tiles, rows,
         )  # fmt: skip
     return out
 
 
 def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
-    x = rows_of(x)
+    x, index = rows_of(x), index.contiguous()
     samples, kept, channels = x.shape
-    if not (samples and length and channels):
+    if not (x.numel() and length):
         return _empty(x, length, channels, dtype=wide(x.dtype)).zero_()
-    first, following = _invert(index.reshape(1, samples, kept), length)
-    kernel, width = _kernel("sums", (x.dtype,), channels, x)
+    kernel, width = _kernel("sums" if length > 1 else "total", (x.dtype,), channels, x)
     columns = -(-channels // (WARP * width))
-    per_part = -(-samples // max(1, SUMS_WARPS // (length * columns)))
-    parts = _empty(x, -(-samples // per_part), length, channels, dtype=torch.float64)
-    blocks, threads, tiles = _grid(parts, width)
-    launch(
-        "tokens", kernel, x, (blocks[0], min(columns, 65535)), threads,
-        x.data_ptr(), x.stride(0), x.stride(1), first.data_ptr(), following.data_ptr(), parts.data_ptr(),
-        samples, per_part, length, kept, channels, tiles,
-    )  # fmt: skip
+    row = x.data_ptr(), x.stride(0), x.stride(1), index.data_ptr(), index.element_size()
+    if length == 1:  # the rows of all samples are divided among parts, and those of a part among a block's threads
+        _, (across, _), _ = _grid(x, width)
+        down, rows = THREADS // across, samples * kept
+        per_part = -(-rows // max(1, SUMS_WARPS * WARP // (THREADS * columns)))
+        parts = _empty(x, -(-rows // per_part), length, channels, dtype=torch.float64)
+        blocks, threads, sizes = len(parts), (across, down), (rows, per_part, kept, channels)
+    else:
+        per_part = -(-samples // max(1, SUMS_WARPS // (length * columns)))
+        parts = _empty(x, -(-samples // per_part), length, channels, dtype=torch.float64)
+        (blocks, _), threads, tiles = _grid(parts, width)
+        sizes = samples, per_part, length, kept, channels, tiles
+    launch("tokens", kernel, x, (blocks, min(columns, 65535)), threads, *row, parts.data_ptr(), *sizes)
     return parts.sum(0).to(wide(x.dtype))
 
 
@@ -132,24 +140,6 @@ def masked_error(masked: Masked, grad: Tensor | None, need: bool) -> tuple[Tenso
             rows, length, channels, NORMS[norm], float(beta),
         )  # fmt: skip
     return losses.sum(), dpred
-
-
-def _invert(index: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Chain the entries of an index (M, B, K): the first entry of each place in a sample, and each one's successor."""
-    index = index.contiguous()
-    sets, batch, kept = index.shape
-    # Two more places per sample say if an index repeats, and if one is outside.
-    first = torch.full((batch, length + 2), -1, dtype=torch.int32, device=index.device)
-    following = _empty(index, batch, sets * kept, dtype=torch.int32)
-    if index.numel():
-        blocks, threads, tiles = _grid(following[..., None], 1)
-        for kernel in ("invert", "chain"):
-            launch(
-                "tokens", kernel, index, blocks, threads,
-                index.data_ptr(), index.element_size(), first.data_ptr(), following.data_ptr(),
-                batch, sets, kept, length, tiles,
-            )  # fmt: skip
-    return first, following
 
 
 def _kernel(name: str, dtypes: Sequence[torch.dtype], channels: int, *tensors: Tensor | None) -> tuple[str, int]:
