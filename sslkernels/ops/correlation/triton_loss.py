@@ -143,6 +143,7 @@ def loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     if z0.numel() == 0 or (energy.kind == "cross" and scaling.eps is None):
         alone = composed.Where(Shard.alone, True, "triton")
+        energy = energy._replace(dtype=torch.float32) if energy.side == "samples" else energy
         return composed.loss(z0, z1, scaling, energy, formula, need0, need1, alone)
     views = tuple(rows_of(z) for z in (z0, z1) if z is not None)
     job = Job(views, scaling, energy, formula, (need0, need1 and z1 is not None))

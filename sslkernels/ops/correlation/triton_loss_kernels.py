@@ -221,7 +221,8 @@ def samples_kernel(
 ):  # fmt: skip
     """Sums over a tile of K0 * K1 (1, tiles) if CROSS, else of each view's K^2 (V, tiles).
 
-    ``rounded`` (V, N, N), unless it is None, gets K * shrink without the diagonal, and ``diagonal`` (V, N) the rest.
+    ``rounded`` (V, N, N), unless it is None, gets K * shrink without the diagonal. ``diagonal`` (V, N) gets for each
+    view the diagonal of the K that multiplies it: that of the other view if CROSS.
     """
     rows = tl.program_id(0) // column_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = tl.program_id(0) % column_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -229,11 +230,11 @@ def samples_kernel(
     size = tl.cast(n, tl.int64) * n
     k = tl.load(pairs(matrix, rows, columns, n), mask=inside, other=0.0)
     if rounded is not None:
-        _round_off_diagonal(k, rounded, diagonal, rows, columns, n, shrink)
+        _round_off_diagonal(k, rounded, diagonal + n if CROSS else diagonal, rows, columns, n, shrink)
     if VIEWS == 2:
         other = tl.load(pairs(matrix + size, rows, columns, n), mask=inside, other=0.0)
         if rounded is not None:
-            _round_off_diagonal(other, rounded + size, diagonal + n, rows, columns, n, shrink)
+            _round_off_diagonal(other, rounded + size, diagonal if CROSS else diagonal + n, rows, columns, n, shrink)
         if not CROSS:
             tl.store(sums + tiles + tl.program_id(0), tl.sum(tl.sum(other * other, 1), 0).to(tl.float64))
             other = k
