@@ -440,7 +440,7 @@ def slopes_kernel(
 @triton.jit
 def _store_gradient(
     dz, z, other, mean, other_mean, scale, other_scale, largest, diagonal, factors, rows, features, n, d, step,
-    z_stride, other_stride, blocks, grow, pull,
+    z_stride, other_stride, blocks, grow, twice_gap,
     ENERGY: tl.constexpr, SAMPLES: tl.constexpr, CROSS: tl.constexpr, SCALED: tl.constexpr, PULL: tl.constexpr,
     DTYPE: tl.constexpr, LIFT: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
@@ -462,13 +462,13 @@ def _store_gradient(
         total += (far * _load(other_scale, features, d)[None, :]) * _load(factors + 2 * step, features, d)[None, :]
     if PULL:
         apart = load_rows(z, rows, features, n, d, z_stride).to(tl.float32)
-        total += pull * (apart - load_rows(other, rows, features, n, d, other_stride).to(tl.float32))
+        total += twice_gap * (apart - load_rows(other, rows, features, n, d, other_stride).to(tl.float32))
     tl.store(pairs(dz, rows, features, d), total, mask=(rows[:, None] < n) & (features[None, :] < d))
 
 
 @triton.jit(do_not_specialize=["n", "blocks"])
 def gradients_kernel(
-    z0, z1, dz0, dz1, mean, scale, largest, matrix_diagonal, factors, n, d, z0_stride, z1_stride, blocks, grow, pull,
+    z0, z1, dz0, dz1, mean, scale, largest, matrix_diagonal, factors, n, d, z0_stride, z1_stride, blocks, grow, twice_gap,
     ENERGY: tl.constexpr, SAMPLES: tl.constexpr, CROSS: tl.constexpr, SCALED: tl.constexpr, PULL: tl.constexpr,
     NEED0: tl.constexpr, NEED1: tl.constexpr, DTYPE: tl.constexpr, LIFT: tl.constexpr, BLOCKS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -481,11 +481,11 @@ def gradients_kernel(
     if NEED0:
         _store_gradient(
             dz0, z0, z1, mean, mean + 2 * d, scale, scale + d, largest, matrix_diagonal, factors, rows, features, n, d,
-            step, z0_stride, z1_stride, blocks, grow, pull, ENERGY, SAMPLES, CROSS, SCALED, PULL, DTYPE, LIFT, BLOCKS,
+            step, z0_stride, z1_stride, blocks, grow, twice_gap, ENERGY, SAMPLES, CROSS, SCALED, PULL, DTYPE, LIFT, BLOCKS,
         )  # fmt: skip
     if NEED1:
         _store_gradient(
             dz1, z1, z0, mean + 2 * d, mean, scale + d, scale, largest + blocks,
             None if matrix_diagonal is None else matrix_diagonal + n, factors + d, rows, features, n, d, step,
-            z1_stride, z0_stride, blocks, grow, pull, ENERGY, SAMPLES, CROSS, SCALED, PULL, DTYPE, LIFT, BLOCKS,
+            z1_stride, z0_stride, blocks, grow, twice_gap, ENERGY, SAMPLES, CROSS, SCALED, PULL, DTYPE, LIFT, BLOCKS,
         )  # fmt: skip
