@@ -29,9 +29,9 @@ else:
     import test_correlation_scales as scales
 
     import sslkernels.functional as SF
-    from sslkernels.ops.correlation import triton
+    from sslkernels.ops.correlation import triton, triton_loss, triton_steps
     from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
-    from sslkernels.ops.correlation.triton import Blocks
+    from sslkernels.ops.correlation.triton_steps import Blocks
     from sslkernels.ops.triton_launch import Area, Tile
 
     EPS = {torch.float32: 2.0**-23, torch.float16: 2.0**-10}
@@ -46,13 +46,20 @@ else:
     def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         """Make blocks so small that small problems cross many; poison new tensors."""
         blocks = Blocks(32, 32, 32, 4, 1), Blocks(16, 32, 32, 4, 1)
-        monkeypatch.setattr(triton, "TABLE", dict.fromkeys(triton.TABLE, blocks))
-        monkeypatch.setattr(triton, "SHORTEST_PART", 32)
-        monkeypatch.setattr(triton, "MOMENTS", Tile(16, 64, 4))
+        monkeypatch.setattr(triton_steps, "TABLE", dict.fromkeys(triton_steps.TABLE, blocks))
+        monkeypatch.setattr(triton_steps, "SHORTEST_PART", 32)
+        monkeypatch.setattr(triton_steps, "MOMENTS", Tile(16, 64, 4))
         monkeypatch.setattr(triton, "SAMPLE_ENERGIES", Area(256, 4))
         monkeypatch.setattr(triton, "FEATURE_ENERGIES", Tile(32, 64, 4))
-        monkeypatch.setattr(triton, "processors", lambda _: getattr(request, "param", BUSY))
-        poison_new_tensors(monkeypatch)
+        monkeypatch.setattr(triton_loss, "COLUMNS", 16)
+        monkeypatch.setattr(triton_loss, "STANDARDISE", Tile(16, 32, 4))
+        monkeypatch.setattr(triton_loss, "ENERGIES", Tile(32, 32, 4))
+        monkeypatch.setattr(triton_loss, "SLOPES", Tile(16, 32, 4))
+        monkeypatch.setattr(triton_loss, "SUMS", 32)
+        monkeypatch.setattr(triton_loss, "GRADIENTS", Area(256, 4))
+        for module in (triton_steps, triton_loss):
+            monkeypatch.setattr(module, "processors", lambda _: getattr(request, "param", BUSY))
+        poison_new_tensors(monkeypatch, triton_loss)
 
     # --- the losses in float64, as their papers' code has them ------------------------------------------------------
 

@@ -37,7 +37,7 @@ def column_loss(
 
     ``energy`` is "cross" (of both views), "each" (of each view with itself) or "none".
     """
-    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, shared, backend)
+    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, shared, backend, whole=True)
     return in_one_call(compute, Asked(formula, scaling, wanted, where), z0, z1, alike=shard)
 
 
@@ -53,23 +53,42 @@ def column_moments(
     backend: str | None = None,
 ) -> Moments:
     """Compute the moments themselves, for a function of them that is not a `Formula`."""
-    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, True, backend)
+    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, True, backend, whole=False)
     return Moments(*ColumnMoments.apply(z0, z1, MomentsAsked(centre, scaling, wanted, where)))
 
 
-def choose_side(rows: int, features: int) -> str:
-    """Choose the side with less to multiply: N x N matrices take 6*N^2*D operations, D x D matrices 6*N*D^2."""
+def choose_side(rows: int, features: int, crossed_halves: bool = False) -> str:
+    """Choose the side with less to multiply: N x N matrices take 6*N^2*D operations, D x D matrices 6*N*D^2.
+
+    ``crossed_halves``: two views are crossed, in 16 bits on a GPU. There cuBLAS multiplies, which computes both halves
+    of a symmetric matrix. So N x N matrices take 8*N^2*D operations; docs/design/correlation.md adds the bytes.
+    """
+    if crossed_halves:
+        return "samples" if 4 * rows < 3 * features else "features"
     return "samples" if rows < features else "features"
 
 
 def _prepared(
-    z0: Tensor, z1: Tensor | None, energy: str, side: str | None, shard: Shard, shared: bool, backend: str | None
+    z0: Tensor,
+    z1: Tensor | None,
+    energy: str,
+    side: str | None,
+    shard: Shard,
+    shared: bool,
+    backend: str | None,
+    whole: bool,
 ) -> tuple[Tensor, Tensor | None, Energy, Where]:
     if z1 is not None:
         z0, z1 = promoted(z0, z1)
-    side = side or choose_side(shard.total(z0.shape[0]), z0.shape[1])
-    # On the side of samples we subtract the diagonal of C from a total. If operands were rounded to 16 bits, that error
-    # would be felt in the whole total, and one wide column could hide the rest. So products run in fp32 there.
-    dtype = compute_dtype(z0) if side == "features" else wide(z0.dtype)
     chosen = CORRELATION.choose(z0.device, z0.dtype, backend)
+    dtype = compute_dtype(z0)
+    # A whole loss on one GPU takes the diagonal from the same rounded columns as the total.
+    consistent = whole and chosen == "triton" and shard.ranks == 1
+    crossed_halves = consistent and dtype.itemsize == 2 and energy == "cross"
+    side = side or choose_side(shard.total(z0.shape[0]), z0.shape[1], crossed_halves)
+    # Elsewhere, on the side of samples, we subtract the exact diagonal of C from a total. If operands were rounded to
+    # 16 bits, that error would be felt in the whole total, and one wide column could hide the rest. So products run
+    # in fp32 there.
+    if side == "samples" and not consistent:
+        dtype = wide(z0.dtype)
     return z0, z1, Energy(energy, side, dtype), Where(shard, shared, chosen)

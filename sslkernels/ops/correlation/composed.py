@@ -144,6 +144,7 @@ def moments(
     diagonal = own_diagonal
     if not shared:
         diagonal, gap = summed(diagonal, shard), summed(gap, shard)
+    exact = diagonal[0] if cross else squares.new_empty(0)
     units = _units_of(squares, side) if scale is None and kind != "none" else None
     # Kernels multiply by ``standard`` the columns that form the matrix, and by ``columns`` those that the backward
     # multiplies with it.
@@ -177,12 +178,16 @@ def moments(
         if units is not None:
             off = off * units.lift(cross)
         if side == "samples":  # on this side the sum counts the diagonal of C too
+            if dtype != mean.dtype:  # what is taken off must be rounded as the total is
+                diagonal = _rounded_diagonal(mine, cross, dtype)
+                if units is not None:
+                    diagonal = diagonal / (units.matrix.prod(0) if cross else units.matrix.square())
             off = (off - diagonal.square().sum(1)).clamp_min(0)
     outer = scale if units is None else units.outer(cross)
     kept = Kept(
         z0, z1, mean, columns, scale, each, outer, through, own_diagonal, diagonal, matrix, energies, every0, every1
     )
-    return Moments(squares, diagonal[0] if cross else squares.new_empty(0), gap, off), kept
+    return Moments(squares, exact, gap, off), kept
 
 
 def gradients(
@@ -253,6 +258,17 @@ def gradients(
     dz = correlation.backward(of_rows, matrix, products, coefficients, need0, need1, dtype, backend)
     dz0, dz1 = (mine if more is None else (mine + more).to(dtype) for mine, more in zip(dz, from_rows, strict=True))
     return dz0, dz1
+
+
+def _rounded_diagonal(columns: Columns, cross: bool, dtype: torch.dtype) -> Tensor:
+    """Return the diagonal of C (1 or V, D), in fp64, that columns have once they are rounded to ``dtype``."""
+    z0, z1, mean, scale = columns
+    assert mean is not None and scale is not None
+    centred = [
+        z.to(mean.dtype) - middle[0] - middle[1] for z, middle in zip((z0, z1), mean, strict=False) if z is not None
+    ]
+    rounded = [(z * factor).to(dtype).double() for z, factor in zip(centred, scale, strict=True)]
+    return (rounded[0] * rounded[1]).sum(0)[None] if cross else torch.stack([a.square().sum(0) for a in rounded])
 
 
 def _scale_of(squares: Tensor, rows: int, scaling: Scaling) -> tuple[Tensor | None, Tensor | None]:

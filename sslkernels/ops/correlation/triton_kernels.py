@@ -29,7 +29,7 @@ def _load_features(x, features, d):
 
 
 @triton.jit
-def _load_centred(z, mean, rows, features, n, d, stride):
+def load_centred(z, mean, rows, features, n, d, stride):
     """A tile of z - mean in float32; ``mean`` (2, D) holds the rounded mean and its remainder."""
     part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     return (part - _load_features(mean, features, d)) - _load_features(mean + d, features, d)
@@ -39,7 +39,7 @@ def _load_centred(z, mean, rows, features, n, d, stride):
 def _load_columns(z, mean, scale, rows, features, n, d, stride, DTYPE: tl.constexpr):
     """A tile of a, zero beyond N and D. Otherwise rows beyond N would add -mean * scale to every sum over rows."""
     if mean is not None:
-        part = tl.where(rows[:, None] < n, _load_centred(z, mean, rows, features, n, d, stride), 0.0)
+        part = tl.where(rows[:, None] < n, load_centred(z, mean, rows, features, n, d, stride), 0.0)
     else:
         part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
     if scale is not None:
@@ -77,7 +77,7 @@ def _grouped(place, row_blocks, column_blocks, GROUP: tl.constexpr):
 
 
 @triton.jit
-def _pivot(z, features, d, CENTRE: tl.constexpr):
+def pivot_of(z, features, d, CENTRE: tl.constexpr):
     """The first row, to which means are kept relative; zero where nothing is centred.
 
     A mean of 1000 in float32 is off by some 3e-5. The distance of two such means, which the squares need, would be off
@@ -91,7 +91,7 @@ def _pivot(z, features, d, CENTRE: tl.constexpr):
 
 
 @triton.jit
-def _store_mean(to, mean, pivot, features, d):
+def store_mean(to, mean, pivot, features, d):
     """Store pivot + mean as two float32 numbers: the rounded sum, and its remainder."""
     whole = pivot.to(tl.float64) + mean
     rounded = whole.to(tl.float32)
@@ -145,11 +145,11 @@ def moments_kernel(
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     begin = (part * span).to(tl.int32)
     end = tl.minimum(begin + span, n)
-    pivot0 = _pivot(z0, features, d, CENTRE)
+    pivot0 = pivot_of(z0, features, d, CENTRE)
     mean0 = tl.zeros((BLOCK_D,), tl.float64)
     squares0 = tl.zeros((BLOCK_D,), tl.float64)
     if z1 is not None:
-        pivot1 = _pivot(z1, features, d, CENTRE)
+        pivot1 = pivot_of(z1, features, d, CENTRE)
         mean1 = tl.zeros((BLOCK_D,), tl.float64)
         squares1 = tl.zeros((BLOCK_D,), tl.float64)
         product = tl.zeros((BLOCK_D,), tl.float64)
@@ -174,9 +174,9 @@ def moments_kernel(
             gap += _sum_of(shrunk, shrunk, between.to(tl.float64), between.to(tl.float64))
     inside = features < d
     if WHOLE:
-        _store_mean(means, mean0, pivot0, features, d)
+        store_mean(means, mean0, pivot0, features, d)
         if z1 is not None:
-            _store_mean(means + 2 * d, mean1, pivot1, features, d)
+            store_mean(means + 2 * d, mean1, pivot1, features, d)
     elif z1 is not None:
         tl.store(means + 2 * part * d + features, mean0, mask=inside)
         tl.store(means + (2 * part + 1) * d + features, mean1, mask=inside)
@@ -191,27 +191,27 @@ def moments_kernel(
         tl.store(squares + part * d + features, squares0, mask=inside)
 
 
-@triton.jit(do_not_specialize=["n", "span", "parts"])
-def merge_kernel(
-    z0, z1, part_means, part_squares, part_products, part_gaps, means, squares, products, gaps, n, d, span, parts,
-    CENTRE: tl.constexpr, BLOCK: tl.constexpr,
+@triton.jit
+def merged(
+    part_means, part_squares, part_products, part_gaps, features, n, d, span, parts, BOTH: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Join the moments of ``parts`` spans, in order, to those of all rows."""
-    features = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Moments of all rows from those of ``parts`` spans, joined in order: mean and squares of each view, products, gap.
+    With one view (not BOTH) the rest are zeros.
+    """
     inside = features < d
     mean0 = tl.zeros((BLOCK,), tl.float64)
     squares0 = tl.zeros((BLOCK,), tl.float64)
-    if z1 is not None:
-        mean1 = tl.zeros((BLOCK,), tl.float64)
-        squares1 = tl.zeros((BLOCK,), tl.float64)
-        product = tl.zeros((BLOCK,), tl.float64)
-        gap = tl.zeros((BLOCK,), tl.float64)
+    mean1 = tl.zeros((BLOCK,), tl.float64)
+    squares1 = tl.zeros((BLOCK,), tl.float64)
+    product = tl.zeros((BLOCK,), tl.float64)
+    gap = tl.zeros((BLOCK,), tl.float64)
     for part in range(parts):
         before = tl.cast(part * span, tl.float64)
         count = tl.cast(tl.minimum(n - part * span, span), tl.float64)
         share = count / (before + count)
         state = tl.cast(part, tl.int64) * d + features
-        if z1 is not None:
+        if BOTH:
             first, second = state + tl.cast(part, tl.int64) * d, state + tl.cast(part + 1, tl.int64) * d
             away0 = tl.load(part_means + first, mask=inside, other=0.0) - mean0
             away1 = tl.load(part_means + second, mask=inside, other=0.0) - mean1
@@ -225,10 +225,24 @@ def merge_kernel(
             away0 = tl.load(part_means + state, mask=inside, other=0.0) - mean0
             mean0 += away0 * share
             squares0 += tl.load(part_squares + state, mask=inside, other=0.0) + away0 * away0 * (before * share)
-    _store_mean(means, mean0, _pivot(z0, features, d, CENTRE), features, d)
+    return mean0, squares0, mean1, squares1, product, gap
+
+
+@triton.jit(do_not_specialize=["n", "span", "parts"])
+def merge_kernel(
+    z0, z1, part_means, part_squares, part_products, part_gaps, means, squares, products, gaps, n, d, span, parts,
+    CENTRE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Join the moments of ``parts`` spans, in order, to those of all rows."""
+    features = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = features < d
+    mean0, squares0, mean1, squares1, product, gap = merged(
+        part_means, part_squares, part_products, part_gaps, features, n, d, span, parts, z1 is not None, BLOCK
+    )
+    store_mean(means, mean0, pivot_of(z0, features, d, CENTRE), features, d)
     tl.store(squares + features, squares0, mask=inside)
     if z1 is not None:
-        _store_mean(means + 2 * d, mean1, _pivot(z1, features, d, CENTRE), features, d)
+        store_mean(means + 2 * d, mean1, pivot_of(z1, features, d, CENTRE), features, d)
         tl.store(squares + d + features, squares1, mask=inside)
         tl.store(products + features, product, mask=inside)
         tl.store(gaps + features, gap, mask=inside)
@@ -241,14 +255,18 @@ def merge_kernel(
 @triton.jit(do_not_specialize=["parts"])
 def matrix_kernel(
     left, right, left_mean, left_scale, right_mean, right_scale, out,
-    height, width, depth, left_stride, right_stride, parts,
+    height, width, depth, left_stride, right_stride, left_step, right_step, parts,
     SAMPLES: tl.constexpr, SYMMETRIC: tl.constexpr, DTYPE: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """A tile of a b^T (SAMPLES, a sum over features) or of a^T b (a sum over rows), for one of ``parts`` of ``depth``.
 
     SYMMETRIC: b is a, and only tiles of the lower triangle run; each is stored twice, the second time transposed.
+    A second axis of programs takes one view after another, which lie ``left_step`` and ``right_step`` numbers apart.
     """
+    view = tl.program_id(1).to(tl.int64)
+    left += view * left_step
+    right += view * right_step
     place = tl.program_id(0) // parts
     part = tl.program_id(0) % parts
     if SYMMETRIC:
@@ -271,7 +289,7 @@ def matrix_kernel(
             a = _load_columns(left, left_mean, left_scale, along, rows, depth, height, left_stride, DTYPE)
             b = _load_columns(right, right_mean, right_scale, along, columns, depth, width, right_stride, DTYPE)
             total = tl.dot(tl.trans(a), b, total, input_precision=PRECISION)
-    out += part.to(tl.int64) * height * width
+    out += (view * parts + part) * height * width
     inside = (rows[:, None] < height) & (columns[None, :] < width)
     tl.store(pairs(out, rows, columns, width), total, mask=inside)
     if SYMMETRIC:
@@ -296,11 +314,13 @@ def sample_energies_kernel(matrix, other, sums, size, blocks, BLOCK: tl.constexp
 
 @triton.jit(do_not_specialize=["row_blocks", "column_blocks"])
 def feature_energies_kernel(
-    matrix, other, row_parts, column_parts, d, row_blocks, column_blocks,
+    matrix, other, row_parts, column_parts, sums, rounded, d, shrink, row_blocks, column_blocks,
     BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Sums of matrix * other off the diagonal, in float64. A program sums its tile along rows, to
-    (V, column_blocks, D), and along columns, to (V, row_blocks, D), unless ``column_parts`` is None.
+    (V, column_blocks, D), and along columns, to (V, row_blocks, D), unless ``column_parts`` is None. Where they are
+    asked for, ``sums`` (V, tiles) gets the tile's sum, and ``rounded`` (V, D, D) the matrix times ``shrink``, without
+    its diagonal.
 
     Covariances, and their sums over rows, may have any size: entries are divided by a power of two near the tile's
     largest before they are multiplied.
@@ -320,6 +340,12 @@ def feature_energies_kernel(
     if column_parts is not None:
         along_columns = tl.sum(products, 0).to(tl.float64) * lift
         tl.store(column_parts + (view * row_blocks + row_block) * d + columns, along_columns, mask=columns < d)
+    if sums is not None:
+        tl.store(sums + view * (row_blocks * column_blocks) + tl.program_id(0), tl.sum(along_rows, 0))
+    if rounded is not None:
+        inside = (rows[:, None] < d) & (columns[None, :] < d)
+        part = (a * shrink).to(rounded.dtype.element_ty)
+        tl.store(pairs(rounded + view * d * d, rows, columns, d), part, mask=inside)
 
 
 # --- gradients ------------------------------------------------------------------------------------------------------
@@ -334,10 +360,10 @@ def _add_terms(
     factor is None is left out.
     """
     if own is not None:
-        mine = _load_centred(z, mean, rows, features, n, d, z_stride) * _load_features(scale, features, d)
+        mine = load_centred(z, mean, rows, features, n, d, z_stride) * _load_features(scale, features, d)
         total += _load_features(own, features, d) * mine
         if mixed is not None:
-            theirs = _load_centred(other, other_mean, rows, features, n, d, other_stride)
+            theirs = load_centred(other, other_mean, rows, features, n, d, other_stride)
             total += _load_features(mixed, features, d) * (theirs * _load_features(other_scale, features, d))
         if pull is not None:
             gap = load_rows(z, rows, features, n, d, z_stride).to(tl.float32)
