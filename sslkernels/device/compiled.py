@@ -43,7 +43,7 @@ class Compiled:
     warps: int  # per block
     product: str  # a key of `PRODUCTS`, or "none"
     copies_ahead: int  # cp.async instructions
-    halved: bool  # products of sm_100 with 64 rows, which run at half rate
+    async_product: tuple[int, int]  # of sm_100: rows, and operations per instruction; (0, 0) elsewhere
     code: sass.Code
 
 
@@ -110,7 +110,7 @@ def compile_kernel(
         warps=built.metadata.num_warps,
         product=next((kind for kind, text in PRODUCTS.items() if text in ptx), "none"),
         copies_ahead=ptx.count("cp.async.cg"),
-        halved="blockM = 64" in built.asm["ttgir"],
+        async_product=_async_product(built.asm["ttgir"], ptx),
         code=sass.read(_tool("cuobjdump", "-sass", built.asm["cubin"])),
     )
 
@@ -123,6 +123,16 @@ def blocks_per_multiprocessor(used: Compiled, target: Target) -> int:
     registers = 256 * -(-used.registers * 32 // 256) * used.warps
     rooms = (target.registers // registers, target.shared // (used.shared + 1024), target.warps // used.warps)
     return min(*rooms, target.blocks)
+
+
+def _async_product(ttgir: str, ptx: str) -> tuple[int, int]:
+    """The least rows of a tcgen05 product, and the mean operations of an instruction, which names no sizes itself."""
+    sides = re.findall(r"tc_gen5_mma .*?: .*?<(\d+)x(\d+)x\w+.*?<\d+x(\d+)x\w+", ttgir)
+    if not sides:
+        return 0, 0
+    sizes = [tuple(map(int, each)) for each in sides]
+    instructions = ptx.count(PRODUCTS["tcgen05"])
+    return min(m for m, _, _ in sizes), sum(2 * m * k * n for m, k, n in sizes) // instructions
 
 
 def _parsed(value: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -62,6 +63,11 @@ class Launch:
     """Triton's options of the launch, such as num_warps."""
     build: Any = None
     """What `sslkernels.device.compiled` compiles."""
+
+
+    @property
+    def blocks(self) -> int:
+        return math.prod(self.grid)
 
 
 @dataclass

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import NamedTuple
 
-_LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@\S+\s+)?([A-Z][A-Z0-9_.]*)([^;]*);")
+_LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@\S+\s+)?([A-Z][A-Za-z0-9_.]*)([^;]*);")
 _TARGET = re.compile(r"0x([0-9a-f]+)\s*$")
 _MATRIX = ("HGMMA", "HMMA", "UTCHMMA", "UTCQMMA", "IMMA")
+_SPECIAL = tuple(f"MUFU.{name}" for name in ("EX2", "LG2", "SIN", "COS"))
 _BYTES = {"128": 16, "64": 8, "U16": 2, "S16": 2, "U8": 1, "S8": 1}
 
 
@@ -33,8 +34,8 @@ class Region:
 
     instructions: int
     matrix: Counter[str] = field(default_factory=Counter)  # matrix instructions by name, operands' kind included
-    exponentials: int = 0  # MUFU instructions
-    multiply_adds: int = 0  # FFMA instructions
+    exponentials: int = 0  # MUFU instructions that a `Work` counts
+    fp32: int = 0  # float32 sums and products of a thread; a multiply-add is two
     bytes: int = 0  # that a thread moves to or from device memory
 
 
@@ -53,14 +54,12 @@ def read(text: str) -> Code:
     """Read the code of the one kernel in ``text``."""
     blocks, following = _blocks([_instruction(match) for match in _LINE.finditer(text)])
     loops = _loops(following)
-    # Loops within others come first, and a block belongs to the first loop that has it.
+    # Loops within others come first. At its turn a loop finds each block owned by the largest of the loops within it.
     ordered = sorted(loops.items(), key=lambda item: len(item[1]))
     regions, owner = [], dict[int, int]()
     for head, inside in ordered:
         path = _path(blocks, following, head, inside, owner)
         regions.append(_region(blocks, path))
-        for block in inside:
-            owner[block] = head if owner.get(block, block) == block else owner[block]
         owner.update(dict.fromkeys(inside, head))
     everything = set(range(len(blocks)))
     once = _region(blocks, _path(blocks, following, 0, everything, owner))
@@ -163,8 +162,8 @@ def _region(blocks: list[list[Instruction]], path: list[int]) -> Region:
     return Region(
         len(code),
         matrix,
-        sum(each.name.startswith("MUFU") for each in code),
-        sum(each.name.startswith("FFMA") for each in code),
+        sum(each.name.startswith(_SPECIAL) for each in code),
+        sum(2 if each.name.startswith("FFMA") else each.name.startswith(("FADD", "FMUL")) for each in code),
         sum(next((_BYTES[part] for part in name.split(".") if part in _BYTES), 4) for name in memory),
     )
 

@@ -30,12 +30,16 @@ class Target:
     special_lanes: int = 16  # exponentials per clock and multiprocessor
     issue_slots: int = 4  # warp instructions per clock and multiprocessor
     l1_bytes: int = 64  # from L2, per clock and multiprocessor
-    gap: float = 1.5e-6  # s on the device between the end of a kernel and the first work of the next
-    host: float = 6e-6  # s on the host for one launch from Python
+    gap: float = 2e-6  # s on the device from the last work of a kernel to the first of the next; assumed
+    host: float = 7e-6  # s on the host for one launch from Python; assumed
 
     @property
     def architecture(self) -> int:
         return 10 * self.major + self.minor
+
+    def tensor_rate_each(self, width: int) -> float:
+        """Operations per second of one multiprocessor on products of numbers of ``width`` bytes; 4 is TF32."""
+        return self.tensor_rate / self.multiprocessors / (2 if width == 4 else 1)
 
     @property
     def issue_rate(self) -> float:

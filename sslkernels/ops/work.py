@@ -8,6 +8,7 @@ may be fake ones, so that shapes and dtypes can be read and values cannot. `sslk
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,14 +16,14 @@ import torch
 
 
 class Work(NamedTuple):
-    """Operations and bytes of one launch, all programs together. A product and its sum are two operations.
+    """Operations and bytes of one launch, all programs together. A multiply-add is two operations.
 
     >>> Work(tensor_ops=2 * 128 * 64 * 32, exponentials=128 * 64).bytes
     0
     """
 
     tensor_ops: int = 0  # products of 16-bit or TF32 operands, on the tensor cores
-    fp32_ops: int = 0  # products of float32, on the CUDA cores
+    fp32_ops: int = 0  # sums and products of float32, on the CUDA cores
     exponentials: int = 0  # exponentials, logarithms, sines and cosines of the special-function units
     bytes_read: int = 0  # what has to come from device memory; what is read again from L2 is not counted
     bytes_written: int = 0
@@ -37,9 +38,13 @@ Count = Callable[[Mapping[str, Any]], Work]
 
 
 def size_of(*tensors: torch.Tensor | None) -> int:
-    """Bytes of these tensors' elements; an absent tensor has none.
+    """Bytes of these tensors' elements; an absent tensor has none, and an expanded one those that lie in memory.
 
-    >>> size_of(torch.empty(3, 2), None, torch.empty(4, dtype=torch.bfloat16))
-    32
+    >>> size_of(torch.empty(3, 2), None, torch.empty(4, dtype=torch.bfloat16), torch.empty(1).expand(9))
+    36
     """
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)
+    return sum(_elements(tensor) * tensor.element_size() for tensor in tensors if tensor is not None)
+
+
+def _elements(x: torch.Tensor) -> int:
+    return math.prod(size for size, stride in zip(x.shape, x.stride(), strict=True) if stride or not size)
