@@ -6,15 +6,21 @@ Triton brings ptxas, cuobjdump and nvdisasm, so no GPU and no CUDA toolkit is ne
 
 from __future__ import annotations
 
+import ast
 import functools
+import importlib.resources
 import re
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from sslkernels import _C
 from sslkernels.device import sass
 from sslkernels.device.targets import Target
 
@@ -50,8 +56,9 @@ class Compiled:
 def specialised(kernel: Any, args: Any, kwargs: Mapping[str, Any], target: Target) -> Build:
     """Ask Triton how it would specialise a launch: by types, by divisibility by 16, and by arguments equal to 1."""
     backend, binder = _binder(kernel, target.architecture)
-    bound, specialisation, options = binder(*args, debug=False, **kwargs)
-    packed, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialisation, options)
+    with _quiet():
+        bound, specialisation, options = binder(*args, debug=False, **kwargs)
+        packed, signature, constants, attributes = kernel._pack_args(backend, options, bound, specialisation, options)
     return Build(
         kernel,
         target.architecture,
@@ -72,18 +79,20 @@ def _binder(kernel: Any, architecture: int) -> tuple[Any, Any]:
     return backend, create_function_from_signature(kernel.signature, kernel.params, backend)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out Triton's advice on a variable of the environment, which is for those who write kernels."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
+        yield
+
+
 @functools.cache
 def compiled(build: Build) -> Compiled:
     """Compile it, or take it from Triton's cache on disk."""
-    attributes = {place: _parsed(value) for place, value in build.attributes}
-    return compile_kernel(
-        build.kernel,
-        dict(build.signature),
-        dict(build.constants),
-        attributes,
-        dict(build.options),
-        build.architecture,
-    )
+    attributes = {place: ast.literal_eval(value) for place, value in build.attributes}
+    options, constants = dict(build.options), dict(build.constants)
+    return compile_kernel(build.kernel, dict(build.signature), constants, attributes, options, build.architecture)
 
 
 def compile_kernel(
@@ -100,18 +109,23 @@ def compile_kernel(
     from triton.compiler import ASTSource
 
     source = ASTSource(fn=kernel, signature=dict(signature), constexprs=dict(constants), attrs=dict(attributes))
-    built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(options))
-    ptx, usage = built.asm["ptx"], _tool("cuobjdump", "-res-usage", built.asm["cubin"])
-    used = {key: int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK", "LOCAL")}  # type: ignore[index]
+    with _quiet():
+        built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=dict(options))
+    ptx = built.asm["ptx"]
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(built.asm["cubin"])
+        cubin.flush()
+        registers, spills, _ = _usage(_tool("-res-usage", cubin.name))
+        code = sass.read(_tool("-sass", cubin.name))
     return Compiled(
-        registers=used["REG"],
-        spills=used["STACK"] + used["LOCAL"],
+        registers=registers,
+        spills=spills,
         shared=built.metadata.shared,
         warps=built.metadata.num_warps,
         product=next((kind for kind, text in PRODUCTS.items() if text in ptx), "none"),
         copies_ahead=ptx.count("cp.async.cg"),
         async_product=_async_product(built.asm["ttgir"], ptx),
-        code=sass.read(_tool("cuobjdump", "-sass", built.asm["cubin"])),
+        code=code,
     )
 
 
@@ -135,17 +149,46 @@ def _async_product(ttgir: str, ptx: str) -> tuple[int, int]:
     return min(m for m, _, _ in sizes), sum(2 * m * k * n for m, k, n in sizes) // instructions
 
 
-def _parsed(value: str) -> Any:
-    import ast
+@functools.cache
+def shipped(family: str, name: str, threads: int, architecture: int) -> Compiled | None:
+    """Read a kernel of csrc/cuda from the image that is shipped, or compile its text. None where there is no nvcc."""
+    image = _image(family, architecture)
+    if image is None:
+        return None
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(image)
+        file.flush()
+        options = ("-arch", f"sm_{architecture}", "-fun", name)
+        registers, spills, shared = _usage(_tool("-res-usage", *options, file.name))
+        code = sass.read(_tool("-sass", *options, file.name))
+    return Compiled(registers, spills, shared, -(-threads // 32), "none", 0, (0, 0), code)
 
-    return ast.literal_eval(value)
+
+@functools.cache
+def _image(family: str, architecture: int) -> bytes | None:
+    folder = importlib.resources.files("sslkernels") / "kernels"
+    if _C.CUDA_VERSION:
+        return (folder / f"{family}.fatbin").read_bytes()
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        return None
+    with importlib.resources.as_file(folder) as here, tempfile.TemporaryDirectory() as out:
+        text, image = here / f"{family}.cu", Path(out) / "image"
+        options = ("-std=c++17", "-cubin", f"-arch=sm_{architecture}", "-o", image)
+        subprocess.run([nvcc, *options, text], capture_output=True, check=True)
+        return image.read_bytes()
 
 
-def _tool(name: str, option: str, cubin: bytes) -> str:
+def _usage(report: str) -> tuple[int, int, int]:
+    """Registers, bytes of stack, and bytes of shared memory that the code itself declares."""
+    found = [re.search(rf"{key}:(\d+)", report) for key in ("REG", "STACK", "LOCAL", "SHARED")]
+    registers, stack, local, shared = (0 if each is None else int(each[1]) for each in found)
+    return registers, stack + local, shared
+
+
+def _tool(*arguments: str) -> str:
+    """Run the cuobjdump that Triton brings."""
     import triton
 
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        return subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=True).stdout

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Record the kernels that an op would launch on a GPU, without the GPU.
 
-The op itself runs, on meta tensors that say they are on cuda:0. So its own code chooses paths, tiles and grids. Three
+The op itself runs, on meta tensors that say they are on cuda:0, so its own code chooses paths, tiles and grids. Three
 hooks catch what it would launch: Triton's ``JITFunction.run``, `sslkernels.cuda.launch`, and a TorchDispatchMode for
-the kernels of PyTorch. No number is computed, and whoever asks for one (``item``) gets an error, as a wait would be one.
+the kernels of PyTorch. No number is computed. An op that waited for one, as ``item`` does, would fail here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sslkernels import cuda
 from sslkernels.device.targets import Target
@@ -36,8 +36,10 @@ from sslkernels.ops.launch import CODES
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 _CUDA = torch.device("cuda", 0)
 _READ = {"device": _CUDA, "is_cuda": True, "is_meta": False}  # what a meta tensor says of itself
-# Ops of PyTorch that launch nothing although they return a new tensor.
+# Ops of PyTorch that launch nothing although they return a new tensor. A number that is assigned to a part of a tensor
+# (scalar_tensor) stays on the host until the part is filled.
 _SILENT = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "detach", "_unsafe_view", "alias"}
+_SILENT |= {"scalar_tensor"}
 _ALIGNED = 512  # bytes; PyTorch's allocator begins every tensor at a multiple of them
 
 
@@ -51,8 +53,8 @@ class Launch:
     phase: str
     """"forward" or "backward"."""
     arguments: Mapping[str, Any]
-    """By name. Those of an aten op are named by its schema, with its results as ``out``. Tensors are stand-ins: they have
-    shape, strides and dtype, and are the same object where they lie at the same address."""
+    """By name. Those of an aten op are named by its schema, with its results as ``out``. Tensors are stand-ins with
+    shape, strides and dtype; they are the same object where they lie at the same address."""
     grid: tuple[int, ...] = ()
     """Blocks; empty where PyTorch chooses them."""
     threads: int = 0
@@ -63,7 +65,6 @@ class Launch:
     """Triton's options of the launch, such as num_warps."""
     build: Any = None
     """What `sslkernels.device.compiled` compiles."""
-
 
     @property
     def blocks(self) -> int:
@@ -81,23 +82,31 @@ class Recording:
 def record(inputs: Callable[[], Mapping[str, Any]], op: Callable[..., Any], target: Target) -> Recording:
     """Make the inputs, call ``op`` with them by name, differentiate what it returns, and say what would have run.
 
-    The gradient of the result is given, as it is to a layer within a network: the one that ``backward()`` makes of a
+    It is the second of two such steps that is recorded, since the first also makes what is kept from step to step. The
+    gradient of the result is given, as it is to a layer within a network: the one that ``backward()`` makes of a
     loss by itself is no launch of the op.
     """
-    found = Recording()
-    with _on(target) as (within, watch):
+    within = _Within()
+    with on(target):
         with within, torch.device("meta"):
             given = inputs()
-        recorder = _Recorder(found, within, target)
-        with watch(recorder), within, recorder:
+        for _ in range(2):
+            found = Recording()
+            _step(given, op, _Recorder(found, within, target))
+            for x in tree_leaves(given):
+                x.grad = None
+    return found
+
+
+def _step(given: Mapping[str, Any], op: Callable[..., Any], recorder: _Recorder) -> None:
+    with _hooked(recorder), recorder.within:
+        with recorder:
             result = op(**given)
         if isinstance(result, Tensor) and result.requires_grad:
-            with within:
-                grad = torch.empty_like(result)
+            grad = torch.empty_like(result)
             recorder.phase = "backward"
-            with watch(recorder), within, recorder:
+            with recorder:
                 torch.autograd.backward(result, grad)
-    return found
 
 
 class _Within(TorchFunctionMode):
@@ -117,9 +126,8 @@ class _Within(TorchFunctionMode):
 
 
 def _meta(value: Any) -> Any:
-    """The meta device where the GPU was asked for."""
-    on_gpu = isinstance(value, torch.device) and value.type == "cuda"
-    return torch.device("meta") if on_gpu or (isinstance(value, str) and value.startswith("cuda")) else value
+    """The meta device where the GPU was asked for. Texts stay: "cuda" is a backend too."""
+    return torch.device("meta") if isinstance(value, torch.device) and value.type == "cuda" else value
 
 
 def address(x: Tensor) -> int:
@@ -176,7 +184,9 @@ class _Recorder(TorchDispatchMode):
         bound.apply_defaults()
         grid = grid(bound.arguments) if callable(grid) else grid
         build = specialised(kernel, args, kwargs, self.target)
-        self.add(kernel.__name__, "triton", bound.arguments, grid=tuple(grid), kernel=kernel, options=options, build=build)
+        self.add(
+            kernel.__name__, "triton", bound.arguments, grid=tuple(grid), kernel=kernel, options=options, build=build
+        )
 
     def cuda(
         self, family: str, kernel: str, x: Tensor, blocks: tuple[int, int], threads: tuple[int, int], *fields: float
@@ -216,8 +226,8 @@ def _table_of(targets: Any, sources: Any, masters: Any) -> ema_pairs.Pairs:
 
 
 @contextmanager
-def _on(target: Target) -> Iterator[tuple[_Within, Callable[[_Recorder], Any]]]:
-    """Let the package see a GPU like ``target``. Yield the mode of its tensors, and what hooks a recorder up."""
+def on(target: Target) -> Iterator[None]:
+    """Let the package see one GPU like ``target``, on which all backends can run."""
     for family in registry.families().values():  # what is imported meanwhile would keep a stand-in for good
         for backend in family.kernels:
             if backend != "triton" or HAS_TRITON:
@@ -226,37 +236,42 @@ def _on(target: Target) -> Iterator[tuple[_Within, Callable[[_Recorder], Any]]]:
         name=target.name, multi_processor_count=target.multiprocessors, major=target.major, minor=target.minor
     )
     with ExitStack() as stack:
-        replace = lambda place, name, by: stack.enter_context(mock.patch.object(place, name, by))  # noqa: E731
-        replace(torch.cuda, "get_device_properties", lambda device=None: properties)
-        replace(torch.cuda, "get_device_capability", lambda device=None: (target.major, target.minor))
-        replace(torch.cuda, "is_current_stream_capturing", lambda: False)
-        replace(torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=0))
-        replace(cuda, "why_not", lambda device: None)
-        for function, by in ((registry.is_plain, lambda: True), (ema_pairs.pairs_of, _table_of)):
-            _replace_everywhere(stack, function, by)
-        for cached in vars(triton_launch).values():  # the size of a device is asked once
+        for place, name, by in (
+            (torch.cuda, "device_count", lambda: 1),
+            (torch.cuda, "get_device_properties", lambda device=None: properties),
+            (torch.cuda, "get_device_capability", lambda device=None: (target.major, target.minor)),
+            (torch.cuda, "is_current_stream_capturing", lambda: False),
+            (torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=0)),
+            (Tensor, "record_stream", lambda x, stream: None),
+            (cuda, "why_not", lambda device: None),
+        ):
+            stack.enter_context(mock.patch.object(place, name, by))
+        for cached in vars(triton_launch).values():  # the size of a device is asked once, and kept
             if hasattr(cached, "cache_clear"):
                 cached.cache_clear()
                 stack.callback(cached.cache_clear)
-
-        @contextmanager
-        def watch(recorder: _Recorder) -> Iterator[None]:
-            with ExitStack() as hooks:
-                _replace_everywhere(hooks, cuda.launch, recorder.cuda)
-                if HAS_TRITON:
-                    from triton.runtime.jit import JITFunction
-
-                    run = lambda kernel, *args, **kwargs: recorder.triton(kernel, *args, **kwargs)  # noqa: E731
-                    hooks.enter_context(mock.patch.object(JITFunction, "run", run))
-                yield
-
-        yield _Within(), watch
+        yield
 
 
-def _replace_everywhere(stack: ExitStack, function: Any, by: Any) -> None:
-    """Replace a function in every module of the package that has imported it."""
-    for name, module in list(sys.modules.items()):
-        if name.startswith("sslkernels"):
-            for attribute, value in list(vars(module).items()):
-                if value is function:
-                    stack.enter_context(mock.patch.object(module, attribute, by))
+@contextmanager
+def _hooked(recorder: _Recorder) -> Iterator[None]:
+    """Give the recorder what would be launched. Calls are as plain as they would be on the GPU."""
+    with ExitStack() as stack:
+        for function, by in (
+            (cuda.launch, recorder.cuda),
+            (registry.is_plain, lambda: True),
+            (ema_pairs.pairs_of, _table_of),
+        ):
+            for name, module in list(sys.modules.items()):
+                if name.startswith("sslkernels"):
+                    for attribute, value in list(vars(module).items()):
+                        if value is function:
+                            stack.enter_context(mock.patch.object(module, attribute, by))
+        if HAS_TRITON:
+            from triton.runtime.jit import JITFunction
+
+            def run(kernel: Any, *args: Any, **kwargs: Any) -> None:
+                recorder.triton(kernel, *args, **kwargs)
+
+            stack.enter_context(mock.patch.object(JITFunction, "run", run))
+        yield

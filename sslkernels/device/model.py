@@ -16,7 +16,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,9 +33,10 @@ from sslkernels.ops.launch import dot_precision
 from sslkernels.ops.work import Work, size_of
 
 _WARP = 32
-_PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
-# cuBLAS multiplies tiles of this size; where these are fewer than multiprocessors it cuts K into parts of this length.
-_TILE, _PART = (128, 256), 1024
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
+# cuBLAS multiplies tiles of this size; where these are fewer than multiprocessors it cuts K, or
+# the tiles, into parts: we let parts be this long at least.
+_TILE, _PART = (128, 256), 128
 _CUBLAS_FP32 = 0.88  # of the rate of multiply-adds: 52 of 59 TFLOP/s on an H200, as large products of others reach
 
 
@@ -119,7 +120,7 @@ def instructions(used: compiled.Compiled, work: Work, blocks: int) -> float:
     exponentials over those of one trip, or else float32 operations, or bytes.
     """
     loops = _measured(used, work)
-    total = Counter[str]()
+    total: dict[str, float] = defaultdict(float)
     for measure, each, _ in loops:
         total[measure] += each
     whole = {"products": work.tensor_ops, "exponentials": work.exponentials, "fp32": work.fp32_ops, "bytes": work.bytes}
@@ -184,7 +185,7 @@ def _busiest(blocks: int, target: Target) -> float:
 
 def _cublas_share(launch: Launch, target: Target) -> tuple[float, float, int]:
     """The share of a product on the busiest multiprocessor, its efficiency, and the bytes of a factor."""
-    if launch.name not in _PRODUCTS:
+    if launch.name not in PRODUCTS:
         return 1 / target.multiprocessors, 1.0, 2
     left, right = _factors(launch)
     m, k, n = (left.shape[-2] if left.dim() > 1 else 1), left.shape[-1], (right.shape[-1] if right.dim() > 1 else 1)
@@ -205,13 +206,10 @@ def _aten_work(launch: Launch) -> Work:
     given = [value for name, value in launch.arguments.items() if name != "out"]
     read = [each for each in tree_leaves(given) if isinstance(each, Tensor) and not any(each is one for one in out)]
     operations = 0
-    if launch.name in _PRODUCTS:
+    if launch.name in PRODUCTS:
         left, right = _factors(launch)
         operations = 2 * left.numel() * (right.shape[-1] if right.dim() > 1 else 1)
         exact = left.dtype == torch.float64 or (left.dtype == torch.float32 and dot_precision() == "ieee")
         if exact:
             return Work(fp32_ops=operations, bytes_read=size_of(*read), bytes_written=size_of(*out))
     return Work(tensor_ops=operations, bytes_read=size_of(*read), bytes_written=size_of(*out))
-
-
-
