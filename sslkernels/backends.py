@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-from sslkernels import _C, cuda
+from sslkernels import _C, cuda, gpu
 from sslkernels.arguments import DEVICES, LARGEST_WHOLE, came
 
 NAMES = ("reference", "cpu", "triton", "cuda")
@@ -74,10 +77,11 @@ def why_not(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
             return f"Triton kernels need a CUDA device and the tensors are on {device}."
         if dtype == torch.float64:
             return "the Triton kernels accumulate in float32 and take no float64."
+        return gpu.why_not(device) if device.type == "cuda" else None
     if name == "cuda":
         if device.type != "cuda":
             return f"CUDA kernels need a CUDA device and the tensors are on {device}."
-        return cuda.why_not(device)
+        return gpu.why_not(device) or cuda.why_not(device)
     return None
 
 
@@ -151,6 +155,8 @@ def use_backend(name: str) -> Iterator[None]:
 def info() -> str:
     """Describe versions, instruction set and backends, and say why a backend is absent.
 
+    It leaves CUDA alone, so that this process may fork afterwards: GPUs are asked by a process of its own.
+
     Raises:
         ValueError: a variable of the environment has a value with which nothing can run.
     """
@@ -160,7 +166,6 @@ def info() -> str:
         raise ValueError(_wrong_environment)
     if os.environ.get(BACKEND_VARIABLE):
         _check_name(os.environ[BACKEND_VARIABLE], BACKEND_VARIABLE)
-    device = torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
     lines = [
         f"sslkernels {__version__}, torch {torch.__version__}, {torch.get_num_threads()} CPU threads",
         f"instruction set: {_C.isa()} (this processor can run {', '.join(_C.available_isas())})",
@@ -168,10 +173,31 @@ def info() -> str:
     ]
     if CHECKED:
         lines.append(f"check: every op also runs on reference and is compared ({CHECK_VARIABLE})")
-    for name in NAMES:
-        on = torch.device("cpu") if name == "cpu" else device
-        lines.append(f"backend {name}: {why_not(name, on, torch.float32) or 'available'}")
+    cpu = torch.device("cpu")
+    reasons = {name: why_not(name, cpu, torch.float32) for name in NAMES}
+    if torch.cuda.device_count() > 0:  # NVML counts them, as long as nothing else has asked CUDA
+        on_gpu = _reasons_on_gpu() if torch.cuda.is_initialized() else _asked_elsewhere()
+        reasons = {**on_gpu, "cpu": reasons["cpu"]}
+    lines += [f"backend {name}: {reasons[name] or 'available'}" for name in NAMES]
     return "\n".join(lines)
+
+
+def _reasons_on_gpu() -> dict[str, str | None]:
+    """Map each backend to the reason why it cannot run on the current GPU."""
+    return {name: why_not(name, torch.device("cuda"), torch.float32) for name in NAMES}
+
+
+def _asked_elsewhere() -> dict[str, str | None]:
+    """Return what `_reasons_on_gpu` says in a fresh process with the same environment and modules."""
+    code = "import json; from sslkernels import backends; print(json.dumps(backends._reasons_on_gpu()))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
+        reason = f"not known, since the process that asks the GPU failed: {' '.join(str(error).split())}."
+        return {name: reason if name in ("triton", "cuda") else None for name in NAMES}
 
 
 def check_backend(name: str | None) -> str | None:

@@ -16,19 +16,18 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
+from sslkernels.gpu import OLDEST, asked_once, with_index
 
-# CMakeLists.txt has no older compute capability. The PTX of this one serves devices that have no image of their own.
-OLDEST = (8, 0)
 # All texts include this header.
 SHARED = "numbers.cuh"
 
 
 def why_not(device: torch.device) -> str | None:
     """Say in one sentence why CUDA kernels cannot run on ``device``; None if they can."""
-    return _why_not(device.index)
+    return _why_not(with_index(device).index)
 
 
-@functools.cache
+@asked_once
 def _why_not(index: int | None) -> str | None:
     if not torch.cuda.is_available():
         return "this PyTorch sees no CUDA device."
@@ -41,11 +40,6 @@ def _why_not(index: int | None) -> str | None:
     if missing is None or importlib.util.find_spec("cupy") is not None:
         return None
     return f"{missing} and CuPy is not installed; `pip install sslkernels[cupy]` compiles them at first use."
-
-
-# torch.compile cannot trace into the compiled module, and need not, since the answer stays the same. This line is all
-# that torch.compiler.assume_constant_result does, but importing that takes a second.
-_why_not.__wrapped__._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def launch(
@@ -107,7 +101,7 @@ def _no_image(capability: tuple[int, int], driver: int) -> str | None:
     """Begin a sentence on why the shipped images do not run under ``driver`` (12080 is CUDA 12.8); None if they do."""
     if _C.CUDA_VERSION == 0:
         return "this build has no CUDA image"
-    if capability < OLDEST:
+    if capability < OLDEST:  # its PTX serves devices that have no image of their own
         return f"this build has no CUDA image for compute capability {capability[0]}.{capability[1]}"
     if driver // 1000 < _C.CUDA_VERSION // 1000:
         here = f"{driver // 1000}.{driver % 1000 // 10}"

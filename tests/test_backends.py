@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -18,10 +19,11 @@ import torch
 
 import sslkernels as sk
 import sslkernels.functional as SF
-from sslkernels import cuda
+from sslkernels import backends, cuda, gpu
 from sslkernels.backends import NAMES, usable, why_not
 from sslkernels.ops.registry import Family
 from sslkernels.ops.similarity import SIMILARITY
+from sslkernels.ops.tokens import TOKENS
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda", 0)
@@ -113,8 +115,6 @@ def test_an_unknown_name_is_refused_wherever_it_comes_from(monkeypatch: pytest.M
 
 
 def test_a_backend_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sslkernels.backends as backends
-
     monkeypatch.setattr(backends, "_INTERPRETED", False)
     monkeypatch.setattr(backends, "_HAS_TRITON", True)
     with pytest.raises(ValueError, match="'triton' cannot run: .*CUDA device.* on cpu.*Accepted here: reference, cpu."):
@@ -129,14 +129,106 @@ def test_a_backend_that_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_default_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sslkernels.backends as backends
-
     monkeypatch.setattr(backends, "_HAS_TRITON", True)
     assert choose(CUDA, torch.bfloat16) == "triton"
     assert choose(CUDA, torch.float64) == "reference"
     assert usable(CUDA, torch.float32, SIMILARITY.backends) == ["reference", "triton"]
     monkeypatch.setattr(backends, "_HAS_TRITON", False)
     assert choose(CUDA, torch.float32) == "reference"
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """Forget what was found out about GPUs, before and after a test that pretends to have one."""
+    for found in (gpu._why_not, cuda._why_not):
+        found.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu, "_known", gpu._Asked())
+        yield
+    for found in (gpu._why_not, cuda._why_not):
+        found.cache_clear()
+
+
+def has_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], current: int = 0) -> None:
+    monkeypatch.setattr(backends, "_HAS_TRITON", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_capability", lambda device: capabilities[getattr(device, "index", device)]
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(multi_processor_count=1))
+
+
+@pytest.mark.parametrize("name", ("triton", "cuda"))
+def test_rocm_is_refused_in_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch, forgetful: None) -> None:
+    """PyTorch gives AMD's GPUs the device type "cuda" too."""
+    has_gpus(monkeypatch, (9, 4))
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    with pytest.raises(ValueError, match=r"cannot run: this PyTorch is one for AMD's GPUs \(ROCm\).*here: reference\."):
+        TOKENS.choose(CUDA, torch.float32, name)
+    assert TOKENS.choose(CUDA, torch.float32, None) == "reference"
+
+
+@pytest.mark.parametrize("name", ("triton", "cuda"))
+def test_windows_is_refused_in_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch, forgetful: None) -> None:
+    has_gpus(monkeypatch, (9, 0))
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ValueError, match="the kernels for GPUs need Linux, and this system is win32. Accepted"):
+        TOKENS.choose(CUDA, torch.float32, name)
+
+
+@pytest.mark.parametrize("name", ("triton", "cuda"))
+def test_an_old_gpu_is_refused_in_a_sentence(name: str, monkeypatch: pytest.MonkeyPatch, forgetful: None) -> None:
+    has_gpus(monkeypatch, (8, 0), (7, 5))
+    with pytest.raises(ValueError, match="need compute capability 8.0, and cuda:1 has 7.5. Accepted here: reference."):
+        TOKENS.choose(torch.device("cuda", 1), torch.float32, name)
+    assert TOKENS.choose(torch.device("cuda", 1), torch.float32, None) == "reference"
+    assert TOKENS.choose(CUDA, torch.float32, "triton") == "triton"
+
+
+@pytest.mark.parametrize("kind", ("mps", "xpu"))
+def test_other_devices_run_plain_pytorch(kind: str) -> None:
+    device = torch.device(kind, 0)
+    assert TOKENS.choose(device, torch.float32, None) == "reference"
+    for name in ("triton", "cuda"):
+        with pytest.raises(ValueError, match=f"need a CUDA device and the tensors are on {kind}:0. Accepted"):
+            TOKENS.choose(device, torch.float32, name)
+
+
+def test_a_device_without_a_number_is_the_current_one(monkeypatch: pytest.MonkeyPatch, forgetful: None) -> None:
+    """The answer is kept, and another device may be current when it is asked for again."""
+    for index, found in ((0, "cuda:0 has 7.0"), (1, None), (2, "cuda:2 has 7.5")):
+        has_gpus(monkeypatch, (7, 0), (9, 0), (7, 5), current=index)
+        reason = why_not("triton", torch.device("cuda"), torch.float32)
+        assert reason is None if found is None else found in (reason or "")
+    monkeypatch.setattr(cuda, "_no_image", lambda capability, driver: f"image for {capability} is missing")
+    monkeypatch.setattr(cuda, "_C", SimpleNamespace(cuda_driver_version=lambda: 13000))
+    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda name: None)
+    for index, capability in enumerate(((8, 6), (9, 0))):
+        has_gpus(monkeypatch, (8, 6), (9, 0), current=index)
+        assert str(capability) in (cuda.why_not(torch.device("cuda")) or "")
+
+
+def test_info_leaves_cuda_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has asked CUDA can fork no more, so another one does. It finds no GPU here and says so."""
+    for name in ("is_available", "current_device", "get_device_capability", "get_device_properties", "init"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: pytest.fail(f"info called torch.cuda.{name}"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    text = sk.info()
+    if importlib.util.find_spec("triton") is not None:
+        assert "backend triton: this PyTorch sees no CUDA device." in text
+    assert "backend cuda: this PyTorch sees no CUDA device." in text
+    assert "backend cpu: available" in text
+
+
+def test_info_says_that_it_could_not_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    text = sk.info()
+    assert "backend cuda: not known, since the process that asks the GPU failed: " in text
+    assert "backend cpu: available" in text and "backend reference: available" in text
 
 
 def test_info_names_versions_instruction_set_and_every_backend() -> None:
@@ -209,14 +301,29 @@ def test_a_wrong_variable_ends_the_command_with_one_sentence() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_whether_cuda_kernels_can_run_is_a_constant_of_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The compiled module asks the driver, and torch.compile cannot follow it there."""
-    seen = SimpleNamespace(is_available=lambda: True, get_device_capability=lambda _: (9, 0))
-    monkeypatch.setattr(cuda, "torch", SimpleNamespace(cuda=seen))
-    cuda._why_not.cache_clear()
+@pytest.mark.filterwarnings("error:.*cache.*:UserWarning")
+def test_whether_kernels_can_run_is_a_constant_of_a_graph(monkeypatch: pytest.MonkeyPatch, forgetful: None) -> None:
+    """The driver is asked, and torch.compile cannot follow there."""
+    seen = SimpleNamespace(
+        is_available=lambda: True,
+        device_count=lambda: 1,
+        get_device_capability=lambda _: (9, 0),
+        get_device_properties=lambda _: SimpleNamespace(multi_processor_count=1),
+    )
+    for module in (gpu, cuda):  # torch.compile itself must not believe in the GPU
+        monkeypatch.setattr(module, "torch", SimpleNamespace(cuda=seen, version=torch.version, device=torch.device))
+    monkeypatch.setattr(backends, "_HAS_TRITON", True)
+    reasons = [why_not(name, CUDA, torch.float32) for name in ("triton", "cuda")]
+    assert reasons[0] is None
+    for found in (gpu._why_not, cuda._why_not):
+        found.cache_clear()
+
+    def traced(x: torch.Tensor) -> torch.Tensor:
+        found = [why_not(name, CUDA, torch.float32) for name in ("triton", "cuda")]
+        return x + sum(reason is None for reason in found)
+
+    compiled = torch.compile(traced, fullgraph=True, backend="eager")
     try:
-        compiled = torch.compile(lambda x: x + (cuda._why_not(None) is None), fullgraph=True, backend="eager")
-        assert compiled(torch.zeros(2)).shape == (2,)
+        assert compiled(torch.zeros(2)).tolist() == [reasons.count(None)] * 2
     finally:
-        cuda._why_not.cache_clear()
         torch._dynamo.reset()

@@ -19,6 +19,8 @@ from sslkernels.bench.cases.case import bytes_in_words
 from sslkernels.bench.gate import Truth
 from sslkernels.bench.providers import Ours, has_backends
 from sslkernels.bench.workloads import Workload
+from sslkernels.device import report
+from sslkernels.device.targets import TARGETS, Target
 from sslkernels.terminal import printable
 
 _DTYPES = {
@@ -30,8 +32,9 @@ _DTYPES = {
 _ACCEPTED_DTYPES = (*_DTYPES, *(str(dtype).removeprefix("torch.") for dtype in _DTYPES.values()))
 _EXAMPLE = """
 
-example:
-  sslkernels explain nt_xent --shape 4096,128 --dtype bf16 --device cpu --measure"""
+examples:
+  sslkernels explain nt_xent --shape 4096,128 --dtype bf16 --device cpu --measure
+  sslkernels explain nt_xent --shape 4096,128 --dtype bf16 --device sm_90"""
 _SECONDS = 1.0
 
 
@@ -46,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("op", metavar="OP", help=f"{', '.join(most)} or {last}")
     parser.add_argument("--shape", required=True, help="sizes, such as 4096,128 or 4096x128")
     parser.add_argument("--dtype", default="fp32", help="fp32 (default), bf16, fp16 or fp64")
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda; it need not be here")
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        help=f"cpu (default) or cuda, which need not be here; {', '.join(TARGETS)} compile the kernels and model them",
+    )
     parser.add_argument("--backend", help="explain this backend rather than the one chosen")
     parser.add_argument("--measure", action="store_true", help="check, then time it on random rows")
 
@@ -54,8 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the explanation. A wrong argument is a ValueError of one sentence."""
     workload, dtype = _workload(args.op, args.shape), _dtype(args.dtype)
-    device = parse_device("explain: ", args.device)
-    for line in explain(workload, dtype, device, args.backend, args.measure):
+    if args.device in TARGETS:
+        lines = predict(workload, dtype, TARGETS[args.device], args.backend, args.measure)
+    else:
+        device = parse_device("explain: ", args.device, *TARGETS)
+        lines = explain(workload, dtype, device, args.backend, args.measure)
+    for line in lines:
         print(printable(line), flush=True)  # all that is known is printed before anything is measured
     return 0
 
@@ -65,11 +76,13 @@ def explain(
 ) -> Iterator[str]:
     """Yield the lines, each a name and its words.
 
-    >>> import torch
-    >>> from sslkernels.bench.workloads import Workload
-    >>> lines = explain(Workload("clip_loss", (256, 64)), torch.float64, torch.device("cpu"), "reference", False)
-    >>> list(lines)[1]
-    'backend      reference, because --backend asks for it'
+        >>> import torch
+        >>> from sslkernels.bench.workloads import Workload
+    from sslkernels.device import report
+    from sslkernels.device.targets import TARGETS, Target
+        >>> lines = explain(Workload("clip_loss", (256, 64)), torch.float64, torch.device("cpu"), "reference", False)
+        >>> list(lines)[1]
+        'backend      reference, because --backend asks for it'
     """
     here = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
     if measured and not here:
@@ -100,6 +113,26 @@ def explain(
         yield from _floor(workload, dtype, device, name, measured)
     else:
         yield _line("floor", "unknown, since the device is not here to be measured")
+
+
+def predict(
+    workload: Workload, dtype: torch.dtype, target: Target, backend: str | None, measured: bool
+) -> Iterator[str]:
+    """Yield the lines for a GPU that is not here: its kernels as compiled for it, and the times that a model gives."""
+    if measured:
+        raise ValueError(f"explain: --measure came with --device {target.name}, which is modelled; pass --device cuda.")
+    why_not = report.why_not()
+    if why_not is not None:
+        raise ValueError(f"explain: --device {target.name} compiles kernels, and {why_not}")
+    name = report.chosen(workload, dtype, target, backend)
+    case, shape = workload.case, workload.shape
+    device = f"{target.name} ({target.device}, {target.multiprocessors} multiprocessors)"
+    yield _line("op", f"{case.op}, {case.described(shape, _name(dtype))} on {device}")
+    yield _line("backend", f"{name}, {_why(name, torch.device('cuda'), backend)}")
+    first, *more = textwrap.wrap(report.path(workload, dtype, target, name), 67)
+    yield from (_line("path", first), *(_line("", words) for words in more))
+    yield ""
+    yield from report.lines(report.make(workload, dtype, target, name))
 
 
 def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: str, measured: bool) -> list[str]:
@@ -180,10 +213,14 @@ def _dtype(name: str) -> torch.dtype:
     return _DTYPES.get(name) or getattr(torch, name)
 
 
-def parse_device(command: str, name: str) -> torch.device:
-    """Parse --device. ``command`` opens the sentence for a wrong ``name``; PyTorch counts devices in seven bits."""
+def parse_device(command: str, name: str, *others: str) -> torch.device:
+    """Parse --device. ``command`` opens the sentence for a wrong ``name``; ``others`` are accepted too.
+
+    PyTorch counts devices in seven bits.
+    """
     if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", name):
-        raise ValueError(f"{command}--device is {name!r}; accepted are cpu and cuda.")
+        *most, last = ("cpu", "cuda", *others)
+        raise ValueError(f"{command}--device is {name!r}; accepted are {', '.join(most)} and {last}.")
     return torch.device(name)
 
 

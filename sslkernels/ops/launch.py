@@ -29,13 +29,14 @@ def contiguous(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.contiguous()
 
 
-def dot_precision() -> str:
-    """Return how a GPU multiplies float32: "ieee" does not round the factors, "tf32" does.
+def dot_precision(dtype: torch.dtype = torch.float32) -> str:
+    """Return how a GPU multiplies factors of ``dtype``: "tf32" rounds those of float32, "ieee" rounds none.
 
     We read torch's newer switch, since it answers however precision was set: for products alone, for every backend, or
-    by set_float32_matmul_precision. The older switch cannot be read any more once the newer one was set.
+    by set_float32_matmul_precision. The older switch cannot be read any more once the newer one was set. Only float32
+    has a choice: other dtypes do not look, and their kernels need not be compiled again when the switch changes.
     """
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+    return "tf32" if dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
 
 
 def pointer(x: Tensor | None) -> int:

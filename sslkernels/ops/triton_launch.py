@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sslkernels.gpu import capability, processors
 from sslkernels.ops.launch import power_of_two
+
+__all__ = (
+    "ROWS", "Area", "Tile", "capability", "cdiv", "doubles", "empty", "floats", "processors", "row_tile",
+)  # fmt: skip
 
 
 class Tile(NamedTuple):
@@ -38,11 +43,6 @@ ROWS = Area(numbers=2048, warps=4)
 def cdiv(size: int, block: int) -> int:
     """Blocks that cover ``size``. triton.cdiv does the same, but takes more than a microsecond."""
     return -(-size // block)
-
-
-def processors(device: torch.device) -> int:
-    """The multiprocessors of a GPU. The interpreter gets a few, so that it splits work."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 def row_tile(d: int) -> dict[str, Any]:
