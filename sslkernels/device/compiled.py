@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import importlib.resources
 import re
 import shutil
@@ -16,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,7 +90,28 @@ def _quiet() -> Iterator[None]:
 
 @functools.cache
 def compiled(build: Build) -> Compiled:
-    """Compile it, or take it from Triton's cache on disk."""
+    """Compile it, or take it from Triton's cache on disk.
+
+    The instructions are those of the form that most programs take, if the family says one: kernels have branches for
+    what is rare, which would be counted as often as all else.
+    """
+    usual, used = _usual(build), _compiled(build)
+    return used if usual is None else replace(used, code=_compiled(usual).code)
+
+
+def _usual(build: Build) -> Build | None:
+    """The build with the constants of USUAL in triton_work.py of the kernel's family; None if it names none."""
+    work = importlib.import_module(build.kernel.__module__.rpartition(".")[0] + ".triton_work")
+    constants: Mapping[str, Any] | None = getattr(work, "USUAL", {}).get(build.kernel.__name__)
+    if constants is None:
+        return None
+    names = build.kernel.arg_names
+    kept = ((place, constants.get(names[place[0]], value)) for place, value in build.constants)
+    return build._replace(constants=tuple(kept))
+
+
+@functools.cache
+def _compiled(build: Build) -> Compiled:
     attributes = {place: ast.literal_eval(value) for place, value in build.attributes}
     options, constants = dict(build.options), dict(build.constants)
     return compile_kernel(build.kernel, dict(build.signature), constants, attributes, options, build.architecture)

@@ -14,7 +14,7 @@ from sslkernels import backends
 from sslkernels.ops.launch import power_of_two
 from sslkernels.ops.similarity.schema import Pairs
 from sslkernels.ops.similarity.triton_tile_kernels import GROUP
-from sslkernels.ops.triton_launch import cdiv, processors
+from sslkernels.ops.triton_launch import capability, cdiv, processors
 
 # A chunk holds this much of products and weights at once. There is no way without any.
 WORKSPACE = max(backends.WORKSPACE, 1 << 20)  # bytes
@@ -72,15 +72,15 @@ TABLE: dict[int, tuple[Tile, Tile, dict[int, Blocks]]] = {
 LOADED = Tile(128, 0, 8, 1)
 
 
-def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int], table: bool = False) -> Plan:
-    """Choose the way through N x M pairs of D features on a device of ``capability``.
+def plan(n: int, m: int, d: int, dtype: torch.dtype, compute_capability: tuple[int, int], table: bool = False) -> Plan:
+    """Choose the way through N x M pairs of D features on a device of ``compute_capability``.
 
     ``table`` says that rows list what they leave out, in any number.
 
     >>> plan(4096, 4096, 128, torch.float16, (9, 0)).reason
     'tiles: 16-bit products whose sums leave the tile and not their logits; fused sweeps where one side needs them.'
     """
-    major, minor = capability
+    major, minor = compute_capability
     by_cublas = None
     if dtype == torch.float32:
         by_cublas = "cuBLAS multiplies float32 faster than tiles on the CUDA cores do"
@@ -100,19 +100,12 @@ def plan(n: int, m: int, d: int, dtype: torch.dtype, capability: tuple[int, int]
 def plan_for(pairs: Pairs) -> Plan:
     (n, d), m = pairs.x.shape, keys_of(pairs).shape[0]
     listed = pairs.exclude is not None and pairs.exclude.shape[1] > 0
-    return plan(n, m, d, pairs.x.dtype, _capability(pairs.x.device), listed)
+    return plan(n, m, d, pairs.x.dtype, capability(pairs.x.device), listed)
 
 
 def keys_of(pairs: Pairs) -> Tensor:
     """The rows that those of x are paired with: y, or x itself."""
     return pairs.x if pairs.y is None else pairs.y
-
-
-def _capability(device: torch.device) -> tuple[int, int]:
-    """The compute capability; (0, 0) for the interpreter and GPUs of other makers, which `TABLE` leaves out."""
-    if device.type != "cuda" or torch.version.hip is not None:
-        return 0, 0
-    return torch.cuda.get_device_capability(device)
 
 
 def fused_grid(n: int, m: int, blocks: Blocks, device: torch.device) -> tuple[int, int]:

@@ -108,14 +108,15 @@ def _negatives(
 def tile_sums_kernel(
     x, y, scale, exclude, row_peaks, row_totals, column_peaks, column_totals,
     n, m, d, x_stride, y_stride, total_n, total_m, count, first_row, first_column, start, step, listed,
-    VIEWS: tl.constexpr, TRIANGLE: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
-    STAGES: tl.constexpr,
+    VIEWS: tl.constexpr, TRIANGLE: tl.constexpr, APART: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """(peak, total) of the rows of each tile, (column tiles, total_n), and of its columns, (row tiles, total_m).
 
     A chunk of all pairs begins at ``first_row`` and ``first_column``. Pointers stand at its first rows, columns and
     tiles, but ``exclude`` at the first of all ``count`` rows. TRIANGLE: x with itself, where the tiles below the
     diagonal give the sums of the rows above it: ``column_peaks`` and ``column_totals`` are those of the rows.
+    APART: sum rows and columns above their own tops where needed. Without it no logits may span more than e^55.
     """
     row_tiles, column_tiles = tl.cdiv(n, BLOCK), tl.cdiv(m, BLOCK)
     row, column, there = _tile(tl.program_id(0), row_tiles, column_tiles, TRIANGLE, GROUP)
@@ -143,7 +144,7 @@ def tile_sums_kernel(
         least = tl.minimum(
             tl.min(tl.where(rows < n, row_total, 1.0), 0), tl.min(tl.where(columns < m, column_total, 1.0), 0)
         )
-        if (least >= LEAST) & (tl.abs(top) < INF):
+        if (not APART) or ((least >= LEAST) & (tl.abs(top) < INF)):
             tl.store(row_peaks + row_state, tl.zeros_like(row_total) + top, mask=rows < n)
             tl.store(row_totals + row_state, row_total, mask=rows < n)
             tl.store(column_peaks + column_state, tl.zeros_like(column_total) + top, mask=beside)

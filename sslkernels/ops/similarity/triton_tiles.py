@@ -66,7 +66,7 @@ def sums(way: Plan, pairs: Pairs, columns: bool, keep: bool) -> Swept:
         kernels.tile_sums_kernel[(programs_of(part.shape, side, part.mirrored),)](
             *operands, pairs.scale, left_out.exclude, *row_sums, *column_sums,
             *part.shape, *operands.sizes, n, m, n, row, column, *left_out[1:4],
-            VIEWS=left_out.views, TRIANGLE=part.mirrored, **tile(way.sums),
+            VIEWS=left_out.views, TRIANGLE=part.mirrored, APART=True, **tile(way.sums),
         )  # fmt: skip
     kept = products if keep and height >= n and width >= m else None
     return Swept(Running(*by_row), None if by_column is None else Running(*by_column), kept)
