@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
 import importlib.resources
 import re
 import shutil
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 from sslkernels import _C
 from sslkernels.device import sass
 from sslkernels.device.targets import Target
+from sslkernels.ops.work import counted_in
 
 # Kinds of matrix instruction, the best first, as PTX spells them.
 PRODUCTS = {"tcgen05": "tcgen05.mma", "wgmma": "wgmma.mma_async", "mma.sync": "mma.sync"}
@@ -101,7 +101,7 @@ def compiled(build: Build) -> Compiled:
 
 def _usual(build: Build) -> Build | None:
     """The build with the constants of USUAL in triton_work.py of the kernel's family; None if it names none."""
-    work = importlib.import_module(build.kernel.__module__.rpartition(".")[0] + ".triton_work")
+    work = counted_in(build.kernel.__module__.rpartition(".")[0], "triton")
     constants: Mapping[str, Any] | None = getattr(work, "USUAL", {}).get(build.kernel.__name__)
     if constants is None:
         return None

@@ -3,7 +3,7 @@
 
     products     operations / rate of the matrix instruction
     arithmetic   the longest of exponentials, float32 operations, and instructions / the rate that they are issued at
-    memory       bytes / bandwidth
+    memory       bytes / bandwidth, or the bytes that all blocks ask for / the bandwidth of L2
     launch       the longest of products, arithmetic and memory; products + arithmetic where a multiprocessor holds only
                  one block, which waits for its product before it goes on
                  + a gap until the next kernel has begun
@@ -13,13 +13,9 @@ Blocks are spread over the multiprocessors, and the one with the most of them de
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +26,7 @@ from sslkernels.device.launches import Launch
 from sslkernels.device.sass import Region
 from sslkernels.device.targets import Target
 from sslkernels.ops.launch import dot_precision
-from sslkernels.ops.work import Work, size_of
+from sslkernels.ops.work import Count, Work, counted_in, size_of
 
 _WARP = 32
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
@@ -76,12 +72,12 @@ def work_of(launch: Launch) -> Work | None:
     """Count its work; None where nobody has written that down."""
     if launch.kind in ("aten", "copy"):
         return _aten_work(launch)
-    family = launch.arguments["family"] if launch.kind == "cuda" else launch.kernel.__module__.split(".")[-2]
-    module = f"sslkernels.ops.{family}.{launch.kind}_work"
-    if importlib.util.find_spec(module) is None:
-        return None
-    counts: Mapping[str, Callable[[Mapping[str, Any]], Work]] = importlib.import_module(module).WORK
-    count = counts.get(launch.name)
+    if launch.kind == "cuda":
+        package = f"sslkernels.ops.{launch.arguments['family']}"
+    else:
+        package = launch.kernel.__module__.rpartition(".")[0]
+    module = counted_in(package, launch.kind)
+    count: Count | None = None if module is None else module.WORK.get(launch.name)
     return None if count is None else count(launch.arguments)
 
 
@@ -106,7 +102,7 @@ def predict(launch: Launch, work: Work, used: compiled.Compiled | None, target: 
     return Prediction(
         products=share * work.tensor_ops / (rate * efficiency),
         arithmetic=share * max(special, fp32, issued),
-        memory=work.bytes / bandwidth,
+        memory=max(work.bytes / bandwidth, work.bytes_asked / target.l2_bandwidth),
         together=together,
         gap=target.gap,
         floor=max(max(least) / count, work.bytes / target.bandwidth),

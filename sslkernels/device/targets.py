@@ -30,6 +30,7 @@ class Target:
     special_lanes: int = 16  # exponentials per clock and multiprocessor
     issue_slots: int = 4  # warp instructions per clock and multiprocessor
     l1_bytes: int = 64  # from L2, per clock and multiprocessor
+    l2_bandwidth: float = 7e12  # bytes per second from L2 to all multiprocessors
     gap: float = 2e-6  # s on the device from the last work of a kernel to the first of the next; assumed
     host: float = 7e-6  # s on the host for one launch from Python; assumed
 
@@ -60,6 +61,8 @@ class Target:
 # Lanes, slots, registers, shared memory, warps and blocks per multiprocessor: CUDA C++ Programming Guide 13.0, tables
 # "Throughput of Native Arithmetic Instructions" and "Technical Specifications per Compute Capability". 16 exponentials
 # and 4 issued instructions per clock hold for all three.
+# Bandwidth of L2: Chips and Cheese measure 5.5 TB/s on an H100 PCIe at 1.7 GHz; we take 7 for the SXM's clock and
+# multiprocessors. That of an A100 is 3.9 on the same chart, and a B200's is assumed.
 A100 = Target(
     "sm_80",
     "A100 SXM 80 GB",
@@ -71,6 +74,7 @@ A100 = Target(
     legacy_share=1.0,  # mma.sync is its own instruction
     fp32_lanes=64,
     bandwidth=1.83e12,  # 90 % of the datasheet's 2.04
+    l2_bandwidth=3.9e12,
     shared=167936,
 )
 H200 = Target(
@@ -96,5 +100,6 @@ B200 = Target(
     legacy_share=0.25,  # assumed: mma.sync was not widened with tcgen05
     fp32_lanes=128,
     bandwidth=7.0e12,  # 88 % of the datasheet's 8
+    l2_bandwidth=10e12,
 )
 TARGETS = {target.name: target for target in (A100, H200, B200)}

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslkernels.backends import why_not
 from sslkernels.distributed import Shard, summed
+from sslkernels.ops import registry
 from sslkernels.ops.derivative import first_derivative
-from sslkernels.ops.registry import is_plain
 
 # Takes what was asked, which inputs need a gradient, and the inputs. It returns the value and one gradient for each
 # input; those that nobody needs are ignored.
@@ -51,7 +52,7 @@ class _OneCall(torch.autograd.Function):
         places = [place for place, need in enumerate(needs) if need]
         # The inputs are saved only so that a second derivative finds out that the gradient depends on them.
         ctx.save_for_backward(*(inputs[place] for place in places), *(gradients[place] for place in places))
-        ctx.places = places
+        ctx.places, ctx.on_triton = places, why_not("triton", value.device, value.dtype) is None
         return value
 
     @staticmethod
@@ -59,20 +60,34 @@ class _OneCall(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         saved, count = ctx.saved_tensors, len(ctx.places)
         grad = summed(grad, ctx.alike) if ctx.alike.ranks > 1 else grad
-        as_it_is = is_plain() and grad.is_cpu and grad.item() == 1
+        as_it_is = registry.is_plain() and grad.is_cpu and grad.item() == 1
         # Autograd may take a gradient for its own and add the next one to it in place, so while the graph is kept for
         # another backward it gets a copy.
         copy = as_it_is and torch._C._autograd._get_current_graph_task_keep_graph()
+        asked = [place for place in range(count) if ctx.needs_input_grad[ctx.places[place] + _SETTINGS]]
+        gradients = [saved[count + place] for place in asked]
+        dtypes = [saved[place].dtype for place in asked]
+        if as_it_is:
+            products = [gradient.to(dtype, copy=copy) for gradient, dtype in zip(gradients, dtypes, strict=True)]
+        else:
+            products = _times(gradients, grad, dtypes, ctx.on_triton)
         scaled: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-        for place, x, gradient in zip(ctx.places, saved[:count], saved[count:], strict=True):
-            place += _SETTINGS
-            if ctx.needs_input_grad[place]:
-                scaled[place] = gradient.to(x.dtype, copy=copy) if as_it_is else _times(gradient, grad, x.dtype)
+        for place, product in zip(asked, products, strict=True):
+            scaled[ctx.places[place] + _SETTINGS] = product
         return tuple(scaled)
 
 
-def _times(gradient: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """Multiply in the dtype of the sums and round once, in one pass where nothing traces it."""
-    if gradient.dtype == dtype or not is_plain():
+def _times(gradients: list[Tensor], grad: Tensor, dtypes: list[torch.dtype], on_triton: bool) -> list[Tensor]:
+    """Multiply in the dtype of the sums and round once, in one pass where nothing traces it; on a GPU in one launch."""
+    if gradients and on_triton and registry.is_plain():
+        from sslkernels.ops.triton_times import MOST, times
+
+        if len(gradients) <= MOST:
+            return times(gradients, grad, dtypes)
+    return [_product(gradient, grad, dtype) for gradient, dtype in zip(gradients, dtypes, strict=True)]
+
+
+def _product(gradient: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
+    if gradient.dtype == dtype or not registry.is_plain():
         return (gradient * grad).to(dtype)
     return torch.mul(gradient, grad, out=torch.empty_like(gradient, dtype=dtype))

@@ -4,12 +4,18 @@
 ``ops/<family>/triton_work.py`` has ``WORK``, a dictionary from a kernel's name to a function that counts its work.
 The function is given the arguments of the launch by name: tensors, sizes and compile-time constants alike. The tensors
 may be fake ones, so that shapes and dtypes can be read and values cannot. `sslkernels.device` turns work into time.
+
+A kernel with branches for what is rare has an entry in ``USUAL`` too: the compile-time constants under which it has
+none. It is counted so, instruction by instruction.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +31,9 @@ class Work(NamedTuple):
     tensor_ops: int = 0  # products of 16-bit or TF32 operands, on the tensor cores
     fp32_ops: int = 0  # sums and products of float32, on the CUDA cores
     exponentials: int = 0  # exponentials, logarithms, sines and cosines of the special-function units
-    bytes_read: int = 0  # what has to come from device memory; what is read again from L2 is not counted
+    bytes_read: int = 0  # what has to come from device memory; what is read again from L2 is in bytes_asked
     bytes_written: int = 0
+    bytes_asked: int = 0  # what all blocks load, much of it again from L2, where that is far more than bytes_read
 
     @property
     def bytes(self) -> int:
@@ -35,6 +42,12 @@ class Work(NamedTuple):
 
 
 Count = Callable[[Mapping[str, Any]], Work]
+
+
+def counted_in(package: str, kind: str) -> ModuleType | None:
+    """Import ``triton_work``, or the like of another kind, of the package; None where nobody has written it."""
+    module = f"{package}.{kind}_work"
+    return None if importlib.util.find_spec(module) is None else importlib.import_module(module)
 
 
 def size_of(*tensors: torch.Tensor | None) -> int:

@@ -63,7 +63,9 @@ def weigh(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of_columns = None if cols is None else Running(cols.contiguous(), None)
     with torch.cuda.device_of(rows):
-        weighed = triton_anchors.weigh(positives, Running(rows.contiguous(), None), of_columns, share, True, False)
+        weighed = triton_anchors.weigh(
+            positives, Running(rows.contiguous(), None), of_columns, share, True, False, False
+        )
         value, pulled = triton_anchors.summed(weighed.losses, weighed.pulled)
     return value, weighed.weights, weighed.pull, pulled  # type: ignore[return-value]
 
@@ -75,8 +77,7 @@ def finish(
         Parts(None if sums is None else sums.contiguous()[None]) for sums in (moved.moved_x, moved.moved_y)
     )
     with torch.cuda.device_of(moved.x):
-        dx, dy, along = triton_anchors.finish(moved, x_parts, y_parts, None, pull, None, need_x, need_y, need_scale)
-        return dx, dy, floats(moved.x, 0) if along is None else triton_anchors.summed(along)[0]
+        return triton_anchors.finish(moved, x_parts, y_parts, None, pull, None, need_x, need_y, need_scale)
 
 
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -43,22 +43,25 @@ def _sum_of(parts, count, BLOCK: tl.constexpr):
     total = tl.zeros((BLOCK,), tl.float32)
     for first in range(0, count, BLOCK):
         places = first + tl.arange(0, BLOCK)
-        total += tl.load(parts + places, mask=places < count, other=0.0)
+        total += tl.load(parts + places, mask=places < count, other=0.0, cache_modifier=".cg")
     return tl.sum(total, 0)
 
 
 @triton.jit(do_not_specialize=["n", "row_state", "column_state", "row_parts", "column_parts", "share"])
 def weigh_kernel(
     x, y, scale, row_peaks, row_totals, column_peaks, column_totals, lse, weights, pull, losses, pulled, largest,
-    n, d, x_stride, y_stride, row_state, column_state, row_parts, column_parts, share,
+    arrived, n, d, x_stride, y_stride, row_state, column_state, row_parts, column_parts, share,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, PARTS: tl.constexpr,
 ):  # fmt: skip
     """lse and weights, (directions, N), ``pull`` (N,), and of each program its sums of losses and of pull*<x, y>.
 
     Sums of negatives come as lse, or with totals as running sums in parts, ``row_state`` numbers apart. The second
     direction may be absent. ``lse`` is written unless it is None. Without ``weights`` only losses are written.
-    ``largest`` gets each program's largest finite weight, for `unit_of`.
+    ``largest`` gets each program's largest finite weight, for `unit_of`. ``arrived`` is set to 0 for `finish_kernel`.
     """
+    if arrived is not None:
+        if tl.program_id(0) == 0:
+            tl.store(arrived, 0)
     factor = tl.load(scale)
     loss_sum, pulled_sum = tl.zeros((BLOCK_N,), tl.float32), tl.zeros((BLOCK_N,), tl.float32)
     peak = tl.zeros((BLOCK_N,), tl.float32)
@@ -161,7 +164,8 @@ def _finish_side(
     do_not_specialize=["n", "m", "x_part_rows", "y_part_rows", "x_parts", "y_parts", "largest_count", "losses_count"]
 )
 def finish_kernel(
-    x, x_moved, x_by, x_norms, dx, y, y_moved, y_norms, dy, pull, scale, largest, along, losses, pulled, value,
+    x, x_moved, x_by, x_norms, dx, y, y_moved, y_norms, dy, pull, scale, largest, along, scale_grad,
+    arrived, losses, pulled, value,
     n, m, d, x_stride, y_stride, x_part_rows, y_part_rows, x_parts, y_parts, largest_count, losses_count,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -169,7 +173,8 @@ def finish_kernel(
 
     ``x_by`` (N,) multiplies what moved x's rows. ``along`` gets of each program its part of the scale's gradient: the
     mean over the sides that were moved of <row, moved>. The first program adds up what `weigh_kernel` left: losses to
-    the value, and ``pulled``, which is taken from along. Any of the tensors may be None but x and scale.
+    the value, and ``pulled``, which is taken from along. With ``arrived``, which holds 0, the last program adds
+    up along to ``scale_grad``. Any of the tensors may be None but x and scale.
     """
     rows = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     factor = tl.load(scale)
@@ -191,6 +196,12 @@ def finish_kernel(
             if tl.program_id(0) == 0:
                 share -= _sum_of(pulled, losses_count, 128)
         tl.store(along + tl.program_id(0), share)
+        if arrived is not None:
+            # The last program to arrive adds up the parts, in the same order whichever it is. What others stored
+            # before they arrived is there for it, but not in its own L1.
+            tl.debug_barrier()
+            if tl.atomic_add(arrived, 1, sem="acq_rel", scope="gpu") == tl.num_programs(0) - 1:
+                tl.store(scale_grad, _sum_of(along, tl.num_programs(0), 1024))
     if value is not None:
         if tl.program_id(0) == 0:
             tl.store(value, _sum_of(losses, losses_count, 128))

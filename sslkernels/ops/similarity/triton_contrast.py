@@ -5,8 +5,7 @@
     running sums of the pairs                 1   float32: a product, and its tiles, for each chunk
     log-sum-exps, losses and weights          1
     what moves x, and what moves the keys     1   fused; else weights, and a product for each side, for each chunk
-    gradients of both sides, and the value    1
-    the scale's gradient                      1   only if it is wanted
+    all gradients, and the value              1
 
 Weights form the logits again, but for float32 products that one chunk holds. Several ranks exchange rows and weights
 between these steps (composed.py), whose kernels are the same.
@@ -25,7 +24,7 @@ from sslkernels.ops.similarity import triton_anchors
 from sslkernels.ops.similarity import triton_fused as fused
 from sslkernels.ops.similarity import triton_tiles as tiles
 from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives
-from sslkernels.ops.similarity.triton_anchors import Parts
+from sslkernels.ops.similarity.triton_anchors import Parts, Weighed
 from sslkernels.ops.similarity.triton_parts import Swept, Terms, attended_of
 from sslkernels.ops.similarity.triton_plan import Plan, plan_for
 from sslkernels.ops.triton_launch import floats
@@ -42,9 +41,39 @@ class _Sides(NamedTuple):
 
 
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    sides, scale, queue = _sides(anchors), anchors.scale, anchors.negatives
+    way, none = plan_for(sides.pairs), floats(scale, 0)
+    weighed, attended, kept = _weighed(way, anchors, sides, mean, needs)
+    if weighed.weights is None:
+        return triton_anchors.summed(weighed.losses)[0], none, none, none, none
+    if attended is not None:
+        x_parts, y_parts, queue_parts = Parts(attended[None], weighed.weights[0]), Parts(None), Parts(None)
+    else:
+        x_parts, y_parts, queue_parts = _parts(way, anchors, sides, weighed, needs, kept)
+    value = floats(scale)
+    ends = Moved(sides.x, None, sides.x_norms, sides.y, None, sides.y_norms, scale)
+    dx, dy, dscale = triton_anchors.finish(
+        ends, x_parts, y_parts, weighed, weighed.pull, value, needs.need_x, needs.need_y, needs.need_scale
+    )
+    dnegatives = none
+    if needs.need_negatives and queue is not None:
+        ends = Moved(queue, None, None, None, None, None, scale)
+        dnegatives, _, _ = triton_anchors.finish(
+            ends, queue_parts, Parts(None), weighed, None, None, True, False, False
+        )
+    return value, dx, dy, dnegatives, dscale
+
+
+def _weighed(
+    way: Plan, anchors: Anchors, sides: _Sides, mean: bool, needs: Needs
+) -> tuple[Weighed, Tensor | None, Tensor | None]:
+    """Sum the pairs and weigh the anchors.
+
+    Also return softmax(logits)*y if one sweep gave it, and the products that may be used again. The sums, which are
+    large where the sides are, go when this returns.
+    """
     n, itself, both = anchors.x.shape[0], anchors.against == "itself", anchors.against == "both"
-    sides, gradients, scale = _sides(anchors), any(needs), anchors.scale
-    way, parts = plan_for(sides.pairs), None
+    gradients, parts = any(needs), None
     # Where no key can get a gradient, one fused sweep sums the keys by their weights too.
     if anchors.frozen and gradients and way.fused is not None and not (itself or both):
         running, parts = fused.attended(way.fused, sides.pairs)
@@ -53,42 +82,30 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
         swept = tiles.sums(way, sides.pairs, both, gradients)
     rows, columns = (swept.rows.of(0, n), swept.rows.of(n, 2 * n)) if itself else (swept.rows, swept.columns)
     share = (1 / n if mean else 1.0) / (2 if both or (itself and mean) else 1)
-    positives, room = Positives(sides.x, sides.y, scale), sides.x.dtype == torch.float16 and parts is None
-    weighed = triton_anchors.weigh(positives, rows, columns, share, gradients, room)
-    none = floats(scale, 0)
-    if weighed.weights is None:
-        return triton_anchors.summed(weighed.losses)[0], none, none, none, none
-    need_x = needs.need_x or needs.need_scale
-    x_parts = y_parts = queue_parts = Parts(None)
-    if parts is not None:
-        if need_x:
-            x_parts = Parts(attended_of(swept.rows, parts, weighed.lse[0])[None], weighed.weights[0])
-    elif itself:
-        term = weighed.lse.view(-1), weighed.weights.view(-1)
-        of_both, _ = moved(way, sides.pairs, Terms(term, term, weighed.largest), True, False, swept.products)
-        assert of_both is not None
-        x_parts, y_parts = Parts(of_both[:, :n]), Parts(of_both[:, n:])
-    else:
-        of_rows = weighed.lse[0], weighed.weights[0]
-        of_columns = (weighed.lse[1], weighed.weights[1]) if both else None
-        need_keys = needs.need_y if anchors.negatives is None else needs.need_negatives
-        terms = Terms(of_rows, of_columns, weighed.largest)
-        moved_x, moved_keys = moved(way, sides.pairs, terms, need_x, need_keys, swept.products)
-        x_parts, y_parts = Parts(moved_x), Parts(moved_keys)
-        if anchors.negatives is not None:
-            y_parts, queue_parts = Parts(None), y_parts
-    value = floats(scale)
-    ends = Moved(sides.x, None, sides.x_norms, sides.y, None, sides.y_norms, scale)
-    dx, dy, along = triton_anchors.finish(
-        ends, x_parts, y_parts, weighed, weighed.pull, value, needs.need_x, needs.need_y, needs.need_scale
-    )
-    dnegatives = none
-    if needs.need_negatives and anchors.negatives is not None:
-        ends = Moved(anchors.negatives, None, None, None, None, None, scale)
-        dnegatives, _, _ = triton_anchors.finish(
-            ends, queue_parts, Parts(None), weighed, None, None, True, False, False
-        )
-    return value, dx, dy, dnegatives, none if along is None else triton_anchors.summed(along)[0]
+    positives, room = Positives(sides.x, sides.y, anchors.scale), sides.x.dtype == torch.float16 and parts is None
+    weighed = triton_anchors.weigh(positives, rows, columns, share, gradients, room, needs.need_scale)
+    attended = None if parts is None else attended_of(rows, parts, weighed.lse[0])
+    return weighed, attended, swept.products
+
+
+def _parts(
+    way: Plan, anchors: Anchors, sides: _Sides, weighed: Weighed, needs: Needs, kept: Tensor | None
+) -> tuple[Parts, Parts, Parts]:
+    """Return what moves the rows of x, of y and of the queue."""
+    n, need_x = anchors.x.shape[0], needs.need_x or needs.need_scale
+    lse, weights = weighed.lse, weighed.weights
+    assert weights is not None
+    if anchors.against == "itself":
+        term = lse.view(-1), weights.view(-1)
+        moved_both, _ = moved(way, sides.pairs, Terms(term, term, weighed.largest), True, False, kept)
+        assert moved_both is not None
+        return Parts(moved_both[:, :n]), Parts(moved_both[:, n:]), Parts(None)
+    of_columns = (lse[1], weights[1]) if anchors.against == "both" else None
+    need_keys = needs.need_y if anchors.negatives is None else needs.need_negatives
+    terms = Terms((lse[0], weights[0]), of_columns, weighed.largest)
+    moved_x, moved_keys = moved(way, sides.pairs, terms, need_x, need_keys, kept)
+    keys = Parts(moved_keys)
+    return (Parts(moved_x), keys, Parts(None)) if anchors.negatives is None else (Parts(moved_x), Parts(None), keys)
 
 
 def moved(

@@ -27,6 +27,13 @@ def _tile_products(launch: Launch, triangle: bool) -> tuple[int, int]:
     return pairs, 2 * pairs * cdiv(launch["d"], launch["BLOCK_K"]) * launch["BLOCK_K"]
 
 
+def _asked(launch: Launch, triangle: bool) -> int:
+    """The bytes that all tiles load: each its rows of both sides."""
+    x, y = launch["x"], launch["y"]
+    each = 0 if y is None else 2 * launch["BLOCK"] * launch["d"] * x.element_size()
+    return _tiles(launch, triangle) * each
+
+
 def _rows_of(launch: Launch, pairs: int) -> int:
     """The bytes that tiles are made of: rows of both sides, or products."""
     return 4 * pairs if launch["y"] is None else size_of(launch["x"], launch["y"])
@@ -40,6 +47,7 @@ def _tile_sums(launch: Launch) -> Work:
         exponentials=pairs,
         bytes_read=_rows_of(launch, pairs),
         bytes_written=sides * _tiles(launch, launch["TRIANGLE"]) * launch["BLOCK"] * _SUM,
+        bytes_asked=_asked(launch, launch["TRIANGLE"]),
     )
 
 
@@ -52,6 +60,7 @@ def _tile_weights(launch: Launch) -> Work:
         exponentials=terms * pairs,
         bytes_read=_rows_of(launch, pairs),
         bytes_written=written * launch["weights_out"].element_size(),
+        bytes_asked=_asked(launch, launch["MIRROR"]),
     )
 
 
@@ -62,6 +71,7 @@ def _fused(launch: Launch, terms: int, written: int) -> Work:
         exponentials=terms * pairs,
         bytes_read=size_of(launch["x"], launch["y"]),
         bytes_written=written,
+        bytes_asked=cdiv(launch["n"], launch["BLOCK_N"]) * size_of(launch["y"]),
     )
 
 
