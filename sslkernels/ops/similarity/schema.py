@@ -108,7 +108,8 @@ def forward(pairs: Pairs, columns: bool, attend: bool, backend: str) -> tuple[Te
 def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, backend: str) -> tuple[Tensor, Tensor]:
     """Return the sums of weight * y over columns, and of weight * x over rows; those not asked for are empty.
 
-    They are the gradients but for the scale, in the dtype of sums. Where y is x, the first holds both.
+    They are the gradients but for the scale, in the dtype of sums. Where y is x, the first holds both, and the sums of
+    columns are those of rows.
     """
     x, y = pairs.x, pairs.y
     dtype = wide(x.dtype)

@@ -59,23 +59,18 @@ def drop_views(
 
 
 @triton.jit
-def drop_listed(
-    tile, exclude, listers, count, listed, first, BY_ROW: tl.constexpr, NOTHING: tl.constexpr
-):  # fmt: skip
-    """Write NOTHING at the indices that each row lists in ``exclude`` (count, listed), or each column.
+def drop_listed(tile, exclude, listers, count, listed, first_column, NOTHING: tl.constexpr):
+    """Write NOTHING at the columns that each row lists in ``exclude`` (count, listed).
 
-    ``listers`` are the tile's rows, or columns, and ``first`` is the index of its first column, or row. Excluded logits
-    become -inf. Excluded weights become 0 after they are computed: e^(-inf - lse) is NaN where lse is.
+    ``listers`` are the tile's rows. Excluded logits become -inf. Excluded weights become 0 after they are computed:
+    e^(-inf - lse) is NaN where lse is.
     """
-    size: tl.constexpr = tile.shape[1] if BY_ROW else tile.shape[0]
+    width: tl.constexpr = tile.shape[1]
     for place in range(listed):
-        index = tl.load(exclude + listers.to(tl.int64) * listed + place, mask=listers < count, other=-1) - first
-        index = tl.where((index >= 0) & (index < size), index, -1).to(tl.int32)
-        if tl.max(index, 0) >= 0:
-            if BY_ROW:
-                tile = tl.where(index[:, None] == tl.arange(0, size)[None, :], NOTHING, tile)
-            else:
-                tile = tl.where(tl.arange(0, size)[:, None] == index[None, :], NOTHING, tile)
+        column = tl.load(exclude + listers.to(tl.int64) * listed + place, mask=listers < count, other=-1) - first_column
+        column = tl.where((column >= 0) & (column < width), column, -1).to(tl.int32)
+        if tl.max(column, 0) >= 0:
+            tile = tl.where(column[:, None] == tl.arange(0, width)[None, :], NOTHING, tile)
     return tile
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,7 +100,9 @@ def plan(n: int, m: int, d: int, dtype: torch.dtype, compute_capability: tuple[i
 def plan_for(pairs: Pairs) -> Plan:
     (n, d), m = pairs.x.shape, keys_of(pairs).shape[0]
     listed = pairs.exclude is not None and pairs.exclude.shape[1] > 0
-    return plan(n, m, d, pairs.x.dtype, capability(pairs.x.device), listed)
+    way = plan(n, m, d, pairs.x.dtype, capability(pairs.x.device), listed)
+    # Without the branch that leaves out views, four warps hold more at once than their registers.
+    return way if pairs.views else replace(way, weights=replace(way.weights, warps=8))
 
 
 def keys_of(pairs: Pairs) -> Tensor:

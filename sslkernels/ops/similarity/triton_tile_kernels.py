@@ -101,7 +101,7 @@ def _negatives(
         return drop_views(logits, start, step, count, first_row + row_block, first_column + column_block, VIEWS, -INF)
     else:
         listers = tl.where(rows < n, first_row + rows, count)
-        return drop_listed(logits, exclude, listers, count, listed, first_column + column_block, True, -INF)
+        return drop_listed(logits, exclude, listers, count, listed, first_column + column_block, -INF)
 
 
 @triton.jit(do_not_specialize=["total_n", "total_m", "count", "first_row", "first_column", "start", "step", "listed"])
@@ -176,18 +176,15 @@ def _store_columns(peaks, totals, state, known, logits):
 def tile_weights_kernel(
     x, y, weights_out, scale, exclude, lse, grad, other_lse, other_grad, largest,
     n, m, d, x_stride, y_stride, out_stride, count, first_row, first_column, start, step, listed, largest_count,
-    VIEWS: tl.constexpr, EACH: tl.constexpr, MIRROR: tl.constexpr, ROOM: tl.constexpr,
+    VIEWS: tl.constexpr, MIRROR: tl.constexpr, ROOM: tl.constexpr,
     GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
     """G of a chunk, over `unit_of` ``largest``, in the dtype of ``weights_out``, which may hold the products.
 
-    Its rows and columns are there in whole tiles, so that stores need no mask and go out in wide words.
-
-    Pointers to rows and columns stand at the chunk's first ones, but ``exclude`` at the first of all ``count`` rows.
-    Without ``grad`` the own term has the weight ROOM. EACH: the other term leaves out pairs that the columns exclude,
-    which are x's rows too; otherwise both leave out those of the rows. MIRROR: G is symmetric, and each tile below the
-    diagonal is stored above it too.
+    It has room for whole tiles, so that stores need no mask and go out in wide words. Pointers to rows and columns stand
+    at the chunk's first ones, but ``exclude`` at the first of all ``count`` rows. Without ``grad`` the own term has the
+    weight ROOM. MIRROR: G is symmetric, and each tile below the diagonal is stored above it too.
     """
     row_tiles, column_tiles = tl.cdiv(n, BLOCK), tl.cdiv(m, BLOCK)
     row, column, there = _tile(tl.program_id(0), row_tiles, column_tiles, MIRROR, GROUP)
@@ -204,23 +201,16 @@ def tile_weights_kernel(
         if grad is not None:
             row_grad = tl.load(grad + rows, mask=rows < n, other=0.0) * room
         weights += row_grad[:, None] * exp(logits - load_lse(lse, rows, n)[:, None])
-        if EACH:
-            listers = tl.where(rows < n, first_row + rows, count)
-            weights = drop_listed(weights, exclude, listers, count, listed, first_column + column_block, True, 0.0)
     if other_lse is not None:
         column_grad = tl.load(other_grad + columns, mask=columns < m, other=0.0) * room
-        other = column_grad[None, :] * exp(logits - load_lse(other_lse, columns, m)[None, :])
-        if EACH:
-            listers = tl.where(columns < m, first_column + columns, count)
-            other = drop_listed(other, exclude, listers, count, listed, first_row + row_block, False, 0.0)
-        weights += other
+        weights += column_grad[None, :] * exp(logits - load_lse(other_lse, columns, m)[None, :])
     if exclude is None:
         weights = drop_views(
             weights, start, step, count, first_row + row_block, first_column + column_block, VIEWS, 0.0
         )
-    elif not EACH:
+    else:
         listers = tl.where(rows < n, first_row + rows, count)
-        weights = drop_listed(weights, exclude, listers, count, listed, first_column + column_block, True, 0.0)
+        weights = drop_listed(weights, exclude, listers, count, listed, first_column + column_block, 0.0)
     weights = weights.to(weights_out.dtype.element_ty)
     tl.store(pairs(weights_out, rows, columns, out_stride), weights)
     if MIRROR:

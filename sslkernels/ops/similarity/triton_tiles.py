@@ -84,7 +84,13 @@ def moved(
     if weights is None or weights.dtype != x.dtype:  # else weights take the place of their products
         weights = empty(x, (height, width), x.dtype)
     triangle = _is_symmetric(pairs) and terms.rows is terms.columns
+    both_ways = pairs.y is None and terms.columns is not None and not triangle
+    if both_ways:
+        # Rows list what they leave out, and G = A + A^T, where A has the terms of the rows alone.
+        terms = terms._replace(columns=None)
     moved_x = floats(x, 1, n, d) if need_x else None
+    if both_ways and moved_x is not None:
+        moved_x.zero_()
     moved_y = floats(x, 1, m, d) if need_y else None
     for part in _chunks(n, m, height, width, triangle):
         rows, columns, mirrored = part
@@ -92,8 +98,8 @@ def moved(
         _weigh(way, pairs, part, operands, terms, weights)
         known = weights[: part.shape[0], : part.shape[1]]
         if moved_x is not None:
-            _accumulate(moved_x[0, rows], known, keys[columns], first=columns.start == 0)
-            if triangle and not mirrored:
+            _accumulate(moved_x[0, rows], known, keys[columns], first=columns.start == 0 and not both_ways)
+            if both_ways or (triangle and not mirrored):
                 _accumulate(moved_x[0, columns], known.T, x[rows], first=False)
         if moved_y is not None:
             _accumulate(moved_y[0, columns], known.T, x[rows], first=rows.start == 0)
@@ -109,7 +115,7 @@ def attended(way: Plan, pairs: Pairs, lse: Tensor, kept: Tensor | None) -> Tenso
 
 def _is_symmetric(pairs: Pairs) -> bool:
     """True if S is symmetric, what its rows leave out included."""
-    return pairs.y is None and pairs.exclude is None
+    return pairs.y is None and layout(pairs).exclude is None
 
 
 def _sides(way: Plan, pairs: Pairs) -> tuple[int, int]:
@@ -150,7 +156,7 @@ def _weigh(way: Plan, pairs: Pairs, part: _Chunk, operands: _Operands, terms: Te
         *operands, out, pairs.scale, left_out.exclude, lse, grad, other_lse, other_grad, largest,
         *part.shape, *operands.sizes, out.stride(0), pairs.x.shape[0], part.rows.start, part.columns.start,
         *left_out[1:4], 0 if largest is None else len(largest), VIEWS=left_out.views,
-        EACH=pairs.y is None and pairs.exclude is not None, MIRROR=part.mirrored, ROOM=room(pairs.x),
+        MIRROR=part.mirrored, ROOM=room(pairs.x),
         **tile(way.weights),
     )  # fmt: skip
 
