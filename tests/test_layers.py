@@ -30,7 +30,7 @@ LAYERS = (
     ("ops",),
     ("modules", "schedules"),
     ("distributed", "backends"),
-    ("cuda", "_C"),
+    ("cuda", "capture", "_C"),
     ("arguments", "files", "html", "peak_memory", "renamed", "terminal"),
 )
 LAYER = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sslkernels as sk
 import sslkernels.functional as SF
-from sslkernels.ops.ema import cuda
+from sslkernels.ops.ema import tables
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -112,7 +112,7 @@ def test_a_graph_replays_with_another_momentum(backend: str) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         SF.ema_update_(targets, sources, at, backend=backend)
-    others = [numbers(5, torch.float32) for _ in range(2 * cuda.TABLES)]
+    others = [numbers(5, torch.float32) for _ in range(2 * tables.TABLES)]
     for other in others:  # these push the table out of the cache, but not out of the graph
         SF.ema_update_([other], [other.clone()], 0.5, backend=backend)
     for momentum in (0.9, 0.25, 1.0, 0.0):
@@ -125,7 +125,7 @@ def test_a_graph_replays_with_another_momentum(backend: str) -> None:
 def test_capturing_what_was_never_updated_is_refused() -> None:
     targets, sources = model(), model()
     numbers(1, torch.float32)
-    with pytest.raises(RuntimeError, match="call it once with the same tensors before capturing"):
+    with pytest.raises(RuntimeError, match="call it once with the same tensors before the capture"):
         with torch.cuda.graph(torch.cuda.CUDAGraph()):
             SF.ema_update_(targets, sources, 0.9, backend="cuda")
 
@@ -155,12 +155,12 @@ def test_nobody_waits(backend: str) -> None:
 @every_backend
 def test_parameters_may_be_replaced(backend: str) -> None:
     targets, sources = model(), model()
-    for place in range(2 * cuda.TABLES):
+    for place in range(2 * tables.TABLES):
         targets[place % 60] = targets[place % 60] + 1
         before = [t.clone() for t in targets]
         SF.ema_update_(targets, sources, 0.5, backend=backend)
         assert_moved(before, sources, targets, 0.5)
-    assert len(cuda._tables) <= cuda.TABLES
+    assert len(tables._recent) <= tables.TABLES
 
 
 def test_streams_take_turns() -> None:
