@@ -24,6 +24,8 @@ TALLEST = 32  # rows
 # Rows are compared with as many indices, or keys, at once as there are columns.
 COLLECT = Tile(rows=16, columns=128, warps=8)
 RANKS = Tile(rows=16, columns=128, warps=4)
+# A program of collect keeps so many sources of each of its rows, a number for each of its threads.
+HELD = 16
 # Registers per thread for collect and errors. Left alone, ptxas aims at fewer, and spills.
 REGISTERS = 128
 # Columns are split among programs, and the rows of a sum among parts, until a multiprocessor has this many programs.
@@ -154,7 +156,7 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
         kernels.collect_kernel[(batch * row_blocks * column_programs,)](
             x, index, contiguous(fill), out, samples, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_programs,
-            STRICT=strict, BLOCK_S=block_s, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=warps,
+            STRICT=strict, HELD=HELD, BLOCK_S=block_s, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=warps,
             maxnreg=REGISTERS,
         )  # fmt: skip
 
