@@ -183,7 +183,7 @@ def test_rows_add_up_in_the_order_of_the_index(
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_sums(dtype: torch.dtype, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for how, kind, (sets, batch, kept, length), warps in itertools.product(
-        LAYOUTS, KINDS, ((1, 2, 3, 1), (3, 4, 9, 4), (1, 5, 20, 7), (1, 5, 9, 1)), (1, 30, 4096)
+        LAYOUTS, KINDS, ((1, 2, 3, 1), (3, 4, 9, 4), (1, 5, 20, 7), (1, 5, 9, 1)), (1, 4096)
     ):
         monkeypatch.setattr(cuda, "SUMS_WARPS", warps)
         x = tokens(sets * batch, kept, channels, dtype=dtype, how=how)
