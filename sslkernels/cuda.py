@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C
+from sslkernels.capture import launching
 from sslkernels.gpu import OLDEST, asked_once, with_index
 
 # All texts include this header.
@@ -49,7 +50,7 @@ def launch(
 
     ``fields`` are the fields of its struct in order: addresses, whole numbers, and floats for its doubles.
     """
-    with torch.cuda.device_of(x):
+    with launching(family, x):
         index = x.get_device()
         stream = torch.cuda.current_stream(index).cuda_stream
         _C.cuda_launch(_kernel(family, kernel, index), index, stream, blocks, threads, fields)

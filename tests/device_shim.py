@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib.resources
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -29,7 +30,8 @@ class Shim:
             pytest.skip("There is no g++ to compile the CUDA kernels for this processor.")
         library = folder / f"{family}.so"
         options = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if sanitized() else []
-        source = importlib.resources.files("sslkernels") / "kernels" / f"{family}.cu"
+        source = folder / f"{family}_and_sizes.cu"
+        source.write_text(with_sizes(str(importlib.resources.files("sslkernels") / "kernels" / f"{family}.cu")))
         done = subprocess.run(
             ["g++", "-std=c++17", "-O1", "-g1", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
              "-Wall", "-Werror", "-Wno-unknown-pragmas", *options, "-include", str(HEADER), "-x", "c++", str(source),
@@ -46,6 +48,8 @@ class Shim:
         self, family: str, kernel: str, x: Tensor, blocks: tuple[int, int], threads: tuple[int, int], *fields: float
     ) -> None:
         self.ran.append(kernel)
+        size = ctypes.c_int.in_dll(self._library, f"size_of_{kernel}").value
+        assert size == 8 * len(fields), f"{kernel} takes a struct of {size} bytes and gets {len(fields)} fields"
         words = [struct.unpack("q", struct.pack("d", f))[0] if isinstance(f, float) else int(f) for f in fields]
         self._library.run(
             self._kernel(kernel),
@@ -54,6 +58,14 @@ class Shim:
             (ctypes.c_int64 * len(words))(*words),
             len(words),
         )
+
+
+def with_sizes(text: str) -> str:
+    """Include a text, and define how many bytes the struct of each of its kernels has."""
+    done = subprocess.run(["g++", "-E", "-P", "-x", "c++", text], capture_output=True, text=True, check=True)
+    kernels = re.findall(r"__global__\s+void\s+(\w+)\((.+?) a\)", done.stdout)
+    sizes = (f'extern "C" __global__ const int size_of_{name} = sizeof({struct});\n' for name, struct in kernels)
+    return f'#include "{text}"\n{"".join(sizes)}'
 
 
 def sanitized() -> bool:

@@ -160,6 +160,12 @@ int cuLibraryGetKernel(void **kernel, void *library, const char *name) {
     *kernel = (void *)((long)library * 10);
     return 0;
 }
+int cuKernelGetParamInfo(void *kernel, size_t place, size_t *offset, size_t *size) {
+    if (UNKNOWN) return 1;
+    *offset = 0;
+    *size = 32;
+    return 0;
+}
 int cuLaunchKernel(void *kernel, unsigned bx, unsigned by, unsigned bz, unsigned tx, unsigned ty, unsigned tz,
                    unsigned shared, void *stream, void **arguments, void **extra) {
     const long long *field = arguments[0];
@@ -173,13 +179,17 @@ int cuLaunchKernel(void *kernel, unsigned bx, unsigned by, unsigned bz, unsigned
 """
 
 
-def test_the_driver_gets_what_a_launch_was_given(run_python: Callable, tmp_path: Path) -> None:
+def driver(folder: Path, *options: str) -> dict[str, str]:
+    """Compile `DRIVER` and return the environment in which it is found."""
     if shutil.which("gcc") is None:
         pytest.skip("There is no gcc to compile a driver that only tells what it was asked.")
-    (tmp_path / "driver.c").write_text(DRIVER)
-    subprocess.run(
-        ["gcc", "-w", "-shared", "-fPIC", tmp_path / "driver.c", "-o", tmp_path / "libcuda.so.1"], check=True
-    )
+    (folder / "driver.c").write_text(DRIVER)
+    library = folder / "libcuda.so.1"
+    subprocess.run(["gcc", "-w", "-shared", "-fPIC", *options, folder / "driver.c", "-o", library], check=True)
+    return {"LD_LIBRARY_PATH": str(folder)}
+
+
+def test_the_driver_gets_what_a_launch_was_given(run_python: Callable, tmp_path: Path) -> None:
     done = run_python(
         "import torch\n"
         "from sslkernels import _C\n"
@@ -193,10 +203,36 @@ def test_the_driver_gets_what_a_launch_was_given(run_python: Callable, tmp_path:
         "        call()\n"
         "    except RuntimeError as error:\n"
         "        print(error, flush=True)\n",
-        LD_LIBRARY_PATH=str(tmp_path),
+        **driver(tmp_path, "-DUNKNOWN=0"),
     )
     assert done.returncode == 0, done.stderr
     launched, absent, _, refused = done.stdout.splitlines()
     assert json.loads(launched) == [50, 5, 2, 1, 32, 8, 1, 0, 77, 2**47 + 1, -1, 0.5, 1, 1103]
     assert absent == "the CUDA driver could not find kernel absent: named symbol not found (CUDA_ERROR_NOT_FOUND)."
     assert "could not launch a kernel of 0 x 1 blocks" in refused
+
+
+@pytest.mark.parametrize(
+    ("unknown", "counts", "refused"), ((0, (5, 3, 4), (5, 3)), (1, (5, 4), ())), ids=("told", "untold")
+)
+def test_a_launch_has_as_many_fields_as_the_struct(
+    unknown: int, counts: tuple[int, ...], refused: tuple[int, ...], run_python: Callable, tmp_path: Path
+) -> None:
+    """The struct has 32 bytes, and the driver would read past fewer. One before CUDA 12.4 does not tell."""
+    done = run_python(
+        "import torch\n"
+        "from sslkernels import _C\n"
+        "kernel = _C.cuda_kernel(_C.cuda_load(b'image'), 'gather')\n"
+        f"for count in {counts}:\n"
+        "    try:\n"
+        "        _C.cuda_launch(kernel, 3, 77, (5, 2), (32, 8), tuple(range(count)))\n"
+        "    except RuntimeError as error:\n"
+        "        print(error, flush=True)\n",
+        **driver(tmp_path, f"-DUNKNOWN={unknown}"),
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    words = "a kernel's struct has 4 fields and the launch has {}; the compiled kernels are of another version than "
+    words += "sslkernels, so install it anew."
+    assert lines[: len(refused)] == [words.format(count) for count in refused]
+    assert len(lines) == len(counts)  # the other launches came to the driver

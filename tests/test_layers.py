@@ -30,7 +30,7 @@ LAYERS = (
     ("ops",),
     ("modules", "schedules"),
     ("distributed", "backends"),
-    ("cuda", "gpu", "_C"),
+    ("cuda", "capture", "gpu", "_C"),
     ("arguments", "files", "html", "peak_memory", "renamed", "terminal"),
 )
 LAYER = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}

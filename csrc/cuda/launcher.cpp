@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <stdexcept>
 #include <type_traits>
+#include <unordered_map>
 
 namespace sslkernels::cuda {
 
@@ -22,6 +23,8 @@ struct Driver {
     Result (*cuCtxPopCurrent_v2)(Handle *) = nullptr;
     Result (*cuLibraryLoadData)(Handle *, const void *, int *, void **, unsigned, int *, void **, unsigned) = nullptr;
     Result (*cuLibraryGetKernel)(Handle *, Handle, const char *) = nullptr;
+    // CUDA 12.4 brought this; where it is missing, fields are not counted.
+    Result (*cuKernelGetParamInfo)(Handle, size_t, size_t *, size_t *) = nullptr;
     Result (*cuLaunchKernel)(Handle, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, Handle,
                              void **, void **) = nullptr;
     bool present = false;
@@ -38,6 +41,7 @@ struct Driver {
                   FIND(cuDeviceGet) && FIND(cuDevicePrimaryCtxRetain) && FIND(cuCtxGetCurrent) &&
                   FIND(cuCtxPushCurrent_v2) && FIND(cuCtxPopCurrent_v2) && FIND(cuLibraryLoadData) &&
                   FIND(cuLibraryGetKernel) && FIND(cuLaunchKernel);
+        FIND(cuKernelGetParamInfo);
 #undef FIND
     }
 
@@ -94,8 +98,25 @@ void *kernel(void *library, const std::string &name) {
     return found;
 }
 
+// Refuses fields that are not as many as those of the kernel's struct: the driver would read on behind them.
+static void check_fields(Handle kernel, size_t count) {
+    static std::unordered_map<Handle, size_t> sizes; // every thread holds the GIL here
+    auto known = sizes.find(kernel);
+    if (known == sizes.end()) {
+        size_t offset = 0, size = 0;
+        if (!driver().cuKernelGetParamInfo || driver().cuKernelGetParamInfo(kernel, 0, &offset, &size) != 0) size = 0;
+        known = sizes.emplace(kernel, size).first;
+    }
+    const size_t wanted = known->second / sizeof(uint64_t);
+    if (wanted && wanted != count)
+        throw std::runtime_error("a kernel's struct has " + std::to_string(wanted) + " fields and the launch has " +
+                                 std::to_string(count) + "; the compiled kernels are of another version than " +
+                                 "sslkernels, so install it anew.");
+}
+
 void launch(void *kernel, int device, void *stream, std::array<unsigned, 2> blocks, std::array<unsigned, 2> threads,
             std::vector<uint64_t> fields) {
+    check_fields(kernel, fields.size());
     // A thread of autograd may have no context yet, and the default stream belongs to the current context.
     const Handle context = primary_context(device);
     Handle current = nullptr;

@@ -16,7 +16,7 @@ int driver_version();
 void *load(const std::string &image);
 void *kernel(void *library, const std::string &name);
 
-// Launches a kernel that takes one struct of 8-byte fields.
+// Launches a kernel that takes one struct of 8-byte fields. As many fields as it has must come.
 void launch(void *kernel, int device, void *stream, std::array<unsigned, 2> blocks, std::array<unsigned, 2> threads,
             std::vector<uint64_t> fields);
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the CUDA kernels of the ema family on a processor, and compare them with float64 and with the C++ kernels.
 
-Values are right, and nothing outside of an array is accessed. The table of chunks is made, kept and dropped in time.
+Values are right, and nothing outside of an array is accessed. A table of chunks is kept.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import device_shim
@@ -22,7 +23,7 @@ from torch import Tensor
 import sslkernels.functional as SF
 from sslkernels import backends
 from sslkernels.ops import ema
-from sslkernels.ops.ema import cuda
+from sslkernels.ops.ema import cuda, tables
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PAIRS = list(itertools.product(DTYPES, DTYPES))
@@ -42,17 +43,14 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> device_shim.Shim:
 @pytest.fixture(autouse=True)
 def sent(shim: device_shim.Shim, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """Record the tables that are made."""
-    tables: list[Tensor] = []
+    made: list[Tensor] = []
     why_not = backends.why_not
     monkeypatch.setattr(cuda, "launch", shim.launch)
-    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
-    monkeypatch.setattr(cuda, "_tables", {})
-    monkeypatch.setattr(cuda, "_captured", {})
-    monkeypatch.setattr(cuda, "_sent", lambda chunks, x: tables.append(chunks) or chunks)
-    monkeypatch.setattr(cuda, "_read_by_current_stream", lambda table: None)
+    monkeypatch.setattr(tables, "_recent", OrderedDict())
+    monkeypatch.setattr(tables, "_sent", lambda chunks, x: made.append(chunks) or chunks)
     monkeypatch.setattr(backends, "why_not", lambda name, *rest: None if name == "cuda" else why_not(name, *rest))
     shim.ran.clear()
-    return tables
+    return made
 
 
 def numbers(count: int, dtype: torch.dtype, shift: int = 0) -> Tensor:
@@ -205,37 +203,6 @@ def test_the_same_addresses_with_another_dtype_or_size_are_another_table(sent: l
         SF.ema_update_([t], [s], 0.5, backend="cuda")
         assert_moved(was, s, t, 0.5)
     assert len(sent) == 3
-
-
-def test_tables_are_bounded_and_the_last_used_stay(sent: list[Tensor]) -> None:
-    source = numbers(1, torch.float32)
-    first, *others = (numbers(1, torch.float32) for _ in range(2 * cuda.TABLES))
-    for other in others:
-        SF.ema_update_([first], [source], 0.5, backend="cuda")
-        SF.ema_update_([other], [source], 0.5, backend="cuda")
-    assert len(sent) == 2 * cuda.TABLES and len(cuda._tables) == cuda.TABLES
-    SF.ema_update_([others[0]], [source], 0.5, backend="cuda")
-    assert len(sent) == 2 * cuda.TABLES + 1
-
-
-def test_a_captured_table_stays(sent: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
-    source, target = numbers(1, torch.float32), numbers(1, torch.float32)
-    with monkeypatch.context() as capture:
-        capture.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        with pytest.raises(RuntimeError, match="call it once with the same tensors before capturing") as error:
-            SF.ema_update_([target], [source], 0.5, backend="cuda")
-        assert str(error.value).count(".") == 1 and sent == []
-    SF.ema_update_([target], [source], 0.5, backend="cuda")
-    with monkeypatch.context() as capture:
-        capture.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        SF.ema_update_([target], [source], 0.5, backend="cuda")
-    others = [numbers(1, torch.float32) for _ in range(2 * cuda.TABLES)]
-    for other in others:
-        SF.ema_update_([other], [source], 0.5, backend="cuda")
-    made = len(sent)
-    SF.ema_update_([target], [source], 0.5, backend="cuda")
-    assert len(sent) == made == 1 + len(others)
-    assert [table is sent[0] for table in cuda._captured.values()] == [True]
 
 
 # --- enqueue --------------------------------------------------------------------------------------------------------

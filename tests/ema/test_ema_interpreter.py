@@ -7,9 +7,9 @@ test_triton_compile.py compiles the same kernels.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ else:
     import sslkernels as sk
     import sslkernels.functional as SF
     from sslkernels.ops import ema
-    from sslkernels.ops.ema import triton
+    from sslkernels.ops.ema import tables, triton
     from sslkernels.ops.triton_launch import Area
 
     DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -51,8 +51,7 @@ else:
         monkeypatch.setattr(triton, "UPDATE", Area(64, 4))
         monkeypatch.setattr(triton, "ENQUEUE", Area(64, 4))
         monkeypatch.setattr(triton, "WIDEST", 16)
-        monkeypatch.setattr(triton, "_recent", type(triton._recent)())
-        monkeypatch.setattr(triton, "_captured", {})
+        monkeypatch.setattr(tables, "_recent", OrderedDict())
 
     # --- problems, and what is computed, in float64 -----------------------------------------------------------------
 
@@ -155,7 +154,7 @@ else:
         run([t for t, *_ in cases], [s for _, s, _ in cases], masters, 0.7, in_tensor)
         for case in cases:
             check(*case, 0.7)
-        ((_, launches),) = triton._recent.values()
+        ((_, launches),) = tables._recent.values()
         assert len(launches) == len(kinds) == 30
 
     @pytest.mark.parametrize("momentum", (0.3, 0.4999999, 0.5, 0.9))
@@ -224,41 +223,16 @@ else:
 
     # --- tables -----------------------------------------------------------------------------------------------------
 
-    def plan() -> tuple[np.ndarray, Any]:
-        return np.zeros((1, 4), np.int64), []
-
     def test_tables_are_kept_by_address_size_and_dtype() -> None:
         room, source = torch.zeros(300), torch.ones(300)
 
         def update(start: int, count: int, dtype: torch.dtype = torch.float32) -> int:
             views = room.view(dtype)[start:][:count], source.view(dtype)[start:][:count]
             SF.ema_update_(views[:1], views[1:], 0.5, backend="triton")
-            return len(triton._recent)
+            return len(tables._recent)
 
         assert [update(0, 100), update(0, 100)] == [1, 1]
         assert [update(4, 100), update(0, 90), update(0, 100, torch.float16), update(0, 100)] == [2, 3, 4, 4]
-
-    def test_tables_are_let_go_where_others_were_used_since() -> None:
-        cpu = torch.device("cpu")
-        first, _ = triton.device_table("first", cpu, plan)
-        for other in range(triton.TABLES - 1):
-            triton.device_table(other, cpu, plan)
-        assert triton.device_table("first", cpu, plan)[0] is first
-        triton.device_table("one more", cpu, plan)
-        assert 0 not in triton._recent and len(triton._recent) == triton.TABLES
-        assert triton.device_table("first", cpu, plan)[0] is first
-
-    def test_captured_tables_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-        """Captured tables stay, because a graph reads them whenever it is replayed."""
-        cuda = torch.device("cuda")
-        held = triton._recent["held"] = torch.zeros(1), []
-        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
-        assert triton.device_table("held", cuda, plan) is held
-        with pytest.raises(RuntimeError, match=r"ema_update_: .*once with them before the capture\."):
-            triton.device_table("another", cuda, plan)
-        for other in range(triton.TABLES + 1):
-            triton.device_table(other, torch.device("cpu"), plan)
-        assert "held" not in triton._recent and triton.device_table("held", cuda, plan) is held
 
     # --- queue ------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import sslkernels as sk
 import sslkernels.functional as SF
-from sslkernels.ops.ema import cuda
+from sslkernels.ops.ema import tables
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
@@ -20,6 +20,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 PAIRS = list(itertools.product(DTYPES, DTYPES))
 COUNTS = (1, 7, 8191, 8192, 100_003)
 has_triton = importlib.util.find_spec("triton") is not None and importlib.util.find_spec("sslkernels.ops.ema.triton")
+several_devices = pytest.mark.skipif(torch.cuda.device_count() < 2, reason="There is one CUDA device.")
 every_backend = pytest.mark.parametrize(
     "backend",
     ["cuda", pytest.param("triton", marks=pytest.mark.skipif(not has_triton, reason="There is no Triton here."))],
@@ -112,7 +113,7 @@ def test_a_graph_replays_with_another_momentum(backend: str) -> None:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         SF.ema_update_(targets, sources, at, backend=backend)
-    others = [numbers(5, torch.float32) for _ in range(2 * cuda.TABLES)]
+    others = [numbers(5, torch.float32) for _ in range(2 * tables.TABLES)]
     for other in others:  # these push the table out of the cache, but not out of the graph
         SF.ema_update_([other], [other.clone()], 0.5, backend=backend)
     for momentum in (0.9, 0.25, 1.0, 0.0):
@@ -122,12 +123,13 @@ def test_a_graph_replays_with_another_momentum(backend: str) -> None:
         assert_moved(before, sources, targets, momentum)
 
 
-def test_capturing_what_was_never_updated_is_refused() -> None:
+@every_backend
+def test_capturing_what_was_never_updated_is_refused(backend: str) -> None:
     targets, sources = model(), model()
     numbers(1, torch.float32)
-    with pytest.raises(RuntimeError, match="call it once with the same tensors before capturing"):
+    with pytest.raises(RuntimeError, match="call it once with the same tensors before the capture"):
         with torch.cuda.graph(torch.cuda.CUDAGraph()):
-            SF.ema_update_(targets, sources, 0.9, backend="cuda")
+            SF.ema_update_(targets, sources, 0.9, backend=backend)
 
 
 @every_backend
@@ -155,26 +157,48 @@ def test_nobody_waits(backend: str) -> None:
 @every_backend
 def test_parameters_may_be_replaced(backend: str) -> None:
     targets, sources = model(), model()
-    for place in range(2 * cuda.TABLES):
+    for place in range(2 * tables.TABLES):
         targets[place % 60] = targets[place % 60] + 1
         before = [t.clone() for t in targets]
         SF.ema_update_(targets, sources, 0.5, backend=backend)
         assert_moved(before, sources, targets, 0.5)
-    assert len(cuda._tables) <= cuda.TABLES
+    assert len(tables._recent) <= tables.TABLES
 
 
-def test_streams_take_turns() -> None:
+@every_backend
+def test_streams_take_turns(backend: str) -> None:
     targets, sources = model(), model()
     before = [t.clone() for t in targets]
     other = torch.cuda.Stream()
     for _ in range(4):
         other.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(other):
-            SF.ema_update_(targets, sources, 0.5, backend="cuda")
+            SF.ema_update_(targets, sources, 0.5, backend=backend)
         torch.cuda.current_stream().wait_stream(other)
-        SF.ema_update_(targets, sources, 0.5, backend="cuda")
+        SF.ema_update_(targets, sources, 0.5, backend=backend)
     for was, source, now in zip(before, sources, targets, strict=True):
         torch.testing.assert_close(now, was / 256 + source * 255 / 256)
+
+
+@several_devices
+@every_backend
+def test_a_device_that_is_not_current(backend: str) -> None:
+    """Tables, streams and captures are those of the tensors' device."""
+    targets, sources = ([torch.randn(1000, device="cuda:1") for _ in range(9)] for _ in range(2))
+    for _ in range(2):
+        before = [t.clone() for t in targets]
+        SF.ema_update_(targets, sources, 0.9, backend=backend)
+        assert_moved(before, sources, targets, 0.9)
+    queue, keys = torch.zeros(7, 3, device="cuda:1"), torch.ones(2, 3, device="cuda:1")
+    SF.queue_update_(queue, keys, torch.tensor(6, device="cuda:1"), backend=backend)
+    assert queue.sum(1).tolist() == [3, 0, 0, 0, 0, 0, 3]
+    before, graph = [t.clone() for t in targets], torch.cuda.CUDAGraph()
+    with torch.cuda.device(1), torch.cuda.graph(graph):
+        SF.ema_update_(targets, sources, 0.5, backend=backend)
+    graph.replay()
+    torch.cuda.synchronize(1)
+    assert_moved(before, sources, targets, 0.5)
+    assert torch.cuda.current_device() == 0
 
 
 def test_more_than_32_bits_of_elements() -> None:

@@ -133,7 +133,7 @@ def test_collect(read: torch.dtype, written: torch.dtype, channels: int, shim: d
 
 
 def one_after_another(x: Tensor, index: Tensor, length: int, prefix: int, sums: Tensor) -> Tensor:
-    """Add rows of x (M B, P + K, C) to ``sums`` (B, P + length, C) in the order of the index, each in the sums' dtype."""
+    """Add rows of x (M B, P + K, C) to ``sums`` (B, P + length, C) in the order of the index, in the sums' dtype."""
     sets, batch, kept = index.shape
     total, rows = sums.numpy(), x.to(sums.dtype).numpy()
     for m, b in np.ndindex(sets, batch):
@@ -147,8 +147,8 @@ def one_after_another(x: Tensor, index: Tensor, length: int, prefix: int, sums: 
 # M, B, K, N, C, P: one index, none, more sets than a row of a block can hold, rows that far too many indices share,
 # more rows than a block has threads, and no place to go.
 CROWDS = (
-    (1, 1, 1, 1, 1, 0), (2, 2, 0, 3, 8, 1), (13, 2, 3, 2, 33, 0), (1, 3, 600, 5, 8, 2), (3, 1, 40, 1, 264, 0),
-    (2, 1, 700, 1300, 8, 1), (2, 2, 30, 33, 300, 0), (1, 2, 3, 0, 8, 1),
+    (1, 1, 1, 1, 1, 0), (2, 2, 0, 3, 8, 1), (13, 2, 3, 2, 33, 0), (1, 3, 150, 5, 8, 2), (3, 1, 40, 1, 264, 0),
+    (2, 1, 300, 270, 8, 1), (2, 2, 30, 33, 300, 0), (1, 2, 3, 0, 8, 1),
 )  # fmt: skip
 
 
@@ -183,7 +183,7 @@ def test_rows_add_up_in_the_order_of_the_index(
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_sums(dtype: torch.dtype, channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for how, kind, (sets, batch, kept, length), warps in itertools.product(
-        LAYOUTS, KINDS, ((1, 2, 3, 1), (3, 4, 9, 4), (1, 5, 20, 7), (1, 9, 50, 1)), (1, 30, 4096)
+        LAYOUTS, KINDS, ((1, 2, 3, 1), (3, 4, 9, 4), (1, 5, 20, 7), (1, 5, 9, 1)), (1, 4096)
     ):
         monkeypatch.setattr(cuda, "SUMS_WARPS", warps)
         x = tokens(sets * batch, kept, channels, dtype=dtype, how=how)

@@ -47,6 +47,7 @@ else:
         for name in ("MOVE", "ERRORS", "SUMS"):
             monkeypatch.setattr(triton, name, Area(64, 4))
         monkeypatch.setattr(triton, "COLLECT", Tile(8, 4, 4))
+        monkeypatch.setattr(triton, "HELD", 4)
         monkeypatch.setattr(triton, "RANKS", Tile(8, 16, 4))
         monkeypatch.setattr(triton, "processors", lambda _: getattr(request, "param", BUSY))
         poison_new_tensors(monkeypatch, triton)
@@ -228,14 +229,20 @@ else:
         index = torch.tensor([[[-1, -2, 0], [1, -2, 2]]])
         close(triton.collect(x, index, 3, None, 2, False, x.dtype), collected(x, index, 3, None, 2, False)[0])
 
-    def test_collect_adds_in_the_order_of_the_index() -> None:
+    # M, K, N: all share a few indices, which far more tokens have than a program holds; each set has its own tokens
+    # and shares some with others; a set repeats one index; more sets than a program holds.
+    @pytest.mark.parametrize(("sets", "kept", "length"), ((3, 11, 3), (3, 5, 9), (1, 9, 40), (7, 2, 3)), ids=str)
+    @pytest.mark.parametrize("prefix", (0, 1))
+    def test_collect_adds_in_the_order_of_the_index(sets: int, kept: int, length: int, prefix: int) -> None:
         """Tokens that share an index, many blocks apart, give the bits of float32 sums that add one after another."""
-        x = torch.randn(6, 11, 3)
-        index = torch.randint(0, 3, (3, 2, 11))
-        want = torch.zeros(2, 5, 3)
+        x = torch.randn(2 * sets, prefix + kept, 33)
+        index = torch.randint(0, length, (sets, 2, kept))
+        want = torch.zeros(2, prefix + length, 33)
+        for sample in range(2 * sets):
+            want[sample % 2, :prefix] += x[sample, :prefix]
         for m, b, k, i in entries(index):
-            want[b, i] += x[2 * m + b, k]
-        assert torch.equal(triton.collect(x, index, 5, None, 0, False, x.dtype), want)
+            want[b, prefix + i] += x[2 * m + b, prefix + k]
+        assert torch.equal(triton.collect(x, index, length, None, prefix, False, x.dtype), want)
 
     def test_collect_keeps_infinities_apart() -> None:
         x = torch.randn(1, 5, 3)

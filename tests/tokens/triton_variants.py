@@ -59,7 +59,7 @@ def gathers(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
 
 def collects(name: str, types: dict[str, str], channels: int) -> Iterator[Any]:
     block_s, block_k, warps = launcher.COLLECT
-    tiles = {"BLOCK_S": block_s, "BLOCK_K": block_k, "BLOCK_C": launcher._width(channels)}
+    tiles = {"HELD": launcher.HELD, "BLOCK_S": block_s, "BLOCK_K": block_k, "BLOCK_C": launcher._width(channels)}
     for strict, fill in product((False, True), repeat=2):
         constants = {"STRICT": strict, **({} if fill else {"fill": None}), **tiles}
         yield (

@@ -8,18 +8,18 @@ that are all multiples of 16 bytes or not.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from sslkernels.capture import launching
 from sslkernels.ops.ema import reference
 from sslkernels.ops.ema import triton_kernels as kernels
 from sslkernels.ops.ema.pairs import Pairs
+from sslkernels.ops.ema.tables import device_table
 from sslkernels.ops.launch import CODES, rows_of
 from sslkernels.ops.triton_launch import Area, cdiv
 
@@ -30,17 +30,11 @@ WIDEST = 256  # channels of a tile of enqueue
 # Registers per thread for update, without a master and with one. The loads of a chunk are then on their way together,
 # and a multiprocessor has room for three blocks, or two. Left alone, ptxas takes 40 in some variants, and spills.
 REGISTERS = (80, 96)
-# The last tables are kept. A model needs one for each backend, and another when the address of a tensor has changed.
-TABLES = 32
-
 # Triton's names and the bytes of dtypes, by their code.
 TYPES = {CODES[torch.float32]: tl.float32, CODES[torch.bfloat16]: tl.bfloat16, CODES[torch.float16]: tl.float16}
 BYTES = np.zeros(4, np.int64)
 for _dtype, _code in CODES.items():
     BYTES[_code] = _dtype.itemsize
-
-_recent: OrderedDict[Any, tuple[Tensor, Any]] = OrderedDict()
-_captured: dict[Any, tuple[Tensor, Any]] = {}
 
 
 class Launch(NamedTuple):
@@ -55,10 +49,9 @@ class Launch(NamedTuple):
 
 
 def update(pairs: Pairs, momentum: float, at: Tensor | None) -> None:
-    device = pairs.targets[0].device
-    chunks, launches = device_table(("triton", pairs.table, device), device, lambda: chunks_of(pairs.table))
+    chunks, launches = device_table("triton", pairs, chunks_of)
     weights = weights_of(momentum)
-    with torch.cuda.device_of(chunks):
+    with launching("ema", chunks):
         for launch in launches:
             kernels.update_kernel[(launch.chunks,)](
                 chunks, launch.first, *weights, at,
@@ -101,33 +94,6 @@ def chunks_of(table: bytes) -> tuple[np.ndarray, list[Launch]]:
     return rows, launches
 
 
-def device_table(key: Any, device: torch.device, build: Callable[[], tuple[np.ndarray, Any]]) -> tuple[Tensor, Any]:
-    """The array, as a tensor on ``device``, and the plan that ``build`` makes.
-
-    ``key`` must say all that they depend on. The last `TABLES` of them are kept, and those that a CUDA graph reads
-    are kept for good.
-    """
-    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    found = _captured.get(key) or _recent.get(key)
-    if found is None:
-        if capturing:
-            raise RuntimeError(
-                "ema_update_: these tensors have not been updated before, and the table of their addresses cannot be "
-                "copied to the GPU while a CUDA graph is captured; call it once with them before the capture."
-            )
-        array, plan = build()
-        found = _recent[key] = torch.from_numpy(array).to(device), plan
-        if len(_recent) > TABLES:
-            _recent.popitem(last=False)
-    elif capturing:
-        _captured[key] = found
-    elif key in _recent:
-        _recent.move_to_end(key)
-        if device.type == "cuda":  # its memory may be given away only when this stream, too, has read it
-            found[0].record_stream(torch.cuda.current_stream(device))
-    return found
-
-
 def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -> None:
     keys = rows_of(keys)
     count, channels = keys.shape
@@ -137,7 +103,7 @@ def enqueue(queue: Tensor, keys: Tensor, position: Tensor | None, offset: int) -
         return
     rows, width = ENQUEUE.sides(channels, WIDEST)
     column_blocks = cdiv(channels, width)
-    with torch.cuda.device_of(queue):
+    with launching("ema", queue):
         kernels.enqueue_kernel[(cdiv(count, rows) * column_blocks,)](
             queue, keys, position, offset, queue.shape[0], count, channels, queue.stride(0), keys.stride(0),
             column_blocks, BLOCK_T=rows, BLOCK_C=width, num_warps=ENQUEUE.warps,

@@ -182,7 +182,7 @@ def tile_weights_kernel(
 ):  # fmt: skip
     """G of a chunk, over `unit_of` ``largest``, in the dtype of ``weights_out``, which may hold the products.
 
-    It has room for whole tiles, so that stores need no mask and go out in wide words. Pointers to rows and columns stand
+    It has room for whole tiles, so that stores need no mask and go out in wide words. Pointers to rows and columns are
     at the chunk's first ones, but ``exclude`` at the first of all ``count`` rows. Without ``grad`` the own term has the
     weight ROOM. MIRROR: G is symmetric, and each tile below the diagonal is stored above it too.
     """

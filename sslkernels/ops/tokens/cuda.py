@@ -77,19 +77,22 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
         return _empty(x, length, channels, dtype=wide(x.dtype)).zero_()
     kernel, width = _kernel("sums" if length > 1 else "total", (x.dtype,), channels, x)
     columns = -(-channels // (WARP * width))
-    row = x.data_ptr(), x.stride(0), x.stride(1), index.data_ptr(), index.element_size()
+    sizes: tuple[int, ...]
     if length == 1:  # the rows of all samples are divided among parts, and those of a part among a block's threads
         _, (across, _), _ = _grid(x, width)
-        down, rows = THREADS // across, samples * kept
+        rows, threads = samples * kept, (across, THREADS // across)
         per_part = -(-rows // max(1, SUMS_WARPS * WARP // (THREADS * columns)))
         parts = _empty(x, -(-rows // per_part), length, channels, dtype=torch.float64)
-        blocks, threads, sizes = len(parts), (across, down), (rows, per_part, kept, channels)
+        blocks, sizes = len(parts), (rows, per_part, kept, channels)
     else:
         per_part = -(-samples // max(1, SUMS_WARPS // (length * columns)))
         parts = _empty(x, -(-samples // per_part), length, channels, dtype=torch.float64)
         (blocks, _), threads, tiles = _grid(parts, width)
         sizes = samples, per_part, length, kept, channels, tiles
-    launch("tokens", kernel, x, (blocks, min(columns, 65535)), threads, *row, parts.data_ptr(), *sizes)
+    launch(
+        "tokens", kernel, x, (blocks, min(columns, 65535)), threads,
+        x.data_ptr(), x.stride(0), x.stride(1), index.data_ptr(), index.element_size(), parts.data_ptr(), *sizes,
+    )  # fmt: skip
     return parts.sum(0).to(wide(x.dtype))
 
 

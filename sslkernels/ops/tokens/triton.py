@@ -6,6 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sslkernels.capture import launching
 from sslkernels.ops.launch import contiguous, power_of_two, rows_of
 from sslkernels.ops.tokens import triton_kernels as kernels
 from sslkernels.ops.tokens.reference import EPS
@@ -23,6 +24,8 @@ TALLEST = 32  # rows
 # Rows are compared with as many indices, or keys, at once as there are columns.
 COLLECT = Tile(rows=16, columns=128, warps=8)
 RANKS = Tile(rows=16, columns=128, warps=4)
+# A program of collect keeps so many sources of each of its rows, a number for each of its threads.
+HELD = 16
 # Registers per thread for collect and errors. Left alone, ptxas aims at fewer, and spills.
 REGISTERS = 128
 # Columns are split among programs, and the rows of a sum among parts, until a multiprocessor has this many programs.
@@ -45,7 +48,7 @@ def gather(
         return out
     block_t, block_c = _tile(MOVE, channels)
     row_blocks, column_blocks = cdiv(prefix + kept, block_t), cdiv(channels, block_c)
-    with torch.cuda.device_of(x):
+    with launching("tokens", x):
         kernels.gather_kernel[(samples * row_blocks * column_blocks,)](
             x, index, contiguous(fill), contiguous(pos), out, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_blocks,
@@ -78,7 +81,7 @@ def sums(x: Tensor, index: Tensor, length: int) -> Tensor:
     row_blocks, column_blocks = cdiv(samples * kept, block_n), cdiv(channels, block_c)
     parts = max(1, min(row_blocks, PROGRAMS * processors(x.device) // column_blocks))
     out = floats(x, parts, channels)
-    with torch.cuda.device_of(x):
+    with launching("tokens", x):
         kernels.sums_kernel[(parts * column_blocks,)](
             x, index, out, samples * kept, kept, channels, x.stride(0), x.stride(1), index.stride(0),
             parts, column_blocks, BLOCK_N=block_n, BLOCK_C=block_c, num_warps=SUMS.warps,
@@ -95,7 +98,7 @@ def ranks(keys: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     block_n, block_m, warps = RANKS
     row_blocks = cdiv(length, block_n)
     if keys.numel():
-        with torch.cuda.device_of(keys):
+        with launching("tokens", keys):
             kernels.ranks_kernel[(batch * row_blocks,)](
                 keys, ids_keep, ids_restore, mask, length, keep, row_blocks,
                 BLOCK_N=block_n, BLOCK_M=block_m, num_warps=warps,
@@ -112,7 +115,7 @@ def patches(images: Tensor, index: Tensor, patch: int) -> Tensor:
         return out
     block_t, block_c = _tile(MOVE, pixels)
     row_blocks, column_blocks = cdiv(kept, block_t), cdiv(pixels, block_c)
-    with torch.cuda.device_of(images):
+    with launching("tokens", images):
         kernels.patches_kernel[(batch * row_blocks * column_blocks,)](
             images, index, out, kept, pixels, height, width, index.stride(0), row_blocks, column_blocks,
             PATCH=patch, BLOCK_T=block_t, BLOCK_C=block_c, num_warps=MOVE.warps,
@@ -127,7 +130,7 @@ def masked_error(masked: Masked, grad: Tensor | None, need: bool) -> tuple[Tenso
     losses, dpred = floats(pred, n), empty(pred, tuple(pred.shape) if need else (0,), pred.dtype)
     if n:
         block_n, block_c = _tile(ERRORS, channels)
-        with torch.cuda.device_of(pred):
+        with launching("tokens", pred):
             kernels.errors_kernel[(cdiv(n, block_n),)](
                 pred, target, weights, weights.sum(), grad, losses, dpred if need else None, n, length, channels,
                 pred.stride(0), pred.stride(1), target.stride(0), target.stride(1),
@@ -149,11 +152,11 @@ def _collect(x: Tensor, index: Tensor, fill: Tensor | None, prefix: int, strict:
     row_blocks = cdiv(rows, block_s)
     wanted = cdiv(PROGRAMS * processors(x.device), batch * row_blocks)
     column_programs = max(1, min(cdiv(channels, block_c), wanted))
-    with torch.cuda.device_of(x):
+    with launching("tokens", x):
         kernels.collect_kernel[(batch * row_blocks * column_programs,)](
             x, index, contiguous(fill), out, samples, batch, rows - prefix, kept, prefix, channels,
             x.stride(0), x.stride(1), index.stride(0), row_blocks, column_programs,
-            STRICT=strict, BLOCK_S=block_s, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=warps,
+            STRICT=strict, HELD=HELD, BLOCK_S=block_s, BLOCK_K=block_k, BLOCK_C=block_c, num_warps=warps,
             maxnreg=REGISTERS,
         )  # fmt: skip
 

@@ -130,38 +130,48 @@ def _any_outside(index, length, kept, BLOCK_K: tl.constexpr):
 def collect_kernel(
     x, index, fill, out, samples, batch, length, kept, prefix, channels, sample_stride, row_stride, index_stride,
     row_blocks, column_programs,
-    STRICT: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+    STRICT: tl.constexpr, HELD: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Rows of out (batch, P + length, C), which add up those of samples b, b + batch, b + 2 batch, ... of x.
 
-    A first search counts the rows that arrive. Where no row of the block gets more than one, they are copied. Otherwise
-    sample after sample, and within it k after k, is searched again and added, as often as the fullest row needs.
+    A first search finds the sources of each row, which are then read for all columns. If more than HELD arrive at one
+    row of the block, each step along the columns searches again: sample after sample, and within it k after k.
     """
     b, row_block, column_program = _place(row_blocks, column_programs)
     rows = row_block * BLOCK_S + tl.arange(0, BLOCK_S)
     tokens = rows - prefix
     count = tl.zeros((BLOCK_S,), tl.int32)
-    first = tl.zeros((BLOCK_S,), tl.int32)
-    first_sample = tl.zeros((BLOCK_S,), tl.int64)
+    # Arrival n of a row is in column n of both.
+    places = tl.arange(0, HELD)[None, :]
+    held_sample = tl.zeros((BLOCK_S, HELD), tl.int32)
+    held_at = tl.zeros((BLOCK_S, HELD), tl.int32)
     outside = 0
     for sample in range(b, samples, batch):
-        at, more = _find_first(index + sample * index_stride, tokens, kept, length, BLOCK_K)
-        new = (count == 0) & (more > 0)
-        first = tl.where(new, at, first)
-        first_sample = tl.where(new, sample, first_sample)
+        of_sample = index + sample * index_stride
+        at, more = _find_first(of_sample, tokens, kept, length, BLOCK_K)
+        most = tl.max(count + more, 0)
+        for turn in range(0, tl.where(most <= HELD, tl.max(more, 0), 0)):
+            if turn > 0:
+                at, _ = _find(of_sample, tokens, at, kept, length, BLOCK_K)
+            new = (places == (count + turn)[:, None]) & (turn < more)[:, None]
+            held_sample = tl.where(new, tl.cast(sample, tl.int32), held_sample)
+            held_at = tl.where(new, at[:, None], held_at)
         count += more
         if STRICT:
-            outside |= _any_outside(index + sample * index_stride, length, kept, BLOCK_K)
+            outside |= _any_outside(of_sample, length, kept, BLOCK_K)
     most = tl.max(count, 0)
     written = rows < prefix + length
     for start in range(column_program * BLOCK_C, channels, column_programs * BLOCK_C):
         columns = start + tl.arange(0, BLOCK_C)
-        if most <= 1:
-            pointers = x + first_sample * sample_stride + (prefix + first).to(tl.int64) * row_stride
-            there = (written & (count > 0))[:, None] & (columns[None, :] < channels)
-            total = tl.load(pointers[:, None] + columns[None, :], mask=there, other=0.0).to(tl.float32)
+        total = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
+        if most <= HELD:
+            for n in range(0, most):
+                source = tl.sum(tl.where(places == n, held_sample, 0), 1).to(tl.int64)
+                row = (prefix + tl.sum(tl.where(places == n, held_at, 0), 1)).to(tl.int64)
+                pointers = x + source * sample_stride + row * row_stride
+                there = (written & (n < count))[:, None] & (columns[None, :] < channels)
+                total += tl.load(pointers[:, None] + columns[None, :], mask=there, other=0.0).to(tl.float32)
         else:
-            total = tl.zeros((BLOCK_S, BLOCK_C), tl.float32)
             for sample in range(b, samples, batch):
                 of_sample = index + sample * index_stride
                 at, more = _find_first(of_sample, tokens, kept, length, BLOCK_K)
