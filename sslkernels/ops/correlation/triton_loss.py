@@ -43,7 +43,7 @@ COLUMNS = 128  # of a program that joins moments
 STANDARDISE = Tile(rows=64, columns=32, warps=8)
 STANDARDISE_PROGRAMS = 4  # per multiprocessor, where rows are split
 ENERGIES = Tile(rows=64, columns=64, warps=4)
-SLOPES = Tile(rows=32, columns=32, warps=8)
+SLOPES = Tile(rows=64, columns=32, warps=16)
 SUMS = 1024  # numbers that the program of the value adds at once
 GRADIENTS = Area(numbers=1024, warps=4)
 # In float16, columns that are not standardised are this much longer than 1. So columns that are 2^-22 as long as the
