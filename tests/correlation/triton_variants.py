@@ -159,6 +159,7 @@ def loss(stored: str, dtype: str, everything: bool) -> Iterator[Any]:
         lift = triton_loss.LIFT if dtype == "fp16" else 1.0
         units = {"SCALED": cross, "LIFT": lift, "BLOCKS": 64}
         label = f"{stored} {dtype} {name}"
+        split = dtype != "fp32" and not cross
         yield (
             f"columns {label}", loss_kernels.columns_kernel, {**rows, "diagonal": "fp64"},
             {**how, "BLOCK": triton_loss.COLUMNS, **one}, {"num_warps": 4},
@@ -169,7 +170,7 @@ def loss(stored: str, dtype: str, everything: bool) -> Iterator[Any]:
         absent = dict.fromkeys(("rounded", "diagonal") if dtype == "fp32" else ())
         yield (
             f"samples {label}", loss_kernels.samples_kernel, {"sums": "fp64", "rounded": dtype},
-            {"CROSS": cross, "VIEWS": views, **blocks, **absent}, {"num_warps": tile.warps},
+            {"CROSS": cross, "VIEWS": views, "SPLIT": split, **blocks, **absent}, {"num_warps": tile.warps},
         )  # fmt: skip
         yield (
             f"features {label}", kernels.feature_energies_kernel, {"sums": "fp64", "rounded": dtype},
@@ -181,8 +182,8 @@ def loss(stored: str, dtype: str, everything: bool) -> Iterator[Any]:
             yield (
                 f"standardise {label} samples={samples}", loss_kernels.standardise_kernel,
                 {**rows, "columns": dtype, "diagonal": "fp64"},
-                {"CROSS": cross, **units, **second, "BLOCK_N": tile.rows, "BLOCK_D": tile.columns,
-                 **({} if samples else {"diagonal": None})},
+                {"CROSS": cross, "SPLIT": split and samples, **units, **second, "BLOCK_N": tile.rows,
+                 "BLOCK_D": tile.columns, **({} if samples else {"diagonal": None})},
                 {"num_warps": tile.warps},
             )  # fmt: skip
             tile = triton_loss.SLOPES

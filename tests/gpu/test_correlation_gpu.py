@@ -9,6 +9,7 @@ from functools import partial
 import correlation_oracle
 import pytest
 import torch
+from captured import assert_captured
 from torch import Tensor
 
 import sslkernels.functional as SF
@@ -52,19 +53,31 @@ def test_against_the_formula(loss: str, n: int, d: int, dtype: torch.dtype, side
         assert (gradient.double().cpu() - slope).norm() <= close * size
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("n, d", [(64, 512), (512, 64)])
-def test_nothing_waits_for_the_device_and_bits_repeat(n: int, d: int) -> None:
-    z0, z1 = views(n, d, torch.float32)
-    SF.vicreg(z0, z1, backend="triton").backward()  # this call compiles
-    first = z0.grad.clone()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for _ in range(3):
-            z0.grad = None
-            SF.vicreg(z0, z1, backend="triton").backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(z0.grad, first)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_graph_replays(loss: str, n: int, d: int, dtype: torch.dtype) -> None:
+    z0, z1 = views(n, d, dtype)
+
+    def step() -> tuple[Tensor, ...]:
+        value = LOSSES[loss][0](z0, z1, backend="triton")
+        return value, *torch.autograd.grad(value, (z0, z1))
+
+    assert_captured(step, lambda: z0.copy_(z1.roll(1, 0) * 2 + 1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_wide_column_hides_nothing(dtype: torch.dtype) -> None:
+    """On the side of samples the wide column's diagonal is a hundred times what is left once it is taken off."""
+    z = torch.randn(64, 128)
+    z[:, 0] *= 30
+    z = z.to(device="cuda", dtype=dtype).requires_grad_()
+    exact = z.detach().double().cpu().requires_grad_()
+    value, wanted = SF.covariance_penalty(z, backend="triton"), correlation_oracle.covariance_penalty(exact)
+    torch.testing.assert_close(value.double().cpu(), wanted, rtol=5e-3, atol=0)
+    gradient, slope = torch.autograd.grad(value, z)[0].double().cpu(), torch.autograd.grad(wanted, exact)[0]
+    for mine, theirs in ((gradient, slope), (gradient[:, 0], slope[:, 0])):
+        assert (mine - theirs).norm() < torch.finfo(dtype).eps * theirs.norm()
 
 
 def test_memory_is_that_of_the_smaller_side() -> None:

@@ -100,33 +100,20 @@ def store_mean(to, mean, pivot, features, d):
 
 
 @triton.jit
-def _unit(largest):
-    """The power of two below ``largest``, clamped so that it and its inverse are normal float32 numbers.
-
-    Numbers are divided by it before they are squared, so that sums of their squares fit.
-    """
-    exponent = (largest.to(tl.int32, bitcast=True) >> 23) & 255
-    exponent = tl.where(exponent == 255, 127, tl.minimum(tl.maximum(exponent, 1), 253))  # infinity is divided by 1
-    return (exponent << 23).to(tl.float32, bitcast=True)
+def _away(z, pivot, rows, features, end, d, stride):
+    """A tile of z, and of z - pivot, both in float64 and zero beyond the last row."""
+    inside = rows[:, None] < end
+    part = load_rows(z, rows, features, end, d, stride).to(tl.float64)
+    return part, tl.where(inside, part - pivot.to(tl.float64)[None, :], 0.0)
 
 
 @triton.jit
-def _apart(z, pivot, rows, features, n, d, stride, count, CENTRE: tl.constexpr):
-    """A block of rows, its mean relative to the pivot, its distances from the mean over their unit, and that unit."""
-    part = load_rows(z, rows, features, n, d, stride).to(tl.float32)
-    moved = tl.where(rows[:, None] < n, part - pivot[None, :], 0.0)
-    mean = tl.zeros(pivot.shape, tl.float32)
+def _about_mean(total, first, second, count, CENTRE: tl.constexpr):
+    """Sums over rows of products about the means, from those about the pivots and the sums of both factors."""
+    about = tl.sum(total, 0)
     if CENTRE:
-        mean += tl.sum(moved, 0) / tl.cast(count, tl.float32)
-        moved = tl.where(rows[:, None] < n, moved - mean[None, :], 0.0)
-    unit = _unit(tl.max(tl.abs(moved), 0))
-    return part, mean, moved * (1.0 / unit)[None, :], unit.to(tl.float64)
-
-
-@triton.jit
-def _sum_of(a, b, unit_a, unit_b):
-    """Sums of a * b over rows in float64; both were divided by their units."""
-    return tl.sum(a * b, 0).to(tl.float64) * (unit_a * unit_b)
+        about -= first * second / count
+    return about
 
 
 @triton.jit(do_not_specialize=["n", "span", "column_blocks"])
@@ -137,58 +124,60 @@ def moments_kernel(
     """Moments of ``span`` rows each, in float64: means and squares (parts, V, D), and with z1 products of both views
     and gaps, the sums of (z0 - z1)^2, (parts, D).
 
-    A block of rows takes its sums about its own mean, and joins the blocks before it by Chan's formula. N*mean^2 never
-    appears, so that nothing cancels where the mean is large. WHOLE: one part has all rows, and stores means as
-    (V, 2, D) in float32; otherwise they stay relative to the pivot.
+    Each thread sums its own rows, so that the loop exchanges nothing. Sums are float64 and about the first row, which
+    lies within sqrt(N) deviations of the mean: taking N mean^2 off costs N roundings of 2^-53 at most. WHOLE: one part
+    has all rows, and stores means as (V, 2, D) in float32; otherwise they stay relative to the pivot.
     """
     part = (tl.program_id(0) // column_blocks).to(tl.int64)
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
     begin = (part * span).to(tl.int32)
     end = tl.minimum(begin + span, n)
     pivot0 = pivot_of(z0, features, d, CENTRE)
-    mean0 = tl.zeros((BLOCK_D,), tl.float64)
-    squares0 = tl.zeros((BLOCK_D,), tl.float64)
+    sum0 = tl.zeros((BLOCK_N, BLOCK_D), tl.float64)
+    square0 = tl.zeros((BLOCK_N, BLOCK_D), tl.float64)
     if z1 is not None:
         pivot1 = pivot_of(z1, features, d, CENTRE)
-        mean1 = tl.zeros((BLOCK_D,), tl.float64)
-        squares1 = tl.zeros((BLOCK_D,), tl.float64)
-        product = tl.zeros((BLOCK_D,), tl.float64)
-        gap = tl.zeros((BLOCK_D,), tl.float64)
+        sum1 = tl.zeros((BLOCK_N, BLOCK_D), tl.float64)
+        square1 = tl.zeros((BLOCK_N, BLOCK_D), tl.float64)
+        product = tl.zeros((BLOCK_N, BLOCK_D), tl.float64)
+        gap = tl.zeros((BLOCK_N, BLOCK_D), tl.float64)
     for start in range(begin, end, BLOCK_N):
         rows = start + tl.arange(0, BLOCK_N)
-        before = tl.cast(start - begin, tl.float64)
-        count = tl.cast(tl.minimum(end - start, BLOCK_N), tl.float64)
-        share = count / (before + count)
-        part0, block_mean0, apart0, unit0 = _apart(z0, pivot0, rows, features, n, d, z0_stride, count, CENTRE)
-        away0 = block_mean0.to(tl.float64) - mean0
-        mean0 += away0 * share
-        squares0 += _sum_of(apart0, apart0, unit0, unit0) + away0 * away0 * (before * share)
+        part0, away0 = _away(z0, pivot0, rows, features, end, d, z0_stride)
+        if CENTRE:
+            sum0 += away0
+        square0 += away0 * away0
         if z1 is not None:
-            part1, block_mean1, apart1, unit1 = _apart(z1, pivot1, rows, features, n, d, z1_stride, count, CENTRE)
-            away1 = block_mean1.to(tl.float64) - mean1
-            mean1 += away1 * share
-            squares1 += _sum_of(apart1, apart1, unit1, unit1) + away1 * away1 * (before * share)
-            product += _sum_of(apart0, apart1, unit0, unit1) + away0 * away1 * (before * share)
-            between = _unit(tl.max(tl.abs(part0 - part1), 0))
-            shrunk = (part0 - part1) * (1.0 / between)[None, :]
-            gap += _sum_of(shrunk, shrunk, between.to(tl.float64), between.to(tl.float64))
+            part1, away1 = _away(z1, pivot1, rows, features, end, d, z1_stride)
+            if CENTRE:
+                sum1 += away1
+            square1 += away1 * away1
+            product += away0 * away1
+            gap += (part0 - part1) * (part0 - part1)
     inside = features < d
-    if WHOLE:
-        store_mean(means, mean0, pivot0, features, d)
-        if z1 is not None:
-            store_mean(means + 2 * d, mean1, pivot1, features, d)
-    elif z1 is not None:
-        tl.store(means + 2 * part * d + features, mean0, mask=inside)
-        tl.store(means + (2 * part + 1) * d + features, mean1, mask=inside)
-    else:
-        tl.store(means + part * d + features, mean0, mask=inside)
+    count = tl.cast(end - begin, tl.float64)
+    first = tl.sum(sum0, 0)
+    # Rounding may leave less than nothing of a square; NaN stays.
+    about = _about_mean(square0, first, first, count, CENTRE)
+    squares0 = tl.where(about < 0, 0.0, about)
     if z1 is not None:
+        second = tl.sum(sum1, 0)
+        about = _about_mean(square1, second, second, count, CENTRE)
         tl.store(squares + 2 * part * d + features, squares0, mask=inside)
-        tl.store(squares + (2 * part + 1) * d + features, squares1, mask=inside)
-        tl.store(products + part * d + features, product, mask=inside)
-        tl.store(gaps + part * d + features, gap, mask=inside)
+        tl.store(squares + (2 * part + 1) * d + features, tl.where(about < 0, 0.0, about), mask=inside)
+        tl.store(products + part * d + features, _about_mean(product, first, second, count, CENTRE), mask=inside)
+        tl.store(gaps + part * d + features, tl.sum(gap, 0), mask=inside)
     else:
         tl.store(squares + part * d + features, squares0, mask=inside)
+    if WHOLE:
+        store_mean(means, first / count, pivot0, features, d)
+        if z1 is not None:
+            store_mean(means + 2 * d, second / count, pivot1, features, d)
+    elif z1 is not None:
+        tl.store(means + 2 * part * d + features, first / count, mask=inside)
+        tl.store(means + (2 * part + 1) * d + features, second / count, mask=inside)
+    else:
+        tl.store(means + part * d + features, first / count, mask=inside)
 
 
 @triton.jit
@@ -299,6 +288,17 @@ def matrix_kernel(
 
 
 # --- energies -------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _unit(largest):
+    """The power of two below ``largest``, clamped so that it and its inverse are normal float32 numbers.
+
+    Numbers are divided by it before they are squared, so that sums of their squares fit.
+    """
+    exponent = (largest.to(tl.int32, bitcast=True) >> 23) & 255
+    exponent = tl.where(exponent == 255, 127, tl.minimum(tl.maximum(exponent, 1), 253))  # infinity is divided by 1
+    return (exponent << 23).to(tl.float32, bitcast=True)
 
 
 @triton.jit(do_not_specialize=["blocks"])

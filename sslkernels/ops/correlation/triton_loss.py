@@ -43,7 +43,7 @@ COLUMNS = 128  # of a program that joins moments
 STANDARDISE = Tile(rows=64, columns=32, warps=8)
 STANDARDISE_PROGRAMS = 4  # per multiprocessor, where rows are split
 ENERGIES = Tile(rows=64, columns=64, warps=4)
-SLOPES = Tile(rows=64, columns=32, warps=8)
+SLOPES = Tile(rows=64, columns=32, warps=16)
 SUMS = 1024  # numbers that the program of the value adds at once
 GRADIENTS = Area(numbers=1024, warps=4)
 # In float16, columns that are not standardised are this much longer than 1. So columns that are 2^-22 as long as the
@@ -74,6 +74,11 @@ class Job(NamedTuple):
     def halves(self) -> bool:
         """Say if products have 16-bit operands."""
         return self.energy.dtype.itemsize == 2
+
+    @property
+    def split(self) -> bool:
+        """Say if K is split into two 16-bit matrices for the second product, which takes the columns twice."""
+        return self.halves and self.samples and self.scaling.eps is None and any(self.needs)
 
     @property
     def second(self) -> Tensor | None:
@@ -132,7 +137,7 @@ class Sums(NamedTuple):
     """Hold the sums of squares of K or C, and the matrix as the second product reads it."""
 
     tiles: Tensor  # (1 or V, tiles)
-    matrix: Tensor  # (V, N, N) or (1 or V, D, D)
+    matrix: Tensor  # (V, N, N), (V, N, 2 N) if split, or (1 or V, D, D)
     diagonal: Tensor | None  # (V, N): of K, if ``matrix`` has none
     rows: Tensor | None  # (1 or V, parts, D): sums along rows of C
     columns: Tensor | None  # (1, parts, D), along its columns
@@ -184,10 +189,10 @@ def _columns(job: Job) -> Numbers:
 
 
 def _standardise(job: Job, numbers: Numbers) -> tuple[Tensor, Tensor | None]:
-    """Return the columns (V, N, D), and on the side of samples the diagonal of C that rounded columns have."""
+    """Return the columns (V, 1 or 2, N, D), and on the side of samples the diagonal of C that rounded columns have."""
     z0, views = job.views[0], len(job.views)
     n, d = z0.shape
-    columns = empty(z0, (views, n, d), job.energy.dtype)
+    columns = empty(z0, (views, 2 if job.split else 1, n, d), job.energy.dtype)
     taken = doubles(z0, *numbers.diagonal.shape) if job.samples else None
     row_blocks, column_blocks = cdiv(n, STANDARDISE.rows), cdiv(d, STANDARDISE.columns)
     parts = 1  # N < D gives the device enough blocks of columns; a sum over rows then needs one program
@@ -196,14 +201,15 @@ def _standardise(job: Job, numbers: Numbers) -> tuple[Tensor, Tensor | None]:
     span = cdiv(row_blocks, parts) * STANDARDISE.rows
     kernels.standardise_kernel[(cdiv(n, span) * column_blocks,)](
         z0, job.second, numbers.mean, numbers.scale, numbers.largest, columns, taken, n, d, *job.strides, span,
-        column_blocks, numbers.blocks, CROSS=job.cross, **job.units(numbers.blocks), BLOCK_N=STANDARDISE.rows,
-        BLOCK_D=STANDARDISE.columns, num_warps=STANDARDISE.warps,
+        column_blocks, numbers.blocks, CROSS=job.cross, SPLIT=job.split, **job.units(numbers.blocks),
+        BLOCK_N=STANDARDISE.rows, BLOCK_D=STANDARDISE.columns, num_warps=STANDARDISE.warps,
     )  # fmt: skip
     return columns, taken
 
 
 def _first_products(job: Job, columns: Tensor) -> Tensor:
     """Return K of each view (V, N, N), or C (1 or V, D, D), in float32."""
+    columns = columns.select(1, 0)
     views, n, d = columns.shape
     if job.samples:
         out = floats(columns, views, n, n)
@@ -226,13 +232,14 @@ def _energies(job: Job, matrix: Tensor) -> Sums:
     row_blocks, column_blocks = cdiv(size, ENERGIES.rows), cdiv(size, ENERGIES.columns)
     tiles = row_blocks * column_blocks
     sums = doubles(matrix, 1 if job.cross else views, tiles)
-    rounded = empty(matrix, tuple(matrix.shape), job.energy.dtype) if job.halves and any(job.needs) else None
+    width = 2 * size if job.split else size
+    rounded = empty(matrix, (views, size, width), job.energy.dtype) if job.halves and any(job.needs) else None
     blocks = {"BLOCK_N": ENERGIES.rows, "BLOCK_M": ENERGIES.columns, "num_warps": ENERGIES.warps}
     if job.samples:
         diagonal = None if rounded is None else floats(matrix, views, size)
         kernels.samples_kernel[(tiles,)](
             matrix, rounded, diagonal, sums, size, job.shrink(), column_blocks, tiles, CROSS=job.cross, VIEWS=views,
-            **blocks,
+            SPLIT=job.split, **blocks,
         )  # fmt: skip
         return Sums(sums, matrix if rounded is None else rounded, diagonal, None, None)
     rows = doubles(matrix, views, column_blocks, size)
@@ -251,14 +258,14 @@ def _second_product(job: Job, columns: Tensor, sums: Sums, view: int, out: Tenso
         source, index = (1 - view, 0) if job.cross else (view, view)
     matrix = sums.matrix.select(0, index)
     if not job.halves:
-        a = _stored(columns, source)
+        a = _stored(columns.select(1, 0), source)
         terms = Terms(a, None, None, None, None, None)
         transposed = job.cross and view == 0
         product(a, matrix, None, terms, out, None, job.samples, transposed, 0, columns.dtype)
     elif job.samples:
-        _multiplied(matrix, columns.select(0, source), out)
+        _multiplied(matrix, columns.select(0, source).flatten(0, 1), out)
     else:
-        _multiplied(columns.select(0, source), matrix.t() if job.cross and view == 0 else matrix, out)
+        _multiplied(columns.select(0, source).select(0, 0), matrix.t() if job.cross and view == 0 else matrix, out)
 
 
 def _slopes(

@@ -13,7 +13,9 @@ left out; in row n, K_nn a is added, and d_j b is taken off, both from the round
 of d_j^2 and the total that it is taken from are sums of the same numbers.
 
 Columns that the loss does not standardise are multiplied by one power of two for each view (`_matrix_unit`) before
-they are rounded. Numbers per column are float64. No atomics, and orders depend on shapes alone.
+they are rounded. One of them may be so wide that K is nearly its own product, and that column's gradient is what K a
+leaves beside it. There K is split into its rounding and the rounding of the rest, [high low], and multiplies [a; a], so
+that it keeps 16 bits or more (SPLIT). Numbers per column are float64. No atomics, and orders depend on shapes alone.
 """
 
 import triton
@@ -159,14 +161,17 @@ def _product_sum(a, b, DTYPE: tl.constexpr):
 @triton.jit(do_not_specialize=["n", "span", "column_blocks", "blocks"])
 def standardise_kernel(
     z0, z1, mean, scale, largest, columns, diagonal, n, d, z0_stride, z1_stride, span, column_blocks, blocks,
-    CROSS: tl.constexpr, SCALED: tl.constexpr, LIFT: tl.constexpr, BLOCKS: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
+    CROSS: tl.constexpr, SPLIT: tl.constexpr, SCALED: tl.constexpr, LIFT: tl.constexpr, BLOCKS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """Store ``span`` rows of a block of columns, centred, scaled and rounded, (V, N, D) in the dtype of products.
+    """Store ``span`` rows of a block of columns, centred, scaled and rounded, (V, N, D) in the dtype of products; each
+    view twice, (V, 2, N, D), if SPLIT.
 
     ``diagonal`` (1 or V, D) gets d_j of the rounded columns; a program then has all rows. None: nobody asks for it.
     """
     DTYPE: tl.constexpr = columns.dtype.element_ty
+    size = tl.cast(n, tl.int64) * d
+    other_columns = columns + (2 * size if SPLIT else size)
     begin = tl.program_id(0) // column_blocks * span
     end = tl.minimum(begin + span, n)
     features = (tl.program_id(0) % column_blocks) * BLOCK_D + tl.arange(0, BLOCK_D)
@@ -183,11 +188,15 @@ def standardise_kernel(
         a = _times_scale(load_centred(z0, mean, rows, features, n, d, z0_stride), scale, unit0, features, d, SCALED)
         a = a.to(DTYPE)
         tl.store(pairs(columns, rows, features, d), a, mask=inside)
+        if SPLIT:
+            tl.store(pairs(columns + size, rows, features, d), a, mask=inside)
         a = tl.where(inside, a.to(tl.float32), 0.0)
         if z1 is not None:
             b = load_centred(z1, mean + 2 * d, rows, features, n, d, z1_stride)
             b = _times_scale(b, scale + d, unit1, features, d, SCALED).to(DTYPE)
-            tl.store(pairs(columns + tl.cast(n, tl.int64) * d, rows, features, d), b, mask=inside)
+            tl.store(pairs(other_columns, rows, features, d), b, mask=inside)
+            if SPLIT:
+                tl.store(pairs(other_columns + size, rows, features, d), b, mask=inside)
             b = tl.where(inside, b.to(tl.float32), 0.0)
         if diagonal is not None:
             if CROSS:
@@ -206,23 +215,28 @@ def standardise_kernel(
 
 
 @triton.jit
-def _round_off_diagonal(k, rounded, diagonal, rows, columns, n, shrink):
+def _round_off_diagonal(k, rounded, diagonal, rows, columns, n, shrink, SPLIT: tl.constexpr):
     """Store K's tile rounded, without its diagonal, and the diagonal in float32."""
     inside = (rows[:, None] < n) & (columns[None, :] < n)
     on = rows[:, None] == columns[None, :]
-    tl.store(pairs(rounded, rows, columns, n), tl.where(on, 0.0, k * shrink).to(rounded.dtype.element_ty), mask=inside)
+    off = tl.where(on, 0.0, k * shrink)
+    high = off.to(rounded.dtype.element_ty)
+    places = pairs(rounded, rows, columns, 2 * n if SPLIT else n)
+    tl.store(places, high, mask=inside)
+    if SPLIT:
+        tl.store(places + n, (off - high.to(tl.float32)).to(rounded.dtype.element_ty), mask=inside)
     tl.store((diagonal + rows)[:, None] + tl.zeros_like(columns)[None, :], k, mask=inside & on)
 
 
 @triton.jit(do_not_specialize=["column_blocks", "tiles"])
 def samples_kernel(
     matrix, rounded, diagonal, sums, n, shrink, column_blocks, tiles,
-    CROSS: tl.constexpr, VIEWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
+    CROSS: tl.constexpr, VIEWS: tl.constexpr, SPLIT: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
     """Sums over a tile of K0 * K1 (1, tiles) if CROSS, else of each view's K^2 (V, tiles).
 
-    ``rounded`` (V, N, N), unless it is None, gets K * shrink without the diagonal. ``diagonal`` (V, N) gets for each
-    view the diagonal of the K that multiplies it: that of the other view if CROSS.
+    ``rounded`` (V, N, N), unless it is None, gets K * shrink without the diagonal; (V, N, 2, N) if SPLIT. ``diagonal``
+    (V, N) gets for each view the diagonal of the K that multiplies it: that of the other view if CROSS.
     """
     rows = tl.program_id(0) // column_blocks * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = tl.program_id(0) % column_blocks * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -230,11 +244,14 @@ def samples_kernel(
     size = tl.cast(n, tl.int64) * n
     k = tl.load(pairs(matrix, rows, columns, n), mask=inside, other=0.0)
     if rounded is not None:
-        _round_off_diagonal(k, rounded, diagonal + n if CROSS else diagonal, rows, columns, n, shrink)
+        _round_off_diagonal(k, rounded, diagonal + n if CROSS else diagonal, rows, columns, n, shrink, SPLIT)
     if VIEWS == 2:
         other = tl.load(pairs(matrix + size, rows, columns, n), mask=inside, other=0.0)
         if rounded is not None:
-            _round_off_diagonal(other, rounded + size, diagonal if CROSS else diagonal + n, rows, columns, n, shrink)
+            second = rounded + (2 * size if SPLIT else size)
+            _round_off_diagonal(
+                other, second, diagonal if CROSS else diagonal + n, rows, columns, n, shrink, SPLIT
+            )  # fmt: skip
         if not CROSS:
             tl.store(sums + tiles + tl.program_id(0), tl.sum(tl.sum(other * other, 1), 0).to(tl.float64))
             other = k
@@ -468,7 +485,8 @@ def _store_gradient(
 
 @triton.jit(do_not_specialize=["n", "blocks"])
 def gradients_kernel(
-    z0, z1, dz0, dz1, mean, scale, largest, matrix_diagonal, factors, n, d, z0_stride, z1_stride, blocks, grow, twice_gap,
+    z0, z1, dz0, dz1, mean, scale, largest, matrix_diagonal, factors, n, d, z0_stride, z1_stride, blocks,
+    grow, twice_gap,
     ENERGY: tl.constexpr, SAMPLES: tl.constexpr, CROSS: tl.constexpr, SCALED: tl.constexpr, PULL: tl.constexpr,
     NEED0: tl.constexpr, NEED1: tl.constexpr, DTYPE: tl.constexpr, LIFT: tl.constexpr, BLOCKS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -481,7 +499,8 @@ def gradients_kernel(
     if NEED0:
         _store_gradient(
             dz0, z0, z1, mean, mean + 2 * d, scale, scale + d, largest, matrix_diagonal, factors, rows, features, n, d,
-            step, z0_stride, z1_stride, blocks, grow, twice_gap, ENERGY, SAMPLES, CROSS, SCALED, PULL, DTYPE, LIFT, BLOCKS,
+            step, z0_stride, z1_stride, blocks, grow, twice_gap, ENERGY, SAMPLES, CROSS, SCALED, PULL, DTYPE, LIFT,
+            BLOCKS,
         )  # fmt: skip
     if NEED1:
         _store_gradient(
