@@ -29,7 +29,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sslkernels import cuda
 from sslkernels.device.targets import Target
-from sslkernels.ops import registry, triton_launch
+from sslkernels.gpu import Gpu, every_gpu_is
+from sslkernels.ops import registry
 from sslkernels.ops.ema import pairs as ema_pairs
 from sslkernels.ops.launch import CODES
 
@@ -232,13 +233,10 @@ def on(target: Target) -> Iterator[None]:
         for backend in family.kernels:
             if backend != "triton" or HAS_TRITON:
                 importlib.import_module(f"sslkernels.ops.{family.name}.{backend}")
-    properties = SimpleNamespace(
-        name=target.name, multi_processor_count=target.multiprocessors, major=target.major, minor=target.minor
-    )
     with ExitStack() as stack:
+        stack.enter_context(every_gpu_is(Gpu(target.multiprocessors, (target.major, target.minor))))
         for place, name, by in (
             (torch.cuda, "device_count", lambda: 1),
-            (torch.cuda, "get_device_properties", lambda device=None: properties),
             (torch.cuda, "get_device_capability", lambda device=None: (target.major, target.minor)),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
             (torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=0)),
@@ -246,10 +244,6 @@ def on(target: Target) -> Iterator[None]:
             (cuda, "why_not", lambda device: None),
         ):
             stack.enter_context(mock.patch.object(place, name, by))
-        for cached in vars(triton_launch).values():  # the size of a device is asked once, and kept
-            if hasattr(cached, "cache_clear"):
-                cached.cache_clear()
-                stack.callback(cached.cache_clear)
         yield
 
 
