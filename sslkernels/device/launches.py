@@ -93,9 +93,10 @@ def record(inputs: Callable[[], Mapping[str, Any]], op: Callable[..., Any], targ
             given = inputs()
         for _ in range(2):
             found = Recording()
-            _step(given, op, _Recorder(found, within, target))
+            _step(given, op, _Recorder(found, within, target, given))
             for x in tree_leaves(given):
-                x.grad = None
+                if isinstance(x, Tensor):
+                    x.grad = None
     return found
 
 
@@ -139,10 +140,11 @@ def address(x: Tensor) -> int:
 class _Recorder(TorchDispatchMode):
     """Record what is launched. Ops of this package run as on a GPU; those of PyTorch run on meta tensors."""
 
-    def __init__(self, found: Recording, within: _Within, target: Target) -> None:
+    def __init__(self, found: Recording, within: _Within, target: Target, given: Mapping[str, Any]) -> None:
         super().__init__()
         self.found, self.within, self.target, self.phase = found, within, target, "forward"
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._count_memory([x for x in tree_leaves(given) if isinstance(x, Tensor)], of_inputs=True)
         self._stand_ins: dict[Any, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -196,11 +198,11 @@ class _Recorder(TorchDispatchMode):
         arguments = {"family": family, "x": x, "fields": fields}
         self.add(kernel, "cuda", arguments, grid=tuple(blocks), threads=threads[0] * threads[1])
 
-    def _count_memory(self, outputs: list[Tensor]) -> None:
+    def _count_memory(self, outputs: list[Tensor], of_inputs: bool = False) -> None:
         self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}
         for output in outputs:
             storage = output.untyped_storage()
-            self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+            self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), 0 if of_inputs else storage.nbytes()))
         now = sum(size for _, size in self._alive.values())
         self.found.peak_bytes = max(self.found.peak_bytes, now)
 

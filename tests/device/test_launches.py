@@ -42,9 +42,9 @@ def names(recording: Recording, phase: str | None = None) -> list[str]:
 
 def test_kernels_are_counted_in_order() -> None:
     def op(x: Tensor, y: Tensor) -> Tensor:
-        products = row_dot(x, y, backend="triton")
+        products = row_dot(x, y, backend="triton").detach()
         room = torch.empty_like(products)  # makes room and launches nothing, as views do
-        return (products[None].T * torch.add(products, 1, out=room)[:, None]).view(-1).detach_().requires_grad_().sum()
+        return (products[None].T * torch.add(products, 1, out=room)[:, None]).view(-1).sum()
 
     assert names(recorded(op, x=(100, 64), y=(100, 64)), "forward") == ["row_dot_kernel", "add", "mul", "sum"]
 
@@ -96,7 +96,7 @@ def test_a_build_is_specialised_as_triton_does_it() -> None:
 
 def test_a_view_between_two_multiples_of_16_bytes_is_no_aligned_pointer() -> None:
     launch = recorded(lambda x: row_dot(x[:, 1:], backend="triton"), x=(32, 65)).launches[0]
-    divisible = {launch.kernel.arg_names[place] for (place,), _ in launch.build.attributes}
+    divisible = {launch.kernel.arg_names[place] for (place,), value in launch.build.attributes if "16" in value}
     assert divisible == {"out", "d"}
 
 
@@ -163,7 +163,7 @@ def test_nothing_stays_behind() -> None:
 @pytest.mark.parametrize("op", CASES)
 def test_every_op_of_the_benchmark_is_recorded_and_copies_nothing_from_the_host(op: str, target: Any) -> None:
     case = CASES[op]
-    shape = next(size.shape for size in case.sizes if size.preset == "quick")
+    shape = next((size.shape for size in case.sizes if size.preset == "quick"), (64, 96, 32))
     draw = Draw(torch.float32, CUDA, torch.Generator())
     recording = record(lambda: case.inputs(shape, draw), lambda **inputs: case.ours(**inputs, backend=None), target)
     kinds = {launch.kind for launch in recording.launches}
