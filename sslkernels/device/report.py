@@ -49,6 +49,15 @@ class Row:
     def floor(self) -> float:
         return sum(prediction.floor for prediction in self.predictions)
 
+    def per_pair(self) -> list[float]:
+        """The instructions of a thread for each pair of rows, of each launch that is told its pairs as n and m."""
+        counts = []
+        for launch, work in zip(self.launches, self.work, strict=True):
+            pairs = launch.arguments.get("n", 0) * launch.arguments.get("m", 0)
+            if self.used is not None and work is not None and pairs:
+                counts.append(32 * model.instructions(self.used, work, launch.blocks) / pairs)
+        return counts
+
 
 @dataclass(frozen=True)
 class Report:
