@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -17,7 +18,7 @@ from sslkernels.device.targets import H200, TARGETS, Target
 from sslkernels.ops.work import Work
 
 # 10 multiprocessors at 1 GHz: each takes 4e9 instructions, 16e9 exponentials and 256e9 fp32 operations a second.
-GPU = Target("sm_90", "round", 9, 0, 10, 1e9, 1e13, 0.5, 128, 5e11, gap=1e-6)
+GPU = Target("sm_90", "round", 9, 0, 10, 1e9, 1e13, 1.0, 0.5, 128, 5e11, gap=1e-6)
 WIDE = "HGMMA.64x128x16.F32.BF16"  # 2 * 64 * 128 * 16 operations of four warps: 65536 of each
 
 
@@ -49,6 +50,12 @@ def test_products_take_operations_over_the_rate() -> None:
     used = kernel(Region(0, Counter({WIDE: 1})), registers=64)
     found = predict(Work(tensor_ops=10**10), used, blocks=40)
     assert found.products == found.floor == pytest.approx(1e-3) and found.bound == "products"
+
+
+def test_products_of_our_kernels_reach_a_share_of_the_rate() -> None:
+    used = kernel(Region(0, Counter({WIDE: 1})))
+    found = predict(Work(tensor_ops=10**10), used, target=dataclasses.replace(GPU, own_share=0.8))
+    assert found.products == pytest.approx(1e-3 / 0.8) and found.floor == pytest.approx(1e-3)
 
 
 def test_blocks_that_do_not_fill_a_wave_cost_one() -> None:
