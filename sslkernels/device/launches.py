@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -55,7 +56,9 @@ class Launch:
     """"forward" or "backward"."""
     arguments: Mapping[str, Any]
     """By name. Those of an aten op are named by its schema, with its results as ``out``. Tensors are stand-ins with
-    shape, strides and dtype; they are the same object where they lie at the same address."""
+    shape, strides and dtype; they are the same object where they lie at the same address, and have as ``on_host`` the
+    numbers that were copied from the host, if they were. A kernel of csrc/cuda has the name of its family and the
+    fields of its struct, with tensors in place of addresses."""
     grid: tuple[int, ...] = ()
     """Blocks; empty where PyTorch chooses them."""
     threads: int = 0
@@ -114,12 +117,18 @@ def _step(given: Mapping[str, Any], op: Callable[..., Any], recorder: _Recorder)
 class _Within(TorchFunctionMode):
     """Let meta tensors say that they are on the GPU, and send there what is made for it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.pointed: dict[Any, weakref.ref[Tensor]] = {}  # whose address was asked for
+        self.on_host: dict[int, Tensor] = {}  # the numbers of tensors that were copied from the host, by address
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, owner = getattr(func, "__name__", ""), getattr(func, "__self__", None)
         if name == "__get__" and args[0].is_meta:
             attribute = getattr(owner, "__name__", "")
             return _READ[attribute] if attribute in _READ else func(*args)
         if name == "data_ptr":
+            self.pointed[address(args[0])] = weakref.ref(args[0])
             return address(args[0])
         if name == "pin_memory":
             return args[0]
@@ -159,10 +168,12 @@ class _Recorder(TorchDispatchMode):
         if on_gpu:
             self._count_memory(outputs)
         if on_gpu and _launches(func, args, result):
+            name = func._schema.name.removeprefix("aten::")
             names = (argument.name for argument in func._schema.arguments)
             given = {**dict(zip(names, args, strict=False)), **kwargs, "out": result}
             from_host = any(isinstance(each, Tensor) and not each.is_meta and each.dim() for each in args)
-            name = func._schema.name.removeprefix("aten::")
+            if from_host and name == "_to_copy":
+                self.within.on_host[address(result)] = args[0]
             self.add(name, "copy" if from_host else "aten", given)
         return result
 
@@ -175,7 +186,9 @@ class _Recorder(TorchDispatchMode):
         key = (address(x), x.shape, x.stride(), x.dtype)
         if key not in self._stand_ins:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
-                self._stand_ins[key] = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+                stand_in = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+            stand_in.on_host = self.within.on_host.get(address(x))  # type: ignore[attr-defined]
+            self._stand_ins[key] = stand_in
         return self._stand_ins[key]
 
     def triton(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -195,7 +208,10 @@ class _Recorder(TorchDispatchMode):
         self, family: str, kernel: str, x: Tensor, blocks: tuple[int, int], threads: tuple[int, int], *fields: float
     ) -> None:
         """Stand in for `sslkernels.cuda.launch`."""
-        arguments = {"family": family, "x": x, "fields": fields}
+        pointed: dict[Any, Any] = {
+            field: self.within.pointed[field]() for field in fields if field in self.within.pointed
+        }
+        arguments = {"family": family, "fields": tuple(pointed.get(field, field) for field in fields)}
         self.add(kernel, "cuda", arguments, grid=tuple(blocks), threads=threads[0] * threads[1])
 
     def _count_memory(self, outputs: list[Tensor], of_inputs: bool = False) -> None:

@@ -77,7 +77,9 @@ def work_of(launch: Launch) -> Work | None:
     else:
         package = launch.kernel.__module__.rpartition(".")[0]
     module = counted_in(package, launch.kind)
-    count: Count | None = None if module is None else module.WORK.get(launch.name)
+    # Kernels of csrc/cuda exist once for each combination of dtypes, with the dtypes behind their name.
+    name = launch.name if launch.kind == "triton" else launch.name.split("_")[0]
+    count: Count | None = None if module is None else module.WORK.get(name)
     return None if count is None else count(launch.arguments)
 
 

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 import sslkernels.functional as SF
 from sslkernels import cuda
 from sslkernels.bench.cases import CASES
 from sslkernels.bench.cases.case import Draw
+from sslkernels.device import model
 from sslkernels.device.launches import Recording, record
 from sslkernels.device.targets import A100, H200, TARGETS
-from sslkernels.ops import one_call, registry
+from sslkernels.ops import registry
 from sslkernels.ops.rows import row_dot
 from sslkernels.ops.tokens import cuda as tokens_cuda
+from sslkernels.ops.work import Work
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed.", allow_module_level=True)
@@ -61,7 +64,7 @@ def test_the_backward_is_recorded_and_its_first_gradient_is_given() -> None:
 def test_a_loss_in_one_call_is_as_plain_as_on_the_gpu() -> None:
     """Where something traces the call, the last product would be a product and a conversion for each side."""
     recording = recorded(lambda x, y: SF.byol_loss(x, y.detach(), backend="triton"), x=(4096, 256), y=(4096, 256))
-    assert names(recording) == ["cosine_loss_kernel", "sum", "mul"]
+    assert names(recording) == ["cosine_loss_kernel", "sum", "times_kernel"]
 
 
 def test_a_launch_keeps_arguments_grid_and_options() -> None:
@@ -155,7 +158,9 @@ def test_nothing_stays_behind() -> None:
     before = JITFunction.run, torch.cuda.device_count, torch.cuda.current_stream, tokens_cuda.launch
     recorded(lambda x: SF.gather_tokens(x, torch.zeros(2, 3, dtype=torch.int64, device=CUDA)), x=(2, 4, 8))
     assert before == (JITFunction.run, torch.cuda.device_count, torch.cuda.current_stream, tokens_cuda.launch)
-    assert one_call.is_plain is registry.is_plain and tokens_cuda.launch is cuda.launch
+    assert registry.is_plain() and tokens_cuda.launch is cuda.launch
+    with FakeTensorMode():
+        assert not registry.is_plain()
     assert "record_stream" not in vars(Tensor)
 
 
@@ -168,3 +173,36 @@ def test_every_op_of_the_benchmark_is_recorded_and_copies_nothing_from_the_host(
     recording = record(lambda: case.inputs(shape, draw), lambda **inputs: case.ours(**inputs, backend=None), target)
     kinds = {launch.kind for launch in recording.launches}
     assert kinds & {"triton", "cuda"} and "copy" not in kinds, names(recording)
+
+
+def test_addresses_of_compiled_kernels_are_their_tensors_again() -> None:
+    index = torch.zeros(2, 3, dtype=torch.int64)
+
+    def op(x: Tensor) -> Tensor:
+        return SF.gather_tokens(x, index.to(x.device), backend="cuda")
+
+    gathered = recorded(op, x=(2, 4, 8)).launches[1].arguments
+    x, *_ = gathered["fields"]
+    assert gathered["family"] == "tokens" and x.shape == (2, 4, 8) and x.dtype == torch.bfloat16
+    tensors = [field for field in gathered["fields"] if isinstance(field, Tensor)]
+    assert [tuple(tensor.shape) for tensor in tensors] == [(2, 4, 8), (1, 2, 3), (2, 3, 8)]
+
+
+def test_the_bytes_of_compiled_kernels_are_counted() -> None:
+    def gathered(x: Tensor) -> Tensor:
+        return SF.gather_tokens(x, torch.empty(2, 3, dtype=torch.int64, device=x.device), backend="cuda")
+
+    first, last = (launch for launch in recorded(gathered, x=(2, 4, 8)).launches if launch.kind == "cuda")
+    # 6 rows of 8 numbers and 6 indices are read, 6 rows are written; the backward writes 8 rows.
+    assert model.work_of(first) == Work(bytes_read=6 * 16 + 6 * 8, bytes_written=6 * 16)
+    assert model.work_of(last) == Work(bytes_read=6 * 16 + 6 * 8, bytes_written=8 * 16)
+
+    def updated(teacher: Tensor, student: Tensor) -> None:
+        SF.ema_update_([teacher.detach().float()], [student], 0.9, backend="cuda")
+
+    (updating,) = (
+        launch for launch in recorded(updated, teacher=(10000,), student=(10000,)).launches if launch.kind == "cuda"
+    )
+    # Two chunks of 8192 numbers, the second in part; each has a row of 40 bytes in the table.
+    assert updating.grid == (2, 1)
+    assert model.work_of(updating) == Work(bytes_read=10000 * (4 + 2) + 2 * 40, bytes_written=10000 * 4)
