@@ -3,8 +3,8 @@
 
     python triton_compile.py [--all] [--only PREFIX] FAMILY [80 90 100]
 
-One line of JSON per kernel: what was compiled, registers per thread, bytes of stack (spills) and of shared memory,
-and how many instructions copy ahead of the loop and run on tensor cores.
+One line of JSON per kernel: what was compiled, registers per thread, bytes of stack (spills) and of shared memory, how
+many instructions copy ahead of the loop, and the best kind of matrix instruction: tcgen05, wgmma, mma.sync or none.
 FAMILY/triton_variants.py says which kernels there are, and in which variants. This runs in a process of its own,
 without TRITON_INTERPRET.
 """
@@ -14,16 +14,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import re
-import subprocess
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from sslkernels.device.compiled import compile_kernel
 
 
 def main() -> None:
@@ -62,8 +57,8 @@ def compiled(
     constants: dict[str, Any],
     options: dict[str, int],
     architecture: int,
-) -> dict[str, int]:
-    """Registers, stack and shared memory of one kernel; pointers of no given type are float32.
+) -> dict[str, int | str]:
+    """What one kernel uses; pointers of no given type are float32.
 
     As in a usual call, pointers and the sizes that a launch specialises on are multiples of 16.
     """
@@ -81,25 +76,14 @@ def compiled(
         if not kernel.params[place].do_not_specialize and name not in family.INDIVISIBLE:
             attributes[(place,)] = [["tt.divisibility", 16]]
     places = {(kernel.arg_names.index(name),): value for name, value in constants.items()}
-    source = ASTSource(fn=kernel, signature=signature, constexprs=places, attrs=attributes)
-    built = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
-    ptx = built.asm["ptx"]
+    used = compile_kernel(kernel, signature, places, attributes, options, architecture)
     return {
-        **usage(built.asm["cubin"]),
-        "shared": built.metadata.shared,
-        "copies_ahead": ptx.count("cp.async.cg"),
-        "tensor_cores": sum(ptx.count(name) for name in ("mma.sync", "wgmma.mma_async", "tcgen05.mma")),
+        "registers": used.registers,
+        "stack": used.spills,
+        "shared": used.shared,
+        "copies_ahead": used.copies_ahead,
+        "product": used.product,
     }
-
-
-def usage(cubin: bytes) -> dict[str, int]:
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    found = {key: int(re.search(rf"{key}:(\d+)", report)[1]) for key in ("REG", "STACK", "LOCAL")}
-    return {"registers": found["REG"], "stack": found["STACK"] + found["LOCAL"]}
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ def explain(
     if measured and not here:
         raise ValueError(f"explain: --measure came with --device {device}, and torch finds no such device here.")
     has = has_backends(workload)
+    if not here and device.index is None:
+        device = torch.device(device.type, 0)  # a device of another machine is always named by its number
     name = backends.choose(device, dtype, backend, has)
     cost = workload.cost(dtype)
     if measured and cost.bytes > _memory(device):
@@ -126,8 +128,9 @@ def predict(
         raise ValueError(f"explain: --device {target.name} compiles kernels, and {why_not}")
     name = report.chosen(workload, dtype, target, backend)
     case, shape = workload.case, workload.shape
-    device = f"{target.name} ({target.device}, {target.multiprocessors} multiprocessors)"
-    yield _line("op", f"{case.op}, {case.described(shape, _name(dtype))} on {device}")
+    device = f"{target.name}: {target.device}, {target.multiprocessors} multiprocessors, which need not be here"
+    yield _line("op", f"{case.op}, {case.described(shape, _name(dtype))}")
+    yield _line("device", device)
     yield _line("backend", f"{name}, {_why(name, torch.device('cuda'), backend)}")
     first, *more = textwrap.wrap(report.path(workload, dtype, target, name), 67)
     yield from (_line("path", first), *(_line("", words) for words in more))

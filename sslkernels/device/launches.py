@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from sslkernels import cuda
 from sslkernels.device.targets import Target
-from sslkernels.ops import registry, triton_launch
+from sslkernels.gpu import Gpu, every_gpu_is
+from sslkernels.ops import registry
 from sslkernels.ops.ema import pairs as ema_pairs
 from sslkernels.ops.launch import CODES
 
@@ -54,7 +56,9 @@ class Launch:
     """"forward" or "backward"."""
     arguments: Mapping[str, Any]
     """By name. Those of an aten op are named by its schema, with its results as ``out``. Tensors are stand-ins with
-    shape, strides and dtype; they are the same object where they lie at the same address."""
+    shape, strides and dtype; they are the same object where they lie at the same address, and have as ``on_host`` the
+    numbers that were copied from the host, if they were. A kernel of csrc/cuda has the name of its family and the
+    fields of its struct, with tensors in place of addresses."""
     grid: tuple[int, ...] = ()
     """Blocks; empty where PyTorch chooses them."""
     threads: int = 0
@@ -92,9 +96,10 @@ def record(inputs: Callable[[], Mapping[str, Any]], op: Callable[..., Any], targ
             given = inputs()
         for _ in range(2):
             found = Recording()
-            _step(given, op, _Recorder(found, within, target))
+            _step(given, op, _Recorder(found, within, target, given))
             for x in tree_leaves(given):
-                x.grad = None
+                if isinstance(x, Tensor):
+                    x.grad = None
     return found
 
 
@@ -112,12 +117,18 @@ def _step(given: Mapping[str, Any], op: Callable[..., Any], recorder: _Recorder)
 class _Within(TorchFunctionMode):
     """Let meta tensors say that they are on the GPU, and send there what is made for it."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.pointed: dict[Any, weakref.ref[Tensor]] = {}  # whose address was asked for
+        self.on_host: dict[int, Tensor] = {}  # the numbers of tensors that were copied from the host, by address
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, owner = getattr(func, "__name__", ""), getattr(func, "__self__", None)
         if name == "__get__" and args[0].is_meta:
             attribute = getattr(owner, "__name__", "")
             return _READ[attribute] if attribute in _READ else func(*args)
         if name == "data_ptr":
+            self.pointed[address(args[0])] = weakref.ref(args[0])
             return address(args[0])
         if name == "pin_memory":
             return args[0]
@@ -138,10 +149,11 @@ def address(x: Tensor) -> int:
 class _Recorder(TorchDispatchMode):
     """Record what is launched. Ops of this package run as on a GPU; those of PyTorch run on meta tensors."""
 
-    def __init__(self, found: Recording, within: _Within, target: Target) -> None:
+    def __init__(self, found: Recording, within: _Within, target: Target, given: Mapping[str, Any]) -> None:
         super().__init__()
         self.found, self.within, self.target, self.phase = found, within, target, "forward"
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._count_memory([x for x in tree_leaves(given) if isinstance(x, Tensor)], of_inputs=True)
         self._stand_ins: dict[Any, Tensor] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -156,10 +168,12 @@ class _Recorder(TorchDispatchMode):
         if on_gpu:
             self._count_memory(outputs)
         if on_gpu and _launches(func, args, result):
+            name = func._schema.name.removeprefix("aten::")
             names = (argument.name for argument in func._schema.arguments)
             given = {**dict(zip(names, args, strict=False)), **kwargs, "out": result}
             from_host = any(isinstance(each, Tensor) and not each.is_meta and each.dim() for each in args)
-            name = func._schema.name.removeprefix("aten::")
+            if from_host and name == "_to_copy":
+                self.within.on_host[address(result)] = args[0]
             self.add(name, "copy" if from_host else "aten", given)
         return result
 
@@ -172,7 +186,9 @@ class _Recorder(TorchDispatchMode):
         key = (address(x), x.shape, x.stride(), x.dtype)
         if key not in self._stand_ins:
             with _disable_current_modes(), torch._C.DisableTorchFunction():
-                self._stand_ins[key] = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+                stand_in = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+            stand_in.on_host = self.within.on_host.get(address(x))  # type: ignore[attr-defined]
+            self._stand_ins[key] = stand_in
         return self._stand_ins[key]
 
     def triton(self, kernel: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
@@ -192,14 +208,17 @@ class _Recorder(TorchDispatchMode):
         self, family: str, kernel: str, x: Tensor, blocks: tuple[int, int], threads: tuple[int, int], *fields: float
     ) -> None:
         """Stand in for `sslkernels.cuda.launch`."""
-        arguments = {"family": family, "x": x, "fields": fields}
+        pointed: dict[Any, Any] = {
+            field: self.within.pointed[field]() for field in fields if field in self.within.pointed
+        }
+        arguments = {"family": family, "fields": tuple(pointed.get(field, field) for field in fields)}
         self.add(kernel, "cuda", arguments, grid=tuple(blocks), threads=threads[0] * threads[1])
 
-    def _count_memory(self, outputs: list[Tensor]) -> None:
+    def _count_memory(self, outputs: list[Tensor], of_inputs: bool = False) -> None:
         self._alive = {key: kept for key, kept in self._alive.items() if not kept[0].expired()}
         for output in outputs:
             storage = output.untyped_storage()
-            self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), storage.nbytes()))
+            self._alive.setdefault(storage._cdata, (StorageWeakRef(storage), 0 if of_inputs else storage.nbytes()))
         now = sum(size for _, size in self._alive.values())
         self.found.peak_bytes = max(self.found.peak_bytes, now)
 
@@ -232,13 +251,10 @@ def on(target: Target) -> Iterator[None]:
         for backend in family.kernels:
             if backend != "triton" or HAS_TRITON:
                 importlib.import_module(f"sslkernels.ops.{family.name}.{backend}")
-    properties = SimpleNamespace(
-        name=target.name, multi_processor_count=target.multiprocessors, major=target.major, minor=target.minor
-    )
     with ExitStack() as stack:
+        stack.enter_context(every_gpu_is(Gpu(target.multiprocessors, (target.major, target.minor))))
         for place, name, by in (
             (torch.cuda, "device_count", lambda: 1),
-            (torch.cuda, "get_device_properties", lambda device=None: properties),
             (torch.cuda, "get_device_capability", lambda device=None: (target.major, target.minor)),
             (torch.cuda, "is_current_stream_capturing", lambda: False),
             (torch.cuda, "current_stream", lambda device=None: SimpleNamespace(cuda_stream=0)),
@@ -246,10 +262,6 @@ def on(target: Target) -> Iterator[None]:
             (cuda, "why_not", lambda device: None),
         ):
             stack.enter_context(mock.patch.object(place, name, by))
-        for cached in vars(triton_launch).values():  # the size of a device is asked once, and kept
-            if hasattr(cached, "cache_clear"):
-                cached.cache_clear()
-                stack.callback(cached.cache_clear)
         yield
 
 

@@ -77,7 +77,9 @@ def work_of(launch: Launch) -> Work | None:
     else:
         package = launch.kernel.__module__.rpartition(".")[0]
     module = counted_in(package, launch.kind)
-    count: Count | None = None if module is None else module.WORK.get(launch.name)
+    # Kernels of csrc/cuda exist once for each combination of dtypes, with the dtypes behind their name.
+    name = launch.name if launch.kind == "triton" else launch.name.split("_")[0]
+    count: Count | None = None if module is None else module.WORK.get(name)
     return None if count is None else count(launch.arguments)
 
 
@@ -157,10 +159,10 @@ def _matrix_rate(used: compiled.Compiled, target: Target) -> tuple[float, int]:
     for region in (*used.code.loops, used.code.once):
         names.update(region.matrix)
     if not names:
-        return 1.0, 2
+        return target.own_share, 2
     whole = sum(count * _operations(name, used) for name, count in names.items())
     slowed = sum(count * _operations(name, used) / _share(name, used, target) for name, count in names.items())
-    return whole / slowed, 4 if any("TF32" in name for name in names) else 2
+    return target.own_share * whole / slowed, 4 if any("TF32" in name for name in names) else 2
 
 
 def _share(name: str, used: compiled.Compiled, target: Target) -> float:

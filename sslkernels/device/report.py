@@ -49,6 +49,15 @@ class Row:
     def floor(self) -> float:
         return sum(prediction.floor for prediction in self.predictions)
 
+    def per_pair(self) -> list[float]:
+        """The instructions of a thread for each pair of rows, of each launch that is told its pairs as n and m."""
+        counts = []
+        for launch, work in zip(self.launches, self.work, strict=True):
+            pairs = launch.arguments.get("n", 0) * launch.arguments.get("m", 0)
+            if self.used is not None and work is not None and pairs:
+                counts.append(32 * model.instructions(self.used, work, launch.blocks) / pairs)
+        return counts
+
 
 @dataclass(frozen=True)
 class Report:
@@ -133,8 +142,8 @@ def lines(report: Report) -> Iterator[str]:
     yield ""
     count = len(report.recording.launches)
     ahead = sum(launch.phase == "forward" for launch in report.recording.launches)
-    time, floor = _time_in_words(report.seconds), _time_in_words(report.floor)
-    host, each = _time_in_words(report.host_seconds), _time_in_words(report.target.host)
+    time, floor = time_in_words(report.seconds), time_in_words(report.floor)
+    host, each = time_in_words(report.host_seconds), time_in_words(report.target.host)
     yield f"launches     {count}: {ahead} forward, {count - ahead} backward"
     yield f"device       {time}, modelled and not measured; the floor is {floor}"
     yield f"host         {host} at {each} for each launch, which is assumed"
@@ -175,8 +184,8 @@ def _time(row: Row) -> tuple[str, ...]:
     operations = sum(work.tensor_ops + work.fp32_ops for work in row.work if work is not None)
     moved = sum(work.bytes for work in row.work if work is not None)
     bound = max(row.predictions, key=lambda prediction: prediction.seconds).bound
-    times = (_time_in_words(row.floor), _time_in_words(row.seconds))
-    return _count(operations), f"{_count(moved)}B", *times, bound
+    times = (time_in_words(row.floor), time_in_words(row.seconds))
+    return count_in_words(operations), f"{count_in_words(moved)}B", *times, bound
 
 
 def _table(title: str, heads: Sequence[str], body: list[tuple[Row, tuple[str, ...]]]) -> Iterator[str]:
@@ -192,14 +201,14 @@ def _table(title: str, heads: Sequence[str], body: list[tuple[Row, tuple[str, ..
         yield (f"{cut:<{first}}  " + "  ".join(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))).rstrip()
 
 
-def _count(number: float) -> str:
+def count_in_words(number: float) -> str:
     for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:.0f} " if number else "0 "
 
 
-def _time_in_words(seconds: float) -> str:
+def time_in_words(seconds: float) -> str:
     if seconds >= 1e-3:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds * 1e6:.3g} us" if seconds >= 1e-7 else "<0.1 us"

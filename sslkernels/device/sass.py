@@ -62,7 +62,7 @@ def read(text: str) -> Code:
         regions.append(_region(blocks, path))
         owner.update(dict.fromkeys(inside, head))
     everything = set(range(len(blocks)))
-    once = _region(blocks, _path(blocks, following, 0, everything, owner))
+    once = _region(blocks, _path(blocks, following, None, everything, owner))
     return Code(once, tuple(regions))
 
 
@@ -125,9 +125,16 @@ def _loops(following: list[list[int]]) -> dict[int, set[int]]:
 
 
 def _path(
-    blocks: list[list[Instruction]], following: list[list[int]], head: int, inside: set[int], owner: dict[int, int]
+    blocks: list[list[Instruction]],
+    following: list[list[int]],
+    head: int | None,
+    inside: set[int],
+    owner: dict[int, int],
 ) -> list[int]:
-    """The blocks of the short way from ``head`` back to it, or to the end. Loops within count as one empty block."""
+    """The blocks of the short way from ``head`` back to it, or for None from the beginning to the end.
+
+    Loops within count as one empty block.
+    """
     inner = {block: owner[block] for block in inside if block in owner}
     members: dict[int, list[int]] = {}
     for block, loop in inner.items():
@@ -152,7 +159,8 @@ def _path(
         best[node] = (products + p, looped + q, length + r, own + rest)
         return best[node]
 
-    return list(of(inner.get(head, head), frozenset())[3])
+    start = head or 0
+    return list(of(inner.get(start, start), frozenset())[3])
 
 
 def _region(blocks: list[list[Instruction]], path: list[int]) -> Region:

@@ -20,7 +20,8 @@ class Target:
     multiprocessors: int
     clock: float  # Hz, under load
     tensor_rate: float  # operations per second on 16-bit products, dense, as large products reach it
-    legacy_share: float  # of that rate for mma.sync, the instruction of sm_80
+    own_share: float  # of that rate, for kernels of ours: Triton copies by cp.async and waits, where cuBLAS does not
+    legacy_share: float  # of our rate, for mma.sync, the instruction of sm_80
     fp32_lanes: int  # float32 multiply-adds per clock and multiprocessor
     bandwidth: float  # bytes per second of device memory, as a copy reaches it
     registers: int = 65536  # per multiprocessor
@@ -71,6 +72,7 @@ A100 = Target(
     multiprocessors=108,  # NVIDIA A100 datasheet and whitepaper
     clock=1.41e9,  # boost clock, same whitepaper
     tensor_rate=250e12,  # 80 % of the datasheet's 312
+    own_share=0.9,  # assumed: here cuBLAS copies by cp.async too
     legacy_share=1.0,  # mma.sync is its own instruction
     fp32_lanes=64,
     bandwidth=1.83e12,  # 90 % of the datasheet's 2.04
@@ -85,6 +87,7 @@ H200 = Target(
     multiprocessors=132,  # NVIDIA H100/H200 datasheets; asked of a device
     clock=1.755e9,  # under load, below the boost clock of 1.98
     tensor_rate=790e12,  # 80 % of the datasheet's 989
+    own_share=0.75,  # assumed, after Triton's matmul of large matrices beside cuBLAS
     legacy_share=0.62,  # Luo et al. 2024, "Benchmarking and Dissecting the Nvidia Hopper GPU Architecture"
     fp32_lanes=128,
     bandwidth=4.3e12,  # 90 % of the datasheet's 4.8
@@ -97,6 +100,7 @@ B200 = Target(
     multiprocessors=148,  # NVIDIA Blackwell datasheet
     clock=1.85e9,  # under load, assumed
     tensor_rate=1700e12,  # 75 % of the datasheet's 2250
+    own_share=0.6,  # assumed: a product waits for the one before it
     legacy_share=0.25,  # assumed: mma.sync was not widened with tcgen05
     fp32_lanes=128,
     bandwidth=7.0e12,  # 88 % of the datasheet's 8
