@@ -183,7 +183,8 @@ def slopes(result: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 @cache
 def _coming(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    generator = torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(1)
+    return torch.randn(shape, generator=generator, device=generator.device).to(device, dtype)
 
 
 def _errors(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:
