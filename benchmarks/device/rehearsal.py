@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the CPU, Triton's interpreter and a clock of its own in the place of a GPU, and tiny shapes in that of the plan's.
+
+Every part calls `device` first. On a GPU that changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+
+import torch
+
+from device.plan import BF16, F32, Item
+from device.stand_in import StandIn
+from sslkernels.bench import control, device_timing, timing
+from sslkernels.bench.workloads import WORKLOADS, Workload
+
+REHEARSED = os.environ.get("SSLKERNELS_DEVICE_REHEARSAL") == "1"
+_WITHOUT_SIZES = {"logsumexp_similarity": (9, 13, 8)}
+
+
+def device() -> torch.device:
+    """The device of this run. In a rehearsal it is the CPU, which is timed as if it were a GPU."""
+    if not REHEARSED:
+        return torch.device("cuda", 0)
+    torch.set_num_threads(1)
+    stand_in = StandIn()
+    device_timing.cuda, device_timing.now, device_timing.buffer = stand_in, stand_in.now, stand_in.buffer  # type: ignore[assignment]
+    timing.on_device = control.on_device = lambda device: True
+    torch.compile = partial(torch.compile, backend="eager")  # type: ignore[assignment]
+    timing._matmul_rate = lambda dtype, device: 1e9  # type: ignore[assignment]
+    timing.copy_bandwidth = lambda device: 1e9
+    return torch.device("cpu")
+
+
+def workload(item: Item) -> Workload:
+    """The item's workload, or in a rehearsal the tiniest of its op."""
+    if not REHEARSED:
+        return next(
+            (w for w in WORKLOADS if (w.op, w.shape) == (item.op, item.shape)),
+            Workload(item.op, item.shape, "recipe"),
+        )
+    return next(
+        (w for w in WORKLOADS if w.op == item.op and w.preset == "quick"),
+        Workload(item.op, _WITHOUT_SIZES.get(item.op, ()), "quick"),
+    )
+
+
+def dtype(item: Item) -> str:
+    """The item's dtype. Triton's interpreter multiplies no bfloat16."""
+    return F32 if REHEARSED and item.dtype == BF16 else item.dtype
