@@ -83,7 +83,7 @@ class Boxes:
             return Outcome(step.name, "out of time", spent, why or f"{len(late)} of {len(codes)} processes were killed")
         if any(codes) or why:
             told = ", ".join(_ended(code) for code in codes if code)
-            return Outcome(step.name, "failed", spent, why or f"{told}; see {step.log.name}")
+            return Outcome(step.name, "failed", spent, why or told)
         return Outcome(step.name, "ok", spent)
 
     def stop(self) -> None:

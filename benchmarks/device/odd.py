@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,22 +30,25 @@ def calls(here: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, str, Ca
     def both(loss: Tensor) -> None:
         loss.float().sum().backward()
 
+    def lse(x: Tensor, y: Tensor, own: Tensor, dim: str, backend: str) -> None:
+        sums = SF.logsumexp_similarity(x, y, 2.0, exclude=own if len(y) > 1 else None, dim=dim, backend=backend)
+        both(torch.cat(sums) if dim == "both" else sums)
+
     for n, m, d in ((33, 257, 17), (1, 1, 1), (5, 3, 300)):
         x, y = rows(n, d), rows(m, d)
         own = torch.arange(n, device=here)[:, None] % m
         for dim in ("rows", "both"):
-
-            def lse(backend: str, x: Tensor = x, y: Tensor = y, own: Tensor = own, dim: str = dim) -> None:
-                sums = SF.logsumexp_similarity(x, y, 2.0, exclude=own if m > 1 else None, dim=dim, backend=backend)
-                both(sum(sums) if dim == "both" and n == m else sums[0] if dim == "both" else sums)
-
-            yield "similarity", f"logsumexp_similarity {n}x{m}x{d} {dim}", lse
+            yield "similarity", f"logsumexp_similarity {n}x{m}x{d} {dim}", partial(lse, x, y, own, dim)
     for n, d in ((33, 17), (1, 5), (3, 300)):
         x, y, keys = rows(n, d), rows(n, d), rows(37, d).detach()
         scale = torch.tensor(3.0, device=here, requires_grad=True)
         yield "similarity", f"nt_xent {n}x{d}", lambda b, x=x, y=y: both(SF.nt_xent(x, y, backend=b))
         yield "similarity", f"clip_loss {n}x{d}", lambda b, x=x, y=y, s=scale: both(SF.clip_loss(x, y, s, backend=b))
-        yield "similarity", f"info_nce {n}x37x{d}", lambda b, x=x, y=y, k=keys: both(SF.info_nce(x, y, k, backend=b))
+        yield (
+            "similarity",
+            f"info_nce {n}x37x{d}",
+            lambda b, x=x, y=y, k=keys: both(SF.info_nce(x, y, negatives=k, backend=b)),
+        )
         yield "rows", f"byol_loss {n}x{d}", lambda b, x=x, y=y: both(SF.byol_loss(x, y.detach(), backend=b))
     for n, d in ((33, 17), (5, 67)):
         x, y, slices = rows(n, d), rows(n, d), torch.randn(d, 19, device=here).to(dtype)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launches the kernels that ncu looks into, warmed up, between cudaProfilerStart and Stop: `python -m device.profiled`."""
+"""Launches the kernels that ncu looks into, once to warm up and once profiled: `python -m device.profiled TEXT...`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ stream  the same on a stream beside the default one
 sync    the same where a wait for the device is an error
 graph   captured, the results poisoned, replayed: the same bits
 
-`python -m device.smoke K N TEXT...` takes the K-th of N parts of the items whose names have a TEXT.
+`python -m device.smoke K N FIRST TEXT...` takes the K-th of N parts of the items whose names have a TEXT, from its
+FIRST on. Where a kernel breaks the device, a new process goes on with the next.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from device import files
 from device.plan import SMOKE, Item, chosen
-from device.rehearsal import device, dtype, workload
+from device.rehearsal import device, distinct, dtype, lost, workload
 from sslkernels.bench import device_timing
 from sslkernels.bench.gate import Truth, differentiable, slopes
 from sslkernels.bench.providers import Ours, has_backends
@@ -31,16 +32,20 @@ from sslkernels.terminal import printable
 OK = "ok"
 
 
-def main(part: int, parts: int, texts: list[str]) -> int:
+def main(part: int, parts: int, first: int, texts: list[str]) -> int:
     here, failed = device(), 0
-    if part == 0 and not texts:
+    if part == first == 0 and not texts:
         failed += _line({"op": "torch.addmm", "checks": {"out_dtype": _addmm(here)}})
-    for item in chosen(SMOKE, texts)[part::parts]:
-        made = workload(item)
-        for backend in has_backends(made):
-            kind = getattr(torch, dtype(item))
-            if backend != "reference" and Ours(backend).why_not(made, here, kind) is None:
-                failed += _line(_checked(item, backend, here))
+    todo = [
+        (item, backend)
+        for item in distinct(chosen(SMOKE, texts))[part::parts]
+        for backend in has_backends(workload(item))
+        if backend != "reference" and Ours(backend).why_not(workload(item), here, getattr(torch, dtype(item))) is None
+    ]
+    for place, (item, backend) in enumerate(todo[first:], first + 1):
+        failed += _line(_checked(item, backend, here))
+        if lost():
+            os.execv(sys.executable, [sys.executable, "-m", "device.smoke", str(part), str(parts), str(place), *texts])
     return 1 if failed else 0
 
 
@@ -160,5 +165,4 @@ def _sentence(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    sys.exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]))
+    sys.exit(main(*map(int, sys.argv[1:4]), sys.argv[4:]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last word on standard output: each goal, what was measured, and whether that meets it: `python -m device.summary`."""
+"""Says each goal, what was measured, and whether that meets it: `python -m device.summary`."""
 
 from __future__ import annotations
 
@@ -93,13 +93,15 @@ def _times() -> Iterator[str]:
 def _goals() -> Iterator[str]:
     trials = _trials()
     yield f"{'goal':<44} {'wanted':<34} {'measured':>12}"
-    for item in dict.fromkeys((*TIME, *COMPILE)):
+    compiled = {str(item) for item in COMPILE}
+    for item in {str(item): item for item in (*COMPILE, *TIME)}.values():
         made = next((w for w in WORKLOADS if (w.op, w.shape) == (item.op, item.shape)), None)
         targets = made.targets_for(item.dtype, "cuda") if made and item.precision == "highest" else ()
         trial = trials.get(str(item), {})
         mine = judge.ours(trial)
         for target in targets:
-            if target.kind in judge.OTHERS and target.kind not in item.providers:
+            asked = (*item.providers, "compile") if str(item) in compiled else item.providers
+            if target.kind in judge.OTHERS and target.kind not in asked:
                 continue
             value, met = judge.judge(target, trial, mine)[1:] if mine else (None, None)
             told = "not measured" if value is None else judge.measured(target, value)

@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Times the items by priority into bench.jsonl, each with the benchmark's own runner: `python -m device.timed LIST`.
+"""Times the items by priority into bench.jsonl, each by the benchmark's own runner.
 
-LIST is time, compile, or warm, which has torch.compile write its code and times nothing. Texts of names may follow.
+LIST is time, compile, or warm, which has torch.compile write its code and times nothing. The number of the first item
+and parts of names follow: `python -m device.timed time 0 nt_xent`.
 """
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable
 
 import torch
 
 from device import files
 from device.plan import COMPILE, TIME, Item, chosen
-from device.rehearsal import device, dtype, workload
+from device.rehearsal import REHEARSED, device, distinct, dtype, lost, workload
 from sslkernels.bench import device_timing, judge, runner
 from sslkernels.bench.gate import slopes
 from sslkernels.bench.journal import Journal
@@ -21,31 +22,40 @@ from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
 from sslkernels.bench.records import Record
 
 
-def main(what: str, texts: list[str]) -> int:
+def main(what: str, first: int, texts: list[str]) -> int:
     here = device()
-    items = chosen(TIME if what == "time" else COMPILE, texts)
+    items = distinct(chosen(TIME if what == "time" else COMPILE, texts))
     if what == "warm":
         return warm(items, here)
-    broken = failed_in_smoke()
-    journal = Journal(files.out() / "bench.jsonl")
-    code, missed = 0, []
-    for item in items:
-        if item.key in broken:
-            print(f"{item} is not timed: its smoke failed", flush=True)
-            code = 1
-            continue
+    journal, code = Journal(files.out() / "bench.jsonl"), 0
+    for place, item in enumerate(items[first:], first + 1):
         print(item, flush=True)
-        torch.set_float32_matmul_precision(item.precision)
-        made = workload(item)
-        records = runner.run([made], [dtype(item)], providers(item, here), here, item.seconds, lambda _: None)
-        journal.append({**record, "item": str(item)} for record in records)
-        code |= any(r["status"] == "failed" and isinstance(PROVIDERS[r["provider"]], Ours) for r in records)
-        if what == "time":
-            missed += [(item, record) for record in records if record["chosen"] and misses(item, records)]
-        release(here)
-    for item, record in missed:  # the profiler slows launches from then on, so it comes last
-        journal.append([{**record, "item": str(item), "kernels": split(item, here)}])
+        try:
+            code |= measured(item, here, journal)
+        except Exception as error:  # the next item may still be timed
+            print(f"{item} broke: {type(error).__name__}: {error}", flush=True)
+            code = 1
+        if lost():
+            os.execv(sys.executable, [sys.executable, "-m", "device.timed", what, str(place), *texts])
+        if here.type == "cuda":
+            torch.cuda.empty_cache()  # dense providers took most of it
+    if what == "time":
+        add_kernels(items, here, journal)
     return code
+
+
+def measured(item: Item, here: torch.device, journal: Journal) -> bool:
+    """Add the records of an item to the journal. True where one of ours was wrong or broke."""
+    torch.set_float32_matmul_precision(item.precision)
+    broken = wrong_in_smoke()
+    able = [each for each in providers(item, here) if (*item.key, each.name) not in broken]
+    if len(able) < len(providers(item, here)):
+        print(f"{item}: what failed its smoke is not timed", flush=True)
+    if not any(isinstance(each, Ours) for each in able):
+        return True
+    records = runner.run([workload(item)], [dtype(item)], able, here, item.seconds, lambda _: None)
+    journal.append({**record, "item": str(item)} for record in records)
+    return any(r["status"] == "failed" and isinstance(PROVIDERS[r["provider"]], Ours) for r in records)
 
 
 def providers(item: Item, here: torch.device) -> list[Provider]:
@@ -54,18 +64,36 @@ def providers(item: Item, here: torch.device) -> list[Provider]:
     return [PROVIDERS[name] for name in dict.fromkeys(ours if name == "ours" else name for name in item.providers)]
 
 
-def failed_in_smoke() -> set[tuple[str, str, str]]:
-    """What the last word of the smoke on any backend says no to."""
+def wrong_in_smoke() -> set[tuple[str, ...]]:
+    """Op, dtype, precision and backend of what came out wrong, by the last line on each item.
+
+    A wait for the device, or a graph that cannot be captured, makes a line red too, but its time is still of use.
+    """
     last = {(line.get("item"), line.get("backend")): line for line in files.lines(files.out() / "smoke.jsonl")}
-    return {(x["op"], x["dtype"], x["precision"]) for x in last.values() if not x["ok"] and "item" in x}
+    found = [line for line in last.values() if "item" in line]
+    wrong = [x for x in found if any(x["checks"].get(name, "ok") != "ok" for name in ("value", "stream"))]
+    return {(x["op"], x["dtype"], x["precision"], x["backend"]) for x in wrong}
 
 
-def misses(item: Item, records: Iterable[Record]) -> bool:
-    """True where a target of a GPU is missed. Then the record gets the seconds of each kernel."""
-    trial = {record["provider"]: record for record in records}
-    mine = judge.ours(trial)
+def add_kernels(items: list[Item], here: torch.device, journal: Journal) -> None:
+    """Add the records of ours that miss a goal once more, with the seconds of each kernel.
+
+    This comes last, since the profiler slows every launch from then on.
+    """
+    last = {(x.get("item"), x["provider"]): x for x in journal.records()}
+    for place, item in enumerate(items):
+        trial = {name: record for (told, name), record in last.items() if told == str(item)}
+        mine = judge.ours(trial)
+        if mine is not None and (misses(item, mine, trial) or (REHEARSED and place == 0)):
+            try:
+                journal.append([{**mine, "kernels": split(item, here)}])
+            except Exception as error:  # without a profiler the times stand alone
+                print(f"{item} could not be profiled: {type(error).__name__}: {error}", flush=True)
+
+
+def misses(item: Item, mine: Record, trial: judge.Trial) -> bool:
     targets = workload(item).targets_for(item.dtype, "cuda")
-    return mine is not None and any(judge.judge(target, trial, mine)[2] is False for target in targets)
+    return any(judge.judge(target, trial, mine)[2] is False for target in targets)
 
 
 def split(item: Item, here: torch.device) -> dict[str, float]:
@@ -85,15 +113,8 @@ def warm(items: list[Item], here: torch.device) -> int:
             inputs = made.inputs(kind, here)
             wanted = [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.requires_grad]
             slopes(compiled.step(made, inputs)(), wanted)
-        release(here)
     return 0
 
 
-def release(here: torch.device) -> None:
-    """Give back what dense providers took, which is most of the memory."""
-    if here.type == "cuda":
-        torch.cuda.empty_cache()
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2]), sys.argv[3:]))
