@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The smoke gate: every op once, and a line of smoke.jsonl for each backend that can run it.
+"""The smoke gate: every op and loss once, and a line of smoke.jsonl for each backend that can run it.
 
 value   loss and gradients against float64, as the benchmark's own gate takes them
 stream  the same on a stream beside the default one
@@ -12,16 +12,17 @@ FIRST on. Where a kernel breaks the device, a new process goes on with the next.
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from device import files
+from device import files, losses
 from device.plan import SMOKE, Item, chosen
 from device.rehearsal import device, distinct, dtype, lost, workload
 from sslkernels.bench import device_timing
@@ -37,15 +38,17 @@ def main(part: int, parts: int, first: int, texts: list[str]) -> int:
     if part == first == 0 and not texts:
         failed += _line({"op": "torch.addmm", "checks": {"out_dtype": _addmm(here)}})
     todo = [
-        (item, backend)
+        partial(_checked, item, backend, here)
         for item in distinct(chosen(SMOKE, texts))[part::parts]
         for backend in has_backends(workload(item))
         if backend != "reference" and Ours(backend).why_not(workload(item), here, getattr(torch, dtype(item))) is None
     ]
-    for place, (item, backend) in enumerate(todo[first:], first + 1):
-        failed += _line(_checked(item, backend, here))
+    todo += [partial(_loss, name, here) for name in losses.names(here, texts)[part::parts]]
+    for place, check in enumerate(todo[first:], first + 1):
+        failed += _line(check())
         if lost():
-            os.execv(sys.executable, [sys.executable, "-m", "device.smoke", str(part), str(parts), str(place), *texts])
+            command = [sys.executable, "-m", "device.smoke", str(part), str(parts), str(place), *texts]
+            return subprocess.run(command).returncode or 1
     return 1 if failed else 0
 
 
@@ -66,17 +69,30 @@ def _checked(item: Item, backend: str, here: torch.device) -> dict[str, Any]:
         step = Ours(backend).step(made, inputs)
         run = _Run(step, inputs)
         checks["value"] = truth.gate(step, inputs).complaint or OK
-        for name, check in (
-            ("stream", lambda: truth.gate(lambda: _beside(step), inputs).complaint or OK),
-            ("sync", run.without_waiting),
-            ("graph", run.replayed),
-        ):
-            checks[name] = _told(check)
+        checks["stream"] = _told(lambda: truth.gate(lambda: _beside(step), inputs).complaint or OK)
+        checks |= run.checks()
     except Exception as error:  # a broken op is a line, and the others are still checked
         checks.setdefault("value", _sentence(error))
     return {
         "item": str(item), "op": item.op, "dtype": item.dtype, "precision": item.precision, "backend": backend,
         "workload": str(made), "checks": checks, "seconds": round(time.monotonic() - begun, 3),
+    }  # fmt: skip
+
+
+def _loss(name: str, here: torch.device) -> dict[str, Any]:
+    """A public loss at a small size, whether it has a benchmark or not."""
+    begun = time.monotonic()
+    checks: dict[str, str] = {}
+    torch.set_float32_matmul_precision("highest")
+    try:
+        step, inputs, right = losses.prepared(name, here)
+        checks["value"] = _told(right)
+        checks |= _Run(step, inputs).checks()
+    except Exception as error:
+        checks.setdefault("value", _sentence(error))
+    return {
+        "loss": name, "op": name, "dtype": "float32", "backend": losses.BACKEND, "checks": checks,
+        "seconds": round(time.monotonic() - begun, 3),
     }  # fmt: skip
 
 
@@ -86,6 +102,9 @@ class _Run:
     def __init__(self, step: Callable[[], Any], inputs: Any) -> None:
         self.step, self.inputs, self.wanted = step, inputs, list(differentiable(inputs).values())
         self.start = [target.clone() for target in inputs.get("targets", ())]
+
+    def checks(self) -> dict[str, str]:
+        return {"sync": _told(self.without_waiting), "graph": _told(self.replayed)}
 
     def once(self) -> list[Tensor]:
         """Loss and gradients, or the targets after an update."""

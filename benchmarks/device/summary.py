@@ -25,7 +25,7 @@ def main() -> int:
 
 
 def _smoke() -> Iterator[str]:
-    last = {(x.get("item", x["op"]), x.get("backend")): x for x in files.lines(files.out() / "smoke.jsonl")}
+    last = {(x.get("item", f"loss {x['op']}"), x.get("backend")): x for x in files.lines(files.out() / "smoke.jsonl")}
     bad = [x for x in last.values() if not x["ok"]]
     yield f"smoke: {len(last) - len(bad)} of {len(last)} lines are all green"
     for x in bad:

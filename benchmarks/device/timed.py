@@ -7,7 +7,7 @@ and parts of names follow: `python -m device.timed time 0 nt_xent`.
 
 from __future__ import annotations
 
-import os
+import subprocess
 import sys
 
 import torch
@@ -36,7 +36,8 @@ def main(what: str, first: int, texts: list[str]) -> int:
             print(f"{item} broke: {type(error).__name__}: {error}", flush=True)
             code = 1
         if lost():
-            os.execv(sys.executable, [sys.executable, "-m", "device.timed", what, str(place), *texts])
+            command = [sys.executable, "-m", "device.timed", what, str(place), *texts]
+            return subprocess.run(command).returncode or 1
         if here.type == "cuda":
             torch.cuda.empty_cache()  # dense providers took most of it
     if what == "time":

@@ -28,7 +28,7 @@ from sslkernels.terminal import printable
 # Rounds in which every provider has its turn, and calls between two events at most.
 ROUNDS = 5
 MOST_CALLS = 10
-# Calls of each round that the host waits for.
+# Calls of each round that the host waits for, at most as many as are between two events.
 HOST_CALLS = 3
 # Bytes written before a round. The largest L2, that of a B200, has 126 MB.
 FLUSHED = 256 << 20
@@ -98,7 +98,7 @@ class _Turn:
         forward = max(min(self._on_device(queue, self.step), whole - _LEAST), _LEAST) if self.wanted else whole
         found.forward.append(forward)
         found.backward.append(whole - forward if self.wanted else 0.0)
-        for _ in range(HOST_CALLS):
+        for _ in range(min(HOST_CALLS, found.calls)):
             found.host.append(max(host_seconds(self.whole), _LEAST))
         if self.graph is not None:
             found.graph.append(max(self._on_device(queue, self.graph.replay), _LEAST))
@@ -215,4 +215,5 @@ def kernels(step: Step, inputs: Inputs, most: int = 12) -> dict[str, float]:
             slopes(step(), wanted)
         cuda.synchronize()
     found = {event.key: event.self_device_time_total / 1e6 / calls for event in profile.key_averages()}
-    return {printable(key)[:200]: found[key] for key in sorted(found, key=found.__getitem__, reverse=True)[:most]}
+    longest = sorted((key for key in found if found[key] > 0), key=found.__getitem__, reverse=True)
+    return {printable(key)[:200]: found[key] for key in longest[:most]}

@@ -165,12 +165,20 @@ def floor(cost: Cost, peak: float, bandwidth: float) -> Floor:
 
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     """Operations per second of a large matrix product. A 16-bit one is never below float32's: it can widen to that."""
-    rate = _matmul_rate(dtype, device)
-    return max(rate, _matmul_rate(torch.float32, device)) if dtype.itemsize < 4 else rate
+    rate = _matmul_rate(dtype, device, _rounding())
+    return max(rate, _matmul_rate(torch.float32, device, _rounding())) if dtype.itemsize < 4 else rate
+
+
+def _rounding() -> str:
+    """How float32 products are rounded, on which their rate depends."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by both of torch's names for it
+        return ""
 
 
 @cache
-def _matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+def _matmul_rate(dtype: torch.dtype, device: torch.device, rounding: str) -> float:
     rate = 0.0
     for n in (512, 8192 if device.type == "cuda" else 2048):
         if rate and 2 * n**3 / rate > 1:
