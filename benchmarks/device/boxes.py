@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -66,10 +67,14 @@ class Boxes:
         files.append(step.log, f"\n== {step.name}\n")
         with step.log.open("ab") as log:
             self.running = [begin(command, log) for command in step.commands]
-            while any(process.poll() is None for process in self.running) and time.monotonic() < end:
-                time.sleep(0.05)
-            late = [process for process in self.running if process.poll() is None]
-            self.stop()
+            try:
+                while any(process.poll() is None for process in self.running) and time.monotonic() < end:
+                    time.sleep(0.05)
+                late = [process for process in self.running if process.poll() is None]
+            finally:  # an interrupt ends the step, too, and what it left is still of use
+                self.stop()
+                if step.after and sys.exc_info()[0]:
+                    step.after()
         codes = [process.returncode for process in self.running]
         self.running = []
         why = ""

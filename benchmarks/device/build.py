@@ -55,9 +55,10 @@ def digest() -> str:
 
 
 def _wheels(site: Path) -> None:
-    wheels = sorted(map(str, WHEELS.glob("*.whl")))
-    if wheels:
-        _pip_install([*wheels], site)
+    for wheel in sorted(WHEELS.glob("*.whl")):
+        distribution = "-".join(wheel.name.split("-")[:2])
+        if not (site / f"{distribution}.dist-info").exists() and _pip_install([str(wheel)], site):
+            print(f"{wheel.name} could not be installed.")
     for package, module in PEERS.items():
         if not (site / module).exists() and importlib.util.find_spec(module) is None:
             print(f"{package} is absent: neither installed nor a wheel in {WHEELS.relative_to(ROOT)}; it is not timed.")

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launches every kernel at tiny odd shapes, so that compute-sanitizer sees their edges: `python -m device.odd`."""
+"""Launches every kernel at tiny odd shapes, so that compute-sanitizer sees their edges.
+
+`python -m device.odd K N` makes every N-th call, from the K-th on.
+"""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -75,12 +79,12 @@ def calls(here: torch.device, dtype: torch.dtype) -> Iterator[tuple[str, str, Ca
     yield "ema", "ema_update_", lambda b: SF.ema_update_(targets, sources, 0.9, backend=b)
 
 
-def main() -> int:
+def main(part: int, parts: int) -> int:
     here, failed = device(), 0
     torch.manual_seed(0)
     known = families()
     for dtype in DTYPES:
-        for family, name, call in calls(here, dtype):
+        for family, name, call in itertools.islice(calls(here, dtype), part, None, parts):
             for backend in known[family].backends:
                 if backend == "reference" or backends.why_not(backend, here, dtype) is not None:
                     continue
@@ -96,4 +100,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(int(sys.argv[1]), int(sys.argv[2])))

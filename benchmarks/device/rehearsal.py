@@ -42,7 +42,7 @@ def distinct(items: list[Item]) -> list[Item]:
     """The items. Of those that are the same in a rehearsal, the first."""
     if not REHEARSED:
         return items
-    return list({(item.op, dtype(item)): item for item in reversed(items)}.values())[::-1]
+    return list({(item.op, dtype(item), item.providers): item for item in reversed(items)}.values())[::-1]
 
 
 def lost() -> bool:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from device import files
-from device.plan import COMPILE, TIME, Item
+from device.plan import COMPILE, TIME
 from device.rehearsal import REHEARSED
 from sslkernels.bench import judge
 from sslkernels.bench.names import duration, size
-from sslkernels.bench.records import Record, fault
+from sslkernels.bench.records import fault
 from sslkernels.bench.workloads import WORKLOADS
 
 
@@ -67,19 +67,20 @@ def _peaks() -> Iterator[str]:
         yield f"peaks: {', '.join(told)}"
 
 
-def _trials() -> dict[str, dict[str, Record]]:
-    """The last records of every item, by provider."""
-    found: dict[str, dict[str, Record]] = {}
+def _trials() -> dict[str, list[judge.Trial]]:
+    """The runs of every item, the latest first: the records by provider. A ratio is of one run."""
+    found: dict[str, dict[str, judge.Trial]] = {}
     for record in files.lines(files.out() / "bench.jsonl"):
         if fault(record) is None:
-            found.setdefault(record.get("item", record["workload"]), {})[record["provider"]] = record
-    return found
+            runs = found.setdefault(record.get("item", record["workload"]), {})
+            runs.setdefault(record["date"], {})[record["provider"]] = record
+    return {item: list(runs.values())[::-1] for item, runs in found.items()}
 
 
 def _times() -> Iterator[str]:
     yield _row("item", "provider", "device", "host", "graph", "peak memory", "of floor")
-    for item, trial in _trials().items():
-        for name, record in trial.items():
+    for item, trials in _trials().items():
+        for name, record in (each for trial in reversed(trials) for each in trial.items()):
             if "seconds" not in record:
                 yield f"{item:<44} {name:<10} {record['status']}: {(record['why'] or '')[:90]}"
                 continue
@@ -93,27 +94,24 @@ def _times() -> Iterator[str]:
 def _goals() -> Iterator[str]:
     trials = _trials()
     yield f"{'goal':<44} {'wanted':<34} {'measured':>12}"
-    compiled = {str(item) for item in COMPILE}
-    for item in {str(item): item for item in (*COMPILE, *TIME)}.values():
+    asked: dict[str, set[str]] = {}
+    for item in (*TIME, *COMPILE):
+        asked.setdefault(str(item), set()).update(item.providers)
+    for item in {str(item): item for item in (*TIME, *COMPILE)}.values():
         made = next((w for w in WORKLOADS if (w.op, w.shape) == (item.op, item.shape)), None)
         targets = made.targets_for(item.dtype, "cuda") if made and item.precision == "highest" else ()
-        trial = trials.get(str(item), {})
-        mine = judge.ours(trial)
+        runs = [(trial, mine) for trial in trials.get(str(item), ()) if (mine := judge.ours(trial)) is not None]
         for target in targets:
-            asked = (*item.providers, "compile") if str(item) in compiled else item.providers
-            if target.kind in judge.OTHERS and target.kind not in asked:
+            if target.kind in judge.OTHERS and target.kind not in asked[str(item)]:
                 continue
-            value, met = judge.judge(target, trial, mine)[1:] if mine else (None, None)
+            judged = (judge.judge(target, trial, mine)[1:] for trial, mine in runs)
+            value, met = next((each for each in judged if each[0] is not None), (None, None))
             told = "not measured" if value is None else judge.measured(target, value)
             verdict = "" if met is None else "rehearsed" if REHEARSED else "met" if met else "NOT MET"
             yield f"{item!s:<44} {judge.describe(target):<34} {told:>12} {verdict}".rstrip()
-        yield from _split(item, mine)
-
-
-def _split(item: Item, mine: Record | None) -> Iterator[str]:
-    """Where a goal is missed, the kernels that take the time."""
-    for name, seconds in (mine or {}).get("kernels", {}).items():
-        yield f"    {duration(seconds):>12}  {name[:100]}"
+        # Where a goal is missed, the kernels that take the time.
+        for name, seconds in next((mine["kernels"] for _, mine in runs if "kernels" in mine), {}).items():
+            yield f"    {duration(seconds):>12}  {name[:100]}"
 
 
 def _row(item: object, provider: str, *cells: str) -> str:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times the items by priority into bench.jsonl, each by the benchmark's own runner.
 
-LIST is time, compile, or warm, which has torch.compile write its code and times nothing. The number of the first item
-and parts of names follow: `python -m device.timed time 0 nt_xent`.
+LIST is time or compile; or peers or warm, which have other libraries and torch.compile write their code, and time
+nothing. The number of the first item and parts of names follow: `python -m device.timed time 0 nt_xent`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import sys
 import torch
 
 from device import files
-from device.plan import COMPILE, TIME, Item, chosen
+from device.plan import COMPILE, PEERS, TIME, Item, chosen
 from device.rehearsal import REHEARSED, device, distinct, dtype, lost, workload
 from sslkernels.bench import device_timing, judge, runner
-from sslkernels.bench.gate import slopes
+from sslkernels.bench.gate import differentiable, slopes
 from sslkernels.bench.journal import Journal
 from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
 from sslkernels.bench.records import Record
@@ -24,8 +24,8 @@ from sslkernels.bench.records import Record
 
 def main(what: str, first: int, texts: list[str]) -> int:
     here = device()
-    items = distinct(chosen(TIME if what == "time" else COMPILE, texts))
-    if what == "warm":
+    items = distinct(chosen({"time": TIME, "peers": PEERS}.get(what, COMPILE), texts))
+    if what in ("peers", "warm"):
         return warm(items, here)
     journal, code = Journal(files.out() / "bench.jsonl"), 0
     for place, item in enumerate(items[first:], first + 1):
@@ -105,15 +105,16 @@ def split(item: Item, here: torch.device) -> dict[str, float]:
 
 
 def warm(items: list[Item], here: torch.device) -> int:
+    """Call each provider once that writes code of its own, so that the code is in its cache when it is timed."""
     for item in items:
-        print(f"torch.compile writes {item}", flush=True)
         torch.set_float32_matmul_precision(item.precision)
-        made, compiled = workload(item), PROVIDERS["compile"]
-        kind = getattr(torch, dtype(item))
-        if compiled.why_not(made, here, kind) is None:
-            inputs = made.inputs(kind, here)
-            wanted = [x for x in inputs.values() if isinstance(x, torch.Tensor) and x.requires_grad]
-            slopes(compiled.step(made, inputs)(), wanted)
+        made, kind = workload(item), getattr(torch, dtype(item))
+        for name in item.providers:
+            if name in ("ours", "eager") or PROVIDERS[name].why_not(made, here, kind) is not None:
+                continue
+            print(f"{name} writes its code for {item}", flush=True)
+            inputs = PROVIDERS[name].task(made, made.inputs(kind, here)).inputs
+            slopes(PROVIDERS[name].step(made, inputs)(), list(differentiable(inputs).values()))
     return 0
 
 

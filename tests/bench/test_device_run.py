@@ -232,13 +232,14 @@ def test_every_target_of_a_gpu_can_be_judged(device):
     """Each workload that has one of its own is timed, beside the libraries that it names."""
     from sslkernels.bench.workloads import WORKLOADS
 
-    timed = {(item.op, item.shape, item.dtype): item for item in device.plan.TIME}
+    timed: dict[tuple, set[str]] = {}
+    for item in device.plan.TIME:
+        timed.setdefault((item.op, item.shape, item.dtype), set()).update(item.providers)
     for workload in WORKLOADS:
         for dtype in ("float32", "bfloat16"):
             for target in workload.targets_for(dtype, "cuda"):
                 if target.kind in ("seconds", "host", "memeff", "siglip"):
-                    item = timed[workload.op, workload.shape, dtype]
-                    assert target.kind in (*item.providers, "seconds", "host")
+                    assert target.kind in {*timed[workload.op, workload.shape, dtype], "seconds", "host"}
 
 
 # Smoke and timing
@@ -292,6 +293,45 @@ def test_what_is_wrong_in_the_smoke_is_not_timed_on_that_backend(rehearsed, out)
     assert {key[-1] for key in timed.wrong_in_smoke()} == {"triton", "cpu"}
     files.append_json(out / "smoke.jsonl", {**line, "backend": "triton", "checks": green, "ok": True})
     assert {key[-1] for key in timed.wrong_in_smoke()} == {"cpu"}, "the last word counts"
+
+
+def on_an_h200(provider: str, seconds: float, date: str, **more: object) -> dict:
+    spread = {"median": seconds, "p20": seconds, "p80": seconds}
+    return {
+        "format": 1, "date": f"2026-01-01T00:00:{date}Z", "commit": None, "versions": {"torch": "2.11.0"}, "threads": 1,
+        "device": {"type": "cuda", "name": "NVIDIA H200", "isa": "avx512"}, "family": "similarity", "op": "clip_loss",
+        "workload": "clip_loss-65536x512", "shape": [65536, 512], "dtype": "bfloat16", "provider": provider,
+        "chosen": provider == "triton", "status": "ok", "why": None, "memory_bytes": 10**9,
+        "seconds": {"fwd": spread, "bwd": spread, "fwd+bwd": spread}, "host_seconds": spread, "graph_seconds": None,
+        "floor": {"fraction": 0.5, "bound": "operations"}, "item": "clip_loss-65536x512 bfloat16", **more,
+    }  # fmt: skip
+
+
+def test_the_table_says_which_goals_are_met_and_where_the_time_went(device, out, monkeypatch):
+    monkeypatch.setattr(device.summary, "REHEARSED", False)
+    for record in (
+        on_an_h200("triton", 0.036, "01"),
+        on_an_h200("eager", 0.09, "01"),
+        on_an_h200("triton", 0.04, "02"),
+        on_an_h200("siglip", 0.02, "02"),
+        on_an_h200("triton", 0.04, "02", kernels={"gradients_kernel": 0.02}),
+    ):
+        assert fault(record) is None
+        device.files.append_json(out / "bench.jsonl", record)
+    told = [" ".join(line.split()) for line in device.summary._goals()]
+    name = "clip_loss-65536x512 bfloat16"
+    assert told[:7] == [
+        "goal wanted measured",
+        f"{name} ≥ 1x eager 2.50x met",
+        f"{name} ≤ 34.0 ms 40.0 ms NOT MET",
+        f"{name} ≤ 1.40 GiB 954 MiB met",
+        f"{name} ≥ 1x memeff not measured",
+        f"{name} ≥ 1x siglip 0.50x NOT MET",
+        "20.0 ms gradients_kernel",
+    ]  # fmt: skip
+    assert "clip_loss-65536x768 bfloat16 ≤ 50.0 ms not measured" in told
+    rows = [" ".join(line.split()) for line in device.summary._times()]
+    assert rows[1] == f"{name} triton 36.0 ms 36.0 ms – 954 MiB 50%" and len(rows) == 5
 
 
 def test_where_a_kernel_broke_the_device_a_new_process_goes_on(rehearsed, out, monkeypatch):

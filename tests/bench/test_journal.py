@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sslkernels.bench import control, runner, workloads
+from sslkernels.bench import control, runner, timing, workloads
 from sslkernels.bench.journal import Journal
 from sslkernels.bench.providers import Eager, Ours
 from sslkernels.bench.records import fault, read
@@ -47,6 +47,7 @@ sys.exit(main(["bench", "run", "similarity", "--quick", *ONLY, "--out", "out.jso
 def known_peaks(monkeypatch):
     monkeypatch.setattr(runner, "_peaks", lambda *_: (1e9, {"float32": (1e9, "torch.mm"), "bfloat16": (1e9, "x")}))
     monkeypatch.setattr(control, "_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(timing, "step_memory", lambda *_: 1)
 
 
 def test_a_killed_run_loses_one_case_and_the_same_command_goes_on(tmp_path, known_peaks, monkeypatch, capsys):
