@@ -103,6 +103,14 @@ class _Turn:
         if self.graph is not None:
             found.graph.append(max(self._on_device(queue, self.graph.replay), _LEAST))
 
+    def drop_graph(self) -> None:
+        """Give back the memory of the graph, which holds everything that the step needs."""
+        if self.graph is not None:
+            self.graph = None
+            self.timing.graph.clear()
+            self.timing.no_graph = "the graphs of all providers do not fit into memory beside each other."
+            cuda.empty_cache()
+
     def _on_device(self, queue: _Queue, call: Callable[[], object]) -> float:
         for _ in range(TRIES):
             seconds, asleep = queue.seconds(call, self.timing.calls, self.backlog)
@@ -129,7 +137,14 @@ def interleaved(
         for name, turn in turns.items():
             if watch is not None:
                 watch(name)
-            turn.take(queue)
+            try:
+                turn.take(queue)
+            except torch.OutOfMemoryError:
+                if all(each.graph is None for each in turns.values()):
+                    raise
+                for each in turns.values():
+                    each.drop_graph()
+                turn.take(queue)
     return {name: turn.timing for name, turn in turns.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,27 @@ def test_providers_take_turns(cuda):
     device_timing.interleaved({"a": named("a"), "b": named("b")}, 0.02)
     turns = [name for at, name in enumerate(order) if at == 0 or order[at - 1] != name]
     assert turns == ["a", "b"] * (1 + device_timing.ROUNDS), "each is prepared, and then they take turns"
+
+
+def test_graphs_give_way_where_memory_is_short(cuda):
+    real, graphs = cuda.CUDAGraph, []
+    cuda.CUDAGraph = lambda: graphs.append(weakref.ref(graph := real())) or graph
+    launch, inputs = step(cuda, 300 * MICRO, 700 * MICRO)
+    rounds = 0
+
+    def large():
+        nonlocal rounds
+        rounds += 1
+        if rounds > 40 and any(graph() is not None for graph in graphs):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return launch()
+
+    small, found = device_timing.interleaved({"small": (launch, inputs), "large": (large, inputs)}, 0.1).values()
+    assert rounds > 40 and len(found.forward) == device_timing.ROUNDS
+    for timing_ in (small, found):
+        assert timing_.fields()["graph_seconds"] is None and "do not fit" in timing_.no_graph
+    with pytest.raises(torch.OutOfMemoryError):
+        device_timing.interleaved({"large": (lambda: (_ for _ in ()).throw(torch.OutOfMemoryError("x")), inputs)}, 0.1)
 
 
 def test_an_update_has_no_backward(cuda):
