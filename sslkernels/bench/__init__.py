@@ -5,9 +5,9 @@ cases       one record per op: tensors, ours, eager, truth, cost, path, sizes wi
 workloads   every case at each of its sizes
 providers   who computes it: our backends, plain PyTorch, torch.compile; peers are other libraries
 gate        loss and gradients against float64
-timing      time, memory, peaks
+timing      time, memory, peaks; device_timing is that of a CUDA device, samples what both find
 runner      one record per workload, dtype and provider
-records     result files
+records     result files; journal is one that grows while the benchmark runs
 judge       what records say: ratios, losses, targets
 tables      the same on a terminal; page, pictures and curves draw it
 explain     one op in words

@@ -18,6 +18,7 @@ import torch
 
 from sslkernels.bench import judge, page, pictures, runner, tables, train, workloads
 from sslkernels.bench.explain import parse_device
+from sslkernels.bench.journal import Journal
 from sslkernels.bench.providers import OTHERS, PROVIDERS
 from sslkernels.bench.providers import select as select_providers
 from sslkernels.bench.records import Record, load, read, write
@@ -35,7 +36,9 @@ floor: the larger of operations / peak and bytes / copy bandwidth, all measured 
 large torch.mm in the dtype, or the best rate one of our kernels reached where that is higher (the table says which).
 A fraction of the floor counts no exponentials, which are most of the work in bf16.
 memory: on Linux the kernel's high-water mark of resident memory (VmHWM after writing 5 to /proc/self/clear_refs) above
-what was resident before; on CUDA the allocator's."""
+what was resident before; on CUDA the allocator's.
+every case that is done is kept in OUT.part until OUT is written, so that the same command goes on after a kill.
+on CUDA the time is the device's; host and graph are the host's view of a step and its replay as a CUDA graph."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,10 +170,22 @@ def _run(args: argparse.Namespace) -> int:
     seconds = QUICK_SECONDS if args.quick else args.seconds
     out = args.out or Path(f"{args.what}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
     _check_out(out)
-    console = _console()
-    with _progress(console, len(chosen) * len(dtypes)) as tell:
-        records = runner.run(chosen, dtypes, providers, device, seconds, tell)
+    console, journal = _console(), Journal.beside(out)
+    earlier = len(journal.records())
+    if earlier:
+        say(f"{journal.path} has {earlier} records of a run that was stopped: this one goes on from there.")
+    try:
+        with _progress(console, len(chosen) * len(dtypes)) as tell:
+            records = runner.run(chosen, dtypes, providers, device, seconds, tell, journal)
+    except KeyboardInterrupt:
+        done = len(journal.records())
+        if not done:
+            raise
+        again = f"the same command with --out {out} goes on from there unless you delete it"
+        print(f"sslkernels bench run: interrupted; {done} records are in {journal.path}, and {again}.", file=sys.stderr)
+        return 130
     write(records, out)
+    journal.remove()
     tables.print_run(records, console)
     say(f"{len(records)} records written to {out}")
     broken = sum(r["status"] == "failed" and r["provider"] not in OTHERS for r in records)

@@ -37,8 +37,8 @@ TIMES_PEER = 4.0
 _ROW = "a row of "
 # Pairs up to which the truth is float64.
 _MOST_EXACT = 1 << 28
-# Pairs in memory at once.
-_EXACT_BLOCK, _EAGER_BLOCK = 1 << 23, 1 << 26
+# Pairs in memory at once. On a GPU small blocks would be thousands of launches.
+_EXACT_BLOCK, _EAGER_BLOCK, _DEVICE_BLOCK = 1 << 23, 1 << 26, 1 << 27
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,10 @@ class Truth:
             return _UpdateTruth.before(inputs, exact)
         rows = (x.dtype for x in inputs.values() if x.dim() and x.is_floating_point())
         dtype = max(rows, key=lambda d: torch.finfo(d).eps)
+        block = _DEVICE_BLOCK if device_of(inputs).type == "cuda" else _EXACT_BLOCK
         if workload.pairs > _MOST_EXACT:
-            return cls(_in_blocks(exact, inputs, torch.float32, _EXACT_BLOCK), {}, dtype)
-        values = _in_blocks(exact, inputs, torch.float64, _EXACT_BLOCK)
+            return cls(_in_blocks(exact, inputs, torch.float32, block), {}, dtype)
+        values = _in_blocks(exact, inputs, torch.float64, block)
         eager = _in_blocks(exact, inputs, dtype, _EAGER_BLOCK)
         return cls(values, _errors(eager, values), dtype)
 
@@ -183,7 +184,8 @@ def slopes(result: Tensor, wanted: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 @cache
 def _coming(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    generator = torch.Generator(device if device.type == "cuda" else "cpu").manual_seed(1)
+    return torch.randn(shape, generator=generator, device=generator.device).to(device, dtype)
 
 
 def _errors(values: Mapping[str, Tensor], truth: Mapping[str, Tensor]) -> dict[str, float]:

@@ -21,6 +21,8 @@ Trial = dict[str, Record]
 MEMORY_GRAIN = 1 << 20
 # The order in which tables have them.
 PHASES = ("fwd+bwd", "fwd", "bwd")
+# Kinds of targets that name the most; the others name the least.
+_AT_MOST = ("seconds", "host", "bytes")
 # It marks the numbers of a peer that the gate found slightly wrong.
 DAGGER = "†"
 
@@ -63,12 +65,16 @@ def judged(key: Key, trial: Trial) -> list[tuple[Target, float | None, bool | No
         return []
     verdicts: list[tuple[Target, float | None, bool | None]] = []
     for target in workload.targets_for(key[1], mine["device"]["type"]):
-        value = _value(target, trial, mine)
-        met = None
-        if value is not None:
-            met = value <= target.value if target.kind in ("seconds", "bytes") else value >= target.value
-        verdicts.append((target, value, met))
+        verdicts.append(judge(target, trial, mine))
     return verdicts
+
+
+def judge(target: Target, trial: Trial, mine: Record) -> tuple[Target, float | None, bool | None]:
+    """The target with what ``mine`` reached and whether that meets it. Both are None where it was not measured."""
+    value = _value(target, trial, mine)
+    if value is None:
+        return target, None, None
+    return target, value, value <= target.value if target.kind in _AT_MOST else value >= target.value
 
 
 def _value(target: Target, trial: Trial, mine: Record) -> float | None:
@@ -76,6 +82,8 @@ def _value(target: Target, trial: Trial, mine: Record) -> float | None:
         return ratio(trial, target.kind)
     if target.kind == "bytes":
         return mine["memory_bytes"]
+    if target.kind == "host":
+        return mine["host_seconds"]["median"] if mine.get("host_seconds") else None
     return median(mine) if target.kind == "seconds" else mine["floor"]["fraction"]
 
 
@@ -220,7 +228,7 @@ def describe(target: Target, dtype: str | None = None) -> str:
     elif target.kind == "floor":
         wanted = f"≥ {target.value:.0%} of the floor's speed"
     else:
-        wanted = f"≤ {measured(target, target.value)}"
+        wanted = f"≤ {measured(target, target.value)}{' as the host sees it' if target.kind == 'host' else ''}"
     return wanted if dtype is None else f"{short(dtype)} {wanted}"
 
 
@@ -228,4 +236,4 @@ def measured(target: Target, value: float) -> str:
     """Write the value as its target is written."""
     if target.kind in OTHERS:
         return f"{value:.2f}x"
-    return {"floor": "{:.0%}".format, "seconds": duration, "bytes": size}[target.kind](value)
+    return {"floor": "{:.0%}".format, "seconds": duration, "host": duration, "bytes": size}[target.kind](value)

@@ -12,6 +12,7 @@ import torch
 from sslkernels.bench.cases import Inputs, Peer, Step
 from sslkernels.bench.provider import Provider, Task, too_large
 from sslkernels.bench.workloads import Workload
+from sslkernels.files import cause_of
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Library(Provider):
             return f"{self.package} is not installed; `pip install {self.package}` brings it."
         try:
             importlib.import_module(self.module)
-        except (ImportError, RuntimeError) as error:
-            return f"{self.package} cannot be imported: {str(error).splitlines()[0]}."
+        except Exception as error:  # some ask for the device as they are imported
+            return f"{self.package} cannot be imported: {cause_of(error)}."
         return too_large(workload, device) if self.dense else None
 
     def task(self, workload: Workload, inputs: Inputs) -> Task:

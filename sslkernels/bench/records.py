@@ -47,7 +47,7 @@ def write(records: Iterable[Record], path: Path) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """Read the records of a file.
+    """Read the records of a file. A last line without its end, which a killed process leaves, is not one of them.
 
     Raises:
         ValueError: the file cannot be read, or has a line that is no record. The sentence says which.
@@ -55,7 +55,7 @@ def read(path: Path) -> list[Record]:
     try:
         with open_regular(path) as file:
             content = file.read(MOST_BYTES + 1)
-            lines = content.decode().splitlines()
+            lines = _whole_lines(content.decode())
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} cannot be read: it is not text; pass a file written by `bench run`.") from error
     except OSError as error:
@@ -66,6 +66,22 @@ def read(path: Path) -> list[Record]:
     if not records:
         raise ValueError(f"{path} holds no record; pass a file written by `bench run`.")
     return records
+
+
+def _whole_lines(text: str) -> list[str]:
+    """The lines, without a last one that was torn. A single line counts as whole, whatever it is."""
+    lines = text.splitlines()
+    if len(lines) > 1 and not text.endswith("\n") and not _is_json(lines[-1]):
+        lines.pop()
+    return lines
+
+
+def _is_json(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _parsed(line: str, where: str) -> Record:
@@ -85,8 +101,8 @@ def _parsed(line: str, where: str) -> Record:
 class Results:
     """The records of several files together.
 
-    families: records by the name of their pictures. It is the family, with an allocator that was preloaded, and from
-        its second device on it has the device's name as well.
+    families: records by the name of their pictures. It is the family, with an allocator that was preloaded or with
+        tf32, and from its second device on it has the device's name as well.
     crossover: the records of the sweep over sizes, by the same names.
     trainings: the records of `bench train`.
     """
@@ -111,19 +127,19 @@ def load(paths: Iterable[Path]) -> Results:
         for record in read(path):
             device = record["device"]["type"], record["device"]["name"]
             what = ("kind", "preset", "method", "workload", "dtype", "provider", "backend")
-            key = (*device, preloaded(record), *(record.get(name) for name in what))
+            key = (*device, variant(record), *(record.get(name) for name in what))
             if key not in latest or latest[key]["date"] <= record["date"]:
                 latest[key] = record
     results = Results()
     names: dict[tuple[object, ...], str] = {}
     # a CPU's records without another allocator get the plain name, in whatever order the files came
-    for record in sorted(latest.values(), key=lambda record: (record["device"]["type"] != "cpu", preloaded(record))):
+    for record in sorted(latest.values(), key=lambda record: (record["device"]["type"] != "cpu", variant(record))):
         if record.get("kind") == "train":
             results.trainings.append(record)
             continue
         swept = record.get("preset") == "crossover"
         groups = results.crossover if swept else results.families
-        key = (swept, record["family"], record["device"]["type"], record["device"]["name"], preloaded(record))
+        key = (swept, record["family"], record["device"]["type"], record["device"]["name"], variant(record))
         if key not in names:
             names[key] = _free_name(record, groups)
         groups.setdefault(names[key], []).append(record)
@@ -134,11 +150,11 @@ def load(paths: Iterable[Path]) -> Results:
 
 
 def _free_name(record: Record, taken: Collection[str]) -> str:
-    """The family's name, with a preloaded allocator's.
+    """The family's name, with its `variant`.
 
     From its second device on the device's name or a number follows, in letters of file names.
     """
-    family = "-".join(filter(None, (record["family"], preloaded(record))))
+    family = "-".join(filter(None, (record["family"], variant(record))))
     if family not in taken:
         return family
     slug = re.sub(r"[^a-z0-9]+", "-", record["device"]["name"].lower()).strip("-")[:60] or "device"
@@ -153,6 +169,17 @@ def preloaded(record: Record) -> str:
     """The allocator that took the place of glibc's. It is empty where none did, as in records that do not say."""
     allocator = record.get("allocator") or GLIBC
     return "" if allocator == GLIBC else str(allocator)
+
+
+def rounded(record: Record) -> str:
+    """ "tf32" where float32 products of a CUDA device were rounded to it, and empty elsewhere."""
+    precision = record.get("precision") or {}
+    return "tf32" if record["device"]["type"] == "cuda" and precision.get("cuda_matmul") == "tf32" else ""
+
+
+def variant(record: Record) -> str:
+    """What sets records apart from others of the same device: another allocator, or rounded products."""
+    return "-".join(filter(None, (preloaded(record), rounded(record))))
 
 
 def digest(records: Sequence[Record]) -> str:
@@ -193,6 +220,9 @@ def _faults_of_benchmark(record: Record) -> Iterator[str]:
     yield from _unfit(record, {"seconds": _dict, "floor": _dict, "memory_bytes": _optional(_number(0, 2**60))})
     for phase in workload.case.phases:
         yield from _unfit(record["seconds"].get(phase), dict.fromkeys(("median", "p20", "p80"), _number(1e-9, 1e9)))
+    for column in ("host_seconds", "graph_seconds"):
+        if record.get(column) is not None:
+            yield from _unfit(record[column], dict.fromkeys(("median", "p20", "p80"), _number(1e-9, 1e9)))
     yield from _unfit(record["floor"], {"fraction": _number(1e-9, 1e9), "bound": _name})
 
 
@@ -275,6 +305,7 @@ _SHARED: dict[str, Check] = {
     "device": _dict,
     "threads": _whole(1 << 20),
     "allocator": _absent_or(_name),
+    "precision": _absent_or(_dict),
 }
 _BENCHMARK: dict[str, Check] = {
     "family": _name,
@@ -296,6 +327,13 @@ _BENCHMARK: dict[str, Check] = {
     "preset": _absent_or(_name),
     "disturbed": _absent_or(_flag),
     "discarded": _absent_or(_whole(1 << 60)),
+    "host_seconds": _absent_or(_dict),
+    "graph_seconds": _absent_or(_dict),
+    "no_graph": _absent_or(_text(2000)),
+    "calls": _absent_or(_whole(1 << 20)),
+    "starved": _absent_or(_flag),
+    "clocks": _absent_or(_dict),
+    "kernels": _absent_or(_dict),
 }
 _TRAINING: dict[str, Check] = {
     "method": _name,

@@ -14,10 +14,11 @@ import torch
 
 import sslkernels
 from sslkernels import _C
-from sslkernels.bench import timing
+from sslkernels.bench import device_timing, timing
 from sslkernels.bench.cases.case import Exact, Inputs, Step
-from sslkernels.bench.control import control, settled
+from sslkernels.bench.control import ATTEMPTS, ON_DEVICE, control, settled
 from sslkernels.bench.gate import Truth, copied, restored
+from sslkernels.bench.journal import Journal
 from sslkernels.bench.providers import PROVIDERS, Ours, Provider, chosen_backend
 from sslkernels.bench.records import FORMAT, GLIBC, Record
 from sslkernels.bench.workloads import Workload
@@ -33,15 +34,28 @@ def run(
     device: torch.device,
     seconds: float,
     tell: Callable[[str], None],
+    journal: Journal | None = None,
 ) -> list[Record]:
-    """Make the record of every combination, with ``seconds`` of timing each. ``tell`` hears what is being done."""
+    """Make the record of every combination, with ``seconds`` of timing each. ``tell`` hears what is being done.
+
+    Each case is added to the journal when it is done, and one that is there already is not measured again. Its floor
+    there knows the rates of the cases so far; the returned records know all of them.
+    """
     shared = environment(device)
     bandwidth, peaks = _peaks(dtypes, device, tell)
+    earlier = journal.cases(shared) if journal else {}
     records: list[Record] = []
     for workload in workloads:
         for dtype in dtypes:
             tell(f"{workload} {dtype}")
-            records += [{**shared, **record} for record in _case(workload, dtype, providers, device, seconds, tell)]
+            known = [earlier.get((str(workload), dtype, provider.name)) for provider in providers]
+            case = [record for record in known if record is not None]
+            if len(case) < len(providers):
+                case = [{**shared, **record} for record in _case(workload, dtype, providers, device, seconds, tell)]
+                _add_floors(case, bandwidth, peaks)
+                if journal:
+                    journal.append(case)
+            records += case
     _add_floors(records, bandwidth, peaks)
     return records
 
@@ -60,6 +74,22 @@ def environment(device: torch.device) -> Record:
         "device": {"type": device.type, "name": device_name(device), "isa": _C.isa(), "cpu_flags": _cpu_flags()},
         "threads": torch.get_num_threads(),
         "allocator": _allocator(),
+        "precision": precision(),
+    }
+
+
+def precision() -> Record:
+    """How float32 products are rounded, as torch says by its old and its new name. None where it refuses to say."""
+
+    def told(ask: Callable[[], str]) -> str | None:
+        try:
+            return ask()
+        except (AttributeError, RuntimeError):  # torch does not say it by one name when it was set by both
+            return None
+
+    return {
+        "float32_matmul": told(torch.get_float32_matmul_precision),
+        "cuda_matmul": told(lambda: torch.backends.cuda.matmul.fp32_precision),
     }
 
 
@@ -139,18 +169,12 @@ def _case(
         what,
         control_seconds,
         lambda: timing.interleaved(timed, seconds, lambda name: tell(f"{workload} {dtype_name}: timing {name}")),
+        ON_DEVICE if timing.on_device(device) else ATTEMPTS,
     )
+    clocks = {"clocks": device_clocks(device)} if timing.on_device(device) else {}
     for name, found in timings.items():
         records[name].update(
-            stood,
-            seconds=found.summary(),
-            repeats=len(found.forward),
-            discarded=found.discarded,
-            disturbed=found.disturbed,
-            page_faults=found.page_faults,
-            load_average=load,
-            runnable=runnable,
-            megahertz=_megahertz(),
+            stood, **found.fields(), **clocks, load_average=load, runnable=runnable, megahertz=_megahertz()
         )
     return list(records.values())
 
@@ -229,6 +253,30 @@ def _megahertz() -> float | None:
     except (OSError, ValueError):
         told = _cpu_line("cpu MHz")
         return float(told) if told else None
+
+
+def device_clocks(device: torch.device) -> Record:
+    """The clocks of a CUDA device in MHz, its temperature in °C and its power in W, as far as they are told.
+
+    ``measured`` is what a sleep of known cycles gives; the others are nvidia-smi's.
+    """
+    asked = {"sm": "clocks.sm", "memory": "clocks.mem", "most_sm": "clocks.max.sm",
+             "temperature": "temperature.gpu", "power": "power.draw"}  # fmt: skip
+    command = ["nvidia-smi", f"--query-gpu={','.join(asked.values())}", "--format=csv,noheader,nounits"]
+    found: Record = dict.fromkeys(asked)
+    try:
+        done = subprocess.run([*command, f"--id={device.index or 0}"], capture_output=True, text=True, timeout=10)
+        found = {name: _float(told) for name, told in zip(asked, done.stdout.split(","), strict=True)}
+    except (OSError, subprocess.TimeoutExpired, ValueError):  # there is no nvidia-smi, or it said something else
+        pass
+    return {"measured": round(device_timing.clock() / 1e6, 1), **found}
+
+
+def _float(told: str) -> float | None:
+    try:
+        return float(told)
+    except ValueError:  # [N/A]
+        return None
 
 
 def _cpu_flags() -> list[str]:

@@ -48,7 +48,9 @@ def print_run(records: Sequence[Record], console: Console) -> None:
     table.add_column("dtype", no_wrap=True)
     others = [other for other in OTHERS if any("seconds" in trial.get(other, ()) for trial in found.values())]
     passes = () if is_update(first) else ("fwd",)
-    for name in ("ours", *passes, "p20…p80", *others, "memory", "eager's", "of floor"):
+    # Records of a GPU have two times more: as the host sees it, and replayed as a graph.
+    on_device = ("host", "graph") if any("host_seconds" in r for r in records) else ()
+    for name in ("ours", *passes, "p20…p80", *on_device, *others, "memory", "eager's", "of floor"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("target")
     for key, trial in found.items():
@@ -56,7 +58,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
         if mine is None:
             why = next((f"{r['status']}" for n, r in trial.items() if n not in OTHERS), "not run")
             times = [_time(r) for r in (trial.get(n) for n in others)]
-            table.add_row(key[0], short(key[1]), why, *("" for _ in passes), "", *times, "", "", "", "")
+            table.add_row(key[0], short(key[1]), why, *("" for _ in (*passes, *on_device)), "", *times, "", "", "", "")
             continue
         spread = mine["seconds"]["fwd+bwd"]
         table.add_row(
@@ -65,6 +67,7 @@ def print_run(records: Sequence[Record], console: Console) -> None:
             ("~" if disturbed(trial) else "") + duration(median(mine)),
             *(duration(median(mine, phase)) for phase in passes),
             f"{number(spread['p20'] * 1e3)}…{number(spread['p80'] * 1e3)}",
+            *(_column(mine.get(f"{column}_seconds")) for column in on_device),
             *(_ratio(ratio(trial, other)) + mark(trial, other) for other in others),
             size(mine["memory_bytes"]),
             size(trial["eager"].get("memory_bytes")) if "eager" in trial else "",
@@ -105,6 +108,12 @@ def remarks(records: Sequence[Record]) -> list[str]:
         lines.append(
             f"[yellow]unsettled[/]: the control moved beside {', '.join(moved)}; publish.py takes no such row."
         )
+    starved = [f"{r['workload']} {short(r['dtype'])} {r['provider']}" for r in records if r.get("starved")]
+    if starved:
+        lines.append(f"[yellow]starved[/]: the device waited for the host in {', '.join(starved)}.")
+    for record in (r for r in records if r.get("no_graph")):
+        where = f"{record['workload']} {short(record['dtype'])} {record['provider']}"
+        lines.append(f"[dim]no graph[/]: {where}: {escape(record['no_graph'])}")
     notes = dict.fromkeys(record["note"] for record in records if "seconds" in record and record.get("note"))
     lines += [f"[dim]note[/]: {escape(note)}" for note in notes]
     for dtype in dict.fromkeys(r["dtype"] for r in records):
@@ -176,6 +185,10 @@ def _ratio(value: float | None) -> str:
     if value is None:
         return "[dim]–[/]"
     return f"[green]{value:.2f}x[/]" if value >= 1 else f"[bold red]{value:.2f}x[/]"
+
+
+def _column(spread: dict[str, float] | None) -> str:
+    return duration(spread["median"]) if spread else "[dim]–[/]"
 
 
 def _time(record: Record | None) -> str:

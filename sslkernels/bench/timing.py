@@ -2,7 +2,8 @@
 """How time, memory and the peaks of the hardware are measured.
 
 Time    Providers take turns, a slice of calls each, in one process on the same tensors. A slice in which threads stood
-        in the run queue, because another process had the processor, is discarded and taken again.
+        in the run queue, because another process had the processor, is discarded and taken again. A CUDA device has
+        ways of its own; see `sslkernels.bench.device_timing`.
 Memory  The highest use above that before the call; see `sslkernels.peak_memory`.
 Peaks   The best of several large matrix products in that dtype, and of several large copies.
 """
@@ -12,8 +13,8 @@ from __future__ import annotations
 import glob
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 
@@ -21,25 +22,11 @@ import torch
 from torch import Tensor
 
 from sslkernels.backends import release_workspace
+from sslkernels.bench import device_timing
 from sslkernels.bench.cases.case import Cost, Inputs, Step
 from sslkernels.bench.gate import device_of, differentiable, slopes
+from sslkernels.bench.samples import Timing
 from sslkernels.peak_memory import peak_memory
-
-
-@dataclass
-class Timing:
-    """The seconds of each kept call, forward and backward (0 for an update), and what was seen around them."""
-
-    forward: list[float] = field(default_factory=list)
-    backward: list[float] = field(default_factory=list)
-    page_faults: int = 0
-    discarded: int = 0
-    disturbed: bool = False
-
-    def summary(self) -> dict[str, dict[str, float]]:
-        both = [f + b for f, b in zip(self.forward, self.backward, strict=True)]
-        phases = {"fwd": self.forward, "bwd": self.backward, "fwd+bwd": both}
-        return {phase: _quantiles(seconds) for phase, seconds in phases.items() if any(seconds)}
 
 
 @dataclass
@@ -66,11 +53,13 @@ WAITING = 0.05
 
 def interleaved(
     timed: Mapping[str, tuple[Step, Inputs]], seconds: float, watch: Callable[[str], None] | None = None
-) -> dict[str, Timing]:
+) -> Mapping[str, Timing]:
     """Time every step in turn, for about ``seconds`` and `LEAST` calls each, with the gradients its inputs require.
 
     A slow step ends at three calls and three times the seconds; a disturbed one at twice of either.
     """
+    if any(on_device(device_of(inputs)) for _, inputs in timed.values()):
+        return device_timing.interleaved(timed, seconds, watch)
     slices: dict[str, list[_Slice]] = {name: [] for name in timed}
     waiting = list(timed)
     while waiting:
@@ -119,26 +108,20 @@ def _kept(taken: list[_Slice]) -> Timing:
     return timing
 
 
+def on_device(device: torch.device) -> bool:
+    """True where time is that of a CUDA device."""
+    return device.type == "cuda"
+
+
 def once(step: Step, wanted: list[Tensor], device: torch.device) -> tuple[float, float]:
-    """The seconds of one forward, and of its backward."""
-    if device.type == "cuda":
-        return _once_cuda(step, wanted)
+    """The seconds of one forward, and of its backward. On a CUDA device all of them count as the forward's."""
+    if on_device(device):
+        return device_timing.host_seconds(lambda: slopes(step(), wanted)), 0.0
     start = time.perf_counter()
     result = step()
     middle = time.perf_counter()
     slopes(result, wanted)
     return middle - start, time.perf_counter() - middle if wanted else 0.0
-
-
-def _once_cuda(step: Step, wanted: list[Tensor]) -> tuple[float, float]:
-    start, middle, end = (torch.cuda.Event(enable_timing=True) for _ in range(3))
-    start.record()
-    result = step()
-    middle.record()
-    slopes(result, wanted)
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(middle) / 1e3, middle.elapsed_time(end) / 1e3 if wanted else 0.0
 
 
 def waited_seconds() -> float:
@@ -154,12 +137,6 @@ def waited_seconds() -> float:
 
 def _page_faults() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-
-def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
-    values = torch.tensor(seconds, dtype=torch.float64)
-    p20, median, p80 = values.quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)).tolist()
-    return {"median": median, "p20": p20, "p80": p80}
 
 
 def step_memory(step: Step, inputs: Inputs) -> int | None:
@@ -188,12 +165,20 @@ def floor(cost: Cost, peak: float, bandwidth: float) -> Floor:
 
 def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
     """Operations per second of a large matrix product. A 16-bit one is never below float32's: it can widen to that."""
-    rate = _matmul_rate(dtype, device)
-    return max(rate, _matmul_rate(torch.float32, device)) if dtype.itemsize < 4 else rate
+    rate = _matmul_rate(dtype, device, _rounding())
+    return max(rate, _matmul_rate(torch.float32, device, _rounding())) if dtype.itemsize < 4 else rate
+
+
+def _rounding() -> str:
+    """How float32 products are rounded, on which their rate depends."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # it was set by both of torch's names for it
+        return ""
 
 
 @cache
-def _matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+def _matmul_rate(dtype: torch.dtype, device: torch.device, rounding: str) -> float:
     rate = 0.0
     for n in (512, 8192 if device.type == "cuda" else 2048):
         if rate and 2 * n**3 / rate > 1:
@@ -211,11 +196,11 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def _best(call: Callable[[], object], device: torch.device) -> float:
+    if on_device(device):
+        return device_timing.best(call, device)
     times = []
     for _ in range(8):
         start = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return min(times[1:])

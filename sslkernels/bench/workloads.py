@@ -48,8 +48,13 @@ class Workload:
         return tuple(target for target in self.targets if (target.dtype, target.device) == (dtype, device))
 
     def inputs(self, dtype: torch.dtype, device: torch.device | str = "cpu", seed: int = 0) -> dict[str, Any]:
-        """Draw the tensors by argument name. Those that a training step differentiates by require a gradient."""
-        return self.case.inputs(self.shape, Draw(dtype, device, torch.Generator().manual_seed(seed)))
+        """Draw the tensors by argument name. Those that a training step differentiates by require a gradient.
+
+        They are drawn on the device itself: one thread of the host needs half a minute for the largest.
+        """
+        here = torch.device(device).type == "cuda" and torch.cuda.is_available()
+        generator = torch.Generator(device if here else "cpu").manual_seed(seed)
+        return self.case.inputs(self.shape, Draw(dtype, device, generator))
 
     def cost(self, dtype: torch.dtype) -> Cost:
         """The fewest operations and bytes of a forward and a backward; see `Case`."""

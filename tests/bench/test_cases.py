@@ -34,7 +34,7 @@ def test_names_are_of_things_that_are_there(case):
     assert FAMILIES[case.family.name] is case.family and case.family.name in families()
     assert {case.op, case.family.name} <= set(NAMES)
     assert set(case.peers) <= set(OTHERS) and {target.kind for size in case.sizes for target in size.targets} <= {
-        *OTHERS, "floor", "seconds", "bytes"
+        *OTHERS, "floor", "seconds", "host", "bytes"
     }  # fmt: skip
 
 

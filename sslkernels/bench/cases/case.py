@@ -16,7 +16,7 @@ from torch import Tensor
 from sslkernels import _C
 
 Preset = Literal["small", "recipe", "crossover", "quick"]
-Kind = Literal["eager", "compile", "lightly", "memeff", "siglip", "floor", "seconds", "bytes"]
+Kind = Literal["eager", "compile", "lightly", "memeff", "siglip", "floor", "seconds", "host", "bytes"]
 Shape = tuple[int, ...]
 # Tensors by argument name; an update has lists of them.
 Inputs = Mapping[str, Any]
@@ -47,8 +47,8 @@ class Cost:
 class Target:
     """A bound that forward and backward of ours have to keep on ``device``.
 
-    ``value`` is the least ratio to another provider, the least share of the floor, the most seconds, or the most bytes
-    above the inputs.
+    ``value`` is the least ratio to another provider, the least share of the floor, the most seconds (on a GPU the
+    device's own, or as the host sees them), or the most bytes above the inputs.
     """
 
     dtype: str
@@ -90,15 +90,19 @@ class Size:
 
 @dataclass(frozen=True)
 class Draw:
-    """Draws random tensors of one dtype on one device. Generators of the same seed draw the same."""
+    """Draws random tensors of one dtype for one device. Generators of the same seed and device draw the same."""
 
     dtype: torch.dtype
     device: torch.device | str
     generator: torch.Generator
 
     def normal(self, *shape: int) -> Tensor:
-        """Draw from the standard normal, in float32 on the host."""
-        return torch.randn(shape, generator=self.generator)
+        """Draw from the standard normal, in float32, where the generator is."""
+        return torch.randn(shape, generator=self.generator, device=self.generator.device)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Draw from between 0 and 1, in float32, where the generator is."""
+        return torch.rand(shape, generator=self.generator, device=self.generator.device)
 
     def views(self, n: int, d: int) -> tuple[Tensor, Tensor]:
         """Draw N rows and their partners. They are alike but not equal, as two views of a sample are."""

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
 from sslkernels.bench.cases.case import (
+    BF16,
     F32,
     Case,
     Cost,
@@ -153,7 +154,7 @@ BARLOW_TWINS = Case(
         Size((512, 4096), "small", targets(Target(F32, "eager", 6.0))),
         Size((2048, 512), "small", targets(*_TWICE, *_AHEAD)),
         Size((512, 512), "small", targets(*_TWICE, *_AHEAD)),
-        Size((2048, 8192), "recipe", targets(*on_gpu("eager", 3.0))),
+        Size((2048, 8192), "recipe", targets(*on_gpu("eager", 3.0), Target(BF16, "seconds", 1.3e-3, "cuda"))),
         Size((4096, 2048), "recipe", targets()),
         Size((2048, 16384), "recipe", targets()),
         *(Size((64, d), "crossover", targets(*_AHEAD)) for d in (64, 128, 256)),

@@ -44,7 +44,7 @@ FAMILY = Family(
 def _index(sets: int, shape: Shape, draw: Draw) -> tuple[Tensor, Tensor]:
     """Draw an order of each sample's tokens for every set. The second tensor has the first K of each."""
     (batch, length), kept = shape[:2], shape[-2]
-    order = torch.rand(sets, batch, length, generator=draw.generator).argsort(dim=2)
+    order = draw.uniform(sets, batch, length).argsort(dim=2)
     return order, order[:, :, :kept].contiguous().to(draw.device)
 
 
