@@ -30,7 +30,7 @@ LAYERS = (
     ("ops",),
     ("modules", "schedules"),
     ("distributed", "backends"),
-    ("cuda", "gpu", "_C"),
+    ("cuda", "gpu", "_C", "agreement"),
     ("arguments", "files", "html", "peak_memory", "renamed", "terminal"),
 )
 LAYER = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
