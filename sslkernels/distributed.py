@@ -43,6 +43,13 @@ class Shard:
         """Count the rows of all ranks, given those of this one."""
         return sum(self.sizes) if self.sizes else rows
 
+    def counts(self, device: torch.device) -> Tensor:
+        """Return the rows of each rank as float64 on ``device``; they are written there, not copied, for which a host
+        would wait."""
+        sizes = self.sizes[:1] if len(set(self.sizes)) == 1 else self.sizes
+        each = [torch.full((1,), size, dtype=torch.float64, device=device) for size in sizes]
+        return each[0].expand(self.ranks) if len(each) == 1 else torch.cat(each)
+
     def with_views(self, views: int) -> Shard:
         """Count each row as so many, one of each view."""
         return Shard(self.group, tuple(views * size for size in self.sizes), self.rank)
