@@ -19,7 +19,7 @@ import sslkernels
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("bench",),
+    ("bench", "device"),
     ("training",),
     ("methods",),
     ("models", "data", "evaluation"),
