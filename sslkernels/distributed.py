@@ -7,8 +7,6 @@ process) or a ProcessGroup. Ranks may hold different numbers of rows: they are p
 
 from __future__ import annotations
 
-import json
-import zlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -17,18 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sslkernels.agreement import agree, all_gather
 from sslkernels.arguments import check_flag
 
 GroupLike: TypeAlias = "dist.ProcessGroup | Literal['world'] | None"
-
-# Ranks must agree on these, whatever function they call. Each entry says what happened if they differ, and the remedy.
-DISAGREEMENTS = {
-    "function": ("call different functions", "call the same on all of them"),
-    "features": ("hold rows of unlike widths", "pass the same number of features on all of them"),
-    "dtype": ("compute in unlike dtypes", "use one dtype and one autocast setting on all of them"),
-    "gradients": ("disagree on which inputs need a gradient", "train or freeze the same modules on all of them"),
-}
-LONGEST = 2048  # bytes in which a rank describes its call to the others
 
 
 @dataclass(frozen=True)
@@ -53,6 +43,13 @@ class Shard:
         """Count the rows of all ranks, given those of this one."""
         return sum(self.sizes) if self.sizes else rows
 
+    def counts(self, device: torch.device) -> Tensor:
+        """Return the rows of each rank as float64 on ``device``; they are written there, not copied, for which a host
+        would wait."""
+        sizes = self.sizes[:1] if len(set(self.sizes)) == 1 else self.sizes
+        each = [torch.full((1,), size, dtype=torch.float64, device=device) for size in sizes]
+        return each[0].expand(self.ranks) if len(each) == 1 else torch.cat(each)
+
     def with_views(self, views: int) -> Shard:
         """Count each row as so many, one of each view."""
         return Shard(self.group, tuple(views * size for size in self.sizes), self.rank)
@@ -62,66 +59,30 @@ Shard.alone = Shard(None, (), 0)
 
 
 def shard_of(group: GroupLike, function: str, x: Tensor, /, *others: Tensor, **settings: object) -> Shard:
-    """Find the place of ``x (N, D)`` in ``group``, and check that ranks agree, in one small collective.
+    """Find the place of ``x (N, D)`` in ``group``, and check that ranks agree, in one small exchange between hosts.
 
-    Without a second process nothing is sent. Every rank must agree on ``function``, its ``settings``, D, dtype, and
-    which of ``x`` and ``others`` need a gradient: gradients communicate too, and a rank that skipped it would leave the
-    others waiting. One of the settings may be a tensor with one element, and one the ``dtype`` in which rows are
-    multiplied, if that is not theirs. A rank may hold no row. A rank that raises before this call leaves the others
-    waiting until the group's timeout.
+    Without a second process nothing is sent. Every rank must agree on ``function``, its ``settings``, D, dtype, the
+    kind of device, and which of ``x`` and ``others`` need a gradient: gradients communicate too, and a rank that
+    skipped it would leave the others waiting. One of the settings may be a tensor with one element, and one the
+    ``dtype`` in which rows are multiplied, if that is not theirs. A rank may hold no row. A rank that raises before
+    this call leaves the others waiting until the group's timeout. `agree` says when the value of a tensor is compared.
     """
     resolved = _resolve(group)
     if resolved is None:
         return Shard.alone
     call = {
         "function": function,
+        "device": x.device.type,
         "dtype": named(x.dtype),
         **settings,
         "features": x.shape[1],
         "gradients": [tensor.requires_grad and torch.is_grad_enabled() for tensor in (x, *others)],
     }
-    known = {name: "a tensor" if isinstance(value, Tensor) else value for name, value in call.items()}
-    # Every call sends the same number of numbers, so that ranks that call different functions still notice it.
-    mine = torch.tensor([x.shape[0], zlib.crc32(repr(known).encode()), 0], device=x.device)
-    for value in settings.values():
-        if isinstance(value, Tensor):  # its value is compared on its device, so that the host need not wait for it here
-            mine[2:] = _bits(value)
-    everyone = mine.new_empty(dist.get_world_size(resolved) * len(mine))
-    _all_gather(everyone, mine, resolved)
-    sizes, calls, values = zip(*everyone.view(-1, len(mine)).tolist(), strict=True)
-    if len(set(calls)) > 1 or len(set(values)) > 1:
-        raise ValueError(_difference(call, x.device, resolved))
-    return Shard(resolved, sizes, dist.get_rank(resolved))
+    return Shard(resolved, agree(resolved, x.shape[0], x.device, call), dist.get_rank(resolved))
 
 
 def named(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def _bits(value: Tensor) -> Tensor:
-    value = value.detach().reshape(1)
-    return value.double().view(torch.int64) if value.is_floating_point() else value
-
-
-def _difference(call: dict[str, object], device: torch.device, group: dist.ProcessGroup) -> str:
-    """Say how the first two unlike ranks differ, in a sentence that all ranks read; costs a second collective."""
-    said = {n: f"tensor({value.item()})" if isinstance(value, Tensor) else str(value) for n, value in call.items()}
-    said = {name: words[:100] for name, words in said.items()}  # so short, some twenty settings fit
-    text = json.dumps(said).encode()[:LONGEST].ljust(LONGEST)
-    mine = torch.tensor(list(text), dtype=torch.uint8, device=device)
-    everyone = mine.new_empty(dist.get_world_size(group) * LONGEST)
-    _all_gather(everyone, mine, group)
-    first, *others = (json.loads(bytes(text)) for text in everyone.view(-1, LONGEST).tolist())
-    for name, came in first.items():
-        for place, other in enumerate(others, 1):
-            if other[name] != came:
-                ranks = dist.get_global_rank(group, 0), dist.get_global_rank(group, place)
-                unlike = f"{came} on rank {ranks[0]} and {other[name]} on rank {ranks[1]}"
-                if name not in DISAGREEMENTS:
-                    return f"{call['function']}: {name} is {unlike}; pass the same on every rank."
-                what, mended = DISAGREEMENTS[name]
-                return f"group: ranks {what}, {unlike}; {mended}."
-    return f"{call['function']}: ranks differ in a setting that reads alike; pass the same on every rank."
 
 
 def gather_rows(x: Tensor, shard: Shard) -> Tensor:
@@ -138,7 +99,7 @@ def all_rows(x: Tensor, shard: Shard) -> Tensor:
     longest = max(shard.sizes)
     padded = _padded(x.detach().contiguous(), longest)
     gathered = x.new_empty((shard.ranks * longest, *x.shape[1:]))
-    _all_gather(gathered, padded, shard.group)
+    all_gather(gathered, padded, shard.group)
     if len(set(shard.sizes)) == 1:
         return gathered
     return torch.cat([part[:size] for part, size in zip(gathered.split(longest), shard.sizes, strict=True)])
@@ -232,12 +193,6 @@ def _resolve(group: GroupLike) -> dist.ProcessGroup | None:
 
 def _padded(x: Tensor, rows: int) -> Tensor:
     return x if x.shape[0] == rows else torch.cat([x, x.new_zeros((rows - x.shape[0], *x.shape[1:]))])
-
-
-def _all_gather(output: Tensor, value: Tensor, group: dist.ProcessGroup | None) -> None:
-    # torch 2.13 renames the tensor collectives and warns about the old names; torch 2.11 has only those.
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    gather(output, value, group=group)
 
 
 def _reduce_scatter(output: Tensor, value: Tensor, group: dist.ProcessGroup | None) -> None:

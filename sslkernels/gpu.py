@@ -10,10 +10,11 @@ import functools
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -30,6 +31,7 @@ class Gpu(NamedTuple):
 OLDEST = (8, 0)
 # Triton's interpreter, which works on the CPU, gets a few multiprocessors, so that it splits work.
 INTERPRETER = Gpu(4, (0, 0))
+_NOTHING = nullcontext()
 
 
 def processors(device: torch.device) -> int:
@@ -94,6 +96,14 @@ def with_index(device: torch.device) -> torch.device:
     if device.index is not None or not torch.cuda.is_available():
         return device
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def guard(x: Tensor) -> AbstractContextManager[object]:
+    """Make the GPU of ``x`` the current one in a block; nothing happens if it is, or if ``x`` is on no GPU."""
+    index = x.get_device() if x.is_cuda else -1
+    if index < 0 or index == torch.cuda.current_device():
+        return _NOTHING
+    return torch.cuda.device(index)
 
 
 @contextmanager

@@ -109,8 +109,16 @@ def test_what_reference_computes_is_documented(family: Family) -> None:
 
 
 def _functions(path: Path) -> dict[str, list[str]]:
-    tree = ast.parse(path.read_text())
-    return {node.name: [x.arg for x in node.args.args] for node in tree.body if isinstance(node, ast.FunctionDef)}
+    """Map the functions of a file, and those that it imports from its folder, to their arguments."""
+    tree, found = ast.parse(path.read_text()), {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            found[node.name] = [x.arg for x in node.args.args]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"sslkernels.ops.{path.parent.name}."):
+            theirs = path.with_name(f"{(node.module or '').rpartition('.')[2]}.py")
+            names = {alias.name for alias in node.names}
+            found |= {name: arguments for name, arguments in _functions(theirs).items() if name in names}
+    return found
 
 
 def test_a_family_needs_nothing_but_its_folder(tmp_path: Path, run_python: Callable) -> None:

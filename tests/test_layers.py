@@ -19,7 +19,7 @@ import sslkernels
 LAYERS = (
     ("__main__",),
     ("cli",),
-    ("bench",),
+    ("bench", "device"),
     ("training",),
     ("methods",),
     ("models", "data", "evaluation"),
@@ -30,7 +30,7 @@ LAYERS = (
     ("ops",),
     ("modules", "schedules"),
     ("distributed", "backends"),
-    ("cuda", "capture", "gpu", "_C"),
+    ("cuda", "agreement", "capture", "gpu", "_C"),
     ("arguments", "files", "html", "peak_memory", "renamed", "terminal"),
 )
 LAYER = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}

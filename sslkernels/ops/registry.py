@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sslkernels import backends, ops
+from sslkernels import backends, gpu, ops
 from sslkernels.backends import CHECKED
 from sslkernels.ops import check
 
@@ -65,20 +65,27 @@ class Family:
         return backends.choose(device, dtype, backend, self.backends)
 
     def run(self, function: str, backend: str, *arguments: Any) -> Any:
-        """Call the function of that name in the backend's module, with autocast off so that dtypes stay as they are."""
+        """Call the function of that name in the backend's module.
+
+        Autocast is off, so that dtypes stay as they are, and the GPU of the first tensor is the current one, on which
+        PyTorch and Triton launch kernels. The dispatcher sees to neither for functions in Python.
+        """
         module = self._modules.get(backend)
         if module is None:
             module = self._modules[backend] = importlib.import_module(f"sslkernels.ops.{self.name}.{backend}")
         implementation = getattr(module, function)
         if CHECKED and backend != "reference":
             implementation = check.beside_reference(self, function, backend, implementation)
-        if not torch._C._is_any_autocast_enabled():
-            return implementation(*arguments)
         x = arguments[0]
         while not isinstance(x, Tensor):  # the first field of a struct, or the first tensor of a list
             x = x[0]
-        with torch.autocast(x.device.type, enabled=False):
-            return implementation(*arguments)
+        if torch._C._is_any_autocast_enabled():
+            with torch.autocast(x.device.type, enabled=False), gpu.guard(x):
+                return implementation(*arguments)
+        if x.is_cuda:
+            with gpu.guard(x):
+                return implementation(*arguments)
+        return implementation(*arguments)
 
     def op(
         self,
@@ -131,6 +138,23 @@ def is_plain() -> bool:
     )
 
 
+def _are_here(given: Iterable[Any]) -> bool:
+    """Say if all tensors lie on the host or all on one GPU, and their memory holds their numbers."""
+    index = None
+    for x in given:
+        if type(x) not in _TENSORS:
+            continue
+        if index is None:
+            index = -1 if x.is_cpu else x.get_device() if x.is_cuda else -2
+            if index < 0 and not x.is_cpu:
+                return False  # another device, or a tensor that only stands for one on a GPU
+        elif index >= 0 and x.get_device() != index:
+            return False
+        if x.is_neg():
+            return False  # its memory holds the negated numbers; the dispatcher makes a proper copy
+    return True
+
+
 class _Prototype:
     """Stand for a function that has nothing but a signature, which is all that infer_schema reads."""
 
@@ -160,8 +184,8 @@ def _registered(
 ) -> Callable[..., Any]:
     """Register an op for every device that a backend may run on, and return a function that calls it.
 
-    Plain tensors on the host skip the dispatcher: at small sizes its way to a Python function and back costs as much as
-    the function itself.
+    Plain tensors, all on the host or all on one GPU, skip the dispatcher: at small sizes its way to a Python function
+    and back costs as much as the function itself.
     """
 
     count = len(inspect.signature(fake).parameters)
@@ -193,12 +217,8 @@ def _registered(
 
     def call(*arguments: Any) -> Any:
         given = flat(*arguments) if structs else arguments
-        if is_plain() and _ORDINARY.issuperset(map(type, given)) and given[0].is_cpu:
-            for x in given:
-                if type(x) in _TENSORS and x.is_neg():
-                    break  # its memory holds the negated numbers; the dispatcher makes a proper copy
-            else:
-                return run(*arguments)
+        if is_plain() and _ORDINARY.issuperset(map(type, given)) and _are_here(given):
+            return run(*arguments)
         return registered(*given)
 
     return call

@@ -163,18 +163,18 @@ def heard(odd: bool) -> dict[str, str]:
 
 def collectives(function: str) -> int:
     """Count the collectives of a call whose ranks agree."""
-    count, gather = 0, sslkernels.distributed._all_gather
+    count, gather = 0, sslkernels.agreement.all_gather
 
     def counted(*arguments: Any) -> None:
         nonlocal count
         count += 1
         gather(*arguments)
 
-    sslkernels.distributed._all_gather = counted
+    sslkernels.agreement.all_gather = counted
     try:
         sslkernels.distributed.shard_of("world", function, torch.eye(D), temperature=torch.tensor(0.1), normalize=True)
     finally:
-        sslkernels.distributed._all_gather = gather
+        sslkernels.agreement.all_gather = gather
     return count
 
 

@@ -39,7 +39,7 @@ def merged(
         part.view(shard.ranks, *x.shape)
         for part, x in zip(everyone.double().split([x.numel() for x in parts], 1), parts, strict=True)
     )
-    counts = torch.tensor(shard.sizes, dtype=torch.float64, device=mean.device)
+    counts = shard.counts(mean.device)
     means = means.sum(2)  # adds the rounded mean and the rest that rounding left
     middle = torch.einsum("r,rvd->vd", counts, means) / shard.total(rows)
     total = squared.sum(0)
