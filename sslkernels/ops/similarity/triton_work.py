@@ -109,10 +109,5 @@ WORK: dict[str, Count] = {
     "finish_kernel": _parts(read="x x_moved y y_moved pull x_norms y_norms", written="dx dy along"),
     "sum_kernel": _parts(read="first second", written="first_sum second_sum"),
 }
-# What most tiles are compiled to: they cross no diagonal of pairs that are left out, and take one exponential a pair.
-USUAL: dict[str, dict[str, Any]] = {
-    "tile_sums_kernel": {"VIEWS": 0, "APART": False},
-    "tile_weights_kernel": {"VIEWS": 0},
-    "attend_kernel": {"VIEWS": 0},
-    "move_kernel": {"VIEWS": 0},
-}
+# Tiles that take one exponential a pair do not form their logits again.
+USUAL: dict[str, dict[str, Any]] = {"tile_sums_kernel": {"APART": False}}
