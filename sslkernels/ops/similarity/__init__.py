@@ -11,7 +11,7 @@ from torch import Tensor
 from sslkernels.arguments import check_alike, check_choice, check_rows, check_scalar, check_tensor, shape_of
 from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor
 from sslkernels.ops.similarity.autograd import LogSumExpSimilarity
-from sslkernels.ops.similarity.schema import SIMILARITY
+from sslkernels.ops.similarity.schema import SIMILARITY, Pairs
 
 __all__ = ["SIMILARITY", "checked_logsumexp", "logsumexp_similarity"]
 
@@ -86,14 +86,13 @@ def logsumexp_similarity(
         x, y = promoted(x, y)
     dtype = compute_dtype(x)
     x, y = x.to(dtype), None if y is None else y.to(dtype)
-    return checked_logsumexp(x, y, scale_tensor(scale, x), exclude, dim == "both", backend)
+    return checked_logsumexp(Pairs(x, y, scale_tensor(scale, x), exclude), dim == "both", backend)
 
 
-def checked_logsumexp(
-    x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, backend: str | None
-) -> Any:
+def checked_logsumexp(pairs: Pairs, columns: bool, backend: str | None) -> Any:
     """Call `logsumexp_similarity` with checked arguments: one dtype and device, 0-dim scale, exclude ``(N, E)``."""
-    return LogSumExpSimilarity.apply(x, y, scale, exclude, columns, SIMILARITY.choose(x.device, x.dtype, backend))
+    chosen = SIMILARITY.choose(pairs.x.device, pairs.x.dtype, backend)
+    return LogSumExpSimilarity.apply(*pairs, columns, chosen)
 
 
 def _check_exclude(exclude: Tensor, x: Tensor, keys: Tensor) -> Tensor:

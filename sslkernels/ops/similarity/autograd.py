@@ -18,12 +18,20 @@ class LogSumExpSimilarity(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, y: Tensor | None, scale: Tensor, exclude: Tensor | None, columns: bool, backend: str
+        ctx: Any,
+        x: Tensor,
+        y: Tensor | None,
+        scale: Tensor,
+        exclude: Tensor | None,
+        start: int,
+        views: int,
+        columns: bool,
+        backend: str,
     ) -> Any:
         need_x, need_y, need_scale = ctx.needs_input_grad[:3]
         attend = y is not None and not need_y and not columns and (need_x or need_scale)
-        rows, cols, attended = similarity.forward(Pairs(x, y, scale, exclude), columns, attend, backend)
-        ctx.attend, ctx.columns, ctx.backend = attend, columns, backend
+        rows, cols, attended = similarity.forward(Pairs(x, y, scale, exclude, start, views), columns, attend, backend)
+        ctx.attend, ctx.columns, ctx.backend, ctx.views = attend, columns, backend, (start, views)
         if attend:  # the keys are not kept: a queue may be overwritten before the backward runs
             ctx.save_for_backward(x, None, scale, None, None, None, attended)
         else:
@@ -42,11 +50,10 @@ class LogSumExpSimilarity(torch.autograd.Function):
         if ctx.attend:
             moved_x, moved_y = attended * rows_grad[:, None], None
         else:
-            if itself:
-                cols, cols_grad = rows, rows_grad
-            sums = Sums(rows, rows_grad.contiguous(), cols, None if cols_grad is None else cols_grad.contiguous())
+            rows_grad, cols_grad = rows_grad.contiguous(), None if cols_grad is None else cols_grad.contiguous()
+            sums = Sums(rows, rows_grad, *((rows, rows_grad) if itself else (cols, cols_grad)))
             moved_x, moved_y = similarity.backward(
-                Pairs(x, keys, scale, exclude), sums, need_x or need_scale, need_keys, ctx.backend
+                Pairs(x, keys, scale, exclude, *ctx.views), sums, need_x or need_scale, need_keys, ctx.backend
             )
         ends = Moved(
             x, moved_x if need_x or need_scale else None, None, keys, moved_y if need_keys else None, None, scale
@@ -59,7 +66,5 @@ class LogSumExpSimilarity(torch.autograd.Function):
             dx.to(x.dtype) if need_x else None,
             dy.to(x.dtype) if need_y else None,
             (along / 2 if itself else along) if need_scale else None,
-            None,
-            None,
-            None,
+            *[None] * 5,
         )

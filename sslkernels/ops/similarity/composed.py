@@ -114,11 +114,6 @@ def _against_keys(
     return value, dx, dy, dnegatives, along - pulled if needs.need_scale else value.new_empty(0)
 
 
-def own_indices(x: Tensor, shard: Shard) -> Tensor:
-    """Return the places that the rows of x have among those of all ranks."""
-    return torch.arange(shard.start, shard.start + x.shape[0], device=x.device)
-
-
 def _both_views(anchors: Anchors, backend: str) -> tuple[Tensor, Tensor | None]:
     """Return the rows of x and then of y as they are multiplied, and the norms by which they were divided."""
     if anchors.unit:

@@ -21,7 +21,7 @@ from sslkernels.ops.rows.schema import dot_backward, dot_forward
 from sslkernels.ops.similarity import checked_logsumexp, composed
 from sslkernels.ops.similarity import schema as similarity
 from sslkernels.ops.similarity.anchors import losses_of, weights_of
-from sslkernels.ops.similarity.schema import SIMILARITY, Anchors, Needs
+from sslkernels.ops.similarity.schema import SIMILARITY, Anchors, Needs, Pairs
 
 
 def contrast(anchors: Anchors, reduction: str, shard: Shard, backend: str | None) -> Tensor:
@@ -60,23 +60,22 @@ def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None) -> Tensor:
     if against == "itself":
         n, shard = x.shape[0], shard.with_views(2)
         rows = unit_rows(x, y, backend=backend) if unit else stacked(x, y)
-        own = composed.own_indices(rows, shard)
         keys = None if shard.ranks == 1 else gather_rows(rows, shard)
-        lse = checked_logsumexp(rows, keys, scale, torch.stack((own, own.roll(-n)), 1), False, backend)
+        lse = checked_logsumexp(Pairs(rows, keys, scale, None, shard.start, 2), False, backend)
         return _losses(lse, rows, rows.roll(-n, 0), scale, backend)
     if unit:
         x, y = unit_rows(x, backend=backend), unit_rows(y, backend=backend)
-    own = composed.own_indices(x, shard)[:, None]
+    others = None, shard.start, 1  # all rows of y but the one at the same place
     if negatives is not None:
-        lse = checked_logsumexp(x, negatives, scale, None, False, backend)
+        lse = checked_logsumexp(Pairs(x, negatives, scale, None), False, backend)
     elif against == "rows":
-        lse = checked_logsumexp(x, gather_rows(y, shard), scale, own, False, backend)
+        lse = checked_logsumexp(Pairs(x, gather_rows(y, shard), scale, *others), False, backend)
     else:
         if shard.ranks == 1:
-            lse, other = checked_logsumexp(x, y, scale, own, True, backend)
+            lse, other = checked_logsumexp(Pairs(x, y, scale, *others), True, backend)
         else:
             lse, other = (
-                checked_logsumexp(near, gather_rows(far, shard), scale, own, False, backend)
+                checked_logsumexp(Pairs(near, gather_rows(far, shard), scale, *others), False, backend)
                 for near, far in ((x, y), (y, x))
             )
         return (_losses(lse, x, y, scale, backend) + _losses(other, x, y, scale, backend)) / 2
