@@ -124,3 +124,19 @@ else:
         (correlation_oracle.covariance_penalty(exact) * 1024).backward()
         error = (leaf.grad.double() - exact.grad).norm(dim=0) / exact.grad.norm(dim=0)
         assert (error < 8 * torch.finfo(torch.float16).eps).all(), error
+
+    @pytest.mark.parametrize(
+        ("loss", "n", "d", "side"),
+        (
+            (SF.barlow_twins, 29, 40, "samples"),  # 8*29 < 6*40
+            (SF.barlow_twins, 30, 40, "features"),
+            (SF.vicreg, 26, 40, "samples"),  # 12*26 < 8*40
+            (SF.vicreg, 27, 40, "features"),
+            (SF.vibcreg, 39, 40, "samples"),
+            (SF.vibcreg, 40, 40, "features"),
+        ),
+    )
+    def test_the_side_with_fewer_operations_is_taken(loss: Callable[..., Tensor], n: int, d: int, side: str) -> None:
+        z0, z1 = (z.half() for z in similar(n, d))
+        taken = [loss(z0, z1, side=each, backend="triton") for each in (None, "samples", "features")]
+        assert torch.equal(taken[0], taken[1 if side == "samples" else 2]) and not torch.equal(taken[1], taken[2])
