@@ -64,7 +64,7 @@ def choose_side(rows: int, features: int, work: tuple[int, int] = (6, 6)) -> str
 
 
 def _work_of_halves(energy: str, scaling: Scaling) -> tuple[int, int]:
-    """Count operations where cuBLAS multiplies 16-bit columns, for `choose_side`; docs/design/correlation.md derives it.
+    """Count operations where cuBLAS multiplies 16-bit columns, as docs/design/correlation.md derives them.
 
     It computes both halves of symmetric matrices. K of columns that are not standardised counts twice in the backward.
     """
