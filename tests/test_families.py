@@ -49,10 +49,8 @@ HOLES = {
     ("rows", "cuda"): "Triton moves rows as fast as memory does",
     ("rows", "CUDA kernels"): "Triton moves rows as fast as memory does",
     ("rows", "instruction sets"): "similarity/test_isa.py runs them beside the pairs",
-    ("rows", "GPU test"): "test_similarity_gpu.py runs unit rows and products of rows through the losses",
     ("sigreg", "cuda"): "sines are arithmetic, which Triton does as well",
     ("sigreg", "CUDA kernels"): "sines are arithmetic, which Triton does as well",
-    ("sigreg", "GPU test"): "it has not run on a GPU yet; the interpreter and the compiler have seen it",
     ("sigreg", "compiled variants"): "sigreg_compile.py compiles its two kernels by itself",
 }  # fmt: skip
 

@@ -30,6 +30,7 @@ else:
     from triton.runtime import interpreter
 
     import sslkernels.functional as SF
+    from sslkernels.ops.correlation import triton_loss
 
     N, D = 24, 40
 
@@ -124,3 +125,27 @@ else:
         (correlation_oracle.covariance_penalty(exact) * 1024).backward()
         error = (leaf.grad.double() - exact.grad).norm(dim=0) / exact.grad.norm(dim=0)
         assert (error < 8 * torch.finfo(torch.float16).eps).all(), error
+
+    @pytest.mark.parametrize(
+        ("loss", "n", "d", "side"),
+        (
+            (SF.barlow_twins, 29, 40, "samples"),  # 8*29 < 6*40
+            (SF.barlow_twins, 30, 40, "features"),
+            (SF.vicreg, 26, 40, "samples"),  # 12*26 < 8*40
+            (SF.vicreg, 27, 40, "features"),
+            (SF.vibcreg, 39, 40, "samples"),
+            (SF.vibcreg, 40, 40, "features"),
+        ),
+    )
+    def test_the_side_with_fewer_operations_is_taken(
+        loss: Callable[..., Tensor], n: int, d: int, side: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken, energies = [], triton_loss._energies
+
+        def watched(job: triton_loss.Job, matrix: Tensor) -> triton_loss.Sums:
+            taken.append(job.energy.side)
+            return energies(job, matrix)
+
+        monkeypatch.setattr(triton_loss, "_energies", watched)
+        loss(*(z.half() for z in similar(n, d)), backend="triton")
+        assert taken == [side]

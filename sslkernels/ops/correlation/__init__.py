@@ -37,7 +37,7 @@ def column_loss(
 
     ``energy`` is "cross" (of both views), "each" (of each view with itself) or "none".
     """
-    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, shared, backend, whole=True)
+    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, shared, backend, scaling, whole=True)
     return in_one_call(compute, Asked(formula, scaling, wanted, where), z0, z1, alike=shard)
 
 
@@ -53,19 +53,22 @@ def column_moments(
     backend: str | None = None,
 ) -> Moments:
     """Compute the moments themselves, for a function of them that is not a `Formula`."""
-    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, True, backend, whole=False)
+    z0, z1, wanted, where = _prepared(z0, z1, energy, side, shard, True, backend, scaling, whole=False)
     return Moments(*ColumnMoments.apply(z0, z1, MomentsAsked(centre, scaling, wanted, where)))
 
 
-def choose_side(rows: int, features: int, crossed_halves: bool = False) -> str:
-    """Choose the side with less to multiply: N x N matrices take 6*N^2*D operations, D x D matrices 6*N*D^2.
+def choose_side(rows: int, features: int, work: tuple[int, int] = (6, 6)) -> str:
+    """Choose the side with less to multiply: N x N matrices take work[0]*N^2*D operations, D x D work[1]*N*D^2."""
+    of_samples, of_features = work
+    return "samples" if of_samples * rows < of_features * features else "features"
 
-    ``crossed_halves``: two views are crossed, in 16 bits on a GPU. There cuBLAS multiplies, which computes both halves
-    of a symmetric matrix. So N x N matrices take 8*N^2*D operations; docs/design/correlation.md adds the bytes.
+
+def _work_of_halves(energy: str, scaling: Scaling) -> tuple[int, int]:
+    """Count operations where cuBLAS multiplies 16-bit columns, as docs/design/correlation.md derives them.
+
+    It computes both halves of symmetric matrices. K of columns that are not standardised counts twice in the backward.
     """
-    if crossed_halves:
-        return "samples" if 4 * rows < 3 * features else "features"
-    return "samples" if rows < features else "features"
+    return 8 if scaling.eps is not None else 12, 6 if energy == "cross" else 8
 
 
 def _prepared(
@@ -76,6 +79,7 @@ def _prepared(
     shard: Shard,
     shared: bool,
     backend: str | None,
+    scaling: Scaling,
     whole: bool,
 ) -> tuple[Tensor, Tensor | None, Energy, Where]:
     if z1 is not None:
@@ -84,8 +88,8 @@ def _prepared(
     dtype = compute_dtype(z0)
     # A whole loss on one GPU takes the diagonal from the same rounded columns as the total.
     consistent = whole and chosen == "triton" and shard.ranks == 1
-    crossed_halves = consistent and dtype.itemsize == 2 and energy == "cross"
-    side = side or choose_side(shard.total(z0.shape[0]), z0.shape[1], crossed_halves)
+    work = _work_of_halves(energy, scaling) if consistent and dtype.itemsize == 2 else (6, 6)
+    side = side or choose_side(shard.total(z0.shape[0]), z0.shape[1], work)
     # Elsewhere, on the side of samples, we subtract the exact diagonal of C from a total. If operands were rounded to
     # 16 bits, that error would be felt in the whole total, and one wide column could hide the rest. So products run
     # in fp32 there.

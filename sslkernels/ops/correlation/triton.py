@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sslkernels.distributed import Shard
+from sslkernels.ops.correlation import composed
 from sslkernels.ops.correlation import triton_kernels as kernels
-from sslkernels.ops.correlation.schema import Coefficients, Columns, Products
-from sslkernels.ops.correlation.triton_loss import loss
+from sslkernels.ops.correlation.schema import Coefficients, Columns, Energy, Formula, Products, Scaling
+from sslkernels.ops.correlation.triton_loss import whole_loss
 from sslkernels.ops.correlation.triton_steps import (
     Terms,
     View,
@@ -25,8 +27,6 @@ from sslkernels.ops.correlation.triton_steps import (
 from sslkernels.ops.launch import rows_of
 from sslkernels.ops.triton_launch import Area, Tile, cdiv, doubles, floats
 
-__all__ = ["backward", "energies", "loss", "matrix", "moments"]
-
 # A matrix that is multiplied in float16 is first scaled so that its largest entry is this, and small entries keep their
 # digits. Sums over them are float32, and do not overflow.
 HEADROOM = 2.0**14
@@ -34,6 +34,17 @@ HEADROOM = 2.0**14
 SAMPLE_ENERGIES = Area(numbers=4096, warps=4)
 FEATURE_ENERGIES = Tile(rows=64, columns=64, warps=4)
 FINISH = Area(numbers=1024, warps=4)
+
+
+def loss(
+    z0: Tensor, z1: Tensor | None, scaling: Scaling, energy: Energy, formula: Formula, need0: bool, need1: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    if z0.numel() and (energy.kind != "cross" or scaling.eps is not None):
+        return whole_loss(z0, z1, scaling, energy, formula, need0, need1)
+    if energy.side == "samples":  # ops one by one take the diagonal from columns that are not rounded
+        energy = energy._replace(dtype=torch.float32)
+    alone = composed.Where(Shard.alone, True, "triton")
+    return composed.loss(z0, z1, scaling, energy, formula, need0, need1, alone)
 
 
 def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -21,8 +21,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sslkernels.distributed import Shard
-from sslkernels.ops.correlation import composed
 from sslkernels.ops.correlation import triton_loss_kernels as kernels
 from sslkernels.ops.correlation.schema import Energy, Formula, Scaling
 from sslkernels.ops.correlation.triton_kernels import feature_energies_kernel
@@ -143,13 +141,10 @@ class Sums(NamedTuple):
     columns: Tensor | None  # (1, parts, D), along its columns
 
 
-def loss(
+def whole_loss(
     z0: Tensor, z1: Tensor | None, scaling: Scaling, energy: Energy, formula: Formula, need0: bool, need1: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    if z0.numel() == 0 or (energy.kind == "cross" and scaling.eps is None):
-        alone = composed.Where(Shard.alone, True, "triton")
-        energy = energy._replace(dtype=torch.float32) if energy.side == "samples" else energy
-        return composed.loss(z0, z1, scaling, energy, formula, need0, need1, alone)
+    """Compute what the op `loss` does, for rows that are there. Crossed views must be standardised."""
     views = tuple(rows_of(z) for z in (z0, z1) if z is not None)
     job = Job(views, scaling, energy, formula, (need0, need1 and z1 is not None))
     gradients = [floats(z0, *z0.shape) if need else floats(z0, 0) for need in job.needs]
