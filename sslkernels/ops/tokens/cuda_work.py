@@ -29,8 +29,8 @@ def _collect(launch: Mapping[str, Any]) -> Work:
 
 
 def _sums(launch: Mapping[str, Any]) -> Work:
-    x, index, parts = (field for field in launch["fields"] if isinstance(field, Tensor))
-    return Work(bytes_read=size_of(x, index), bytes_written=size_of(parts))
+    *read, parts = (field for field in launch["fields"] if isinstance(field, Tensor))
+    return Work(bytes_read=size_of(*read), bytes_written=size_of(parts))
 
 
 def _ranks(launch: Mapping[str, Any]) -> Work:
@@ -62,5 +62,11 @@ def _bytes(x: Tensor, rows: int) -> int:
 
 # By the name of a kernel as far as its dtypes.
 WORK: dict[str, Count] = {
-    "gather": _gather, "collect": _collect, "sums": _sums, "ranks": _ranks, "patches": _patches, "errors": _errors,
-}  # fmt: skip
+    "gather": _gather,
+    "collect": _collect,
+    "sums": _sums,
+    "total": _sums,
+    "ranks": _ranks,
+    "patches": _patches,
+    "errors": _errors,
+}
