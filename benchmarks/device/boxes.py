@@ -19,6 +19,8 @@ from device.plan import GRACE
 
 _KILLED_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _LIBC = ctypes.CDLL(None)
+# Seconds without which no step begins.
+LEAST = 2.0
 
 
 @dataclass
@@ -60,7 +62,7 @@ class Boxes:
     def run(self, step: Step) -> Outcome:
         if step.tool and shutil.which(step.tool) is None:
             return Outcome(step.name, "absent", why=f"{step.tool} is not here")
-        if self.left < 2:
+        if self.left < LEAST:
             return Outcome(step.name, "not begun", why="the time was up")
         start = time.monotonic()
         end = start + min(step.seconds, self.left)
