@@ -28,6 +28,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from sslkernels.capture import is_captured
+
 # Ranks must agree on these, whatever function they call. Each entry says what happened if they differ, and the remedy.
 DISAGREEMENTS = {
     "function": ("call different functions", "call the same on all of them"),
@@ -51,7 +53,7 @@ def agree(group: dist.ProcessGroup, rows: int, device: torch.device, call: dict[
     line = _line(group, device)
     name, value = next(((n, setting) for n, setting in call.items() if isinstance(setting, Tensor)), ("", None))
     name = f"{call['function']}: {name}"
-    late = value is not None and line.is_host and waits_for(value.device) and (name in line.seen or _captures(device))
+    late = value is not None and line.is_host and waits_for(value.device) and (name in line.seen or is_captured(value))
     when = "a tensor, compared later" if late else "a tensor"
     known = {n: when if isinstance(setting, Tensor) else setting for n, setting in call.items()}
     # Every call sends the same number of numbers, so that ranks that call different functions still notice it.
@@ -79,13 +81,6 @@ agree._torchdynamo_disable = True  # type: ignore[attr-defined]
 def waits_for(device: torch.device) -> bool:
     """Say if the host waits when it reads a number on ``device``."""
     return device.type != "cpu"
-
-
-def _captures(device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    with torch.cuda.device(device):
-        return torch.cuda.is_current_stream_capturing()
 
 
 def all_gather(output: Tensor, value: Tensor, group: dist.ProcessGroup | None) -> None:
@@ -165,7 +160,7 @@ class Late:
 def copied(value: Tensor) -> Copied:
     """Begin to copy the bits of a value to the host. Values in a CUDA graph stay there, and count as zero."""
     is_float, device = value.is_floating_point(), value.device
-    if _captures(device):
+    if is_captured(value):
         return Copied(torch.zeros(1, dtype=torch.int64), None, is_float)
     if device.type != "cuda":  # we know no other device that is sure to copy without waiting
         return Copied(_bits(value).cpu(), None, is_float)
@@ -211,7 +206,7 @@ def _connected(group: dist.ProcessGroup, device: torch.device) -> Line:
     host = torch.device("cpu")
     if not waits_for(device) or speaks_host(group):
         return Line(_gathered, host, is_host=True)
-    if _captures(device):
+    if is_captured(torch.empty(0, device=device)):
         raise RuntimeError(
             "group: its ranks meet for the first time while a CUDA graph is captured; "
             "call once with this group before the capture."

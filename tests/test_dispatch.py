@@ -218,7 +218,7 @@ def test_no_launch_is_outside_a_guard() -> None:
 
 def launches(tree: ast.Module) -> Iterator[tuple[ast.Call, bool]]:
     """Yield each call of a kernel, ``kernel[grid](...)``, and of the CUDA driver, and whether a guard is around it."""
-    guards = ("device_of", "guard")
+    guards = ("device_of", "guard", "launching")
 
     def walk(node: ast.AST, guarded: bool) -> Iterator[tuple[ast.Call, bool]]:
         if isinstance(node, ast.With):
