@@ -65,13 +65,27 @@ def kernels_in_ptx(family: str, folder: Path) -> dict[str, str]:
 @needs_nvcc
 @pytest.mark.slow
 def test_vector_kernels_move_16_bytes_at_a_time(tmp_path: Path) -> None:
+    """No number is moved by itself: of these kernels only errors reads single ones, and only indices are integers."""
     for name, text in kernels_in_ptx("tokens", tmp_path).items():
         if name.endswith("_vector"):
             assert re.search(r"ld\.global\.v(4\.[ufb]32|2\.[ufb]64)", text), name
             if not name.startswith("errors"):
-                assert re.search(r"st\.global\.v(4\.[ufb]32|2\.[ufb]64)", text), name
+                assert set(re.findall(r"st\.global\.([\w.]+)", text)) == {"v4.u32"}, name
+                assert not re.search(r"ld\.global\.(v2\.f32|[fb]32|[fb]64|[ub]16)\b", text), name
         elif name.endswith("_scalar"):
             assert not re.search(r"(ld|st)\.global\.v", text), name
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_rows_have_their_loads_in_flight_together(tmp_path: Path) -> None:
+    """Four 16-byte vectors are loaded before the first is stored, or added to others."""
+    kernels = kernels_in_ptx("tokens", tmp_path)
+    names = [name for name in kernels if re.match(r"(gather|collect|sums|total)_\w+_vector", name)]
+    assert len(names) == 2 * 8 + 2 * 4
+    for name in names:
+        parts = re.split(r"st\.global|add(?:\.\w+)?\.f(?:32|64)", kernels[name])
+        assert max(len(re.findall(r"ld\.global\.v[24]", part)) for part in parts) >= 4, name
 
 
 @needs_nvcc

@@ -68,9 +68,27 @@ template <class T, int V> __device__ inline Pack<sum_t<T>, V> widened(const Pack
     for (int v = 0; v < V; ++v) values.at[v] = widen(read.at[v]);
     return values;
 }
-template <int V, class T> __device__ inline Pack<sum_t<T>, V> load(const T *from) { return widened(*packs<V>(from)); }
+template <int V, class T> __device__ inline Pack<sum_t<T>, V> load(const T *from) {
+    const Pack<T, V> read = *packs<V>(from); // one access; numbers by themselves would be several
+    return widened(read);
+}
+// Writes to global memory. nvcc may divide the assignment of a struct into its numbers, so 16 bytes are written by
+// hand.
+template <class T, int V> __device__ inline void put(T *to, const Pack<T, V> &values) {
+#ifdef __CUDACC__
+    if constexpr (sizeof values % 16 == 0) {
+        const uint4 *part = reinterpret_cast<const uint4 *>(&values);
+        for (unsigned i = 0; i < sizeof values / 16; ++i)
+            asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(__cvta_generic_to_global(to) + 16 * i),
+                         "r"(part[i].x), "r"(part[i].y), "r"(part[i].z), "r"(part[i].w)
+                         : "memory");
+        return;
+    }
+#endif
+    *reinterpret_cast<Pack<T, V> *>(to) = values;
+}
 template <class T, class W, int V> __device__ inline void store(T *to, const Pack<W, V> &values) {
     Pack<T, V> written;
     for (int v = 0; v < V; ++v) narrow(values.at[v], written.at[v]);
-    *reinterpret_cast<Pack<T, V> *>(to) = written;
+    put(to, written);
 }
