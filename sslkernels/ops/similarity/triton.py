@@ -32,15 +32,14 @@ def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, 
             floats(x, *((n, d) if attend else (0,))).zero_(),
         )
     way = plan_for(pairs)
-    with torch.cuda.device_of(x):
-        if attend and way.fused is not None and not columns:
-            running, parts = fused.attended(way.fused, pairs)
-            rows = lse_of(running)
-            return rows, floats(x, 0), attended_of(running, parts, rows)
-        swept = tiles.sums(way, pairs, columns, attend)
-        rows = lse_of(swept.rows)
-        column_sums = floats(x, 0) if swept.columns is None else lse_of(swept.columns)
-        return rows, column_sums, tiles.attended(way, pairs, rows, swept.products) if attend else floats(x, 0)
+    if attend and way.fused is not None and not columns:
+        running, parts = fused.attended(way.fused, pairs)
+        rows = lse_of(running)
+        return rows, floats(x, 0), attended_of(running, parts, rows)
+    swept = tiles.sums(way, pairs, columns, attend)
+    rows = lse_of(swept.rows)
+    column_sums = floats(x, 0) if swept.columns is None else lse_of(swept.columns)
+    return rows, column_sums, tiles.attended(way, pairs, rows, swept.products) if attend else floats(x, 0)
 
 
 def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
@@ -51,22 +50,18 @@ def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tens
         shapes = (of.shape if need else (0,) for of, need in ((x, need_x), (keys, need_y)))
         moved_x, moved_y = (floats(x, *shape).zero_() for shape in shapes)
         return moved_x, moved_y
-    with torch.cuda.device_of(x):
-        terms = terms_of(sums, x.dtype)
-        sides = moved(plan_for(pairs), pairs, terms, need_x, need_y, None)
-        moved_x, moved_y = (floats(x, 0) if parts is None else total(parts, terms.largest) for parts in sides)
-        return moved_x, moved_y
+    terms = terms_of(sums, x.dtype)
+    sides = moved(plan_for(pairs), pairs, terms, need_x, need_y, None)
+    moved_x, moved_y = (floats(x, 0) if parts is None else total(parts, terms.largest) for parts in sides)
+    return moved_x, moved_y
 
 
 def weigh(
     positives: Positives, rows: Tensor, cols: Tensor | None, share: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     of_columns = None if cols is None else Running(cols.contiguous(), None)
-    with torch.cuda.device_of(rows):
-        weighed = triton_anchors.weigh(
-            positives, Running(rows.contiguous(), None), of_columns, share, True, False, False
-        )
-        value, pulled = triton_anchors.summed(weighed.losses, weighed.pulled)
+    weighed = triton_anchors.weigh(positives, Running(rows.contiguous(), None), of_columns, share, True, False, False)
+    value, pulled = triton_anchors.summed(weighed.losses, weighed.pulled)
     return value, weighed.weights, weighed.pull, pulled  # type: ignore[return-value]
 
 
@@ -76,16 +71,14 @@ def finish(
     x_parts, y_parts = (
         Parts(None if sums is None else sums.contiguous()[None]) for sums in (moved.moved_x, moved.moved_y)
     )
-    with torch.cuda.device_of(moved.x):
-        return triton_anchors.finish(moved, x_parts, y_parts, None, pull, None, need_x, need_y, need_scale)
+    return triton_anchors.finish(moved, x_parts, y_parts, None, pull, None, need_x, need_y, need_scale)
 
 
 def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     keys = anchors.y if anchors.negatives is None else anchors.negatives
     if anchors.x.shape[0] == 0 or keys.shape[0] == 0:
         return composed.contrast(anchors, mean, needs, Shard.alone, "triton")
-    with torch.cuda.device_of(anchors.x):
-        return triton_contrast.contrast(anchors, mean, needs)
+    return triton_contrast.contrast(anchors, mean, needs)
 
 
 def _prepared(pairs: Pairs) -> Pairs:
