@@ -128,12 +128,14 @@ def predict(
         raise ValueError(f"explain: --device {target.name} compiles kernels, and {why_not}")
     name = report.chosen(workload, dtype, target, backend)
     case, shape = workload.case, workload.shape
-    device = f"{target.name}: {target.device}, {target.multiprocessors} multiprocessors, which need not be here"
-    yield _line("op", f"{case.op}, {case.described(shape, _name(dtype))}")
-    yield _line("device", device)
-    yield _line("backend", f"{name}, {_why(name, torch.device('cuda'), backend)}")
-    first, *more = textwrap.wrap(report.path(workload, dtype, target, name), 67)
-    yield from (_line("path", first), *(_line("", words) for words in more))
+    for label, words in (
+        ("op", f"{case.op}, {case.described(shape, _name(dtype))}"),
+        ("device", f"{target.name}: {target.device}, {target.multiprocessors} multiprocessors, which need not be here"),
+        ("backend", f"{name}, {_why(name, torch.device('cuda'), backend)}"),
+        ("path", report.path(workload, dtype, target, name)),
+    ):
+        first, *more = textwrap.wrap(words, 67)
+        yield from (_line(label, first), *(_line("", each) for each in more))
     yield ""
     yield from report.lines(report.make(workload, dtype, target, name))
 
