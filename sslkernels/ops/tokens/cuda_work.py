@@ -62,5 +62,6 @@ def _bytes(x: Tensor, rows: int) -> int:
 
 # By the name of a kernel as far as its dtypes.
 WORK: dict[str, Count] = {
-    "gather": _gather, "collect": _collect, "sums": _sums, "ranks": _ranks, "patches": _patches, "errors": _errors,
+    "gather": _gather, "collect": _collect, "sums": _sums, "total": _sums, "ranks": _ranks, "patches": _patches,
+    "errors": _errors,
 }  # fmt: skip
