@@ -59,15 +59,14 @@ def moments(z0: Tensor, z1: Tensor | None, centre: bool) -> tuple[Tensor, Tensor
                 x.zero_()
     else:
         spans = spans_of(z0)
-        with torch.cuda.device_of(z0):
-            if spans.parts == 1:
-                write_moments(z0, z1, whole, spans, centre, whole=True)
-            else:
-                split = new_parts(z0, views, spans.parts)
-                write_moments(z0, z1, split, spans, centre, whole=False)
-                kernels.merge_kernel[(cdiv(d, 128),)](
-                    z0, z1, *split, *whole, n, d, *spans, CENTRE=centre, BLOCK=128, num_warps=4
-                )
+        if spans.parts == 1:
+            write_moments(z0, z1, whole, spans, centre, whole=True)
+        else:
+            split = new_parts(z0, views, spans.parts)
+            write_moments(z0, z1, split, spans, centre, whole=False)
+            kernels.merge_kernel[(cdiv(d, 128),)](
+                z0, z1, *split, *whole, n, d, *spans, CENTRE=centre, BLOCK=128, num_warps=4
+            )
     if products is None or gaps is None:
         return means, squares, doubles(z0, 0), doubles(z0).zero_()
     return means, squares, products, gaps.sum()
@@ -82,12 +81,11 @@ def matrix(columns: Columns, products: Products) -> Tensor:
     out = floats(z0, 1 if cross and not samples else len(views), height, width)
     if out.numel() == 0 or depth == 0:
         return out.zero_()
-    with torch.cuda.device_of(z0):
-        for view in range(out.shape[0]):
-            right = views[1] if cross and not samples else views[view]
-            left = views[view].rows(first, count) if samples else views[view]
-            symmetric = count == n if samples else not cross
-            multiply(left, right, out[view : view + 1], depth, samples, symmetric, dtype)
+    for view in range(out.shape[0]):
+        right = views[1] if cross and not samples else views[view]
+        left = views[view].rows(first, count) if samples else views[view]
+        symmetric = count == n if samples else not cross
+        multiply(left, right, out[view : view + 1], depth, samples, symmetric, dtype)
     return out
 
 
@@ -100,21 +98,19 @@ def energies(matrix: Tensor, other: Tensor, cross: bool, side: str) -> Tensor:
         blocks = cdiv(height * width, block)
         parts = floats(matrix, views, blocks)
         if blocks:
-            with torch.cuda.device_of(matrix):
-                kernels.sample_energies_kernel[(blocks, views)](
-                    matrix, matrix[1:] if cross else matrix, parts, height * width, blocks, BLOCK=block, num_warps=warps
-                )
+            kernels.sample_energies_kernel[(blocks, views)](
+                matrix, matrix[1:] if cross else matrix, parts, height * width, blocks, BLOCK=block, num_warps=warps
+            )
         return parts.sum(1, keepdim=True, dtype=torch.float64)
     block_n, block_m, warps = FEATURE_ENERGIES
     row_blocks, column_blocks = cdiv(width, block_n), cdiv(width, block_m)
     row_parts = doubles(matrix, views, column_blocks, width)
     column_parts = doubles(matrix, views, row_blocks, width) if cross else None
     if width:
-        with torch.cuda.device_of(matrix):
-            kernels.feature_energies_kernel[(row_blocks * column_blocks, views)](
-                matrix, other, row_parts, column_parts, None, None, width, 1.0, row_blocks, column_blocks,
-                BLOCK_N=block_n, BLOCK_M=block_m, num_warps=warps,
-            )  # fmt: skip
+        kernels.feature_energies_kernel[(row_blocks * column_blocks, views)](
+            matrix, other, row_parts, column_parts, None, None, width, 1.0, row_blocks, column_blocks,
+            BLOCK_N=block_n, BLOCK_M=block_m, num_warps=warps,
+        )  # fmt: skip
     sums = row_parts.sum(1)
     return sums if column_parts is None else torch.cat([sums, column_parts.sum(1)])
 
@@ -150,25 +146,24 @@ def backward(
             None if mixed is None else mixed[view].contiguous(),
             None if z1 is None else pull,
         )
-        with torch.cuda.device_of(z0):
-            if matrix is None:
-                _finish(None, terms, dz)
-                continue
-            if side == "samples":
-                source, index = views[view], 1 - view if cross else view
-            else:
-                source, index = (views[1 - view] if cross else views[view]).rows(first, count), 0 if cross else view
-            operands = (source, matrix[index], None if unit is None else unit[index])
-            transposed = cross and view == 0
-            if through is None or terms.own is None:
-                product(*operands, terms, dz, None, side == "samples", transposed, first, compute)
-            else:
-                # dz needs the sum of da a over all rows, which no program has before da is complete. da is therefore
-                # stored in float32, 4*N*D bytes beside 2*N^2*D operations; it shares the memory of a float32 dz.
-                da = dz if dz.dtype == torch.float32 else floats(dz, *dz.shape)
-                sums = floats(dz, cdiv(count, blocks_of(compute)[1].n), dz.shape[1])
-                product(*operands, terms, da, sums, side == "samples", transposed, first, compute)
-                _finish(da, terms._replace(own=terms.own + through[view] * sums.sum(0)), dz)
+        if matrix is None:
+            _finish(None, terms, dz)
+            continue
+        if side == "samples":
+            source, index = views[view], 1 - view if cross else view
+        else:
+            source, index = (views[1 - view] if cross else views[view]).rows(first, count), 0 if cross else view
+        operands = (source, matrix[index], None if unit is None else unit[index])
+        transposed = cross and view == 0
+        if through is None or terms.own is None:
+            product(*operands, terms, dz, None, side == "samples", transposed, first, compute)
+        else:
+            # dz needs the sum of da a over all rows, which no program has before da is complete. da is therefore
+            # stored in float32, 4*N*D bytes beside 2*N^2*D operations; it shares the memory of a float32 dz.
+            da = dz if dz.dtype == torch.float32 else floats(dz, *dz.shape)
+            sums = floats(dz, cdiv(count, blocks_of(compute)[1].n), dz.shape[1])
+            product(*operands, terms, da, sums, side == "samples", transposed, first, compute)
+            _finish(da, terms._replace(own=terms.own + through[view] * sums.sum(0)), dz)
     return gradients[0], gradients[1]
 
 

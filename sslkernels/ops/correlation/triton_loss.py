@@ -149,19 +149,18 @@ def whole_loss(
     job = Job(views, scaling, energy, formula, (need0, need1 and z1 is not None))
     gradients = [floats(z0, *z0.shape) if need else floats(z0, 0) for need in job.needs]
     value = floats(z0)
-    with torch.cuda.device_of(z0):
-        numbers = _columns(job)
-        columns = taken = sums = None
-        if energy.kind != "none":
-            columns, taken = _standardise(job, numbers)
-            sums = _energies(job, _first_products(job, columns))
-            for view, dz in enumerate(gradients):
-                if dz.numel():
-                    _second_product(job, columns, sums, view, dz)
-            del columns
-        factors = _slopes(job, numbers, sums, taken, value, gradients)
-        if factors is not None:
-            _gradients(job, numbers, sums, factors, gradients)
+    numbers = _columns(job)
+    columns = taken = sums = None
+    if energy.kind != "none":
+        columns, taken = _standardise(job, numbers)
+        sums = _energies(job, _first_products(job, columns))
+        for view, dz in enumerate(gradients):
+            if dz.numel():
+                _second_product(job, columns, sums, view, dz)
+        del columns
+    factors = _slopes(job, numbers, sums, taken, value, gradients)
+    if factors is not None:
+        _gradients(job, numbers, sums, factors, gradients)
     return value, gradients[0], gradients[1]
 
 

@@ -22,10 +22,9 @@ def unit_forward(z0: Tensor, z1: Tensor | None, dtype: torch.dtype) -> tuple[Ten
     size = row_tile(d)
     programs = cdiv(n, size["BLOCK_N"]) + cdiv(more, size["BLOCK_N"])
     if programs:
-        with torch.cuda.device_of(z0):
-            kernels.unit_rows_kernel[(programs,)](
-                z0, z1, unit, norms, n, more, d, z0.stride(0), 0 if z1 is None else z1.stride(0), **size
-            )
+        kernels.unit_rows_kernel[(programs,)](
+            z0, z1, unit, norms, n, more, d, z0.stride(0), 0 if z1 is None else z1.stride(0), **size
+        )
     return unit, norms
 
 
@@ -34,12 +33,11 @@ def unit_backward(unit: Tensor, norms: Tensor, grad: Tensor, n0: int, dtype: tor
     grad = rows_of(grad)
     parts = unit.new_empty((n0, d), dtype=dtype), unit.new_empty((n - n0, d), dtype=dtype)
     size = row_tile(d)
-    with torch.cuda.device_of(unit):
-        for part, here in zip(parts, (slice(0, n0), slice(n0, n)), strict=True):
-            if part.shape[0]:
-                kernels.unit_rows_backward_kernel[(cdiv(part.shape[0], size["BLOCK_N"]),)](
-                    unit[here], norms[here], grad[here], part, part.shape[0], d, grad.stride(0), **size
-                )
+    for part, here in zip(parts, (slice(0, n0), slice(n0, n)), strict=True):
+        if part.shape[0]:
+            kernels.unit_rows_backward_kernel[(cdiv(part.shape[0], size["BLOCK_N"]),)](
+                unit[here], norms[here], grad[here], part, part.shape[0], d, grad.stride(0), **size
+            )
     return parts
 
 
@@ -49,10 +47,9 @@ def dot_forward(x: Tensor, y: Tensor | None, shift: int) -> Tensor:
     out = floats(x, n)
     size = row_tile(d)
     if n:
-        with torch.cuda.device_of(x):
-            kernels.row_dot_kernel[(cdiv(n, size["BLOCK_N"]),)](
-                x, y, out, n, y.shape[0], d, x.stride(0), y.stride(0), shift % y.shape[0], **size
-            )
+        kernels.row_dot_kernel[(cdiv(n, size["BLOCK_N"]),)](
+            x, y, out, n, y.shape[0], d, x.stride(0), y.stride(0), shift % y.shape[0], **size
+        )
     return out
 
 
@@ -73,10 +70,9 @@ def cosine_forward(rows: Matched) -> tuple[Tensor, Tensor]:
     cosines, norms = floats(x, n), floats(x, 2, n)
     size = row_tile(d)
     if n:
-        with torch.cuda.device_of(x):
-            kernels.row_cosine_kernel[(cdiv(n, size["BLOCK_N"]),)](
-                x, y, cosines, norms, n, d, x.stride(0), y.stride(0), rows.eps, **size
-            )
+        kernels.row_cosine_kernel[(cdiv(n, size["BLOCK_N"]),)](
+            x, y, cosines, norms, n, d, x.stride(0), y.stride(0), rows.eps, **size
+        )
     return cosines, norms
 
 
@@ -88,11 +84,10 @@ def cosine_backward(
     dx, dy = x.new_empty((n, d) if need_x else (0,)), y.new_empty((n, d) if need_y else (0,))
     size = row_tile(d)
     if n:
-        with torch.cuda.device_of(x):
-            kernels.row_cosine_backward_kernel[(cdiv(n, size["BLOCK_N"]),)](
-                x, y, cosines, norms, grad, dx if need_x else None, dy if need_y else None, n, d, x.stride(0),
-                y.stride(0), grad.stride(0), rows.eps, **size,
-            )  # fmt: skip
+        kernels.row_cosine_backward_kernel[(cdiv(n, size["BLOCK_N"]),)](
+            x, y, cosines, norms, grad, dx if need_x else None, dy if need_y else None, n, d, x.stride(0),
+            y.stride(0), grad.stride(0), rows.eps, **size,
+        )  # fmt: skip
     return dx, dy
 
 
@@ -104,11 +99,10 @@ def cosine_loss(loss: CosineLoss, need_x: bool, need_y: bool) -> tuple[Tensor, T
     dx, dy = floats(x, n, d) if need_x else floats(x, 0), floats(y, n, d) if need_y else floats(y, 0)
     size = row_tile(d)
     if n:
-        with torch.cuda.device_of(x):
-            kernels.cosine_loss_kernel[(cdiv(n, size["BLOCK_N"]),)](
-                x, y, losses, dx if need_x else None, dy if need_y else None, n, d, x.stride(0), y.stride(0), eps,
-                float(offset), float(weight), ranks / divisor, **size, maxnreg=REGISTERS,
-            )  # fmt: skip
+        kernels.cosine_loss_kernel[(cdiv(n, size["BLOCK_N"]),)](
+            x, y, losses, dx if need_x else None, dy if need_y else None, n, d, x.stride(0), y.stride(0), eps,
+            float(offset), float(weight), ranks / divisor, **size, maxnreg=REGISTERS,
+        )  # fmt: skip
     return losses.sum(), dx, dy
 
 
@@ -119,9 +113,8 @@ def _partner_gradient(x: Tensor, y: Tensor, shift: int, grad: Tensor, given: boo
     out = like.new_empty((n, d))
     size = row_tile(d)
     if n:
-        with torch.cuda.device_of(x):
-            kernels.row_dot_backward_kernel[(cdiv(n, size["BLOCK_N"]),)](
-                x, y, grad, out, x.shape[0], y.shape[0], d, x.stride(0), y.stride(0), shift % y.shape[0], n,
-                GIVEN=given, RECEIVED=received, **size,
-            )  # fmt: skip
+        kernels.row_dot_backward_kernel[(cdiv(n, size["BLOCK_N"]),)](
+            x, y, grad, out, x.shape[0], y.shape[0], d, x.stride(0), y.stride(0), shift % y.shape[0], n,
+            GIVEN=given, RECEIVED=received, **size,
+        )  # fmt: skip
     return out

@@ -32,10 +32,9 @@ def sums(p: Tensor, step: float, knots: int) -> Tensor:
     across = cdiv(slices, TILE["BLOCK_S"])
     parts = max(1, min(cdiv(n, TILE["BLOCK_N"]), PROGRAMS * processors(p.device) // (across * views)))
     partial = floats(p, views, parts, 2, knots, slices)
-    with torch.cuda.device_of(p):
-        kernels.sums_kernel[(across * parts * views,)](
-            p, partial, n, slices, knots, parts, *turns(step, torch.float32), **TILE
-        )
+    kernels.sums_kernel[(across * parts * views,)](
+        p, partial, n, slices, knots, parts, *turns(step, torch.float32), **TILE
+    )
     total = partial.sum(1) if parts > 1 else partial[:, 0]
     total[:, 0, 0], total[:, 1, 0] = n, 0  # no program computes knot 0
     return total
@@ -47,8 +46,7 @@ def adjoint(p: Tensor, grad: Tensor, step: float) -> Tensor:
     dp = floats(p, views, n, slices)
     if n:
         across, along = cdiv(slices, TILE["BLOCK_S"]), cdiv(n, TILE["BLOCK_N"])
-        with torch.cuda.device_of(p):
-            kernels.adjoint_kernel[(across * along * views,)](
-                p, grad, dp, n, slices, grad.shape[2], step, *turns(step, torch.float32), **TILE
-            )
+        kernels.adjoint_kernel[(across * along * views,)](
+            p, grad, dp, n, slices, grad.shape[2], step, *turns(step, torch.float32), **TILE
+        )
     return dp
