@@ -76,13 +76,11 @@ def explain(
 ) -> Iterator[str]:
     """Yield the lines, each a name and its words.
 
-        >>> import torch
-        >>> from sslkernels.bench.workloads import Workload
-    from sslkernels.device import report
-    from sslkernels.device.targets import TARGETS, Target
-        >>> lines = explain(Workload("clip_loss", (256, 64)), torch.float64, torch.device("cpu"), "reference", False)
-        >>> list(lines)[1]
-        'backend      reference, because --backend asks for it'
+    >>> import torch
+    >>> from sslkernels.bench.workloads import Workload
+    >>> lines = explain(Workload("clip_loss", (256, 64)), torch.float64, torch.device("cpu"), "reference", False)
+    >>> list(lines)[1]
+    'backend      reference, because --backend asks for it'
     """
     here = device.type == "cpu" or (device.index or 0) < torch.cuda.device_count()
     if measured and not here:
