@@ -32,3 +32,21 @@ def load_rows(x, rows, columns, n, d, stride):
     """A tile of x (N, D) in its dtype, zero beyond N and D."""
     inside = (rows[:, None] < n) & (columns[None, :] < d)
     return tl.load(pairs(x, rows, columns, stride), mask=inside, other=0.0)
+
+
+@triton.jit
+def triangle(place):
+    """Row and column of a tile of the lower triangle, counted row by row."""
+    row = ((tl.sqrt(8.0 * place + 1.0) - 1.0) * 0.5).to(tl.int32)
+    row = tl.where(row * (row + 1) // 2 > place, row - 1, row)  # the root is rounded
+    row = tl.where((row + 1) * (row + 2) // 2 <= place, row + 1, row)
+    return row, place - row * (row + 1) // 2
+
+
+@triton.jit
+def grouped(place, row_tiles, column_tiles, GROUP: tl.constexpr):
+    """Row and column of a tile of a rectangle. In this order, tiles that run together share rows and columns."""
+    first = place // (GROUP * column_tiles) * GROUP
+    size = tl.minimum(row_tiles - first, GROUP)
+    within = place % (GROUP * column_tiles)
+    return first + within % size, within // size

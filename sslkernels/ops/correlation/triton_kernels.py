@@ -17,7 +17,7 @@ same bits. Offsets of rows are int64.
 import triton
 import triton.language as tl
 
-from sslkernels.ops.triton_pieces import load_rows, pairs
+from sslkernels.ops.triton_pieces import grouped, load_rows, pairs, triangle
 
 # --- pieces ---------------------------------------------------------------------------------------------------------
 
@@ -53,24 +53,6 @@ def _load_off_diagonal(matrix, shrink, rows, columns, height, width, first, DTYP
     inside = (rows[:, None] < height) & (columns[None, :] < width)
     part = tl.load(pairs(matrix, rows, columns, width), mask=inside, other=0.0)
     return tl.where(rows[:, None] + first == columns[None, :], 0.0, part * shrink).to(DTYPE)
-
-
-@triton.jit
-def _triangle(place):
-    """Row and column of a tile of the lower triangle, counted row by row."""
-    row = ((tl.sqrt(8.0 * place + 1.0) - 1.0) * 0.5).to(tl.int32)
-    row = tl.where(row * (row + 1) // 2 > place, row - 1, row)  # the root is rounded
-    row = tl.where((row + 1) * (row + 2) // 2 <= place, row + 1, row)
-    return row, place - row * (row + 1) // 2
-
-
-@triton.jit
-def _grouped(place, row_blocks, column_blocks, GROUP: tl.constexpr):
-    """Row and column of a tile of a rectangle. In this order, tiles that run together share rows and columns."""
-    first = place // (GROUP * column_blocks) * GROUP
-    size = tl.minimum(row_blocks - first, GROUP)
-    within = place % (GROUP * column_blocks)
-    return first + within % size, within // size
 
 
 # --- moments --------------------------------------------------------------------------------------------------------
@@ -259,9 +241,9 @@ def matrix_kernel(
     place = tl.program_id(0) // parts
     part = tl.program_id(0) % parts
     if SYMMETRIC:
-        row_block, column_block = _triangle(place)
+        row_block, column_block = triangle(place)
     else:
-        row_block, column_block = _grouped(place, tl.cdiv(height, BLOCK_N), tl.cdiv(width, BLOCK_M), 8)
+        row_block, column_block = grouped(place, tl.cdiv(height, BLOCK_N), tl.cdiv(width, BLOCK_M), 8)
     rows = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     columns = column_block * BLOCK_M + tl.arange(0, BLOCK_M)
     span = tl.cdiv(tl.cdiv(depth, BLOCK_K), parts) * BLOCK_K
@@ -390,7 +372,7 @@ def backward_kernel(
     The diagonal of K is about D, where other entries are about sqrt(D), and the gradient of the scale takes most of
     what it adds away again. It stays out of the product, which tf32 may round, and is multiplied in float32.
     """
-    row_block, column_block = _grouped(tl.program_id(0), tl.cdiv(n, BLOCK_N), tl.cdiv(d, BLOCK_D), 8)
+    row_block, column_block = grouped(tl.program_id(0), tl.cdiv(n, BLOCK_N), tl.cdiv(d, BLOCK_D), 8)
     rows = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     features = column_block * BLOCK_D + tl.arange(0, BLOCK_D)
     shrink = 1.0

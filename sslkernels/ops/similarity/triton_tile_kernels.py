@@ -21,7 +21,7 @@ from sslkernels.ops.similarity.triton_kernels import (
     reference_point,
     unit_of,
 )
-from sslkernels.ops.triton_pieces import INF, exp, pairs
+from sslkernels.ops.triton_pieces import INF, exp, grouped, pairs, triangle
 
 # A sum above the top of a tile is kept if it is at least e^-55. What it holds is then at least e^-32 of itself where
 # exponentials of float32 vanish, at e^-87: the digits below are not its own.
@@ -31,32 +31,18 @@ GROUP = 8
 
 
 @triton.jit
-def _tile_in_rectangle(place, row_tiles, column_tiles, GROUP: tl.constexpr):
-    first = place // (GROUP * column_tiles) * GROUP
-    size = tl.minimum(row_tiles - first, GROUP)
-    within = place % (GROUP * column_tiles)
-    return first + within % size, within // size
-
-
-@triton.jit
-def _tile_in_triangle(place, GROUP: tl.constexpr):
-    """The same for the tiles on and below the diagonal, and the few above it that fill the squares on it."""
-    square = place // (GROUP * GROUP)
-    band = ((tl.sqrt(8.0 * square + 1.0) - 1.0) * 0.5).to(tl.int32)
-    band = tl.where(band * (band + 1) // 2 > square, band - 1, band)  # the root is rounded
-    band = tl.where((band + 1) * (band + 2) // 2 <= square, band + 1, band)
-    within = place - band * (band + 1) // 2 * (GROUP * GROUP)
-    return band * GROUP + within % GROUP, within // GROUP
-
-
-@triton.jit
 def _tile(place, row_tiles, column_tiles, TRIANGLE: tl.constexpr, GROUP: tl.constexpr):
-    """Row and column of a tile. Those not below ``row_tiles``, or above the diagonal of a triangle, are not there."""
+    """Row and column of a tile, and if it is there.
+
+    A triangle is made of squares of GROUP x GROUP tiles. Those on the diagonal have tiles above it, which are not there.
+    """
     if TRIANGLE:
-        row, column = _tile_in_triangle(place, GROUP)
+        band, square = triangle(place // (GROUP * GROUP))
+        within = place % (GROUP * GROUP)
+        row, column = band * GROUP + within % GROUP, square * GROUP + within // GROUP
         return row, column, (row < row_tiles) & (column <= row)
     else:
-        row, column = _tile_in_rectangle(place, row_tiles, column_tiles, GROUP)
+        row, column = grouped(place, row_tiles, column_tiles, GROUP)
         return row, column, row < row_tiles
 
 
