@@ -34,7 +34,7 @@ GROUP = 8
 def _tile(place, row_tiles, column_tiles, TRIANGLE: tl.constexpr, GROUP: tl.constexpr):
     """Row and column of a tile, and if it is there.
 
-    A triangle is made of squares of GROUP x GROUP tiles. Those on the diagonal have tiles above it, which are not there.
+    A triangle is made of squares of GROUP x GROUP tiles. In those on the diagonal, tiles above it are not there.
     """
     if TRIANGLE:
         band, square = triangle(place // (GROUP * GROUP))
