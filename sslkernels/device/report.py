@@ -209,6 +209,8 @@ def count_in_words(number: float) -> str:
 
 
 def time_in_words(seconds: float) -> str:
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     if seconds >= 1e-3:
         return f"{seconds * 1e3:.3g} ms"
     return f"{seconds * 1e6:.3g} us" if seconds >= 1e-7 else "<0.1 us"
