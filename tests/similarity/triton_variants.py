@@ -16,7 +16,7 @@ from sslkernels.ops.similarity import triton_tile_kernels as tiles
 from sslkernels.ops.triton_launch import row_tile
 
 INTEGERS = {
-    "n", "m", "d", "x_stride", "y_stride", "out_stride", "total_n", "total_m", "first_row", "first_column",
+    "n", "m", "d", "x_stride", "y_stride", "out_stride", "out_d", "total_n", "total_m", "first_row", "first_column",
     "column_programs", "parts", "listed", "count", "start", "step", "largest_count", "losses_count", "row_state",
     "column_state", "row_parts", "column_parts", "x_part_rows", "y_part_rows", "x_parts", "y_parts", "first_size",
     "second_size", "third_size", "fourth_size",
@@ -118,7 +118,7 @@ def whole_losses(dtype: str, width: int) -> Iterator[Variant]:
     yield f"weigh {dtype} D={width}", anchors.weigh_kernel, types, size, options
     yield f"weigh lse {dtype} D={width}", anchors.weigh_kernel, types, {**size, **given}, options
     size = triton_anchors.finish_tile(width)
-    options = {"num_warps": size.pop("num_warps")}
+    options = {"num_warps": size.pop("num_warps"), "maxnreg": triton_anchors.REGISTERS}
     yield f"finish {dtype} D={width}", anchors.finish_kernel, types, size, options
     absent = dict.fromkeys(("x_by", "x_norms", "y", "y_moved", "y_norms", "dy", "pull", "largest", "losses", "pulled"))
     absent |= dict.fromkeys(("value", "scale_grad", "arrived"))

@@ -18,6 +18,8 @@ from sslkernels.ops.triton_launch import Area, cdiv, empty, floats, processors
 WEIGH = Area(numbers=2048, warps=4)
 # The tile of one side in `finish`, with rows, partners and what moved them. With twice as many numbers it spills.
 FINISH = Area(numbers=512, warps=4)
+# Left alone, ptxas aims at fewer registers in `finish`, and spills.
+REGISTERS = 96  # per thread
 
 
 class Weighed(NamedTuple):
@@ -89,6 +91,7 @@ def finish(
         y, y_parts.moved, moved.y_norms, dy if need_y else None, pull, moved.scale, largest, along, scale_grad, arrived,
         losses, pulled, value, n, m, d, x.stride(0), 0 if y is None else y.stride(0), x_part_rows, y_part_rows, x_count,
         y_count, 0 if largest is None else len(largest), 0 if losses is None else len(losses), **size,
+        maxnreg=REGISTERS,
     )  # fmt: skip
     if along is not None and arrived is None:
         scale_grad, _ = summed(along)

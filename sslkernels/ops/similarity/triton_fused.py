@@ -7,20 +7,21 @@ from torch import Tensor
 
 from sslkernels.ops.similarity import triton_fused_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.similarity.triton_parts import Running, Terms, layout, room
-from sslkernels.ops.similarity.triton_plan import Blocks, fused_grid, fused_tile, keys_of
+from sslkernels.ops.similarity.triton_parts import Running, Terms, aligned, layout, room
+from sslkernels.ops.similarity.triton_plan import Blocks, fused_grid, fused_tile
 from sslkernels.ops.triton_launch import floats
 
 
 def attended(blocks: Blocks, pairs: Pairs) -> tuple[Running, Tensor]:
     """Running sums of rows, and the sums of e^(logit - peak)*y in as many parts (parts, N, D)."""
-    x, keys, left_out = pairs.x, keys_of(pairs), layout(pairs)
-    (n, d), m = x.shape, keys.shape[0]
+    x, left_out = aligned(pairs.x), layout(pairs)
+    keys = x if pairs.y is None else aligned(pairs.y)
+    (n, d), m = pairs.x.shape, keys.shape[0]
     row_blocks, parts = fused_grid(n, m, blocks, x.device)
     peaks, totals = floats(x, 2, parts, n)
     moved = floats(x, parts, n, d)
     kernels.attend_kernel[(row_blocks * parts,)](
-        x, keys, pairs.scale, peaks, totals, moved, n, m, d, x.stride(0), keys.stride(0),
+        x, keys, pairs.scale, peaks, totals, moved, n, m, x.shape[1], d, x.stride(0), keys.stride(0),
         left_out.start, left_out.step, parts, VIEWS=left_out.views, ROOM=room(x), **fused_tile(blocks, d),
     )  # fmt: skip
     return Running(peaks, totals), moved
@@ -28,14 +29,15 @@ def attended(blocks: Blocks, pairs: Pairs) -> tuple[Running, Tensor]:
 
 def moved(blocks: Blocks, pairs: Pairs, terms: Terms) -> Tensor:
     """O for x, in parts (parts, N, D), over the unit of the terms."""
-    x, keys, left_out = pairs.x, keys_of(pairs), layout(pairs)
-    (n, d), m = x.shape, keys.shape[0]
+    x, left_out = aligned(pairs.x), layout(pairs)
+    keys = x if pairs.y is None else aligned(pairs.y)
+    (n, d), m = pairs.x.shape, keys.shape[0]
     row_blocks, parts = fused_grid(n, m, blocks, x.device)
     out = floats(x, parts, n, d)
     by_rows, by_columns, largest = terms
     kernels.move_kernel[(row_blocks * parts,)](
         x, keys, pairs.scale, *(by_rows or (None, None)), *(by_columns or (None, None)), largest, out,
-        n, m, d, x.stride(0), keys.stride(0), left_out.start, left_out.step, parts,
+        n, m, x.shape[1], d, x.stride(0), keys.stride(0), left_out.start, left_out.step, parts,
         0 if largest is None else len(largest), VIEWS=left_out.views, **fused_tile(blocks, d),
     )  # fmt: skip
     return out

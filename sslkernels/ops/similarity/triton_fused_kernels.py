@@ -5,7 +5,8 @@
     move      O = G*Y,  G_ij = g_i*e^(S_ij - lse_i) + h_j*e^(S_ij - lse_j)  4*N*M*D operations
     bytes     O((N + M)*D)
 
-They serve 16-bit rows of D <= 128, which leave registers for the logits and for what moves the rows.
+They serve 16-bit rows of D <= 128, padded with zeros to a multiple of 16, which leave registers for the logits and for
+what moves the rows.
 Programs form a grid of row blocks by column programs; each column program leaves a part, and parts are joined in a
 fixed order.
 """
@@ -37,7 +38,7 @@ def _logits(queries, keys, factor, first, m):
 @triton.jit(do_not_specialize=["n", "m", "start", "step", "column_programs"])
 def attend_kernel(
     x, y, scale, row_peaks, row_totals, attended,
-    n, m, d, x_stride, y_stride, start, step, column_programs,
+    n, m, d, out_d, x_stride, y_stride, start, step, column_programs,
     VIEWS: tl.constexpr, ROOM: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Running (peak, total) of rows, (column_programs, N), and sums of e^S*y, (column_programs, N, D).
@@ -65,14 +66,14 @@ def attend_kernel(
     state = column_program.to(tl.int64) * n + rows
     tl.store(row_peaks + state, peak, mask=rows < n)
     tl.store(row_totals + state, total, mask=rows < n)
-    inside = (rows[:, None] < n) & (features[None, :] < d)
-    tl.store(pairs(attended, state, features, d), moved / ROOM, mask=inside)
+    inside = (rows[:, None] < n) & (features[None, :] < out_d)
+    tl.store(pairs(attended, state, features, out_d), moved / ROOM, mask=inside)
 
 
 @triton.jit(do_not_specialize=["n", "m", "start", "step", "column_programs", "largest_count"])
 def move_kernel(
     x, y, scale, lse, grad, other_lse, other_grad, largest, moved_out,
-    n, m, d, x_stride, y_stride, start, step, column_programs, largest_count,
+    n, m, d, out_d, x_stride, y_stride, start, step, column_programs, largest_count,
     VIEWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """O = G*Y of a block of rows, (column_programs, N, D), over `unit_of` ``largest``.
@@ -102,5 +103,5 @@ def move_kernel(
             weights += column_grad[None, :] * exp(logits - load_lse(other_lse, columns, m)[None, :])
         weights = drop_views(weights, start, step, n, block * BLOCK_N, first, VIEWS, 0.0)
         moved = tl.dot(weights.to(keys.dtype), keys, moved)
-    inside = (rows[:, None] < n) & (features[None, :] < d)
-    tl.store(pairs(moved_out, column_program.to(tl.int64) * n + rows, features, d), moved, mask=inside)
+    inside = (rows[:, None] < n) & (features[None, :] < out_d)
+    tl.store(pairs(moved_out, column_program.to(tl.int64) * n + rows, features, out_d), moved, mask=inside)

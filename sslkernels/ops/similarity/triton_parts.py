@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sslkernels.ops.launch import contiguous
 from sslkernels.ops.similarity import triton_kernels as kernels
@@ -73,6 +74,17 @@ def layout(pairs: Pairs) -> Layout:
         return Layout(None, pairs.start, pairs.x.shape[0] // pairs.views, 0, pairs.views)
     listed = 0 if pairs.exclude is None else pairs.exclude.shape[1]
     return Layout(pairs.exclude if listed else None, 0, 0, listed, 0)
+
+
+def aligned(x: Tensor) -> Tensor:
+    """Return rows that tiles load in wide words: they begin at multiples of 16 numbers, and are as long.
+
+    Others are copied, with zeros behind them. Loaded number by number they would fill the registers and spill.
+    """
+    missing = -x.shape[1] % 16
+    if missing:
+        return pad(x, (0, missing))
+    return x if x.stride(0) % 16 == 0 and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
 def lse_of(sums: Running) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sslkernels.ops.similarity import triton_tile_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.similarity.triton_parts import Running, Swept, Terms, layout, room
+from sslkernels.ops.similarity.triton_parts import Running, Swept, Terms, aligned, layout, room
 from sslkernels.ops.similarity.triton_plan import Plan, chunk, keys_of, programs_of, tile
 from sslkernels.ops.triton_launch import cdiv, empty, floats
 
@@ -54,13 +54,13 @@ def sums(way: Plan, pairs: Pairs, columns: bool, keep: bool) -> Swept:
     n, m, side = x.shape[0], keys.shape[0], way.sums.side
     height, width = _sides(way, pairs) if way.products else (n, m)
     products = floats(x, height, width) if way.products else None
-    triangle = _is_symmetric(pairs) and not columns
+    triangle, sides = _is_symmetric(pairs) and not columns, _whole(way, pairs)
     by_row = floats(x, 2, cdiv(m, side), n)  # peaks and totals
     by_column = floats(x, 2, cdiv(n, side), m) if columns else None
     # Below the diagonal, a tile's columns are the rows of the tile above it.
     beside = by_row if triangle else by_column
     for part in _chunks(n, m, height, width, triangle):
-        operands, row, column = _operands(pairs, part, products), part.rows.start, part.columns.start
+        operands, row, column = _operands(sides, part, products), part.rows.start, part.columns.start
         row_sums = by_row[:, column // side :, row:]
         column_sums = (None, None) if beside is None else beside[:, row // side :, column:]
         kernels.tile_sums_kernel[(programs_of(part.shape, side, part.mirrored),)](
@@ -88,13 +88,14 @@ def moved(
     if both_ways:
         # Rows list what they leave out, and G = A + A^T, where A has the terms of the rows alone.
         terms = terms._replace(columns=None)
+    sides = _whole(way, pairs)
     moved_x = floats(x, 1, n, d) if need_x else None
     if both_ways and moved_x is not None:
         moved_x.zero_()
     moved_y = floats(x, 1, m, d) if need_y else None
     for part in _chunks(n, m, height, width, triangle):
         rows, columns, mirrored = part
-        operands = _Operands(kept, None) if kept is not None else _operands(pairs, part, products)
+        operands = _Operands(kept, None) if kept is not None else _operands(sides, part, products)
         _weigh(way, pairs, part, operands, terms, weights)
         known = weights[: part.shape[0], : part.shape[1]]
         if moved_x is not None:
@@ -132,9 +133,17 @@ def _chunks(n: int, m: int, height: int, width: int, triangle: bool) -> Iterator
                 yield _Chunk(slice(i, min(i + height, n)), slice(j, min(j + width, m)), triangle and i == j)
 
 
-def _operands(pairs: Pairs, part: _Chunk, products: Tensor | None) -> _Operands:
+def _whole(way: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """Return the rows of both sides, as tiles or cuBLAS multiply them."""
+    if way.products:
+        return pairs.x, keys_of(pairs)
+    x = aligned(pairs.x)
+    return x, x if pairs.y is None else aligned(pairs.y)
+
+
+def _operands(sides: tuple[Tensor, Tensor], part: _Chunk, products: Tensor | None) -> _Operands:
     """Multiply the rows of a chunk, where there is room for their products."""
-    x, y = pairs.x[part.rows], keys_of(pairs)[part.columns]
+    x, y = sides[0][part.rows], sides[1][part.columns]
     if products is None:
         return _Operands(x, y)
     out = products[: x.shape[0], : y.shape[0]]
