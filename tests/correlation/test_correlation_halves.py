@@ -53,9 +53,9 @@ else:
     def wide(n: int, d: int) -> Tensor:
         return torch.randn(n, d) * torch.cat([torch.tensor([30.0]), torch.ones(d - 1)])
 
-    def constant(n: int, d: int) -> tuple[Tensor, Tensor]:
+    def constant(n: int, d: int, largest: float) -> tuple[Tensor, Tensor]:
         z0, z1 = similar(n, d)
-        z0[:, ::3], z1[:, ::5] = 0.1, 2.0
+        z0[:, ::3], z1[:, ::5] = 0.1, largest
         return z0, z1
 
     def alike(n: int, d: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +78,8 @@ else:
         "large mean": lambda: tuple(z + 30 for z in similar(N, D)),
         "larger mean": lambda: tuple(z + 300 for z in similar(N, D)),
         "one wide column": lambda: (wide(N, D), wide(N, D)),
-        "constant columns": lambda: constant(N, D),
+        "constant columns": lambda: constant(N, D, 2.0),
+        "constant columns of a large mean": lambda: constant(N, D, 300.0),
         "two rows": lambda: similar(2, D),
         "one column": lambda: similar(N, 1),
         "more rows": lambda: similar(3 * N, D),

@@ -341,8 +341,9 @@ def _along(
             da, z, other, mean, other_mean, scale, other_scale, 1.0, diagonal, drop, rows, features, n, d, z_stride,
             other_stride, grow, True, True, CROSS, DTYPE,
         )  # fmt: skip
-        away = tl.where(rows[:, None] < n, away * _load(scale, features, d)[None, :], 0.0)
-        total += tl.sum(off * away, 0).to(tl.float64)
+        # Beyond N a column is -mean * scale, which float16 may not hold. A product of zero and that would be NaN.
+        products = tl.where(rows[:, None] < n, off * (away * _load(scale, features, d)[None, :]), 0.0)
+        total += tl.sum(products, 0).to(tl.float64)
     return total
 
 
