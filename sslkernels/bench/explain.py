@@ -78,8 +78,6 @@ def explain(
 
         >>> import torch
         >>> from sslkernels.bench.workloads import Workload
-    from sslkernels.device import report
-    from sslkernels.device.targets import TARGETS, Target
         >>> lines = explain(Workload("clip_loss", (256, 64)), torch.float64, torch.device("cpu"), "reference", False)
         >>> list(lines)[1]
         'backend      reference, because --backend asks for it'
