@@ -25,7 +25,7 @@ from sslkernels.device.targets import TARGETS
 ROOT = Path(__file__).parents[1]
 NOTE, README = ROOT / "docs" / "design" / "gpu.md", ROOT / "README.md"
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-# What the kernels were made to reach. The README shows these workloads alone.
+# The kernels were made to reach these goals. The README shows these workloads alone.
 WANTED = {
     ("clip_loss", (65536, 512), "bf16"): "34 ms",
     ("clip_loss", (65536, 768), "bf16"): "50 ms",

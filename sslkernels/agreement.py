@@ -57,7 +57,8 @@ def agree(group: dist.ProcessGroup, rows: int, device: torch.device, call: dict[
     when = "a tensor, compared later" if late else "a tensor"
     known = {n: when if isinstance(setting, Tensor) else setting for n, setting in call.items()}
     # Every call sends the same number of numbers, so that ranks that call different functions still notice it.
-    mine = torch.tensor([rows, zlib.crc32(repr(known).encode()), 0, *line.late.numbers()], device=line.device)
+    numbers = line.late.numbers(bool(line.late.under_way) and is_captured(torch.empty(0, device=device)))
+    mine = torch.tensor([rows, zlib.crc32(repr(known).encode()), 0, *numbers], device=line.device)
     if value is not None and not late:
         mine[2:3] = _bits(value)
     sizes, calls, values, landed, sums = zip(*line.gather(mine, group).view(-1, len(mine)).tolist(), strict=True)
@@ -135,9 +136,12 @@ class Late:
     def send(self, value: Tensor, name: str) -> None:
         self.under_way.append((copied(value), name))
 
-    def numbers(self) -> tuple[int, int]:
-        """Return the two numbers that the others hear at the next exchange."""
-        while self.under_way and self.under_way[0][0].is_here():
+    def numbers(self, captured: bool = False) -> tuple[int, int]:
+        """Return the two numbers that the others hear at the next exchange.
+
+        Nothing lands while a CUDA graph is captured, since the driver then refuses to say if an event has happened.
+        """
+        while not captured and self.under_way and self.under_way[0][0].is_here():
             copy, name = self.under_way.popleft()
             found = Landed(name, int(copy.bits.item()), copy.is_float)
             before = self.sums[self.landed]
@@ -197,7 +201,10 @@ _lines: WeakKeyDictionary[dist.ProcessGroup, Line] = WeakKeyDictionary()
 def _line(group: dist.ProcessGroup, device: torch.device) -> Line:
     line = _lines.get(group)
     if line is None:
-        line = _lines[group] = _connected(group, device)
+        line = _connected(group, device)
+        # A group of "nccl" refuses rows of the host, and must still connect once they are on a device.
+        if waits_for(device) or speaks_host(group):
+            _lines[group] = line
     return line
 
 
@@ -248,8 +255,10 @@ def _gloo(group: dist.ProcessGroup, device: torch.device) -> Any:
             f"sslkernels/{bytes(drawn.tolist()).hex()}", dist.distributed_c10d._get_default_store()
         )
         rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-        gloo = dist.ProcessGroupGloo(store, rank, ranks, CONNECTED_WITHIN)
-        gloo._set_default_timeout(_timeout(group, device))
+        timeout = _timeout(group, device)
+        # A host that fails at once waits for the others in the group's own collective, which must not give up first.
+        gloo = dist.ProcessGroupGloo(store, rank, ranks, min(CONNECTED_WITHIN, timeout / 2))
+        gloo._set_default_timeout(timeout)
     except Exception as error:  # whatever failed here, the others must hear of it
         gloo, reason = None, f" ({' '.join(str(error).split())[:200]})"
     worked = torch.tensor([gloo is not None], dtype=torch.int32, device=device)

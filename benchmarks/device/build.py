@@ -25,7 +25,12 @@ PEERS = {"memeff": "memeff", "siglip-kernel": "siglip_kernel"}
 def main() -> int:
     site = Path(os.environ["SSLKERNELS_DEVICE_WORK"]) / "site"
     _wheels(site)
-    if os.environ.get("SSLKERNELS_DEVICE_REHEARSAL") and importlib.util.find_spec("sslkernels"):
+    installed = importlib.util.find_spec("sslkernels")
+    if os.environ.get("SSLKERNELS_DEVICE_REHEARSAL") and installed and installed.origin:
+        folder = Path(installed.origin).parent
+        if not same_modules(folder):
+            print(f"build: {folder} is not the package of this checkout; run `pip install {ROOT}`, or uninstall it.")
+            return 1
         print("rehearsal: the installed package is taken as it is.")
         return 0
     stamp, sources = site / "sources", digest()
@@ -40,6 +45,15 @@ def main() -> int:
             return 0
         print("the CUDA kernels could not be built; they are compiled where they run, which needs cupy and NVRTC.")
     return code
+
+
+def same_modules(folder: Path) -> bool:
+    """Say if an installed package has the Python modules of this checkout."""
+    sources = ROOT / "sslkernels"
+    paths = [path.relative_to(sources) for path in sources.rglob("*.py")]
+    return all(
+        (folder / path).is_file() and (folder / path).read_bytes() == (sources / path).read_bytes() for path in paths
+    )
 
 
 def digest() -> str:

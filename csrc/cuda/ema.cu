@@ -42,7 +42,7 @@ template <class F> __device__ inline void with_dtypes(int64 codes, F f) {
 }
 
 template <class A, class B> using wider_t = decltype(sum_t<A>() + sum_t<B>());
-// How many numbers of each of two types are moved together: 16 bytes of the wider one.
+// As many numbers of each of two types are moved together as 16 bytes hold of the wider one.
 template <class A, class B> constexpr int VECTOR = 16 / (sizeof(A) > sizeof(B) ? sizeof(A) : sizeof(B));
 
 // --- update ---------------------------------------------------------------------------------------------------------

@@ -2,11 +2,11 @@
 // Moves tokens by index, and computes errors where a mask says so. This is device code.
 //
 //   gather    out[m B + b, P + k] = x[b, P + i] or fill, + pos             i = index[m, b, k]
-//   collect   out[b, P + s] = sum of x[m B + b, P + k] over the (m, k) with index[m, b, k] = s; fill where there is
-//   none sums      out[part, s] = the same sum over all samples of a part of the batch; the parts are added up
-//   afterwards total     out[part] = sum of the rows of index 0 in a part of all rows, which is what sums is for a
-//   single s ranks     rank of a key = how many are smaller, or equal and before it errors    mean over a row of (p -
-//   (t - mean) / deviation)^2 or smooth L1, times its weight, and its gradient
+//   collect   out[b, P + s] = sum of x[m B + b, P + k] over the (m, k) with index[m, b, k] = s; fill if there is none
+//   sums      out[part, s] = the same sum over all samples of a part of the batch; the parts are added up afterwards
+//   total     out[part] = sum of the rows of index 0 in a part of all rows, which is what sums is for a single s
+//   ranks     rank of a key = how many are smaller, or equal and before it
+//   errors    mean over a row of (p - (t - mean) / deviation)^2 or smooth L1, times its weight, and its gradient
 //
 // Cost: gather, collect and patches read and write every row once, 16 bytes at a time where all addresses allow it, and
 // four times 16 bytes of a row before the first are used. Each block of collect and sums also reads the indices of its
@@ -402,7 +402,7 @@ template <class T, int V> __device__ inline void patches(const Patches<T> &a) {
 
 // --- errors ---------------------------------------------------------------------------------------------------------
 
-// How the rows of the target are standardised; 2 stands for LayerNorm.
+// These say how the rows of the target are standardised; 2 stands for LayerNorm.
 constexpr int64 NO_NORM = 0, MAE_NORM = 1;
 
 template <class P, class T> struct Errors {

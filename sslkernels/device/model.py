@@ -29,7 +29,7 @@ from sslkernels.ops.launch import dot_precision
 from sslkernels.ops.work import Count, Work, counted_in, size_of
 
 _WARP = 32
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
+PRODUCTS = ("matmul", "mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot")
 # cuBLAS multiplies tiles of this size; where these are fewer than multiprocessors it cuts K, or
 # the tiles, into parts: we let parts be this long at least.
 _TILE, _PART = (128, 256), 128

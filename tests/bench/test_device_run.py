@@ -7,11 +7,13 @@ import dataclasses
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -98,6 +100,20 @@ def test_a_step_that_hangs_is_killed_with_everything_that_it_began(device, out):
     said = log.read_text().split()
     assert said[:2] == ["==", "hangs"] and "done" in said
     assert gone(next(int(word) for word in said if word.isdecimal()))
+
+
+def test_a_rehearsal_refuses_a_package_of_another_checkout(device, out, monkeypatch, capsys, tmp_path):
+    """All later steps would fail on it, and none would say why."""
+    package = tmp_path / "sslkernels"
+    shutil.copytree(ROOT / "sslkernels", package, ignore=lambda _, names: [n for n in names if n.endswith(".so")])
+    monkeypatch.setenv("SSLKERNELS_DEVICE_REHEARSAL", "1")
+    spec = SimpleNamespace(origin=str(package / "__init__.py"))
+    monkeypatch.setattr(device.build.importlib.util, "find_spec", lambda name: spec)
+    assert device.build.main() == 0 and "taken as it is" in capsys.readouterr().out
+    (package / "cli.py").write_text("")
+    assert device.build.main() == 1
+    said = capsys.readouterr().out
+    assert f"{package} is not the package of this checkout; run `pip install {ROOT}`" in said
 
 
 @pytest.mark.parametrize(

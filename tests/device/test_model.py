@@ -140,12 +140,13 @@ def matmul(name: str, m: int, k: int, n: int, dtype: torch.dtype) -> Launch:
     return Launch(name, "aten", "forward", {"self": left, "mat2": right, "out": out})
 
 
-def test_cublas_multiplies_tiles_of_128_by_256() -> None:
-    found = matmul("mm", 1280, 1000, 512, torch.bfloat16)  # 20 tiles: two for each multiprocessor
+@pytest.mark.parametrize("name", ("mm", "matmul"))  # inference mode does not take matmul apart
+def test_cublas_multiplies_tiles_of_128_by_256(name: str) -> None:
+    found = matmul(name, 1280, 1000, 512, torch.bfloat16)  # 20 tiles: two for each multiprocessor
     work = model.work_of(found)
     assert work == Work(2 * 1280 * 1000 * 512, 0, 0, 2 * (1280 * 1000 + 1000 * 512), 2 * 1280 * 512)
     assert model.predict(found, work, None, GPU).products == pytest.approx(work.tensor_ops / 1e13)
-    found = matmul("mm", 1408, 1000, 512, torch.bfloat16)  # 22 tiles: the busiest has three
+    found = matmul(name, 1408, 1000, 512, torch.bfloat16)  # 22 tiles: the busiest has three
     work = model.work_of(found)
     assert model.predict(found, work, None, GPU).products == pytest.approx(work.tensor_ops / 1e12 * 3 / 22)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import similarity_oracle as oracle
@@ -88,6 +88,43 @@ def test_one_unlike_value_raises_on_every_rank_in_the_same_call(world: int) -> N
         values[odd][seed % world] = 0.6
         raised = play(values, seed)
         assert raised is not None and odd + 2 <= raised <= odd + 6, (seed, odd, raised)
+
+
+def test_no_event_is_asked_while_a_graph_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver would refuse, and the capture would be lost. What was under way lands after it."""
+    late, asked = Late(), Mock(return_value=True)
+    late.under_way.append((Copied(torch.zeros(1, dtype=torch.int64), Mock(query=asked), True), "loss: temperature"))
+    line = agreement.Line(lambda mine, _: mine, torch.device("cpu"), is_host=True, late=late)
+    monkeypatch.setattr(agreement, "_line", lambda *_: line)
+    for captured in (True, False):
+        monkeypatch.setattr(agreement, "is_captured", lambda _, captured=captured: captured)
+        assert agreement.agree(Mock(), 3, torch.device("cpu"), {"function": "loss"}) == (3,)
+        assert (asked.called, late.landed) == ((False, 0) if captured else (True, 1))
+
+
+def test_rows_of_the_host_do_not_decide_how_a_group_for_devices_connects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch refuses them with "nccl". Once they are moved to the device, the group must serve."""
+    group, connected = Mock(), Mock(return_value=None)
+    monkeypatch.setattr(agreement, "speaks_host", lambda _: False)
+    monkeypatch.setattr(agreement, "_gloo", connected)
+    agreement._line(group, torch.device("cpu"))
+    device = torch.device("meta")
+    assert agreement._line(group, device).device == device and connected.call_count == 1
+    assert agreement._line(group, device) is agreement._line(group, device) and connected.call_count == 1
+
+
+@pytest.mark.parametrize(("seconds", "within"), ((1800, 60), (20, 10)))
+def test_hosts_give_up_before_the_group_does(seconds: int, within: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host that fails at once waits for the others in a collective of the group."""
+    gloo = Mock()
+    for name in ("broadcast", "all_reduce", "PrefixStore", "get_rank", "get_world_size"):
+        monkeypatch.setattr(dist, name, Mock())
+    monkeypatch.setattr(dist, "ProcessGroupGloo", gloo)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", Mock())
+    monkeypatch.setattr(agreement, "_timeout", lambda *_: timedelta(seconds=seconds))
+    assert agreement._gloo(Mock(), torch.device("cpu")) is gloo.return_value
+    assert gloo.call_args.args[-1] == timedelta(seconds=within)
+    gloo.return_value._set_default_timeout.assert_called_once_with(timedelta(seconds=seconds))
 
 
 # --- worlds ---------------------------------------------------------------------------------------------------------

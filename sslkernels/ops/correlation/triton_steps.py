@@ -31,7 +31,7 @@ class Blocks:
     stages: int  # of the pipeline
 
 
-# How products run -> blocks of the matrix, and of the backward. "16" stands for 16-bit operands, the other two for the
+# Blocks of the matrix, and of the backward, by how products run. "16" stands for 16-bit operands, the other two for the
 # ways to multiply float32. Triton 3.9 compiles them without spills for sm_80, sm_90 and sm_100, and the slow tests hold
 # them to that. They were not measured on a GPU.
 TABLE: dict[str, tuple[Blocks, Blocks]] = {
