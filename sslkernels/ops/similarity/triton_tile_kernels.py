@@ -2,7 +2,7 @@
 """Tiles of s*X*Y^T in Triton: products at any D, whose epilogue keeps sums or weights of a tile, and not its logits.
 
     T = s*X_i*Y_j^T                             2*m*n*D operations, both blocks from L2
-    sums      (peak, total) of each row, and of each column where asked; 16 bytes per row and column of a tile
+    sums      (peak, total) of each row, and of each column where asked; 8 bytes for each of them in a tile
     weights   G = g_i*e^(T - lse_i) + h_j*e^(T - lse_j), stored for two matrix products; 2 bytes per pair
 
 One exponential serves the row and the column of a pair: both sums are taken above the top of the tile. Only where a
@@ -14,17 +14,11 @@ Float32 products come from cuBLAS instead: the tile is then loaded, 4 bytes per 
 import triton
 import triton.language as tl
 
-from sslkernels.ops.similarity.triton_kernels import (
-    drop_listed,
-    drop_views,
-    load_lse,
-    reference_point,
-    unit_of,
-)
+from sslkernels.ops.similarity.triton_kernels import drop_listed, drop_views, load_lse, reference_point, unit_of
 from sslkernels.ops.triton_pieces import INF, exp, grouped, pairs, triangle
 
-# A sum above the top of a tile is kept if it is at least e^-55. What it holds is then at least e^-32 of itself where
-# exponentials of float32 vanish, at e^-87: the digits below are not its own.
+# A sum above the top of a tile serves if it is at least e^-55. Exponentials vanish in float32 below e^-87, and what is
+# lost there is less than e^-32 of such a sum.
 LEAST = tl.constexpr(1.3e-24)
 # Tiles in a column of tiles that run one after another. They share what they load of y.
 GROUP = 8
