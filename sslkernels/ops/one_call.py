@@ -52,7 +52,7 @@ class _OneCall(torch.autograd.Function):
         places = [place for place, need in enumerate(needs) if need]
         # The inputs are saved only so that a second derivative finds out that the gradient depends on them.
         ctx.save_for_backward(*(inputs[place] for place in places), *(gradients[place] for place in places))
-        ctx.places, ctx.on_triton = places, why_not("triton", value.device, value.dtype) is None
+        ctx.places, ctx.device = places, value.device
         return value
 
     @staticmethod
@@ -70,16 +70,16 @@ class _OneCall(torch.autograd.Function):
         if as_it_is:
             products = [gradient.to(dtype, copy=copy) for gradient, dtype in zip(gradients, dtypes, strict=True)]
         else:
-            products = _times(gradients, grad, dtypes, ctx.on_triton)
+            products = _times(gradients, grad, dtypes, ctx.device)
         scaled: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         for place, product in zip(asked, products, strict=True):
             scaled[ctx.places[place] + _SETTINGS] = product
         return tuple(scaled)
 
 
-def _times(gradients: list[Tensor], grad: Tensor, dtypes: list[torch.dtype], on_triton: bool) -> list[Tensor]:
+def _times(gradients: list[Tensor], grad: Tensor, dtypes: list[torch.dtype], device: torch.device) -> list[Tensor]:
     """Multiply in the dtype of the sums and round once, in one pass where nothing traces it; on a GPU in one launch."""
-    if gradients and on_triton and registry.is_plain():
+    if gradients and registry.is_plain() and why_not("triton", device, grad.dtype) is None:
         from sslkernels.ops.triton_times import MOST, times
 
         if len(gradients) <= MOST:
