@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 import sslkernels.functional as SF
+from sslkernels import agreement
 from sslkernels.agreement import copied
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -46,6 +47,25 @@ def test_a_value_in_a_graph_stays_there() -> None:
     with torch.cuda.graph(graph):
         copy = copied(value)
     assert copy.is_here() and copy.bits.item() == 0
+
+
+def test_a_capture_survives_a_value_that_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA refuses to say during a capture if an event has happened, and ends the capture of who asks."""
+    line = agreement.Line(lambda mine, _: mine, torch.device("cpu"), is_host=True)
+    monkeypatch.setattr(agreement, "_line", lambda *_: line)
+    device, graph = torch.device("cuda", 0), torch.cuda.CUDAGraph()
+    value = torch.ones((), device=device)
+    call = {"function": "loss", "temperature": value}
+    for _ in range(2):
+        agreement.agree(None, 3, device, call)
+    assert line.late.under_way
+    with torch.cuda.graph(graph):
+        assert agreement.agree(None, 3, device, call) == (3,)
+        twice = value * 2
+    graph.replay()
+    assert twice.item() == 2
+    agreement.agree(None, 3, device, call)
+    assert line.late.landed >= 1
 
 
 def test_info_leaves_cuda_alone(run_python: Callable) -> None:

@@ -114,8 +114,8 @@ GATHER = Case(
     pairs=_pairs,
     stored="tokens",
     path=_told(
-        "rows moved once; the backward sorts the index into lists per row, so that every row of the gradient is "
-        "written once and rows that repeat are summed in the order of the index."
+        "rows moved once; the backward finds what arrives at each row, so that every row of the gradient is written "
+        "once and rows that repeat are summed in the order of the index."
     ),
     row=_row("gather, {K} of {L} tokens"),
     sizes=(

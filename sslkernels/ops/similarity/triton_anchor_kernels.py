@@ -5,8 +5,8 @@
     g_i    = s*(moved_i - pull_i*partner_i),  dz_i = (g_i - x_i*<x_i, g_i>)/max(|z_i|, 1e-12)
 
 Both read 2*N*D numbers; the second also reads what programs of the sweeps left for N rows of each side, and writes
-2*N*D. Programs leave parts of their sums, which the next kernel joins in a fixed order: no atomics, so the same inputs
-give the same bits. Offsets of rows are int64.
+2*N*D. Programs leave parts of their sums, which the next kernel, or the last program to arrive, joins in a fixed order,
+so the same inputs give the same bits; the only atomic counts arrivals. Offsets of rows are int64.
 """
 
 import triton
