@@ -29,10 +29,12 @@ else:
     from triton.runtime.interpreter import GridExecutor
 
     import sslkernels.functional as SF
+    from sslkernels import gpu
     from sslkernels.distributed import Shard
     from sslkernels.ops import registry
-    from sslkernels.ops.similarity import composed, reference, triton, triton_tiles
+    from sslkernels.ops.similarity import composed, reference, triton, triton_anchors, triton_tiles
     from sslkernels.ops.similarity.schema import Anchors, Needs, Pairs, Sums
+    from sslkernels.ops.triton_launch import Area
 
     AGAINST = ("itself", "both", "rows", "queue")
 
@@ -81,6 +83,22 @@ else:
             mean = number % 2 == 0
             want = reference.contrast(in_float64(anchors), mean, Needs(*needs))
             check(triton.contrast(anchors, mean, Needs(*needs)), want, anchors, mean)
+
+    @pytest.mark.parametrize(("way", "against"), (("fused", "itself"), ("tiles", "itself"), ("fused", "rows")))
+    def test_more_parts_than_are_added_at_once(monkeypatch: pytest.MonkeyPatch, way: str, against: str) -> None:
+        """A GPU leaves sums in more parts than the interpreter's few multiprocessors, and its rows have more tiles."""
+        force(monkeypatch, way, 1 << 20)
+        poison_new_tensors(monkeypatch, triton_tiles)
+        monkeypatch.setattr(gpu, "INTERPRETER", gpu.Gpu(132, (0, 0)))
+        monkeypatch.setattr(triton_anchors, "WEIGH", Area(numbers=64, warps=4))
+        itself = against == "itself"
+        dtype = torch.float32 if way == "tiles" else torch.float16
+        anchors = anchors_of(against, True, dtype, not itself, n=130, d=64)._replace(scale=torch.tensor(12.0))
+        # The last pair weighs two hundred times as much as the others, more than their unit would leave float16.
+        anchors.y[:-1], anchors.y[-1] = anchors.x[:-1], -anchors.x[-1]
+        needs = Needs(True, itself, False, True)
+        want = reference.contrast(in_float64(anchors), True, needs)
+        check(triton.contrast(anchors, True, needs), want, anchors, True)
 
     @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
     @pytest.mark.parametrize("against", AGAINST)
