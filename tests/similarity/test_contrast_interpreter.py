@@ -38,11 +38,13 @@ else:
 
     AGAINST = ("itself", "both", "rows", "queue")
 
-    @pytest.fixture(params=(*PATHS, "one chunk"))
+    @pytest.fixture(params=(*PATHS, "one chunk", "joined sums"))
     def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-        """Force a path in small chunks, or products in one chunk, which are kept."""
-        one = request.param == "one chunk"
-        force(monkeypatch, "products" if one else request.param, 1 << 20 if one else 3_000)
+        """Force a path in small chunks; products in one chunk, which are kept; or tiles whose sums are joined."""
+        forced, workspace = {"one chunk": ("products", 1 << 20), "joined sums": ("tiles", 600)}.get(
+            request.param, (request.param, 3_000)
+        )
+        force(monkeypatch, forced, workspace)
         poison_new_tensors(monkeypatch, triton_tiles)
         return request.param
 

@@ -286,7 +286,7 @@ else:
     @pytest.mark.parametrize(("n", "m"), ((1, 1), (7, 10**6), (10**6, 7), (10**5, 10**5), (1000, 999)))
     def test_chunks_fit_the_workspace(n: int, m: int, d: int) -> None:
         """They are whole tiles; the last of a side is short of at most one tile for each of the others."""
-        height, width = chunk(n, m, d, 6, 128, torch.device("cpu"))
+        height, width = chunk(n, m, d, 6 * 128**2, 128, torch.device("cpu"))
         assert height % 128 == width % 128 == 0 and 6 * height * width <= triton_plan.WORKSPACE
         least = min(-(-n // 128) * -(-m // 128) * 128**2, triton_plan.WORKSPACE // 6 // 4)
         assert height * width >= least / 1.2, "a chunk wastes the workspace"
@@ -297,5 +297,5 @@ else:
     def test_chunks_fill_the_multiprocessors(monkeypatch: pytest.MonkeyPatch) -> None:
         """The sides of an H200: 8448 rows are 132 tiles of 128 x 256 for D = 512, 11264 rows 264 for D = 768."""
         monkeypatch.setattr(triton_plan, "processors", lambda _: 132)
-        assert chunk(8448 * 8, 8448 * 8, 512, 2, 128, torch.device("cuda")) == (8448, 8448)
-        assert chunk(11264 * 4, 11264 * 4, 768, 2, 128, torch.device("cuda")) == (11264, 11264)
+        assert chunk(8448 * 8, 8448 * 8, 512, 2 * 128**2, 128, torch.device("cuda")) == (8448, 8448)
+        assert chunk(11264 * 4, 11264 * 4, 768, 2 * 128**2, 128, torch.device("cuda")) == (11264, 11264)

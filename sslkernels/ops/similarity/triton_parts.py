@@ -14,6 +14,8 @@ from sslkernels.ops.similarity import triton_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs, Sums
 from sslkernels.ops.triton_launch import Area, Tile, cdiv, floats, row_tile
 
+# Bytes that a program leaves of one sum: a peak and a total.
+PART = 8
 # Sums that are joined at a time: parts of them, and places.
 MERGE = Tile(rows=32, columns=32, warps=4)
 # The tile of `attended_of`. Rows are few where the keys are many, so it is small.
@@ -91,12 +93,17 @@ def lse_of(sums: Running) -> Tensor:
     """Join running sums to lse (N,)."""
     if sums.totals is None:
         return sums.peaks
-    parts, n = sums.peaks.shape
-    lse = floats(sums.peaks, n)
-    kernels.merge_kernel[(cdiv(n, MERGE.columns),)](
-        *sums, lse, n, parts, BLOCK=MERGE.columns, PARTS=MERGE.rows, num_warps=MERGE.warps
-    )
+    lse = floats(sums.peaks, sums.peaks.shape[1])
+    join(sums.peaks, sums.totals, lse)
     return lse
+
+
+def join(peaks: Tensor, totals: Tensor, lse: Tensor) -> None:
+    """Join running sums (parts, N) to log-sum-exps (N,). They are peaks of running sums too, with totals of 1."""
+    parts, n = peaks.shape
+    kernels.merge_kernel[(cdiv(n, MERGE.columns),)](
+        peaks, totals, lse, n, parts, BLOCK=MERGE.columns, PARTS=MERGE.rows, num_warps=MERGE.warps
+    )
 
 
 def attended_of(sums: Running, moved: Tensor, lse: Tensor) -> Tensor:

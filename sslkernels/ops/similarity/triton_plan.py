@@ -126,13 +126,13 @@ def programs_of(shape: tuple[int, int], side: int, triangle: bool) -> int:
     return GROUP * GROUP * bands * (bands + 1) // 2
 
 
-def chunk(n: int, m: int, d: int, bytes_per_pair: int, side: int, device: torch.device) -> tuple[int, int]:
+def chunk(n: int, m: int, d: int, bytes_per_tile: int, side: int, device: torch.device) -> tuple[int, int]:
     """Rows and columns of a chunk, in whole tiles. All chunks of a side are about as long.
 
     A chunk spans a whole side where that fits the workspace, else it is nearly square. Its gradients are products with
     N or M rows and D columns, whose tiles should fill the multiprocessors in whole waves.
     """
-    most = max(1, WORKSPACE // bytes_per_pair // (side * side))  # tiles
+    most = max(1, WORKSPACE // bytes_per_tile)  # tiles
     rows, columns = cdiv(n, side), cdiv(m, side)
     if rows * columns <= most:
         return rows * side, columns * side

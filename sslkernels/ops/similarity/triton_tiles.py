@@ -13,9 +13,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sslkernels.ops.similarity import triton_plan
 from sslkernels.ops.similarity import triton_tile_kernels as kernels
 from sslkernels.ops.similarity.schema import Pairs
-from sslkernels.ops.similarity.triton_parts import Running, Swept, Terms, aligned, layout, room
+from sslkernels.ops.similarity.triton_parts import PART, Running, Swept, Terms, aligned, join, layout, room
 from sslkernels.ops.similarity.triton_plan import Plan, chunk, keys_of, programs_of, tile
 from sslkernels.ops.triton_launch import cdiv, empty, floats
 
@@ -48,26 +49,45 @@ class _Operands(NamedTuple):
 def sums(way: Plan, pairs: Pairs, columns: bool, keep: bool) -> Swept:
     """Running sums of rows and, if asked, of columns.
 
-    With ``keep`` the products are returned where cuBLAS forms all of them in one chunk.
+    Each tile leaves a part of a sum, 8 bytes for its rows and columns. Where all parts exceed the workspace, those of a
+    chunk are joined before the next one. With ``keep`` the products are returned where cuBLAS forms all in one chunk.
     """
     x, keys, left_out = pairs.x, keys_of(pairs), layout(pairs)
     n, m, side = x.shape[0], keys.shape[0], way.sums.side
+    joined = 2 * PART * side * cdiv(n, side) * cdiv(m, side) > triton_plan.WORKSPACE
     height, width = _sides(way, pairs) if way.products else (n, m)
+    if joined and not way.products:
+        height, width = chunk(n, m, x.shape[1], 2 * PART * side, side, x.device)
     products = floats(x, height, width) if way.products else None
     triangle, sides = _is_symmetric(pairs) and not columns, _whole(way, pairs)
-    by_row = floats(x, 2, cdiv(m, side), n)  # peaks and totals
-    by_column = floats(x, 2, cdiv(n, side), m) if columns else None
+    across, down = (width, height) if joined else (side, side)  # columns, or rows, of a part
+    by_row = floats(x, 2, cdiv(m, across), n)  # peaks and totals
+    by_column = floats(x, 2, cdiv(n, down), m) if columns else None
+    for of in (by_row, by_column) if joined else ():
+        if of is not None:
+            of[1].fill_(1.0)
     # Below the diagonal, a tile's columns are the rows of the tile above it.
     beside = by_row if triangle else by_column
     for part in _chunks(n, m, height, width, triangle):
-        operands, row, column = _operands(sides, part, products), part.rows.start, part.columns.start
-        row_sums = by_row[:, column // side :, row:]
-        column_sums = (None, None) if beside is None else beside[:, row // side :, column:]
-        kernels.tile_sums_kernel[(programs_of(part.shape, side, part.mirrored),)](
-            *operands, pairs.scale, left_out.exclude, *row_sums, *column_sums,
-            *part.shape, *operands.sizes, n, m, n, row, column, *left_out[1:4],
-            VIEWS=left_out.views, TRIANGLE=part.mirrored, APART=True, **tile(way.sums),
+        operands, (rows, columns_, mirrored) = _operands(sides, part, products), part
+        of_rows = by_row[:, columns_.start // across :, rows]
+        of_columns = None if beside is None else beside[:, rows.start // down :, columns_]
+        row_sums, column_sums = of_rows, of_columns
+        if joined:
+            row_sums = floats(x, 2, cdiv(part.shape[1], side), part.shape[0])
+            if column_sums is not None:
+                column_sums = row_sums if mirrored else floats(x, 2, cdiv(part.shape[0], side), part.shape[1])
+        kernels.tile_sums_kernel[(programs_of(part.shape, side, mirrored),)](
+            *operands, pairs.scale, left_out.exclude, *row_sums,
+            *((None, None) if column_sums is None else column_sums),
+            *part.shape, *operands.sizes, row_sums.stride(1), 0 if column_sums is None else column_sums.stride(1), n,
+            rows.start, columns_.start, *left_out[1:4],
+            VIEWS=left_out.views, TRIANGLE=mirrored, APART=True, **tile(way.sums),
         )  # fmt: skip
+        if joined:
+            join(row_sums[0], row_sums[1], of_rows[0, 0])
+            if column_sums is not None and of_columns is not None and not mirrored:
+                join(column_sums[0], column_sums[1], of_columns[0, 0])
     kept = products if keep and height >= n and width >= m else None
     return Swept(Running(*by_row), None if by_column is None else Running(*by_column), kept)
 
@@ -123,7 +143,8 @@ def _sides(way: Plan, pairs: Pairs) -> tuple[int, int]:
     """Rows and columns of a chunk: of weights, and of products beside them."""
     x, size = pairs.x, pairs.x.element_size()
     bytes_per_pair = size + 4 if way.products and size < 4 else size
-    return chunk(x.shape[0], keys_of(pairs).shape[0], x.shape[1], bytes_per_pair, way.sums.side, x.device)
+    side = way.sums.side
+    return chunk(x.shape[0], keys_of(pairs).shape[0], x.shape[1], bytes_per_pair * side**2, side, x.device)
 
 
 def _chunks(n: int, m: int, height: int, width: int, triangle: bool) -> Iterator[_Chunk]:
