@@ -67,7 +67,10 @@ def test_usual_kernels_fit(usual_kernels: Callable[[str], list[dict[str, Any]]],
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("family", "products", "least"),
-    (("similarity", ("sums bf16", "weights bf16", "attend", "move"), 12), ("correlation", ("matrix", "backward"), 15)),
+    (
+        ("similarity", ("sums bf16", "weights bf16", "attend bf16", "move bf16"), 12),
+        ("correlation", ("matrix", "backward"), 15),
+    ),
 )
 def test_products_load_ahead_and_use_tensor_cores(
     usual_kernels: Callable[[str], list[dict[str, Any]]], family: str, products: tuple[str, ...], least: int
