@@ -30,7 +30,7 @@ struct Dimensions {
 };
 
 constexpr int WARP = 32, THREADS = 1024, STACK = 1 << 16;
-// What a thread does: it runs, or waits for its warp, or for its block, or has returned.
+// The state of a thread: it runs, or waits for its warp, or for its block, or has returned.
 enum State { RUNS, IN_WARP, IN_BLOCK, DONE };
 
 struct Fiber {

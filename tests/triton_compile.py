@@ -58,7 +58,7 @@ def compiled(
     options: dict[str, int],
     architecture: int,
 ) -> dict[str, int | str]:
-    """What one kernel uses; pointers of no given type are float32.
+    """Say what one kernel uses; pointers of no given type are float32.
 
     As in a usual call, pointers and the sizes that a launch specialises on are multiples of 16.
     """

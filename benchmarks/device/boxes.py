@@ -32,7 +32,7 @@ class Step:
     commands: list[list[str]]
     log: Path
     after: Callable[[], None] | None = None
-    """What is done with what they left, however they ended."""
+    """Work on what they left, however they ended."""
     tool: str | None = None
     """A program without which the step is left out."""
 

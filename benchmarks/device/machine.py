@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the machine is, and the rates that predictions rest on: `python -m device.machine env | peaks`."""
+"""Describe the machine, and measure the rates that predictions rest on: `python -m device.machine env | peaks`."""
 
 from __future__ import annotations
 

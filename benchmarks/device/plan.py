@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked and timed, in which order, and how many seconds each step may take. Nothing here needs torch.
+"""List what is checked and timed, in which order, and the seconds of each step. Nothing here needs torch.
 
 A workload is an op and a shape of its `Case`.
 """

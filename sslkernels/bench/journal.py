@@ -39,7 +39,7 @@ class Journal:
             os.fsync(file.fileno())
 
     def records(self) -> list[Record]:
-        """What is there of an earlier run; nothing where there was none, or where it was killed at its first line."""
+        """Read the records of an earlier run; there are none if it was killed at its first line."""
         try:
             with open_regular(self.path) as file:
                 begun = b"\n" in file.read(MOST_BYTES)

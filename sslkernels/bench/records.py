@@ -178,7 +178,7 @@ def rounded(record: Record) -> str:
 
 
 def variant(record: Record) -> str:
-    """What sets records apart from others of the same device: another allocator, or rounded products."""
+    """Say how records differ from others of the same device: by the allocator, or by rounded products."""
     return "-".join(filter(None, (preloaded(record), rounded(record))))
 
 

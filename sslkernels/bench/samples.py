@@ -26,7 +26,7 @@ class Timing:
         return {phase: quantiles(seconds) for phase, seconds in phases.items() if any(seconds)}
 
     def fields(self) -> dict[str, Any]:
-        """What the record says of it."""
+        """Return the part of the record that tells of it."""
         return {
             "seconds": self.summary(),
             "repeats": len(self.forward),

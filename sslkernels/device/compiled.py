@@ -42,7 +42,7 @@ class Build(NamedTuple):
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a kernel uses, and the instructions of its loops."""
+    """Hold the resources that a kernel uses, and the instructions of its loops."""
 
     registers: int  # per thread
     spills: int  # bytes of stack per thread

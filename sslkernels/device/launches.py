@@ -68,7 +68,7 @@ class Launch:
     options: Mapping[str, Any] = field(default_factory=dict)
     """Triton's options of the launch, such as num_warps."""
     build: Any = None
-    """What `sslkernels.device.compiled` compiles."""
+    """The input of `sslkernels.device.compiled`."""
 
     @property
     def blocks(self) -> int:

@@ -55,7 +55,7 @@ class Prediction:
 
     @property
     def bound(self) -> str:
-        """What takes most of the time."""
+        """Name the part that takes most of the time."""
         largest = max(self._computing, self.memory, self.gap)
         if largest == self.gap:
             return "launch"

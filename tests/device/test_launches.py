@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recorder says of an op is what a reader of its code would count by hand."""
+"""The recorder counts for an op as many launches as a reader of its code counts by hand."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _hinge(squares, inside, n, eps):
 
 @triton.jit
 def _scale_of(squares, n, eps, SCALED: tl.constexpr, UNBIASED: tl.constexpr, OUTSIDE: tl.constexpr):
-    """What multiplies a column: the inverse of its deviation, or without scaling a power of two near that."""
+    """Return the factor of each column: the inverse of its deviation, or without scaling a power of two near that."""
     if not SCALED:
         scale = _power(squares)
     elif OUTSIDE:
