@@ -1,10 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Images to train and evaluate on, and the views of each that a method sees."""
+"""Samples to train and evaluate on, and the views of each that a method sees."""
 
 from __future__ import annotations
 
-from sslkernels.data.dataset import Dataset
-from sslkernels.data.load import load
-from sslkernels.data.views import OneView, TwoViews
+from sslkernels.data.dataset import Dataset, Inputs
+from sslkernels.data.graphs import Graphs
+from sslkernels.data.pictures import Pictures
+from sslkernels.data.readers import READERS
+from sslkernels.data.spec import Spec, check_reader, load
+from sslkernels.data.views import (
+    AudioViews,
+    FourierStyle,
+    GraphViews,
+    ImageViews,
+    Jitter,
+    LogMixupExp,
+    LowVariancePerturb,
+    MultiCrop,
+    Noise,
+    OneView,
+    Permuted,
+    Pitch,
+    RandomizedQuantization,
+    RandomResizeCrop,
+    Reversed,
+    Scaled,
+    SeriesViews,
+    Shots,
+    Speed,
+    TableViews,
+    TokenViews,
+    TwoViews,
+    Views,
+    Warped,
+)
 
-__all__ = ["Dataset", "OneView", "TwoViews", "load"]
+__all__ = [
+    "READERS",
+    "AudioViews",
+    "Dataset",
+    "FourierStyle",
+    "GraphViews",
+    "Graphs",
+    "ImageViews",
+    "Inputs",
+    "Jitter",
+    "LogMixupExp",
+    "LowVariancePerturb",
+    "MultiCrop",
+    "Noise",
+    "OneView",
+    "Permuted",
+    "Pictures",
+    "Pitch",
+    "RandomResizeCrop",
+    "RandomizedQuantization",
+    "Reversed",
+    "Scaled",
+    "SeriesViews",
+    "Shots",
+    "Spec",
+    "Speed",
+    "TableViews",
+    "TokenViews",
+    "TwoViews",
+    "Views",
+    "Warped",
+    "check_reader",
+    "load",
+]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -52,8 +53,10 @@ class Picture:
     left_out: list[str] = field(default_factory=list)
 
 
-def read_picture(file: Path, size: int) -> Picture:
+def read_picture(file: str | Path, size: int, opener: Callable[[], BinaryIO] | None = None) -> Picture:
     """Read the middle square of ``file``, ``size`` pixels a side.
+
+    ``opener`` opens what does not lie in a file of its own; ``file`` is then its name for people.
 
     Raises:
         ValueError: one sentence; the file cannot be read as a picture.
@@ -61,7 +64,7 @@ def read_picture(file: Path, size: int) -> Picture:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with open_regular(file) as opened, warnings.catch_warnings():
+        with open_regular(file) if opener is None else opener() as opened, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of repairs, and of large pictures, which are refused below
             with Image.open(opened, formats=FORMATS) as image:
                 return _shown(image, opened, size)
@@ -72,8 +75,21 @@ def read_picture(file: Path, size: int) -> Picture:
         raise ValueError(_unreadable(file, cause_of(error))) from error
 
 
-def _unreadable(file: Path, cause: str) -> str:
-    return f"imagefolder: {file} cannot be read as an image ({cause}); repair or remove it."
+def _unreadable(file: str | Path, cause: str) -> str:
+    return f"{file} cannot be read as an image ({cause}); repair or remove it."
+
+
+def holds_many_bits(opener: Callable[[], BinaryIO]) -> bool:
+    """Tell by its header if a picture may have more than 8 bits; a damaged one has not."""
+    from PIL import Image
+
+    try:
+        with opener() as opened, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(opened, formats=FORMATS) as image:
+                return image.mode.startswith("I") or _unpacker(image) in _LOWER_BYTE
+    except Exception:
+        return False
 
 
 def _shown(image: Image, opened: BinaryIO, size: int) -> Picture:

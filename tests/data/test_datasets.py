@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sslkernels.data import load
+from sslkernels.data.dataset import split_by_group
 
 CIFAR_FILES = (*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin")
 
@@ -36,14 +37,14 @@ def write_cifar(folder: Path) -> Path:
 
 def test_digits_have_a_fixed_split_without_overlap():
     first, second = load("digits"), load("digits")
-    assert first.train_images.shape == (1438, 1, 8, 8)
-    assert first.test_images.shape == (359, 1, 8, 8)
-    assert torch.equal(first.test_images, second.test_images)
-    assert (first.train_images.min(), first.train_images.max()) == (0, 1)
+    assert first.inputs.shape == (1438, 1, 8, 8)
+    assert first.test_inputs.shape == (359, 1, 8, 8)
+    assert torch.equal(first.test_inputs, second.test_inputs)
+    assert (first.inputs.min(), first.inputs.max()) == (0, 1)
     assert torch.bincount(first.test_labels).min() >= 35
     from sklearn.datasets import load_digits
 
-    everything = torch.cat([first.train_images, first.test_images]).flatten(1).double() * 16
+    everything = torch.cat([first.inputs, first.test_inputs]).flatten(1).double() * 16
     theirs = torch.from_numpy(load_digits().data)
     assert torch.equal(everything.unique(dim=0), theirs.unique(dim=0))
 
@@ -51,17 +52,17 @@ def test_digits_have_a_fixed_split_without_overlap():
 def test_imagefolder_is_resized_and_split_per_class(tmp_path):
     data = load(f"imagefolder:{write_images(tmp_path / 'photos')}", image_size=16)
     assert data.classes == ("cat", "dog")
-    assert data.train_images.shape == (16, 3, 16, 16)
+    assert data.inputs.shape == (16, 3, 16, 16)
     assert torch.bincount(data.test_labels).tolist() == [2, 2]
-    assert (data.train_images[data.train_labels == 1][:, 0] - 100 / 255).abs().max() < 1e-6
-    assert (data.train_images[:, 2] == 1).all()
+    assert (data.inputs[data.labels == 1][:, 0] - 100 / 255).abs().max() < 1e-6
+    assert (data.inputs[:, 2] == 1).all()
 
 
 def test_imagefolder_keeps_its_own_split(tmp_path):
     write_images(tmp_path / "train", 6)
     write_images(tmp_path / "test", 3)
     data = load(f"imagefolder:{tmp_path}")
-    assert (len(data.train_images), len(data.test_images)) == (12, 6)
+    assert (len(data.inputs), len(data.test_inputs)) == (12, 6)
 
 
 def test_imagefolder_takes_val_for_the_held_out_part_and_skips_hidden_files(tmp_path):
@@ -70,7 +71,7 @@ def test_imagefolder_takes_val_for_the_held_out_part_and_skips_hidden_files(tmp_
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
     (tmp_path / "train" / "cat" / "._0.png").write_bytes(b"no image")
     data = load(f"imagefolder:{tmp_path}")
-    assert (len(data.train_images), len(data.test_images), len(data.classes)) == (12, 6, 2)
+    assert (len(data.inputs), len(data.test_inputs), len(data.classes)) == (12, 6, 2)
 
 
 def test_sixteen_bit_grey_is_scaled(tmp_path):
@@ -81,7 +82,7 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(5):
             Image.fromarray(values).save(tmp_path / name / f"{number}.png")
-    image = load(f"imagefolder:{tmp_path}", 8).train_images[0]
+    image = load(f"imagefolder:{tmp_path}", 8).inputs[0]
     expected = torch.from_numpy((values / 65535).astype(np.float32))
     torch.testing.assert_close(image, expected.expand(3, 8, 8))
     Image.fromarray(values.astype(np.float32)).save(tmp_path / "a" / "6.tiff")
@@ -90,11 +91,11 @@ def test_sixteen_bit_grey_is_scaled(tmp_path):
 
 def test_cifar10_reads_label_then_planes(tmp_path):
     data = load(f"cifar10:{write_cifar(tmp_path / 'cifar')}")
-    assert data.train_images.shape == (50, 3, 32, 32)
-    assert data.train_labels.tolist() == list(range(10)) * 5
-    assert (data.train_images[:, 0] == 1).all()
-    assert torch.equal(data.train_images[:, 1].amax((1, 2)), torch.arange(5).repeat_interleave(10) / 255)
-    assert (data.test_images[:, 2] == 5 / 255).all()
+    assert data.inputs.shape == (50, 3, 32, 32)
+    assert data.labels.tolist() == list(range(10)) * 5
+    assert (data.inputs[:, 0] == 1).all()
+    assert torch.equal(data.inputs[:, 1].amax((1, 2)), torch.arange(5).repeat_interleave(10) / 255)
+    assert (data.test_inputs[:, 2] == 5 / 255).all()
 
 
 @pytest.mark.parametrize("shape", [(30, 6, 5), (30, 6, 5, 1), (30, 1, 6, 5)])
@@ -105,8 +106,8 @@ def test_npz_takes_the_usual_layouts(tmp_path, shape, dtype):
     np.savez(tmp_path / "x.npz", images=images, labels=np.array(["b", "a", "c"] * 10))
     data = load(f"npz:{tmp_path / 'x.npz'}")
     assert data.classes == ("a", "b", "c")
-    assert data.train_images.shape == (24, 1, 6, 5)
-    everything = torch.cat([data.train_images, data.test_images]).flatten(1)
+    assert data.inputs.shape == (24, 1, 6, 5)
+    everything = torch.cat([data.inputs, data.test_inputs]).flatten(1)
     expected = torch.from_numpy(values.reshape(30, -1) / 255).float()
     torch.testing.assert_close(everything.sum(1).sort().values, expected.sum(1).sort().values)
 
@@ -115,7 +116,7 @@ def test_npz_keeps_its_own_split(tmp_path):
     images, labels = np.zeros((8, 4, 4, 3)), np.array([3, 5] * 4)
     np.savez(tmp_path / "x.npz", images=images, labels=labels, test_images=images[:3], test_labels=labels[1:4])
     data = load(f"npz:{tmp_path / 'x.npz'}")
-    assert data.train_images.shape == (8, 3, 4, 4)
+    assert data.inputs.shape == (8, 3, 4, 4)
     assert data.test_labels.tolist() == [1, 0, 1]
 
 
@@ -148,8 +149,8 @@ def test_unreadable_image_is_named(tmp_path, content):
 def unlabelled(spec: str) -> tuple[int, int]:
     """Load the data, which must have no labels: the number of images for training and held out."""
     data = load(spec, 8)
-    assert data.classes == () and data.train_labels is None and data.test_labels is None
-    return len(data.train_images), len(data.test_images)
+    assert data.classes == () and data.labels is None and data.test_labels is None
+    return len(data.inputs), len(data.test_inputs)
 
 
 def test_pictures_without_classes_or_of_one_have_no_labels(tmp_path):
@@ -193,7 +194,7 @@ def test_pictures_below_the_classes_are_read_and_what_is_not_is_said(tmp_path):
     (tmp_path / "photos" / ".cache").mkdir()
     with pytest.warns(UserWarning) as told:
         data = load(f"imagefolder:{tmp_path / 'photos'}")
-    labels = torch.cat([data.train_labels, data.test_labels])
+    labels = torch.cat([data.labels, data.test_labels])
     assert torch.bincount(labels).tolist() == [8, 6]
     (message,) = (str(each.message) for each in told)
     assert message.isprintable() and message.endswith(".")
@@ -214,7 +215,7 @@ def test_folder_without_classes_or_images_is_refused(tmp_path):
     (tmp_path / "partly" / "bird").mkdir()
     assert "bird holds no image" in refusal(f"imagefolder:{tmp_path / 'partly'}")
     write_images(tmp_path / "few", 2)
-    assert "class 'cat' has 2 images" in refusal(f"imagefolder:{tmp_path / 'few'}")
+    assert "class 'cat' has 2 samples" in refusal(f"imagefolder:{tmp_path / 'few'}")
     (tmp_path / "file").write_text("")
     refusal(f"imagefolder:{tmp_path / 'file'}", NotADirectoryError)
     write_images(tmp_path / "half" / "train", 3)
@@ -266,7 +267,7 @@ def test_npz_never_unpickles(tmp_path, monkeypatch):
                 "test_images": np.zeros((2, 5, 5)),
                 "test_labels": np.array([0, 1]),
             },
-            "training images of (1, 4, 4) and test images of (1, 5, 5)",
+            "training samples of (1, 4, 4) and test samples of (1, 5, 5)",
         ),
         (
             {
@@ -275,7 +276,7 @@ def test_npz_never_unpickles(tmp_path, monkeypatch):
                 "test_images": np.zeros((1, 4, 4)),
                 "test_labels": np.array([0]),
             },
-            "holds out 1 image",
+            "holds out 1 sample",
         ),
     ],
 )
@@ -292,3 +293,13 @@ def test_truncated_npz_is_refused(tmp_path):
     assert "damaged" in refusal(f"npz:{path}")
     np.save(tmp_path / "x.npy", np.zeros(3))
     assert "no .npz file" in refusal(f"npz:{tmp_path / 'x.npy'}")
+
+
+def test_a_partner_on_the_other_side_of_the_split_is_refused():
+    group, inputs = torch.tensor([0, 0, 1, 1]), torch.arange(4.0)[:, None]
+    kept = split_by_group(
+        "x", "tables", (), inputs, None, "thing", (1,), torch.tensor([[1], [0], [3], [2]]), thing=group
+    )
+    assert kept.partners.tolist() == [[1], [0]]
+    with pytest.raises(ValueError, match="x: a sample and its partner are of two things"):
+        split_by_group("x", "tables", (), inputs, None, "thing", (1,), torch.tensor([[2], [0], [3], [2]]), thing=group)

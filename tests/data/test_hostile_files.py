@@ -248,9 +248,10 @@ def test_a_picture_that_says_it_is_huge_is_refused_before_it_is_decoded(size, li
 
 def test_more_images_than_memory_are_refused_before_the_first_is_read(tmp_path, monkeypatch):
     folder = images_of(tmp_path / "x")
-    monkeypatch.setattr("sslkernels.data.imagefolder.read_picture", None)
-    message = refusal(lambda: load(f"imagefolder:{folder}", 1_000_000))
-    assert "GiB, and this machine has" in message and "image_size" in message
+    monkeypatch.setattr("sslkernels.data.pictures.read_picture", None)
+    monkeypatch.setattr(dataset, "MEMORY", 10 * 3073)
+    message = refusal(lambda: load(f"imagefolder:{folder}?stream=false"))
+    assert "GiB, and this machine has" in message and "stream=true" in message
     monkeypatch.setattr(dataset, "MEMORY", 10 * 3073)
     assert "GiB, and this machine has" in refusal(lambda: load(f"cifar10:{cifar_of(tmp_path / 'cifar')}"))
 
@@ -323,8 +324,8 @@ def test_every_byte_order_and_memory_order_is_read(kind, order, tmp_path):
     images = np.asarray(values * (255 if kind == "|u1" else 1), dtype=kind, order=order)
     np.savez(tmp_path / "x.npz", images=images, labels=(np.arange(10) % 2).astype(">i2"))
     data = load(f"npz:{tmp_path / 'x.npz'}")
-    assert data.train_images.sum() + data.test_images.sum() == values.sum()
-    assert data.train_labels.tolist().count(1) == 4
+    assert data.inputs.sum() + data.test_inputs.sum() == values.sum()
+    assert data.labels.tolist().count(1) == 4
 
 
 @pytest.mark.parametrize("name", ["labels", "test_images"])
@@ -383,7 +384,7 @@ def fuzz_npz(path: Path, count: int, seed: int) -> None:
             message = str(error)
             assert str(path) in message and "\n" not in message and message.endswith("."), f"{number}: {message}"
         else:  # checksums do not cover dates, nor the name of the labels, without which the split is another
-            assert found.train_labels is None or (found.train_images == expected.train_images).all(), number
+            assert found.labels is None or (found.inputs == expected.inputs).all(), number
 
 
 @pytest.mark.filterwarnings("ignore:npz")

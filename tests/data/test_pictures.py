@@ -179,7 +179,7 @@ def test_twelve_bits_are_as_bright_as_eight(name, tmp_path):
             (tmp_path / label / f"{number}.{suffix}").write_bytes(content)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        image = load(f"imagefolder:{tmp_path}", SIZE).train_images[0]
+        image = load(f"imagefolder:{tmp_path}", SIZE).inputs[0]
     # Pillow scales the 12 bits of a pgm to 16, and those of a ppm to 8.
     apart = {"pgm": 0.51 / 65535, "plain pgm": 0.51 / 65535, "ppm": 0.51 / 255}.get(name, 1e-6)
     assert close(image, planes(values, 4095), apart)
@@ -201,7 +201,7 @@ def test_the_brightest_picture_of_all_decides_how_deep_they_are(largest, white, 
         warnings.simplefilter("always")
         data = load(f"imagefolder:{tmp_path}", SIZE)
     assert len(told) == (white < 65535)
-    bright, dark = (data.train_images[data.train_labels == label] for label in (0, 1))
+    bright, dark = (data.inputs[data.labels == label] for label in (0, 1))
     assert close(bright, torch.tensor(largest / white)) and close(dark, torch.tensor(largest // 3 / white))
 
 
@@ -236,5 +236,5 @@ def test_what_a_viewer_shows_besides_is_counted_in_one_sentence(tmp_path):
     (message,) = (str(each.message) for each in told)
     assert message == (
         f"imagefolder: {tmp_path} holds what is not read: frames after the first (8), "
-        "the lower 8 of 16 bits (2), colour profiles (2)."
+        "colour profiles (2), the lower 8 of 16 bits (2)."
     )

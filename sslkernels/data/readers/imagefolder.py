@@ -6,43 +6,105 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sslkernels.arguments import check_size
 from sslkernels.data.dataset import Dataset, check_memory, held_out_fifth
-from sslkernels.data.picture import read_picture
+from sslkernels.data.picture import WHITE
+from sslkernels.data.pictures import Names, Pictures, Source, white_of
 from sslkernels.terminal import printable
 
+MODALITY = "images"
 TRAIN, HELD_OUT = "train", ("test", "val")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-# Bits that cameras, microscopes and scanners use of the 16 or 32 that a number takes in a file.
-DEPTHS = (8, 10, 12, 14, 16)
+# Bytes of squares that are held in memory at most.
+MOST_HELD = 64 << 20
 
 
-def load_imagefolder(path: Path, image_size: int) -> Dataset:
+def load_imagefolder(
+    path: Path, *, size: int = 32, stream: bool | None = None, damaged: Literal["stop", "skip"] = "stop"
+) -> Dataset:
+    """A folder of pictures, one folder per class, as squares of ``size`` pixels.
+
+    Up to 64 MiB of squares are held in memory; more, or any with ``stream``, are read anew each time they are wanted.
+    ``damaged`` pictures stop the run, or another one of the same class takes their place.
+    """
     if not path.is_dir():
         raise NotADirectoryError(f"imagefolder: {path} is a file; pass a folder with one sub-folder per class.")
+    size = check_size("imagefolder", "size", size, most=1 << 14)
     left_out: Counter[str] = Counter()
     try:
         train, test = _parts(path, left_out)
     except OSError as error:
         raise ValueError(f"imagefolder: {error.filename} cannot be read ({error.strerror}); repair it.") from error
-    if test is None:
-        kept, held_out = held_out_fifth(str(path), train.classes, train.labels, len(train.files))
-        train, test = train.only(kept), train.only(held_out)
-    elif train.classes != test.classes:
+    if test is not None and train.classes != test.classes:
         raise ValueError(
             f"imagefolder: {path} has {_listed(train.classes)} in train and {_listed(test.classes)} held out; "
             "use the same sub-folders in both."
         )
-    images = _read(path, [*train.files, *test.files], image_size, left_out)
-    _tell(path, left_out)
-    count = len(train.files)
-    return Dataset(str(path), train.classes, images[:count], train.labels, images[count:], test.labels)
+    parts = [train] if test is None else [train, test]
+    files = [os.path.relpath(file, path) for part in parts for file in part.files]
+    labels = None if train.labels is None else torch.cat([part.labels for part in parts])  # type: ignore[misc]
+    if test is None:
+        kept, held_out = held_out_fifth(str(path), train.classes, train.labels, len(train.files))
+    else:
+        kept = torch.arange(len(train.files))
+        held_out = torch.arange(len(train.files), len(files))
+    known = None if labels is None else labels.numpy()
+    skip = damaged == "skip"
+    of = take_pictures("imagefolder", path, files, size, stream=stream, labels=known, skip=skip, left_out=left_out)
+    split = (None, None) if labels is None else (labels[kept], labels[held_out])
+    return Dataset(str(path), MODALITY, of(kept), split[0], of(held_out), split[1], train.classes)
+
+
+def take_pictures(
+    reader: str,
+    path: Path,
+    files: Sequence[str],
+    size: int,
+    *,
+    stream: bool | None = None,
+    labels: np.ndarray | None = None,
+    skip: bool = False,
+    left_out: Counter[str] | None = None,
+) -> Callable[[Tensor], Any]:
+    """Open the pictures ``files`` below the folder ``path``; the result takes rows of them, as a data set's inputs.
+
+    They are read at once if they fit in `MOST_HELD`. One warning says what ``left_out`` and the pictures hold that is
+    not read, another that many bits were taken for fewer.
+    """
+    source = Source(path, Names(files))
+    if stream is None:
+        stream = 12 * size * size * len(files) > MOST_HELD
+    white, deep, brightest = white_of(source, size)
+    left_out = Counter() if left_out is None else left_out
+    pictures = Pictures(source, np.arange(len(files)), size, white, labels, skip)
+    images = None if stream else _held(reader, pictures, left_out)
+    if deep and white < WHITE:
+        _warn(
+            f"{reader}: {path} has {deep} images of 16 or 32 bits, and none is brighter than {brightest}; they are "
+            f"read as {white.bit_length()} bits, with white at {white}."
+        )
+    _tell(reader, path, left_out)
+    return pictures.only if images is None else images.__getitem__
+
+
+def _held(reader: str, pictures: Pictures, left_out: Counter[str]) -> Tensor:
+    """Read all pictures into memory, and count what a viewer shows of them and we do not read."""
+    check_memory(
+        f"{reader}: images of {pictures.source.root}", pictures.shape, 4, "pass ?stream=true, or a smaller size"
+    )
+    images = torch.empty(pictures.shape)
+    for row, image in enumerate(images):
+        image.copy_(pictures.read(row, left_out))
+    return images
 
 
 @dataclass(frozen=True)
@@ -52,10 +114,6 @@ class _Part:
     classes: tuple[str, ...]
     files: list[Path]
     labels: Tensor | None
-
-    def only(self, chosen: Tensor) -> _Part:
-        labels = None if self.labels is None else self.labels[chosen]
-        return _Part(self.classes, [self.files[at] for at in chosen.tolist()], labels)
 
 
 def _parts(path: Path, left_out: Counter[str]) -> tuple[_Part, _Part | None]:
@@ -140,34 +198,12 @@ def _only_pictures(entries: Iterable[os.DirEntry[str]], left_out: Counter[str]) 
     return sorted(found)
 
 
-def _read(path: Path, files: list[Path], image_size: int, left_out: Counter[str]) -> Tensor:
-    """Read all files. Those that do not say which number is white share one, so that a dark picture stays dark."""
-    shape = (len(files), 3, image_size, image_size)
-    check_memory(f"imagefolder: images of {path}", shape, 4, "pass a smaller image_size or fewer images")
-    images, brightest = torch.empty(shape), dict[int, int]()
-    for at, file in enumerate(files):
-        picture = read_picture(file, image_size)
-        images[at] = picture.pixels
-        left_out.update(picture.left_out)
-        if picture.brightest is not None:
-            brightest[at] = picture.brightest
-    if brightest:
-        bits = next(depth for depth in DEPTHS if max(brightest.values()) < 1 << depth)
-        images[list(brightest)] /= (1 << bits) - 1
-        if bits < DEPTHS[-1]:
-            _warn(
-                f"imagefolder: {path} has {len(brightest)} images of 16 or 32 bits, and none is brighter than "
-                f"{max(brightest.values())}; they are read as {bits} bits, with white at {(1 << bits) - 1}."
-            )
-    return images
-
-
-def _tell(path: Path, left_out: Counter[str]) -> None:
+def _tell(reader: str, path: Path, left_out: Counter[str]) -> None:
     """Warn in one sentence of all that is in the folder and not in the data set."""
     parts = [f"{what} ({count})" for what, count in left_out.most_common() if count]
     if parts:
         more = [f"{len(parts) - 8} more kinds"] if len(parts) > 8 else []
-        _warn(f"imagefolder: {path} holds what is not read: {', '.join(parts[:8] + more)}.")
+        _warn(f"{reader}: {path} holds what is not read: {', '.join(parts[:8] + more)}.")
 
 
 def _warn(sentence: str) -> None:

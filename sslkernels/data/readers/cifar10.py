@@ -13,16 +13,18 @@ from torch import Tensor
 from sslkernels.data.dataset import Dataset, check_memory
 from sslkernels.files import cause_of, open_regular
 
+MODALITY = "images"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 RECORD = 1 + 3 * 32 * 32
 
 
 def load_cifar10(path: Path) -> Dataset:
+    """CIFAR-10 in its binary version: 60,000 photographs of 32x32 in 10 classes (Krizhevsky 2009)."""
     folder = path / "cifar-10-batches-bin" if (path / "cifar-10-batches-bin").is_dir() else path
     train = [_read(folder / f"data_batch_{number}.bin") for number in range(1, 6)]
     test_images, test_labels = _read(folder / "test_batch.bin")
     images, labels = zip(*train, strict=True)
-    return Dataset("cifar10", CLASSES, torch.cat(images), torch.cat(labels), test_images, test_labels)
+    return Dataset("cifar10", MODALITY, torch.cat(images), torch.cat(labels), test_images, test_labels, CLASSES)
 
 
 def _read(file: Path) -> tuple[Tensor, Tensor]:

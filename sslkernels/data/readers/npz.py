@@ -18,11 +18,13 @@ from sslkernels.data.dataset import Dataset, check_memory, split
 from sslkernels.files import cause_of, open_regular
 from sslkernels.terminal import printable
 
+MODALITY = "images"
 NAMES = ("images", "labels", "test_images", "test_labels")
 _READ_HEADER = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 def load_npz(path: Path) -> Dataset:
+    """Images and labels in a NumPy .npz file: images, labels, test_images, test_labels."""
     arrays = _arrays(path)
     images = _images(path, "images", arrays)
     test_images = _images(path, "test_images", arrays) if "test_images" in arrays else None
@@ -30,8 +32,8 @@ def load_npz(path: Path) -> Dataset:
         if "test_labels" in arrays:
             raise ValueError(f"npz: {path} has test_labels and no labels; pass both, or none.")
         if test_images is None:
-            return split(str(path), (), images, None)
-        return Dataset(str(path), (), images, None, test_images, None)
+            return split(str(path), MODALITY, (), images, None)
+        return Dataset(str(path), MODALITY, images, None, test_images, None)
     names, labels = np.unique(_labels(path, "labels", arrays), return_inverse=True)
     _check_rows(path, "images", images, "labels", labels)
     classes = tuple(map(str, names)) if len(names) > 1 else ()
@@ -39,13 +41,13 @@ def load_npz(path: Path) -> Dataset:
     if (test_images is None) != ("test_labels" not in arrays):
         raise ValueError(f"npz: {path} has one of test_images and test_labels; pass both, or none to hold out a fifth.")
     if test_images is None:
-        return split(str(path), classes, images, known)
+        return split(str(path), MODALITY, classes, images, known)
     test_names = _labels(path, "test_labels", arrays)
     if not np.isin(test_names, names).all():
         raise ValueError(f"npz: test_labels of {path} hold classes that labels lack; give every class training images.")
     _check_rows(path, "test_images", test_images, "test_labels", test_names)
     test_known = torch.from_numpy(np.searchsorted(names, test_names)).long() if classes else None
-    return Dataset(str(path), classes, images, known, test_images, test_known)
+    return Dataset(str(path), MODALITY, images, known, test_images, test_known, classes)
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
