@@ -3,37 +3,44 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections import defaultdict
-from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from sslkernels.methods.barlow_twins import BarlowTwins
-from sslkernels.methods.byol import BYOL
-from sslkernels.methods.i_jepa import IJEPA
-from sslkernels.methods.mae import MAE
+from sslkernels.discovery import modules_of
+from sslkernels.methods.auxiliary import Auxiliary
 from sslkernels.methods.method import Method
-from sslkernels.methods.moby import MoBY
-from sslkernels.methods.moco_v2 import MoCoV2
-from sslkernels.methods.moco_v3 import MoCoV3
-from sslkernels.methods.options import SHARED, Option
-from sslkernels.methods.simclr import SimCLR
-from sslkernels.methods.simsiam import SimSiam
-from sslkernels.methods.vicreg import VICReg
+
+if TYPE_CHECKING:
+    from sslkernels.methods.barlow_twins import BarlowTwins as BarlowTwins
+    from sslkernels.methods.byol import BYOL as BYOL
+    from sslkernels.methods.i_jepa import IJEPA as IJEPA
+    from sslkernels.methods.mae import MAE as MAE
+    from sslkernels.methods.moby import MoBY as MoBY
+    from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
+    from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
+    from sslkernels.methods.pretext import Pretext as Pretext
+    from sslkernels.methods.sie import SIE as SIE
+    from sslkernels.methods.simclr import SimCLR as SimCLR
+    from sslkernels.methods.simsiam import SimSiam as SimSiam
+    from sslkernels.methods.tri_byol import TriBYOL as TriBYOL
+    from sslkernels.methods.vi_simsiam import VISimSiam as VISimSiam
+    from sslkernels.methods.vicreg import VICReg as VICReg
+
+_MODULES, BROKEN = modules_of(__name__, __path__)
 
 
 def _found() -> dict[str, type[Method]]:
-    """Find the class with a preset in each file beside this one, and name it after the file."""
+    """Find the class with numbers of its own in each file beside this one, and name it after the file."""
     found = {}
-    for _, name, _ in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{name}")
+    for name, module in _MODULES.items():
         for value in vars(module).values():
-            if isinstance(value, type) and value.__module__ == module.__name__ and "preset" in vars(value):
+            if isinstance(value, type) and value.__module__ == module.__name__ and "small" in vars(value):
                 found[name] = value
     return found
 
 
 METHODS = _found()
+globals().update({method.__name__: method for method in METHODS.values()})
+__all__ = ["METHODS", "Auxiliary", "Method", "available", *sorted(method.__name__ for method in METHODS.values())]
 
 
 def available() -> list[str]:
@@ -44,37 +51,3 @@ def available() -> list[str]:
     ['moco_v2', 'moco_v3']
     """
     return sorted(METHODS)
-
-
-def all_options() -> dict[str, Option]:
-    """Every option that a method has, the shared ones first, with the methods' names in its words."""
-    own: dict[str, Option] = {}
-    having: dict[str, list[str]] = defaultdict(list)
-    for method in sorted(METHODS, key=lambda name: METHODS[name].arxiv):
-        for name, option in METHODS[method].own_options().items():
-            own[name] = option
-            having[name].append(method)
-    ordered = [name for name in SHARED if name in own] + [name for name in own if name not in SHARED]
-    return {name: replace(own[name], words=own[name].words.format(methods=_listed(having[name]))) for name in ordered}
-
-
-def _listed(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-__all__ = [
-    "BYOL",
-    "IJEPA",
-    "MAE",
-    "METHODS",
-    "BarlowTwins",
-    "Method",
-    "MoBY",
-    "MoCoV2",
-    "MoCoV3",
-    "SimCLR",
-    "SimSiam",
-    "VICReg",
-    "available",
-]

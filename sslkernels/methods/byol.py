@@ -38,11 +38,13 @@ class BYOL(Taught):
     torch.Size([])
     """
 
+    paper = "Grill et al. 2020"
     arxiv = "2006.07733"
     family = ROWS
-    preset = {
+    small = {
         "epochs": 25, "batch_size": 64, "lr": 1e-3, "projection_dim": 128, "hidden_dim": 512, "momentum": 0.95,
     }  # fmt: skip
+    paper_options = {"epochs": 1000, "batch_size": 4096, "lr": 1e-3}
     whole_views = True
 
     def __init__(

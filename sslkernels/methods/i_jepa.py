@@ -37,8 +37,11 @@ class IJEPA(Masked):
     torch.Size([])
     """
 
+    paper = "Assran et al. 2023"
     arxiv = "2301.08243"
-    preset = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "patch_size": 2, "momentum": 0.9995}
+    seeds = (2,)
+    small = {"epochs": 60, "batch_size": 64, "lr": 1e-3, "momentum": 0.9995}
+    paper_options = {"epochs": 300, "batch_size": 2048, "lr": 1e-3, "patch_size": 16}
 
     pos: Tensor
 

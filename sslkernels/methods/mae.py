@@ -5,15 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_flag, check_number, check_transformer
 from sslkernels.distributed import GroupLike
+from sslkernels.drawing import paintings
 from sslkernels.functional import masked_mse, random_masking, restore_tokens
 from sslkernels.methods.method import Masked
 from sslkernels.models import Transformer, ViT, patchify, sincos_positions, unpatchify
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class MAE(Masked):
@@ -35,8 +40,10 @@ class MAE(Masked):
     torch.Size([])
     """
 
+    paper = "He et al. 2022"
     arxiv = "2111.06377"
-    preset = {"epochs": 60, "batch_size": 64, "lr": 2e-3, "patch_size": 2, "mask_ratio": 0.75}
+    small = {"epochs": 60, "batch_size": 64, "lr": 2e-3, "mask_ratio": 0.75}
+    paper_options = {"epochs": 800, "batch_size": 4096, "lr": 2.4e-3, "patch_size": 16}
 
     pos: Tensor
 
@@ -99,6 +106,11 @@ class MAE(Masked):
         visible = self.decoder_embed(visible)
         tokens = restore_tokens(visible, restore, self.mask_token, pos=self.pos, backend=self.backend)
         return self.painter(self.decoder(tokens)), mask
+
+    @torch.no_grad()
+    def picture(self, inputs: Tensor) -> Figure:
+        """Draw images, their visible patches, and the hidden ones as predicted from them."""
+        return paintings(inputs, *self.reconstruct(inputs))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -3,73 +3,66 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_kind, check_list, check_module, check_size, check_tensor, shape_of
+from sslkernels.arguments import check_given, check_kind, check_list, check_module, check_size, check_tensor, shape_of
 from sslkernels.backends import check_backend
-from sslkernels.data import OneView, TwoViews
 from sslkernels.distributed import GroupLike, check_group
-from sslkernels.methods.options import SHARED, Option
-from sslkernels.models import ViT, resnet_small
+from sslkernels.models import ViT
 from sslkernels.modules import Module
 from sslkernels.ops.registry import Family
 from sslkernels.ops.tokens import TOKENS
 from sslkernels.schedules import check_step, check_total
 from sslkernels.state import EMA
 
-# Patches along an image's height and width. Attention to four times as many costs too much for a first try.
-MOST_PATCHES = 8
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Method(Module):
     """A self-supervised method. Call it on the views, step the optimizer, call `after_step`.
 
+    A view is what the backbone takes: a tensor ``(N, ...)``, or another value with a length, such as
+    `sslkernels.data.Graphs`.
+
     Args:
-        backbone: maps images to features ``(N, feature_dim)``; it is what you keep when training is over.
+        backbone: maps a view to features ``(N, feature_dim)``; it is what you keep when training is over.
         backend: kernels that the loss runs on; None takes the fastest that can run.
         group: ranks whose rows count in the loss; see `sslkernels.functional.nt_xent`.
     """
 
-    # The paper's number on arXiv. The help names methods in this order, the oldest first.
+    # The paper, for people, and its number on arXiv. Lists name methods in this order, the oldest first.
+    paper: ClassVar[str]
     arxiv: ClassVar[str]
-    # With these numbers the method learns the digits within two minutes on two cores (found with seeds 0 to 2): epochs,
-    # batch_size, lr, and its own options, which are arguments of the method or of its backbone.
-    preset: ClassVar[Mapping[str, Any]]
-    # Describes options in the preset that no other method has.
-    options: ClassVar[Mapping[str, Option]] = {}
+    # The numbers of the papers that it serves in docs/methods.md.
+    seeds: ClassVar[tuple[int, ...]] = ()
+    # Where this is True, the formula follows a paper's abstract, and the docstring says which part is ours.
+    after_abstract: ClassVar[bool] = False
+    # The family of ops that the loss is made of, and so the backends that have kernels for it.
+    family: Family
+    # How many views of a sample `forward` takes; None for any number.
+    views: int | None = 2
+    # `forward` takes these besides, by keyword: "index" (the row of each sample), "label", or names of
+    # `sslkernels.data.Dataset.extra`.
+    needs: tuple[str, ...] = ()
+    # The kind of backbone: one that gives "features", or one whose `embed` and `encode` work on some "tokens", as a
+    # `sslkernels.models.ViT` does.
+    encoder: ClassVar[str] = "features"
     # Where this is True, views of writing show the whole of it: cropped or erased digits cost such a method 4 to 20
     # points of few_shot.
     whole_views: ClassVar[bool] = False
-    # The family of ops that the loss is made of, and so the backends that have kernels for it.
-    family: ClassVar[Family]
+    # With these numbers the method learns the digits within two minutes on two cores (found with seeds 0 to 2): epochs,
+    # batch_size, lr, and arguments of the method.
+    small: ClassVar[Mapping[str, Any]]
+    # The paper's numbers where they are not the defaults of the arguments. All train by AdamW here: where the paper has
+    # another optimizer, the rate is one that AdamW takes.
+    paper_options: ClassVar[Mapping[str, Any]]
     feature_dim: int
-
-    @classmethod
-    def own_options(cls) -> dict[str, Option]:
-        """The options in the preset that belong to this method and not to every run."""
-        return {name: option for name, option in {**SHARED, **cls.options}.items() if name in cls.preset}
-
-    @classmethod
-    def fitting(cls, image_size: tuple[int, int]) -> dict[str, Any]:
-        """Values that replace the preset's where they depend on the size of the images."""
-        return {}
-
-    @classmethod
-    def small(cls, channels: int, image_size: tuple[int, int], **options: Any) -> Method:
-        """Build the method on a backbone that two cores can train, for images of so many channels and this size."""
-        # Convolutions of small images run a sixth faster on the CPU in this layout.
-        backbone = resnet_small(channels).to(memory_format=torch.channels_last)
-        return cls(backbone, feature_dim=backbone.feature_dim, **options)  # type: ignore[call-arg]
-
-    @classmethod
-    def make_views(cls, channels: int, image_size: tuple[int, int]) -> nn.Module:
-        """Build the module that maps images to the views of them that `forward` takes."""
-        return TwoViews(channels, image_size, whole=cls.whole_views)
+    _computed: dict[int, tuple[Any, Tensor]] | None = None
 
     def __init__(self, backbone: nn.Module, *, backend: str | None = None, group: GroupLike = None) -> None:
         super().__init__()
@@ -77,13 +70,35 @@ class Method(Module):
         self.backend = check_backend(backend)
         self.group = check_group(group)
 
-    def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        """Compute ``{"loss": 0-dim tensor, "embeddings": the arguments of `loss`}``."""
+    def forward(self, *views: Any, **given: Any) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        """Compute ``{"loss": 0-dim tensor, "embeddings": the arguments of `loss`}`` of ``forward(views, **given)``.
+
+        ``given`` holds what `needs` names.
+        """
         raise NotImplementedError
 
     def loss(self, *embeddings: Tensor) -> Tensor:
         """Compute the loss from the embeddings alone, so that it can be timed apart from the network."""
         raise NotImplementedError
+
+    def check_views(self, views: Sequence[Any]) -> None:
+        """Refuse views that the method cannot work on, such as images that are too small to be cut up.
+
+        A run calls it with two samples before it writes anything.
+        """
+
+    def before_epoch(self, embed: Callable[[], Tensor], epoch: int, epochs: int | None) -> None:
+        """Prepare epoch number ``epoch``, which counts from 0, of ``epochs`` (None if nobody knows).
+
+        ``embed()`` gives the backbone's features ``(N, feature_dim)`` of all training samples in order, on every rank:
+        for clusters, pseudo-labels and banks. Keep what is made of them in buffers, so that a run resumes with it.
+        """
+
+    def before_step(self, step: int, total_steps: float) -> None:
+        """Prepare optimizer step number ``step``: called when the gradients are there and the weights have not moved.
+
+        ``total_steps`` is as in `after_step`.
+        """
 
     def after_step(self, step: int, total_steps: float) -> None:
         """Move teachers, centres and queues; called once after optimizer step number ``step``, which counts from 0.
@@ -94,12 +109,36 @@ class Method(Module):
         check_step(type(self).__name__, step)
         check_total(type(self).__name__, total_steps)
 
-    def reconstruct(self, images: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Give the pixels that the method saw, bool as ``images``, and the images with the others as it paints them.
+    @property
+    def moves(self) -> bool:
+        """Tell if `after_step` moves anything."""
+        return type(self).after_step is not Method.after_step
 
-        The result is None if the method paints nothing.
-        """
+    def picture(self, inputs: Tensor) -> Figure | None:
+        """Draw what the method makes of a few samples, for the report; None if there is nothing to see."""
         return None
+
+    def scores(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
+        """Compute figures of the method's own on held-out samples, for the report; empty if there are none.
+
+        The accuracy of a pretext task is one. The method is in evaluation mode; ``labels`` are None if the data has
+        none.
+        """
+        return {}
+
+    def needed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Take what `needs` names out of what `forward` was given."""
+        return check_given(type(self).__name__, self.needs, given, "method(views")
+
+    @contextmanager
+    def each_view_once(self) -> Iterator[None]:
+        """Let `features` remember what it computed of each view, until the end of the outermost ``with``."""
+        before = self._computed
+        self._computed = {} if before is None else before
+        try:
+            yield
+        finally:
+            self._computed = before
 
     def check_feature_dim(self, feature_dim: int) -> int:
         """Check the number of the backbone's features, and keep it for `features`."""
@@ -112,22 +151,29 @@ class Method(Module):
 
     def features(self, view: Tensor) -> Tensor:
         """Compute the backbone's features ``(N, feature_dim)`` of a view, and check their shape."""
+        if self._computed is not None and id(view) in self._computed:
+            return self._computed[id(view)][1]
         name, features = type(self).__name__, self.backbone(view)
         check_tensor(name, "what backbone gives", features, "(N, feature_dim)")
-        if features.shape != (view.shape[0], self.feature_dim):
+        if features.shape != (len(view), self.feature_dim):
             raise ValueError(
                 f"{name}: feature_dim is {self.feature_dim} and the backbone gives features of shape "
-                f"{shape_of(features)} for {view.shape[0]} images; pass one to (N, {self.feature_dim}), or the "
+                f"{shape_of(features)} for {len(view)} samples; pass one to (N, {self.feature_dim}), or the "
                 "feature_dim of this one."
             )
+        if self._computed is not None:
+            self._computed[id(view)] = view, features  # the view is kept, so that no other one gets its id
         return features
 
+    def some_views(self, views: Sequence[Tensor], count: int) -> list[Tensor]:
+        return self._checked(views, count, f"{count} views of the same samples")
+
     def one_view(self, views: Sequence[Tensor]) -> Tensor:
-        (view,) = self._checked(views, 1, "one view of the images, as [images]")
+        (view,) = self._checked(views, 1, "one view of the samples, as [images]")
         return view
 
     def two_views(self, views: Sequence[Tensor]) -> list[Tensor]:
-        return self._checked(views, 2, "two views of the same images")
+        return self._checked(views, 2, "two views of the same samples")
 
     def _checked(self, views: Sequence[Tensor], count: int, expected: str) -> list[Tensor]:
         name = type(self).__name__
@@ -135,12 +181,13 @@ class Method(Module):
         if len(listed) != count:
             raise ValueError(f"{name}: {len(listed)} views came; pass {expected}.")
         for place, view in enumerate(listed):
-            check_tensor(name, f"views[{place}]", view, "(N, ...)")
-            if view.dim() == 0 or view.shape[0] == 0:
-                raise ValueError(f"{name}: views[{place}] has shape {shape_of(view)}; pass at least one sample.")
-            if view.shape[0] != listed[0].shape[0]:
+            if isinstance(view, Tensor) or not hasattr(view, "to"):  # graphs, for instance, are moved as tensors are
+                check_tensor(name, f"views[{place}]", view, "(N, ...)")
+                if view.dim() == 0 or view.shape[0] == 0:
+                    raise ValueError(f"{name}: views[{place}] has shape {shape_of(view)}; pass at least one sample.")
+            if len(view) != len(listed[0]):
                 raise ValueError(
-                    f"{name}: views[0] has shape {shape_of(listed[0])} and views[{place}] {shape_of(view)}; "
+                    f"{name}: views[0] has {_size(listed[0])} and views[{place}] {_size(view)}; "
                     "all need the same samples."
                 )
         return listed
@@ -170,6 +217,8 @@ class Masked(Method):
     """A method on one view that hides patches; the backbone, a ViT, encodes the others."""
 
     family = TOKENS
+    views = 1
+    encoder = "tokens"
     backbone: ViT
 
     def __init__(self, backbone: ViT, *, backend: str | None = None, group: GroupLike = None) -> None:
@@ -177,20 +226,6 @@ class Masked(Method):
         expected = "a sslkernels.models.ViT, which encodes the patches that it is given"
         check_kind(type(self).__name__, "backbone", backbone, ViT, expected)
 
-    @classmethod
-    def fitting(cls, image_size: tuple[int, int]) -> dict[str, Any]:
-        """The smallest patch of at least 2 pixels that cuts images into at most 8 rows and columns, or the largest if
-        none does. It has 2 pixels for the digits' 8x8, and 4 for 32x32.
-        """
-        side = math.gcd(*image_size)
-        sizes = [size for size in range(2, side + 1) if side % size == 0 and max(image_size) <= MOST_PATCHES * size]
-        return {"patch_size": sizes[0] if sizes else side}
 
-    @classmethod
-    def small(cls, channels: int, image_size: tuple[int, int], **options: Any) -> Method:
-        patch_size = options.pop("patch_size")
-        return cls(ViT(image_size, patch_size, channels), **options)
-
-    @classmethod
-    def make_views(cls, channels: int, image_size: tuple[int, int]) -> nn.Module:
-        return OneView(channels, image_size)
+def _size(view: Any) -> str:
+    return f"shape {shape_of(view)}" if isinstance(view, Tensor) else f"{len(view)} samples"

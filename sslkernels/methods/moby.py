@@ -42,12 +42,15 @@ class MoBY(Taught):
     torch.Size([])
     """
 
+    paper = "Xie et al. 2021"
     arxiv = "2105.04553"
+    seeds = (6,)
     family = SIMILARITY
-    preset = {
+    small = {
         "epochs": 25, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "queue_size": 1024,
         "temperature": 0.2, "momentum": 0.97,
     }  # fmt: skip
+    paper_options = {"epochs": 300, "batch_size": 512, "lr": 1e-3}
     whole_views = True
 
     def __init__(

@@ -42,12 +42,14 @@ class MoCoV2(Taught):
     torch.Size([])
     """
 
+    paper = "Chen et al. 2020"
     arxiv = "2003.04297"
     family = SIMILARITY
-    preset = {
+    small = {
         "epochs": 40, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.2,
         "momentum": 0.97,
     }  # fmt: skip
+    paper_options = {"epochs": 800, "batch_size": 256, "lr": 1e-3}
     whole_views = True
 
     def __init__(

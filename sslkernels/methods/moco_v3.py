@@ -38,12 +38,14 @@ class MoCoV3(Taught):
     torch.Size([])
     """
 
+    paper = "Chen, Xie and He 2021"
     arxiv = "2104.02057"
     family = SIMILARITY
-    preset = {
+    small = {
         "epochs": 30, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "hidden_dim": 512, "temperature": 0.2,
         "momentum": 0.97,
     }  # fmt: skip
+    paper_options = {"epochs": 300, "batch_size": 4096, "lr": 2.4e-3}
     whole_views = True
 
     def __init__(

@@ -34,9 +34,11 @@ class SimCLR(Method):
     torch.Size([])
     """
 
+    paper = "Chen et al. 2020"
     arxiv = "2002.05709"
     family = SIMILARITY
-    preset = {"epochs": 120, "batch_size": 256, "lr": 3e-3, "projection_dim": 128, "temperature": 0.5}
+    small = {"epochs": 120, "batch_size": 256, "lr": 3e-3, "projection_dim": 128, "temperature": 0.5}
+    paper_options = {"epochs": 1000, "batch_size": 4096, "lr": 1e-3}
 
     def __init__(
         self,

@@ -33,9 +33,11 @@ class SimSiam(Method):
     torch.Size([])
     """
 
+    paper = "Chen and He 2021"
     arxiv = "2011.10566"
     family = ROWS
-    preset = {"epochs": 30, "batch_size": 32, "lr": 1e-3, "projection_dim": 256}
+    small = {"epochs": 30, "batch_size": 32, "lr": 1e-3, "projection_dim": 256}
+    paper_options = {"epochs": 100, "batch_size": 256, "lr": 1e-3}
     whole_views = True
 
     def __init__(
@@ -49,7 +51,7 @@ class SimSiam(Method):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        _, projection_dim = check_widths("SimSiam", feature_dim=feature_dim, projection_dim=projection_dim)
+        _, projection_dim = check_widths(type(self).__name__, feature_dim=feature_dim, projection_dim=projection_dim)
         self.projector = ProjectionHead(feature_dim, projection_dim, projection_dim, layers=3, norm_out=True)
         self.predictor = ProjectionHead(projection_dim, max(1, projection_dim // 4), projection_dim)
 

@@ -35,11 +35,14 @@ class VICReg(Method):
     torch.Size([])
     """
 
+    paper = "Bardes et al. 2022"
     arxiv = "2105.04906"
+    seeds = (114,)
     family = CORRELATION
-    preset = {
+    small = {
         "epochs": 80, "batch_size": 256, "lr": 3e-3, "projection_dim": 512, "sim": 25.0, "var": 25.0, "cov": 1.0,
     }  # fmt: skip
+    paper_options = {"epochs": 1000, "batch_size": 2048, "lr": 1e-3}
 
     def __init__(
         self,

@@ -27,8 +27,8 @@ class BasicBlock(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = self.norm1(self.conv1(F.relu(self.norm0(self.conv0(x)))))
-        return F.relu(residual + self.shortcut(x))
+        residual = self.norm1(self.conv1(F.relu(self.norm0(self.conv0(x)), inplace=True)))
+        return F.relu(residual.add_(self.shortcut(x)), inplace=True)
 
 
 class ResNet(nn.Module):

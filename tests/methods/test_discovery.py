@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A method is one file in sslkernels/methods, which holds all that `sslkernels train` needs to know of it."""
+"""A method is one file in sslkernels/methods and a recipe one row in sslkernels/recipes; nothing else lists them."""
 
 from __future__ import annotations
 
@@ -10,60 +10,104 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import sslkernels
-from sslkernels import methods
-from sslkernels.methods import METHODS, all_options, available
-from sslkernels.methods.method import Masked
+from sslkernels import data, methods, recipes, terms
+from sslkernels.data import Dataset
+from sslkernels.listing import rows
+from sslkernels.methods import METHODS
+from sslkernels.recipes import MODALITIES, RECIPES, find
 
-# Entries of every preset, whatever the method.
-OF_EVERY_RUN = {"epochs", "batch_size", "lr"}
-FILES = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__", "method", "options"}
+FILES = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__", "auxiliary", "method"}
+# Numbers in the list of papers that are served so far.
+SERVED = {2, 6, 18, 19, 30, 34, 35, 38, 41, 53, 64, 67, 76, 83, 89, 105, 106, 112, 114, 115, 118, 125}
+
+
+def test_every_file_can_be_imported() -> None:
+    assert methods.BROKEN == recipes.BROKEN == data.readers.BROKEN == {}
 
 
 def test_every_file_is_a_method_and_its_class_is_public() -> None:
-    assert available() == sorted(FILES)
+    assert methods.available() == sorted(FILES)
     for name, kind in METHODS.items():
         assert kind.__module__ == f"sslkernels.methods.{name}"
         assert kind.__name__ in methods.__all__ and getattr(methods, kind.__name__) is kind
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_a_preset_holds_what_a_run_needs_and_options_that_are_arguments(name: str) -> None:
-    kind = METHODS[name]
-    own = set(kind.own_options())
-    assert set(kind.preset) == OF_EVERY_RUN | own
-    assert own - {"patch_size"} <= set(inspect.signature(kind).parameters)
-    assert ("patch_size" in own) == issubclass(kind, Masked)  # the backbone takes it
-    assert set(kind.fitting((32, 32))) <= own
-    assert re.fullmatch(r"\d{4}\.\d{4,5}", kind.arxiv) and "reference" in kind.family.backends
+@pytest.mark.parametrize("name", recipes.available())
+def test_a_method_says_what_a_run_needs(name: str) -> None:
+    recipe = find(name)
+    assert re.fullmatch(r"\d{4}\.\d{4,5}", recipe.arxiv) and re.search(r"\d{4}$", recipe.paper)
+    assert "reference" in recipe.method.family.backends
+    assert recipe.method.views in (None, 1, 2, 3) and recipe.data.partition("?")[0].partition(":")[0] in data.READERS
+    arguments = inspect.signature(recipe.method).parameters
+    assert set(recipe.parts) <= set(arguments)
+    assert set(recipe.options) <= set(recipe.settings)
 
 
-def test_an_option_means_the_same_in_every_method() -> None:
-    for name in all_options():
-        assert len({kind.own_options()[name] for kind in METHODS.values() if name in kind.own_options()}) == 1
+def test_a_recipe_with_a_methods_name_is_made_of_it_and_every_name_is_listed_once() -> None:
+    assert all(RECIPES[name].method is METHODS[name] for name in set(METHODS) & set(RECIPES))
+    names = [row.name for row in rows()]
+    assert sorted(names) == recipes.available() and {"simclr", "sie", "byol_a"} <= set(names)
 
 
-def test_the_words_of_an_option_name_the_methods_that_have_it() -> None:
-    words = {name: option.words for name, option in all_options().items()}
-    assert words["temperature"] == "of the loss in simclr, moco_v2, moco_v3 and moby"
-    assert words["mask_ratio"] == "share of the patches that mae hides"
+def test_every_paper_is_served_by_one_recipe() -> None:
+    numbers = [number for recipe in recipes.all_recipes() for number in recipe.seeds]
+    assert sorted(numbers) == sorted(SERVED)
+
+
+def test_what_follows_an_abstract_says_so() -> None:
+    named = {recipe.name for recipe in recipes.all_recipes() if recipe.after_abstract}
+    assert {"vi_simsiam", "pose_vicreg", "action_simclr", "fine_grained"} <= named
+    for kind in (METHODS["vi_simsiam"], terms.Trajectory, data.LowVariancePerturb):
+        assert "after the abstract" in inspect.getdoc(kind)
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+def test_a_modality_is_named_as_its_file_and_reads_its_own_default_data(name: str) -> None:
+    modality = MODALITIES[name]
+    assert modality.name == name == data.check_reader(modality.data)
+    assert set(modality.encoders) <= {"features", "tokens"}
+
+
+def test_a_setting_means_one_thing_in_a_recipe() -> None:
+    for name in recipes.available():
+        recipe = find(name)
+        taken = set(inspect.signature(recipe.method).parameters)
+        assert not taken & set(inspect.signature(recipe.backbone.build).parameters) - {"dataset"}, name
+
+
+def test_a_method_that_needs_tokens_is_refused_where_there_are_none() -> None:
+    images = MODALITIES["images"]
+    without = recipes.Modality("sounds", "digits", {"features": images.encoders["features"]}, images.views, images.raw)
+    with pytest.raises(ValueError, match="train: mae needs a backbone of tokens, and sounds have none; pass other"):
+        _ = recipes.Recipe.plain("mae", METHODS["mae"], without).backbone
+
+
+def test_a_patch_fits_the_images() -> None:
+    fit = MODALITIES["images"].encoders["tokens"].fit
+    for size, patch in (((8, 8), 2), ((32, 32), 4), ((12, 20), 4), ((224, 224), 28), ((7, 7), 7)):
+        images = torch.zeros(1, 1, *size)
+        assert fit(Dataset("zeros", "images", images, None, images, None)) == {"patch_size": patch}
 
 
 MINE = """
 from sslkernels.methods.method import Method
-from sslkernels.methods.options import Option
 from sslkernels.models import ProjectionHead
 from sslkernels.ops.similarity import SIMILARITY
 
 class Mine(Method):
+    paper = "Nobody 2026"
     arxiv = "2611.00001"
     family = SIMILARITY
-    preset = {"epochs": 1, "batch_size": 16, "lr": 1e-3, "projection_dim": 8, "center": 0.5}
-    options = {"center": Option("share of the centre in {methods}", least=0, most=1)}
+    small = {"epochs": 1, "batch_size": 16, "lr": 1e-3, "projection_dim": 8}
+    paper_options = {"epochs": 100, "batch_size": 256, "lr": 1e-3}
 
-    def __init__(self, backbone, *, feature_dim, projection_dim, center, backend=None, group=None):
+    def __init__(self, backbone, *, feature_dim, projection_dim: int, center: float = 0.5, backend=None, group=None):
         super().__init__(backbone, backend=backend, group=group)
+        if not 0 <= center <= 1:
+            raise ValueError(f"Mine: center is {center}; pass a number from 0 to 1.")
         self.feature_dim, self.center = feature_dim, center
         self.projector = ProjectionHead(feature_dim, projection_dim, projection_dim)
 
@@ -83,28 +127,30 @@ from sslkernels.cli import main
 from sslkernels.training.config import TrainConfig
 from sslkernels.training.run import prepare
 numpy.savez("small.npz", images=numpy.random.default_rng(0).random((40, 8, 8)).astype("f"))
-options = {{"data": "npz:small.npz", "center": 0.25}}
+options = {{"data": "npz:small.npz", "center": "0.25"}}
 prepared = prepare(TrainConfig.from_options("mine", options), options)
-loss = prepared.learner(prepared.views(prepared.dataset.train_images))["loss"]
+loss = prepared.learner(prepared.views(prepared.dataset.inputs))["loss"]
 print(prepared.learner.center, prepared.config.saved()["center"], bool(loss > 0))
-assert main(["train", "mine", "--out", "run", "--center", "2"]) == 2
-assert main(["train", "simclr", "--out", "run", "--center", "0.5"]) == 2
-main(["train", "--help"])
+assert main(["methods", "mine"]) == 0
+assert main(["train", "mine", "--out", "run", "--set", "center=2"]) == 2
+assert main(["train", "simclr", "--out", "run", "--set", "center=0.5"]) == 2
+assert main(["train", "torn", "--out", "run"]) == 2
 """
 
 
+@pytest.mark.slow  # a copy of the package is imported anew
 def test_a_new_file_is_all_that_a_method_takes(run_python: Callable, tmp_path: Path) -> None:
+    """A file that cannot be imported takes only itself away."""
     pytest.importorskip("lightning")
     source = Path(sslkernels.__file__).parent
     shutil.copytree(source, tmp_path / "copy" / "sslkernels", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "copy" / "sslkernels" / "methods" / "mine.py").write_text(MINE)
+    (tmp_path / "copy" / "sslkernels" / "methods" / "torn.py").write_text("def half(:\n")
     done = run_python(USED.format(folder=str(tmp_path / "copy")))
     assert done.returncode == 0, done.stderr
     printed = " ".join(done.stdout.split())
-    assert (
-        printed.startswith("0.25 0.25 True usage: sslkernels train")
-        and "--center CENTER share of the centre in mine" in printed
-    )
-    wrong, foreign = done.stderr.splitlines()[-2:]
-    assert wrong == "sslkernels: train: --center is 2.0; pass a number from 0 to 1."
-    assert foreign.startswith("sslkernels: train: --center came and simclr has no such option; leave it out. Its own")
+    assert printed.startswith("0.25 0.25 True mine: Nobody 2026, arXiv 2611.00001") and "center" in printed
+    wrong, foreign, torn = done.stderr.splitlines()[-3:]
+    assert wrong == "sslkernels: Mine: center is 2.0; pass a number from 0 to 1."
+    assert foreign.startswith("sslkernels: train: simclr has no option center; its own are projection_dim, temperature")
+    assert torn.startswith("sslkernels: train: methods/torn.py cannot be imported (SyntaxError: ")
