@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images: float32 ``(N, C, H, W)`` in [0, 1]; one channel is taken for writing, three for photographs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkernels.data import (
+    Dataset,
+    ImageViews,
+    Inputs,
+    LowVariancePerturb,
+    OneView,
+    Pictures,
+    RandomizedQuantization,
+    Views,
+)
+from sslkernels.data.views.lowvariance import MOST
+from sslkernels.drawing import draw_image
+from sslkernels.methods import BYOL, SIE, BarlowTwins, Method, MoCoV2, MoCoV3, Pretext, SimCLR, SimSiam, VICReg
+from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
+from sslkernels.recipes.modality import Encoder, Modality
+from sslkernels.recipes.recipe import Recipe
+from sslkernels.terms import ActionMatch, Jigsaw, Labels, Places, Trajectory
+
+# Patches along an image's height and width. Attention to four times as many costs too much for a first try.
+MOST_PATCHES = 8
+MOST_PIXELS = 32
+
+
+def resnet(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), blocks: tuple[int, ...] = (1, 1, 1)) -> ResNet:
+    # Convolutions of small images run a sixth faster on the CPU in this layout.
+    return ResNet(dataset.inputs.shape[1], widths, blocks).to(memory_format=torch.channels_last)
+
+
+def vit(dataset: Dataset, *, patch_size: int, width: int = 96, depth: int = 3, heads: int = 4) -> ViT:
+    _, channels, *size = dataset.inputs.shape
+    return ViT(tuple(size), patch_size, channels, width=width, depth=depth, heads=heads)
+
+
+def fitting_patch(dataset: Dataset) -> dict[str, Any]:
+    """The smallest patch of at least 2 pixels that cuts images into at most 8 rows and columns, or the largest if none
+    does. It has 2 pixels for the digits' 8x8, and 4 for 32x32.
+    """
+    size = dataset.inputs.shape[2:]
+    side = math.gcd(*size)
+    sizes = [patch for patch in range(2, side + 1) if side % patch == 0 and max(size) <= MOST_PATCHES * patch]
+    return {"patch_size": sizes[0] if sizes else side}
+
+
+def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
+    _, channels, *size = dataset.inputs.shape
+    return OneView(channels, tuple(size)) if count == 1 else ImageViews(channels, tuple(size), count, whole=whole)
+
+
+def pixels(inputs: Inputs) -> Tensor:
+    """The pixels, averaged to at most `MOST_PIXELS` a side."""
+    if isinstance(inputs, Pictures):
+        return torch.cat([_averaged(batch) for batch in inputs.batches(256)])
+    return _averaged(inputs[:])
+
+
+def _averaged(images: Tensor) -> Tensor:
+    height, width = (min(side, MOST_PIXELS) for side in images.shape[2:])
+    return F.adaptive_avg_pool2d(images, (height, width)).flatten(1)
+
+
+MODALITY = Modality(
+    "images",
+    data="digits",
+    encoders={"features": Encoder(resnet), "tokens": Encoder(vit, fitting_patch)},
+    views=views,
+    raw=pixels,
+    draw=draw_image,
+)
+
+PHOTOGRAPHED, TURNING = "places?size=24", "turns?size=24&frames=4"
+# Colour images of this size take two minutes on two cores with a network of half the usual width.
+HALF = {"widths": (16, 32, 64)}
+
+
+def turned(dataset: Dataset, count: int, whole: bool) -> nn.Module:
+    """Views for methods to which the pose of a thing matters: its colours vary, and it stays as it lies."""
+    import kornia.augmentation as K
+
+    return Views(K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), count)
+
+
+def quantised(dataset: Dataset, count: int, whole: bool, *, regions: int = 8) -> nn.Module:
+    """The usual views, then random quantization."""
+    _, channels, *size = dataset.inputs.shape
+    usual = ImageViews(channels, tuple(size), whole=whole).augment
+    return Views(nn.Sequential(usual, RandomizedQuantization(regions)), count)
+
+
+def synthesised(dataset: Dataset, count: int, whole: bool, *, share: float = 0.5, strength: float = 1.0) -> nn.Module:
+    """The usual views of images whose faint features are drawn anew."""
+    _, channels, *size = dataset.inputs.shape
+    usual = ImageViews(channels, tuple(size), whole=whole).augment
+    sample = dataset.inputs[:: -(-len(dataset.inputs) // MOST)]  # pictures may be too many for the memory
+    return Views(nn.Sequential(LowVariancePerturb(sample, share, strength), usual), count)
+
+
+def scattering(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), orientations: int = 8) -> nn.Sequential:
+    """A ResNet behind fixed oriented filters."""
+    filters = OrientedFilters(dataset.inputs.shape[1], orientations)
+    network = nn.Sequential(filters, ResNet(filters.channels, widths, (1,) * len(widths)))
+    network.feature_dim = widths[-1]  # type: ignore[assignment]
+    return network.to(memory_format=torch.channels_last)
+
+
+def of_places(name: str, method: type[Method], **changed: Any) -> Recipe:
+    """The method with two shots of one place as its two views (VG-SSL)."""
+    return Recipe(
+        name, method, MODALITY, paper="Xiao et al. 2023", arxiv="2308.00090", data=PHOTOGRAPHED,
+        small={**method.small, **HALF, "epochs": 12}, paper_options=method.paper_options, **changed,
+    )  # fmt: skip
+
+
+RECIPES = (
+    Recipe(
+        "direct_pred",
+        BYOL,
+        MODALITY,
+        paper="Tian, Chen and Ganguli 2021",
+        arxiv="2102.06810",
+        data="digits",
+        parts={"predictor": lambda options: DirectPred(options["projection_dim"], momentum=0.3, eps=0.01)},
+        small={**BYOL.small, "epochs": 25},
+        paper_options={"epochs": 300, "batch_size": 128, "lr": 1e-3, "projection_dim": 128, "hidden_dim": 512},
+        seeds=(89,),
+    ),
+    Recipe(
+        "fine_grained",
+        SimSiam,
+        MODALITY,
+        paper="Wang et al. 2024",
+        arxiv="2407.14676",
+        data="emoji",
+        views=synthesised,
+        small={**SimSiam.small, **HALF, "batch_size": 64},
+        paper_options=SimSiam.paper_options,
+        seeds=(18,),
+        after_abstract=True,
+    ),
+    Recipe(
+        "action_simclr",
+        SimCLR,
+        MODALITY,
+        paper="Aubret et al. 2024",
+        arxiv="2407.06704",
+        data=TURNING,
+        term=ActionMatch,
+        views=turned,
+        small={**SimCLR.small, **HALF, "epochs": 12},
+        paper_options=SimCLR.paper_options,
+        seeds=(19,),
+        after_abstract=True,
+    ),
+    Recipe(
+        "pose_vicreg",
+        VICReg,
+        MODALITY,
+        paper="Wang et al. 2024",
+        arxiv="2403.14973",
+        data=TURNING,
+        term=Trajectory,
+        views=turned,
+        options={"weight": 0.01},
+        small={**VICReg.small, **HALF, "epochs": 12},
+        paper_options=VICReg.paper_options,
+        seeds=(112,),
+        after_abstract=True,
+    ),
+    Recipe(
+        "sie",
+        SIE,
+        MODALITY,
+        paper=SIE.paper,
+        arxiv=SIE.arxiv,
+        data="turns?of=digits&size=14&frames=4&most=180",
+        views=turned,
+        small={**SIE.small, **HALF},
+        seeds=SIE.seeds,
+        paper_options=SIE.paper_options,
+    ),
+    Recipe(
+        "geo_moco",
+        MoCoV2,
+        MODALITY,
+        paper="Ayush et al. 2021",
+        arxiv="2011.09980",
+        data=PHOTOGRAPHED,
+        term=Places,
+        small={**MoCoV2.small, **HALF, "epochs": 15, "cells": 100},
+        paper_options=MoCoV2.paper_options,
+        seeds=(115,),
+    ),
+    Recipe(
+        "rq_moco_v3",
+        MoCoV3,
+        MODALITY,
+        paper="Wu et al. 2022",
+        arxiv="2212.08663",
+        data="digits",
+        views=quantised,
+        small=MoCoV3.small,
+        paper_options=MoCoV3.paper_options,
+        seeds=(53,),
+    ),
+    # The weight of its term and its temperature are ours: nobody here could look the paper's up.
+    Recipe(
+        "scatsimclr",
+        SimCLR,
+        MODALITY,
+        paper="Kinakh et al. 2021",
+        arxiv="2108.13939",
+        data="digits",
+        encoder=Encoder(scattering),
+        term=Jigsaw,
+        options={"grid": 2, "permutations": 23},
+        small={**SimCLR.small, "epochs": 60},
+        paper_options=SimCLR.paper_options,
+        seeds=(105,),
+    ),
+    Recipe(
+        "rotation",
+        Pretext,
+        MODALITY,
+        paper="Hendrycks et al. 2019",
+        arxiv="1906.12340",
+        data="fashion?count=5000&pool=2",
+        term=Labels,
+        options={"tasks": ("rotation",), "weights": (0.5,)},
+        small={**Pretext.small, **HALF, "epochs": 10},
+        paper_options={"epochs": 200, "batch_size": 128, "lr": 1e-3},
+        seeds=(64,),
+    ),
+    Recipe(
+        "jigen",
+        Pretext,
+        MODALITY,
+        paper="Bucci et al. 2020",
+        arxiv="2007.12368",
+        data="handwriting",
+        term=Labels,
+        options={
+            "tasks": ("jigsaw",),
+            "weights": (0.7,),
+            "whole": 0.6,
+            "permutations": 23,
+            "grid": 2,
+        },
+        small={**Pretext.small, **HALF, "epochs": 10},
+        paper_options={"epochs": 30, "batch_size": 128, "lr": 1e-3, "permutations": 30, "grid": 3},
+        seeds=(41,),
+    ),
+    # On photographs of 36 pixels so small a network did no better than chance in 30 epochs.
+    Recipe(
+        "context",
+        Pretext,
+        MODALITY,
+        paper="Mundhenk, Ho and Chen 2018",
+        arxiv="1711.06379",
+        data="mnist5k",
+        options={"tasks": ("context",)},
+        small={**Pretext.small, "epochs": 20},
+        paper_options={"epochs": 100, "batch_size": 128, "lr": 1e-3},
+        seeds=(125,),
+    ),
+    of_places("vg_simclr", SimCLR, seeds=(76,)),
+    of_places("vg_moco_v2", MoCoV2),
+    of_places("vg_byol", BYOL),
+    of_places("vg_simsiam", SimSiam),
+    of_places("vg_barlow_twins", BarlowTwins),
+    of_places("vg_vicreg", VICReg),
+)

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time series: float32 ``(N, C, T)``, each channel with mean 0 and deviation 1 over the training set."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from sslkernels.data import Dataset, Inputs, RandomizedQuantization, SeriesViews, Views
+from sslkernels.drawing import draw_lines
+from sslkernels.methods import BYOL, Pretext
+from sslkernels.models import Conv1dNet
+from sslkernels.recipes.modality import Encoder, Modality
+from sslkernels.recipes.recipe import Recipe
+
+
+def conv(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), kernel: int = 7) -> Conv1dNet:
+    return Conv1dNet(dataset.inputs.shape[1], widths, kernel)
+
+
+def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
+    return SeriesViews(count)
+
+
+def quantised(dataset: Dataset, count: int, whole: bool, *, regions: int = 8) -> nn.Module:
+    """Random quantization alone, for data of which nobody knows what may change."""
+    return Views(RandomizedQuantization(regions), count)
+
+
+def statistics(inputs: Inputs) -> Tensor:
+    """Mean and deviation of each channel: on the wrist sensor these are worth more than the numbers themselves."""
+    series = inputs[:]
+    return torch.cat([series.mean(2), series.std(2, correction=0)], 1)
+
+
+MODALITY = Modality(
+    "series",
+    data="watch",
+    encoders={"features": Encoder(conv)},
+    views=views,
+    raw=statistics,
+    small={"epochs": 15, "batch_size": 128, "lr": 2e-3},
+    draw=draw_lines,
+)
+
+RECIPES = (
+    Recipe(
+        "har_multitask",
+        Pretext,
+        MODALITY,
+        paper="Yuan et al. 2024",
+        arxiv="2206.02909",
+        data="watch",
+        options={"tasks": ("reversal", "permutation", "warp")},
+        small={**Pretext.small, **MODALITY.small, "epochs": 40},
+        paper_options={"epochs": 20, "batch_size": 1500, "lr": 1e-4},
+        seeds=(34,),
+    ),
+    Recipe(
+        "o3n",
+        Pretext,
+        MODALITY,
+        paper="Fernando et al. 2017",
+        arxiv="1611.06646",
+        data="watch",
+        options={"tasks": ("odd_one_out",)},
+        small={**Pretext.small, **MODALITY.small, "epochs": 20},
+        paper_options={"epochs": 100, "batch_size": 128, "lr": 1e-3},
+        seeds=(67,),
+    ),
+    Recipe(
+        "rq_byol",
+        BYOL,
+        MODALITY,
+        paper="Wu et al. 2022",
+        arxiv="2212.08663",
+        data="watch",
+        views=quantised,
+        small={**BYOL.small, **MODALITY.small},
+        paper_options=BYOL.paper_options,
+    ),
+)
