@@ -19,6 +19,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from sslkernels.arguments import came
+from sslkernels.data import Graphs
 from sslkernels.evaluation.collapse import Spread
 from sslkernels.files import write_atomically
 
@@ -152,6 +153,8 @@ def _pieces(value: object) -> Iterator[bytes | memoryview]:
         yield f"{'list' if isinstance(value, list) else 'tuple'} {len(value)}:".encode()
         for each in value:
             yield from _pieces(each)
+    elif isinstance(value, Graphs):
+        yield from _pieces([value.x, value.edge_index, value.batch, value.count])
     elif value is None or type(value) in (bool, int, float, str, bytes):
         yield f"{value!r};".encode(errors="surrogatepass")
     else:

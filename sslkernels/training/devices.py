@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs on several devices of one machine: processes meet in a file and talk over loopback, so nobody can listen."""
+"""Runs on several devices. On one machine processes meet in a file and talk over loopback, so nobody can listen.
+
+On several machines torchrun or Slurm starts the command once for each device, and tells the processes where to meet.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,69 @@ import builtins
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+from sslkernels.training.config import TrainConfig
+from sslkernels.training.sharded import Sharding
 
 # Variables that torchrun, Slurm and Lightning set.
 SCHEDULED = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
     "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "JSM_NAMESPACE_RANK",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Launched:
+    """The words of a launcher about this process, which it has started with others."""
+
+    rank: int
+    nodes: int
+    devices: int
+    by: type[ClusterEnvironment]
+
+    @classmethod
+    def read(cls, nodes: int | None) -> Launched | None:
+        """Read the environment; None where this process is alone.
+
+        torchrun's is always meant. Slurm's is also there in an interactive shell, and is meant where ``nodes``, the
+        option ``--nodes``, asks for several machines.
+        """
+        found = os.environ
+        if dist.is_torchelastic_launched():
+            ranks, local = int(found["WORLD_SIZE"]), int(found["LOCAL_WORLD_SIZE"])
+            return cls(int(found["RANK"]), ranks // local, local, TorchElasticEnvironment)
+        if isinstance(nodes, int) and nodes > 1 and "SLURM_NTASKS" in found and "SLURM_PROCID" in found:
+            ranks, machines = int(found["SLURM_NTASKS"]), int(found.get("SLURM_NNODES", "1"))
+            return cls(int(found["SLURM_PROCID"]), machines, ranks // machines, SLURMEnvironment)
+        return None
+
+    def options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a run with those that the launcher decides; a ValueError if ``given`` says otherwise."""
+        own = {"nodes": self.nodes, "devices": self.devices}
+        for name, value in own.items():
+            if given.get(name) not in (None, value):
+                raise ValueError(
+                    f"train: --{name} is {given[name]} and the launcher started {self.devices} processes on each of "
+                    f"{self.nodes} machines; leave --{name} out, or start as many."
+                )
+        return {**given, **own}
 
 
 class OneMachine(LightningEnvironment):
@@ -32,14 +83,17 @@ class OneMachine(LightningEnvironment):
         return 0
 
 
-class LoopbackDDP(DDPStrategy):
+class Loopback(DDPStrategy):
     """Lightning's DDP with spawned processes. Its usual meeting place is a TCP port open to the whole network."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, threads: int | None) -> None:
         super().__init__(start_method="spawn")
         self.meeting = os.path.join(folder, "meeting")
+        self.threads = threads
 
     def setup_distributed(self) -> None:
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
         for library in ("GLOO", "NCCL"):
             os.environ[f"{library}_SOCKET_IFNAME"] = "lo"
         self.set_world_ranks()
@@ -47,6 +101,10 @@ class LoopbackDDP(DDPStrategy):
         store = dist.FileStore(self.meeting, self.world_size)
         dist.init_process_group(backend, store=store, rank=self.global_rank, world_size=self.world_size)
         super().setup_distributed()  # this finds the group already made
+
+
+class LoopbackSharding(Loopback, Sharding):
+    """Shares weights among spawned processes."""
 
 
 class EndWithParent(Callback):
@@ -59,14 +117,22 @@ class EndWithParent(Callback):
 
 
 @contextmanager
-def strategy_of(devices: int) -> Iterator[str | DDPStrategy]:
+def strategy_of(config: TrainConfig, launched: Launched | None) -> Iterator[str | DDPStrategy]:
     """Give Lightning's strategy. Errors of its processes come out as their own sentences; no process is left behind."""
-    if devices == 1:
+    sharded = config.strategy == "fsdp2"
+    if launched is not None:
+        try:
+            yield Sharding() if sharded else DDPStrategy()
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+        return
+    if config.devices == 1 and not sharded:
         with _alone():
             yield "auto"
         return
     with _alone(), tempfile.TemporaryDirectory(prefix="sslkernels-") as folder:
-        strategy = LoopbackDDP(folder)
+        strategy = (LoopbackSharding if sharded else Loopback)(folder, config.threads)
         try:
             yield strategy
         except ProcessRaisedException as error:

@@ -14,17 +14,18 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_callable, check_kind, check_module, check_number
+from sslkernels.data import Pictures
 from sslkernels.evaluation import encode, feature_spread
 from sslkernels.methods import Method
-from sslkernels.schedules import check_step, check_total, share_done
-from sslkernels.training.batches import images_of, views_of
+from sslkernels.modules import Remembering
+from sslkernels.training.batches import given_of, images_of, views_of
 from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
+from sslkernels.training.optimizer import WEIGHT_DECAY, optimizer_and_schedule
 
-# The warm-up is this share of all steps, or of UNKNOWN if nobody knows how many there will be.
-WARMUP, UNKNOWN = 0.05, 10_000
-WEIGHT_DECAY = 1e-4
 # Images whose features are watched: enough for an effective rank of a few dozen, and little work beside an epoch.
 WATCHED = 256
+# There are fewer ranks than this.
+RANKS = 1_000_003
 
 
 class LitMethod(LightningModule):
@@ -35,7 +36,8 @@ class LitMethod(LightningModule):
             accumulation.
         views: makes views of a batch of images, as `sslkernels.data.TwoViews` does; the loader then yields images or
             (images, labels). Pass None if the loader yields as many views as the method takes: (view, view) or
-            ((view, view), labels). Labels, and all that follows them, are ignored.
+            ((view, view), labels). Labels, and all that follows them, are ignored, but for a dictionary of what
+            `Method.needs` names: (images, {"index": ...}).
         lr, weight_decay: settings of AdamW; biases and BatchNorm are not decayed.
 
     If the trainer cannot know how many steps there will be (an IterableDataset with ``max_epochs``, or
@@ -47,7 +49,8 @@ class LitMethod(LightningModule):
     far the features spread at the end of every epoch: they are `sslkernels.evaluation.feature_spread` of the backbone
     in evaluation mode, on up to 256 first views of the last batch, and the mean over ranks. They are None for epochs
     whose checkpoint did not have them yet. All three are logged, the first as ``loss``.
-    A checkpoint taken after an epoch resumes to the same losses, since it holds the random state of every rank.
+    A checkpoint taken after an epoch resumes to the same losses, since it holds the random state of every rank, and
+    what its views remember.
 
     >>> import torch
     >>> from sslkernels.methods import SimCLR
@@ -88,7 +91,7 @@ class LitMethod(LightningModule):
                 "LitMethod: a batch has one image, and BatchNorm no variance of one; "
                 "pass drop_last=True to the loader, or a batch size that leaves none alone."
             )
-        loss = self.method(views)["loss"]
+        loss = self.method(views, **given_of(batch, self.method.needs))["loss"]
         self._watched = views[0][:WATCHED]  # kept from every batch: max_steps may end an epoch at any
         self._micro_losses.append(loss.detach())
         self.log("loss", loss, prog_bar=True, batch_size=len(views[0]))
@@ -117,9 +120,52 @@ class LitMethod(LightningModule):
         self._micro_losses.clear()
         self.method.after_step(step, self._total_steps())
 
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.method.before_step(self.trainer.global_step, self._total_steps())
+
+    def on_train_epoch_start(self) -> None:
+        if type(self.method).before_epoch is Method.before_epoch:
+            return
+        # As at the first batch: what prepares an epoch of a resumed run must not depend on what was drawn since.
+        if len(self._random_states) > self.global_rank:
+            set_random_state(self._random_states[self.global_rank])
+        epochs = self.trainer.max_epochs
+        self.method.before_epoch(self._embed_all, self.current_epoch, epochs if epochs and epochs > 0 else None)
+
+    def _embed_all(self) -> Tensor:
+        """Features of all training samples in order: each rank computes its share, and gets those of the others."""
+        inputs = getattr(getattr(self.trainer, "datamodule", None), "inputs", None)
+        if inputs is None:
+            raise ValueError(
+                f"LitMethod: {type(self.method).__name__} prepares an epoch by the features of all training samples, "
+                "and a loader does not say which these are; pass Trainer.fit a datamodule whose `inputs` are the "
+                "samples in order."
+            )
+        ranks, rank = self.trainer.world_size, self.global_rank
+        share = -(-len(inputs) // ranks)
+        # The last share may be shorter; its last sample is repeated, and cut off at the end.
+        rows = torch.arange(rank * share, (rank + 1) * share).clamp(max=len(inputs) - 1)
+        part = inputs.only(rows) if isinstance(inputs, Pictures) else inputs[rows]
+        features = encode(self.method.backbone, part).to(self.device)
+        if ranks > 1:
+            features = self.all_gather(features).flatten(0, 1)
+        return features[: len(inputs)]
+
     def on_train_start(self) -> None:
-        if self.global_rank and not self._random_states:
-            torch.manual_seed(torch.initial_seed() + self.global_rank)  # ranks draw different views
+        # Ranks draw different views. A rank that the checkpoint does not know draws none that another one drew before.
+        if self.global_rank >= max(1, len(self._random_states)):
+            torch.manual_seed(torch.initial_seed() + self.global_rank + RANKS * self.current_epoch)
+        elif self._random_states:  # what the views of this rank had met of its own samples
+            for path, state in self._random_states[self.global_rank].get("views", {}).items():
+                self.get_submodule(path).load_state_dict(state)
+
+    def _remembered(self) -> dict[str, dict[str, Tensor]]:
+        """Collect what this rank's views remember; the weights in a checkpoint are those of the first rank alone."""
+        return {
+            path: {name: each.cpu() for name, each in part.state_dict().items()}
+            for path, part in self.named_modules()
+            if path.startswith("views.") and isinstance(part, Remembering)
+        }
 
     def on_train_batch_start(self, batch: Any, batch_index: int) -> None:
         # Forget what the loop and its loader drew since the last epoch: those of a resumed run draw something else.
@@ -141,7 +187,9 @@ class LitMethod(LightningModule):
         self._random_states = [random_state()]
         if self.trainer.world_size > 1:
             self._random_states = [{} for _ in range(self.trainer.world_size)]
-            dist.all_gather_object(self._random_states, random_state())
+            remembered = self._remembered()
+            mine = {**random_state(), "views": remembered} if remembered else random_state()
+            dist.all_gather_object(self._random_states, mine)
         self._watch_features()  # after the random state is kept: the next epoch does not see what this draws
 
     def _watch_features(self) -> None:
@@ -163,31 +211,3 @@ class LitMethod(LightningModule):
         self.losses = list(checkpoint["loss"])
         self.feature_std, self.effective_rank = saved_spread(checkpoint).values()
         self._random_states = checkpoint["random_states"]
-
-
-def optimizer_and_schedule(
-    method: Method, lr: float, weight_decay: float, total: float
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """Make AdamW for all that is trained, and `warmup_cosine` over ``total`` steps."""
-    weights = [parameter for parameter in method.parameters() if parameter.requires_grad]
-    if not weights:
-        raise ValueError(
-            "LitMethod: method has no parameter that requires a gradient; pass one with something to train."
-        )
-    groups = [
-        {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": weight_decay},
-        {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=lr)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total))
-
-
-def warmup_cosine(step: int, total: float) -> float:
-    """The factor of the learning rate at ``step`` of ``total``. It rises in a line, falls to zero in half a cosine, and
-    stays there. With no known end (``math.inf``) it stays up.
-    """
-    step, total = check_step("warmup_cosine", step), check_total("warmup_cosine", total, least=0)
-    warmup = max(1, round(WARMUP * (UNKNOWN if total == math.inf else total)))
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * share_done(step - warmup, total - warmup)))

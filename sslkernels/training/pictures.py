@@ -3,36 +3,23 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslkernels.data import Dataset
+from sslkernels.drawing import ACCENT, BAD, GOOD, HIDDEN, INK, MUTED, figure_of, frame, png
 from sslkernels.evaluation import nearest
 from sslkernels.terminal import printable
 
-INK, MUTED, ACCENT, GOOD, BAD = "#1f2933", "#7b8794", "#2563eb", "#15803d", "#dc2626"
 MOST_POINTS = 1000
 NEIGHBOURS = 8
 QUERIES = 6
-PAINTED = 10
-HIDDEN = "#c7d2fe"
+SAMPLES = 10
 # Equal numbers stand here on a logarithmic axis; it is less than a rounding of float32.
 EQUAL = 1e-8
-STYLE = {
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": "#cbd2d9",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "figure.dpi": 160,
-}
 
 
 def loss_curve(losses: Sequence[float]) -> bytes:
@@ -41,7 +28,7 @@ def loss_curve(losses: Sequence[float]) -> bytes:
     window = max(1, len(losses) // 50)
     steps = torch.arange(1, len(losses) + 1)
     smooth = values.unfold(0, window, 1).mean(1)
-    figure, axes = _figure(7.2, 3.0)
+    figure, axes = figure_of(7.2, 3.0)
     axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.plot(steps, values, color=ACCENT, alpha=0.25, linewidth=0.8)
@@ -55,14 +42,14 @@ def loss_curve(losses: Sequence[float]) -> bytes:
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss")
     axes.margins(x=0.01)
-    return _png(figure)
+    return png(figure)
 
 
 def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float | None]) -> bytes:
     """Draw both measures of spread over the epochs, down to zero, where a collapse ends, without unknown epochs."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, panels = _figure(7.2, 2.4, ncols=2)
+    figure, panels = figure_of(7.2, 2.4, ncols=2)
     curves = {"standard deviation": feature_std, "effective rank": effective_rank}
     for axes, (name, values) in zip(panels, curves.items(), strict=True):
         known = [(epoch, value) for epoch, value in enumerate(values, 1) if value is not None]
@@ -75,7 +62,7 @@ def spread(feature_std: Sequence[float | None], effective_rank: Sequence[float |
         axes.margins(x=0.01)
         axes.set_ylim(bottom=0)
     figure.subplots_adjust(wspace=0.28)
-    return _png(figure)
+    return png(figure)
 
 
 def agreement(
@@ -89,7 +76,7 @@ def agreement(
     """Draw two loss curves that should coincide, and below them how far named curves are from the reference."""
     from matplotlib.ticker import MaxNLocator
 
-    figure, (above, below) = _figure(7.2, 4.6, nrows=2, sharex=True, height_ratios=(2.2, 1))
+    figure, (above, below) = figure_of(7.2, 4.6, nrows=2, sharex=True, height_ratios=(2.2, 1))
     steps = range(1, len(reference) + 1)
     marker = "o" if len(reference) < 3 else None
     above.plot(steps, reference, color=HIDDEN, linewidth=6, marker=marker, markersize=12, label="reference")
@@ -113,7 +100,7 @@ def agreement(
     figure.align_ylabels()
     figure.text(0.125, 0.975, title, fontsize=11, color=INK, weight="bold")
     figure.text(0.125, 0.925, place, fontsize=9, color=MUTED)
-    return _png(figure)
+    return png(figure)
 
 
 def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -> bytes:
@@ -130,7 +117,7 @@ def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -
     many = len(rows) > 90  # t-SNE at its usual perplexity of 30 needs more than 90 points
     points = (TSNE(init="pca", random_state=0) if many else PCA(2)).fit_transform(rows)
     palette = colormaps["tab10" if len(classes) <= 10 else "tab20"]
-    figure, axes = _figure(7.2, 5.0)
+    figure, axes = figure_of(7.2, 5.0)
     for label, name in enumerate(classes if labels is not None else [""]):
         chosen = slice(None) if labels is None else (labels[kept] == label).numpy()
         colour = palette(label % palette.N)
@@ -139,7 +126,7 @@ def embedding(features: Tensor, labels: Tensor | None, classes: Sequence[str]) -
     axes.set_axis_off()
     if labels is not None and len(classes) <= 20:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handletextpad=0.2, markerscale=1.4)
-    return _png(figure)
+    return png(figure)
 
 
 def _label(name: str, most: int = 30) -> str:
@@ -148,74 +135,34 @@ def _label(name: str, most: int = 30) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def neighbours(dataset: Dataset, features: Tensor, test_features: Tensor) -> bytes:
-    """Draw test images, each with the training images nearest to it; the frame tells whether the class is the same.
+def neighbours(dataset: Dataset, features: Tensor, test_features: Tensor, draw: Callable[[Any, Any], None]) -> bytes:
+    """Draw test samples, each with the training samples nearest to it; the frame tells whether the class is the same.
 
     Without labels all frames are alike.
     """
     queries = torch.randperm(len(test_features), generator=torch.Generator().manual_seed(0))[:QUERIES]
     found = nearest(features, test_features[queries], min(NEIGHBOURS, len(features)))
     rows, columns = found.shape
-    figure, _ = _figure(7.2, 0.76 * rows + 0.35, bare=True)
+    figure, _ = figure_of(7.2, 0.76 * rows + 0.35, bare=True)
     grid = figure.subplots(rows, columns + 2, squeeze=False, gridspec_kw={"width_ratios": [1, 0.25] + [1] * columns})
     for row, query in enumerate(queries.tolist()):
-        _show(grid[row][0], dataset.test_images[query], MUTED)
+        draw(grid[row][0], dataset.test_inputs[[query]][0])
+        frame(grid[row][0], MUTED)
         grid[row][1].set_axis_off()
         for column, index in enumerate(found[row].tolist()):
             colour = MUTED
-            if dataset.train_labels is not None and dataset.test_labels is not None:
-                colour = GOOD if dataset.train_labels[index] == dataset.test_labels[query] else BAD
-            _show(grid[row][column + 2], dataset.train_images[index], colour)
+            if dataset.labels is not None and dataset.test_labels is not None:
+                colour = GOOD if dataset.labels[index] == dataset.test_labels[query] else BAD
+            draw(grid[row][column + 2], dataset.inputs[[index]][0])
+            frame(grid[row][column + 2], colour)
     grid[0][0].set_title("query", fontsize=9, color=MUTED)
     grid[0][2].set_title("nearest", fontsize=9, color=MUTED)
     figure.subplots_adjust(left=0, right=1, bottom=0, top=0.94, wspace=0.08, hspace=0.08)
-    return _png(figure)
+    return png(figure)
 
 
-def painting_samples(dataset: Dataset) -> Tensor:
-    """The test images that `paintings` shows."""
-    chosen = torch.randperm(len(dataset.test_images), generator=torch.Generator().manual_seed(0))[:PAINTED]
-    return dataset.test_images[chosen]
-
-
-def paintings(images: Tensor, visible: Tensor, painted: Tensor) -> bytes:
-    """Draw a column for each image: whole, its ``visible`` pixels (bool, as images), and with the others painted."""
-    from matplotlib.colors import to_rgb
-
-    images, painted = (1 - rows if rows.shape[1] == 1 else rows for rows in (images, painted.clamp(0, 1)))  # dark ink
-    hidden = torch.tensor(to_rgb(HIDDEN)).view(3, 1, 1)
-    rows = {"original": images, "visible": torch.where(visible, images, hidden), "painted": painted}
-    figure, _ = _figure(7.2, 0.74 * len(rows), bare=True)
-    grid = figure.subplots(len(rows), len(images), squeeze=False)
-    for axes, (name, row) in zip(grid, rows.items(), strict=True):
-        for column, image in enumerate(row.expand(-1, 3, -1, -1)):
-            _show(axes[column], image, MUTED)
-        axes[0].text(-0.1, 0.5, name, transform=axes[0].transAxes, ha="right", va="center", fontsize=9, color=MUTED)
-    figure.subplots_adjust(left=0, right=1, bottom=0, top=1, wspace=0.08, hspace=0.08)
-    return _png(figure)
-
-
-def _show(axes: Any, image: Tensor, frame: str) -> None:
-    from matplotlib.patches import Rectangle
-
-    axes.imshow(image.permute(1, 2, 0).squeeze(2).numpy(), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-    axes.add_patch(Rectangle((0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=frame, linewidth=4))
-    axes.set_axis_off()
-
-
-def _figure(width: float, height: float, bare: bool = False, **grid: Any) -> tuple[Any, Any]:
-    """Make a figure outside pyplot, which would look for a display and keep the figure."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height))
-        FigureCanvasAgg(figure)
-        return figure, None if bare else figure.subplots(**grid)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=STYLE["figure.dpi"], bbox_inches="tight", facecolor="white")
-    return buffer.getvalue()
+def samples(dataset: Dataset) -> Any:
+    """The test samples that `sslkernels.methods.Method.picture` shows."""
+    return dataset.test_inputs[
+        torch.randperm(len(dataset.test_inputs), generator=torch.Generator().manual_seed(0))[:SAMPLES]
+    ]

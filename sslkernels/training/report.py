@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from sslkernels.data import Dataset
 from sslkernels.evaluation import collapse_warning
 from sslkernels.html import image, page, section, table
-from sslkernels.training.pictures import embedding, loss_curve, neighbours, paintings, spread
+from sslkernels.training.pictures import embedding, loss_curve, neighbours, spread
 
 
 def write_report(
@@ -19,11 +20,13 @@ def write_report(
     dataset: Dataset,
     features: Tensor,
     test_features: Tensor,
-    painting: tuple[Tensor, Tensor, Tensor] | None = None,
+    draw: Callable[[Any, Any], None] | None,
+    picture: bytes | None = None,
 ) -> str:
-    """Write the page for ``metrics`` and the trained features of ``dataset``'s training and test images.
+    """Write the page for ``metrics`` and the trained features of ``dataset``'s training and test samples.
 
-    ``painting`` holds images, their visible pixels, and the painted images; it is None if the method paints nothing.
+    ``draw`` draws a sample, None if samples cannot be seen. ``picture`` is what the method makes of some, as PNG; None
+    if it makes nothing to look at.
     """
     title = f"{metrics['method']} on {metrics['data']}"
     settings = {**metrics["config"], **metrics["versions"]}
@@ -33,7 +36,8 @@ def write_report(
             f'<p class="muted">{escape(_setting(metrics, dataset))}</p>',
             section(_cost_title(metrics), _cost_words(metrics), _costs(metrics)),
             _worth(metrics, dataset),
-            *_painting(painting),
+            *_scores(metrics, dataset),
+            *_painting(picture),
             section(
                 "Loss",
                 "Every optimizer step, and its running mean.",
@@ -41,23 +45,17 @@ def write_report(
             ),
             section(
                 "Spread of the features",
-                "At the end of each epoch, on views of training images. The standard deviation is 1 where features "
+                "At the end of each epoch, on views of training samples. The standard deviation is 1 where features "
                 "spread evenly over the sphere and 0 where all are alike; the effective rank counts the directions "
                 "that they fill, their common mean being one.",
                 _spread(metrics),
             ),
             section(
                 "Embedding",
-                "Features of held-out images in two dimensions."
-                + (" Colours are the labels, which training never saw." if _labelled(dataset) else ""),
+                "Features of held-out samples in two dimensions." + _colours(metrics, dataset),
                 image(embedding(test_features, dataset.test_labels, dataset.classes), "Embedding"),
             ),
-            section(
-                "Neighbours",
-                "Held-out images and the training images nearest to them"
-                + ("; green frames share the label, red do not." if _labelled(dataset) else "."),
-                image(neighbours(dataset, features, test_features), "Neighbours"),
-            ),
+            *_neighbours(dataset, features, test_features, draw),
             section("Settings", "", table([], [[escape(k), escape(str(v))] for k, v in settings.items()], text=True)),
         ),
     )
@@ -73,20 +71,50 @@ def _worth(metrics: dict[str, Any], dataset: Dataset) -> str:
     if not _labelled(dataset):
         return section(title, "Not measured: the probes compare classes, and the data has no labels, or one class.", "")
     words = (
-        "Accuracy on held-out images. The untrained encoder has the same architecture and first weights; "
-        "statistics of BatchNorm, where it has any, were set by passes over the training images."
+        f"Accuracy on held-out {dataset.modality}{_split_words(dataset)}. The untrained encoder has the same "
+        "architecture and first weights; statistics of BatchNorm, where it has any, were set by passes over the "
+        "training samples. Raw features are those that nobody had to learn: the floor."
     )
     return section(title, words, _accuracies(metrics))
 
 
-def _painting(painting: tuple[Tensor, Tensor, Tensor] | None) -> list[str]:
-    if painting is None:
+def _scores(metrics: dict[str, Any], dataset: Dataset) -> list[str]:
+    """The method's own figures, if it has any."""
+    if not metrics["scores"]:
+        return []
+    rows = [[escape(name.replace("_", " ")), f"{value:.3f}"] for name, value in metrics["scores"].items()]
+    return [section("The method's own figures", f"On held-out {dataset.modality}.", table(["", ""], rows))]
+
+
+def _colours(metrics: dict[str, Any], dataset: Dataset) -> str:
+    if not _labelled(dataset):
+        return ""
+    return " Colours are the labels" + ("." if "label" in metrics["needs"] else ", which training never saw.")
+
+
+def _split_words(dataset: Dataset) -> str:
+    return f", with no {dataset.group} on both sides of the split" if dataset.group else ""
+
+
+def _painting(picture: bytes | None) -> list[str]:
+    if picture is None:
         return []
     words = (
         "Held-out images, the patches that the encoder saw, and the hidden ones painted from them. The method predicts "
         "a patch in units of its own mean and deviation; for the picture these two are taken from the original."
     )
-    return [section("Reconstructions", words, image(paintings(*painting), "Reconstructions"))]
+    return [section("Reconstructions", words, image(picture, "Reconstructions"))]
+
+
+def _neighbours(
+    dataset: Dataset, features: Tensor, test_features: Tensor, draw: Callable[[Any, Any], None] | None
+) -> list[str]:
+    if draw is None:
+        return []
+    words = f"Held-out {dataset.modality} and the training samples nearest to them" + (
+        "; green frames share the label, red do not." if _labelled(dataset) else "."
+    )
+    return [section("Neighbours", words, image(neighbours(dataset, features, test_features, draw), "Neighbours"))]
 
 
 def _spread(metrics: dict[str, Any]) -> str:
@@ -100,7 +128,7 @@ def _spread(metrics: dict[str, Any]) -> str:
 
 def _setting(metrics: dict[str, Any], dataset: Dataset) -> str:
     return (
-        f"{len(dataset.train_images)} training and {len(dataset.test_images)} test images, "
+        f"{len(dataset.inputs)} training and {len(dataset.test_inputs)} test {dataset.modality}, "
         f"{metrics['config']['epochs']} epochs of batch {metrics['config']['batch_size']}, seed {metrics['seed']}, "
         f"backend {metrics['backend']}, threads: {metrics['threads']} on {metrics['device']}"
     )
@@ -118,7 +146,7 @@ def _cost_words(metrics: dict[str, Any]) -> str:
         f"Forward and backward of the loss take {metrics['loss_milliseconds']:.2f} ms on backend "
         f"{metrics['backend']}, {metrics['loss_milliseconds_reference']:.2f} ms on reference, a ratio of {ratio:.1f}. "
         f"{_update_words(metrics)}"
-        f"{_parts(metrics)} of a step on reference, and images per second can gain no "
+        f"{_parts(metrics)} of a step on reference, and samples per second can gain no "
         "more than that: the network and the views are the rest."
     )
 
@@ -145,7 +173,7 @@ def _costs(metrics: dict[str, Any]) -> str:
         ("its share of the step", "loss_share", "{:.1%}", 1.0),
         ("update of teacher or queue (ms)", "update_milliseconds", "{:.2f}", 1.0),
         ("its share of the step", "update_share", "{:.1%}", 1.0),
-        ("images per second, whole step", "images_per_second", "{:,.0f}", 1.0),
+        ("samples per second, whole step", "images_per_second", "{:,.0f}", 1.0),
         ("peak memory of the step (MiB)", "peak_memory_bytes", "{:,.1f}", 2.0**-20),
     )
     columns = {metrics["backend"]: "", "reference": "_reference"}
@@ -164,9 +192,9 @@ def _accuracies(metrics: dict[str, Any]) -> str:
         ("10-shot linear probe", "linear"),
         ("k nearest neighbours", "knn"),
     ):
-        values = (metrics[key + suffix] for suffix in ("", "_untrained", "_pixels"))
+        values = (metrics[key + suffix] for suffix in ("", "_untrained", "_raw"))
         rows.append([name, *(_number(value, "{:.1%}", 1.0) for value in values)])
-    return table(["", "trained", "untrained", "pixels"], rows)
+    return table(["", "trained", "untrained", "raw"], rows)
 
 
 def _number(value: float | None, form: str, factor: float) -> str:

@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from sslkernels.data import Dataset, load
+from sslkernels.data import Dataset, Pictures, load
+from sslkernels.modules import Remembering
 from sslkernels.training.checkpoint import digest, read_checkpoint
 from sslkernels.training.config import TrainConfig
 
 Fingerprint = dict[str, Any]
+OLDEST = ("training images", "training labels", "test images", "test labels")
 
 
 def load_data(config: TrainConfig, warn: Callable[[str], Any]) -> Dataset:
@@ -28,15 +33,50 @@ def load_data(config: TrainConfig, warn: Callable[[str], Any]) -> Dataset:
     return dataset
 
 
+def shape_of(part: Any) -> tuple[int, ...]:
+    """The shape of a tensor; other samples have a number."""
+    return tuple(part.shape) if isinstance(part, (Tensor, Pictures)) else (len(part),)
+
+
 def fingerprint(dataset: Dataset) -> Fingerprint:
-    """Shape and digest of images and labels, wherever their files are; None for labels that are not there."""
-    parts = {
-        "training images": dataset.train_images,
-        "training labels": dataset.train_labels,
-        "test images": dataset.test_images,
+    """Shape and digest of all that is known of the samples, wherever their files are; None for labels not there."""
+    parts: dict[str, Any] = {
+        "training images": dataset.inputs,
+        "training labels": dataset.labels,
+        "test images": dataset.test_inputs,
         "test labels": dataset.test_labels,
     }
-    return {name: None if part is None else [list(part.shape), digest(part)] for name, part in parts.items()}
+    for name, values in {**dataset.extra, "partners": dataset.partners}.items():
+        if values is not None:
+            parts[f"{name} of training images"] = values
+    return {name: None if part is None else [list(shape_of(part)), _digest(part)] for name, part in parts.items()}
+
+
+def differences(dataset: Dataset, saved: Fingerprint) -> list[str]:
+    """Say in which parts the data is not what was saved."""
+    return [
+        _change(name, saved.get(name), each)
+        for name, each in fingerprint(dataset).items()
+        # Versions before saved no more than images and labels.
+        if (name in saved or name in OLDEST)
+        and saved.get(name) != each
+        and not _same_pixels(dataset, name, saved.get(name))
+    ]
+
+
+def _same_pixels(dataset: Dataset, name: str, saved: Any) -> bool:
+    """Tell if pictures in files have the pixels that a version before saved, which held them all in memory."""
+    part = {"training images": dataset.inputs, "test images": dataset.test_inputs}.get(name)
+    if not isinstance(part, Pictures) or saved is None or saved[0] != list(part.shape):
+        return False
+    state = hashlib.sha256(f"tensor {torch.float32} {part.shape}:".encode())
+    for images in part.batches(256):
+        state.update(memoryview(images.reshape(-1).view(torch.uint8).numpy()))
+    return state.hexdigest() == saved[1]
+
+
+def _digest(part: Any) -> str:
+    return part.digest() if isinstance(part, Pictures) else digest(part)
 
 
 @dataclass(frozen=True)
@@ -83,8 +123,7 @@ class Resumed:
                 f"train: {self.path} was trained on {config.data}, which is not there any more; pass --data with the "
                 "place that it has moved to."
             ) from error
-        saved, found = self.checkpoint["data"], fingerprint(dataset)
-        changed = [_change(name, saved.get(name), each) for name, each in found.items() if saved.get(name) != each]
+        changed = differences(dataset, self.checkpoint["data"])
         if changed:
             # Only the first change is said: others follow from it, such as more labels for more images.
             raise ValueError(
@@ -96,6 +135,10 @@ class Resumed:
     def check_fits(self, module: LightningModule) -> None:
         """Check that the checkpoint's weights fit ``module``, which a later version may build in another way."""
         saved, built = _shapes(self.checkpoint["state_dict"]), _shapes(module.state_dict())
+        for path, part in module.named_modules():
+            if isinstance(part, Remembering):  # it takes what it has not met yet, shape and all, from the checkpoint
+                empty = [f"{path}.{name}" for name in part.remembered if getattr(part, name) is None]
+                built |= {name: saved[name] for name in empty if name in saved}
         unlike = [name for name in saved.keys() | built.keys() if name not in built or saved.get(name) != built[name]]
         if unlike:
             raise ValueError(

@@ -14,72 +14,110 @@ import torch
 
 pytest.importorskip("lightning")
 
-from sslkernels.methods import METHODS, all_options, available  # noqa: E402
+from sslkernels.cli import ALIASES  # noqa: E402
+from sslkernels.recipes import available, find  # noqa: E402
 from sslkernels.training.config import FIELDS, TrainConfig, option  # noqa: E402
+from sslkernels.training.run import prepare  # noqa: E402
 
-OWN = tuple(all_options())
-PRESETS = {name: method.preset for name, method in METHODS.items()}
-
-
-@pytest.mark.parametrize("method", available())
-def test_own_options_are_arguments_of_the_method(method):
-    own = TrainConfig.from_options(method, {}).method_options
-    assert set(own) == set(OWN) & set(PRESETS[method])
-    assert set(own) - {"patch_size"} <= set(inspect.signature(METHODS[method]).parameters)  # the backbone takes it
+# A value of each setting that had a flag of its own.
+VALUES = {"projection_dim": 4, "hidden_dim": 4, "queue_size": 8, "temperature": 0.3, "lambd": 0.1, "sim": 2.0,
+          "var": 2.0, "cov": 2.0, "patch_size": 2, "mask_ratio": 0.5, "momentum": 0.9}  # fmt: skip
 
 
 @pytest.mark.parametrize("method", available())
-def test_every_option_of_another_method_is_refused(method):
-    has = [name for name in OWN if name in PRESETS[method]]
-    for name in set(OWN) - set(has):
-        given = next(preset[name] for preset in PRESETS.values() if name in preset)
+def test_settings_are_arguments_of_method_and_backbone(method):
+    recipe = find(method)
+    owners = [recipe.method, recipe.backbone.build, recipe.views or recipe.modality.views]
+    owners += [recipe.term] if recipe.term else []
+    taken = {name for owner in owners for name in inspect.signature(owner).parameters}
+    taken |= {"weight"} if recipe.term else set()
+    assert set(TrainConfig.from_options(method, {}).method_options) <= set(recipe.settings) <= taken
+    assert not set(recipe.settings) & {*FIELDS, "backend", "group", "feature_dim"}  # a run's own names stay free
+    for paper in (False, True):
+        assert {"epochs", "batch_size", "lr"} <= set(recipe.numbers(paper)) <= {*recipe.settings, *FIELDS}
+
+
+def test_every_former_flag_is_a_setting_of_some_method():
+    assert set(ALIASES) == set(VALUES) <= {name for method in available() for name in find(method).settings}
+
+
+@pytest.mark.parametrize("method", available())
+def test_every_setting_of_another_method_is_refused(method):
+    own = find(method).settings
+    for name in set(VALUES) - set(own):
         for refuse in (
-            lambda: TrainConfig.from_options(method, {name: given}),  # noqa: B023
-            lambda: TrainConfig.from_options(method, {}).continued({name: given}, "last.ckpt"),  # noqa: B023
+            lambda: TrainConfig.from_options(method, {name: VALUES[name]}),  # noqa: B023
+            lambda: TrainConfig.from_options(method, {}).continued({name: VALUES[name]}, "last.ckpt"),  # noqa: B023
         ):
-            with pytest.raises(ValueError) as caught:
+            with pytest.raises(ValueError, match=f"train: {method} has no option {name}; ") as caught:
                 refuse()
-            message = str(caught.value)
-            assert message.startswith(f"train: {option(name)} came and {method} has no such option; leave it out.")
-            assert "\n" not in message and all(option(own) in message for own in has)
+            assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        ("barlow_twins", {"lambd": -1.0}, "--lambd is -1.0; pass a finite number of at least 0."),
-        ("barlow_twins", {"projection_dim": 0}, "--projection-dim is 0; pass a whole number of at least 1."),
-        ("vicreg", {"sim": float("nan")}, "--sim is nan; pass a finite number of at least 0."),
-        ("vicreg", {"var": float("inf")}, "--var is inf; pass a finite number of at least 0."),
-        ("simclr", {"temperature": 0.0}, "--temperature is 0.0; pass a finite number above 0."),
+        ("barlow_twins", {"lambd": -1.0}, "BarlowTwins: lambd is -1.0; pass a finite number of at least 0."),
+        ("barlow_twins", {"projection_dim": 0}, "BarlowTwins: projection_dim is 0; pass a whole number of at least 1."),
+        ("vicreg", {"sim": float("nan")}, "train: sim is nan; pass a finite number."),
+        ("vicreg", {"var": float("inf")}, "train: var is inf; pass a finite number."),
+        ("simclr", {"temperature": 0.0}, "SimCLR: temperature is 0.0, whose inverse is no number; pass a non-zero one"),
+        ("simclr", {"widths": "8,x,8"}, "train: widths is 'x'; pass a whole number."),
+        ("simclr", {"widths": "8"}, "ResNet: widths is (8,) and blocks (1, 1, 1)"),
+        ("mae", {"normalize_target": "maybe"}, "train: normalize_target is 'maybe'; pass true or false."),
+        ("mae", {"patch_size": 3}, "ViT: patch_size is 3 and images (8, 8); it must divide both sides."),
     ],
 )
 def test_a_wrong_value_gets_a_sentence(method, options, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        TrainConfig.from_options(method, options)
+        prepare(TrainConfig.from_options(method, options), options)
+
+
+def test_text_becomes_the_value_that_it_says():
+    given = {"temperature": "0.25", "projection_dim": "16", "widths": "8,16", "blocks": "(1, 1)"}
+    config = TrainConfig.from_options("simclr", given)
+    assert config.method_options == {"temperature": 0.25, "projection_dim": 16, "widths": (8, 16), "blocks": (1, 1)}
+    assert TrainConfig.from_options("mae", {"normalize_target": "no"}).normalize_target is False
+
+
+def test_the_paper_s_numbers_are_taken_on_demand_and_given_ones_go_before():
+    config = TrainConfig.from_options("simclr", {"epochs": 3}, paper=True)
+    assert (config.epochs, config.batch_size) == (3, 4096) and config.method_options == {}
+    learner = prepare(config.changed(batch_size=4096), ["epochs"]).learner  # fewer samples than that lower it
+    assert learner.temperature == 0.1
+
+
+def test_numbers_of_the_recipe_make_it(method="direct_pred"):
+    learner = prepare(TrainConfig.from_options(method, {}), []).learner
+    assert type(learner).__name__ == "BYOL" and type(learner.predictor).__name__ == "DirectPred"
+    with pytest.raises(ValueError, match="direct_pred has no option predictor"):
+        TrainConfig.from_options(method, {"predictor": 1})
 
 
 NO_NUMBER = ("x", True, [1], torch.ones(1), math.nan, math.inf, 10**400, -1)
 WRONG: dict[str, tuple] = {
-    **dict.fromkeys(("epochs", "devices", "accumulate", "queue_size", "hidden_dim"), (*NO_NUMBER, 0, 1.5, 2**63)),
-    **dict.fromkeys(("projection_dim", "patch_size"), (*NO_NUMBER, 0, 1.5, np.float32(2))),
+    **dict.fromkeys(("epochs", "devices", "nodes", "accumulate", "threads"), (*NO_NUMBER, 0, 1.5, 2**63)),
+    "workers": (*NO_NUMBER, 1.5, 2**63),
     "batch_size": (*NO_NUMBER, 0, 1, 1.5),
     "image_size": (*NO_NUMBER, 7, 1.5, 10**6),
     "seed": (*NO_NUMBER, 0.5, 2**32),
-    **dict.fromkeys(("lr", "temperature"), (*NO_NUMBER, 0, 0.0, 1j)),
-    **dict.fromkeys(("lambd", "sim", "var", "cov"), (*NO_NUMBER, "0.1")),
-    **dict.fromkeys(("mask_ratio", "momentum"), (*NO_NUMBER, 1.01)),
+    "lr": (*NO_NUMBER, 0, 0.0, 1j),
     "backend": ("x", 1, True, "CPU", ["cpu"]),
     "precision": ("x", 32, "8", True),
+    "strategy": ("x", 32, "DDP", True),
+    "compile": ("x", 1, "yes"),
     "data": (3, b"digits", ["digits"]),
+    # Their limits are checked by the method itself.
+    **dict.fromkeys(("projection_dim", "patch_size", "queue_size"), ("x", True, [1], torch.ones(1), -1, 1.5)),
+    **dict.fromkeys(("temperature", "momentum", "mask_ratio"), ("x", True, [1], torch.ones(1), math.nan, math.inf)),
 }
 
 
-@pytest.mark.parametrize("name", sorted({*FIELDS, *OWN} - {"method"}))
+@pytest.mark.parametrize("name", WRONG)
 def test_every_wrong_value_of_every_option_gets_its_own_sentence(name):
-    method = next(each for each in available() if name not in OWN or name in PRESETS[each])
+    method = next(each for each in available() if name in FIELDS or name in find(each).settings)
     more = {"data": "imagefolder:x"} if name == "image_size" else {}
-    for value in WRONG.get(name, NO_NUMBER[:-1]):  # the limits of a new option are not known here
+    for value in WRONG[name]:
         for refuse in (
             lambda: TrainConfig.from_options(method, {**more, name: value}),  # noqa: B023
             lambda: TrainConfig.from_options(method, more).continued({name: value}, "last.ckpt"),  # noqa: B023
@@ -87,22 +125,26 @@ def test_every_wrong_value_of_every_option_gets_its_own_sentence(name):
             with pytest.raises((ValueError, TypeError)) as caught:
                 refuse()
             sentence = str(caught.value)
-            assert sentence.startswith(f"train: {option(name)} is ") and sentence.endswith("."), sentence
+            named = option(name) if name in FIELDS else name
+            assert sentence.startswith(f"train: {named} is ") and sentence.endswith("."), sentence
             assert "\n" not in sentence and len(sentence) < 300
+
+
+def test_every_option_of_a_run_has_wrong_values():
+    assert {*FIELDS} - {"method"} <= set(WRONG)
 
 
 @pytest.mark.parametrize("method", [3, None, "nope", "SimCLR", ["simclr"], {}])
 def test_a_wrong_method_gets_the_names_of_the_right_ones(method):
-    with pytest.raises(ValueError, match="train: method is .*; accepted are barlow_twins"):
+    with pytest.raises(ValueError, match="train: method is .*; accepted are action_simclr, barlow_twins"):
         TrainConfig.from_options(method, {})
 
 
-def test_options_of_the_method_read_as_fields_and_others_are_refused():
+def test_settings_read_as_fields_and_others_are_refused():
     config = TrainConfig.from_options("simclr", {"temperature": 0.3})
-    assert config.temperature == 0.3 and config.queue_size is None
-    assert replace(config, method_options={}).temperature == PRESETS["simclr"]["temperature"]
-    for options, error in (({"queue_size": 4}, ValueError), ({"nope": 4}, TypeError)):
-        with pytest.raises(error, match="option"):
+    assert config.temperature == 0.3
+    for options in ({"queue_size": 4}, {"nope": 4}):
+        with pytest.raises(ValueError, match="simclr has no option"):
             replace(config, method_options=options)
     with pytest.raises(AttributeError, match="no option nope"):
         _ = config.nope
@@ -116,14 +158,14 @@ def test_numbers_of_numpy_are_numbers():
     assert config.continued(given, "last.ckpt") == config
 
 
-@pytest.mark.parametrize(("name", "advice"), [("epoch", "did you mean epochs?"), ("wd", "accepted are data"),
-                                              ("method", "accepted are data")])  # fmt: skip
+@pytest.mark.parametrize(("name", "advice"), [("epoch", "did you mean epochs?"), ("wd", "its own are projection_dim"),
+                                              ("method", "its own are projection_dim")])  # fmt: skip
 def test_a_name_that_is_no_option_is_refused(name, advice):
     for refuse in (
         lambda: TrainConfig.from_options("simclr", {name: 1}),
         lambda: TrainConfig.from_options("simclr", {}).continued({name: 1}, "last.ckpt"),
     ):
-        with pytest.raises(TypeError, match=f"train: {name} is no option; .*{re.escape(advice)}"):
+        with pytest.raises(ValueError, match=f"train: simclr has no option {name}; .*{re.escape(advice)}"):
             refuse()
 
 
@@ -142,24 +184,29 @@ def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
     config = TrainConfig.from_options("simclr", {"data": "npz:a"})
     assert config.continued({"data": "npz:b", "epochs": 500}, "last.ckpt") == replace(config, data="npz:b", epochs=500)
     assert config.continued({"data": None, "lr": config.lr}, "last.ckpt") == config
-    changes = {"batch_size": 2, "lr": 1.0, "seed": 3, "backend": "reference", "precision": "bf16-mixed", "devices": 2,
-               "accumulate": 2, "projection_dim": 3, "temperature": 0.25}  # fmt: skip
+    changes = {"batch_size": 2, "lr": 1.0, "seed": 3, "backend": "reference", "precision": "bf16-mixed",
+               "accumulate": 2, "threads": 3, "compile": True, "projection_dim": 3, "temperature": 0.25}  # fmt: skip
     own = set(config.saved())
-    assert own - set(changes) == {"method", "data", "image_size", "epochs"}
+    assert own - set(changes) == {"method", "data", "image_size", "epochs", "devices", "nodes", "strategy", "workers"}
+    elsewhere = {"devices": 2, "nodes": 2, "strategy": "fsdp2", "workers": 3}
+    assert config.continued(elsewhere, "last.ckpt") == replace(config, **elsewhere)
     for name, value in changes.items():
         with pytest.raises(ValueError, match=f"train: {option(name)} is {value} and last.ckpt was trained with "):
             config.continued({name: value}, "last.ckpt")
 
 
-OWN_WHOLE = {name: "patch_size" if "patch_size" in PRESETS[name] else "projection_dim" for name in available()}
-
-
 @pytest.mark.parametrize("method", available())
 def test_what_is_saved_comes_back(method):
-    config = TrainConfig.from_options(method, {"seed": 3, OWN_WHOLE[method]: 17})
-    saved = config.saved()
-    assert TrainConfig.from_saved(saved) == config
-    assert None not in [saved[name] for name in OWN if name in saved]
+    whole = next(name for name in ("patch_size", "projection_dim", "grid") if name in find(method).settings)
+    config = TrainConfig.from_options(method, {"seed": 3, whole: 17})
+    assert TrainConfig.from_saved(config.saved()) == config
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read():
+    before = {"method": "byol", "data": "digits", "image_size": None, "epochs": 25, "batch_size": 64, "lr": 1e-3,
+              "seed": 0, "backend": None, "precision": "32-true", "devices": 1, "accumulate": 1, "projection_dim": 128,
+              "hidden_dim": 512, "momentum": 0.95}  # fmt: skip
+    assert TrainConfig.from_saved(before) == TrainConfig.from_options("byol", {})
 
 
 def test_a_checkpoint_from_before_an_option_was_trained_by_the_preset():

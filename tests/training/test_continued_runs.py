@@ -17,9 +17,10 @@ pytest.importorskip("lightning")
 from small_runs import EPOCHS, STEPS, interrupt, refused, small_data  # noqa: E402
 
 from sslkernels.cli import main  # noqa: E402
-from sslkernels.data import load  # noqa: E402
+from sslkernels.data import Dataset, load  # noqa: E402
 from sslkernels.training import resume, train  # noqa: E402
 from sslkernels.training import run as running  # noqa: E402
+from sslkernels.training.resume import differences, fingerprint  # noqa: E402
 
 
 def test_data_that_changed_is_refused_and_the_change_named(copied, capsys, monkeypatch):
@@ -41,11 +42,23 @@ def test_data_that_changed_is_refused_and_the_change_named(copied, capsys, monke
     small_data(Path("small.npz"))
     same = load("npz:small.npz")
     for labels, words in (
-        (1 - same.train_labels, "other training labels, as many"),
+        (1 - same.labels, "other training labels, as many"),
         (None, "it has no training labels"),
     ):
-        monkeypatch.setattr(resume, "load", lambda *_: replace(same, train_labels=labels))  # noqa: B023
+        monkeypatch.setattr(resume, "load", lambda *_: replace(same, labels=labels))  # noqa: B023
         assert words in refused(capsys)
+
+
+def test_what_is_known_of_samples_may_not_change_and_old_checkpoints_do_not_know_it():
+    images, place = torch.rand(8, 1, 4, 4), torch.rand(8, 2)
+    partners = torch.arange(8)[:, None] ^ 1
+    data = Dataset("a", "images", images, None, images, None, extra={"place": place}, partners=partners)
+    old = {name: each for name, each in fingerprint(data).items() if "of training" not in name}
+    assert differences(data, fingerprint(data)) == differences(data, old) == []
+    moved = replace(data, extra={"place": place.flip(0)})
+    assert differences(moved, fingerprint(data)) == ["other place of training images, as many as before"]
+    other = replace(data, partners=partners.flip(0))
+    assert differences(other, fingerprint(data)) == ["other partners of training images, as many as before"]
 
 
 def test_moved_data_and_more_epochs_continue_the_run(copied, capsys):

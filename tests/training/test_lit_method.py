@@ -12,15 +12,15 @@ pytest.importorskip("lightning")
 from lightning.pytorch import Callback, Trainer, seed_everything  # noqa: E402
 
 from sslkernels import MemoryQueue  # noqa: E402
-from sslkernels.data import TwoViews  # noqa: E402
+from sslkernels.data import Dataset, TwoViews  # noqa: E402
 from sslkernels.evaluation import collapse_warning, feature_spread  # noqa: E402
 from sslkernels.functional import info_nce  # noqa: E402
 from sslkernels.methods import BYOL, Method, MoBY, MoCoV2, SimCLR  # noqa: E402
 from sslkernels.models import DirectPred, ResNet, ViT  # noqa: E402
 from sslkernels.training import LitMethod  # noqa: E402
 from sslkernels.training.checkpoint import AtomicCheckpointIO, SaveLast  # noqa: E402
-from sslkernels.training.loader import ImageBatches  # noqa: E402
-from sslkernels.training.module import warmup_cosine  # noqa: E402
+from sslkernels.training.loader import Batches  # noqa: E402
+from sslkernels.training.optimizer import warmup_cosine  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -41,6 +41,11 @@ class Queued(Method):
     def after_step(self, step, total_steps):
         self.calls.append((step, total_steps))
         self.queue.enqueue(self.newest.detach())
+
+
+def of(images):
+    """A data set of images alone."""
+    return Dataset("images", "images", images, None, images, None)
 
 
 class StopAfter(Callback):
@@ -66,7 +71,7 @@ def fit(folder, *, epochs=4, stop=99, accumulate=1, resume=False, method=Queued)
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, ImageBatches(images, 10, seed=3), ckpt_path=folder / "last.ckpt" if resume else None)
+    trainer.fit(module, Batches(of(images), 10, seed=3), ckpt_path=folder / "last.ckpt" if resume else None)
     return module
 
 
@@ -217,7 +222,7 @@ def test_after_step_runs_once_per_optimizer_step(tmp_path):
 
 
 def test_every_epoch_has_its_own_order():
-    batches = ImageBatches(torch.arange(20.0)[:, None], 5, seed=0)
+    batches = Batches(of(torch.arange(20.0)[:, None]), 5, seed=0)
     loader = batches.train_dataloader()
     loader.sampler.set_epoch(0)
     first = torch.cat(list(loader)).flatten().tolist()

@@ -10,9 +10,10 @@ pytest.importorskip("lightning")
 
 from sslkernels import EMA  # noqa: E402
 from sslkernels.data import TwoViews  # noqa: E402
-from sslkernels.methods import SimCLR  # noqa: E402
+from sslkernels.methods import Auxiliary, MoCoV2, SimCLR  # noqa: E402
 from sslkernels.models import ResNet  # noqa: E402
-from sslkernels.training.measure import step_costs  # noqa: E402
+from sslkernels.terms import Rotation  # noqa: E402
+from sslkernels.training.measure import BEYOND, step_costs  # noqa: E402
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
@@ -27,6 +28,13 @@ def test_costs_of_both_backends_leave_the_method_alone(autocast):
         assert cost.update_milliseconds is cost.update_share is None  # SimCLR moves nothing after a step
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert method.backend is None and all(weight.grad is None for weight in method.parameters())
+
+
+def test_a_term_leaves_a_method_without_an_update():
+    method = Auxiliary(SimCLR(ResNet(1, (4,), (1,)), feature_dim=4), Rotation(4))
+    cost = step_costs(method, TwoViews(1, (8, 8)), torch.rand(16, 1, 8, 8), ["reference"], None)["reference"]
+    assert cost.update_milliseconds is cost.update_share is None
+    assert Auxiliary(MoCoV2(ResNet(1, (4,), (1,)), feature_dim=4, queue_size=8), Rotation(4)).moves
 
 
 class Taught(SimCLR):
@@ -61,7 +69,8 @@ def test_the_update_is_timed_on_both_backends_and_its_steps_go_on(monkeypatch):
     assert {(own, teachers) for _, own, teachers in Taught.moves} == {("cpu", None), ("reference", "reference")}
     for backend in ("cpu", "reference"):
         steps = [step for step, own, _ in Taught.moves if own == backend]
-        assert steps.count(0) == 2  # one count is of whole steps, one of updates alone
-        assert all(later == earlier + 1 or later == 0 for earlier, later in zip(steps, steps[1:], strict=False))
+        # Whole steps are counted from 0, updates alone from where no teacher has moved yet.
+        assert steps.count(0) == steps.count(BEYOND) == 1
+        assert all(later == earlier + 1 or later == BEYOND for earlier, later in zip(steps, steps[1:], strict=False))
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items() if name in before)
     assert method.teacher.step == -1 and method.keys is None

@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("lightning")
 
-from small_runs import EPOCHS, OPTIONS, STEPS, complaint, interrupt  # noqa: E402
+from small_runs import EPOCHS, OPTIONS, STEPS, complaint, interrupt, small_data  # noqa: E402
 
 from sslkernels.cli import main  # noqa: E402
 from sslkernels.data import Dataset, load  # noqa: E402
@@ -35,6 +35,30 @@ def test_images_without_classes_are_trained_on_and_the_probes_left_out(copied, c
     text = Path("other/report.html").read_text()
     assert "Not measured: the probes compare classes, and the data has no labels, or one class." in text
     assert text.count("<img") == 4 and "Colours are the labels" not in text and "share the label" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "sides", "words"),
+    [
+        (
+            "pretext",
+            (),
+            (8, 9),
+            "cannot train on npz:odd.npz: Rotation: inputs has shape (2, 1, 8, 9); pass squares",
+        ),
+        ("pretext", ("tasks=reversal",), (8, 8), "Reversal: inputs has shape (2, 1, 8, 8); expected series"),
+        ("pretext", ("tasks=jigsaw,context",), (8, 8), "Context: images have 8 x 8 pixels; pass at least 9 a side"),
+        ("scatsimclr", ("grid=3",), (8, 2), "Jigsaw: images have 8 x 2 pixels; pass at least 3 a side"),
+    ],
+)
+def test_images_that_a_task_cannot_change_are_refused_before_anything_is_written(
+    copied, capsys, method, settings, sides, words
+):
+    small_data(Path("odd.npz"), images=torch.rand(60, *sides).numpy())
+    options = [each for setting in settings for each in ("--set", setting)]
+    assert main(["train", method, "--data", "npz:odd.npz", *options, "--out", "other"]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.count("\n") == 1 and not out and not Path("other").exists()
 
 
 def test_what_was_left_out_of_the_data_is_said(copied, monkeypatch):

@@ -21,12 +21,13 @@ import torch
 pytest.importorskip("lightning")
 
 from sslkernels.cli import main  # noqa: E402
-from sslkernels.methods import METHODS, available  # noqa: E402
+from sslkernels.methods import METHODS  # noqa: E402
+from sslkernels.recipes import available  # noqa: E402
 from sslkernels.training.checkpoint import AtomicCheckpointIO  # noqa: E402
 
 COMMAND = Path(sys.executable).with_name("sslkernels")
 EPOCHS = "3"
-ACCURACIES = [probe + of for probe in ("few_shot", "linear", "knn") for of in ("", "_untrained", "_pixels")]
+ACCURACIES = [probe + of for probe in ("few_shot", "linear", "knn") for of in ("", "_untrained", "_raw")]
 COSTS = [
     cost + of
     for cost in ("images_per_second", "loss_milliseconds", "loss_share", "peak_memory_bytes")
@@ -81,9 +82,10 @@ def test_metrics_hold_what_was_found(metrics):
     assert all(0 < std <= 1.1 for std in metrics["feature_std"])
     assert all(1 <= rank <= 128 for rank in metrics["effective_rank"])
     assert metrics["update_milliseconds"] is metrics["update_share_reference"] is None  # nothing moves after a step
-    assert (metrics["format"], metrics["method"], metrics["data"], metrics["seed"]) == (1, "simclr", "digits", 0)
+    assert (metrics["format"], metrics["method"], metrics["data"], metrics["seed"]) == (2, "simclr", "digits", 0)
     assert metrics["backend"] == "cpu"
-    assert metrics["config"]["epochs"] == 3
+    assert metrics["config"]["epochs"] == 3 and metrics["modality"] == "images" and metrics["split"] == "sample"
+    assert all(metrics[f"{probe}_pixels"] == metrics[f"{probe}_raw"] for probe in ("few_shot", "linear", "knn"))
     assert metrics["versions"]["torch"] == torch.__version__
 
 
@@ -179,16 +181,29 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             f"method is 'nope'; accepted are {', '.join(available())}.",
         ),
         (["train", "simclr", "--data", "imagefolder:nowhere"], "nothing is there"),
-        (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are digits"),
+        (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are audiofolder:PATH, cifar10:PATH"),
         (["train", "simclr", "--epochs", "0"], "--epochs is 0; pass a whole number of at least 1"),
         (["train", "simclr", "--epochs", "many"], "--epochs"),
         (["train", "simclr", "--lr", "-1"], "--lr is -1.0; pass a finite number above 0."),
         (["train", "simclr", "--lr", "nan"], "--lr is nan"),
-        (["train", "vicreg", "--temperature", "0.5"], "--temperature came and vicreg has no such option; leave it out"),
-        (["train", "barlow_twins", "--lambd", "-1"], "--lambd is -1.0; pass a finite number of at least 0"),
-        (["train", "simclr", "--projection-dim", "0"], "--projection-dim is 0; pass a whole number of at least 1"),
+        (
+            ["train", "vicreg", "--temperature", "0.5"],
+            "vicreg has no option temperature; its own are projection_dim,",
+        ),
+        (["train", "barlow_twins", "--lambd", "-1"], "BarlowTwins: lambd is -1.0; pass a finite number of at least 0"),
+        (["train", "simclr", "--projection-dim", "0"], "SimCLR: projection_dim is 0; pass a whole number of at least"),
+        (["train", "simclr", "--set", "projection_dim=0"], "SimCLR: projection_dim is 0; pass a whole number of at"),
+        (["train", "simclr", "--set", "temperature"], "--set is 'temperature'; write NAME=VALUE, such as temperature"),
+        (["train", "simclr", "--set", "temperature=x"], "train: temperature is 'x'; pass a number."),
+        (["train", "simclr", "--set", "temprature=1"], "simclr has no option temprature; did you mean temperature?"),
+        (["train", "simclr", "--set", "temperature=1", "--temperature=1"], "--set temperature came, and temperature"),
+        (
+            ["train", "simclr", "--data", "digits?size=3"],
+            "data: digits has no setting size; leave it out",
+        ),
+        (["train", "simclr", "--data", "digits:x"], "data is 'digits:x', and digits takes no path; write digits."),
         (["train", "simclr", "--seed", "-1"], "--seed is -1"),
-        (["train", "simclr", "--batch-size", "1439"], "digits has 1438 training images; pass at most 1438"),
+        (["train", "simclr", "--batch-size", "1439"], "digits has 1438 training samples; pass at most 1438"),
         (["train", "simclr", "--batch-size", "1"], "--batch-size is 1; pass a whole number of at least 2"),
         (["train", "simclr", "--devices", "3"], "a batch size that the devices divide"),
         (["train", "simclr", "--backend", "cuda"], "backend 'cuda' cannot run: this op has no kernels for it"),
