@@ -4,33 +4,42 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_module, check_tensor, shape_of
+from sslkernels.data import Dataset, Inputs, Pictures
 
 BATCH = 256
+# Samples of training, and of tests, that are evaluated where they do not fit in memory.
+MOST = 10_000
 
 
 @torch.no_grad()
-def encode(backbone: nn.Module, images: Tensor) -> Tensor:
-    """Compute features ``(N, D)`` of ``images (N, C, H, W)`` in evaluation mode, as float32 on the CPU."""
-    device = _device("encode", backbone, images)
+def encode(backbone: nn.Module, inputs: Inputs) -> Tensor:
+    """Compute features ``(N, D)`` of samples in evaluation mode, as float32 on the CPU.
+
+    ``inputs`` are images ``(N, C, H, W)``, or whatever the backbone takes by rows; see `sslkernels.data.Inputs`.
+    """
+    device = _device("encode", backbone, inputs)
     with _modes_kept(backbone):
         backbone.eval()
-        return torch.cat([backbone(batch.to(device)).float().cpu() for batch in images.split(BATCH)])
+        return torch.cat([backbone(batch.to(device)).float().cpu() for batch in _batches(inputs)])
 
 
 @torch.no_grad()
-def calibrate_batchnorm(backbone: nn.Module, images: Tensor) -> None:
-    """Set BatchNorm's running statistics to those of ``images`` by forward passes.
+def calibrate_batchnorm(backbone: nn.Module, inputs: Inputs) -> None:
+    """Set BatchNorm's running statistics to those of ``inputs`` by forward passes.
 
     An untrained encoder has none and looks worse than it is; a trained one has those of augmented views.
     """
-    device = _device("calibrate_batchnorm", backbone, images)
+    device = _device("calibrate_batchnorm", backbone, inputs)
     norms = [module for module in backbone.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         return
@@ -42,7 +51,7 @@ def calibrate_batchnorm(backbone: nn.Module, images: Tensor) -> None:
             norm.momentum = None  # None takes the plain average over all batches
         with _modes_kept(backbone):
             backbone.train()
-            for batch in images.split(BATCH):
+            for batch in _batches(inputs):
                 backbone(batch.to(device))
     except BaseException:
         for norm, state in zip(norms, before, strict=True):
@@ -51,6 +60,40 @@ def calibrate_batchnorm(backbone: nn.Module, images: Tensor) -> None:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+def _batches(inputs: Inputs) -> Iterator[Any]:
+    if isinstance(inputs, Pictures):
+        yield from inputs.batches(BATCH)
+        return
+    for start in range(0, len(inputs), BATCH):
+        yield inputs[start : start + BATCH]
+
+
+def evaluated(dataset: Dataset) -> Dataset:
+    """The samples that an evaluation sees: of pictures that stay in their files, at most `MOST`, drawn once for all."""
+    inputs, labels, extra = _drawn(dataset.inputs, dataset.labels, dataset.extra)
+    test_inputs, test_labels, test_extra = _drawn(dataset.test_inputs, dataset.test_labels, dataset.test_extra)
+    return replace(
+        dataset,
+        inputs=inputs,
+        labels=labels,
+        test_inputs=test_inputs,
+        test_labels=test_labels,
+        extra=extra,
+        test_extra=test_extra,
+        partners=dataset.partners if inputs is dataset.inputs else None,  # some of them may be left out
+    )
+
+
+def _drawn(
+    inputs: Any, labels: Tensor | None, extra: Mapping[str, Tensor]
+) -> tuple[Any, Tensor | None, Mapping[str, Tensor]]:
+    if not isinstance(inputs, Pictures) or len(inputs) <= MOST:
+        return inputs, labels, extra
+    rows = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))[:MOST].sort().values
+    known = {name: values[rows] for name, values in extra.items()}
+    return inputs.only(rows), None if labels is None else labels[rows], known
 
 
 @contextmanager
@@ -64,11 +107,14 @@ def _modes_kept(backbone: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _device(function: str, backbone: nn.Module, images: Tensor) -> torch.device:
+def _device(function: str, backbone: nn.Module, inputs: Inputs) -> torch.device:
     """The backbone's device, or the CPU if it has no parameters."""
     check_module(function, "backbone", backbone)
-    check_tensor(function, "images", images, "(N, C, H, W)")
-    if images.dim() < 2 or not len(images):
-        raise ValueError(f"{function}: images has shape {shape_of(images)}; pass at least one image, (N, C, H, W).")
+    if isinstance(inputs, (Tensor, np.ndarray, list, tuple, str, bytes, dict)) or not hasattr(inputs, "__getitem__"):
+        rows = check_tensor(function, "inputs", inputs, "(N, ...), or other samples that are taken by rows")
+        if rows.dim() < 2 or not len(rows):
+            raise ValueError(f"{function}: inputs has shape {shape_of(rows)}; pass at least one sample, (N, ...).")
+    if not len(inputs):
+        raise ValueError(f"{function}: inputs has no sample; pass at least one.")
     first = next(backbone.parameters(), None)
     return torch.device("cpu") if first is None else first.device
