@@ -244,6 +244,20 @@ def check_number(
     return number
 
 
+def check_range(
+    function: str, name: str, value: object, above: float = 0, most: float = LARGEST
+) -> tuple[float, float]:
+    """Check ``(low, high)``, two finite numbers with ``above < low <= high <= most``."""
+    lower = "" if above == -LARGEST else f"{above:g} < "
+    accepted = f"(low, high) with {lower}low <= high" + ("" if most == LARGEST else f" <= {most:g}")
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{function}: {name} is {came(value)}; pass {accepted}.")
+    low, high = (check_number(function, f"{name}[{place}]", end) for place, end in enumerate(value))
+    if not above < low <= high <= most:
+        raise ValueError(f"{function}: {name} is {tuple(value)}; pass {accepted}.")
+    return low, high
+
+
 def check_weights(function: str, **weights: object) -> tuple[float, ...]:
     """Check numbers of at least 0; they come back in the same order."""
     return tuple(check_number(function, name, value, least=0) for name, value in weights.items())
@@ -376,6 +390,14 @@ def check_list(function: str, name: str, value: object, expected: str) -> list[A
     if unordered or not isinstance(value, Iterable):
         raise TypeError(f"{function}: {name} is a {type(value).__name__}; pass {expected}.")
     return list(value)
+
+
+def check_given(function: str, names: Sequence[str], given: Mapping[str, Any], call: str) -> dict[str, Any]:
+    """Take ``names`` out of what is known of each sample; ``call`` is the call without them."""
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise ValueError(f"{function}: {missing[0]} of each sample is missing; call {call}, {missing[0]}=...).")
+    return {name: given[name] for name in names}
 
 
 def check_generator(

@@ -30,7 +30,8 @@ template <class T> inline Vector<T> load(const T *p) {
     return v;
 }
 template <class T> inline void store(T *p, Vector<T> v) { memcpy(p, &v, sizeof v); }
-template <class T> inline Vector<T> all(T x) { return Vector<T>{} + x; }
+// x - 0 is x, and the compiler knows it. 0 + x is not where x is -0, so it would be added up before every broadcast.
+template <class T> inline Vector<T> all(T x) { return x - Vector<T>{}; }
 // A NaN in b comes out and a NaN in a does not, as with the processor's max and min.
 template <class T> inline Vector<T> larger(Vector<T> a, Vector<T> b) {
 #if defined(__AVX512F__)

@@ -25,6 +25,7 @@ from sslkernels.backends import why_not
 from sslkernels.distributed import Shard, summed
 from sslkernels.ops import registry
 from sslkernels.ops.derivative import first_derivative
+from sslkernels.ops.repeats import distinct
 
 # Takes what was asked, which inputs need a gradient, and the inputs. It returns the value and one gradient for each
 # input; those that nobody needs are ignored.
@@ -41,7 +42,7 @@ def in_one_call(compute: Compute, asked: Any, *inputs: Tensor | None, alike: Sha
     """
     differentiable = torch.is_grad_enabled()
     needs = tuple(differentiable and x is not None and x.requires_grad for x in inputs)
-    return _OneCall.apply(compute, asked, needs, alike, *inputs)
+    return _OneCall.apply(compute, asked, needs, alike, *distinct(*inputs))
 
 
 class _OneCall(torch.autograd.Function):

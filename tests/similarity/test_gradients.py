@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sslkernels.functional as SF
 from sslkernels import _C
 from sslkernels.ops.rows import row_dot, unit_rows
+from sslkernels.ops.similarity.schema import Pairs
 
 pytestmark = pytest.mark.usefixtures("poisoned_outputs")
 
@@ -108,8 +109,8 @@ def test_gradcheck_of_row_dot(backend: str, shift: int) -> None:
 def test_gradcheck_would_notice_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel = _C.similarity_backward
 
-    def wrong_scale(*given: Any) -> None:
-        kernel(*(1.01 * value if isinstance(value, float) else value for value in given))
+    def wrong_scale(given: tuple[Any, ...], *others: Any) -> None:
+        kernel(tuple(1.01 * value if isinstance(value, float) else value for value in given), *others)
 
     monkeypatch.setattr(_C, "similarity_backward", wrong_scale)
     with pytest.raises(GradcheckError):
@@ -226,14 +227,14 @@ def test_nothing_is_computed_for_frozen_sides(backend: str) -> None:
     with Calls() as calls:
         SF.logsumexp_similarity(x, y, 0.5, backend=backend).sum().backward()
     assert calls.names() == ["similarity_forward", "similarity_backward", "similarity_finish"]
-    need_x, need_y = calls.seen[1][1][10:12]
-    assert (need_x, need_y) == (False, True)
+    assert calls.seen[1][1][16:19] == (False, True, False)
     lse = SF.logsumexp_similarity(x, y.detach(), 0.5, backend=backend)
     none = torch.empty(0, dtype=torch.float64)
-    dx, _ = torch.ops.sslkernels.similarity_backward(
-        x, y.detach(), number(0.5, False), None, 0, 0, lse, torch.ones_like(lse), None, None, False, True, backend
+    pairs = Pairs(x, y.detach(), number(0.5, False), None)
+    dx, _, of_bias = torch.ops.sslkernels.similarity_backward(
+        *pairs, lse, torch.ones_like(lse), None, None, False, True, False, backend
     )
-    assert torch.equal(dx, none)
+    assert torch.equal(dx, none) and torch.equal(of_bias, none)
 
 
 def test_no_grad_saves_nothing_and_computes_no_gradient(backend: str) -> None:

@@ -172,6 +172,7 @@ def test_scale_is_any_number_or_one_element_tensor(backend: str, scale: float | 
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("d", SIZES)
 @pytest.mark.parametrize("n", SIZES)

@@ -305,6 +305,7 @@ def test_values_at_the_top_of_float16(backend: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("temperature", [1e-3, 0.07, 1e3, -0.2])
 @pytest.mark.parametrize("d", SIZES)
 @pytest.mark.parametrize("n", SIZES)

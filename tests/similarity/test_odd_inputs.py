@@ -113,3 +113,36 @@ def test_losses(backend: str, problem: Problem, temperature: float) -> None:
     ):
         longest = 1 + float(torch.linalg.vector_norm(problem.keys.double(), dim=1).max())
         torch.testing.assert_close(loss.double(), exact.mean(), rtol=1e-5, atol=2e-6 * (1 + longest / abs(temperature)))
+
+
+@pytest.mark.parametrize(("prior", "hardness"), [(0.0, 0.0), (0.1, 0.0), (0.9, 0.0), (0.1, 1.0)])
+def test_debiased_losses_one_by_one_at_a_low_temperature(backend: str, prior: float, hardness: float) -> None:
+    """Positives stand so far above the negatives that the exponential of the difference overflows float32."""
+    views = torch.eye(4).requires_grad_(), torch.eye(4).requires_grad_()
+    options = {"temperature": 0.005, "prior": prior, "hardness": hardness, "backend": backend}
+    losses = SF.debiased_nt_xent(*views, reduction="none", **options)
+    assert losses.tolist() == [0.0] * 8
+    for gradient in torch.autograd.grad(losses.sum(), views):
+        torch.testing.assert_close(gradient, torch.zeros(4, 4))
+
+
+def test_debiased_losses_of_rows_that_meet_a_nan_are_nan(backend: str) -> None:
+    z0, z1 = torch.randn(3, 5), torch.randn(3, 5)
+    z0[1, 2] = torch.nan
+    assert SF.debiased_nt_xent(z0, z1, reduction="none", backend=backend).isnan().all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_pairs_without_distance_get_no_gradient(backend: str, power: float, reduction: str) -> None:
+    z0, z1 = torch.zeros(2, 4, requires_grad=True), torch.tensor([[0.0] * 4, [3.0, 0.0, 4.0, 0.0]], requires_grad=True)
+    losses = SF.alignment(z0, z1, power, reduction=reduction, backend=backend)
+    torch.testing.assert_close(losses.sum(), torch.tensor(5.0**power / (2 if reduction == "mean" else 1)))
+    for gradient in torch.autograd.grad(losses.sum(), (z0, z1)):
+        assert gradient[0].tolist() == [0.0] * 4
+        assert gradient[1].isfinite().all() and gradient[1, 0] != 0
+
+
+def test_a_classifier_without_classes_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^linear_cross_entropy: weight has shape \(0, 4\); pass one row for each"):
+        SF.linear_cross_entropy(torch.randn(2, 4), torch.zeros(0, 4), torch.tensor([-1, -1]))

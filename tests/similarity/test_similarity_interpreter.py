@@ -27,12 +27,14 @@ if not INTERPRETED:
         run_interpreted(__file__, "slow", tmp_path)
 
 else:
+    pytestmark = pytest.mark.share(2)
+
     from dense_oracle import ROUNDING, Oracle
     from similarity_plans import PATHS, force
 
     import sslkernels.functional as SF
-    from sslkernels.ops.similarity import triton, triton_plan, triton_tiles
-    from sslkernels.ops.similarity.schema import Pairs
+    from sslkernels.ops.similarity import reference, triton, triton_plan, triton_tiles
+    from sslkernels.ops.similarity.schema import Pairs, Sums
     from sslkernels.ops.similarity.triton_plan import chunk, plan
 
     SIZES = (1, 2, 3, 17, 31, 33, 257)
@@ -50,6 +52,56 @@ else:
         y = None if m is None else torch.randn(m, d).div(d**0.25).to(dtype)
         exclude = torch.randint(-1, n if m is None else m, (n, excluded)) if excluded else None
         return x, y, exclude
+
+    @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
+    @pytest.mark.parametrize(
+        ("rule", "biased"),
+        (
+            ("none", True), ("diagonals", False), ("far diagonals", True), ("many diagonals", False), ("equal", True),
+            ("equal", False), ("unequal", True),
+        ),
+    )  # fmt: skip
+    def test_bias_labels_and_diagonals(path: str, rule: str, biased: bool, dtype: torch.dtype) -> None:
+        """Compare with the reference in float64, which test_left_out.py holds against dense formulas."""
+        n, m = 19, 44
+        x, y, _ = problem(n, m, 12, dtype, 0)
+        scale, bias = torch.tensor(0.7), torch.randn(m)
+        rules: dict[str, Any] = {
+            "diagonals": {"views": 2, "first": 3, "step": 22},
+            "far diagonals": {"views": 3, "first": 20, "step": 40},
+            "many diagonals": {"views": 9, "first": 3, "step": 5},
+        }.get(rule, {})
+        if rule in ("equal", "unequal"):
+            rules = {"row_labels": torch.arange(n) % 3, "col_labels": torch.arange(m) % 4, "alike": rule == "equal"}
+        if biased:
+            rules["bias"] = bias
+        pairs = Pairs(x, y, scale, None, **rules)
+        exact = pairs._replace(x=x.double(), y=y.double(), scale=scale.double())
+        exact = exact._replace(bias=bias.double() if biased else None)
+        loose = 4e-3 if dtype == torch.float16 else 1e-5
+        for columns, attend in ((False, True), (True, False)):
+            for got, want in zip(
+                triton.forward(pairs, columns, attend), reference.forward(exact, columns, attend), strict=True
+            ):
+                torch.testing.assert_close(got.double(), want, rtol=loose, atol=loose)
+        rows, cols, _ = reference.forward(exact, True, False)
+        sums = Sums(rows, torch.rand(n).double(), cols, torch.rand(m).double())
+        for needs in ((True, True, biased), (True, False, False), (False, False, biased)):
+            got = triton.backward(pairs, Sums(*(of.float() for of in sums)), *needs)
+            for some, want in zip(got, reference.backward(exact, sums, *needs), strict=True):
+                torch.testing.assert_close(some.double(), want, rtol=loose, atol=loose)
+
+    @pytest.mark.parametrize("keep", ("equal", "unequal"))
+    def test_labels_of_rows_with_themselves(path: str, keep: str) -> None:
+        x, y, _ = problem(20, None, 9, torch.float32, 0)
+        labels = torch.arange(20) % 3
+        found = []
+        for backend in ("triton", "reference"):
+            leaf = x.clone().requires_grad_()
+            lse = SF.logsumexp_similarity(leaf, row_labels=labels, keep=keep, backend=backend)
+            lse.square().sum().backward()
+            found += [lse.detach(), leaf.grad]
+        torch.testing.assert_close(found[:2], found[2:], rtol=1e-5, atol=1e-5)
 
     def check(x: Tensor, y: Tensor | None, scale: float, exclude: Tensor | None, dim: str) -> None:
         """Compare values and every gradient of the public function with the oracle's."""
@@ -86,6 +138,7 @@ else:
         check(x, None, -0.5, exclude, dim)
 
     @pytest.mark.slow
+    @pytest.mark.share(3)
     @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
     @pytest.mark.parametrize("n", SIZES)
     @pytest.mark.parametrize("m", (*SIZES, None))

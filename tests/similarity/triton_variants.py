@@ -22,7 +22,7 @@ INTEGERS = {
     "second_size", "third_size", "fourth_size",
 }  # fmt: skip
 FLOATS = {"share"}
-POINTERS = {"exclude": "i64", "arrived": "i32"}
+POINTERS = {"exclude": "i64", "row_labels": "i64", "column_labels": "i64", "arrived": "i32"}
 # The kernels let launches specialise on all other integers.
 INDIVISIBLE: set[str] = set()
 
@@ -33,12 +33,13 @@ def variants(architecture: int, everything: bool) -> Iterator[Variant]:
     """Yield name, kernel, pointer types, compile-time constants and launch options."""
     sums, weights, by_width = plan.TABLE[architecture // 10]
     for dtype in ("bf16", "fp16") if everything else ("bf16",):
-        for left_out in ("nothing", "one view", "two views", "table") if everything else ("one view", "two views"):
-            for triangle in (False,) if left_out == "table" else (False, True):
+        rules = ("nothing", "one view", "two views", "table", "labels", "bias and labels")
+        for left_out in rules if everything else ("one view", "two views", "bias and labels"):
+            for triangle in (False,) if left_out in ("table", "bias and labels") else (False, True):
                 yield from of_tiles(dtype, sums, weights, left_out, triangle, False)
         for width, blocks in by_width.items():
             yield from of_fused(dtype, width, blocks, everything)
-    for left_out in ("two views", "table"):
+    for left_out in ("two views", "table", "bias and labels"):
         yield from of_tiles("fp32", plan.LOADED, plan.LOADED, left_out, left_out == "two views", True)
     yield "largest", kernels.largest_kernel, {}, {"BLOCK": 1024}, {"num_warps": 4}
     yield "sum", anchors.sum_kernel, {}, {}, {"num_warps": 4}
@@ -56,15 +57,17 @@ def of_tiles(
     dtype: str, sums: plan.Tile, weights: plan.Tile, left_out: str, triangle: bool, loaded: bool
 ) -> Iterator[Variant]:
     """The sums and the weights of tiles; ``loaded`` ones hold products."""
-    views = {"nothing": 0, "one view": 1, "two views": 2, "table": 0}[left_out]
-    absent = {} if left_out == "table" else {"exclude": None}
+    views = {"one view": 1, "two views": 2}.get(left_out, 0)
+    absent: dict[str, Any] = {} if left_out == "table" else {"exclude": None}
+    absent |= {} if left_out.startswith("bias") else {"bias": None}
+    absent |= {} if left_out.endswith("labels") else {"row_labels": None, "column_labels": None}
     absent |= {"y": None} if loaded else {}
     name = f"{dtype} {left_out}{' triangle' * triangle}{' loaded' * loaded}"
     types = {"x": "fp32" if loaded else dtype, "y": dtype, "weights_out": dtype}
     for of, kernel, tile in (("sums", tiles.tile_sums_kernel, sums), ("weights", tiles.tile_weights_kernel, weights)):
         launch = plan.tile(tile)
         options = {key: launch.pop(key) for key in ("num_warps", "num_stages")}
-        constants = {**launch, **absent, "VIEWS": views}
+        constants = {**launch, **absent, "VIEWS": views, "ALIKE": True}
         if of == "sums":
             yield f"sums {name}", kernel, types, {**constants, "TRIANGLE": triangle, "APART": True}, options
             rows = dict.fromkeys(("column_peaks", "column_totals"))

@@ -5,32 +5,43 @@
 
 namespace sslkernels {
 
-static Similarity similarity_of(int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
-                                int64_t m, bool itself, int64_t d, double scale, Address exclude, int64_t excluded,
-                                int threads) {
-    return {dtype,  {at(x), x_stride, n}, {at(y), y_stride, m}, itself, d, scale, indices_at(exclude), excluded,
+// The pairs of rows and what is left out of them, in the order of the fields of Similarity.
+using Given = std::tuple<int, Address, int64_t, int64_t, Address, int64_t, int64_t, bool, int64_t, double, Address,
+                         int64_t, std::array<int64_t, 4>, Address, Address, Address, bool>;
+
+static Similarity similarity_of(const Given &given, int threads) {
+    const auto [dtype, x, x_stride, n, y, y_stride, m, itself, d, scale, exclude, excluded, on, bias, rows, columns,
+                alike] = given;
+    return {dtype,
+            {at(x), x_stride, n},
+            {at(y), y_stride, m},
+            itself,
+            d,
+            scale,
+            indices_at(exclude),
+            excluded,
+            {on[0], on[1], on[2], on[3]},
+            at(bias),
+            indices_at(rows),
+            indices_at(columns),
+            alike,
             threads};
 }
 
 static const Bindings bindings([](py::module_ &module) {
-    module.def("similarity_forward", [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
-                                        int64_t m, bool itself, int64_t d, double scale, Address exclude,
-                                        int64_t excluded, Address rows, Address columns, Address attended,
-                                        int threads) {
-        const Similarity problem =
-            similarity_of(dtype, x, x_stride, n, y, y_stride, m, itself, d, scale, exclude, excluded, threads);
-        py::gil_scoped_release release;
-        must(kernels<SimilarityKernels>().forward(problem, at(rows), at(columns), at(attended)));
-    });
-    module.def("similarity_backward", [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
-                                         int64_t m, bool itself, int64_t d, double scale, Address exclude,
-                                         int64_t excluded, Address rows, Address rows_grad, Address columns,
-                                         Address columns_grad, Address moved_x, Address moved_y, int threads) {
-        const Similarity problem =
-            similarity_of(dtype, x, x_stride, n, y, y_stride, m, itself, d, scale, exclude, excluded, threads);
+    module.def("similarity_forward",
+               [](const Given &given, Address rows, Address columns, Address attended, int threads) {
+                   const Similarity problem = similarity_of(given, threads);
+                   py::gil_scoped_release release;
+                   must(kernels<SimilarityKernels>().forward(problem, at(rows), at(columns), at(attended)));
+               });
+    module.def("similarity_backward", [](const Given &given, std::array<Address, 4> sums, Address moved_x,
+                                         Address moved_y, Address of_bias, int threads) {
+        const Similarity problem = similarity_of(given, threads);
+        const auto &[rows, rows_grad, columns, columns_grad] = sums;
         py::gil_scoped_release release;
         must(kernels<SimilarityKernels>().backward(problem, {at(rows), at(rows_grad), at(columns), at(columns_grad)},
-                                                   at(moved_x), at(moved_y)));
+                                                   at(moved_x), at(moved_y), at(of_bias)));
     });
     module.def("similarity_weigh", [](int dtype, Address x, int64_t x_stride, int64_t n, Address y, int64_t y_stride,
                                       int64_t d, double scale, Address rows, Address columns, double share,

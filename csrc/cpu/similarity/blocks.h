@@ -4,8 +4,11 @@
 #pragma once
 #include "../packing.h"
 #include "kept.h"
+#include "kernels.h"
 
 namespace {
+
+using sslkernels::Diagonals;
 
 // Tiles whose exponentials lie within e^55 of each other share one maximum. Sums and products stay normal in fp32 then.
 constexpr double kSharedRange = 55;
@@ -18,7 +21,8 @@ template <class Acc> constexpr Acc kNeutral = kLargest<Acc>;
 struct Exclusion { // pairs (owner, other) that are left out; an entry of a row names an index on the other side
     const int64_t *by_owner, *by_other;
     int64_t entries;
-    bool shared; // whichever table names a pair, both sides leave it out
+    bool shared; // whichever side names a pair, both leave it out
+    Diagonals of_owners{}, of_others{};
 };
 
 // The tiles of one pair of blocks. A tile is dirty where it holds an excluded pair.
@@ -31,7 +35,10 @@ template <class P, class In> struct Tiles {
     Rows owners, others;
     int64_t d, steps;
     Acc scale;
+    const Acc *owner_bias = nullptr, *other_bias = nullptr; // added to the logits of each owner, and of each other
     Exclusion exclusion;
+    const int64_t *owner_labels = nullptr, *other_labels = nullptr; // pairs are left out whose labels are alike,
+    bool alike = true;                                              // or those whose labels are not
     Elem *owner_lanes, *other_rows, *owner_features, *other_features, *by_other, *by_owner;
     bool features;        // a gradient follows, so rows are packed as its right-hand side too
     bool products = true; // blocks are packed for products at once, and not only when pack_products is called
@@ -39,6 +46,8 @@ template <class P, class In> struct Tiles {
     Kept<P> kept;
     int64_t o0, co, i0, ci;
     bool dirty[kBlock / MR][kBlock / NR];
+    Acc lane_bias[kBlock], row_bias[kBlock]; // of these blocks; zeros where there is none
+    int64_t lane_labels[kBlock], row_labels[kBlock];
 
     static int64_t padded(int64_t d) { return round_up(d, NR); }
     static int64_t bytes(int64_t d, bool features) {
@@ -58,16 +67,18 @@ template <class P, class In> struct Tiles {
     void take_owners(int64_t first, int64_t count, bool both) {
         o0 = first, co = count;
         lanes_packed = products;
+        take(owner_bias, o0, co, lane_bias), take(owner_labels, o0, co, lane_labels);
         if (products) pack_lanes<P, In>(owners, o0, co, d, owner_lanes);
         if (features && both) pack_features<P, In>(owners, o0, co, d, owner_features);
     }
     void take_others(int64_t first, int64_t count) {
         i0 = first, ci = count;
+        take(other_bias, i0, ci, row_bias), take(other_labels, i0, ci, row_labels);
         if (products || P::kPack == 1) pack_others<P, In>(others, i0, ci, d, other_rows);
         if (features && P::kPack > 1) pack_features<P, In>(others, i0, ci, d, other_features);
         memset(dirty, 0, sizeof dirty);
-        each_pair(exclusion.by_owner, o0, co, i0, ci, [this](int64_t n, int64_t m) { dirty[m / MR][n / NR] = true; });
-        each_pair(exclusion.by_other, i0, ci, o0, co, [this](int64_t m, int64_t n) { dirty[m / MR][n / NR] = true; });
+        by_owners(o0, co, i0, ci, [this](int64_t n, int64_t m) { dirty[m / MR][n / NR] = true; });
+        by_others(i0, ci, o0, co, [this](int64_t m, int64_t n) { dirty[m / MR][n / NR] = true; });
     }
     void pack_products() {
         if (products) return;
@@ -75,19 +86,53 @@ template <class P, class In> struct Tiles {
         if (P::kPack > 1) pack_others<P, In>(others, i0, ci, d, other_rows);
         lanes_packed = true;
     }
-    // Calls f(k, l) for every entry of a row first + k that names an index start + l, where l < reach.
+    // Calls f(k, l) for every row first + k that leaves out an index start + l, where l < reach.
+    template <class F> void by_owners(int64_t first, int64_t rows, int64_t start, int64_t reach, F f) const {
+        each_pair(exclusion.by_owner, exclusion.of_owners, first, rows, start, reach, f);
+    }
+    template <class F> void by_others(int64_t first, int64_t rows, int64_t start, int64_t reach, F f) const {
+        each_pair(exclusion.by_other, exclusion.of_others, first, rows, start, reach, f);
+    }
     template <class F>
-    void each_pair(const int64_t *table, int64_t first, int64_t rows, int64_t start, int64_t reach, F f) const {
-        if (!table) return;
-        const int64_t E = exclusion.entries, *entry = table + first * E;
-        for (int64_t k = 0; k < rows; ++k)
-            for (int64_t e = 0; e < E; ++e, ++entry)
-                if (uint64_t(*entry - start) < uint64_t(reach)) f(k, *entry - start);
+    void each_pair(const int64_t *table, const Diagonals &on, int64_t first, int64_t rows, int64_t start, int64_t reach,
+                   F f) const {
+        if (table) {
+            const int64_t E = exclusion.entries, *entry = table + first * E;
+            for (int64_t k = 0; k < rows; ++k)
+                for (int64_t e = 0; e < E; ++e, ++entry)
+                    if (uint64_t(*entry - start) < uint64_t(reach)) f(k, *entry - start);
+        }
+        if (!on.views) return;
+        for (int64_t k = 0; k < rows; ++k) {
+            const int64_t least_index = on.start + (on.first + first + k) % on.step - start;
+            const int64_t skipped = least_index < 0 ? (on.step - 1 - least_index) / on.step : 0;
+            for (int64_t v = skipped, l = least_index + skipped * on.step; v < on.views && l < reach; ++v, l += on.step)
+                f(k, l);
+        }
     }
     void tile(int64_t m0, int64_t n0, Acc *t) const {
         const int vectors = int((least(NR, co - n0) + L - 1) / L);
         dot_tile<P>(other_rows + m0 * NR, kBlock * NR, owner_lanes + n0 * steps, steps, t, vectors);
         for (int k = 0; k < MR * NR; k += L) store(t + k, load(t + k) * scale);
+        if (owner_bias || other_bias)
+            for (int m = 0; m < MR; ++m)
+                for (int v = 0; v < NR; v += L) {
+                    Acc *at = t + m * NR + v;
+                    store(at, load(at) + (load(lane_bias + n0 + v) + row_bias[m0 + m]));
+                }
+        leave_out_labels(m0, n0, t, -Acc(INFINITY));
+    }
+    template <class T> static void take(const T *given, int64_t first, int64_t count, T *taken) {
+        if (!given) return;
+        for (int64_t k = 0; k < kBlock; ++k) taken[k] = k < count ? given[first + k] : T(0);
+    }
+    // Says whether logits may be -inf although the rows are finite.
+    bool may_vanish() const { return owner_labels || owner_bias || other_bias; }
+    void leave_out_labels(int64_t m0, int64_t n0, Acc *t, Acc nothing) const {
+        if (!owner_labels) return;
+        for (int m = 0; m < MR; ++m)
+            for (int n = 0; n < NR; ++n)
+                if ((lane_labels[n0 + n] == row_labels[m0 + m]) == alike) t[m * NR + n] = nothing;
     }
     // Clears weights past the last row and lane. Policies of pairs round the number of rows up; those weights meet rows
     // of zeros, and must not be NaN.
@@ -113,13 +158,15 @@ template <class P, class In> struct Tiles {
                 own[m * NR + n] = nothing;
                 if (oth) oth[m * NR + n] = nothing;
             }
+        leave_out_labels(m0, n0, own, nothing);
+        if (oth) leave_out_labels(m0, n0, oth, nothing);
         if (clean(m0, n0)) return;
         const bool shared = exclusion.shared;
-        each_pair(exclusion.by_owner, o0 + n0, lanes, i0 + m0, rows, [=](int64_t n, int64_t m) {
+        by_owners(o0 + n0, lanes, i0 + m0, rows, [=](int64_t n, int64_t m) {
             own[m * NR + n] = nothing;
             if (oth && shared) oth[m * NR + n] = nothing;
         });
-        each_pair(exclusion.by_other, i0 + m0, rows, o0 + n0, lanes, [=](int64_t m, int64_t n) {
+        by_others(i0 + m0, rows, o0 + n0, lanes, [=](int64_t m, int64_t n) {
             if (oth) oth[m * NR + n] = nothing;
             if (shared) own[m * NR + n] = nothing;
         });

@@ -33,15 +33,14 @@ template <class P, class In> struct ContrastCall {
     static int64_t room(int64_t count) { return round_up(count * int64_t(sizeof(Acc)), 64); }
 
     bool run() {
-        const int64_t size = int64_t(sizeof(In)), excluded = itself ? 2 : queue ? 0 : 1;
+        const int64_t size = int64_t(sizeof(In));
         const Meeting meeting = itself ? Meeting::kItself : both ? Meeting::kBothSides : Meeting::kOneSide;
         const Layout layout = layout_of<P>(meeting, anchors, keys, d, c.threads);
         // A gradient of the keys alone does not find them.
         int64_t exponentials = needed && need_x && !flash ? Kept<P>::bytes(layout) : 0;
         if (exponentials > c.most_kept) exponentials = 0;
         const bool staged = c.unit || itself; // y follows x in one buffer
-        Memory memory((staged ? round_up(2 * n * d * size, 64) + room(2 * n) : 0) +
-                      round_up(anchors * excluded * 8, 64) + 5 * room(anchors) +
+        Memory memory((staged ? round_up(2 * n * d * size, 64) + room(2 * n) : 0) + 5 * room(anchors) +
                       (needed ? room(anchors * ld) + (need_keys && !itself ? room(keys * ld) : 0) : 0) + exponentials +
                       64);
         if (!memory.data) return false;
@@ -54,11 +53,6 @@ template <class P, class In> struct ContrastCall {
             x = {rows, d, anchors}, y = {itself ? rows : rows + n * d, d, anchors};
             if (!c.unit) norms = nullptr;
         }
-        int64_t *exclude = reinterpret_cast<int64_t *>(memory.take(anchors * excluded * 8));
-        for (int64_t i = 0; i < anchors; ++i) {
-            if (excluded) exclude[i * excluded] = i;
-            if (itself) exclude[2 * i + 1] = (i + n) % anchors;
-        }
         auto numbers = [&](int64_t count) {
             return reinterpret_cast<Acc *>(memory.take(count * int64_t(sizeof(Acc))));
         };
@@ -66,9 +60,13 @@ template <class P, class In> struct ContrastCall {
         Acc *row_weights = numbers(anchors), *column_weights = both ? numbers(anchors) : nullptr;
         Acc *pull = needed ? numbers(anchors) : nullptr, *moved_x = needed ? numbers(anchors * ld) : nullptr;
         Acc *moved_y = needed && need_keys && !itself ? numbers(keys * ld) : nullptr;
-        const Similarity s{c.compute, x,       queue ? c.negatives : y,      itself,
-                           d,         c.scale, excluded ? exclude : nullptr, excluded,
-                           c.threads};
+        // A row leaves out itself and its other view, or its partner. All negatives of a queue count.
+        const Diagonals left_out{0, 0, n, itself ? 2 : queue ? 0 : 1};
+        const Similarity s{c.compute, x,        queue ? c.negatives : y,
+                           itself,    d,        c.scale,
+                           nullptr,   0,        left_out,
+                           nullptr,   nullptr,  nullptr,
+                           true,      c.threads};
         const Kept<P> kept(exponentials ? memory.take(exponentials) : nullptr, layout);
         if (!forward_typed<P, In>(s, kept, rows, columns, flash, attend ? moved_x : nullptr, ld)) return false;
         const int64_t shift = itself ? n : 0;

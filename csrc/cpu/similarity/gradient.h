@@ -10,6 +10,7 @@ namespace {
 template <class Acc> struct Side {
     Acc *lse, *grad; // lse is kNeutral for a row that gets no gradient
     Acc *moved;      // (rows, ld): where the unscaled gradient is summed, or null
+    Acc *total;      // (rows,): where the weights of each row are summed, or null
 };
 
 template <class P, class In> struct Gradient : Tiles<P, In> {
@@ -57,6 +58,7 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
                         apart(g, m0, n0, a, b);
                 }
                 if (alike) this->clear_beyond(m0, n0, g);
+                if (own.total || oth.total) add_up(g, m0, n0);
                 P::keep(g, m0, n0, this->by_other, this->by_owner);
             }
         P::clear_tails(this->by_other, this->by_owner, ci, co);
@@ -65,6 +67,14 @@ template <class P, class In> struct Gradient : Tiles<P, In> {
         if (both)
             grad_block<P, false>(this->by_other, ci, steps_for<P>(co), this->owner_features, this->d,
                                  oth.moved + i0 * ld, ld);
+    }
+    void add_up(const Acc *g, int64_t m0, int64_t n0) const {
+        const int64_t rows = least(MR, ci - m0), lanes = least(NR, co - n0);
+        for (int64_t m = 0; m < rows; ++m)
+            for (int64_t n = 0; n < lanes; ++n) {
+                if (own.total) own.total[o0 + n0 + n] += g[m * NR + n];
+                if (oth.total) oth.total[i0 + m0 + m] += g[m * NR + n];
+            }
     }
     // Says whether all rows are finite. Zero weights times finite rows are zero, and times others NaN.
     bool finite_rows(const Rows &rows, int64_t first, int64_t count) const {

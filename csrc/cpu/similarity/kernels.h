@@ -6,7 +6,11 @@
 
 namespace sslkernels {
 
-struct Similarity { // S = scale * X * Y^T
+struct Diagonals {                     // row i leaves out the columns start + (first + i) % step + k * step, k < views
+    int64_t start, first, step, views; // views is 0 where none is left out
+};
+
+struct Similarity { // S = scale * X * Y^T + bias
     int dtype;
     Rows x, y;
     bool itself; // y is x, and each pair counts on both sides
@@ -14,6 +18,10 @@ struct Similarity { // S = scale * X * Y^T
     double scale;
     const int64_t *exclude; // (x.count, excluded): keys that a row leaves out; -1 for none
     int64_t excluded;
+    Diagonals diagonals;
+    const void *bias;                          // (y.count,), or null: added to each row of S; not where y is x
+    const int64_t *row_labels, *column_labels; // of x and of y, or null: pairs whose labels are alike are left out,
+    bool alike;                                // or those whose labels are not
     int threads;
 };
 
@@ -69,7 +77,7 @@ struct ContrastOut { // null where not wanted
 
 struct SimilarityKernels { // they return false where there is no memory for their scratch
     bool (*forward)(const Similarity &, void *rows, void *columns, void *attended);
-    bool (*backward)(const Similarity &, const Sums &, void *moved_x, void *moved_y);
+    bool (*backward)(const Similarity &, const Sums &, void *moved_x, void *moved_y, void *of_bias);
     void (*weigh)(const Positives &, const void *rows, const void *columns, double share, const Weights &,
                   double *value, double *of_scale);
     void (*finish)(const Finish &, void *out, double *of_scale);

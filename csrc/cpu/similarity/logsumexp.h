@@ -61,7 +61,7 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
                 Acc t[P::MR * P::NR];
                 this->tile(m0, n0, t);
                 Acc top, bottom;
-                range(t, top, bottom);
+                this->may_vanish() ? range<true>(t, top, bottom) : range<false>(t, top, bottom);
                 Acc *left = this->kept.tiles ? this->kept.tiles + this->place(m0, n0) * MR * NR : nullptr;
                 const bool alike = this->clean(m0, n0) && top - bottom < Acc(kSharedRange);
                 if (left) this->kept.tops[this->place(m0, n0)] = alike ? top : Acc(NAN);
@@ -78,12 +78,14 @@ template <class P, class In> struct LogSumExp : Tiles<P, In> {
             merge(other_max + i0 + m0, other_sum + i0 + m0, row_max, row_sum, rows);
         }
     }
-    // Finds the range of the numbers, infinities included and NaN left out.
-    static void range(const Acc *t, Acc &top, Acc &bottom) {
+    // Finds the range of the numbers, infinities included and NaN left out. Vanished pairs, at -inf, are left out too:
+    // an exponential above any top is zero there.
+    template <bool vanishing> static void range(const Acc *t, Acc &top, Acc &bottom) {
         Vector<Acc> high = all<Acc>(kLowest<Acc>), low = all<Acc>(kLargest<Acc>);
         for (int k = 0; k < P::MR * P::NR; k += L) {
             const Vector<Acc> v = load(t + k);
-            high = larger<Acc>(v, high), low = smaller<Acc>(v, low);
+            high = larger<Acc>(v, high);
+            low = smaller<Acc>(vanishing ? (v == -Acc(INFINITY) ? all<Acc>(kLargest<Acc>) : v) : v, low);
         }
         top = largest<Acc>(high), bottom = smallest<Acc>(low);
     }

@@ -24,9 +24,13 @@ template <class In, class Acc> Acc beyond_range(const Similarity &s, int64_t ind
     const Rows y = s.y;
     for (int64_t k = 0; k < (column ? s.x.count : y.count); ++k) {
         const int64_t i = column ? k : index, j = column ? index : k;
-        bool excluded = false;
+        const Diagonals &on = s.diagonals;
+        const int64_t along = on.views ? j - on.start - (on.first + i) % on.step : -1;
+        bool excluded = along >= 0 && along % on.step == 0 && along < on.views * on.step;
         for (int64_t e = 0; s.exclude && e < s.excluded; ++e) excluded |= s.exclude[i * s.excluded + e] == j;
-        const Acc logit = Acc(s.scale) * dot<Acc>(row<In>(s.x, i), row<In>(y, j), s.d);
+        if (s.row_labels) excluded |= (s.row_labels[i] == s.column_labels[j]) == s.alike;
+        Acc logit = Acc(s.scale) * dot<Acc>(row<In>(s.x, i), row<In>(y, j), s.d);
+        if (s.bias) logit += static_cast<const Acc *>(s.bias)[j];
         if (!excluded && logit != logit) return Acc(NAN);
     }
     return Acc(INFINITY);
@@ -71,11 +75,14 @@ bool forward_typed(const Similarity &s, const Kept<P> &kept, void *rows, void *c
         state[k] = reinterpret_cast<Acc *>(memory.take((k < 2 ? n : m) * int64_t(sizeof(Acc))));
         fill(state[k], k < 2 ? n : m, Acc(k % 2 ? 0 : kLowest<Acc>));
     }
-    const Exclusion exclusion{s.exclude, meeting == Meeting::kItself ? s.exclude : nullptr, s.excluded,
-                              meeting != Meeting::kItself};
+    const bool mirrored = meeting == Meeting::kItself; // owners are rows, and others are too
+    const Exclusion exclusion{s.exclude,   mirrored ? s.exclude : nullptr,      s.excluded, !mirrored,
+                              s.diagonals, mirrored ? s.diagonals : Diagonals{}};
     const Blocks o{n, p.owner_block}, i{m, p.other_block};
     auto set = [&](auto &job) {
         job.owners = s.x, job.others = y, job.d = s.d, job.scale = Acc(s.scale), job.exclusion = exclusion;
+        job.other_bias = static_cast<const Acc *>(s.bias);
+        job.owner_labels = s.row_labels, job.other_labels = s.column_labels, job.alike = s.alike;
         job.owner_max = state[0], job.owner_sum = state[1], job.features = attend;
     };
     if (flash) {
@@ -121,9 +128,10 @@ template <class Acc> Side<Acc> side_of(const void *lse, const void *grad, int64_
 }
 
 // Sums the unscaled gradient: moved_x = sum over columns of weight * y, and moved_y likewise; null where not wanted.
-// Rows of both are `ld` apart.
+// Rows of both are `ld` apart. The sums of the columns of weights, of_bias, come with moved_y; null where not wanted.
 template <class P, class In>
-bool moved_typed(const Similarity &s, const Kept<P> &kept, const Sums &sums, void *moved_x, void *moved_y, int64_t ld) {
+bool moved_typed(const Similarity &s, const Kept<P> &kept, const Sums &sums, void *moved_x, void *moved_y, int64_t ld,
+                 void *of_bias = nullptr) {
     using Acc = typename P::Acc;
     const bool self = s.itself;
     const Rows y = s.y;
@@ -151,7 +159,14 @@ bool moved_typed(const Similarity &s, const Kept<P> &kept, const Sums &sums, voi
     job.own.moved = moved(swap ? moved_y : moved_x, owners.count);
     job.oth.moved = self ? job.own.moved : both ? moved(moved_y, others.count) : nullptr;
     job.owners = owners, job.others = others, job.d = s.d, job.ld = padded, job.scale = Acc(s.scale);
-    job.exclusion = {swap ? nullptr : s.exclude, self || swap ? s.exclude : nullptr, s.excluded, !self};
+    const Acc *bias = static_cast<const Acc *>(s.bias);
+    job.owner_bias = swap ? bias : nullptr, job.other_bias = swap ? nullptr : bias;
+    job.owner_labels = swap ? s.column_labels : s.row_labels;
+    job.other_labels = swap ? s.row_labels : s.column_labels, job.alike = s.alike;
+    (swap ? job.own : job.oth).total = static_cast<Acc *>(of_bias);
+    if (of_bias) memset(of_bias, 0, y.count * sizeof(Acc));
+    job.exclusion = {swap ? nullptr : s.exclude,       self || swap ? s.exclude : nullptr,      s.excluded, !self,
+                     swap ? Diagonals{} : s.diagonals, self || swap ? s.diagonals : Diagonals{}};
     job.features = true;
     // The forward owned x. Where it met itself as a triangle, only the same schedule finds what it kept.
     const bool found = kept.tiles && !swap && kept.of.triangle == (p.meeting == Meeting::kItself);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Computes the log-sum-exp of S = s*X*Y^T over rows and columns, and its gradient, without the matrix; and losses made
-// of both in one call (contrast.h).
+// Computes the log-sum-exp of S = s*X*Y^T + bias over rows and columns, and its gradient, without the matrix; and
+// losses made of both in one call (contrast.h).
 //
 //   forward   a running (max, sum) per owner, which stands for sum*e^max and is merged exactly
 //   backward  G = a_i e^(t - lse_i) + b_j e^(t - lse_j);  dX = s*G*Y,  dY = s*G^T*X,  ds = sum x . (G*Y)
@@ -38,10 +38,10 @@ bool forward(const Similarity &s, void *rows, void *columns, void *attended) {
         return forward_typed<typename C::Policy, typename C::Element>(s, {}, rows, columns, attended, attended, s.d);
     });
 }
-bool backward(const Similarity &s, const Sums &sums, void *moved_x, void *moved_y) {
+bool backward(const Similarity &s, const Sums &sums, void *moved_x, void *moved_y, void *of_bias) {
     return with_policy(s.dtype, [&](auto chosen) {
         using C = decltype(chosen);
-        return moved_typed<typename C::Policy, typename C::Element>(s, {}, sums, moved_x, moved_y, s.d);
+        return moved_typed<typename C::Policy, typename C::Element>(s, {}, sums, moved_x, moved_y, s.d, of_bias);
     });
 }
 void weigh(const Positives &of, const void *rows, const void *columns, double share, const Weights &weights,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sslkernels.ops.dtypes import compute_dtype, promoted
+from sslkernels.ops.repeats import distinct
 from sslkernels.ops.rows.autograd import RowDot, UnitRows
 from sslkernels.ops.rows.schema import ROWS
 
@@ -24,7 +25,7 @@ def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = Non
     """
     if z1 is not None:
         z0, z1 = promoted(z0, z1)
-    return UnitRows.apply(z0, z1, compute_dtype(z0), ROWS.choose(z0.device, z0.dtype, backend))
+    return UnitRows.apply(*distinct(z0, z1), compute_dtype(z0), ROWS.choose(z0.device, z0.dtype, backend))
 
 
 def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str | None = None) -> Tensor:
@@ -37,4 +38,4 @@ def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str 
     >>> row_dot(torch.eye(2), torch.eye(2))
     tensor([1., 1.])
     """
-    return RowDot.apply(x, y, shift, ROWS.choose(x.device, x.dtype, backend))
+    return RowDot.apply(*distinct(x, y), shift, ROWS.choose(x.device, x.dtype, backend))

@@ -19,6 +19,7 @@ from torch import Tensor
 from sslkernels.distributed import Shard
 from sslkernels.ops.derivative import first_derivative
 from sslkernels.ops.one_call import in_one_call
+from sslkernels.ops.repeats import distinct
 from sslkernels.ops.rows.schema import ROWS, CosineLoss, Matched, cosine_backward, cosine_forward, cosine_loss
 
 
@@ -32,7 +33,7 @@ def row_cosine(x: Tensor, y: Tensor, eps: float, *, backend: str | None = None) 
     >>> row_cosine(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0]]), 1e-8)
     tensor([0.8000])
     """
-    return _RowCosine.apply(x, y, float(eps), ROWS.choose(x.device, x.dtype, backend))
+    return _RowCosine.apply(*distinct(x, y), float(eps), ROWS.choose(x.device, x.dtype, backend))
 
 
 def cosine_losses(

@@ -10,13 +10,21 @@ from torch import Tensor
 from sslkernels.ops.similarity.schema import Pairs
 
 
-def left_out_by(pairs: Pairs) -> Tensor | None:
-    """List the columns (N, E) that each row leaves out; None if no row leaves any."""
-    if not pairs.views:
-        return pairs.exclude
-    n, device = pairs.x.shape[0], pairs.x.device
-    views = torch.arange(pairs.views, device=device) * (n // pairs.views)
-    return pairs.start + (torch.arange(n, device=device)[:, None] + views).remainder(max(n, 1))
+def left_out_by(pairs: Pairs) -> Tensor:
+    """Return which pairs are left out, as booleans (N, M)."""
+    n, m, device = pairs.x.shape[0], (pairs.x if pairs.y is None else pairs.y).shape[0], pairs.x.device
+    left_out = torch.zeros(n, m + 1, dtype=torch.bool, device=device)  # -1 marks the spare column
+    if pairs.exclude is not None and n > 0:
+        left_out.scatter_(1, torch.where(pairs.exclude < 0, m, pairs.exclude), True)
+    left_out = left_out[:, :-1]
+    if pairs.views and n > 0:
+        rows, columns = torch.arange(n, device=device)[:, None], torch.arange(m, device=device)
+        along = columns - pairs.start - (pairs.first + rows).remainder(pairs.step)
+        left_out = left_out | ((along >= 0) & (along < pairs.views * pairs.step) & (along.remainder(pairs.step) == 0))
+    if pairs.row_labels is not None:
+        labels = pairs.row_labels if pairs.col_labels is None else pairs.col_labels
+        left_out = left_out | ((pairs.row_labels[:, None] == labels) == pairs.alike)
+    return left_out
 
 
 def losses_of(lse: Tensor, logits: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def _against_itself(
     n, scale = anchors.x.shape[0], anchors.scale
     x, norms = _both_views(anchors, backend)
     shard = shard.with_views(2)
-    pairs = Pairs(x, None if shard.ranks == 1 else all_rows(x, shard), scale, None, shard.start, 2)
+    pairs = Pairs.of_views(x, None if shard.ranks == 1 else all_rows(x, shard), scale, shard.start, 2)
     lse, _, _ = forward(pairs, False, False, backend)
     value, weights, pull, pulled = weigh(
         Positives(x[:n], x[n:], scale), lse[:n], lse[n:], _share(2 * n, mean, shard), backend
@@ -56,7 +56,7 @@ def _against_itself(
     if not any(needs):
         return _nothing_but(value)
     weights = weights.view(-1)
-    moved, _ = backward(pairs, Sums(lse, weights, *_everyone(lse, weights, shard)), True, False, backend)
+    moved, _, _ = backward(pairs, Sums(lse, weights, *everyone(lse, weights, shard)), True, False, False, backend)
     x_norms, y_norms = (None, None) if norms is None else (norms[:n], norms[n:])
     ends = Moved(x[:n], moved[:n], x_norms, x[n:], moved[n:], y_norms, scale)
     dx, dy, along = finish(ends, pull, needs.need_x, needs.need_y, needs.need_scale, backend)
@@ -72,15 +72,14 @@ def _against_keys(
     if anchors.unit:
         rows, norms = unit_forward(x, y, anchors.dtype, backend)
         (x, y), (x_norms, y_norms) = (rows[:n], rows[n:]), (norms[:n], norms[n:])
-    start, views = (shard.start, 1) if queue is None else (0, 0)
     keys = all_rows(y, shard) if queue is None else queue
     need_x = needs.need_x or needs.need_scale
     need_keys = needs.need_negatives if queue is not None else needs.need_y
     # Where no key can get a gradient, one flash pass sums the keys by their weights too.
     attend = not both and anchors.frozen and need_x
     there = both and shard.ranks > 1  # the columns of x are rows of y's matrix then
-    forth = Pairs(x, keys, scale, None, start, views)
-    back = Pairs(y, all_rows(x, shard), scale, None, start, views) if there else None
+    forth = Pairs.of_views(x, keys, scale, shard.start, 1) if queue is None else Pairs(x, queue, scale, None)
+    back = Pairs.of_views(y, all_rows(x, shard), scale, shard.start, 1) if there else None
     rows, cols, attended = forward(forth, both and not there, attend, backend)
     if back is not None:
         cols, _, _ = forward(back, False, False, backend)
@@ -93,14 +92,14 @@ def _against_keys(
     if attend:
         moved_x = attended * weights[0][:, None]
     elif back is not None:
-        everyones_rows, everyones_cols = _everyone(rows, weights[0], shard), _everyone(cols, weights[1], shard)
+        everyones_rows, everyones_cols = everyone(rows, weights[0], shard), everyone(cols, weights[1], shard)
         if need_x:
-            moved_x, _ = backward(forth, Sums(rows, weights[0], *everyones_cols), True, False, backend)
+            moved_x, _, _ = backward(forth, Sums(rows, weights[0], *everyones_cols), True, False, False, backend)
         if needs.need_y:
-            moved_y, _ = backward(back, Sums(cols, weights[1], *everyones_rows), True, False, backend)
+            moved_y, _, _ = backward(back, Sums(cols, weights[1], *everyones_rows), True, False, False, backend)
     elif need_x or need_keys:
         sums = Sums(rows, weights[0], cols, weights[1]) if both else Sums(rows, weights[0], None, None)
-        moved_x, moved_y = backward(forth, sums, need_x, need_keys, backend)
+        moved_x, moved_y, _ = backward(forth, sums, need_x, need_keys, False, backend)
         if queue is None and need_keys:
             moved_y = summed_rows(moved_y, shard)
     dnegatives = value.new_empty(0)
@@ -126,7 +125,7 @@ def _share(anchors: int, mean: bool, shard: Shard) -> float:
     return shard.ranks / shard.total(anchors) if mean else float(shard.ranks)
 
 
-def _everyone(lse: Tensor, weights: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
+def everyone(lse: Tensor, weights: Tensor, shard: Shard) -> tuple[Tensor, Tensor]:
     if shard.ranks == 1:
         return lse, weights
     both = all_rows(torch.stack((lse, weights), 1), shard)

@@ -16,6 +16,7 @@ from sslkernels.distributed import Shard, gather_rows
 from sslkernels.ops.derivative import first_derivative
 from sslkernels.ops.dtypes import stacked
 from sslkernels.ops.one_call import in_one_call
+from sslkernels.ops.repeats import distinct
 from sslkernels.ops.rows import unit_rows
 from sslkernels.ops.rows.schema import dot_backward, dot_forward
 from sslkernels.ops.similarity import checked_logsumexp, composed
@@ -61,21 +62,21 @@ def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None) -> Tensor:
         n, shard = x.shape[0], shard.with_views(2)
         rows = unit_rows(x, y, backend=backend) if unit else stacked(x, y)
         keys = None if shard.ranks == 1 else gather_rows(rows, shard)
-        lse = checked_logsumexp(Pairs(rows, keys, scale, None, shard.start, 2), False, backend)
+        lse = checked_logsumexp(Pairs.of_views(rows, keys, scale, shard.start, 2), False, backend)
         return _losses(lse, rows, rows.roll(-n, 0), scale, backend)
     if unit:
         x, y = unit_rows(x, backend=backend), unit_rows(y, backend=backend)
-    others = None, shard.start, 1  # all rows of y but the one at the same place
+    others = shard.start, 1  # all rows of y but the one at the same place
     if negatives is not None:
         lse = checked_logsumexp(Pairs(x, negatives, scale, None), False, backend)
     elif against == "rows":
-        lse = checked_logsumexp(Pairs(x, gather_rows(y, shard), scale, *others), False, backend)
+        lse = checked_logsumexp(Pairs.of_views(x, gather_rows(y, shard), scale, *others), False, backend)
     else:
         if shard.ranks == 1:
-            lse, other = checked_logsumexp(Pairs(x, y, scale, *others), True, backend)
+            lse, other = checked_logsumexp(Pairs.of_views(x, y, scale, *others), True, backend)
         else:
             lse, other = (
-                checked_logsumexp(Pairs(near, gather_rows(far, shard), scale, *others), False, backend)
+                checked_logsumexp(Pairs.of_views(near, gather_rows(far, shard), scale, *others), False, backend)
                 for near, far in ((x, y), (y, x))
             )
         return (_losses(lse, x, y, scale, backend) + _losses(other, x, y, scale, backend)) / 2
@@ -84,7 +85,7 @@ def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None) -> Tensor:
 
 def _losses(lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, backend: str | None) -> Tensor:
     """Compute the loss of every row of x, whose positive is the same row of y and whose negatives have that lse."""
-    return _Losses.apply(lse, x, y, scale, SIMILARITY.choose(x.device, x.dtype, backend))
+    return _Losses.apply(*distinct(lse, x, y, scale), SIMILARITY.choose(x.device, x.dtype, backend))
 
 
 class _Losses(torch.autograd.Function):

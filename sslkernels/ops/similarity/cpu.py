@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -10,7 +12,6 @@ from sslkernels import _C
 from sslkernels.backends import WORKSPACE
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.launch import CODES, alike, contiguous, pointer, rows_of
-from sslkernels.ops.similarity.anchors import left_out_by
 from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Positives, Sums
 
 # `Against` in csrc/cpu/similarity/kernels.h has the same numbers.
@@ -18,40 +19,51 @@ AGAINST = {"itself": 0, "both": 1, "rows": 2, "queue": 3}
 
 
 def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
-    x, exclude = rows_of(pairs.x), contiguous(left_out_by(pairs))
-    keys = x if pairs.y is None else alike(x, pairs.y)
+    x, keys, _, given = _given(pairs)
     n, m, d = x.shape[0], keys.shape[0], x.shape[1]
     dtype = wide(x.dtype)
     rows = torch.empty(n, dtype=dtype, device="cpu")
     column_sums = torch.empty(m if columns else 0, dtype=dtype, device="cpu")
     attended = torch.empty((n, d) if attend else (0,), dtype=dtype, device="cpu")
     _C.similarity_forward(
-        CODES[x.dtype], x.data_ptr(), x.stride(0), n, keys.data_ptr(), keys.stride(0), m, pairs.y is None, d,
-        float(pairs.scale), pointer(exclude), 0 if exclude is None else exclude.shape[1],
-        rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
+        given, rows.data_ptr(), column_sums.data_ptr() if columns else 0, attended.data_ptr() if attend else 0,
         torch.get_num_threads(),
     )  # fmt: skip
     return rows, column_sums, attended
 
 
-def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
-    x, exclude = rows_of(pairs.x), contiguous(left_out_by(pairs))
-    keys = x if pairs.y is None else alike(x, pairs.y)
-    need_x, need_y = need_x or pairs.y is None, need_y and pairs.y is not None
-    moved_x, moved_y = (
-        torch.empty(of.shape if need else (0,), dtype=wide(x.dtype), device="cpu")
-        for of, need in ((x, need_x), (keys, need_y))
+def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, need_bias: bool) -> tuple[Tensor, Tensor, Tensor]:
+    x, keys, _, given = _given(pairs)
+    need_x, need_bias = need_x or pairs.y is None, need_bias and pairs.y is not None
+    asked, need_y = need_y, (need_y or need_bias) and pairs.y is not None
+    moved_x, moved_y, of_bias = (
+        torch.empty(shape if need else (0,), dtype=wide(x.dtype), device="cpu")
+        for shape, need in ((x.shape, need_x), (keys.shape, need_y), (keys.shape[:1], need_bias))
     )
     if x.shape[0] == 0 or keys.shape[0] == 0:  # empty tensors have address 0, which means "not wanted" to the kernel
-        return moved_x.zero_(), moved_y.zero_()
-    if need_x or need_y:
+        moved_x, moved_y, of_bias = moved_x.zero_(), moved_y.zero_(), of_bias.zero_()
+    elif need_x or need_y:
         _C.similarity_backward(
-            CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0),
-            keys.shape[0], pairs.y is None, x.shape[1], float(pairs.scale), pointer(exclude),
-            0 if exclude is None else exclude.shape[1], pointer(sums.rows), pointer(sums.rows_grad), pointer(sums.cols),
-            pointer(sums.cols_grad), moved_x.data_ptr(), moved_y.data_ptr(), torch.get_num_threads(),
+            given, [pointer(of) for of in sums], moved_x.data_ptr(), moved_y.data_ptr(), of_bias.data_ptr(),
+            torch.get_num_threads(),
         )  # fmt: skip
-    return moved_x, moved_y
+    # Weights of a column are summed by the thread that sums what moves its row, even where nobody asks for the latter.
+    return moved_x, moved_y if asked else moved_y.new_empty(0), of_bias
+
+
+def _given(pairs: Pairs) -> tuple[Tensor, Tensor, tuple[Tensor | None, ...], tuple[Any, ...]]:
+    """Return the rows, the tensors that must live while the kernel runs, and the pairs as the kernel takes them."""
+    x = rows_of(pairs.x)
+    keys = x if pairs.y is None else alike(x, pairs.y)
+    exclude, bias, rows = contiguous(pairs.exclude), contiguous(pairs.bias), contiguous(pairs.row_labels)
+    columns = rows if pairs.col_labels is None else contiguous(pairs.col_labels)
+    diagonals = (pairs.start, pairs.first, pairs.step, pairs.views)
+    given = (
+        CODES[x.dtype], x.data_ptr(), x.stride(0), x.shape[0], keys.data_ptr(), keys.stride(0), keys.shape[0],
+        pairs.y is None, x.shape[1], float(pairs.scale), pointer(exclude), 0 if exclude is None else exclude.shape[1],
+        diagonals, pointer(bias), pointer(rows), pointer(columns), pairs.alike,
+    )  # fmt: skip
+    return x, keys, (exclude, bias, rows, columns), given
 
 
 def weigh(

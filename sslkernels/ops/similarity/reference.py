@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run the similarity family in plain PyTorch: the specification of every other backend, and a backend of its own.
 
-S_ij = scale * <x_i, y_j> is summed in fp32 (fp64 for fp64 input) and stored whole, in O(N*M) memory.
+S_ij = scale * <x_i, y_j> + bias_j is summed in fp32 (fp64 for fp64 input) and stored whole, in O(N*M) memory.
 """
 
 from __future__ import annotations
@@ -19,31 +19,32 @@ from sslkernels.ops.similarity.schema import Anchors, Moved, Needs, Pairs, Posit
 def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return log-sum-exps of rows (N,), of columns (M,) if ``columns``, and softmax(S) @ y (N, D) if ``attend``."""
     logits, _, keys = _logits(pairs)
-    logits = logits.masked_fill(_left_out(left_out_by(pairs), logits), -torch.inf)
+    logits = logits.masked_fill(left_out_by(pairs), -torch.inf)
     rows = logits.logsumexp(1)
     column_sums = logits.logsumexp(0) if columns else logits.new_empty(0)
     attended = _weights(logits, rows[:, None]) @ keys if attend else logits.new_empty(0)
     return rows, column_sums, attended
 
 
-def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
-    """Return the sums of weight * y and of weight * x for sum(rows_grad * rows) + sum(cols_grad * cols).
+def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, need_bias: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sums of weight * y, of weight * x, and of weights over rows.
 
-    With ``y=None`` both terms belong to the same rows, each with its own exclusions.
+    The weights are the gradient of the logits, for sum(rows_grad * rows) + sum(cols_grad * cols). With ``y=None`` both
+    terms belong to the same rows, each with its own exclusions.
     """
     y, (rows, rows_grad, cols, cols_grad) = pairs.y, sums
     logits, queries, keys = _logits(pairs)
-    left_out = _left_out(left_out_by(pairs), logits)
+    left_out = left_out_by(pairs)
     weights = torch.zeros_like(logits)
     if rows is not None and rows_grad is not None:
         weights += (rows_grad[:, None] * _weights(logits, rows[:, None])).masked_fill(left_out, 0)
     if cols is not None and cols_grad is not None:
         left_out = left_out if y is not None else left_out.T
         weights += (cols_grad[None, :] * _weights(logits, cols[None, :])).masked_fill(left_out, 0)
-    none = logits.new_empty(0)
     return (
-        weights @ keys if need_x or y is None else none,
-        weights.T @ queries if need_y and y is not None else none,
+        weights @ keys if need_x or y is None else logits.new_empty(0),
+        weights.T @ queries if need_y and y is not None else logits.new_empty(0),
+        weights.sum(0) if need_bias and y is not None else logits.new_empty(0),
     )
 
 
@@ -100,17 +101,8 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
 def _logits(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
     queries = widened(pairs.x)
     keys = queries if pairs.y is None else widened(pairs.y)
-    return pairs.scale * (queries @ keys.T), queries, keys
-
-
-def _left_out(exclude: Tensor | None, logits: Tensor) -> Tensor:
-    left_out = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
-    if exclude is None or logits.numel() == 0:
-        return left_out
-    # The entries of -1 mark a spare column, which is cut off at the end.
-    spare = torch.zeros(logits.shape[0], logits.shape[1] + 1, dtype=torch.bool, device=logits.device)
-    spare.scatter_(1, torch.where(exclude < 0, logits.shape[1], exclude), True)
-    return spare[:, :-1]
+    logits = pairs.scale * (queries @ keys.T)
+    return logits if pairs.bias is None else logits + pairs.bias, queries, keys
 
 
 def _weights(logits: Tensor, lse: Tensor) -> Tensor:

@@ -19,10 +19,12 @@ SIMILARITY = family("similarity", kernels=("cpu", "triton"))
 
 
 class Pairs(NamedTuple):
-    """Stand for the logits scale * <x_i, y_j> of all pairs except those left out.
+    """Stand for the logits scale * <x_i, y_j> + bias_j of all pairs except those left out.
 
-    They are left out by ``exclude``, or by ``views`` where the rows of x are so many views of the same things, one view
-    after another, and are rows ``start`` to ``start + N`` of y too: a row leaves out itself and its other views.
+    They are left out by the table ``exclude``; on diagonals, of which ``views`` says how many; and by labels. With
+    diagonals, row i leaves out the columns ``start + (first + i) mod step + k * step`` for k < views. Where the rows of
+    x are so many views of the same things, one view after another, and are rows ``start`` to ``start + N`` of y too,
+    these are itself and its other views, N / views rows apart.
     """
 
     x: Tensor  # (N, D)
@@ -30,7 +32,18 @@ class Pairs(NamedTuple):
     scale: Tensor  # (), in the dtype of sums
     exclude: Tensor | None  # (N, E): row i leaves out these columns; -1 for none
     start: int = 0
-    views: int = 0  # row i leaves out columns start + (i + k * N / views) mod N, k < views
+    views: int = 0
+    first: int = 0
+    step: int = 0
+    bias: Tensor | None = None  # (M,), in the dtype of sums; y is given then
+    row_labels: Tensor | None = None  # (N,)
+    col_labels: Tensor | None = None  # (M,); x itself has those of its rows
+    alike: bool = True  # pairs whose labels are equal are left out, or those whose labels are not
+
+    @staticmethod
+    def of_views(x: Tensor, y: Tensor | None, scale: Tensor, start: int, views: int) -> Pairs:
+        """Leave out of each row itself and its other views; y holds the rows of x from ``start`` on."""
+        return Pairs(x, y, scale, None, start, views, 0, x.shape[0] // views)
 
 
 class Sums(NamedTuple):
@@ -105,17 +118,20 @@ def forward(pairs: Pairs, columns: bool, attend: bool, backend: str) -> tuple[Te
 
 
 @SIMILARITY.op
-def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, backend: str) -> tuple[Tensor, Tensor]:
-    """Return the sums of weight * y over columns, and of weight * x over rows; those not asked for are empty.
+def backward(
+    pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, need_bias: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sums of weight * y over columns, of weight * x over rows, and of weights over rows.
 
-    They are the gradients but for the scale, in the dtype of sums. Where y is x, the first holds both, and the sums of
-    columns are those of rows.
+    They are the gradients of x and y but for the scale, and of the bias, in the dtype of sums. Those not asked for are
+    empty. Where y is x, the first holds both, and the sums of columns are those of rows.
     """
     x, y = pairs.x, pairs.y
     dtype = wide(x.dtype)
     return (
         x.new_empty(tuple(x.shape) if need_x else (0,), dtype=dtype),
         y.new_empty(tuple(y.shape), dtype=dtype) if need_y and y is not None else x.new_empty(0, dtype=dtype),
+        y.new_empty(y.shape[:1], dtype=dtype) if need_bias and y is not None else x.new_empty(0, dtype=dtype),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sslkernels.distributed import Shard
-from sslkernels.ops.launch import rows_of
+from sslkernels.ops.launch import contiguous, rows_of
 from sslkernels.ops.similarity import composed, triton_anchors, triton_contrast
 from sslkernels.ops.similarity import triton_fused as fused
 from sslkernels.ops.similarity import triton_tiles as tiles
@@ -42,18 +42,23 @@ def forward(pairs: Pairs, columns: bool, attend: bool) -> tuple[Tensor, Tensor, 
     return rows, column_sums, tiles.attended(way, pairs, rows, swept.products) if attend else floats(x, 0)
 
 
-def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool) -> tuple[Tensor, Tensor]:
+def backward(pairs: Pairs, sums: Sums, need_x: bool, need_y: bool, need_bias: bool) -> tuple[Tensor, Tensor, Tensor]:
     pairs = _prepared(pairs)
     x, keys = pairs.x, keys_of(pairs)
     need_y = need_y and pairs.y is not None
     if x.shape[0] == 0 or keys.shape[0] == 0:
-        shapes = (of.shape if need else (0,) for of, need in ((x, need_x), (keys, need_y)))
-        moved_x, moved_y = (floats(x, *shape).zero_() for shape in shapes)
-        return moved_x, moved_y
+        wanted = ((x.shape, need_x), (keys.shape, need_y), (keys.shape[:1], need_bias))
+        moved_x, moved_y, nothing = (floats(x, *(shape if need else (0,))).zero_() for shape, need in wanted)
+        return moved_x, moved_y, nothing
     terms = terms_of(sums, x.dtype)
-    sides = moved(plan_for(pairs), pairs, terms, need_x, need_y, None)
+    of_bias = floats(x, keys.shape[0]).zero_() if need_bias else None
+    way = plan_for(pairs)
+    if of_bias is None:
+        sides = moved(way, pairs, terms, need_x, need_y, None)
+    else:
+        sides = tiles.moved(way, pairs, terms, need_x, need_y, None, of_bias)
     moved_x, moved_y = (floats(x, 0) if parts is None else total(parts, terms.largest) for parts in sides)
-    return moved_x, moved_y
+    return moved_x, moved_y, floats(x, 0) if of_bias is None else total(of_bias[None, :, None], terms.largest)[:, 0]
 
 
 def weigh(
@@ -83,6 +88,9 @@ def contrast(anchors: Anchors, mean: bool, needs: Needs) -> tuple[Tensor, Tensor
 
 def _prepared(pairs: Pairs) -> Pairs:
     """Pairs as kernels read them."""
-    x, y, scale, exclude, *views = pairs
-    exclude = None if exclude is None else exclude.contiguous()
-    return Pairs(rows_of(x), None if y is None else rows_of(y), scale, exclude, *views)
+    y = None if pairs.y is None else rows_of(pairs.y)
+    exclude, bias = contiguous(pairs.exclude), contiguous(pairs.bias)
+    labels = contiguous(pairs.row_labels), contiguous(pairs.col_labels)
+    return pairs._replace(
+        x=rows_of(pairs.x), y=y, exclude=exclude, bias=bias, row_labels=labels[0], col_labels=labels[1]
+    )

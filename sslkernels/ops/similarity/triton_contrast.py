@@ -129,9 +129,9 @@ def _sides(anchors: Anchors) -> _Sides:
     else:
         x, y = rows_of(x), rows_of(y)
     if anchors.against == "itself":
-        pairs = Pairs(rows, None, scale, None, 0, 2)
+        pairs = Pairs.of_views(rows, None, scale, 0, 2)
     elif queue is None:
-        pairs = Pairs(x, y, scale, None, 0, 1)
+        pairs = Pairs.of_views(x, y, scale, 0, 1)
     else:
         pairs = Pairs(x, rows_of(queue), scale, None)
     return _Sides(pairs, x, y, *((None, None) if norms is None else (norms[:n], norms[n:])))

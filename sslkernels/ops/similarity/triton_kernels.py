@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The similarity family in Triton: log-sum-exp of s*X*Y^T over rows and columns, and its gradients, without the matrix.
 
-    S_ij  = s*<x_i, y_j>, -inf where row i excludes column j
+    S_ij  = s*<x_i, y_j> + b_j, -inf where row i excludes column j
     lse_i = log sum_j e^S_ij             a running (peak, total) per row, and per column where asked
     G_ij  = g_i*e^(S_ij - lse_i) + h_j*e^(S_ij - lse_j)      never a product of exponentials: each is at most 1
     O = G*Y moves x, and G^T*X moves y: the same sweep with the two sides exchanged
@@ -72,6 +72,22 @@ def drop_listed(tile, exclude, listers, count, listed, first_column, NOTHING: tl
         if tl.max(column, 0) >= 0:
             tile = tl.where(column[:, None] == tl.arange(0, width)[None, :], NOTHING, tile)
     return tile
+
+
+@triton.jit
+def drop_labels(
+    tile, row_labels, column_labels, first_row, first_column, n, m, ALIKE: tl.constexpr, NOTHING: tl.constexpr
+):
+    """Write NOTHING where the labels of row and column are equal, or, without ALIKE, where they are not."""
+    rows = first_row + tl.arange(0, tile.shape[0])
+    columns = first_column + tl.arange(0, tile.shape[1])
+    of_rows = tl.load(row_labels + rows, mask=rows < n, other=0)
+    of_columns = tl.load(column_labels + columns, mask=columns < m, other=0)
+    equal = of_rows[:, None] == of_columns[None, :]
+    if ALIKE:
+        return tl.where(equal, NOTHING, tile)
+    else:
+        return tl.where(equal, tile, NOTHING)
 
 
 @triton.jit

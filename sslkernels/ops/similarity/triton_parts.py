@@ -62,20 +62,47 @@ class Terms(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Say which pairs are left out, as kernels read it: by a table, or by the layout of views."""
+    """Say which pairs are left out, as kernels read it: by a table, or by diagonals.
+
+    Row i leaves out column start + i + k*step for each of so many views, where places from ``end`` on wrap around.
+    """
 
     exclude: Tensor | None
     start: int
     step: int
     listed: int  # columns of the table
     views: int
+    end: int
+
+
+# Kernels are written out for each of so many diagonals; more are listed in a table.
+MOST_VIEWS = 8
+_NOWHERE = (1 << 31) - 1
 
 
 def layout(pairs: Pairs) -> Layout:
-    if pairs.views:
-        return Layout(None, pairs.start, pairs.x.shape[0] // pairs.views, 0, pairs.views)
-    listed = 0 if pairs.exclude is None else pairs.exclude.shape[1]
-    return Layout(pairs.exclude if listed else None, 0, 0, listed, 0)
+    n, views, first, step = pairs.x.shape[0], pairs.views, pairs.first, pairs.step
+    if views and first == 0 and views * step == n and views <= MOST_VIEWS:
+        return Layout(None, pairs.start, step, 0, views, n)
+    if views and first + n <= step and views <= MOST_VIEWS:
+        return Layout(None, pairs.start + first, step, 0, views, _NOWHERE)
+    exclude = pairs.exclude
+    if views:
+        rows, others = torch.arange(n, device=pairs.x.device)[:, None], torch.arange(views, device=pairs.x.device)
+        exclude = pairs.start + (first + rows).remainder(step) + others * step
+    listed = 0 if exclude is None else exclude.shape[1]
+    return Layout(exclude if listed else None, 0, 0, listed, 0, n)
+
+
+def is_plain(pairs: Pairs) -> bool:
+    """True if logits are products alone, and if what is left out are views of the same things, or nothing."""
+    left_out = layout(pairs)
+    return (
+        left_out.exclude is None
+        and (not left_out.views or left_out.end == pairs.x.shape[0])
+        and pairs.bias is None
+        and pairs.row_labels is None
+    )
 
 
 def aligned(x: Tensor) -> Tensor:

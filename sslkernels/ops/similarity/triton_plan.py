@@ -13,6 +13,7 @@ from torch import Tensor
 from sslkernels import backends
 from sslkernels.ops.launch import power_of_two
 from sslkernels.ops.similarity.schema import Pairs
+from sslkernels.ops.similarity.triton_parts import is_plain
 from sslkernels.ops.similarity.triton_tile_kernels import GROUP
 from sslkernels.ops.triton_launch import capability, cdiv, processors
 
@@ -76,7 +77,7 @@ LOADED = Tile(128, 0, 8, 1)
 def plan(n: int, m: int, d: int, dtype: torch.dtype, compute_capability: tuple[int, int], table: bool = False) -> Plan:
     """Choose the way through N x M pairs of D features on a device of ``compute_capability``.
 
-    ``table`` says that rows list what they leave out, in any number.
+    ``table`` says that rows list what they leave out, in any number, or that logits have a bias or rows labels.
 
     >>> plan(4096, 4096, 128, torch.float16, (9, 0)).reason
     'tiles: 16-bit products whose sums leave the tile and not their logits; fused sweeps where one side needs them.'
@@ -100,8 +101,7 @@ def plan(n: int, m: int, d: int, dtype: torch.dtype, compute_capability: tuple[i
 
 def plan_for(pairs: Pairs) -> Plan:
     (n, d), m = pairs.x.shape, keys_of(pairs).shape[0]
-    listed = pairs.exclude is not None and pairs.exclude.shape[1] > 0
-    way = plan(n, m, d, pairs.x.dtype, capability(pairs.x.device), listed)
+    way = plan(n, m, d, pairs.x.dtype, capability(pairs.x.device), not is_plain(pairs))
     # Without the branch that leaves out views, four warps hold more at once than their registers.
     return way if pairs.views else replace(way, weights=replace(way.weights, warps=8))
 

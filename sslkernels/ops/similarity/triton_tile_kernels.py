@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiles of s*X*Y^T in Triton: products at any D, whose epilogue keeps sums or weights of a tile, and not its logits.
 
-    T = s*X_i*Y_j^T                             2*m*n*D operations, both blocks from L2
+    T = s*X_i*Y_j^T + b_j                       2*m*n*D operations, both blocks from L2
     sums      (peak, total) of each row, and of each column where asked; 8 bytes for each of them in a tile
     weights   G = g_i*e^(T - lse_i) + h_j*e^(T - lse_j), stored for two matrix products; 2 bytes per pair
 
@@ -14,7 +14,14 @@ Float32 products come from cuBLAS instead: the tile is then loaded, 4 bytes per 
 import triton
 import triton.language as tl
 
-from sslkernels.ops.similarity.triton_kernels import drop_listed, drop_views, load_lse, reference_point, unit_of
+from sslkernels.ops.similarity.triton_kernels import (
+    drop_labels,
+    drop_listed,
+    drop_views,
+    load_lse,
+    reference_point,
+    unit_of,
+)
 from sslkernels.ops.triton_pieces import INF, exp, grouped, pairs, triangle
 
 # A sum above the top of a tile serves if it is at least e^-55. Exponentials vanish in float32 below e^-87, and what is
@@ -41,11 +48,11 @@ def _tile(place, row_tiles, column_tiles, TRIANGLE: tl.constexpr, GROUP: tl.cons
 
 
 @triton.jit
-def _logits(
-    x, y, factor, first_row, first_column, n, m, d, x_stride, y_stride,
+def tile_logits(
+    x, y, factor, bias, first_row, first_column, n, m, d, x_stride, y_stride,
     BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """A tile of logits. Without y, x holds the products."""
+    """A tile of logits. Without y, x holds the products. ``bias`` of columns may be None."""
     rows = first_row + tl.arange(0, BLOCK)
     columns = first_column + tl.arange(0, BLOCK)
     if y is None:
@@ -63,16 +70,24 @@ def _logits(
             products = tl.dot(a, tl.trans(b), products)
             left += BLOCK_K
             right += BLOCK_K
-    return products * factor
+    if bias is None:
+        return products * factor
+    else:
+        return products * factor + tl.load(bias + columns, mask=columns < m, other=0.0)[None, :]
 
 
 @triton.jit
 def _negatives(
-    x, y, factor, exclude, row_block, column_block, n, m, d, x_stride, y_stride, count, first_row, first_column, start,
-    step, listed, VIEWS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+    x, y, factor, exclude, bias, row_labels, column_labels, row_block, column_block, n, m, d, x_stride, y_stride, count,
+    first_row, first_column, start, step, listed, VIEWS: tl.constexpr, ALIKE: tl.constexpr, BLOCK: tl.constexpr,
+    BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """A tile of logits, -inf where pairs are left out and beyond N and M."""
-    logits = _logits(x, y, factor, row_block, column_block, n, m, d, x_stride, y_stride, BLOCK, BLOCK_K, STAGES)
+    logits = tile_logits(
+        x, y, factor, bias, row_block, column_block, n, m, d, x_stride, y_stride, BLOCK, BLOCK_K, STAGES
+    )
+    if row_labels is not None:
+        logits = drop_labels(logits, row_labels, column_labels, row_block, column_block, n, m, ALIKE, -INF)
     rows = row_block + tl.arange(0, BLOCK)
     if (row_block + BLOCK > n) | (column_block + BLOCK > m):
         columns = column_block + tl.arange(0, BLOCK)
@@ -86,10 +101,10 @@ def _negatives(
 
 @triton.jit(do_not_specialize=["total_n", "total_m", "count", "first_row", "first_column", "start", "step", "listed"])
 def tile_sums_kernel(
-    x, y, scale, exclude, row_peaks, row_totals, column_peaks, column_totals,
+    x, y, scale, exclude, bias, row_labels, column_labels, row_peaks, row_totals, column_peaks, column_totals,
     n, m, d, x_stride, y_stride, total_n, total_m, count, first_row, first_column, start, step, listed,
-    VIEWS: tl.constexpr, TRIANGLE: tl.constexpr, APART: tl.constexpr, GROUP: tl.constexpr, BLOCK: tl.constexpr,
-    BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
+    VIEWS: tl.constexpr, ALIKE: tl.constexpr, TRIANGLE: tl.constexpr, APART: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """(peak, total) of the rows of each tile, (column tiles, total_n), and of its columns, (row tiles, total_m).
 
@@ -105,8 +120,8 @@ def tile_sums_kernel(
     row_block, column_block = row * BLOCK, column * BLOCK
     factor = tl.load(scale)
     logits = _negatives(
-        x, y, factor, exclude, row_block, column_block, n, m, d, x_stride, y_stride, count, first_row, first_column,
-        start, step, listed, VIEWS, BLOCK, BLOCK_K, STAGES,
+        x, y, factor, exclude, bias, row_labels, column_labels, row_block, column_block, n, m, d, x_stride, y_stride,
+        count, first_row, first_column, start, step, listed, VIEWS, ALIKE, BLOCK, BLOCK_K, STAGES,
     )  # fmt: skip
     rows = row_block + tl.arange(0, BLOCK)
     columns = column_block + tl.arange(0, BLOCK)
@@ -131,8 +146,8 @@ def tile_sums_kernel(
             tl.store(column_totals + column_state, column_total, mask=beside)
         else:  # We form the logits again, since two tiles at once exceed the registers.
             logits = _negatives(
-                x, y, factor, exclude, row_block, column_block, n, m, d, x_stride, y_stride, count, first_row,
-                first_column, start, step, listed, VIEWS, BLOCK, BLOCK_K, 1,
+                x, y, factor, exclude, bias, row_labels, column_labels, row_block, column_block, n, m, d, x_stride,
+                y_stride, count, first_row, first_column, start, step, listed, VIEWS, ALIKE, BLOCK, BLOCK_K, 1,
             )  # fmt: skip
             _store_rows(row_peaks, row_totals, row_state, rows < n, logits)
             _store_columns(column_peaks, column_totals, column_state, beside, logits)
@@ -154,9 +169,9 @@ def _store_columns(peaks, totals, state, known, logits):
 
 @triton.jit(do_not_specialize=["count", "first_row", "first_column", "start", "step", "listed", "largest_count"])
 def tile_weights_kernel(
-    x, y, weights_out, scale, exclude, lse, grad, other_lse, other_grad, largest,
+    x, y, weights_out, scale, exclude, bias, row_labels, column_labels, lse, grad, other_lse, other_grad, largest,
     n, m, d, x_stride, y_stride, out_stride, count, first_row, first_column, start, step, listed, largest_count,
-    VIEWS: tl.constexpr, MIRROR: tl.constexpr, ROOM: tl.constexpr,
+    VIEWS: tl.constexpr, ALIKE: tl.constexpr, MIRROR: tl.constexpr, ROOM: tl.constexpr,
     GROUP: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
     STAGES: tl.constexpr,
 ):  # fmt: skip
@@ -171,7 +186,9 @@ def tile_weights_kernel(
     if not there:
         return
     row_block, column_block = row * BLOCK, column * BLOCK
-    logits = _logits(x, y, tl.load(scale), row_block, column_block, n, m, d, x_stride, y_stride, BLOCK, BLOCK_K, STAGES)
+    logits = tile_logits(
+        x, y, tl.load(scale), bias, row_block, column_block, n, m, d, x_stride, y_stride, BLOCK, BLOCK_K, STAGES
+    )
     rows = row_block + tl.arange(0, BLOCK)
     columns = column_block + tl.arange(0, BLOCK)
     room = 1.0 / unit_of(largest, largest_count)
@@ -191,6 +208,8 @@ def tile_weights_kernel(
     else:
         listers = tl.where(rows < n, first_row + rows, count)
         weights = drop_listed(weights, exclude, listers, count, listed, first_column + column_block, 0.0)
+    if row_labels is not None:
+        weights = drop_labels(weights, row_labels, column_labels, row_block, column_block, n, m, ALIKE, 0.0)
     weights = weights.to(weights_out.dtype.element_ty)
     tl.store(pairs(weights_out, rows, columns, out_stride), weights)
     if MIRROR:

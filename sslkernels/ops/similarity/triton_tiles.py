@@ -78,11 +78,11 @@ def sums(way: Plan, pairs: Pairs, columns: bool, keep: bool) -> Swept:
             if column_sums is not None:
                 column_sums = row_sums if mirrored else floats(x, 2, cdiv(part.shape[0], side), part.shape[1])
         kernels.tile_sums_kernel[(programs_of(part.shape, side, mirrored),)](
-            *operands, pairs.scale, left_out.exclude, *row_sums,
+            *operands, pairs.scale, left_out.exclude, *_of_chunk(pairs, part), *row_sums,
             *((None, None) if column_sums is None else column_sums),
-            *part.shape, *operands.sizes, row_sums.stride(1), 0 if column_sums is None else column_sums.stride(1), n,
-            rows.start, columns_.start, *left_out[1:4],
-            VIEWS=left_out.views, TRIANGLE=mirrored, APART=True, **tile(way.sums),
+            *part.shape, *operands.sizes, row_sums.stride(1), 0 if column_sums is None else column_sums.stride(1),
+            left_out.end, rows.start, columns_.start, *left_out[1:4],
+            VIEWS=left_out.views, ALIKE=pairs.alike, TRIANGLE=mirrored, APART=True, **tile(way.sums),
         )  # fmt: skip
         if joined:
             join(row_sums[0], row_sums[1], of_rows[0, 0])
@@ -93,9 +93,18 @@ def sums(way: Plan, pairs: Pairs, columns: bool, keep: bool) -> Swept:
 
 
 def moved(
-    way: Plan, pairs: Pairs, terms: Terms, need_x: bool, need_y: bool, kept: Tensor | None
+    way: Plan,
+    pairs: Pairs,
+    terms: Terms,
+    need_x: bool,
+    need_y: bool,
+    kept: Tensor | None,
+    of_bias: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """O for x and y, as one part (1, N, D) each, over the unit of the terms. ``kept`` are the products of `sums`."""
+    """O for x and y, as one part (1, N, D) each, over the unit of the terms. ``kept`` are the products of `sums`.
+
+    The sums over rows of the weights are added to ``of_bias`` (M,), which begins as zeros.
+    """
     x, keys = pairs.x, keys_of(pairs)
     (n, d), m = x.shape, keys.shape[0]
     height, width = _sides(way, pairs)
@@ -118,12 +127,14 @@ def moved(
         operands = _Operands(kept, None) if kept is not None else _operands(sides, part, products)
         _weigh(way, pairs, part, operands, terms, weights)
         known = weights[: part.shape[0], : part.shape[1]]
+        if of_bias is not None:
+            of_bias[columns] += known.sum(0, dtype=torch.float32)
         if moved_x is not None:
-            _accumulate(moved_x[0, rows], known, keys[columns], first=columns.start == 0 and not both_ways)
+            accumulate(moved_x[0, rows], known, keys[columns], first=columns.start == 0 and not both_ways)
             if both_ways or (triangle and not mirrored):
-                _accumulate(moved_x[0, columns], known.T, x[rows], first=False)
+                accumulate(moved_x[0, columns], known.T, x[rows], first=False)
         if moved_y is not None:
-            _accumulate(moved_y[0, columns], known.T, x[rows], first=rows.start == 0)
+            accumulate(moved_y[0, columns], known.T, x[rows], first=rows.start == 0)
     return moved_x, moved_y
 
 
@@ -167,14 +178,18 @@ def _operands(sides: tuple[Tensor, Tensor], part: _Chunk, products: Tensor | Non
     x, y = sides[0][part.rows], sides[1][part.columns]
     if products is None:
         return _Operands(x, y)
-    out = products[: x.shape[0], : y.shape[0]]
+    multiply(x, y, products[: x.shape[0], : y.shape[0]])
+    return _Operands(products, None)
+
+
+def multiply(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """out = x @ y.T, in float32."""
     if x.dtype == torch.float32:
         torch.mm(x, y.T, out=out)
     elif x.is_cuda:
         torch.mm(x, y.T, out_dtype=torch.float32, out=out)
     else:
         torch.mm(x.float(), y.T.float(), out=out)
-    return _Operands(products, None)
 
 
 def _weigh(way: Plan, pairs: Pairs, part: _Chunk, operands: _Operands, terms: Terms, out: Tensor) -> None:
@@ -183,15 +198,24 @@ def _weigh(way: Plan, pairs: Pairs, part: _Chunk, operands: _Operands, terms: Te
     lse, grad = (None, None) if by_rows is None else (None if of is None else of[part.rows] for of in by_rows)
     other_lse, other_grad = (None, None) if by_columns is None else (of[part.columns] for of in by_columns)
     kernels.tile_weights_kernel[(programs_of(part.shape, way.weights.side, part.mirrored),)](
-        *operands, out, pairs.scale, left_out.exclude, lse, grad, other_lse, other_grad, largest,
-        *part.shape, *operands.sizes, out.stride(0), pairs.x.shape[0], part.rows.start, part.columns.start,
-        *left_out[1:4], 0 if largest is None else len(largest), VIEWS=left_out.views,
+        *operands, out, pairs.scale, left_out.exclude, *_of_chunk(pairs, part), lse, grad, other_lse, other_grad,
+        largest,
+        *part.shape, *operands.sizes, out.stride(0), left_out.end, part.rows.start, part.columns.start,
+        *left_out[1:4], 0 if largest is None else len(largest), VIEWS=left_out.views, ALIKE=pairs.alike,
         MIRROR=part.mirrored, ROOM=room(pairs.x),
         **tile(way.weights),
     )  # fmt: skip
 
 
-def _accumulate(total: Tensor, weights: Tensor, rows: Tensor, first: bool) -> None:
+def _of_chunk(pairs: Pairs, part: _Chunk) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the bias of the chunk's columns, and the labels of its rows and columns."""
+    of_columns = pairs.row_labels if pairs.col_labels is None else pairs.col_labels
+    by_column = (None if of is None else of[part.columns] for of in (pairs.bias, of_columns))
+    bias, column_labels = by_column
+    return bias, None if pairs.row_labels is None else pairs.row_labels[part.rows], column_labels
+
+
+def accumulate(total: Tensor, weights: Tensor, rows: Tensor, first: bool) -> None:
     """total = weights @ rows if ``first``, else total += weights @ rows, in float32."""
     beta = 0 if first else 1
     if rows.dtype == torch.float32:
