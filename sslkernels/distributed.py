@@ -177,6 +177,18 @@ def check_gathered(function: str, gather_distributed: object) -> bool:
     return gathered
 
 
+def group_of(function: str, world_size: int) -> GroupLike:
+    """Return the group that a ``world_size`` stands for, as open_clip's losses take it: every rank, or none."""
+    if world_size == 1:
+        return None
+    if not (dist.is_available() and dist.is_initialized()):
+        raise ValueError(
+            f"{function}: world_size is {world_size} and no process group is initialised; "
+            "call torch.distributed.init_process_group first, or pass world_size=1."
+        )
+    return "world"
+
+
 def _resolve(group: GroupLike) -> dist.ProcessGroup | None:
     if group is None:
         return None
