@@ -20,7 +20,7 @@ import sslkernels.functional as SF
 Inputs = dict[str, Tensor]
 ROWS, FEATURES = 12, 7
 # These inputs stay in the dtype of the sums.
-SCALARS = ("temperature", "logit_scale", "logit_bias", "mask")
+SCALARS = ("temperature", "logit_scale", "logit_bias", "mask", "scale", "bias")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ class Loss:
 
     def exact(self, inputs: Inputs, **options: Any) -> tuple[Tensor, Inputs]:
         """Compute the value in float64, and the gradient of every input that requires one."""
-        leaves = {name: x.detach().double().requires_grad_(x.requires_grad) for name, x in inputs.items()}
+        leaves = {
+            name: x.detach().double().requires_grad_(x.requires_grad) if x.is_floating_point() else x
+            for name, x in inputs.items()
+        }
         reduction = options.pop("reduction", "mean")
         losses = self.formula(**leaves, **{**self.options, **options})
         value = losses.sum() if reduction == "sum" else losses.mean()
@@ -53,6 +56,24 @@ class Loss:
             value, [leaves[name] for name in wanted], allow_unused=True, materialize_grads=True
         )
         return value.detach(), dict(zip(wanted, slopes, strict=True))
+
+    def spread(self, inputs: Inputs, exact: Tensor, slopes: Inputs) -> dict[str, float]:
+        """Measure how far the exact value and gradients move where inputs do by a rounding, many times.
+
+        A clamp may switch and terms may cancel: no kernel can be closer than that.
+        """
+        moved = {name: 0.0 for name in ("value", *slopes)}
+        for _ in range(8):
+            near = {
+                name: x.detach().double() * (1 + torch.finfo(x.dtype).eps * (2 * torch.rand(x.shape) - 1).double())
+                if x.is_floating_point()
+                else x
+                for name, x in inputs.items()
+            }
+            value, found = self.exact({name: x.requires_grad_(inputs[name].requires_grad) for name, x in near.items()})
+            for name, x, wanted in [("value", value, exact), *((name, found[name], slopes[name]) for name in slopes)]:
+                moved[name] = max(moved[name], (x - wanted).abs().max().item())
+        return moved
 
     def inputs(self, dtype: torch.dtype = torch.float32, rows: int = ROWS, features: int = FEATURES) -> Inputs:
         return self._leaves(self.draw(rows, features), dtype)
@@ -64,7 +85,7 @@ class Loss:
         for name, x in drawn.items():
             if name in changed:
                 drawn[name] = torch.full_like(x, changed[name])
-            elif x.dim() > 1 and name not in ("mask", "slices", "covariance"):
+            elif x.dim() > 1 and x.is_floating_point() and name not in ("mask", "slices", "covariance", "weight"):
                 drawn[name] = x * size
         return self._leaves(drawn, dtype), {name: value for name, value in changed.items() if name not in drawn}
 
@@ -78,6 +99,8 @@ class Loss:
         wide = torch.float64 if dtype == torch.float64 else torch.float32
         return {
             name: x.to(wide if name in SCALARS else dtype).requires_grad_(name not in self.constants)
+            if x.is_floating_point()
+            else x
             for name, x in drawn.items()
         }
 
@@ -152,6 +175,61 @@ def _vicreg(z0: Tensor, z1: Tensor, sim: float = 25.0, var: float = 25.0, cov: f
     return formulas.vicreg(z0, z1, sim, var, cov, 1e-4)
 
 
+def _sampled(rows: int, features: int) -> Inputs:
+    """Draw negatives, of which a row lacks one, has one twice, and has its positive among them."""
+    inputs = _views("query", "positive", temperature=0.3)(rows, features)
+    pool = torch.randn(rows + 5, features, dtype=torch.float64)
+    pool[0] = inputs["positive"][0]
+    index = torch.randint(0, rows + 5, (rows, 6))
+    index[0] = torch.tensor([0, 1, 1, -1, 2, 3])
+    return {**inputs, "pool": pool, "index": index}
+
+
+def _captions(rows: int, features: int) -> Inputs:
+    """Draw clips with captions: three of their own, one of which the last two share, and one without the third."""
+    inputs = _views("video", "text", size=0.5, temperature=0.7)(rows, features)
+    text = inputs["text"].repeat_interleave(3, 0) + 0.3 * torch.randn(3 * rows, features, dtype=torch.float64)
+    positive = torch.arange(3 * rows).view(rows, 3)
+    positive[-1, 0], positive[0, 2] = positive[-2, 0], -1
+    return {**inputs, "text": text, "positive": positive}
+
+
+def _neighbours(weight: bool) -> Callable[[int, int], Inputs]:
+    """Draw rows whose neighbours come one after another; one has the same twice, and one has fewer."""
+
+    def draw(rows: int, features: int) -> Inputs:
+        z = torch.randn(rows // 3, features, dtype=torch.float64).repeat_interleave(3, 0)[: rows // 3 * 3]
+        z = torch.cat([z, torch.randn(rows - len(z), features, dtype=torch.float64)])
+        positive = (torch.arange(rows)[:, None] + torch.tensor([1, 2, 5])) % rows
+        positive[0, 1], positive[1, 2] = positive[0, 0], -1
+        inputs = {"z": z + 0.5 * torch.randn_like(z), "positive": positive, "temperature": _number(0.3)}
+        return {**inputs, "weight": torch.rand(rows, 3, dtype=torch.float64)} if weight else inputs
+
+    return draw
+
+
+def _labelled(rows: int, features: int) -> Inputs:
+    """Draw rows of four classes, and one row that is alone in its own."""
+    labels = torch.arange(rows) % 4
+    labels[-1] = -7
+    means = torch.randn(5, features, dtype=torch.float64)
+    z = means[labels.clamp_min(0)] + torch.randn(rows, features, dtype=torch.float64)
+    return {"z": z, "labels": labels, "temperature": _number(0.3)}
+
+
+def _classified(bias: bool, scale: float) -> Callable[[int, int], Inputs]:
+    """Draw rows of nine classes, one of them without a target."""
+
+    def draw(rows: int, features: int) -> Inputs:
+        x, weight = torch.randn(rows, features, dtype=torch.float64), torch.randn(9, features, dtype=torch.float64)
+        target = torch.randint(0, 9, (rows,))
+        target[1] = -1
+        inputs = {"x": (x + weight[target]) / 2, "weight": weight, "target": target, "scale": _number(scale)}
+        return {**inputs, "bias": torch.randn(9, dtype=torch.float64)} if bias else inputs
+
+    return draw
+
+
 def _info_nce(query: Tensor, key: Tensor, temperature: Tensor, negatives: Any = None, symmetric: Any = False) -> Tensor:
     return formulas.info_nce(query, key, negatives, temperature, True, symmetric)
 
@@ -185,6 +263,67 @@ EVERY_LOSS: dict[str, Loss] = {
         _views("image", "text", size=0.5, logit_scale=2.0, logit_bias=-1.0),
         lambda image, text, logit_scale, logit_bias: formulas.clip_loss(image, text, logit_scale) + 0 * logit_bias,
         faint=(2.0**-6, {"logit_scale": 1e-3}),
+    ),
+    "siglip_loss": Loss(
+        SF.siglip_loss,
+        _views("image", "text", size=0.5, logit_scale=2.0, logit_bias=-1.0),
+        lambda image, text, logit_scale, logit_bias: formulas.siglip_loss(image, text, logit_scale, logit_bias),
+        faint=(2.0**-6, {"logit_scale": 1e-3}),
+    ),
+    "dcl": Loss(SF.dcl, _views("z0", "z1", temperature=0.3), formulas.dcl, faint=FAINT_ROWS),
+    "dclw": Loss(
+        SF.dclw, _views("z0", "z1", temperature=0.3), formulas.dcl, {"sigma": 0.5}, faint=FAINT_ROWS
+    ),
+    "debiased_nt_xent": Loss(
+        SF.debiased_nt_xent,
+        _views("z0", "z1", temperature=0.3),
+        formulas.debiased_nt_xent,
+        faint=FAINT_ROWS,
+    ),
+    "debiased_nt_xent of hard negatives": Loss(
+        SF.debiased_nt_xent,
+        _views("z0", "z1", temperature=0.3),
+        formulas.debiased_nt_xent,
+        {"hardness": 1.0, "prior": 0.02},
+        faint=FAINT_ROWS,
+    ),
+    "sup_con": Loss(SF.sup_con, _labelled, formulas.sup_con, constants=("labels",), faint=FAINT_ROWS),
+    "sup_con, inner": Loss(
+        SF.sup_con,
+        _labelled,
+        formulas.sup_con,
+        {"form": "in", "empty": "zero"},
+        constants=("labels",),
+        faint=FAINT_ROWS,
+    ),
+    "linear_cross_entropy": Loss(
+        SF.linear_cross_entropy,
+        _classified(True, 0.7),
+        formulas.linear_cross_entropy,
+        constants=("target",),
+        faint=(1.0, {"scale": 2.0**-19}),
+    ),
+    "linear_cross_entropy of cosines with a margin": Loss(
+        SF.linear_cross_entropy,
+        _classified(False, 5.0),
+        formulas.linear_cross_entropy,
+        {"normalize": True, "margin": 0.4, "label_smoothing": 0.2},
+        constants=("target",),
+        faint=(LARGE, {"scale": 0.1}),
+    ),
+    "uniformity": Loss(SF.uniformity, _views("z", size=0.5), formulas.uniformity, faint=(2.0**-17, {})),
+    "alignment": Loss(SF.alignment, _views("z0", "z1", size=0.5), formulas.alignment, faint=(2.0**-18, {})),
+    "sampled_info_nce": Loss(
+        SF.sampled_info_nce, _sampled, formulas.sampled_info_nce, constants=("index",), faint=FAINT_ROWS
+    ),
+    "mil_nce": Loss(
+        SF.mil_nce, _captions, formulas.mil_nce, constants=("positive",), faint=(2.0**-3, {"temperature": 1e4})
+    ),
+    "graph_nt_xent": Loss(
+        SF.graph_nt_xent, _neighbours(False), formulas.graph_nt_xent, constants=("positive",), faint=FAINT_ROWS
+    ),
+    "graph_nt_xent with weights": Loss(
+        SF.graph_nt_xent, _neighbours(True), formulas.graph_nt_xent, constants=("positive",), faint=FAINT_ROWS
     ),
     "negative_cosine_similarity": Loss(
         SF.negative_cosine_similarity, _views("x0", "x1"), _cosine(1.0, 0.0, 1e-8), faint=(4 * LARGE, {})

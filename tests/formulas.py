@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,21 @@ def logsumexp_similarity(
     return [lse(logits, 1), lse(logits, 0)] if dim == "both" else [lse(logits, 1)]
 
 
+def attend_similarity(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    scale: float | Tensor,
+    bias: Tensor | None,
+    exclude: Tensor | None,
+) -> Tensor:
+    logits = scale * (query @ keys.T)
+    out = left_out(exclude, len(query), len(keys))
+    logits = (logits if bias is None else logits + bias).masked_fill(out, -torch.inf)
+    nothing = (logits == -torch.inf).all(1, keepdim=True)
+    return torch.softmax(logits.masked_fill(nothing, 0), 1).masked_fill(nothing | out, 0) @ values
+
+
 def nt_xent(z0: Tensor, z1: Tensor, temperature: float | Tensor, normalize: bool) -> Tensor:
     z = torch.cat([z0, z1])
     z = unit(z) if normalize else z
@@ -75,6 +91,108 @@ def info_nce(
 def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
     logits = scale * (image @ text.T)
     return (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
+
+
+def softplus_similarity(x: Tensor, y: Tensor | None, scale: float | Tensor, bias: float | Tensor) -> Tensor:
+    return -F.logsigmoid(-(scale * (x @ (x if y is None else y).T) + bias)).sum(1)
+
+
+def siglip_loss(image: Tensor, text: Tensor, scale: float | Tensor, bias: float | Tensor) -> Tensor:
+    logits = scale * (image @ text.T) + bias
+    return -F.logsigmoid((2 * own(len(image)) - 1.0).to(logits) * logits).sum(1)
+
+
+def topk_similarity(x: Tensor, y: Tensor | None, k: int, metric: str, exclude: Tensor | None = None) -> Tensor:
+    """The values of the k best, from a sorted matrix."""
+    keys = x if y is None else y
+    if metric == "cosine":
+        x, keys = unit(x, 1e-12), unit(keys, 1e-12)
+    scores = -(x[:, None] - keys).square().sum(2) if metric == "euclidean" else x @ keys.T
+    columns = torch.arange(len(keys))
+    if y is None:
+        scores = scores.masked_fill(columns == columns[:, None], -torch.inf)
+    if exclude is not None:
+        scores = scores.masked_fill((columns == exclude[..., None]).any(1), -torch.inf)
+    best = scores.sort(1, descending=True).values[:, :k]
+    return (-best).sqrt() if metric == "euclidean" else best
+
+
+def of_views(z0: Tensor, z1: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines over the temperature: those of each anchor's negatives, (2N, 2N - 2), and of its positive; and pairs'."""
+    n, z = len(z0), unit(torch.cat([z0, z1]))
+    logits = z @ z.T / temperature
+    partner = torch.arange(2 * n).roll(n)
+    kept = ~(own(2 * n) | torch.zeros(2 * n, 2 * n, dtype=torch.bool).scatter(1, partner[:, None], True))
+    return logits[kept].view(2 * n, 2 * n - 2), logits[torch.arange(2 * n), partner], (z[:n] * z[n:]).sum(1)
+
+
+def dcl(z0: Tensor, z1: Tensor, temperature: Tensor, sigma: float | None = None) -> Tensor:
+    negatives, positive, cosines = of_views(z0, z1, temperature)
+    weights = torch.ones_like(cosines) if sigma is None else 2 - len(z0) * torch.softmax(cosines.detach() / sigma, 0)
+    return lse(negatives) - torch.cat([weights, weights]) * positive
+
+
+def debiased_nt_xent(
+    z0: Tensor, z1: Tensor, temperature: Tensor, prior: float = 0.1, hardness: float = 0.0, **_: Any
+) -> Tensor:
+    """The authors' code, line by line."""
+    negatives, positive, _ = of_views(z0, z1, temperature)
+    neg, pos, count = negatives.exp(), positive.exp(), negatives.shape[1]
+    importance = neg**hardness
+    reweighed = (importance * neg).sum(1) / importance.mean(1)
+    ng = (reweighed - prior * count * pos) / (1 - prior)
+    ng = torch.maximum(ng, count * torch.exp(torch.as_tensor(-1 / temperature, dtype=ng.dtype)))
+    return -torch.log(pos / (pos + ng))
+
+
+def sup_con(
+    z: Tensor, labels: Tensor, temperature: Tensor, form: str = "out", empty: str = "skip", normalize: bool = True
+) -> Tensor:
+    """One row after another, those without a positive left out, or 0."""
+    logits, losses = (unit(z) if normalize else z) @ (unit(z) if normalize else z).T / temperature, []
+    for i in range(len(z)):
+        others = torch.arange(len(z)) != i
+        positives = others & (labels == labels[i])
+        if not positives.any():
+            losses += [0 * logits[i, 0]] * (empty == "zero")
+            continue
+        mine = logits[i, positives]
+        middle = mine.mean() if form == "out" else torch.logsumexp(mine, 0) - math.log(len(mine))
+        losses.append(torch.logsumexp(logits[i, others], 0) - middle)
+    return torch.stack(losses) if losses else 0 * logits.sum().reshape(1)
+
+
+def linear_cross_entropy(
+    x: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    scale: float | Tensor = 1.0,
+    bias: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    margin: float = 0.0,
+    margin_kind: str = "arc",
+    normalize: bool = False,
+) -> Tensor:
+    """torch's cross-entropy of the dense logits, where targets are there."""
+    cosines = (unit(x) @ unit(weight).T) if normalize else x @ weight.T
+    if margin:
+        angles = torch.arccos(cosines.clamp(-1, 1))
+        turned = torch.where(
+            angles + margin <= math.pi, torch.cos(angles + margin), cosines - margin * math.sin(margin)
+        )
+        hit = torch.arange(len(weight)) == target[:, None]
+        cosines = torch.where(hit, turned if margin_kind == "arc" else cosines - margin, cosines)
+    logits = scale * cosines + (0 if bias is None else bias)
+    there = target >= 0
+    return F.cross_entropy(logits[there], target[there], label_smoothing=label_smoothing, reduction="none")
+
+
+def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
+    return torch.pdist(z).pow(2).mul(-t).exp().mean().log()
+
+
+def alignment(z0: Tensor, z1: Tensor, power: float = 2.0) -> Tensor:
+    return (z0 - z1).norm(dim=1).pow(power)
 
 
 def cosine(x: Tensor, y: Tensor, eps: float) -> Tensor:
@@ -216,3 +334,54 @@ def queue_update(queue: Tensor, keys: Tensor, position: int) -> Tensor:
     for i, key in enumerate(keys):
         queue[(position + i) % len(queue)] = key.to(queue.dtype)
     return queue
+
+
+def gather_similarity(x: Tensor, y: Tensor, index: Tensor, scale: float | Tensor) -> Tensor:
+    named = F.pad(y, (0, 0, 0, 1))[torch.where(index < 0, len(y), index)]  # the row behind the last stands for none
+    return (scale * (x[:, None] * named).sum(2)).masked_fill(index < 0, -torch.inf)
+
+
+def sampled_info_nce(
+    query: Tensor,
+    positive: Tensor,
+    pool: Tensor,
+    index: Tensor,
+    temperature: float | Tensor,
+    normalize: bool = True,
+    equal: str = "exclude",
+) -> Tensor:
+    same = (F.pad(pool, (0, 0, 0, 1))[index] == positive[:, None]).all(2) & (equal == "exclude")
+    if normalize:
+        query, positive, pool = unit(query), unit(positive), unit(pool)
+    logits = gather_similarity(query, pool, index, 1 / temperature).masked_fill(same, -torch.inf)
+    own = (query * positive).sum(1, keepdim=True) / temperature
+    return torch.cat([own, logits], 1).logsumexp(1) - own[:, 0]
+
+
+def mil_nce(
+    video: Tensor, text: Tensor, positive: Tensor, temperature: float | Tensor = 1.0, normalize: bool = False
+) -> Tensor:
+    if normalize:
+        video, text = unit(video), unit(text)
+    logits = video @ text.T / temperature
+    own = left_out(positive.long(), len(video), len(text))
+    losses = []
+    for row, mine in zip(logits, own, strict=True):
+        above, below = row[mine], [row[~mine], logits[:, mine][~own[:, mine]]]
+        losses.append(torch.cat([above, *below]).logsumexp(0) - above.logsumexp(0) if mine.any() else 0 * row.sum())
+    return torch.stack(losses)
+
+
+def graph_nt_xent(
+    z: Tensor,
+    positive: Tensor,
+    weight: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+) -> Tensor:
+    z = unit(z) if normalize else z
+    logits = z @ z.T / temperature
+    whole = lse(logits.masked_fill(own(len(z)), -torch.inf))
+    none = (positive < 0) | (positive == torch.arange(len(z))[:, None])
+    terms = whole[:, None] - logits.gather(1, torch.where(none, (torch.arange(len(z))[:, None] + 1) % len(z), positive))
+    return ((1 if weight is None else weight) * terms.masked_fill(none, 0)).sum(1)

@@ -20,6 +20,7 @@ from sslkernels.arguments import (
     check_generator,
     check_number,
     check_place,
+    check_range,
     check_size,
     check_sizes,
     is_whole,
@@ -127,9 +128,9 @@ def block_masks(
         "block_masks", batch=batch, height=height, width=width, pred_blocks=pred_blocks
     )
     min_keep = check_size("block_masks", "min_keep", min_keep)
-    enc_scale = _check_range("block_masks", "enc_scale", enc_scale, most=1)
-    pred_scale = _check_range("block_masks", "pred_scale", pred_scale, most=1)
-    aspect_ratio = _check_range("block_masks", "aspect_ratio", aspect_ratio)
+    enc_scale = check_range("block_masks", "enc_scale", enc_scale, most=1)
+    pred_scale = check_range("block_masks", "pred_scale", pred_scale, most=1)
+    aspect_ratio = check_range("block_masks", "aspect_ratio", aspect_ratio)
     allow_overlap = check_flag("block_masks", "allow_overlap", allow_overlap)
     generator, device = _check_draw("block_masks", generator, device)
     smallest = math.prod(_block_size(height, width, enc_scale[0], 1.0))
@@ -258,8 +259,8 @@ def tube_masks(
     batch, height, width, pred_blocks = _check_sizes(
         "tube_masks", batch=batch, height=height, width=width, pred_blocks=pred_blocks
     )
-    pred_scale = _check_range("tube_masks", "pred_scale", pred_scale, most=1)
-    aspect_ratio = _check_range("tube_masks", "aspect_ratio", aspect_ratio)
+    pred_scale = check_range("tube_masks", "pred_scale", pred_scale, most=1)
+    aspect_ratio = check_range("tube_masks", "aspect_ratio", aspect_ratio)
     generator, device = _check_draw("tube_masks", generator, device)
     area = height * width
     h, w = _draw_size(height, width, pred_scale, aspect_ratio, generator)
@@ -342,16 +343,6 @@ def _check_sizes(function: str, **sizes: object) -> tuple[int, ...]:
     largest = max(checked)
     check_fits(function, list(sizes)[checked.index(largest)], largest, math.prod(checked), itemsize=8)
     return checked
-
-
-def _check_range(function: str, name: str, value: object, most: float = math.inf) -> Pair:
-    accepted = "(low, high) with 0 < low <= high" + ("" if most == math.inf else f" <= {most:g}")
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{function}: {name} is {came(value)}; pass {accepted}.")
-    low, high = (check_number(function, f"{name}[{place}]", end) for place, end in enumerate(value))
-    if not 0 < low <= high <= most:
-        raise ValueError(f"{function}: {name} is {tuple(value)}; pass {accepted}.")
-    return low, high
 
 
 def _check_draw(function: str, generator: object, device: object) -> tuple[torch.Generator | None, torch.device | None]:

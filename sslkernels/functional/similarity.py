@@ -68,8 +68,8 @@ def nt_xent(
     temperature = check_temperature("nt_xent", temperature)
     normalize = check_flag("nt_xent", "normalize", normalize)
     check_choice("nt_xent", "reduction", reduction, REDUCTIONS)
-    z0, z1 = promoted(z0, z1) if normalize else _computed(z0, z1)
-    scale, dtype = _inverse(temperature, z0), compute_dtype(z0)
+    z0, z1 = promoted(z0, z1) if normalize else computed(z0, z1)
+    scale, dtype = inverse(temperature, z0), compute_dtype(z0)
     settings = {"temperature": temperature, "normalize": normalize, "reduction": reduction}
     shard = sharded(group, "nt_xent", z0, z1, scale, dtype=named(dtype), **settings)
     return contrast(Anchors(z0, z1, None, scale, "itself", normalize, False, dtype), reduction, shard, backend)
@@ -120,8 +120,8 @@ def info_nce(
         check_alike("info_nce", "negatives", check_rows("info_nce", "negatives", negatives), "query", query, rows=False)
     # Conversions under no_grad drop this. The value is summed in the same order there, so that it has the same bits.
     frozen = not (key if negatives is None else negatives).requires_grad
-    query, key = promoted(query, key) if normalize else _computed(query, key)
-    scale, dtype = _inverse(temperature, query), compute_dtype(query)
+    query, key = promoted(query, key) if normalize else computed(query, key)
+    scale, dtype = inverse(temperature, query), compute_dtype(query)
     against = "both" if symmetric else "rows"
     if negatives is not None:
         against, negatives = "queue", negatives.to(dtype)
@@ -165,7 +165,7 @@ def clip_loss(
     if logit_bias is not None:
         logit_bias = check_scalar("clip_loss", "logit_bias", logit_bias)
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
-    image, text = _computed(image, text)
+    image, text = computed(image, text)
     scale = scale_tensor(logit_scale, image)
     settings = {"logit_scale": logit_scale, "reduction": reduction}
     shard = sharded(group, "clip_loss", image, text, scale, **settings)
@@ -175,14 +175,14 @@ def clip_loss(
     return loss
 
 
-def _computed(*tensors: Tensor) -> tuple[Tensor, ...]:
+def computed(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Convert tensors to the dtype in which a product of them runs."""
     tensors = promoted(*tensors)
     dtype = compute_dtype(tensors[0])
     return tensors if dtype == tensors[0].dtype else tuple(tensor.to(dtype) for tensor in tensors)
 
 
-def _inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
+def inverse(temperature: float | Tensor, like: Tensor) -> Tensor:
     """Compute 1 / temperature in the dtype of the sums, whatever dtype the temperature has."""
     if isinstance(temperature, Tensor):
         return scale_tensor(temperature, like).reciprocal()
