@@ -2,10 +2,12 @@
 """Losses as modules, with the names and arguments of the libraries that people come from."""
 
 from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
-from sslkernels.losses.cosine import NegativeCosineSimilarity
+from sslkernels.losses.cosine import NegativeCosineSimilarity, SymNegCosineSimilarityLoss
 from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss
+from sslkernels.losses.sigmoid import SigLipLoss
 from sslkernels.losses.sigreg import LeJEPALoss, SIGReg
 from sslkernels.losses.similarity import ClipLoss, InfoNCELoss, NTXentLoss
+from sslkernels.losses.views import DCLLoss, DCLWLoss, DirectCLRLoss, HypersphereLoss, MACLLoss
 
 __all__ = [
     "BarlowTwinsLoss",
@@ -16,8 +18,15 @@ __all__ = [
     "NTXentLoss",
     "NegativeCosineSimilarity",
     "SIGReg",
+    "SigLipLoss",
     "TiCoLoss",
     "VCRegLoss",
     "VICRegLoss",
     "VIbCRegLoss",
+    "DCLLoss",
+    "DCLWLoss",
+    "DirectCLRLoss",
+    "HypersphereLoss",
+    "MACLLoss",
+    "SymNegCosineSimilarityLoss",
 ]

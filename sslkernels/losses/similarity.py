@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -25,7 +24,7 @@ from sslkernels.arguments import (
     check_temperature,
     is_whole,
 )
-from sslkernels.distributed import GroupLike, check_gathered, gather_rows, shard_of
+from sslkernels.distributed import GroupLike, check_gathered, gather_rows, group_of, shard_of
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.modules import Module
 from sslkernels.ops.rows import unit_rows
@@ -60,13 +59,14 @@ class NTXentLoss(Module):
         gather_distributed: bool = False,
     ) -> None:
         super().__init__()
-        temperature = check_scalar("NTXentLoss", "temperature", temperature)
+        function = type(self).__name__
+        temperature = check_scalar(function, "temperature", temperature)
         # lightly's names, for subclasses that have logits of their own.
         self.eps, self.cross_entropy = 1e-8, nn.CrossEntropyLoss()
         if abs(temperature) < self.eps:
-            raise ValueError(f"NTXentLoss: temperature is {temperature}; pass a number of at least 1e-8 in size.")
+            raise ValueError(f"{function}: temperature is {temperature}; pass a number of at least 1e-8 in size.")
         self.temperature = temperature
-        self.gather_distributed = check_gathered("NTXentLoss", gather_distributed)
+        self.gather_distributed = check_gathered(function, gather_distributed)
         self.memory_bank = None
         self._lazy_size = 0
         sizes = list(memory_bank_size) if isinstance(memory_bank_size, Sequence) else [memory_bank_size]
@@ -74,10 +74,10 @@ class NTXentLoss(Module):
         known = all(is_whole(n, 0) for n in sizes) and (lazy or len(sizes) == 2 or sizes == [0])
         if not known or (sizes[0] > 0 and sizes[-1] == 0):
             raise ValueError(
-                f"NTXentLoss: memory_bank_size is {came(memory_bank_size)}; "
+                f"{function}: memory_bank_size is {came(memory_bank_size)}; "
                 "pass 0 for none, or (size, dim) with whole numbers of at least 1."
             )
-        check_fits("NTXentLoss", "memory_bank_size", memory_bank_size, math.prod(int(n) for n in sizes))
+        check_fits(function, "memory_bank_size", memory_bank_size, math.prod(int(n) for n in sizes))
         if sizes[0] > 0 and len(sizes) == 2:
             self.memory_bank = MemoryQueue(*sizes)
         elif lazy and sizes[0] > 0:
@@ -89,7 +89,8 @@ class NTXentLoss(Module):
             )
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
-        check_pair("NTXentLoss", {"out0": out0, "out1": out1}, self.gather_distributed)
+        function = type(self).__name__
+        check_pair(function, {"out0": out0, "out1": out1}, self.gather_distributed)
         if self.memory_bank is None and self._lazy_size:
             with torch.inference_mode(False), torch.device(out0.device):
                 self.memory_bank = MemoryQueue(self._lazy_size, out0.shape[1])
@@ -98,7 +99,7 @@ class NTXentLoss(Module):
             return nt_xent(out0, out1, temperature=self.temperature, group=group)
         self.memory_bank.agree(group)
         negatives = self.memory_bank.keys.to(out0.dtype)
-        check_alike("NTXentLoss", "memory_bank", negatives, "out0", out0, rows=False)
+        check_alike(function, "memory_bank", negatives, "out0", out0, rows=False)
         loss = info_nce(out0, out1, negatives=negatives, temperature=self.temperature, group=group)
         if out0.requires_grad:
             self.memory_bank.enqueue(unit_rows(out1.detach()), group=group)
@@ -250,11 +251,4 @@ class ClipLoss(Module):
         return any(getattr(getattr(self, name), "__func__", None) is not method for name, method in ours.items())
 
     def _group(self) -> GroupLike:
-        if self.world_size == 1:
-            return None
-        if not (dist.is_available() and dist.is_initialized()):
-            raise ValueError(
-                f"ClipLoss: world_size is {self.world_size} and no process group is initialised; "
-                "call torch.distributed.init_process_group first, or pass world_size=1."
-            )
-        return "world"
+        return group_of("ClipLoss", self.world_size)

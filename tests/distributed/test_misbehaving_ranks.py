@@ -35,6 +35,13 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "nt_xent": WARM,
     "info_nce": {**WARM, "symmetric": (False, True), "negatives": (None, torch.eye(D))},
     "clip_loss": {"logit_scale": (1.0, 2.0), **REDUCTION},
+    "siglip_loss": {"logit_scale": (1.0, 2.0), "logit_bias": (0.0, -1.0), **REDUCTION},
+    "dcl": WARM,
+    "dclw": {"sigma": (0.5, 1.0), **WARM},
+    "debiased_nt_xent": {"prior": (0.1, 0.2), "hardness": (0.0, 1.0), **WARM},
+    "sup_con": {"form": ("out", "in"), "empty": ("skip", "zero"), **WARM},
+    "uniformity": {"t": (2.0, 3.0)},
+    "alignment": {"power": (2.0, 1.0), **REDUCTION},
     "negative_cosine_similarity": {**EPS, **REDUCTION},
     "byol_loss": REDUCTION,
     "cross_correlation_sq": SIDES,
@@ -57,17 +64,20 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
 }
 # SAID has the arguments that errors call by another name. The arguments in FREE may differ among ranks.
 SAID = {"negatives": "queued", "num_slices": "slices"}
-FREE = {"group", "backend", "generator", "slices", "logit_bias"}
+FREE = {"group", "backend", "generator", "slices", "logit_bias", "labels"}
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
-TENSORS = {"nt_xent": "temperature", "info_nce": "temperature", "clip_loss": "logit_scale"}
+WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
+TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(("clip_loss", "siglip_loss"), "logit_scale")}
 
 
 def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
     torch.manual_seed(0)
     z0, z1 = torch.randn(2, N, D).to(dtype).requires_grad_().unbind()
-    one = ("variance_hinge", "covariance_penalty", "vcreg")
+    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity")
     if function in one:
         return [z0]
+    if function == "sup_con":
+        return [z0, torch.arange(N) % 2]
     if function in ("sigreg", "lejepa"):
         return [torch.stack([z0, z1])] * (2 if function == "lejepa" else 1)
     return [[z0, z1]] if function == "frossl" else [z0, z1]
@@ -75,7 +85,7 @@ def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
 
 def call(function: str, rows: list[Any] | None = None, **options: Any) -> Any:
     rows = rows_of(function) if rows is None else rows
-    if function == "clip_loss":
+    if function in ("clip_loss", "siglip_loss"):
         options = {"logit_scale": 1.0, **options}
     return getattr(SF, function)(*rows, group="world", **options)
 
@@ -95,8 +105,10 @@ def unlike(odd: bool) -> dict[str, Callable[[], Any]]:
         kinds = 0.5, torch.tensor(0.5)
         add(f"{function}: tensor or number", call, function, **{setting: kinds[odd]})
     for function in SETTINGS:
-        wider = [torch.cat([x, x], -1) if isinstance(x, Tensor) else [torch.cat([y, y], -1) for y in x]
-                 for x in rows_of(function)]  # fmt: skip
+        wider = [
+            [torch.cat([y, y], -1) for y in x] if isinstance(x, list) else x if x.dim() == 1 else torch.cat([x, x], -1)
+            for x in rows_of(function)
+        ]
         add(f"group: ranks hold rows of unlike widths {function}", call, function, wider if odd else None)
         double = rows_of(function, torch.float64)
         add(f"group: ranks compute in unlike dtypes, float32 {function}", call, function, double if odd else None)
@@ -224,5 +236,5 @@ def test_ranks_that_agree_exchange_once(worlds: WorldsOf, world: int) -> None:
 def test_every_setting_of_every_function_is_among_the_cases(function: str) -> None:
     parameters = inspect.signature(getattr(SF, function)).parameters.values()
     rows = ("z", "z0", "z1", "a", "b", "x0", "x1", "query", "key", "image", "text", "prediction", "target", "views")
-    named = {p.name for p in parameters} - FREE - {*rows, "local_z", "global_z"}
+    named = {p.name for p in parameters} - (FREE - SETTINGS[function].keys()) - {*rows, "local_z", "global_z"}
     assert named == set(SETTINGS[function])

@@ -19,13 +19,14 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sslkernels.functional as SF
-from sslkernels import distributed
+from sslkernels import distributed, ring
 
 N, D = 8, 16
 COPIES = (torch.ops.aten._to_copy, torch.ops.aten.copy_)
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
-VIEWS = {"variance_hinge": 1, "covariance_penalty": 1, "vcreg": 1}
-TENSORS = {"nt_xent": "temperature", "info_nce": "temperature", "clip_loss": "logit_scale"}
+VIEWS = {"variance_hinge": 1, "covariance_penalty": 1, "vcreg": 1, "uniformity": 1}
+WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
+TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(("clip_loss", "siglip_loss"), "logit_scale")}
 
 
 class Transfers(TorchDispatchMode):
@@ -50,6 +51,7 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(distributed, "agree", lambda group, rows, device, call: (rows, rows - 3))
     monkeypatch.setattr(distributed, "all_gather", lambda *_: None)
     monkeypatch.setattr(distributed, "_reduce_scatter", lambda *_: None)
+    monkeypatch.setattr(ring, "_started", lambda *_: ())
     monkeypatch.setattr(dist, "get_rank", lambda group: 0)
     for name in ("all_reduce", "broadcast"):
         monkeypatch.setattr(dist, name, lambda *_, **__: None)
@@ -63,6 +65,8 @@ def arguments_of(function: str) -> tuple[list[Any], dict[str, Any], list[Tensor]
     z0, z1 = (torch.empty(N, D, requires_grad=True) for _ in range(2))
     if function in TENSORS:
         learnable = torch.empty((), requires_grad=True)
+        if function == "sup_con":
+            return [z0, torch.empty(N, dtype=torch.int64)], {"temperature": learnable}, [z0, learnable]
         return [z0, z1], {TENSORS[function]: learnable}, [z0, z1, learnable]
     if function in ("sigreg", "lejepa"):
         views = torch.empty(2, N, D, requires_grad=True)

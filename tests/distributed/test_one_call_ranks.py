@@ -29,7 +29,16 @@ SHARED = {"barlow_twins": {"statistics": "global"}}
 # The same on every rank: parameters, and what a rank has received from the first one.
 WHOLE = ("temperature", "logit_scale", "logit_bias", "negatives", "covariance", "slices")
 # Losses that are the same number on every rank.
-ONE_VALUE = ("barlow_twins", "vicreg", "vcreg", "vibcreg", "variance_hinge", "covariance_penalty", "sigreg")
+ONE_VALUE = (
+    "barlow_twins",
+    "vicreg",
+    "vcreg",
+    "vibcreg",
+    "variance_hinge",
+    "covariance_penalty",
+    "sigreg",
+    "uniformity",
+)
 
 
 def options_of(loss: Loss, reduction: str) -> dict[str, Any]:
@@ -45,7 +54,10 @@ def problem(name: str) -> Inputs:
 def part(inputs: Inputs, rank: int) -> Inputs:
     """Take this rank's rows; they are the last dimension but one."""
     return {
-        name: (x if name in WHOLE else x.split(SIZES, -2)[rank]).detach().clone().requires_grad_(x.requires_grad)
+        name: (x if name in WHOLE else x.split(SIZES, 0 if x.dim() == 1 else -2)[rank])
+        .detach()
+        .clone()
+        .requires_grad_(x.requires_grad)
         for name, x in inputs.items()
     }
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each module has the arguments, defaults, attributes and methods for subclasses of the class that it replaces.
 
-The tables were written from lightly 1.6.0, open_clip 3.3 and stable-pretraining 0.1; solo-learn has functions.
+The tables were written from lightly 1.6.0 (1.5 for what 1.6 removed), open_clip 3.3 and stable-pretraining 0.1;
+solo-learn has functions.
 """
 
 from __future__ import annotations
@@ -37,6 +38,20 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
     ),
     "FroSSLLoss": ({"invariance_weight": 1.0}, ["z_views"], {}),
     "NegativeCosineSimilarity": ({"dim": 1, "eps": 1e-8}, ["x0", "x1"], {}),
+    "SymNegCosineSimilarityLoss": ({}, ["out0", "out1"], {}),
+    "DCLLoss": (
+        {"temperature": 0.1, "weight_fn": None, "gather_distributed": False},
+        ["out0", "out1"],
+        {},
+    ),
+    "DCLWLoss": ({"temperature": 0.1, "sigma": 0.5, "gather_distributed": False}, ["out0", "out1"], {}),
+    "DirectCLRLoss": (
+        {"loss_dim": 64, "temperature": 0.5, "memory_bank_size": 0, "gather_distributed": False},
+        ["out0", "out1"],
+        {"eps": float, "cross_entropy": nn.CrossEntropyLoss},
+    ),
+    "MACLLoss": ({"temperature": 0.1, "alpha": 0.5, "A_0": 0.0}, ["z0", "z1"], {"eps": float}),
+    "HypersphereLoss": ({"t": 1.0, "lam": 1.0, "alpha": 2.0}, ["z_a", "z_b"], {}),
     "SIGReg": (
         {"knots": 17, "t_max": 3.0, "num_vectors": 1024, "gather_distributed": False},
         ["proj"],
@@ -66,10 +81,15 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
         ["image_features", "text_features", "logit_scale", "logit_bias", "output_dict"],
         {"prev_num_logits": int, "labels": dict},
     ),
+    "SigLipLoss": (
+        {"cache_labels": False, "rank": 0, "world_size": 1, "dist_impl": None},
+        ["image_features", "text_features", "logit_scale", "logit_bias", "output_dict"],
+        {"prev_num_logits": int, "labels": dict},
+    ),
 }
 OURS = {"InfoNCELoss", "VIbCRegLoss"}  # the second replaces a function of solo-learn
 # Arguments that the original does not keep as an attribute, or hands on to a part.
-HANDED_ON = {"memory_bank_size", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors"}
+HANDED_ON = {"memory_bank_size", "dist_impl", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors"}
 GATHERED = [
     name for name in losses.__all__ if "gather_distributed" in inspect.signature(getattr(losses, name)).parameters
 ]
