@@ -248,11 +248,13 @@ def _train(found: Results) -> str:
     if not found.trainings:
         return "Not measured yet.\n"
     rows = []
-    for method, roles in page.by_method(found.trainings).items():
-        mine, theirs = roles["ours"], roles["reference"]
+    for (method, preset, against), roles in page.by_training(found.trainings).items():
+        mine, theirs = roles["ours"], roles["other"]
         rows.append(
             [
                 f"`{method}`",
+                preset,
+                against,
                 f"{theirs['images_per_second']:,.0f}",
                 f"{mine['images_per_second']:,.0f}",
                 _ratio(mine["images_per_second"] / theirs["images_per_second"]),
@@ -264,8 +266,9 @@ def _train(found: Results) -> str:
                 "yes" if mine["agrees"] else "**no**",
             ]
         )
-    head = ["method", "images/s, reference", "ours", "×", "loss ms", "update ms", "peak memory", "curves agree"]
-    return f"Measured: {_run(found.trainings[0])}. Pairs are reference, ours.\n\n{_markdown(head, 1, rows)}"
+    head = ["method", "preset", "other", "images/s, other", "ours", "×", "loss ms", "update ms", "peak memory"]
+    runs = "; ".join(dict.fromkeys(map(_run, found.trainings)))
+    return f"Measured: {runs}. Pairs are the other, ours.\n\n{_markdown([*head, 'curves agree'], 3, rows)}"
 
 
 def _pair(reference: float, mine: float) -> str:

@@ -23,14 +23,14 @@ from sslkernels.bench.providers import OTHERS, PROVIDERS
 from sslkernels.bench.providers import select as select_providers
 from sslkernels.bench.records import Record, load, read, write
 from sslkernels.files import write_atomically
-from sslkernels.methods import available
+from sslkernels.recipes import available
 from sslkernels.terminal import say
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 SECONDS, QUICK_SECONDS = 2.0, 0.05
-STEPS = 50
+STEPS, PAPER_STEPS = 50, 3
 _FLOOR = """\
 floor: the larger of operations / peak and bytes / copy bandwidth, all measured in the same run. The peak is that of a
 large torch.mm in the dtype, or the best rate one of our kernels reached where that is higher (the table says which).
@@ -107,13 +107,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train a method on the reference backend and on ours, compare curves and costs",
         "sslkernels bench train simclr --steps 50 --out simclr.jsonl",
         "The loss curves are drawn beside the records, under the same name with .png. Exit code 1 where they part by\n"
-        "more than ten times what moving the first weights by one rounding does. Needs the extra sslkernels[train].",
+        "more than ten times what moving the first weights by one rounding does. Needs the extra sslkernels[train].\n"
+        "all trains every method and recipe whose data is here, adds the records of each to OUT, and draws nothing.",
     )
-    train_.add_argument("method", metavar="METHOD", help=f"one of: {', '.join(available())}")
-    train_.add_argument("--data", help="digits (default), imagefolder:PATH, cifar10:PATH or npz:PATH")
+    train_.add_argument("method", metavar="METHOD", help=f"all, or one of: {', '.join(available())}")
+    train_.add_argument("--data", help="data, as sslkernels train takes it (default: the method's or recipe's own)")
     train_.add_argument("--backend", help="cpu, triton or cuda (default: the fastest that can run)")
     train_.add_argument("--batch-size", type=int, help="images of a step (default: the method's)")
-    train_.add_argument("--steps", type=int, default=STEPS, help=f"optimizer steps of each run ({STEPS})")
+    train_.add_argument(
+        "--steps", type=int, help=f"optimizer steps of each run ({STEPS}; {PAPER_STEPS} with --preset paper)"
+    )
+    train_.add_argument("--preset", default="small", help="small (default), or paper: the loss at its paper's size")
+    train_.add_argument("--against", default="reference", help="reference (default), or lightly: its losses and heads")
     train_.add_argument("--seed", type=int, help="of weights, order and views (default 0)")
     train_.add_argument("--out", type=Path, help="JSON lines; METHOD-TIMESTAMP.jsonl here by default")
 
@@ -238,16 +243,22 @@ def _plot(args: argparse.Namespace) -> int:
 def _train(args: argparse.Namespace) -> int:
     out = args.out or Path(f"{args.method}-{time.strftime('%Y%m%d-%H%M%S')}.jsonl")
     _check_out(out)
+    if args.method == "all":
+        return _train_all(args, out)
     picture = out.with_suffix(".png")
     if out == picture:
         raise ValueError(f"--out is {out}, the name of the picture; pass one that ends in .jsonl.")
     _check_out(picture)
     options = {name: getattr(args, name) for name in ("data", "backend", "batch_size", "seed")}
-    prepared = train.prepare(args.method, args.steps, options)
+    steps = _steps(args)
+    prepared = train.prepare(args.method, steps, options, args.preset)
+    from sslkernels.training.memory import keep_freed_memory
+
+    keep_freed_memory()
     console = _console()
     shared = runner.environment(prepared.device)
     with _progress(console, train.CASES) as tell:
-        records = [{**shared, **record} for record in train.run(prepared, args.steps, tell)]
+        records = [{**shared, **record} for record in train.run(prepared, steps, tell, args.preset, args.against)]
     drawn = train.draw(records)
     write(records, out)
     write_atomically(picture, drawn)
@@ -257,6 +268,49 @@ def _train(args: argparse.Namespace) -> int:
         return 0
     print(f"sslkernels bench train: {train.verdict(records)}", file=sys.stderr)
     return 1
+
+
+def _train_all(args: argparse.Namespace, out: Path) -> int:
+    """Train every method and recipe.
+
+    Those whose data is not here, or lacks what they need, are left out with a sentence each; beside lightly, so are all
+    that it lacks.
+    """
+    from sslkernels.bench.lightly import BUILDERS
+    from sslkernels.recipes import all_recipes
+    from sslkernels.training.memory import keep_freed_memory
+    from sslkernels.training.run import Lacking
+
+    for name in ("data", "batch_size"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} came with all, which takes each one's own; leave it out.")
+    keep_freed_memory()
+    records: list[Record] = []
+    options = {name: getattr(args, name) for name in ("backend", "seed")}
+    names = list(train.PAPER) if args.preset == "paper" else [recipe.name for recipe in all_recipes()]
+    if args.against == "lightly":
+        names = [name for name in names if name in BUILDERS]
+    for name in names:
+        try:
+            prepared = train.prepare(name, _steps(args), options, args.preset)
+        except (FileNotFoundError, Lacking) as error:
+            say(f"{name} is left out: {error}")
+            continue
+        with _progress(_console(), train.CASES) as tell:
+            new = train.run(prepared, _steps(args), tell, args.preset, args.against)
+        records += [{**runner.environment(prepared.device), **record} for record in new]
+        write(records, out)  # whatever comes, what is done is kept
+        say(train.verdict(new))
+    if not records:
+        raise FileNotFoundError("bench train all: no method's data is here; install a package that was named above.")
+    say(f"{len(records)} records written to {out}")
+    return 0 if all(record["agrees"] for record in records) else 1
+
+
+def _steps(args: argparse.Namespace) -> int:
+    if args.steps is not None:
+        return args.steps
+    return PAPER_STEPS if args.preset == "paper" else STEPS
 
 
 def _device(name: str) -> torch.device:

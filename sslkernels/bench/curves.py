@@ -163,7 +163,7 @@ def crossover(records: Sequence[Record]) -> Figure:
 
 
 def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
-    """Draw a panel per method with the losses of `reference`, `ours` and `control`. The reference's line is wide."""
+    """Draw a panel per method with the losses of `other`, `ours` and `control`. The other's line is wide."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -171,9 +171,9 @@ def loss_curves(curves: dict[str, dict[str, Sequence[float]]]) -> Figure:
     rows = -(-len(curves) // columns)
     height = 1.1 + 2.0 * rows
     looks = {
-        "reference": {"color": "#9fb8dc", "lw": 4.5, "label": "reference"},
+        "other": {"color": "#9fb8dc", "lw": 4.5, "label": "reference, or as the title says"},
         "ours": {"color": _OURS, "lw": 1.3, "label": "ours"},
-        "control": {"color": COLOURS["compile"], "lw": 1.2, "ls": ":", "label": "reference, weights one rounding off"},
+        "control": {"color": COLOURS["compile"], "lw": 1.2, "ls": ":", "label": "the same, weights one rounding off"},
     }
     with styled():
         figure = Figure(figsize=(9, height), dpi=160)

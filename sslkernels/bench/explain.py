@@ -106,7 +106,7 @@ def explain(
         *(_line("", f"not {other}: {reason}") for other, reason in _absent(device, dtype, has)),
         _line("path", case.path(name, shape, dtype, device)),
         *([_line("workspace", case.workspace(shape, dtype))] if name == "cpu" and case.workspace else []),
-        _line("operations", f"{_count(cost.forward)}{' and no backward' if case.update else back}"),
+        _line("operations", f"{_count(cost.forward)}{back if 'bwd' in case.phases else ' and no backward'}"),
         _line("bytes", f"{bytes_in_words(cost.bytes)} at least; {beside}"),
     )
     if here:
@@ -156,7 +156,7 @@ def _floor(workload: Workload, dtype: torch.dtype, device: torch.device, name: s
             peak, source = reached, "reached here, above torch.mm"
         share = timing.floor(cost, peak, bandwidth).seconds / seconds
         count = f"median of {len(calls.forward)} calls" + (", beside another busy process" if calls.disturbed else "")
-        what = "an update" if workload.case.update else "forward and backward"
+        what = "an update" if workload.case.update else "a search" if workload.case.search else "forward and backward"
         cached = " (faster than memory: the tensors fit the cache)" if share > 1 else ""
         above = "unknown on this system" if memory is None else f"{bytes_in_words(memory)} above the inputs"
         found = [

@@ -29,9 +29,18 @@ def shape(record: Record) -> str:
     return "×".join(CASES[record["op"]].printed(tuple(record["shape"])))
 
 
-def is_update(record: Record) -> bool:
-    """True where there is no backward."""
-    return CASES[record["op"]].update
+def has_backward(record: Record) -> bool:
+    return "bwd" in CASES[record["op"]].phases
+
+
+def passes_of(record: Record) -> str:
+    """Name what a time of the record is the time of.
+
+    >>> passes_of({"op": "ema_update"})
+    'update'
+    """
+    case = CASES[record["op"]]
+    return "update" if case.update else "search" if case.search else "forward + backward"
 
 
 def place(record: Record) -> str:

@@ -34,9 +34,10 @@ from sslkernels.bench.judge import (
 from sslkernels.bench.names import (
     commit,
     duration,
-    is_update,
+    has_backward,
     machine,
     number,
+    passes_of,
     shape,
     short,
     size,
@@ -44,7 +45,7 @@ from sslkernels.bench.names import (
     titled,
 )
 from sslkernels.bench.providers import OTHERS
-from sslkernels.bench.records import Record, Results
+from sslkernels.bench.records import CONTROL, Record, Results, training_of
 from sslkernels.html import image, page, section, table
 
 _STYLE = """
@@ -156,7 +157,7 @@ def _losses(results: Results) -> str:
 
 
 def _family(name: str, records: Sequence[Record]) -> str:
-    update, family = is_update(records[0]), records[0]["family"]
+    family = records[0]["family"]
     parts = []
     if _has_ratio(records):
         parts.append(_picture(pictures.svg(pictures.ratios(records)), f"{name}: ratios, other ÷ ours"))
@@ -167,10 +168,9 @@ def _family(name: str, records: Sequence[Record]) -> str:
         figure = draw(records)
         if figure is not None:
             parts.append(_picture(pictures.svg(figure), f"{name}: {words}"))
-    passes = "Update" if update else "Forward and backward"
     return section(
         FAMILIES[family].title + name.removeprefix(family),
-        f"{passes} on {machine(records[0])}.",
+        f"{passes_of(records[0]).capitalize()} on {machine(records[0])}.",
         "".join(parts) + _numbers(records),
     )
 
@@ -191,7 +191,7 @@ def _numbers(records: Sequence[Record]) -> str:
             why = next((str(r["why"]) for name, r in trial.items() if name not in OTHERS and r["why"]), "not run")
             rows.append([_name(trial, key), _red(why), *("" for _ in head[2:])])
             continue
-        passes = () if is_update(mine) else ("fwd", "bwd")
+        passes = ("fwd", "bwd") if has_backward(mine) else ()
         spread, floor = mine["seconds"]["fwd+bwd"], mine.get("floor")
         rows.append(
             [
@@ -210,7 +210,7 @@ def _numbers(records: Sequence[Record]) -> str:
                 "<br>".join(_verdict(*verdict) for verdict in judged(key, trial)) or "–",
             ]
         )
-    small = "" if is_update(records[0]) else "Small: forward · backward apart. "
+    small = "Small: forward · backward apart. " if has_backward(records[0]) else ""
     marked = (
         "~: another process disturbed every sample of ours or of another, or the control moved at every attempt."
         if any(map(disturbed, found.values()))
@@ -259,36 +259,45 @@ def crossings(records: Sequence[Record]) -> list[str]:
     return sentences
 
 
-def by_method(trainings: Iterable[Record]) -> dict[str, dict[str, Record]]:
-    """Group the records of each method by role: `reference`, `ours`, `control`."""
-    found: dict[str, dict[str, Record]] = {}
+def by_training(trainings: Iterable[Record]) -> dict[tuple[str, str, str], dict[str, Record]]:
+    """Group the records of each training by role: `other` (reference, or lightly), `ours`, `control`."""
+    found: dict[tuple[str, str, str], dict[str, Record]] = {}
     for record in trainings:
-        role = record["backend"] if record["backend"] in ("reference", "control") else "ours"
-        found.setdefault(record["method"], {})[role] = record
+        training = training_of(record)
+        role = {training[2]: "other", CONTROL: "control"}.get(record["backend"], "ours")
+        found.setdefault(training, {})[role] = record
     return found
+
+
+def _named(training: tuple[str, str, str]) -> str:
+    """Name a training for people: the method, and what is not as usual."""
+    method, preset, against = training
+    unusual = [preset] if preset != "small" else []
+    return ", ".join([method, *unusual, *([f"against {against}"] if against != "reference" else [])])
 
 
 def _behind(trainings: Sequence[Record]) -> str:
     """Write a line for each method and cost in which ours is behind the reference, or whose curves part."""
     lines = []
-    for method, roles in by_method(trainings).items():
-        if {"reference", "ours", "control"} <= set(roles):
+    for training, roles in by_training(trainings).items():
+        if {"other", "ours", "control"} <= set(roles):
             triple = list(roles.values())
             told = [re.sub(r"\[/?\w*\]", "", line) for line in train.remarks(triple)]
             told += [] if roles["ours"]["agrees"] else [train.verdict(triple)]
-            lines += [f"<li>{_red(f'{method}: {line}')}</li>" for line in told]
+            lines += [f"<li>{_red(f'{_named(training)}: {line}')}</li>" for line in told]
     return f"<ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _trainings(trainings: Sequence[Record]) -> str:
-    methods = by_method(trainings)
+    methods = {_named(training): roles for training, roles in by_training(trainings).items()}
     columns = {"loss": "loss_milliseconds", "update": "update_milliseconds"}
-    head = ["method", "images/s reference", "images/s ours", "ratio"]
-    head += [f"{what} {whose}" for what in columns for whose in ("reference", "ours")]
-    head += ["memory reference", "memory ours", "curves agree"]
+    other = "other" if any(training_of(record)[2] != "reference" for record in trainings) else "reference"
+    head = ["method", f"images/s {other}", "images/s ours", "ratio"]
+    head += [f"{what} {whose}" for what in columns for whose in (other, "ours")]
+    head += [f"memory {other}", "memory ours", "curves agree"]
     rows = []
     for method, roles in methods.items():
-        mine, theirs = roles.get("ours", {}), roles.get("reference", {})
+        mine, theirs = roles.get("ours", {}), roles.get("other", {})
         speed, base = mine.get("images_per_second"), theirs.get("images_per_second")
         agrees = mine.get("agrees")
         rows.append(
@@ -304,10 +313,11 @@ def _trainings(trainings: Sequence[Record]) -> str:
     losses_of = {method: {role: r["losses"] for role, r in roles.items()} for method, roles in methods.items()}
     first = trainings[0]
     words = (
-        f"The same training, seeds and data on the reference backend and on ours, on {machine(first)}. "
+        f"The same training, seeds and data on the other side (the reference backend, or lightly's parts where a row "
+        f"says so) and on ours, on {machine(first)}. "
         "The control starts from weights one rounding away: how far it strays, any correct backend may."
     )
-    picture = _picture(pictures.svg(curves.loss_curves(losses_of)), "Losses on reference and on ours")
+    picture = _picture(pictures.svg(curves.loss_curves(losses_of)), "Losses on the other side and on ours")
     return section("Training", words, _wide(head, rows) + picture)
 
 

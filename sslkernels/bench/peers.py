@@ -27,12 +27,15 @@ class Library(Provider):
     lacks: str
     """The sentence for an op whose case says nothing about it."""
     on_cuda_alone: bool = False
+    on_cpu_alone: bool = False
     dense: bool = False
     """True where it stores a number for every pair."""
 
     def why_not(self, workload: Workload, device: torch.device, dtype: torch.dtype) -> str | None:
         if self.on_cuda_alone and device.type != "cuda":
             return f"{self.package} runs on CUDA alone."
+        if self.on_cpu_alone and device.type != "cpu":
+            return f"{self.package} runs on the CPU alone."
         peer = workload.case.peers.get(self.name, self.lacks)
         if isinstance(peer, str):
             return peer
@@ -63,3 +66,5 @@ MEMEFF = Library("memeff", "memeff", "memeff", "memeff has image-text losses alo
 SIGLIP = Library(
     "siglip", "siglip-kernel", "siglip_kernel", "siglip-kernel has image-text losses alone.", on_cuda_alone=True
 )
+FAISS = Library("faiss", "faiss-cpu", "faiss", "faiss searches alone.", on_cpu_alone=True)
+SKLEARN = Library("sklearn", "scikit-learn", "sklearn", "scikit-learn has no losses of this kind.", on_cpu_alone=True)

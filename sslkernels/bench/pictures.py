@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sslkernels.bench.judge import Key, Trial, ratio, trials
-from sslkernels.bench.names import is_update, number, place, shape, short, titled
+from sslkernels.bench.names import has_backward, number, passes_of, place, shape, short, titled
 from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.records import Record, digest
 
@@ -23,8 +23,19 @@ COLOURS = {
     "dual": "#7b4fa3",
     "memeff": "#0f8b8d",
     "siglip": "#8c6d1f",
+    "faiss": "#b0487a",
+    "sklearn": "#5c7f2e",
 }
-MARKS = {"eager": "o", "compile": "D", "lightly": "s", "dual": "^", "memeff": "v", "siglip": "P"}
+MARKS = {
+    "eager": "o",
+    "compile": "D",
+    "lightly": "s",
+    "dual": "^",
+    "memeff": "v",
+    "siglip": "P",
+    "faiss": "X",
+    "sklearn": "<",
+}
 LOSS, INK, MUTED, GRID = "#b3261e", "#333333", "#555555", "#e3e5e8"
 
 
@@ -159,5 +170,5 @@ def _label(found: dict[Key, Trial], workload: str) -> str:
 
 
 def _subtitle(record: Record) -> str:
-    what = "Update" if is_update(record) else "Loss forward + backward"
+    what = "Loss forward + backward" if has_backward(record) else passes_of(record).capitalize()
     return f"{what}, time of the other ÷ ours. {place(record)}"

@@ -12,7 +12,7 @@ import torch
 
 from sslkernels import backends
 from sslkernels.bench.cases import Inputs, Step
-from sslkernels.bench.peers import LIGHTLY, MEMEFF, SIGLIP
+from sslkernels.bench.peers import FAISS, LIGHTLY, MEMEFF, SIGLIP, SKLEARN
 from sslkernels.bench.provider import Provider, too_large
 from sslkernels.bench.workloads import Workload
 from sslkernels.ops.registry import families
@@ -96,6 +96,8 @@ _ALL: tuple[Provider, ...] = (
     Dual(),
     MEMEFF,
     SIGLIP,
+    FAISS,
+    SKLEARN,
 )
 PROVIDERS = {provider.name: provider for provider in _ALL}
 OTHERS = tuple(name for name, provider in PROVIDERS.items() if not isinstance(provider, Ours))

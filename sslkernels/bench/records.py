@@ -117,6 +117,11 @@ class Results:
         return [record for group in groups for record in group]
 
 
+def training_of(record: Record) -> tuple[str, str, str]:
+    """Tell the method, the preset and the other side of a record of `bench train`; older ones lack the last two."""
+    return record["method"], record.get("preset") or "small", record.get("against") or "reference"
+
+
 def load(paths: Iterable[Path]) -> Results:
     """Merge files. Of records of the same workload, dtype and provider on the same device the latest stands.
 
@@ -126,8 +131,9 @@ def load(paths: Iterable[Path]) -> Results:
     for path in paths:
         for record in read(path):
             device = record["device"]["type"], record["device"]["name"]
-            what = ("kind", "preset", "method", "workload", "dtype", "provider", "backend")
-            key = (*device, variant(record), *(record.get(name) for name in what))
+            what = ("kind", "workload", "dtype", "provider", "backend")
+            sort = training_of(record) if record.get("kind") == "train" else (record.get("preset"),)
+            key = (*device, variant(record), *sort, *(record.get(name) for name in what))
             if key not in latest or latest[key]["date"] <= record["date"]:
                 latest[key] = record
     results = Results()
@@ -342,6 +348,8 @@ _TRAINING: dict[str, Check] = {
     "steps": _whole(LARGEST_WHOLE),
     "seed": _whole(1 << 64),
     "backend": _name,
+    "preset": _absent_or(_name),
+    "against": _absent_or(_name),
     "losses": lambda value: isinstance(value, list) and len(value) > 0,
     "first_loss_deviation": _distance,
     "first_gradient_deviation": _distance,

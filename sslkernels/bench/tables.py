@@ -25,7 +25,7 @@ from sslkernels.bench.judge import (
     trials,
     unsettled,
 )  # fmt: skip
-from sslkernels.bench.names import duration, is_update, number, place, short, size
+from sslkernels.bench.names import duration, has_backward, number, passes_of, place, short, size
 from sslkernels.bench.providers import OTHERS
 from sslkernels.bench.records import Record
 
@@ -41,13 +41,13 @@ def print_run(records: Sequence[Record], console: Console) -> None:
     found = trials(records)
     first = records[0]
     table = Table(
-        title=f"{', '.join(dict.fromkeys(r['family'] for r in records))}, {_what(first)}: {escape(place(first))}",
+        title=f"{', '.join(dict.fromkeys(r['family'] for r in records))}, {passes_of(first)}: {escape(place(first))}",
         caption="ratio = other ÷ ours: above 1 ours is faster · memory: peak above the inputs · floor: see --help",
     )
     table.add_column("workload", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
     others = [other for other in OTHERS if any("seconds" in trial.get(other, ()) for trial in found.values())]
-    passes = () if is_update(first) else ("fwd",)
+    passes = ("fwd",) if has_backward(first) else ()
     # Records of a GPU have two times more: as the host sees it, and replayed as a graph.
     on_device = ("host", "graph") if any("host_seconds" in r for r in records) else ()
     for name in ("ours", *passes, "p20…p80", *on_device, *others, "memory", "eager's", "of floor"):
@@ -134,7 +134,7 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
 
     old, new = trials(before), trials(after)
     table = Table(
-        title=f"{_what(before[0])}, A against B",
+        title=f"{passes_of(before[0])}, A against B",
         caption=f"A: {escape(place(before[0]))}\nB: {escape(place(after[0]))}\nB ÷ A: below 1 B is faster; "
         "the others show how far the machine itself moved",
     )
@@ -168,10 +168,6 @@ def print_comparison(before: Sequence[Record], after: Sequence[Record], console:
         for (workload, dtype), provider, sentence in slightly_wrong(records):
             told = f"{DAGGER} slightly wrong in {name}: {workload} {short(dtype)} {provider}: {sentence}"
             console.print(escape(told), highlight=False, soft_wrap=True)
-
-
-def _what(record: Record) -> str:
-    return "update" if is_update(record) else "forward + backward"
 
 
 def _verdict(target: Target, value: float | None, met: bool | None) -> str:

@@ -11,12 +11,14 @@ import torch
 
 pytest.importorskip("lightning")
 
+from sslkernels import data, recipes  # noqa: E402
 from sslkernels.bench import train  # noqa: E402
 from sslkernels.bench.records import COSTS, fault  # noqa: E402
 from sslkernels.cli import main  # noqa: E402
 from sslkernels.methods import mae, moco_v2, simclr  # noqa: E402
+from sslkernels.recipes import find  # noqa: E402
 from sslkernels.state import EMA, MemoryQueue  # noqa: E402
-from sslkernels.training import measure  # noqa: E402
+from sslkernels.training import measure, resume  # noqa: E402
 
 STEPS = 4
 
@@ -42,7 +44,7 @@ def here(tmp_path, monkeypatch, capsys):
 def unmeasured(monkeypatch):
     """Measure no costs, where a test is about the curves."""
     cost = measure.StepCost(100.0, 1.0, 0.1, None, None, 1 << 20)
-    monkeypatch.setattr(measure, "step_costs", lambda method, views, images, backends, _: dict.fromkeys(backends, cost))
+    monkeypatch.setattr(measure, "costs_of", lambda methods, *others: dict.fromkeys(methods, cost))
 
 
 @pytest.fixture
@@ -220,7 +222,7 @@ def test_deviations_pass_through_zero_and_keep_a_nan():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("dino",), "method is 'dino'; accepted are barlow_twins"),
+        (("dino",), "method is 'dino'; accepted are action_simclr"),
         (("simclr", "--backend", "fast"), "--backend is 'fast'"),
         (("simclr", "--backend", "reference"), "the backend is reference"),
         (("simclr", "--steps", "0"), "--steps is 0"),
@@ -250,6 +252,28 @@ def test_an_interrupted_run_leaves_no_file(here, monkeypatch, tmp_path):
     code, _, complaint = here("simclr", "--steps", "1", "--batch-size", "8")
     assert code == 130 and "nothing was written" in complaint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_leaves_out_what_the_data_lacks_and_keeps_what_is_done(here, unmeasured, monkeypatch, tmp_path):
+    names = ("geo_moco", "simclr", "action_simclr", "simsiam")
+    monkeypatch.setattr(recipes, "all_recipes", lambda: map(find, names))
+
+    def load(spec, *_):
+        if spec.startswith("turns"):
+            raise FileNotFoundError("data is 'turns' and openmoji is missing; pip install it.")
+        return images
+
+    images = data.load("digits")
+    monkeypatch.setattr(resume, "load", load)
+    code, printed, complaint = here("all", "--steps", "1", "--out", "all.jsonl")
+    assert code == 0, complaint
+    written = [json.loads(line)["method"] for line in Path("all.jsonl").read_text().splitlines()]
+    assert written == ["simclr"] * 3 + ["simsiam"] * 3
+    assert "geo_moco is left out: train: geo_moco needs place" in printed
+    assert "action_simclr is left out: data is 'turns'" in printed
+    monkeypatch.setattr(recipes, "all_recipes", lambda: map(find, ("geo_moco", "action_simclr")))
+    code, _, complaint = here("all", "--steps", "1", "--out", "none.jsonl")
+    assert code == 2 and "no method's data is here" in complaint and not Path("none.jsonl").exists()
 
 
 def test_help_has_an_example_and_names_the_methods(here):

@@ -199,6 +199,23 @@ def test_a_file_of_training_alone(plot, tmp_path):
         assert f'<span class="loss">{lost}</span>' in text()
 
 
+def test_presets_and_other_sides_of_a_method_have_rows_of_their_own(plot):
+    old = [training("reference"), training("cpu"), training("control")]
+    new = {"date": "2999-01-01T00:00:00Z", "against": "reference"}
+    sides = [
+        [training(backend, preset=preset, images_per_second=speed, **{**new, "against": against})
+         for backend, speed in ((against, speed), ("cpu", 2000.0), ("control", None))]
+        for preset, against, speed in (("paper", "reference", 40.0), ("small", "lightly", 500.0))
+    ]  # fmt: skip
+    assert plot(old, *sides) == (0, "")
+    rows = {row[0]: row[1:4] for row in cells(text()) if row[:1] and row[0].startswith("simclr")}
+    assert rows == {
+        "simclr": ["1,000", "1,000", "1.00"],
+        "simclr, paper": ["40", "2,000", "50.00"],
+        "simclr, against lightly": ["500", "2,000", "4.00"],
+    }
+
+
 def test_a_png_is_the_ratios_of_one_family(plot, tmp_path):
     image = pytest.importorskip("PIL.Image")
     similarity = [r for r in SMALL if r["family"] == "similarity"]

@@ -16,7 +16,9 @@ from torch import Tensor
 from sslkernels import _C
 
 Preset = Literal["small", "recipe", "crossover", "quick"]
-Kind = Literal["eager", "compile", "lightly", "memeff", "siglip", "floor", "seconds", "host", "bytes"]
+Kind = Literal[
+    "eager", "compile", "lightly", "memeff", "siglip", "faiss", "sklearn", "floor", "seconds", "host", "bytes"
+]
 Shape = tuple[int, ...]
 # Tensors by argument name; an update has lists of them.
 Inputs = Mapping[str, Any]
@@ -179,6 +181,8 @@ class Case:
     sizes: tuple[Size, ...] = ()
     update: bool = False
     """True where the op changes its targets in place, and so has no backward."""
+    search: bool = False
+    """True where the op has no gradient and changes nothing, so that its forward is all there is."""
     dual: Callable[..., Tensor] | None = None
     """Plain PyTorch with the identity that our kernels use for fewer rows than features."""
     peers: Mapping[str, Peer | str] = field(default_factory=dict)
@@ -205,7 +209,7 @@ class Case:
     @property
     def phases(self) -> tuple[str, ...]:
         """The parts of a step that are timed."""
-        return ("fwd", "fwd+bwd") if self.update else ("fwd", "bwd", "fwd+bwd")
+        return ("fwd", "fwd+bwd") if self.update or self.search else ("fwd", "bwd", "fwd+bwd")
 
     def described(self, shape: Shape, dtype: str) -> str:
         """Put sizes and dtype into words, such as ``N=64 per view, D=128, float32``."""

@@ -60,7 +60,9 @@ class Logits:
     """True where rows and columns are the same, so that half of the matrix would do."""
 
 
-def _path(words: str, logits: Callable[[Shape], Logits]) -> Callable[[str, Shape, torch.dtype, torch.device], str]:
+def logits_path(
+    words: str, logits: Callable[[Shape], Logits]
+) -> Callable[[str, Shape, torch.dtype, torch.device], str]:
     """Put the path into words. ``words`` are those for the C++ kernels, as csrc/cpu/similarity describes them."""
 
     def path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
@@ -100,7 +102,7 @@ def _workspace(logits: Callable[[Shape], Logits]) -> Callable[[Shape, torch.dtyp
     return workspace
 
 
-def _pairs(logits: Callable[[Shape], Logits]) -> Callable[[Shape], int]:
+def logits_stored(logits: Callable[[Shape], Logits]) -> Callable[[Shape], int]:
     return lambda shape: logits(shape).rows * logits(shape).columns
 
 
@@ -134,12 +136,12 @@ def _on_gpu_in_bf16(**bounds: float) -> tuple[Target, ...]:
 # NT-Xent
 
 
-def _nt_xent_logits(shape: Shape) -> Logits:
+def nt_xent_logits(shape: Shape) -> Logits:
     n, d = shape
     return Logits(2 * n, 2 * n, d, itself=True)
 
 
-def _nt_xent_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
+def nt_xent_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
     z0, z1 = draw.views(*shape)
     return {"z0": draw.ready(z0), "z1": draw.ready(z1)}
 
@@ -178,20 +180,20 @@ NT_XENT = Case(
     ("N", "D"),
     shape_note="N per view",
     wording="N={N} per view, D={D}, {dtype}",
-    inputs=_nt_xent_inputs,
+    inputs=nt_xent_inputs,
     ours=partial(SF.nt_xent, temperature=TEMPERATURE),
     eager=eager_nt_xent,
     exact=exact_nt_xent,
     peers={"lightly": Peer(_lightly_nt_xent)},
     cost=_nt_xent_cost,
-    pairs=_pairs(_nt_xent_logits),
-    path=_path(
+    pairs=logits_stored(nt_xent_logits),
+    path=logits_path(
         "x with itself, triangular: groups of row blocks meet as in a round-robin tournament, so that each pair of "
         "rows is computed once and serves both, and no two threads write one row; too few rows for that sweep the "
         "square.",
-        _nt_xent_logits,
+        nt_xent_logits,
     ),
-    workspace=_workspace(_nt_xent_logits),
+    workspace=_workspace(nt_xent_logits),
     sizes=(
         Size((64, 128), "small", targets(*in_both("eager", 1.8), *in_both("compile", 1.3))),
         Size((256, 128), "small", targets(*in_both("eager", 2.0), *in_both("compile", 1.7))),
@@ -283,8 +285,8 @@ INFO_NCE = Case(
     exact=exact_info_nce,
     peers={"lightly": Peer(_lightly_info_nce)},
     cost=_info_nce_cost,
-    pairs=_pairs(_info_nce_logits),
-    path=_path(
+    pairs=logits_stored(_info_nce_logits),
+    path=logits_path(
         "frozen keys: one flash pass keeps a running maximum and the softmax times the queue; the gradient is ready "
         "when the forward ends and the queue is not kept.",
         _info_nce_logits,
@@ -345,8 +347,8 @@ IN_BATCH_INFO_NCE = Case(
     eager=eager_in_batch_info_nce,
     exact=exact_in_batch_info_nce,
     cost=_in_batch_cost,
-    pairs=_pairs(_in_batch_logits),
-    path=_path(
+    pairs=logits_stored(_in_batch_logits),
+    path=logits_path(
         "one side: each thread keeps its rows; with gradients for both the backward walks the diagonals of a Latin "
         "square of blocks.",
         _in_batch_logits,
@@ -452,8 +454,8 @@ CLIP = Case(
         ),
     },
     cost=_clip_cost,
-    pairs=_pairs(_clip_logits),
-    path=_path(
+    pairs=logits_stored(_clip_logits),
+    path=logits_path(
         "both sides: threads walk the diagonals of a Latin square of blocks; a tile serves rows and columns.",
         _clip_logits,
     ),
@@ -521,8 +523,8 @@ LOGSUMEXP = Case(
     eager=eager_logsumexp,
     exact=exact_logsumexp,
     cost=_logsumexp_cost,
-    pairs=_pairs(_logsumexp_logits),
-    path=_path(
+    pairs=logits_stored(_logsumexp_logits),
+    path=logits_path(
         "rows forward, one side: each thread keeps its rows; with gradients for x and y the backward walks the "
         "diagonals of a Latin square of blocks.",
         _logsumexp_logits,
