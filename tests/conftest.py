@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import signal
 import subprocess
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +42,31 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("repeatable")
 
 
+# A run takes a share of a long sweep, another one each day. Workers and child processes take that of the first one.
+os.environ.setdefault("SSLK_SHARE", str(datetime.date.today().toordinal()))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one in so many cases of a function that is marked ``share(parts)``.
+
+    SSLK_SHARE is a whole number that says which, or "all". The share is part of every failure's output.
+    """
+    chosen = os.environ["SSLK_SHARE"]
+    if chosen == "all":
+        return
+    seen: Counter[str] = Counter()
+    kept, left = [], []
+    for item in items:
+        marker = item.get_closest_marker("share")
+        parts = marker.args[0] if marker else 1
+        function = item.nodeid.partition("[")[0]
+        case = zlib.crc32(function.encode()) + seen[function]  # functions of one case take turns
+        seen[function] += 1
+        (kept if (case + int(chosen)) % parts == 0 else left).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left)
+
+
 def pytest_configure() -> None:
     try:
         from sslkernels.ops.similarity import SIMILARITY
@@ -56,7 +83,7 @@ def pytest_configure() -> None:
 def seed(request: pytest.FixtureRequest) -> int:
     """Give each test a seed of its own, and print it when the test fails."""
     value = zlib.crc32(request.node.name.encode())
-    print(f"seed {value}")
+    print(f"seed {value}, SSLK_SHARE={os.environ['SSLK_SHARE']}")
     torch.manual_seed(value)
     return value
 

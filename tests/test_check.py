@@ -30,10 +30,13 @@ def run(dtype=torch.float32):
     values = [
         SF.nt_xent(z0, z1), SF.info_nce(z0, z1), SF.info_nce(z0, z1, negatives=queue), SF.clip_loss(z0, z1, scale),
         SF.logsumexp_similarity(z0, z1, 0.5, dim="both")[1].sum(),
+        SF.attend_similarity(z0, z1, z1, scale).sum(),
+        SF.gather_similarity(z0, z1, torch.arange(24).view(12, 2) % 12).sum(),
         SF.byol_loss(z0, z1), SF.byol_loss(z0, z1, reduction="none").sum(),
         SF.barlow_twins(z0, z1), SF.barlow_twins(wide0, wide1), SF.vicreg(z0, z1), SF.vicreg(wide0, wide1),
         SF.cross_correlation_sq(z0, z1)[1], SF.cross_correlation_sq(wide0, wide1)[1],
-        SF.sigreg(z0, num_slices=8), SF.tico(z0, z1)[0],
+        SF.siglip_loss(z0, z1, scale, -1.0), SF.softplus_similarity(z0, z1, 0.5, scale).sum(),
+        SF.softplus_similarity(z0).sum(), SF.sigreg(z0, num_slices=8), SF.tico(z0, z1)[0],
         SF.gather_tokens(tokens, index, pos=rows(6, 5)).sum(),
         SF.scatter_tokens(tokens[:, :4], index, 6, fill=rows(5)).sum(),
         SF.masked_mse(tokens, rows(2, 6, 5).detach(), mask, normalize_target=True),
@@ -49,6 +52,7 @@ def run(dtype=torch.float32):
     teacher, student = [torch.randn(5)], [torch.randn(5)]
     SF.ema_update_(teacher, student, 0.9)
     SF.queue_update_(torch.zeros(4, 3), torch.randn(3, 3), 2)
+    SF.topk_similarity(z0, z1, 2)
 
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")

@@ -44,11 +44,20 @@ HOLES = {
     ("ema", "gradient"): "its ops change tensors in place and have none",
     ("similarity", "cuda"): "products of tiles are Triton's work",
     ("similarity", "CUDA kernels"): "products of tiles are Triton's work",
+    ("sigmoid", "cuda"): "products of tiles are Triton's work",
+    ("sigmoid", "CUDA kernels"): "products of tiles are Triton's work",
+    ("attention", "cuda"): "products of tiles are Triton's work",
+    ("attention", "CUDA kernels"): "products of tiles are Triton's work",
     ("correlation", "cuda"): "products of tiles are Triton's work",
     ("correlation", "CUDA kernels"): "products of tiles are Triton's work",
     ("rows", "cuda"): "Triton moves rows as fast as memory does",
     ("rows", "CUDA kernels"): "Triton moves rows as fast as memory does",
+    ("sampled", "cuda"): "Triton reads rows by index as fast as memory gives them",
+    ("sampled", "CUDA kernels"): "Triton reads rows by index as fast as memory gives them",
     ("rows", "instruction sets"): "similarity/test_isa.py runs them beside the pairs",
+    ("neighbours", "gradient"): "indices have none, and values come without",
+    ("neighbours", "cuda"): "products of tiles are Triton's work",
+    ("neighbours", "CUDA kernels"): "products of tiles are Triton's work",
     ("sigreg", "cuda"): "sines are arithmetic, which Triton does as well",
     ("sigreg", "CUDA kernels"): "sines are arithmetic, which Triton does as well",
     ("sigreg", "compiled variants"): "sigreg_compile.py compiles its two kernels by itself",
@@ -57,6 +66,12 @@ HOLES = {
 
 def _containing(family: Family, text: str) -> list[Path]:
     return [path for path in (TESTS / family.name).glob("test_*.py") if text in path.read_text()]
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    """Folders of tests are no packages, so Python takes two files of one name for one module, and pytest stops."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert sorted(set(names)) == sorted(names)
 
 
 @pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)

@@ -73,6 +73,7 @@ LOSSES: dict[str, Callable] = {
     "nt_xent": lambda x, y, backend: SF.nt_xent(x, y, backend=backend),
     "nt_xent 16": lambda x, y, backend: SF.nt_xent(x.half(), y.half(), backend=backend).float(),
     "clip_loss": lambda x, y, backend: SF.clip_loss(x, y, 2.0, backend=backend),
+    "siglip_loss": lambda x, y, backend: SF.siglip_loss(x, y, 2.0, -1.0, backend=backend),
     "info_nce": lambda x, y, backend: SF.info_nce(x, y, negatives=y.flip(0), backend=backend),
     "barlow_twins samples": lambda x, y, backend: SF.barlow_twins(x, y, side="samples", backend=backend),
     "barlow_twins features": lambda x, y, backend: SF.barlow_twins(x, y, side="features", backend=backend),

@@ -28,7 +28,8 @@ def test_import_is_light_and_touches_no_device(run_python: Callable) -> None:
         "import sys, torch\n"
         "before = set(sys.modules)\n"
         "import sslkernels, sslkernels.functional, sslkernels.losses\n"
-        "heavy = ('triton', 'lightning', 'kornia', 'sklearn', 'cupy', 'matplotlib', 'tensorboard', 'rich', 'PIL')\n"
+        "heavy = ('triton', 'lightning', 'kornia', 'sklearn', 'cupy', 'matplotlib', 'tensorboard', 'rich', 'PIL',\n"
+        "         'sentence_transformers', 'transformers')\n"
         "loaded = {name.split('.')[0] for name in set(sys.modules) - before}\n"
         "assert not loaded & set(heavy), loaded & set(heavy)\n"
         "assert not torch.cuda.is_initialized()\n"
@@ -43,7 +44,9 @@ def test_import_is_light_and_touches_no_device(run_python: Callable) -> None:
     assert done.stdout.strip() == sslkernels.__version__
 
 
-@pytest.mark.parametrize("missing", ["triton", "cupy", "lightning", "kornia", "sklearn", "matplotlib"])
+@pytest.mark.parametrize(
+    "missing", ["triton", "cupy", "lightning", "kornia", "sklearn", "matplotlib", "sentence_transformers"]
+)
 def test_works_without_the_extras(run_python: Callable, missing: str) -> None:
     done = run_python(
         "import sys\n"
@@ -52,6 +55,19 @@ def test_works_without_the_extras(run_python: Callable, missing: str) -> None:
         "print(sslkernels.functional.nt_xent(torch.eye(3), torch.eye(3)).isfinite().item())"
     )
     assert done.stdout.split() == ["True"], done.stderr
+
+
+def test_drop_ins_for_a_package_that_is_missing_say_so(run_python: Callable) -> None:
+    done = run_python(
+        "import sys\n"
+        "sys.modules['sentence_transformers'] = None\n"
+        "import sslkernels.losses\n"
+        "from sslkernels.losses.sentence_transformers import MultipleNegativesRankingLoss"
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]  # the name of the part that Python looked for stands between
+    assert last.startswith("ImportError: sslkernels.losses.sentence_transformers: sentence_transformers")
+    assert last.endswith(" is missing; pip install 'sentence-transformers>=6'.")
 
 
 def test_works_without_torch_distributed(run_python: Callable) -> None:

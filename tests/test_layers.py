@@ -18,10 +18,12 @@ import sslkernels
 # Each layer imports from its own and from those below it. "" is sslkernels/__init__.py, the rest are files and folders.
 LAYERS = (
     ("__main__",),
-    ("cli",),
+    ("cli", "listing"),
     ("bench", "device"),
     ("training",),
+    ("recipes",),
     ("methods",),
+    ("terms",),
     ("models", "data", "evaluation"),
     ("",),
     ("losses",),
@@ -29,9 +31,9 @@ LAYERS = (
     ("functional",),
     ("ops",),
     ("modules", "schedules"),
-    ("distributed", "backends"),
+    ("distributed", "backends", "ring"),
     ("cuda", "agreement", "capture", "gpu", "_C"),
-    ("arguments", "files", "html", "peak_memory", "renamed", "terminal"),
+    ("arguments", "discovery", "drawing", "files", "html", "peak_memory", "renamed", "settings", "terminal"),
 )
 LAYER = {name: height for height, names in enumerate(reversed(LAYERS)) for name in names}
 # Imports that are allowed nevertheless, each with its reason.

@@ -25,6 +25,7 @@ import sslkernels.functional as SF
 from sslkernels.ops import one_call
 
 if INTERPRETED:
+    pytestmark = pytest.mark.share(3)
 
     @pytest.fixture
     def backend() -> str:
@@ -39,8 +40,10 @@ else:
 
 # These make no loss, or one that is not reduced to a number.
 OTHERS = {
-    "apply_masks", "block_masks", "cross_correlation_sq", "ema_update_", "gather_tokens", "logsumexp_similarity",
-    "patchify_gather", "queue_update_", "random_masking", "restore_tokens", "scatter_tokens", "span_mask", "tube_masks",
+    "apply_masks", "block_masks", "cross_correlation_sq", "ema_update_", "gather_similarity", "gather_tokens",
+    "attend_similarity", "logsumexp_similarity",
+    "patchify_gather", "queue_update_", "random_masking", "restore_tokens", "scatter_tokens",
+    "softplus_similarity", "span_mask", "topk_similarity", "tube_masks",
 }  # fmt: skip
 DTYPES = (torch.float32,) if INTERPRETED else (torch.float32, torch.float64, torch.bfloat16)
 # The largest error of a value, and of a gradient relative to its largest entry. Rows are rounded before products.
@@ -50,7 +53,12 @@ CLOSE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.
 COMPILED_ONLY = pytest.mark.skipif(
     INTERPRETED, reason="Triton's interpreter multiplies no bfloat16, keeps tensors, and takes one thread."
 )
-READ_AGAIN = ("masked_mse", "masked_smooth_l1")  # their backward computes the gradient anew if it is not sent 1
+READ_AGAIN = (
+    "masked_mse", "masked_smooth_l1",  # their backward computes the gradient anew if it is not sent 1
+    "graph_nt_xent", "mil_nce", "sampled_info_nce",  # they are several nodes, whose backwards read the rows
+)  # fmt: skip
+# Plain PyTorch multiplies these, and differentiates twice: by a bias without effect, and by weights of terms.
+PLAIN = ("logit_bias", "weight")
 
 # A scalar, such as the gradient of a temperature, is a sum of terms of size 1 that may cancel to a tenth.
 CANCELS = 0.1
@@ -216,7 +224,7 @@ def test_frozen_inputs_may_be_overwritten_before_the_backward(loss: Loss, backen
         value = loss(some, backend=backend)
         for name, x in some.items():
             if name != left:
-                x.fill_(torch.nan)
+                x.fill_(torch.nan if x.is_floating_point() else 0)
         assert_same_bits(gradients(value, some), wanted)
 
 
@@ -264,16 +272,23 @@ def resident() -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_memory_does_not_grow(loss: Loss, backend: str) -> None:
-    """Fifty forwards without a backward, whose gradients are 1 MB each, take no memory."""
+    """Fifty forwards without a backward, whose gradients are 1 MB each, take no memory.
+
+    Now and then the allocator takes new pages for what it already had; what is never freed shows every time.
+    """
     inputs = loss.inputs(rows=512, features=512)
     for _ in range(20):  # until the allocator has what it keeps
         loss(inputs, backend=backend)
-    before = resident()
-    for _ in range(50):
-        loss(inputs, backend=backend)
-    assert resident() - before < 25 << 20
+    grown = []
+    for _ in range(3):
+        before = resident()
+        for _ in range(50):
+            loss(inputs, backend=backend)
+        grown.append(resident() - before)
+    assert min(grown) < 25 << 20
 
 
 def test_a_second_derivative_raises(loss: Loss, backend: str) -> None:
@@ -282,7 +297,7 @@ def test_a_second_derivative_raises(loss: Loss, backend: str) -> None:
     inner = {name: 1 * x if x.requires_grad else x for name, x in inputs.items()}
     value = loss(inner, backend=backend)
     for name, x in inner.items():
-        if not x.requires_grad or name == "logit_bias":  # whose gradient is zero, whatever the inputs are
+        if not x.requires_grad or name in PLAIN:
             continue
         (gradient,) = torch.autograd.grad(value, x, create_graph=True)
         with pytest.raises(RuntimeError, match="gives first derivatives only, and a second derivative was asked for"):
@@ -294,7 +309,8 @@ def test_the_derivative_by_grad_output_raises(loss: Loss, backend: str) -> None:
     grad = torch.tensor(2.0, requires_grad=True)
     value = loss(inputs, backend=backend)
     given = gradients(value, inputs, grad, create_graph=True)
-    given.pop("logit_bias", None)
+    for name in PLAIN:
+        given.pop(name, None)
     for gradient in given.values():
         with pytest.raises(RuntimeError, match="second derivative"):
             torch.autograd.grad(gradient.sum(), grad, retain_graph=True)
@@ -425,11 +441,13 @@ for dtype, close in ((torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloa
             inputs = loss.inputs(dtype, rows, features)
             value = loss(inputs, backend="cpu")
             exact, slopes = loss.exact(inputs)
+            narrow = dtype.itemsize == 2
+            spread = loss.spread(inputs, exact, slopes) if narrow else {{}}
             compared = {{"value": (value, exact)}}
             compared |= {{of: (x, slopes[of]) for of, x in gradients(value, inputs).items()}}
             for what, (got, wanted) in compared.items():
                 error, largest = (got.double() - wanted).abs().max().item(), wanted.abs().max().item()
-                allowed = close * (largest + ({cancels} if wanted.dim() == 0 else 1e-3))
+                allowed = close * (largest + ({cancels} if wanted.dim() == 0 else 1e-3)) + spread.get(what, 0.0)
                 assert error <= allowed, (name, dtype, rows, features, what, error, largest)
 print("agrees")
 """

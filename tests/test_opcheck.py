@@ -28,21 +28,31 @@ def similarity(backend: str, dtype: torch.dtype) -> Calls:
     sums = wide(dtype)
     scale, rows, columns = torch.tensor(0.7, dtype=sums), torch.randn(5, dtype=sums), torch.randn(3, dtype=sums)
     lists = (None, torch.tensor([[0], [2], [-1], [1], [1]]), torch.tensor([[0, 1, 1]]).expand(5, 3))
+    whole = (0, 0, 0, 0, None, None, None, True)  # no diagonals, no bias, no labels
     forward, backward = [], []
     for keys, exclude, by_column in itertools.product((y, None), lists, BOTH):
         for attend in BOTH if keys is y else (False,):
-            forward.append((x, keys, scale, exclude, 0, 0, by_column, attend, backend))
+            forward.append((x, keys, scale, exclude, *whole, by_column, attend, backend))
         if exclude is None and keys is None:
-            forward.append((x[:4], x if by_column else None, scale, None, int(by_column), 2, by_column, False, backend))
-        lse, other, _ = OPS.similarity_forward(x, keys, scale, exclude, 0, 0, by_column, False, backend)
+            views = (int(by_column), 2, 0, 2, *whole[4:])
+            forward.append((x[:4], x if by_column else None, scale, None, *views, by_column, False, backend))
+        lse, other, _ = OPS.similarity_forward(x, keys, scale, exclude, *whole, by_column, False, backend)
         of_rows = (lse, rows)
         of_columns = (other, columns) if by_column and keys is y else (lse, rows) if keys is None else (None, None)
         if by_column and keys is None:
             continue  # the caller passes x on both sides
         for need_x, need_y in ((True, False), (True, True), (False, True)) if keys is y else ((True, False),):
-            backward.append((x, keys, scale, exclude, 0, 0, *of_rows, *of_columns, need_x, need_y, backend))
+            backward.append((x, keys, scale, exclude, *whole, *of_rows, *of_columns, need_x, need_y, False, backend))
         if by_column:
-            backward.append((x, keys, scale, exclude, 0, 0, None, None, *of_columns, True, True, backend))
+            backward.append((x, keys, scale, exclude, *whole, None, None, *of_columns, True, True, False, backend))
+    labels = torch.tensor([0, 1, 0, 2, 1])
+    for bias, sides, alike in itertools.product((None, columns), ((None, None), (labels, labels[:3])), BOTH):
+        rules = (0, 2, 1, 2, bias, *sides, alike)
+        forward.append((x, y, scale, None, *rules, True, False, backend))
+        lse, other, _ = OPS.similarity_forward(x, y, scale, None, *rules, True, False, backend)
+        needs = (True, False, False), (False, False, True), (True, True, True)
+        for need in needs if bias is not None else needs[:1]:
+            backward.append((x, y, scale, None, *rules, lse, rows, other, columns, *need, backend))
     moved, norms = torch.randn(5, 4, dtype=sums), torch.rand(5, dtype=sums)
     losses = itertools.product(("itself", "both", "rows", "queue"), BOTH, BOTH, itertools.product(BOTH, repeat=4))
     return {
@@ -60,6 +70,21 @@ def similarity(backend: str, dtype: torch.dtype) -> Calls:
              mean, *needs, backend)
             for against, unit, mean, needs in losses
             if against == "queue" or not needs[2]
+        ],
+    }  # fmt: skip
+
+
+def attention(backend: str, dtype: torch.dtype) -> Calls:
+    query, keys, values = (torch.randn(shape).to(dtype) for shape in ((5, 4), (3, 4), (3, 2)))
+    scale, bias = torch.tensor(0.7, dtype=wide(dtype)), torch.randn(3, dtype=wide(dtype))
+    lists, grad = (None, torch.tensor([[0], [2], [-1], [1], [1]])), torch.randn(5, 2, dtype=wide(dtype))
+    given = [(query, keys, values, scale, *more) for more in itertools.product((None, bias), lists)]
+    sums = [OPS.attention_forward(*inputs, backend) for inputs in given]
+    return {
+        "attention_forward": [(*inputs, backend) for inputs in given],
+        "attention_backward": [
+            (*inputs, *sums[place], grad, *wanted, backend)
+            for place, inputs in enumerate(given) for wanted in itertools.product(BOTH, repeat=4)
         ],
     }  # fmt: skip
 
@@ -175,6 +200,50 @@ def sigreg(backend: str, dtype: torch.dtype) -> Calls:
     }  # fmt: skip
 
 
+def sampled(backend: str, dtype: torch.dtype) -> Calls:
+    sums = wide(dtype)
+    x, y, scale = torch.randn(5, 4).to(dtype), torch.randn(3, 4).to(dtype), torch.tensor(0.7, dtype=sums)
+    index = torch.tensor([[0, 2], [-1, 1], [1, 1], [2, -1], [0, 0]])
+    grad = torch.randn(5, 2, dtype=sums)
+    return {
+        "sampled_forward": [(x, y, places, scale, backend) for places in (index, index.int(), index[:, :0])],
+        "sampled_backward": [
+            (x, y, index, scale, grad, *needs, backend)
+            for needs in ((True,) * 3, (True, False, False), (False, True, True))
+        ],
+    }
+
+
+def sigmoid(backend: str, dtype: torch.dtype) -> Calls:
+    sums = wide(dtype)
+    x, y = torch.randn(5, 4).to(dtype), torch.randn(3, 4).to(dtype)
+    scale, bias, weights = torch.tensor(2.0, dtype=sums), torch.tensor(-1.0, dtype=sums), torch.randn(5, dtype=sums)
+    all_, some, none = (True,) * 4, (False, True, True, False), (False,) * 4
+    return {
+        "sigmoid_forward": [(x, other, scale, bias, False, backend) for other in (None, y)],
+        "sigmoid_backward": [
+            (x, other, scale, bias, False, weights, *needs, backend)
+            for other, needs in ((y, all_), (y, some), (None, (True, False, True, True)))
+        ],
+        "sigmoid_loss": [
+            (x, other, scale, bias, paired, 0.25, *needs, backend)
+            for other, paired in ((y, False), (x.flip(1), True)) for needs in (all_, some, none)
+        ],
+    }  # fmt: skip
+
+
+def neighbours(backend: str, dtype: torch.dtype) -> Calls:
+    x, y, bias = torch.randn(2, 5, 4).to(dtype), torch.randn(2, 6, 4).to(dtype), torch.randn(2, 6, dtype=wide(dtype))
+    exclude = torch.randint(-1, 5, (2, 5, 2))
+    return {
+        "neighbours_topk": [
+            (x, keys, added, left_out, k, metric, backend)
+            for keys, added, metric in ((y, bias, "dot"), (y, None, "cosine"), (None, None, "euclidean"))
+            for left_out, k in ((None, 1), (exclude, 3))
+        ]
+    }
+
+
 def moved(backend: str, dtype: torch.dtype) -> Calls:
     t, s = [torch.randn(3, 2).to(dtype), torch.randn(5).to(dtype)], [torch.randn(3, 2), torch.randn(5)]
     masters, queue, keys = [x.float() for x in t], torch.zeros(4, 2).to(dtype), torch.randn(3, 2)
@@ -190,7 +259,7 @@ def moved(backend: str, dtype: torch.dtype) -> Calls:
 
 
 def every_call(backend: str, dtype: torch.dtype) -> Calls:
-    families = (similarity, of_rows, tokens, correlation, sigreg, moved)
+    families = (similarity, attention, of_rows, tokens, correlation, sigmoid, sigreg, sampled, neighbours, moved)
     return {name: calls for family in families for name, calls in family(backend, dtype).items()}
 
 

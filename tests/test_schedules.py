@@ -18,7 +18,7 @@ from sslkernels.models import DirectPred
 
 pytest.importorskip("lightning")
 
-from sslkernels.training.module import optimizer_and_schedule, warmup_cosine  # noqa: E402
+from sslkernels.training.optimizer import optimizer_and_schedule, warmup_cosine  # noqa: E402
 
 
 def of_teacher(schedule: str) -> Callable[[int, float], float]:

@@ -100,7 +100,13 @@ def fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+# One of each family in every run; the others are slow.
+COMPILED = (nt_xent, agreement, vicreg, masked_tokens)
+
+
+@pytest.mark.parametrize(
+    "loss", [loss if loss in COMPILED else pytest.param(loss, marks=pytest.mark.slow) for loss in LOSSES]
+)
 def test_compiles_whole_and_once_for_three_batch_sizes(backend: str, loss: Callable, fresh_compiler: None) -> None:
     """Forward and backward compile as full graphs; the second size makes the batch dynamic, the third compiles none."""
     graphs: list[torch.fx.GraphModule] = []
@@ -117,6 +123,36 @@ def test_compiles_whole_and_once_for_three_batch_sizes(backend: str, loss: Calla
         ):
             torch.testing.assert_close(actual, expected)
     assert len(graphs) <= 2
+
+
+LABELS = torch.tensor([0, 0, 1, 1])
+# One node of each kind is given the same tensor twice.
+REPEATED: dict[str, Callable[..., Tensor]] = {
+    "keys that are values": lambda x, y, **options: SF.attend_similarity(x, y, y, **options).square().sum(),
+    "labels of rows and of columns": lambda x, y, **options: SF.logsumexp_similarity(
+        x, y, row_labels=LABELS, col_labels=LABELS, **options
+    ).sum(),
+    "a bias over rows themselves": lambda x, y, **options: SF.logsumexp_similarity(
+        x, bias=y[:, 0], row_labels=LABELS, **options
+    ).sum(),
+    "rows that meet themselves": lambda x, y, **options: SF.softplus_similarity(x, x, **options).sum() + 0 * y.sum(),
+    "equal views": lambda x, y, **options: SF.nt_xent(x, x, **options) + 0 * y.sum(),
+    "equal views one by one": lambda x, y, **options: (
+        SF.info_nce(x, x, reduction="none", normalize=False, **options) @ y[:, 0]
+    ),
+    "equal rows": lambda x, y, **options: SF.negative_cosine_similarity(x, x, reduction="none", **options) @ y[:, 0],
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+def test_compiles_where_a_tensor_comes_twice(backend: str, name: str, fresh_compiler: None) -> None:
+    loss = REPEATED[name]
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    x, y = pair(4, 5)
+    for actual, expected in zip(
+        gradients(compiled, x, y, backend=backend), gradients(loss, x, y, backend=backend), strict=True
+    ):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_compiles_once_where_the_batch_is_marked_dynamic(fresh_compiler: None) -> None:

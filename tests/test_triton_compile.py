@@ -56,7 +56,17 @@ def usual_kernels(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], l
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "least"), (("similarity", 20), ("rows", 14), ("correlation", 30), ("tokens", 40), ("ema", 16))
+    ("family", "least"),
+    (
+        ("similarity", 20),
+        ("attention", 4),
+        ("rows", 14),
+        ("neighbours", 10),
+        ("correlation", 30),
+        ("tokens", 40),
+        ("ema", 16),
+        ("sampled", 6),
+    ),
 )
 def test_usual_kernels_fit(usual_kernels: Callable[[str], list[dict[str, Any]]], family: str, least: int) -> None:
     kernels = usual_kernels(family)
@@ -82,9 +92,19 @@ def test_products_load_ahead_and_use_tensor_cores(
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("architecture", SHARED)
 @pytest.mark.parametrize(
-    ("family", "least"), (("similarity", 90), ("rows", 42), ("correlation", 80), ("tokens", 110), ("ema", 90))
+    ("family", "least"),
+    (
+        ("similarity", 90),
+        ("attention", 90),
+        ("rows", 42),
+        ("neighbours", 18),
+        ("correlation", 80),
+        ("tokens", 110),
+        ("ema", 90),
+    ),
 )
 def test_every_kernel_fits(family: str, least: int, architecture: int, tmp_path: Path) -> None:
     kernels = compile_kernels(tmp_path, "--all", family, str(architecture))

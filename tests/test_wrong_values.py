@@ -17,13 +17,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from wrong_values import IMAGES, INDEX, KINDS, LABELS, ROWS, TOKENS
+from wrong_values import IMAGES, INDEX, KINDS, LABELS, PLACES, ROWS, TOKENS
 
 import sslkernels as sk
 import sslkernels.functional as SF
-from sslkernels import evaluation, losses, methods, models
+from sslkernels import evaluation, losses, methods, models, terms
 from sslkernels.data import OneView, TwoViews
+from sslkernels.losses import metric_learning
+from sslkernels.losses.info_nce import InfoNCE
 from sslkernels.methods.method import Masked
+from sslkernels.methods.vi_simsiam import power_spherical_nll
 from sslkernels.models import ResNet, ViT, resnet_small
 
 pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::UserWarning:torch.*")
@@ -43,6 +46,9 @@ OF_NAME = {
 }  # fmt: skip
 
 
+LABELS4 = torch.tensor([0, 1, 0, 1])
+
+
 @dataclass
 class Door:
     call: Callable[..., Any]
@@ -57,16 +63,66 @@ def pair(call: Callable[..., Any], first: str, second: str, **kinds: str) -> Doo
 
 
 DOORS: dict[str, Door] = {
+    "power_spherical_nll": Door(
+        power_spherical_nll, {"x": ROWS, "mean": ROWS, "kappa": torch.ones(len(ROWS))},
+        {"mean": "rows", "kappa": "per row"},
+    ),
     "nt_xent": pair(SF.nt_xent, "z0", "z1"),
     "info_nce": pair(SF.info_nce, "query", "key", negatives="rows or none"),
     "clip_loss": Door(
         SF.clip_loss, {"image": ROWS, "text": ROWS, "logit_scale": 1.0, "logit_bias": 0.0},
         {"image": "rows", "text": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none"},
     ),
-    "logsumexp_similarity": Door(
-        SF.logsumexp_similarity, {"x": ROWS, "y": ROWS},
-        {"y": "rows or none", "scale": "scalar", "exclude": "exclude", "dim": "choice"},
+    "siglip_loss": Door(
+        SF.siglip_loss, {"image": ROWS, "text": ROWS, "logit_scale": 1.0, "logit_bias": 0.0},
+        {"image": "rows", "text": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none"},
     ),
+    "softplus_similarity": Door(
+        SF.softplus_similarity, {"x": ROWS, "y": ROWS}, {"y": "rows or none", "scale": "scalar", "bias": "scalar"},
+    ),
+    "logsumexp_similarity": Door(
+        SF.logsumexp_similarity, {"x": ROWS, "y": ROWS, "row_labels": LABELS4, "col_labels": LABELS4},
+        {"y": "rows or none", "scale": "scalar", "bias": "per column or none", "exclude": "exclude", "dim": "choice",
+         "row_labels": "classes", "col_labels": "classes", "keep": "choice"},
+    ),
+    "gather_similarity": Door(
+        SF.gather_similarity, {"x": ROWS, "y": ROWS, "index": PLACES},
+        {"y": "rows", "index": "places", "scale": "scalar"},
+    ),
+    "sampled_info_nce": Door(
+        SF.sampled_info_nce, {"query": ROWS, "positive": ROWS, "pool": ROWS, "index": PLACES},
+        {"query": "rows", "positive": "rows", "pool": "rows", "index": "places", "equal": "choice"},
+    ),
+    "mil_nce": Door(
+        SF.mil_nce, {"video": ROWS, "text": ROWS, "positive": PLACES},
+        {"video": "rows", "text": "rows", "positive": "places"},
+    ),
+    "graph_nt_xent": Door(
+        SF.graph_nt_xent, {"z": ROWS, "positive": PLACES}, {"positive": "places", "weight": "weights of pairs"},
+    ),
+    "topk_similarity": Door(
+        SF.topk_similarity, {"x": ROWS, "y": ROWS},
+        {"x": "batched rows", "y": "batched rows or none", "k": "size", "metric": "choice", "bias": "per row or none",
+         "exclude": "exclude"},
+    ),
+    "attend_similarity": Door(
+        SF.attend_similarity, {"query": ROWS, "keys": ROWS, "values": ROWS},
+        {"query": "rows", "keys": "rows", "values": "rows", "scale": "scalar", "bias": "per column or none",
+         "exclude": "exclude"},
+    ),
+    "dcl": pair(SF.dcl, "z0", "z1"),
+    "dclw": pair(SF.dclw, "z0", "z1", sigma="positive"),
+    "debiased_nt_xent": pair(SF.debiased_nt_xent, "z0", "z1", prior="below one", hardness="weight"),
+    "sup_con": Door(
+        SF.sup_con, {"z": ROWS, "labels": LABELS4}, {"labels": "classes", "form": "choice", "empty": "choice"},
+    ),
+    "linear_cross_entropy": Door(
+        SF.linear_cross_entropy, {"x": ROWS, "weight": ROWS, "target": LABELS4},
+        {"weight": "rows", "target": "targets", "scale": "scalar", "bias": "per column or none",
+         "label_smoothing": "share", "margin": "weight", "margin_kind": "choice"},
+    ),
+    "uniformity": Door(SF.uniformity, {"z": ROWS}, {"t": "positive"}),
+    "alignment": pair(SF.alignment, "z0", "z1", power="positive"),
     "negative_cosine_similarity": pair(SF.negative_cosine_similarity, "x0", "x1", eps="positive"),
     "byol_loss": pair(SF.byol_loss, "prediction", "target"),
     "cross_correlation_sq": pair(SF.cross_correlation_sq, "a", "b"),
@@ -135,8 +191,31 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
         {"image_features": "rows", "text_features": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none",
          "output_dict": "flag"},
     ),
+    "SigLipLoss": (
+        {"cache_labels": "flag", "rank": "whole", "world_size": "size", "dist_impl": "choice or none",
+         "chunk_size": "whole"},
+        {"image_features": ROWS, "text_features": ROWS, "logit_scale": 1.0, "logit_bias": 0.0},
+        {"image_features": "rows", "text_features": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none",
+         "output_dict": "flag"},
+    ),
     "NegativeCosineSimilarity": ({"dim": "dimension", "eps": "positive"}, {"x0": ROWS, "x1": ROWS},
                                  {"x0": "any rows", "x1": "any rows"}),
+    "SymNegCosineSimilarityLoss": (
+        {}, {"out0": (ROWS, ROWS), "out1": (ROWS, ROWS)}, {"out0": "projected", "out1": "projected"},
+    ),
+    "DCLLoss": ({"weight_fn": "function or none"}, {"out0": ROWS, "out1": ROWS}, {"out0": "rows", "out1": "rows"}),
+    "DCLWLoss": ({"sigma": "positive"}, {"out0": ROWS, "out1": ROWS}, {"out0": "rows", "out1": "rows"}),
+    "DirectCLRLoss": (
+        {"loss_dim": "size", "memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS},
+        {"out0": "maps", "out1": "maps"},
+    ),
+    "MACLLoss": (
+        {"temperature": "positive", "alpha": "share", "A_0": "share"}, {"z0": ROWS, "z1": ROWS}, {},
+    ),
+    "HypersphereLoss": (
+        {"t": "positive", "lam": "number", "alpha": "positive"}, {"z_a": ROWS, "z_b": ROWS},
+        {"z_a": "rows", "z_b": "rows"},
+    ),
     "BarlowTwinsLoss": ({"lambda_param": "weight"}, {"z_a": ROWS, "z_b": ROWS}, {"z_a": "rows", "z_b": "rows"}),
     "VICRegLoss": ({"lambda_param": "weight", "mu_param": "weight", "nu_param": "weight"}, {"z_a": ROWS, "z_b": ROWS},
                    {"z_a": "positions of rows", "z_b": "positions of rows"}),
@@ -166,13 +245,46 @@ for name, (of_constructor, good, of_call) in LOSSES.items():
     DOORS[name] = Door(build(name), {}, of_constructor, signature=kind.__init__)
     DOORS[f"{name}()"] = Door(apply(name), good, of_call, says=name, signature=kind.forward)
 
+PAIR_LOSS = {"distance": "absent", "reducer": "absent", "embedding_regularizer": "absent"}
+COMPARED = {
+    "embeddings": "rows", "labels": "whole labels or none", "indices_tuple": "pairs or none",
+    "ref_emb": "rows or none", "ref_labels": "whole labels or none",
+}  # fmt: skip
+for kind in (metric_learning.NTXentLoss, metric_learning.SupConLoss):
+    name = f"metric_learning.{kind.__name__}"
+    DOORS[name] = Door(kind, {}, PAIR_LOSS, says=kind.__name__, signature=metric_learning.PairLoss.__init__)
+    DOORS[f"{name}()"] = Door(
+        kind(), {"embeddings": ROWS, "labels": LABELS4, "ref_emb": ROWS, "ref_labels": LABELS4}, COMPARED,
+        says=kind.__name__, signature=kind.forward,
+    )  # fmt: skip
+DOORS |= {
+    "CrossBatchMemory": Door(
+        metric_learning.CrossBatchMemory, {"loss": metric_learning.NTXentLoss(), "embedding_size": 3},
+        {"loss": "module", "embedding_size": "counted", "memory_size": "counted", "miner": "function or none"},
+    ),
+    "CrossBatchMemory()": Door(
+        lambda **given: metric_learning.CrossBatchMemory(metric_learning.NTXentLoss(), 3)(**given),
+        {"embeddings": ROWS, "labels": LABELS4},
+        {**COMPARED, "labels": "whole labels", "enqueue_mask": "mask of rows or none"},
+        signature=metric_learning.CrossBatchMemory.forward,
+    ),
+    "InfoNCE": Door(InfoNCE, {}, {"negative_mode": "choice"}),
+    "InfoNCE()": Door(
+        lambda **given: InfoNCE()(**given), {"query": ROWS, "positive_key": ROWS},
+        {"query": "rows", "positive_key": "rows", "negative_keys": "rows or none"}, signature=InfoNCE.forward,
+    ),
+}  # fmt: skip
+
+VIEWS = {1: "view", 2: "views", 3: "three views"}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
         {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
         else {"backbone": resnet_small(), "feature_dim": 128},
-        {"mask_ratio": "share", "predictor": "module or none"}
+        {"mask_ratio": "share", "predictor": "module or none", "action_dim": "counted", "equivariant": "positive share",
+         "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
+         "permutations": "size", "grid": "size", "whole": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
-        | ({"backbone": "vit", "views": "view"} if issubclass(kind, Masked) else {}),
+        | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip
@@ -185,13 +297,33 @@ def method_of(name: str) -> Any:
 
 
 def views_of(name: str) -> Callable[..., Any]:
-    return lambda views: method_of(name)(views)
+    given = {"action": torch.ones(len(IMAGES), 4)} if name == "SIE" else {}
+    return lambda views: method_of(name)(views, **given)
 
 
 for name, (good, kinds) in METHODS.items():
     DOORS[name] = Door(getattr(methods, name), good, {key: kinds[key] for key in kinds if key != "views"})
-    views = [IMAGES] if kinds.get("views") == "view" else [IMAGES, IMAGES]
-    DOORS[f"{name}()"] = Door(views_of(name), {"views": views}, {"views": kinds.get("views", "views")}, says=name)
+    DOORS[f"{name}()"] = Door(
+        views_of(name), {"views": [IMAGES] * getattr(methods, name).views}, {"views": kinds["views"]}, says=name
+    )
+
+DOORS["Auxiliary"] = Door(
+    methods.Auxiliary, {"method": method_of("SimCLR"), "term": terms.Rotation(128)},
+    {"method": "module", "term": "module", "weight": "weight"},
+)  # fmt: skip
+TERMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    **{name: ({}, {}) for name in ("Rotation", "Reversal", "Permutation", "Warp", "Trajectory")},
+    "Jigsaw": ({}, {"grid": "size", "permutations": "size", "whole": "share", "grey": "share"}),
+    "Context": ({}, {"gap": "share", "jitter": "share", "grey": "share"}),
+    "Labels": ({"classes": 3}, {"classes": "counted"}),
+    "OddOneOut": ({}, {"clips": "counted", "share": "positive share", "pieces": "size"}),
+    "Places": ({"place": torch.rand(9, 2), "cells": 3}, {"place": "rows", "cells": "counted"}),
+    "ActionMatch": (
+        {"action_dim": 2}, {"action_dim": "counted", "match_dim": "counted", "match_temperature": "temperature"},
+    ),
+}  # fmt: skip
+for name, (good, kinds) in TERMS.items():
+    DOORS[name] = Door(getattr(terms, name), {"feature_dim": 8, **good}, kinds)
 
 DOORS |= {
     "MemoryQueue": Door(sk.MemoryQueue, {"size": 4, "dim": 3}, {"size": "counted", "dim": "counted"}),
@@ -223,6 +355,24 @@ DOORS |= {
             "depth": "counted",
             "heads": "counted"},
     ),
+    "Conv1dNet": Door(
+        models.Conv1dNet, {"in_channels": 2, "widths": (4, 8)},
+        {"in_channels": "counted", "widths": "layers", "kernel": "size"},
+    ),
+    "SpectrogramNet": Door(models.SpectrogramNet, {"widths": (4, 8)}, {"widths": "layers"}),
+    "ColumnTransformer": Door(
+        models.ColumnTransformer, {"columns": 3, "width": 8, "depth": 1, "heads": 2},
+        {"columns": "counted", "width": "counted", "depth": "counted", "heads": "counted"},
+    ),
+    "TokenTransformer": Door(
+        models.TokenTransformer, {"vocabulary": 9, "length": 4, "width": 8, "depth": 1, "heads": 2},
+        {"vocabulary": "counted", "length": "counted", "width": "counted", "depth": "counted", "heads": "counted"},
+    ),
+    "GIN": Door(models.GIN, {"in_features": 3, "width": 8}, {"in_features": "counted", "width": "counted",
+        "depth": "size"}),
+    "OrientedFilters": Door(
+        models.OrientedFilters, {"in_channels": 1}, {"in_channels": "counted", "orientations": "counted"},
+    ),
     "DirectPred": Door(models.DirectPred, {"dim": 3}, {"dim": "counted", "eps": "number"}),
     "TwoViews": Door(
         TwoViews, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels", "image_size": "image size"},
@@ -251,9 +401,9 @@ DOORS |= {
         evaluation.nearest, {"features": ROWS, "queries": ROWS, "k": 2},
         {"features": "rows", "queries": "rows", "k": "size"},
     ),
-    "encode": Door(evaluation.encode, {"backbone": resnet_small(), "images": IMAGES}, {"images": "encoded"}),
+    "encode": Door(evaluation.encode, {"backbone": resnet_small(), "inputs": IMAGES}, {"inputs": "encoded"}),
     "calibrate_batchnorm": Door(
-        evaluation.calibrate_batchnorm, {"backbone": resnet_small(), "images": IMAGES}, {"images": "encoded"},
+        evaluation.calibrate_batchnorm, {"backbone": resnet_small(), "inputs": IMAGES}, {"inputs": "encoded"},
     ),
     "feature_spread": Door(evaluation.feature_spread, {"features": ROWS}, {"features": "rows"}),
 }  # fmt: skip

@@ -121,6 +121,12 @@ KINDS |= {
                 "rows": torch.zeros(5, dtype=torch.int64), "beyond": torch.tensor([0, 0, 9, 0]),
                 "below": torch.tensor([0, 0, -2, 0]), "sparse": torch.eye(4).long().to_sparse(),
                 "nested": torch.nested.nested_tensor([torch.zeros(2).long(), torch.zeros(1).long()])},
+    "per column": {**NO_TENSOR, "matrix": ROWS, "fewer": torch.ones(2), "integers": torch.ones(4, dtype=torch.int64),
+                   "complex": torch.ones(4, dtype=torch.cfloat), "meta": torch.ones(4, device="meta"),
+                   "sparse": torch.ones(4).to_sparse()},
+    "classes": {**NO_TENSOR, "floats": torch.zeros(4), "int32": torch.zeros(4, dtype=torch.int32),
+                "fewer": torch.zeros(3, dtype=torch.int64), "matrix": torch.zeros(4, 1, dtype=torch.int64),
+                "sparse": torch.eye(4).long()[0].to_sparse()},
     "any tokens": without(KINDS["tokens"], "integers", "booleans"),
     "positions": {**without(tensors(TOKENS[0]), "none", "fewer dimensions"), "shape": torch.zeros(9, 3)},
     "length": {**WHOLE, "beyond memory": HUGE},
@@ -137,6 +143,18 @@ KINDS |= {
                  "negative tensor": torch.tensor(-3), "beyond tensor": torch.tensor(99), "beyond": 99,
                  "sparse tensor": torch.ones(1).long().to_sparse()},
 }  # fmt: skip
+PLACES = torch.tensor([[0, 2], [1, 3], [2, -1], [3, 0]])
+KINDS["places"] = {**NO_TENSOR, "floats": PLACES.float(),
+                   "mask": PLACES > 0, "flat": PLACES[0], "cube": PLACES[None], "rows": PLACES[:3],
+                   "below": PLACES - 1, "beyond": PLACES + 1, "sparse": PLACES.to_sparse(),
+                   "meta": PLACES.to("meta")}  # fmt: skip
+KINDS["weights of pairs"] = {
+    **without(NO_TENSOR, "none"),
+    "integers": PLACES,
+    "shape": torch.ones(4, 3),
+    "meta": torch.ones(4, 2, device="meta"),
+    "sparse": torch.ones(4, 2).to_sparse(),
+}
 KINDS["mask or none"] = without(KINDS["mask"], "none")
 KINDS |= {
     "bank": {"none": None, "text": "8", "negative": -1, "one": (8,), "three": (8, 4, 2), "no features": (8, 0),
@@ -146,6 +164,8 @@ KINDS |= {
     "any rows": without(KINDS["rows"], "fewer dimensions", "more dimensions"),
     "positions of rows": without(KINDS["rows"], "more dimensions"),
 }  # fmt: skip
+KINDS["batched rows"] = without(KINDS["rows"], "more dimensions")  # a batch is welcome, and fits the other side or not
+KINDS["batched rows or none"] = without(KINDS["rows"], "none")
 KINDS["vit"] = {**KINDS["module"], "resnet": resnet_small()}
 KINDS |= {
     "backend name": {**KINDS["backend"], "none": None},
@@ -165,3 +185,33 @@ KINDS["labels"] = {**NO_TENSOR, "floats": LABELS.float(), "booleans": LABELS > 0
                    "sparse": LABELS.to_sparse()}  # fmt: skip
 KINDS["encoded"] = {**NO_TENSOR, "no image": IMAGES[:0], "number tensor": IMAGES[0, 0, 0, 0], "meta": IMAGES.to("meta"),
                     "sparse": IMAGES.to_sparse()}  # fmt: skip
+KINDS["layers"] = without(KINDS["sizes"], "unlike")
+KINDS |= {
+    "three views": {**without(KINDS["views"], "three"), "two": [IMAGES] * 2},
+    "positive share": {**KINDS["share"], "zero": 0.0},
+    "names": {"none": None, "text": "rotation", "number": 3, "empty": (), "nonsense": ("spin",), "numbers": (1,)},
+    "weights or none": {"text": "1", "number": 1.0, "empty": (), "texts": ("a",), "negative": (-1.0,), "nan": (NAN,)},
+    "per row": {**NO_TENSOR, "matrix": ROWS, "fewer": torch.ones(2), "integers": torch.ones(4, dtype=torch.int64),
+                "complex": torch.ones(4, dtype=torch.cfloat), "meta": torch.ones(4, device="meta"),
+                "sparse": torch.ones(4).to_sparse()},
+}  # fmt: skip
+KINDS["per row or none"] = without(KINDS["per row"], "none")
+KINDS["below one"] = {**KINDS["share"], "one": 1.0}
+KINDS["per column or none"] = without(KINDS["per column"], "none")
+KINDS["targets"] = {**KINDS["classes"], "beyond": torch.tensor([0, 9, 0, 0]), "below": torch.tensor([0, -2, 0, 0])}
+KINDS |= {
+    "projected": {"none": None, "tensor": ROWS, "one": (ROWS,), "text": "xy", "of none": (None, None),
+                  "of unlike": (ROWS, ROWS[:2]), "of integers": (ROWS.long(), ROWS), "meta": (ROWS, ROWS.to("meta"))},
+    "function or none": {"text": "x", "number": 1, "tensor": ROWS, "list": [len]},
+    "maps": without(KINDS["rows"], "more dimensions"),
+    "absent": {"text": "mean", "module": nn.Linear(1, 1), "number": 2, "class": nn.Linear},
+    "whole labels": {**without(KINDS["classes"], "int32"), "meta": torch.zeros(4, device="meta").long()},
+    "pairs or none": {**without(NO_TENSOR, "none"), "tensor": INDEX, "two": (INDEX[0], INDEX[0]),
+                      "of none": (None,) * 3, "of floats": (ROWS[0],) * 4, "matrices": (INDEX,) * 4,
+                      "unlike": (INDEX[0], INDEX[0, :1], INDEX[0]), "none last": (INDEX[0], INDEX[0], None),
+                      "beyond": (INDEX[0] + 9,) * 3,
+                      "negative": (INDEX[0] - 9,) * 4, "meta": (INDEX[0].to("meta"),) * 3},
+    "mask of rows or none": {**without(NO_TENSOR, "none"), "floats": torch.ones(4), "fewer": torch.ones(2) > 0,
+                             "matrix": torch.ones(4, 1) > 0, "meta": torch.ones(4, device="meta") > 0},
+}  # fmt: skip
+KINDS["whole labels or none"] = without(KINDS["whole labels"], "none")

@@ -134,6 +134,7 @@ else:
         check(loss, side, *rows_of(n, d, dtype))
 
     @pytest.mark.slow
+    @pytest.mark.share(4)
     @both_ways
     @pytest.mark.parametrize("dtype", DTYPES)
     @pytest.mark.parametrize("d", (1, 5, 33, 64, 130))

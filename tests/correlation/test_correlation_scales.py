@@ -157,6 +157,7 @@ def test_every_scale(backend: str, loss: str, side: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("n, d", [(5, 3), (4, 9), (12, 1), (40, 70), (70, 40)])
 @pytest.mark.parametrize("side", SIDES)
 @pytest.mark.parametrize("loss", LOSSES)

@@ -65,7 +65,7 @@ def check(call: Call, draw: Draw, backend: str, poisoned: bool, autocast: torch.
                 floor = 1e-8 if coarsest < SINGLE else FLOOR if autocast is None else 4 * coarsest
                 bound = floor * (1 + _largest(want))
                 bound += TIMES * max(_furthest(sample[part][place], want) for sample in samples)
-                bound += call.slack(call.tensors) if kind == "value" else 0
+                bound += call.slack(call.tensors) if kind == "value" else call.cancels * (want.numel() == 1)
             compare(f"{kind} {place}", output, want, bound, alike=call.split and kind == "gradient")
 
 

@@ -25,20 +25,23 @@ EVERY_DTYPE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 AUTOCAST = (torch.bfloat16, torch.float16)
 # Families that take infinite entries and NaN, and then give what the formula gives.
 NON_FINITE = (
-    "apply_masks", "byol_loss", "clip_loss", "ema_update_", "gather_tokens", "info_nce", "logsumexp_similarity",
-    "masked_mse", "masked_smooth_l1", "negative_cosine_similarity", "nt_xent", "patchify_gather", "queue_update_",
-    "restore_tokens", "scatter_tokens",
+    "apply_masks", "attend_similarity", "byol_loss", "clip_loss", "ema_update_", "gather_similarity", "gather_tokens",
+    "info_nce", "logsumexp_similarity", "masked_mse", "masked_smooth_l1", "negative_cosine_similarity", "nt_xent",
+    "patchify_gather", "queue_update_", "restore_tokens", "scatter_tokens", "siglip_loss", "softplus_similarity",
 )  # fmt: skip
-# Families that have CPU kernels for each instruction set.
-SIMILARITY = ("byol_loss", "clip_loss", "info_nce", "logsumexp_similarity", "negative_cosine_similarity", "nt_xent")
+# Those that take one of several ways through the pairs on Triton, and those that have CPU kernels for each instruction
+# set.
+PLANNED = ("byol_loss", "clip_loss", "info_nce", "logsumexp_similarity", "negative_cosine_similarity", "nt_xent")
+SIMILARITY = (*PLANNED, "attend_similarity", "siglip_loss", "softplus_similarity")
 # Dtypes that Triton's interpreter multiplies rightly.
 INTERPRETABLE = (torch.float32, torch.float32, torch.float16)
 
 if INTERPRETED:
     from similarity_plans import PATHS, force
 
+    @pytest.mark.share(2)
     @pytest.mark.parametrize("path", PATHS)
-    @pytest.mark.parametrize("name", SIMILARITY)
+    @pytest.mark.parametrize("name", PLANNED)
     def test_similarity_on_triton(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
         force(monkeypatch, path, 3_000)
         dtypes = INTERPRETABLE if path == "products" else (torch.float16,)  # cuBLAS forms those of float32
@@ -46,8 +49,9 @@ if INTERPRETED:
             run(name, number, "triton", dtypes=dtypes)
             run(name, number, "triton", poisoned=True, dtypes=dtypes)
 
-    @pytest.mark.parametrize("name", sorted(set(NON_FINITE) - set(SIMILARITY)))
-    def test_tokens_on_triton(name: str) -> None:
+    @pytest.mark.share(2)
+    @pytest.mark.parametrize("name", sorted(set(NON_FINITE) - set(PLANNED)))
+    def test_others_on_triton(name: str) -> None:
         for number in range(8):
             run(name, number, "triton", dtypes=INTERPRETABLE)
             run(name, number, "triton", poisoned=True, dtypes=INTERPRETABLE)
