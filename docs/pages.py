@@ -37,7 +37,18 @@ _LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")
 # A list in a list, which Python's Markdown wants to be indented by four spaces.
 _NESTED = re.compile(r"^  (- )", re.MULTILINE)
 # Modules whose names have a page in docs/api/.
-DOCUMENTED = ("functional", "losses", "state", "methods", "models", "evaluation", "training")
+DOCUMENTED = (
+    "functional",
+    "losses",
+    "state",
+    "methods",
+    "terms",
+    "recipes",
+    "data",
+    "models",
+    "evaluation",
+    "training",
+)
 # An example with what it prints, up to the next empty line, or what stands between backticks.
 _CODE = re.compile(r"(^ *>>> .*(?:\n.*\S.*)*|``[^`]+``|`[^`\n]+`)", re.MULTILINE)
 
@@ -83,15 +94,31 @@ class Docstrings(griffe.Extension):
     """Docstrings are written to be read as text; here they become Markdown."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
+        _export_methods(pkg["methods"])
         known = {}
         for module in DOCUMENTED:
             for export in pkg[module].exports or ():
-                path = f"{pkg.path}.{module}.{export}"
-                hidden = pkg[module].members[str(export)].is_module  # a function named as its module: sigreg
+                path, member = f"{pkg.path}.{module}.{export}", pkg[module].members[str(export)]
+                if member.is_attribute and not member.has_docstring:
+                    continue  # such as TASKS, which a page does not show
+                hidden = member.is_module  # a function named as its module: sigreg
                 known[str(export)] = known[path] = f"{path}.{export}" if hidden else path
         for thing in _everything(pkg):
             if thing.docstring is not None:
                 thing.docstring.value = as_markdown(thing.docstring.value, known)
+
+
+def _export_methods(methods: griffe.Module) -> None:
+    """Export what `sslkernels.methods` finds when it is imported: in each file the class with numbers of its own."""
+    found = [
+        each
+        for module in methods.modules.values()
+        for each in module.classes.values()
+        if not each.is_alias and "small" in each.members and each.members["small"].value is not None
+    ]
+    for each in found:
+        methods.set_member(each.name, griffe.Alias(each.name, each))
+    methods.exports = [*re.findall(r"['\"](\w+)['\"]", str(methods["__all__"].value)), *(each.name for each in found)]
 
 
 def _everything(thing: griffe.Object) -> Iterator[griffe.Object]:
