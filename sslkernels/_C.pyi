@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Pointers are integers as `Tensor.data_ptr()` gives them; 0 stands for "absent". Strides count elements.
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -9,44 +10,104 @@ def available_isas() -> list[str]: ...
 def limit_workspace(bytes: int) -> None: ...
 def workspace_bytes() -> int: ...
 def release_workspace() -> None: ...
-def similarity_forward(
+def sigmoid_forward(
     dtype: int,
-    x: int,
-    x_stride: int,
-    n: int,
-    y: int,
-    y_stride: int,
-    m: int,
+    x: Sequence[int],
+    y: Sequence[int],
     itself: bool,
+    paired: bool,
     d: int,
     scale: float,
-    exclude: int,
-    excluded: int,
-    rows: int,
-    columns: int,
-    attended: int,
+    bias: float,
+    sums: int,
     threads: int,
 ) -> None: ...
-def similarity_backward(
+def sigmoid_backward(
     dtype: int,
-    x: int,
-    x_stride: int,
-    n: int,
-    y: int,
-    y_stride: int,
-    m: int,
+    x: Sequence[int],
+    y: Sequence[int],
     itself: bool,
+    paired: bool,
     d: int,
     scale: float,
+    bias: float,
+    weights: int,
+    to: Sequence[int],
+    threads: int,
+) -> None: ...
+def sigmoid_loss(
+    dtype: int,
+    x: Sequence[int],
+    y: Sequence[int],
+    paired: bool,
+    d: int,
+    scale: float,
+    bias: float,
+    share: float,
+    value: int,
+    to: Sequence[int],
+    threads: int,
+) -> None: ...
+def neighbours_topk(
+    dtype: int,
+    metric: int,
+    x: int,
+    x_strides: Sequence[int],
+    y: int,
+    y_strides: Sequence[int],
+    itself: bool,
+    bias: int,
+    exclude: int,
+    sizes: Sequence[int],
+    values: int,
+    indices: int,
+    threads: int,
+) -> None: ...
+def attention_forward(
+    dtype: int,
+    queries: int,
+    query_stride: int,
+    n: int,
+    keys: int,
+    key_stride: int,
+    values: int,
+    value_stride: int,
+    m: int,
+    d: int,
+    dv: int,
+    scale: float,
+    bias: int,
     exclude: int,
     excluded: int,
-    rows: int,
-    rows_grad: int,
-    columns: int,
-    columns_grad: int,
-    moved_x: int,
-    moved_y: int,
+    out: int,
+    lse: int,
     threads: int,
+) -> None: ...
+def attention_backward(
+    dtype: int,
+    queries: int,
+    query_stride: int,
+    n: int,
+    keys: int,
+    key_stride: int,
+    values: int,
+    value_stride: int,
+    m: int,
+    d: int,
+    dv: int,
+    scale: float,
+    bias: int,
+    exclude: int,
+    excluded: int,
+    out: int,
+    lse: int,
+    grad: int,
+    wanted: Sequence[int],  # moved_queries, moved_keys, dvalues, dbias
+    threads: int,
+) -> None: ...
+def similarity_forward(given: tuple[Any, ...], rows: int, columns: int, attended: int, threads: int) -> None: ...
+def similarity_backward(
+    given: tuple[Any, ...], sums: Sequence[int], moved_x: int, moved_y: int, of_bias: int, threads: int
 ) -> None: ...
 def similarity_weigh(
     dtype: int,
@@ -228,3 +289,55 @@ def cuda_launch(
     kernel: int, device: int, stream: int, blocks: tuple[int, int], threads: tuple[int, int],
     fields: tuple[int | float, ...],
 ) -> None: ...  # fmt: skip
+def sampled_forward(
+    dtype: int,
+    x: int,
+    x_stride: int,
+    n: int,
+    y: int,
+    y_stride: int,
+    m: int,
+    d: int,
+    index: int,
+    wide: bool,
+    k: int,
+    scale: float,
+    out: int,
+    threads: int,
+) -> None: ...
+def sampled_gradient_of_x(
+    dtype: int,
+    x: int,
+    x_stride: int,
+    n: int,
+    y: int,
+    y_stride: int,
+    m: int,
+    d: int,
+    index: int,
+    wide: bool,
+    k: int,
+    scale: float,
+    grad: int,
+    out: int,
+    along: int,
+    threads: int,
+) -> None: ...
+def sampled_gradient_of_y(
+    dtype: int,
+    x: int,
+    x_stride: int,
+    n: int,
+    y: int,
+    y_stride: int,
+    m: int,
+    d: int,
+    index: int,
+    wide: bool,
+    k: int,
+    scale: float,
+    grad: int,
+    out: int,
+    along: int,
+    threads: int,
+) -> None: ...

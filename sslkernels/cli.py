@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``sslkernels train | bench | explain | info``."""
+"""The command line: ``sslkernels train | methods | bench | explain | info``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import OutOfMemoryError
 
@@ -24,12 +24,14 @@ from sslkernels.terminal import printable, say, silence
 
 TRAIN_EXAMPLE = """examples:
   sslkernels train simclr
-  sslkernels train simclr --data imagefolder:photos --epochs 50 --out runs/photos
+  sslkernels train byol --data watch --set momentum=0.99
+  sslkernels train simclr --data "imagefolder:photos?size=64" --epochs 50 --out runs/photos
   sslkernels train simclr --out runs/photos --resume
   sslkernels train simclr --out runs/photos --resume --epochs 100 --data imagefolder:moved/photos
 """
 EXAMPLES = """examples:
   sslkernels train simclr                   train on handwritten digits, evaluate, write a report
+  sslkernels methods                        list methods and recipes
   sslkernels bench run similarity --quick   time the kernels against plain PyTorch
   sslkernels explain nt_xent --shape 4096,128 --dtype float32 --device cpu
   sslkernels info
@@ -41,7 +43,10 @@ FROM_ELSEWHERE = {
     "bench": ("sslkernels.bench.cli", "time the kernels against plain PyTorch and its peers", BENCH_EXAMPLE),
     "explain": ("sslkernels.bench.explain", "say which backend and path would run an op, and what it costs", None),
 }
-EXTRAS = {"bench": "bench", "train": "train"}
+EXTRAS = {"bench": "bench", "train": "train", "methods": "train"}
+# Settings of methods that had flags of their own before --set; they have them still, unlisted.
+ALIASES = ("projection_dim", "hidden_dim", "queue_size", "temperature", "lambd", "sim", "var", "cov", "patch_size",
+           "mask_ratio", "momentum")  # fmt: skip
 # Seconds that a run has to clean up after the first signal.
 GRACE = 3.0
 INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
@@ -129,6 +134,17 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     _add_train_arguments(train)
+    listed = commands.add_parser(
+        "methods",
+        help="list methods and recipes",
+        description="List methods and recipes with their papers; METHOD also shows its settings.",
+        epilog="examples:\n  sslkernels methods --modality audio\n  sslkernels methods simclr\n",
+        formatter_class=raw,
+    )
+    listed.add_argument("method", metavar="METHOD", nargs="?", help="one method or recipe, with its settings")
+    listed.add_argument("--family", help="only those whose loss is of this family of ops, such as similarity")
+    listed.add_argument("--modality", help="only those for this modality, such as images")
+    listed.set_defaults(run=_methods)
     for name, (module, words, example) in FROM_ELSEWHERE.items():
         command = commands.add_parser(
             name, help=words, description=f"{words[0].upper()}{words[1:]}.", epilog=example, formatter_class=raw
@@ -149,20 +165,42 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    from sslkernels.methods import all_options, available
+    from sslkernels.data.spec import accepted
+    from sslkernels.recipes import available
 
-    parser.add_argument("method", metavar="METHOD", help=f"one of: {', '.join(available())}")
-    parser.add_argument("--data", help="digits (default), imagefolder:PATH, cifar10:PATH (binary version) or npz:PATH")
+    parser.add_argument("method", metavar="METHOD", help=f"a method or recipe: {', '.join(available())}")
+    parser.add_argument(
+        "--data",
+        metavar="SPEC",
+        help=f"NAME[:PATH][?setting=value&...], default by the method's modality; names are {accepted()}",
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="settings of the method and its backbone, such as temperature=0.2; sslkernels methods METHOD lists them",
+    )
+    parser.add_argument("--paper", action="store_true", help="take the paper's numbers in place of small ones")
     parser.add_argument("--image-size", type=int, help="pixels that an imagefolder is resized to (default 32)")
-    parser.add_argument("--epochs", type=int, help="passes over the training images (default: the method's)")
-    parser.add_argument("--batch-size", type=int, help="images of one forward pass over all devices")
+    parser.add_argument("--epochs", type=int, help="passes over the training samples (default: the method's)")
+    parser.add_argument("--batch-size", type=int, help="samples of one forward pass over all devices")
     parser.add_argument("--lr", type=float, help="peak learning rate of AdamW (default: the method's)")
-    for name, option in all_options().items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=option.kind, help=option.words)
+    for name in ALIASES:
+        parser.add_argument(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help="of weights, order and views (default 0)")
     parser.add_argument("--backend", help="reference, cpu, triton or cuda (default: the fastest that can run)")
     parser.add_argument("--precision", help="32-true (default), bf16-mixed or 16-mixed")
-    parser.add_argument("--devices", type=int, help="GPUs, or processes on the CPU (default 1)")
+    parser.add_argument(
+        "--compile", action="store_true", default=None, help="compile backbone and views (torch.compile)"
+    )
+    parser.add_argument("--devices", type=int, help="GPUs, or processes on the CPU, of each machine (default 1)")
+    parser.add_argument("--nodes", type=int, help="machines (default 1); torchrun or Slurm starts the command on each")
+    parser.add_argument("--strategy", help="ddp (default), or fsdp2 to share weights and optimizer among the devices")
+    parser.add_argument("--threads", type=int, help="of a processor (default: the fastest of a few measured steps)")
+    parser.add_argument("--workers", type=int, help="processes that read files (default: by the machine)")
     parser.add_argument("--accumulate", type=int, help="forward passes of one optimizer step (default 1)")
     parser.add_argument("--out", type=Path, help="folder for results (default runs/METHOD-TIMESTAMP)")
     parser.add_argument(
@@ -171,10 +209,23 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
 
 
+def _set(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of a run that came on the command line, those of ``--set`` among them; all but numbers are text."""
+    given = {name: value for name, value in vars(options).items() if name not in ("run", "out", "settings")}
+    for pair in options.settings:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise ValueError(f"train: --set is {pair!r}; write NAME=VALUE, such as temperature=0.2.")
+        if given.get(name) is not None:
+            raise ValueError(f"train: --set {name} came, and {name} came before; pass it once.")
+        given[name] = value
+    return given
+
+
 def _train(options: argparse.Namespace) -> int:
     if options.resume and options.out is None:
         raise ValueError("train: --resume came without --out; pass --out with the folder of the run to continue.")
-    given = {name: value for name, value in vars(options).items() if name not in ("run", "out")}
+    given = _set(options)
     out = options.out or Path("runs") / f"{options.method}-{datetime.now():%Y%m%d-%H%M%S}"
 
     def interrupted(number: int) -> int:
@@ -186,8 +237,12 @@ def _train(options: argparse.Namespace) -> int:
     try:
         with _ending(interrupted):
             from sslkernels.training import train
+            from sslkernels.training.memory import keep_freed_memory
 
+            keep_freed_memory()
             metrics = train(out=out, say=say, **given)
+            if not metrics:  # another process speaks for all that were started together
+                return 0
     except KeyboardInterrupt:
         return interrupted(signal.SIGINT)
     except SystemExit:
@@ -249,16 +304,26 @@ def _watch(receiver: socket.socket, ending: threading.Lock, tell: Callable[[int]
 
 def _print_figures(metrics: dict) -> None:
     for key, value in metrics.items():
-        if key == "format" or (value is None and key.startswith("update_")):  # most methods have no update
+        # Most methods have no update; _pixels is the former name of _raw.
+        if key == "format" or key.endswith("_pixels") or (value is None and key.startswith("update_")):
             continue
         if isinstance(value, float):
             say(f"{key:30} {value:.4f}")
         elif isinstance(value, (int, str)) or value is None:
             say(f"{key:30} {value}")
+    for key, value in metrics["scores"].items():
+        say(f"{key:30} {value:.4f}")
     for key in ("feature_std", "effective_rank"):
         if metrics[key][-1] is not None:  # an earlier version did not measure it
             say(f"{key:30} {metrics[key][-1]:.4f} after {len(metrics[key])} epochs")
     say(f"{'loss':30} {metrics['loss'][-1]:.4f} after {len(metrics['loss'])} steps")
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from sslkernels.listing import print_methods
+
+    print_methods(options.method, options.family, options.modality)
+    return 0
 
 
 def _info(options: argparse.Namespace) -> int:

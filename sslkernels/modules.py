@@ -61,6 +61,14 @@ class Remembering(Module):
             tensor.copy_(broadcast(tensor, shard))
         self._agreed = True
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take tensors of one's own: those that come from the process that starts the ranks are shared by them all."""
+        super().__setstate__(state)
+        for name in self.remembered:
+            tensor = self.__dict__[name]
+            if tensor is not None and tensor.device.type == "cpu" and tensor.is_shared():
+                self.__dict__[name] = tensor.clone()
+
     @contextmanager
     def _as_buffers(self) -> Iterator[None]:
         """Show the tensors to torch as buffers while it saves, loads or moves them."""
