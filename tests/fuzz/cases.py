@@ -30,7 +30,7 @@ class Call:
     split: bool = False
     # A further error of the value that a docstring allows, given the tensors.
     slack: Callable[[Sequence[Any]], float] = lambda tensors: 0.0
-    # A further error of a number's gradient, which is a difference of two sums.
+    # How large the two sums are of which a number's gradient is the difference.
     cancels: float = 0.0
 
 
@@ -202,7 +202,7 @@ def sup_con(draw: Draw) -> Call:
         lambda z, t, backend: SF.sup_con(z, labels, temperature=t, reduction=reduction, **options, backend=backend),
         lambda z, t: reduced(formulas.sup_con(z, labels, t, **options), reduction),
         {**options, "reduction": reduction},
-        cancels=1e-6,
+        cancels=8.5,
     )
 
 
@@ -326,13 +326,15 @@ def graph_nt_xent(draw: Draw) -> Call:
     options, reduction = {"normalize": draw.one_of(True, False)}, draw.one_of("mean", "sum", "none")
     positive = _places(draw, len(z), len(z))
     weights = [draw.tensor(*positive.shape, wild=False)] if draw.one_of(True, False) else []
+    temperature = draw.scalar(*temperatures(draw, options["normalize"]))
     return Call(
-        [z, draw.scalar(*temperatures(draw, options["normalize"])), *weights],
+        [z, temperature, *weights],
         lambda z, t, *w, backend: SF.graph_nt_xent(
             z, positive, *w, temperature=t, reduction=reduction, **options, backend=backend
         ),
         lambda z, t, *w: reduced(formulas.graph_nt_xent(z, positive.long(), *w, temperature=t, **options), reduction),
         {**options, "reduction": reduction},
+        cancels=0.25 * temperature.item() ** -2,  # a row's pull and push are each its weight times 1 / temperature^2
     )
 
 
