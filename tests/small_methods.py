@@ -21,8 +21,12 @@ def small_method(name: str, **arguments: Any) -> Method:
     recipe = find(name)
     numbers = {**recipe.numbers(paper=False), "patch_size": 4}
     options = {option: SIZES.get(option, numbers[option]) for option in recipe.settings if option in numbers}
-    images = torch.zeros(2, 1, 8, 8)
-    return recipe.build(Dataset("zeros", "images", images, None, images, None), options, **arguments)
+    images, forms = (
+        torch.zeros(2, 1, 8, 8),
+        {"text": torch.ones(2, 4, dtype=torch.int64), "speech": torch.zeros(2, 1, 16, 24)},
+    )
+    data = Dataset("zeros", "images", images, None, images, None, extra=forms, test_extra=forms)
+    return recipe.build(data, options, **arguments)
 
 
 def small_numbers(recipe: Recipe) -> dict[str, Any]:
@@ -54,11 +58,14 @@ def small_data(modality: str, bare: bool = False) -> Dataset:
         return Dataset("noise", modality, inputs, None, inputs, None)
     labels = torch.arange(SAMPLES) % 3
     angle = 6 * drawn(SAMPLES)
-    extra = {"action": torch.stack([angle.cos(), angle.sin()], 1), "place": drawn(SAMPLES, 2)}
+    extra = {
+        "action": torch.stack([angle.cos(), angle.sin()], 1), "place": drawn(SAMPLES, 2),
+        "text": 1 + (20 * drawn(SAMPLES, 8)).long(), "speech": drawn(SAMPLES, 1, 16, 24),
+    }  # fmt: skip
     partners = torch.stack([(torch.arange(SAMPLES) + step) % SAMPLES for step in (1, 2)], 1)
     return Dataset(
         "noise", modality, inputs, labels, inputs, labels, ("a", "b", "c"), extra,
-        partners=partners if modality == "images" else None,
+        partners=partners if modality == "images" else None, test_extra=extra,
     )  # fmt: skip
 
 

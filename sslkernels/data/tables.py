@@ -84,10 +84,12 @@ def numbered(values: Iterable[str]) -> tuple[tuple[str, ...], Tensor]:
     return names, torch.tensor([places[value] for value in listed], dtype=torch.int64)
 
 
-def vocabulary(texts: Iterable[Sequence[str]], most: int) -> dict[str, int]:
-    """Number the ``most`` frequent words from 2 on; 0 is padding and 1 every other word."""
+def vocabulary(texts: Iterable[Sequence[str]], most: int, least: int = 1) -> dict[str, int]:
+    """Number the ``most`` frequent words from 2 on, of those that come ``least`` times; 0 is padding and 1 every other
+    word.
+    """
     counts = Counter(word for text in texts for word in text)
-    ordered = sorted(counts, key=lambda word: (-counts[word], word))[:most]
+    ordered = sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))[:most]
     return {word: number for number, word in enumerate(ordered, UNKNOWN + 1)}
 
 

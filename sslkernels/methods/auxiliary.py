@@ -116,6 +116,7 @@ class Auxiliary(Method):
     def picture(self, inputs: Tensor) -> Figure | None:
         return self.method.picture(inputs)
 
-    def scores(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
+    def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         term = self.term.scores(self.method.features, inputs, labels)
-        return {**self.method.scores(inputs, labels), **term}
+        own = {name: value for name, value in given.items() if name in self.method.needs}
+        return {**self.method.scores(inputs, labels, **own), **term}

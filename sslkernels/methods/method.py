@@ -118,11 +118,11 @@ class Method(Module):
         """Draw what the method makes of a few samples, for the report; None if there is nothing to see."""
         return None
 
-    def scores(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
+    def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """Compute figures of the method's own on held-out samples, for the report; empty if there are none.
 
         The accuracy of a pretext task is one. The method is in evaluation mode; ``labels`` are None if the data has
-        none.
+        none, and ``given`` holds what of `needs` the data knows of held-out samples too.
         """
         return {}
 

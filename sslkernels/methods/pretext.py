@@ -125,7 +125,7 @@ class Pretext(Method):
         return [found[name] for name in self.tasks]
 
     @torch.no_grad()
-    def scores(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
+    def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """Accuracy of each task."""
         right = dict.fromkeys(self.tasks, 0)
         for begin in range(0, len(inputs), COUNTED):

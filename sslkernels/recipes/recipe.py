@@ -36,6 +36,8 @@ class Recipe:
         paper_options: the paper's numbers, where they are not the method's defaults.
         parts: modules that the method takes as arguments, each made from the other arguments.
         encoder: another backbone than the modality's.
+        encoders: networks of other forms of a sample, made from the data set, by their names in
+            `sslkernels.data.Dataset.extra`. The method takes them as ``encoders``, and needs these forms.
         views: other views than the modality's; see `Modality`.
         term: a term that the loss has besides; see `sslkernels.methods.Auxiliary`. Its own arguments, and its
             ``weight``, are settings too.
@@ -54,6 +56,7 @@ class Recipe:
     paper_options: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Callable[[Mapping[str, Any]], nn.Module]] = field(default_factory=dict)
     encoder: Encoder | None = None
+    encoders: Mapping[str, Callable[[Dataset], nn.Module]] = field(default_factory=dict)
     views: Callable[..., nn.Module] | None = None
     term: type[Term] | None = None
     seeds: tuple[int, ...] = ()
@@ -103,7 +106,7 @@ class Recipe:
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of what method and term need besides the sample; see `sslkernels.methods.Method.needs`."""
-        return tuple(dict.fromkeys((*self.method.needs, *(self.term.needs if self.term else ()))))
+        return tuple(dict.fromkeys((*self.method.needs, *self.encoders, *(self.term.needs if self.term else ()))))
 
     @property
     def count(self) -> int:
@@ -129,7 +132,9 @@ class Recipe:
 
         backbone = self.backbone.build(dataset, **of(self.backbone.build, {}))
         known = {**_known(dataset), "feature_dim": backbone.feature_dim}
-        parts = {name: make(settings) for name, make in self.parts.items()}
+        parts: dict[str, Any] = {name: make(settings) for name, make in self.parts.items()}
+        if self.encoders:
+            parts["encoders"] = {name: make(dataset) for name, make in self.encoders.items()}
         method = self.method(backbone, **of(self.method, known | filled), **parts)
         if self.term is None:
             return method

