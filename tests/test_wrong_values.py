@@ -331,6 +331,14 @@ DOORS |= {
         lambda keys, *, group=None: sk.MemoryQueue(4, 3).enqueue(keys, group=group), {"keys": ROWS}, {"keys": "rows"},
         says="MemoryQueue",
     ),
+    "MemoryBank": Door(
+        sk.MemoryBank, {"samples": 4, "dim": 3, "momentum": 0.5},
+        {"samples": "counted", "dim": "counted", "momentum": "share"},
+    ),
+    "MemoryBank.update": Door(
+        lambda index, rows, *, group=None: sk.MemoryBank(len(ROWS), 3).update(index, rows, group=group),
+        {"index": torch.arange(len(ROWS)), "rows": ROWS}, {"rows": "rows"}, says="MemoryBank",
+    ),
     "update_momentum": Door(
         lambda model, model_ema, m: sk.update_momentum(model, model_ema, m),
         {"model": nn.Linear(2, 2), "model_ema": nn.Linear(2, 2), "m": 0.5},
@@ -458,5 +466,5 @@ def test_every_public_name_has_its_door() -> None:
         *(set(methods.__all__) - {"METHODS", "Method", "available"}),
         *models.__all__,
     }
-    public |= {"MemoryQueue", "update_momentum", "use_backend"}
+    public |= {"MemoryBank", "MemoryQueue", "update_momentum", "use_backend"}
     assert public <= set(DOORS)
