@@ -120,7 +120,7 @@ class MemoryBank(Remembering):
 
         Cost: ``N`` rows are read and written; sorting the index takes ``O(N log N)``.
         """
-        index = self._checked(index, rows)
+        index = self.check_index(index, rows)
         self.agree(group)
         shard = shard_of(group, "MemoryBank", rows, samples=len(self.rows), momentum=self.momentum)
         index, rows = all_rows(index, shard), all_rows(rows, shard)
@@ -131,7 +131,8 @@ class MemoryBank(Remembering):
         blended = torch.lerp(rows.to(dtype), self.rows[index].to(dtype), self.momentum)
         self.rows[index] = F.normalize(blended, dim=1).to(self.rows.dtype)
 
-    def _checked(self, index: Tensor, rows: Tensor) -> Tensor:
+    def check_index(self, index: Tensor, rows: Tensor) -> Tensor:
+        """Check samples ``(N,)`` and their rows ``(N, dim)`` as `update` does; the samples come back as int64."""
         dim = self.rows.shape[1]
         if check_rows("MemoryBank", "rows", rows).shape[1] != dim:
             raise ValueError(f"MemoryBank: rows has shape {shape_of(rows)}; expected (N, {dim}).")
