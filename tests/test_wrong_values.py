@@ -286,7 +286,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         {"mask_ratio": "share", "predictor": "module or none", "action_dim": "counted", "equivariant": "positive share",
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "patches": "counted",
-         "negatives": "size", "jigsaw": "share", "memory_momentum": "share"}
+         "negatives": "size", "jigsaw": "share", "memory_momentum": "share", "dense": "share",
+         "dense_queue_size": "counted"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
