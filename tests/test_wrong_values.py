@@ -275,7 +275,7 @@ DOORS |= {
     ),
 }  # fmt: skip
 
-VIEWS = {1: "view", 2: "views", 3: "three views"}
+VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views"}
 # What a run fills besides, and what it gives of each sample.
 FILLED = {"PIRL": {"samples": 40}}
 GIVEN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "PIRL": {"index": torch.arange(len(IMAGES))}}
@@ -287,7 +287,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "patches": "counted",
          "negatives": "size", "jigsaw": "share", "memory_momentum": "share", "dense": "share",
-         "dense_queue_size": "counted"}
+         "dense_queue_size": "counted", "gamma": "weight", "alpha": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
@@ -308,7 +308,7 @@ def views_of(name: str) -> Callable[..., Any]:
 for name, (good, kinds) in METHODS.items():
     DOORS[name] = Door(getattr(methods, name), good, {key: kinds[key] for key in kinds if key != "views"})
     DOORS[f"{name}()"] = Door(
-        views_of(name), {"views": [IMAGES] * getattr(methods, name).views}, {"views": kinds["views"]}, says=name
+        views_of(name), {"views": [IMAGES] * (getattr(methods, name).views or 2)}, {"views": kinds["views"]}, says=name
     )
 
 DOORS["Auxiliary"] = Door(

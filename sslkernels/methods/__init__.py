@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
     from sslkernels.methods.pirl import PIRL as PIRL
     from sslkernels.methods.pretext import Pretext as Pretext
+    from sslkernels.methods.relational_reasoning import RelationalReasoning as RelationalReasoning
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam

@@ -64,8 +64,8 @@ class PIRL(Method):
     family = SIMILARITY
     needs = ("index",)
     small = {
-        "epochs": 60, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "patches": 4, "negatives": 1024,
-        "temperature": 0.2,
+        "epochs": 30, "batch_size": 256, "lr": 4e-3, "projection_dim": 128, "patches": 4, "negatives": 1024,
+        "temperature": 0.1,
     }  # fmt: skip
     paper_options = {"epochs": 800, "batch_size": 1024, "lr": 1e-3}
 
