@@ -121,6 +121,10 @@ DOORS: dict[str, Door] = {
         {"weight": "rows", "target": "targets", "scale": "scalar", "bias": "per column or none",
          "label_smoothing": "share", "margin": "weight", "margin_kind": "choice"},
     ),
+    "group_ordering": Door(
+        SF.group_ordering, {"similarities": ROWS, "positives": 1},
+        {"similarities": "rows", "positives": "size", "steepness": "positive", "reduction": "choice"},
+    ),
     "uniformity": Door(SF.uniformity, {"z": ROWS}, {"t": "positive"}),
     "alignment": pair(SF.alignment, "z0", "z1", power="positive"),
     "negative_cosine_similarity": pair(SF.negative_cosine_similarity, "x0", "x1", eps="positive"),
@@ -287,7 +291,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "patches": "counted",
          "negatives": "size", "jigsaw": "share", "memory_momentum": "share", "dense": "share",
-         "dense_queue_size": "counted", "gamma": "weight", "alpha": "share"}
+         "dense_queue_size": "counted", "gamma": "weight", "alpha": "share", "steepness": "positive"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )

@@ -48,7 +48,7 @@ class DenseCL(MoCoV2):
     arxiv = "2011.09157"
     seeds = (107,)
     family = SIMILARITY
-    small = {**MoCoV2.small, "dense_queue_size": 1024}
+    small = {**MoCoV2.small, "epochs": 25, "dense_queue_size": 1024}
     paper_options = {"epochs": 200, "batch_size": 256, "lr": 1e-3}
     backbone: ResNet
 
