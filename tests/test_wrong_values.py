@@ -291,13 +291,15 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "patches": "counted",
          "negatives": "size", "jigsaw": "share", "memory_momentum": "share", "dense": "share",
-         "dense_queue_size": "counted", "gamma": "weight", "alpha": "share", "steepness": "positive"}
+         "dense_queue_size": "counted", "gamma": "weight", "alpha": "share", "steepness": "positive",
+         "prototypes": "size", "newest": "size",
+         "every": "size", "generated": "size", "mu": "weight", "hardness": "share", "warm_up": "size or zero"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip
-SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16}
+SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16, "prototypes": 4}
 
 
 def method_of(name: str) -> Any:

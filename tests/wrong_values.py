@@ -95,6 +95,7 @@ KINDS: dict[str, dict[str, Any]] = {
 KINDS |= {
     "temperature": {**KINDS["scalar"], "zero": 0.0, "tiny": 1e-300},
     "weight": {**KINDS["number"], "negative": -1.0, "numpy negative": np.float16(-1)},
+    "size or zero": without(KINDS["size"], "zero"),
     "share": {**KINDS["number"], "negative": -0.1, "above one": 1.1},
     "positive": {**KINDS["number"], "negative": -1.0, "zero": 0.0},
     "size or none": without(KINDS["size"], "none"),

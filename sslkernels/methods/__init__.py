@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.byol import BYOL as BYOL
     from sslkernels.methods.dense_cl import DenseCL as DenseCL
     from sslkernels.methods.groco import GroCo as GroCo
+    from sslkernels.methods.halp import HaLP as HaLP
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
     from sslkernels.methods.moby import MoBY as MoBY

@@ -77,11 +77,16 @@ class MoCoV2(Taught):
         self._newest: list[Tensor] = []
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        embeddings = self.query_and_key(views)
+        return {"loss": self.loss(*embeddings), "embeddings": embeddings}
+
+    def query_and_key(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the student's rows of one view and the teacher's of the other, which `after_step` enqueues."""
         x0, x1 = self.two_views(views)
         query, key = self.embed(x0), self.keys(x1)
         if self.training:
             self._newest.append(key)
-        return {"loss": self.loss(query, key), "embeddings": (query, key)}
+        return query, key
 
     def loss(self, query: Tensor, key: Tensor) -> Tensor:  # type: ignore[override]
         self.queue.agree(self.group)

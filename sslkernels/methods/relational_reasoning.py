@@ -49,7 +49,7 @@ class RelationalReasoning(Method):
     seeds = (56,)
     family = TOKENS
     views = None
-    small = {"epochs": 60, "batch_size": 128, "lr": 2e-3}
+    small = {"epochs": 25, "batch_size": 64, "lr": 1e-3}
     paper_options = {"epochs": 200, "batch_size": 64, "lr": 1e-3}
 
     def __init__(

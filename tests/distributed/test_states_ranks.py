@@ -27,7 +27,7 @@ import sslkernels as sk
 from sslkernels.losses import NTXentLoss, TiCoLoss
 from sslkernels.losses.metric_learning import CrossBatchMemory
 from sslkernels.losses.metric_learning import NTXentLoss as PairNTXentLoss
-from sslkernels.methods import BYOL, MoBY, MoCoV2, MoCoV3
+from sslkernels.methods import BYOL, HaLP, MoBY, MoCoV2, MoCoV3
 from sslkernels.models import DirectPred
 from sslkernels.modules import Remembering
 
@@ -116,6 +116,9 @@ MADE: dict[str, Callable[[Any, int], nn.Module]] = {
     "covariance": lambda group, rank: Part(TiCoLoss(gather_distributed=group is not None), rank),
     "correlation": lambda group, rank: Predicted(DirectPred(D, group=group).double(), rank),
     "MoCoV2": lambda group, rank: Learning(method(MoCoV2, group, queue_size=SIZE), rank),
+    "HaLP": lambda group, rank: Learning(
+        method(HaLP, group, queue_size=SIZE, prototypes=3, newest=5, every=2, generated=4, warm_up=1), rank
+    ),
     "MoBY": lambda group, rank: Learning(method(MoBY, group, queue_size=SIZE, hidden_dim=6), rank),
     "MoCoV3": lambda group, rank: Learning(method(MoCoV3, group, hidden_dim=6), rank),
     "BYOL": lambda group, rank: Learning(method(BYOL, group, hidden_dim=6), rank),
@@ -126,11 +129,12 @@ RINGS = {
     "lazy bank": {"memory_bank.keys": 1},
     "queue": {"keys": 1},
     "MoCoV2": {"queue.keys": 1},
+    "HaLP": {"queue.keys": 1},
     "MoBY": {"queue0.keys": 2, "queue1.keys": 3},
 }
 OF_THE_WORLD = ("bank", "lazy bank", "covariance")  # gather_distributed has no smaller group than the world
-# These are the teachers' first momenta; all but MoCo v2's rise to 1 in half a cosine.
-TAUGHT = {"MoCoV2": 0.999, "MoBY": 0.99, "MoCoV3": 0.99, "BYOL": 0.996}
+# These are the teachers' first momenta; all but those of MoCo v2 and HaLP rise to 1 in half a cosine.
+TAUGHT = {"MoCoV2": 0.999, "HaLP": 0.999, "MoBY": 0.99, "MoCoV3": 0.99, "BYOL": 0.996}
 
 
 @dataclass(frozen=True)
@@ -310,7 +314,7 @@ def check_teacher(case: Case, seen: list[Trace], rank: int) -> None:
     before = seen[0]["start"]
     for step in range(STEPS):
         state = seen[rank]["steps"][step]["state"]
-        left = 1.0 if case.made == "MoCoV2" else (math.cos(math.pi * step / TOTAL) + 1) / 2
+        left = 1.0 if case.made in ("MoCoV2", "HaLP") else (math.cos(math.pi * step / TOTAL) + 1) / 2
         momentum = 1 - (1 - TAUGHT[case.made]) * left
         names = [name for name in state if name.startswith("teacher.module") and is_shared(name)]
         assert names
