@@ -48,7 +48,7 @@ class GroCo(Method):
     seeds = (111,)
     family = SAMPLED
     views = None
-    small = {"epochs": 50, "batch_size": 256, "lr": 3e-3, "projection_dim": 256}
+    small = {"epochs": 40, "batch_size": 256, "lr": 3e-3, "projection_dim": 256}
     paper_options = {"epochs": 100, "batch_size": 1024, "lr": 1e-3}
 
     def __init__(

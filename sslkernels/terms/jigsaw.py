@@ -50,6 +50,7 @@ def tiles_of(function: str, images: Tensor, grid: int) -> Tensor:
     tensor([[[2., 3.],
              [6., 7.]]])
     """
+    check_rows(function, "images", images, "images (N, C, H, W)", dims=4)
     count, channels, *size = images.shape
     height, width = (side // grid for side in size)
     if not height or not width:

@@ -91,6 +91,8 @@ def test_wrong_arguments_get_a_sentence() -> None:
         pirl(patches=8)
     with pytest.raises(ValueError, match="PIRL: images have 1 x 6 pixels; pass at least 2 a side"):
         pirl().check_views([torch.rand(2, 1, 6, 6), torch.rand(2, 1, 1, 6)])
+    with pytest.raises(ValueError, match=r"PIRL: images has shape \(2, 3, 9\); expected images \(N, C, H, W\)"):
+        pirl().check_views([torch.rand(2, 3, 9)] * 2)
     with pytest.raises(ValueError, match="PIRL: index of each sample is missing"):
         pirl()(drawn())
     with pytest.raises(IndexError, match="index holds 9; samples run from 0 to 8"):
