@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules whose state is saved: the teacher that follows a student, and the queue of keys."""
+"""Modules whose state is saved: the teacher that follows a student, the queue of keys, and the bank of samples."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.arguments import check_count, check_rows, shape_of
+from sslkernels.arguments import (
+    INDEX_DTYPES,
+    check_count,
+    check_device,
+    check_number,
+    check_rows,
+    check_tensor,
+    shape_of,
+)
 from sslkernels.backends import check_backend
 from sslkernels.distributed import GroupLike, all_rows, shard_of
 from sslkernels.functional import queue_update_
 from sslkernels.modules import Remembering
+from sslkernels.ops.dtypes import wide
 from sslkernels.teacher import EMA, update_momentum
 
-__all__ = ["EMA", "MemoryQueue", "update_momentum"]
+__all__ = ["EMA", "MemoryBank", "MemoryQueue", "update_momentum"]
 
 
 class MemoryQueue(Remembering):
@@ -63,3 +72,83 @@ class MemoryQueue(Remembering):
         self.agree(group)
         shard = shard_of(group, "MemoryQueue", keys, size=len(self.keys), position=self.position)
         queue_update_(self.keys, all_rows(keys, shard), self.position, backend=self.backend)
+
+
+class MemoryBank(Remembering):
+    """One unit row for each training sample, which follows the sample's embeddings (Wu et al. 2018; PIRL).
+
+    Args:
+        samples: rows, one for each training sample.
+        dim: features per row.
+        momentum: share of the old row that an update keeps, from 0 to 1.
+
+    The bank starts with random unit rows. Reading ``rows (samples, dim)`` makes no copy. ``rows`` are in
+    ``state_dict()`` and move with the module. They are no buffer: inside DistributedDataParallel every rank keeps its
+    own.
+
+    >>> import torch, sslkernels as sk
+    >>> bank = sk.MemoryBank(samples=4, dim=2, momentum=0.0)
+    >>> bank.update(torch.tensor([2]), torch.tensor([[3.0, 4.0]]))
+    >>> bank.rows[2]
+    tensor([0.6000, 0.8000])
+    """
+
+    rows: Tensor
+    remembered = ("rows",)
+
+    def __init__(self, samples: int, dim: int, momentum: float = 0.5) -> None:
+        super().__init__()
+        dim = check_count("MemoryBank", "dim", dim, 1)
+        samples = check_count("MemoryBank", "samples", samples, dim)
+        self.momentum = check_number("MemoryBank", "momentum", momentum, least=0, most=1)
+        with torch.inference_mode(False):  # tensors made in inference mode cannot be written outside it
+            self.rows = F.normalize(torch.randn(samples, dim), dim=1)
+
+    @torch.no_grad()
+    def update(self, index: Tensor, rows: Tensor, *, group: GroupLike = None) -> None:
+        """Move the rows of some samples: ``new_i = normalise(m * old_i + (1 - m) * rows_i)``.
+
+        Args:
+            index: int64 or int32 ``(N,)``, the samples. Of a sample that comes several times the last row alone counts.
+            rows: the samples' embeddings ``(N, dim)``, blended as given: pass unit rows. Any floating-point dtype.
+            group: with it the rows of every rank are written, in the order of the ranks, so that all banks are the
+                same. They begin as that of the group's first rank (see `agree`). Ranks may hold different N.
+
+        Raises:
+            IndexError: a sample outside ``[0, samples)``, checked on the CPU; on a GPU torch's own assertion stops it.
+            ValueError, TypeError: shapes, dtypes or devices that do not match.
+
+        Cost: ``N`` rows are read and written; sorting the index takes ``O(N log N)``.
+        """
+        index = self.check_index(index, rows)
+        self.agree(group)
+        shard = shard_of(group, "MemoryBank", rows, samples=len(self.rows), momentum=self.momentum)
+        index, rows = all_rows(index, shard), all_rows(rows, shard)
+        # All copies of a sample write the row of its last one, so that the order of writing does not matter.
+        ordered, order = index.sort(stable=True)
+        rows = rows[order[torch.searchsorted(ordered, index, right=True) - 1]]
+        dtype = wide(self.rows.dtype)
+        blended = torch.lerp(rows.to(dtype), self.rows[index].to(dtype), self.momentum)
+        self.rows[index] = F.normalize(blended, dim=1).to(self.rows.dtype)
+
+    def check_index(self, index: Tensor, rows: Tensor) -> Tensor:
+        """Check samples ``(N,)`` and their rows ``(N, dim)`` as `update` does; the samples come back as int64."""
+        dim = self.rows.shape[1]
+        if check_rows("MemoryBank", "rows", rows).shape[1] != dim:
+            raise ValueError(f"MemoryBank: rows has shape {shape_of(rows)}; expected (N, {dim}).")
+        check_device("MemoryBank", "rows", rows, "the bank", self.rows)
+        index = check_tensor("MemoryBank", "index", index, "(N,), int64 or int32")
+        if index.dtype not in INDEX_DTYPES:
+            raise TypeError(f"MemoryBank: index has dtype {index.dtype}; accepted are int64 and int32.")
+        if index.shape != rows.shape[:1]:
+            raise ValueError(
+                f"MemoryBank: index has shape {shape_of(index)} and rows {shape_of(rows)}; expected (N,) and (N, D)."
+            )
+        check_device("MemoryBank", "index", index, "rows", rows)
+        if index.device.type == "cpu" and index.numel():
+            low, high = (int(bound) for bound in index.aminmax())
+            if low < 0 or high >= len(self.rows):
+                raise IndexError(
+                    f"MemoryBank: index holds {low if low < 0 else high}; samples run from 0 to {len(self.rows) - 1}."
+                )
+        return index.long()

@@ -187,6 +187,27 @@ def linear_cross_entropy(
     return F.cross_entropy(logits[there], target[there], label_smoothing=label_smoothing, reduction="none")
 
 
+def group_ordering(similarities: Tensor, positives: int, steepness: float = 1.0) -> Tensor:
+    """Multiply out the matrices of an odd-even network's layers, and take both binary cross-entropies of the groups."""
+    losses = []
+    for row in similarities:
+        count, negatives = len(row), len(row) - positives
+        values = torch.cat([row[:negatives].sort().values, row[negatives:].sort().values])
+        whole = torch.eye(count, dtype=row.dtype)  # [value, place]
+        for layer in range(count):
+            swaps = torch.eye(count, dtype=row.dtype)
+            for a in range(layer % 2, count - 1, 2):
+                ordered = 0.5 + torch.atan(steepness * (values[a + 1] - values[a])) / math.pi
+                block = torch.stack([torch.stack([ordered, 1 - ordered]), torch.stack([1 - ordered, ordered])])
+                swaps = swaps.index_put((torch.tensor([[a], [a + 1]]), torch.tensor([[a, a + 1]])), block)
+            values, whole = values @ swaps, whole @ swaps
+        truth = (torch.arange(count) >= negatives).to(row.dtype)
+        among = whole[:, negatives:].sum(1).clamp(0, 1), whole[:, :negatives].sum(1).clamp(0, 1)
+        both = [F.binary_cross_entropy(p, t) for p, t in zip(among, (truth, 1 - truth), strict=True)]
+        losses.append(sum(both) / 2)
+    return torch.stack(losses)
+
+
 def uniformity(z: Tensor, t: float = 2.0) -> Tensor:
     return torch.pdist(z).pow(2).mul(-t).exp().mean().log()
 

@@ -11,7 +11,7 @@ from sslkernels.data import Dataset, Graphs
 from sslkernels.methods import Method
 from sslkernels.recipes import Recipe, find
 
-SIZES = {"projection_dim": 4, "hidden_dim": 4, "queue_size": 8, "patch_size": 4}
+SIZES = {"projection_dim": 4, "hidden_dim": 4, "queue_size": 8, "patch_size": 4, "prototypes": 4}
 # Samples of each modality. Images have a side that Context and Jigsaw can cut.
 SAMPLES = 16
 

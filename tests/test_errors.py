@@ -228,6 +228,30 @@ def cases() -> Iterator[Any]:
             f"MemoryQueue-keys-{kind}", lambda b=bad: sk.MemoryQueue(8, 4).enqueue(b), (TypeError, ValueError),
             "MemoryQueue", "keys", came,
         )  # fmt: skip
+    two = torch.arange(2)
+    for kind, index, error, came in (
+        ("past-the-end", torch.tensor([0, 8]), IndexError, "holds 8; samples run from 0 to 7"),
+        ("negative", torch.tensor([0, -1]), IndexError, "holds -1"),
+        ("float", torch.tensor([0.0, 1.0]), TypeError, "float32"),
+        ("mask", torch.tensor([True, False]), TypeError, "bool"),
+        ("table", two[:, None], ValueError, r"\(2, 1\)"),
+        ("short", two[:1], ValueError, r"\(1,\)"),
+        ("list", [0, 1], TypeError, "list"),
+    ):
+        yield case(
+            f"MemoryBank-index-{kind}", lambda i=index: sk.MemoryBank(8, 4).update(i, torch.ones(2, 4)), error,
+            "MemoryBank", "index", came,
+        )  # fmt: skip
+    for kind, rows, came in (
+        ("features", torch.ones(2, 3), r"\(2, 3\)"),
+        ("vector", torch.ones(4), r"\(4,\)"),
+        ("whole", torch.ones(2, 4, dtype=torch.int64), "int64"),
+        ("list", [[1.0] * 4], "list"),
+    ):
+        yield case(
+            f"MemoryBank-rows-{kind}", lambda r=rows: sk.MemoryBank(8, 4).update(two, r), (TypeError, ValueError),
+            "MemoryBank", "rows", came,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("call, error, words", list(cases()))
@@ -451,9 +475,11 @@ def test_a_bank_made_in_inference_mode_trains_on() -> None:
     loss = NTXentLoss(memory_bank_size=8)
     with torch.inference_mode():
         loss(torch.randn(4, 3), torch.randn(4, 3))
-        queue = sk.MemoryQueue(8, 3)
+        queue, kept = sk.MemoryQueue(8, 3), sk.MemoryBank(8, 3, momentum=0.0)
     loss(torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)).backward()
     queue.enqueue(GOOD)
+    kept.update(torch.arange(4), GOOD)
+    torch.testing.assert_close(kept.rows[:4], torch.nn.functional.normalize(GOOD))
     assert int(loss.memory_bank.position) == int(queue.position) == 4
 
 

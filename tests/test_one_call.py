@@ -38,9 +38,10 @@ else:
         run_interpreted(__file__, "not slow and not gpu", tmp_path)
 
 
-# These make no loss, or one that is not reduced to a number.
+# These make no loss, or one that is not reduced to a number, or are plain PyTorch.
 OTHERS = {
     "apply_masks", "block_masks", "cross_correlation_sq", "ema_update_", "gather_similarity", "gather_tokens",
+    "group_ordering",
     "attend_similarity", "logsumexp_similarity",
     "patchify_gather", "queue_update_", "random_masking", "restore_tokens", "scatter_tokens",
     "softplus_similarity", "span_mask", "topk_similarity", "tube_masks",

@@ -27,6 +27,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     **{name: getattr(losses, name) for name in losses.__all__},
     **{name: partial(small_method, name) for name in METHODS},
     "EMA": lambda: sk.EMA(nn.Linear(2, 2)),
+    "MemoryBank": lambda: sk.MemoryBank(4, 2),
     "MemoryQueue": lambda: sk.MemoryQueue(4, 2),
     "DirectPred": lambda: DirectPred(2),
     "ViT": vit,

@@ -121,6 +121,10 @@ DOORS: dict[str, Door] = {
         {"weight": "rows", "target": "targets", "scale": "scalar", "bias": "per column or none",
          "label_smoothing": "share", "margin": "weight", "margin_kind": "choice"},
     ),
+    "group_ordering": Door(
+        SF.group_ordering, {"similarities": ROWS, "positives": 1},
+        {"similarities": "rows", "positives": "size", "steepness": "positive", "reduction": "choice"},
+    ),
     "uniformity": Door(SF.uniformity, {"z": ROWS}, {"t": "positive"}),
     "alignment": pair(SF.alignment, "z0", "z1", power="positive"),
     "negative_cosine_similarity": pair(SF.negative_cosine_similarity, "x0", "x1", eps="positive"),
@@ -275,20 +279,27 @@ DOORS |= {
     ),
 }  # fmt: skip
 
-VIEWS = {1: "view", 2: "views", 3: "three views"}
+VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views"}
+# What a run fills besides, and what it gives of each sample.
+FILLED = {"PIRL": {"samples": 40}}
+GIVEN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "PIRL": {"index": torch.arange(len(IMAGES))}}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
         {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
-        else {"backbone": resnet_small(), "feature_dim": 128},
+        else {"backbone": resnet_small(), "feature_dim": 128, **FILLED.get(kind.__name__, {})},
         {"mask_ratio": "share", "predictor": "module or none", "action_dim": "counted", "equivariant": "positive share",
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
-         "permutations": "size", "grid": "size", "whole": "share"}
+         "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "patches": "counted",
+         "negatives": "size", "jigsaw": "share", "memory_momentum": "share", "dense": "share",
+         "dense_queue_size": "counted", "gamma": "weight", "alpha": "share", "steepness": "positive",
+         "prototypes": "size", "newest": "size",
+         "every": "size", "generated": "size", "mu": "weight", "hardness": "share", "warm_up": "size or zero"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip
-SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16}
+SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16, "prototypes": 4}
 
 
 def method_of(name: str) -> Any:
@@ -297,14 +308,13 @@ def method_of(name: str) -> Any:
 
 
 def views_of(name: str) -> Callable[..., Any]:
-    given = {"action": torch.ones(len(IMAGES), 4)} if name == "SIE" else {}
-    return lambda views: method_of(name)(views, **given)
+    return lambda views: method_of(name)(views, **GIVEN.get(name, {}))
 
 
 for name, (good, kinds) in METHODS.items():
     DOORS[name] = Door(getattr(methods, name), good, {key: kinds[key] for key in kinds if key != "views"})
     DOORS[f"{name}()"] = Door(
-        views_of(name), {"views": [IMAGES] * getattr(methods, name).views}, {"views": kinds["views"]}, says=name
+        views_of(name), {"views": [IMAGES] * (getattr(methods, name).views or 2)}, {"views": kinds["views"]}, says=name
     )
 
 DOORS["Auxiliary"] = Door(
@@ -330,6 +340,14 @@ DOORS |= {
     "MemoryQueue.enqueue": Door(
         lambda keys, *, group=None: sk.MemoryQueue(4, 3).enqueue(keys, group=group), {"keys": ROWS}, {"keys": "rows"},
         says="MemoryQueue",
+    ),
+    "MemoryBank": Door(
+        sk.MemoryBank, {"samples": 4, "dim": 3, "momentum": 0.5},
+        {"samples": "counted", "dim": "counted", "momentum": "share"},
+    ),
+    "MemoryBank.update": Door(
+        lambda index, rows, *, group=None: sk.MemoryBank(len(ROWS), 3).update(index, rows, group=group),
+        {"index": torch.arange(len(ROWS)), "rows": ROWS}, {"rows": "rows"}, says="MemoryBank",
     ),
     "update_momentum": Door(
         lambda model, model_ema, m: sk.update_momentum(model, model_ema, m),
@@ -458,5 +476,5 @@ def test_every_public_name_has_its_door() -> None:
         *(set(methods.__all__) - {"METHODS", "Method", "available"}),
         *models.__all__,
     }
-    public |= {"MemoryQueue", "update_momentum", "use_backend"}
+    public |= {"MemoryBank", "MemoryQueue", "update_momentum", "use_backend"}
     assert public <= set(DOORS)

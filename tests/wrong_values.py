@@ -95,6 +95,7 @@ KINDS: dict[str, dict[str, Any]] = {
 KINDS |= {
     "temperature": {**KINDS["scalar"], "zero": 0.0, "tiny": 1e-300},
     "weight": {**KINDS["number"], "negative": -1.0, "numpy negative": np.float16(-1)},
+    "size or zero": without(KINDS["size"], "zero"),
     "share": {**KINDS["number"], "negative": -0.1, "above one": 1.1},
     "positive": {**KINDS["number"], "negative": -1.0, "zero": 0.0},
     "size or none": without(KINDS["size"], "none"),
@@ -187,6 +188,7 @@ KINDS["encoded"] = {**NO_TENSOR, "no image": IMAGES[:0], "number tensor": IMAGES
                     "sparse": IMAGES.to_sparse()}  # fmt: skip
 KINDS["layers"] = without(KINDS["sizes"], "unlike")
 KINDS |= {
+    "some views": without(KINDS["views"], "three"),
     "three views": {**without(KINDS["views"], "three"), "two": [IMAGES] * 2},
     "positive share": {**KINDS["share"], "zero": 0.0},
     "names": {"none": None, "text": "rotation", "number": 3, "empty": (), "nonsense": ("spin",), "numbers": (1,)},

@@ -16,6 +16,7 @@ from sslkernels.functional.labelled import sup_con
 from sslkernels.functional.mask_samplers import block_masks, random_masking, span_mask, tube_masks
 from sslkernels.functional.masked_losses import masked_mse, masked_smooth_l1
 from sslkernels.functional.negatives import dcl, dclw, debiased_nt_xent
+from sslkernels.functional.ordering import group_ordering
 from sslkernels.functional.sampled import graph_nt_xent, mil_nce, sampled_info_nce
 from sslkernels.functional.sigmoid import siglip_loss
 from sslkernels.functional.sigreg import lejepa, sigreg
@@ -53,6 +54,7 @@ __all__ = [
     "gather_similarity",
     "gather_tokens",
     "graph_nt_xent",
+    "group_ordering",
     "info_nce",
     "lejepa",
     "linear_cross_entropy",

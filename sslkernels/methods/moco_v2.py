@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -66,23 +66,27 @@ class MoCoV2(Taught):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        _, projection_dim = check_widths("MoCoV2", feature_dim=feature_dim, projection_dim=projection_dim)
-        queue_size = check_count("MoCoV2", "queue_size", queue_size, projection_dim)
-        momentum = check_number("MoCoV2", "momentum", momentum, least=0, most=1)
-        self.temperature = check_temperature("MoCoV2", temperature)
-        self.projector = nn.Sequential(
-            nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, projection_dim)
-        )
+        name = type(self).__name__
+        _, projection_dim = check_widths(name, feature_dim=feature_dim, projection_dim=projection_dim)
+        queue_size = check_count(name, "queue_size", queue_size, projection_dim)
+        momentum = check_number(name, "momentum", momentum, least=0, most=1)
+        self.temperature = check_temperature(name, temperature)
+        self.projector = self.head(feature_dim, projection_dim)
         self.teacher = EMA(self.online, momentum, backend=backend)
         self.queue = MemoryQueue(queue_size, projection_dim, backend=backend)
         self._newest: list[Tensor] = []
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        embeddings = self.query_and_key(views)
+        return {"loss": self.loss(*embeddings), "embeddings": embeddings}
+
+    def query_and_key(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Compute the student's rows of one view and the teacher's of the other, which `after_step` enqueues."""
         x0, x1 = self.two_views(views)
         query, key = self.embed(x0), self.keys(x1)
         if self.training:
             self._newest.append(key)
-        return {"loss": self.loss(query, key), "embeddings": (query, key)}
+        return query, key
 
     def loss(self, query: Tensor, key: Tensor) -> Tensor:  # type: ignore[override]
         self.queue.agree(self.group)
@@ -95,14 +99,24 @@ class MoCoV2(Taught):
             backend=self.backend,
         )
 
-    @torch.no_grad()
+    @staticmethod
+    def head(feature_dim: int, projection_dim: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, projection_dim)
+        )
+
     def keys(self, images: Tensor) -> Tensor:
         """Compute the teacher's unit rows ``(N, projection_dim)``, on batches that are shuffled among the ranks."""
-        shard = shard_of(self.group, "MoCoV2", images.flatten(1))
+        return F.normalize(self.shuffled(self.teacher, images), dim=1)
+
+    @torch.no_grad()
+    def shuffled(self, network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Compute ``network(images)`` on batches that are shuffled among the ranks, and bring each row back."""
+        shard = shard_of(self.group, type(self).__name__, images.flatten(1))
         if shard.ranks == 1:
-            return F.normalize(self.teacher(images), dim=1)
-        shuffled, order = shuffle_rows(images, shard)
-        return unshuffle_rows(F.normalize(self.teacher(shuffled), dim=1), order, shard)
+            return network(images)
+        rows, order = shuffle_rows(images, shard)
+        return unshuffle_rows(network(rows), order, shard)
 
     def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)

@@ -74,7 +74,11 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.stages(self.stem(images)).mean((2, 3))
+        return self.feature_grid(images).mean((2, 3))
+
+    def feature_grid(self, images: Tensor) -> Tensor:
+        """Compute the features of each place, before they are averaged: ``(N, feature_dim, H', W')``."""
+        return self.stages(self.stem(images))
 
 
 def _numbers(name: str, numbers: Sequence[int]) -> list[int]:

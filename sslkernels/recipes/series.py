@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sslkernels.data import Dataset, Inputs, RandomizedQuantization, SeriesViews, Views
 from sslkernels.drawing import draw_lines
-from sslkernels.methods import BYOL, Pretext
+from sslkernels.methods import BYOL, HaLP, Pretext
 from sslkernels.models import Conv1dNet
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
@@ -67,6 +67,17 @@ RECIPES = (
         small={**Pretext.small, **MODALITY.small, "epochs": 20},
         paper_options={"epochs": 100, "batch_size": 128, "lr": 1e-3},
         seeds=(67,),
+    ),
+    Recipe(
+        "halp",
+        HaLP,
+        MODALITY,
+        paper=HaLP.paper,
+        arxiv=HaLP.arxiv,
+        data="watch",
+        small={**HaLP.small, **MODALITY.small},
+        paper_options=HaLP.paper_options,
+        seeds=HaLP.seeds,
     ),
     Recipe(
         "rq_byol",

@@ -39,6 +39,27 @@ def far_orders(tiles: int, count: int) -> Tensor:
     return torch.from_numpy(orders[chosen].astype(np.int64))
 
 
+def tiles_of(function: str, images: Tensor, grid: int) -> Tensor:
+    """Cut ``(N, C, H, W)`` into ``(N, grid * grid, C, H // grid, W // grid)``, row by row of tiles.
+
+    What is left over at the right and lower edge is dropped. ``function`` is named by the error if nothing is left.
+
+    >>> import torch
+    >>> from sslkernels.terms.jigsaw import tiles_of
+    >>> tiles_of("example", torch.arange(16.0).view(1, 1, 4, 4), 2)[0, 1]
+    tensor([[[2., 3.],
+             [6., 7.]]])
+    """
+    check_rows(function, "images", images, "images (N, C, H, W)", dims=4)
+    count, channels, *size = images.shape
+    height, width = (side // grid for side in size)
+    if not height or not width:
+        raise ValueError(f"{function}: images have {size[0]} x {size[1]} pixels; pass at least {grid} a side.")
+    cut = images[:, :, : height * grid, : width * grid]
+    tiles = cut.reshape(count, channels, grid, height, grid, width).permute(0, 2, 4, 1, 3, 5)
+    return tiles.reshape(count, grid**2, channels, height, width)
+
+
 class Jigsaw(Task):
     """Tell in which order the tiles of an image were laid (Noroozi and Favaro 2016; as in JiGen, Carlucci et al. 2019,
     arXiv 1903.06864).
@@ -88,14 +109,9 @@ class Jigsaw(Task):
 
     def laid(self, images: Tensor, answers: Tensor) -> Tensor:
         """Lay the tiles of ``(N, C, H, W)`` in the orders numbered ``answers (N,)``."""
-        count, channels, *size = images.shape
-        height, width = (side // self.grid for side in size)
-        if not height or not width:
-            raise ValueError(f"Jigsaw: images have {size[0]} x {size[1]} pixels; pass at least {self.grid} a side.")
-        cut = images[:, :, : height * self.grid, : width * self.grid]
-        tiles = cut.reshape(count, channels, self.grid, height, self.grid, width).permute(0, 2, 4, 1, 3, 5)
-        tiles = tiles.reshape(count, self.grid**2, channels * height * width)
-        tiles = gather_tokens(tiles, self.orders[answers], backend=self.backend)
-        tiles = greyed(tiles.view(count, self.grid**2, channels, height, width), self.grey)
+        tiles = tiles_of("Jigsaw", images, self.grid)
+        count, _, channels, height, width = tiles.shape
+        laid = gather_tokens(tiles.flatten(2), self.orders[answers], backend=self.backend)
+        tiles = greyed(laid.view(tiles.shape), self.grey)
         rows = tiles.view(count, self.grid, self.grid, channels, height, width).permute(0, 3, 1, 4, 2, 5)
         return rows.reshape(count, channels, self.grid * height, self.grid * width)

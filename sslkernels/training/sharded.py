@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from sslkernels.methods import BYOL, BarlowTwins, Method, MoCoV3, SimCLR, SimSiam, VICReg
 from sslkernels.models import DirectPred
-from sslkernels.state import MemoryQueue
+from sslkernels.modules import Remembering
 
 COMPARED = (SimCLR, BYOL, SimSiam, BarlowTwins, VICReg, MoCoV3)
 
@@ -79,7 +79,7 @@ def check_shareable(name: str, method: Method) -> None:
     buffers, which DDP sends from the first rank to the others before each step and FSDP2 does not. With MoCo v2 losses
     went apart by a tenth, for a reason that is not known yet. Of the others only `COMPARED` ran under both.
     """
-    buffers = any(isinstance(module, (MemoryQueue, DirectPred)) for module in method.modules())
+    buffers = any(isinstance(module, (Remembering, DirectPred)) for module in method.modules())
     if method.encoder != "features" or buffers:
         what = "a queue or a predictor in buffers" if buffers else "a backbone that is called by its parts"
         raise ValueError(f"train: --strategy is fsdp2 and {name} has {what}, which fsdp2 cannot share; pass ddp.")

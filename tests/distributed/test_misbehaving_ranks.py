@@ -137,6 +137,10 @@ def modules(odd: bool, add: Callable[..., None]) -> None:
         apart.enqueue(torch.eye(D), group="world")
 
     add("MemoryQueue: position is tensor(", enqueue_apart)
+    bank = sk.MemoryBank(9 if odd else 8, D)
+    add("MemoryBank, new or just loaded: shapes is", bank.update, torch.arange(D), torch.eye(D), group="world")
+    slower = sk.MemoryBank(8, D, momentum=0.75 if odd else 0.5)
+    add("MemoryBank: momentum is 0.5", slower.update, torch.arange(D), torch.eye(D), group="world")
     add("DirectPred: momentum is 0.3", DirectPred(D, momentum=0.4 if odd else 0.3, group="world"), torch.eye(D))
     add("DirectPred: eps is 0.01", DirectPred(D, eps=0.02 if odd else 0.01, group="world"), torch.eye(D))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run MoCo v2 on two gloo processes: ShuffleBN mixes the keys and returns each, and every queue holds them all."""
+"""Run MoCo v2 and DenseCL on two gloo processes: ShuffleBN mixes keys and returns each, and every queue holds all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import MoCoV2
+from sslkernels.methods import DenseCL, MoCoV2
+from sslkernels.models import ResNet
 
 SIZES = 5, 3
 
@@ -21,6 +22,13 @@ def made(**options: Any) -> MoCoV2:
     backbone = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.BatchNorm1d(4))
     method = MoCoV2(backbone, feature_dim=4, projection_dim=3, queue_size=11, **options)
     return method.double()
+
+
+def made_dense(**options: Any) -> DenseCL:
+    torch.manual_seed(1)
+    return DenseCL(
+        ResNet(1, (4,), (1,)), feature_dim=4, projection_dim=3, queue_size=11, dense_queue_size=11, **options
+    ).double()
 
 
 def images() -> torch.Tensor:
@@ -36,8 +44,17 @@ def step(rank: int) -> dict[str, Any]:
     return {"keys": keys, "queue": method.queue.keys}
 
 
+def dense_step(rank: int) -> dict[str, Any]:
+    method = made_dense(group="world")
+    mine = images().split(SIZES)[rank]
+    torch.manual_seed(7 + rank)
+    method([mine, mine])
+    method.after_step(0, 10)
+    return {"queue": method.queue.keys, "dense queue": method.dense_queue.keys}
+
+
 def job(rank: int, world: int) -> dict[str, Any]:
-    return {"step": caught(step, rank)}
+    return {"step": caught(step, rank), "dense": caught(dense_step, rank)}
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +75,19 @@ def test_shuffled_keys_come_back_and_fill_every_queue(ranks):
     for rank in (first, second):
         torch.testing.assert_close(rank["queue"][:8], expected)
         assert torch.equal(rank["queue"], first["queue"])
+
+
+def test_the_dense_queues_are_filled_from_shuffled_batches_too(ranks):
+    torch.manual_seed(7)
+    order = torch.randperm(8)
+    method, expected = made_dense(), torch.empty(2, 8, 3, dtype=torch.float64)
+    backbone, projector = method.teacher.module
+    for part in order.split(SIZES):
+        grid = backbone.feature_grid(images()[part])
+        expected[0, part] = F.normalize(projector(grid.mean((2, 3))), dim=1)
+        expected[1, part] = F.normalize(method.dense_teacher(grid.flatten(2).mT).mean(1), dim=1)
+    for rank in (rank["dense"] for rank in ranks):
+        assert isinstance(rank, dict), rank
+        for queue, rows in zip(("queue", "dense queue"), expected, strict=True):
+            torch.testing.assert_close(rank[queue][:8], rows)
+            assert torch.equal(rank[queue], ranks[0]["dense"][queue])

@@ -27,7 +27,7 @@ import sslkernels as sk
 from sslkernels.losses import NTXentLoss, TiCoLoss
 from sslkernels.losses.metric_learning import CrossBatchMemory
 from sslkernels.losses.metric_learning import NTXentLoss as PairNTXentLoss
-from sslkernels.methods import BYOL, MoBY, MoCoV2, MoCoV3
+from sslkernels.methods import BYOL, HaLP, MoBY, MoCoV2, MoCoV3
 from sslkernels.models import DirectPred
 from sslkernels.modules import Remembering
 
@@ -62,6 +62,18 @@ class Queued(Part):
     def call(self, z0: Tensor, z1: Tensor) -> Tensor:
         self.remembers.enqueue(F.normalize(z1, dim=1), group=self.group)
         return z0.sum()
+
+
+class Banked(Part):
+    """Write rows of samples that overlap between ranks and within a batch."""
+
+    def call(self, z0: Tensor, z1: Tensor) -> Tensor:
+        self.remembers.update(places(len(z1)), F.normalize(z1, dim=1), group=self.group)
+        return z0.sum()
+
+
+def places(rows: int) -> Tensor:
+    return torch.arange(rows) * 2 % 3
 
 
 class Predicted(Part):
@@ -100,9 +112,13 @@ MADE: dict[str, Callable[[Any, int], nn.Module]] = {
     "bank": lambda group, rank: Part(bank((SIZE, D), group is not None), rank),
     "lazy bank": lambda group, rank: Part(bank(SIZE, group is not None), rank),
     "queue": lambda group, rank: Queued(sk.MemoryQueue(SIZE, D).double(), rank),
+    "rows": lambda group, rank: Banked(sk.MemoryBank(SIZE, D, momentum=0.25).double(), rank),
     "covariance": lambda group, rank: Part(TiCoLoss(gather_distributed=group is not None), rank),
     "correlation": lambda group, rank: Predicted(DirectPred(D, group=group).double(), rank),
     "MoCoV2": lambda group, rank: Learning(method(MoCoV2, group, queue_size=SIZE), rank),
+    "HaLP": lambda group, rank: Learning(
+        method(HaLP, group, queue_size=SIZE, prototypes=3, newest=5, every=2, generated=4, warm_up=1), rank
+    ),
     "MoBY": lambda group, rank: Learning(method(MoBY, group, queue_size=SIZE, hidden_dim=6), rank),
     "MoCoV3": lambda group, rank: Learning(method(MoCoV3, group, hidden_dim=6), rank),
     "BYOL": lambda group, rank: Learning(method(BYOL, group, hidden_dim=6), rank),
@@ -113,11 +129,12 @@ RINGS = {
     "lazy bank": {"memory_bank.keys": 1},
     "queue": {"keys": 1},
     "MoCoV2": {"queue.keys": 1},
+    "HaLP": {"queue.keys": 1},
     "MoBY": {"queue0.keys": 2, "queue1.keys": 3},
 }
 OF_THE_WORLD = ("bank", "lazy bank", "covariance")  # gather_distributed has no smaller group than the world
-# These are the teachers' first momenta; all but MoCo v2's rise to 1 in half a cosine.
-TAUGHT = {"MoCoV2": 0.999, "MoBY": 0.99, "MoCoV3": 0.99, "BYOL": 0.996}
+# These are the teachers' first momenta; all but those of MoCo v2 and HaLP rise to 1 in half a cosine.
+TAUGHT = {"MoCoV2": 0.999, "HaLP": 0.999, "MoBY": 0.99, "MoCoV3": 0.99, "BYOL": 0.996}
 
 
 @dataclass(frozen=True)
@@ -158,7 +175,7 @@ def run(case: Case, rank: int, group: Any) -> Trace:
     place = case.members.index(rank)
     torch.manual_seed(rank)
     module = MADE[case.made](group if case.gathered else None, rank)
-    if isinstance(module, Queued):
+    if isinstance(module, (Queued, Banked)):
         module.group = group if case.gathered else None
     pg = dist.group.WORLD if len(case.members) == dist.get_world_size() else group
     trained = DistributedDataParallel(module, process_group=pg) if case.wrapped else module
@@ -181,15 +198,15 @@ def run(case: Case, rank: int, group: Any) -> Trace:
 def read_by_one(rank: int, world: int) -> dict[str, Any]:
     """Let only the first rank read the checkpoint, like trainers that leave the others to DDP."""
     found = {}
-    for name in ("bank", "lazy bank", "queue", "covariance"):
+    for name in ("bank", "lazy bank", "queue", "rows", "covariance"):
         torch.manual_seed(9)
         saved = MADE[name](None, 0).double()
-        if isinstance(saved, Queued):
+        if isinstance(saved, (Queued, Banked)):
             saved.group = None
         saved(*torch.randn(2, 3, IN, dtype=torch.float64))
         torch.manual_seed(rank)
         module = MADE[name]("world", rank).double()
-        if isinstance(module, Queued):
+        if isinstance(module, (Queued, Banked)):
             module.group = "world"
         if rank == 0:
             module.load_state_dict(copy.deepcopy(saved.state_dict()))
@@ -252,6 +269,22 @@ def check_rings(case: Case, seen: list[Trace], of: list[int], rank: int, first: 
             close(seen[rank]["steps"][step]["state"][name], ring_of(start, sent))
 
 
+def bank_of(start: Tensor, batches: list[Tensor]) -> Tensor:
+    """Blend the last row of each sample, in the order of the ranks, into the bank."""
+    rows = start.clone()
+    for batch in batches:
+        for place, row in zip(places(len(batch)).tolist(), batch, strict=True):
+            rows[place] = unit((0.25 * start[place] + 0.75 * row)[None])[0]
+    return rows
+
+
+def check_banks(seen: list[Trace], of: list[int], rank: int, first: int) -> None:
+    rows = seen[first]["start"]["rows"]
+    for step in range(STEPS):
+        rows = bank_of(rows, [unit(seen[other]["steps"][step]["rows"][1]) for other in of])
+        close(seen[rank]["steps"][step]["state"]["rows"], rows)
+
+
 def check_losses(case: Case, steps: list[dict[str, Any]], before: Tensor) -> None:
     """Check that the mean over ranks is the loss of all rows against the bank before the step."""
     query, key = (torch.cat([step["rows"][place] for step in steps]) for place in (0, 1))
@@ -281,7 +314,7 @@ def check_teacher(case: Case, seen: list[Trace], rank: int) -> None:
     before = seen[0]["start"]
     for step in range(STEPS):
         state = seen[rank]["steps"][step]["state"]
-        left = 1.0 if case.made == "MoCoV2" else (math.cos(math.pi * step / TOTAL) + 1) / 2
+        left = 1.0 if case.made in ("MoCoV2", "HaLP") else (math.cos(math.pi * step / TOTAL) + 1) / 2
         momentum = 1 - (1 - TAUGHT[case.made]) * left
         names = [name for name in state if name.startswith("teacher.module") and is_shared(name)]
         assert names
@@ -308,6 +341,8 @@ def test_ranks_remember_what_the_formula_says(worlds: WorldsOf, made: str, world
             of, first = (places, 0) if case.gathered else ([place], place)
             if case.made in RINGS:
                 check_rings(case, seen, of, place, first)
+            elif case.made == "rows":
+                check_banks(seen, of, place, first)
             elif case.made not in TAUGHT:
                 check_sums(case, seen, of, place)
             if case.made in TAUGHT:
@@ -338,6 +373,9 @@ def test_a_checkpoint_that_one_rank_read_reaches_all(worlds: WorldsOf, world: in
         rows = torch.cat([unit(result[name]["rows"][0]) for result in results])
         for result in results:
             state = result[name]["state"]
+            if name == "rows":
+                close(state["rows"], bank_of(saved["rows"], keys))
+                continue
             if name == "covariance":
                 close(state["C"], 0.9 * saved["C"] + 0.1 * rows.T @ rows / len(rows))
                 continue
@@ -351,13 +389,18 @@ def test_a_checkpoint_that_one_rank_read_reaches_all(worlds: WorldsOf, world: in
 def test_these_are_all_that_remember() -> None:
     # A memory of sounds has tests of its own, in tests/data. That of metric learning belongs to one rank.
     found = {kind.__name__ for kind in Remembering.__subclasses__()} - {"LogMixupExp", "CrossBatchMemory"}
-    assert found == {"MemoryQueue", "TiCoLoss"}
+    assert found == {"MemoryBank", "MemoryQueue", "TiCoLoss"}
 
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: sk.MemoryQueue(5, 2), lambda: used_tico(), lambda: CrossBatchMemory(PairNTXentLoss(), 2, 5)],
-    ids=["queue", "covariance", "memory"],
+    [
+        lambda: sk.MemoryQueue(5, 2),
+        lambda: sk.MemoryBank(5, 2),
+        lambda: used_tico(),
+        lambda: CrossBatchMemory(PairNTXentLoss(), 2, 5),
+    ],
+    ids=["queue", "rows", "covariance", "memory"],
 )
 def test_what_is_remembered_is_saved_and_moved_as_buffers_are(make: Callable[[], Remembering]) -> None:
     module = make()

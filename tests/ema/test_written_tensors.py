@@ -190,6 +190,16 @@ def _queue(write: Callable[[Tensor], object]) -> None:
     assert torch.equal(queue.keys, values) and int(queue.position) == 3
 
 
+def _rows(write: Callable[[Tensor], object]) -> None:
+    bank = sk.MemoryBank(4, 3, momentum=0.25)
+    bank.update(torch.tensor([1]), torch.eye(3)[:1])
+    write(bank.rows)
+    values = bank.rows.clone()
+    bank.update(torch.tensor([1]), torch.eye(3)[:1])
+    values[1] = torch.nn.functional.normalize(0.25 * values[1] + 0.75 * torch.eye(3)[0], dim=0)
+    torch.testing.assert_close(bank.rows, values)
+
+
 def _bank(write: Callable[[Tensor], object]) -> None:
     loss = NTXentLoss(memory_bank_size=(4, 3))
     x = torch.randn(2, 3, requires_grad=True)
@@ -238,6 +248,7 @@ def _method(make: Callable[..., nn.Module]) -> Callable[[Callable[[Tensor], obje
 
 HOLDERS: dict[str, Callable[[Callable[[Tensor], object]], None]] = {
     "MemoryQueue": _queue,
+    "MemoryBank": _rows,
     "NTXentLoss": _bank,
     "TiCoLoss": _tico,
     "DirectPred": _direct,

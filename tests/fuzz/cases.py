@@ -245,6 +245,18 @@ def alignment(draw: Draw) -> Call:
     )
 
 
+def group_ordering(draw: Draw) -> Call:
+    places = draw.one_of(2, 3, 5, 8)
+    positives, steepness = draw.one_of(1, places - 1), draw.one_of(0.5, 1.0, 4.0)
+    reduction = draw.one_of("mean", "sum", "none")
+    return Call(
+        [draw.tensor(draw.rows(), places, wild=False)],
+        lambda s, backend: SF.group_ordering(s, positives, steepness=steepness, reduction=reduction),
+        lambda s: reduced(formulas.group_ordering(s, positives, steepness), reduction),
+        {"positives": positives, "steepness": steepness, "reduction": reduction},
+    )
+
+
 def info_nce(draw: Draw) -> Call:
     query, key = pair(draw)
     queue = draw.tensor(draw.rows(), query.shape[1], grad=draw.one_of(True, False)) if draw.one_of(0, 1) else None
@@ -740,6 +752,7 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "gather_similarity": gather_similarity,
     "gather_tokens": gather_tokens,
     "graph_nt_xent": graph_nt_xent,
+    "group_ordering": group_ordering,
     "info_nce": info_nce,
     "lejepa": lejepa,
     "linear_cross_entropy": linear_cross_entropy,
