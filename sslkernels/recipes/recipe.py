@@ -18,7 +18,7 @@ from sslkernels.terms import Term
 
 # Arguments of methods and terms that a run fills itself, from the backbone and from the data. Names of
 # `sslkernels.data.Dataset.extra` are filled too.
-FILLED = ("backend", "group", "feature_dim", "classes", "action_dim")
+FILLED = ("backend", "group", "feature_dim", "classes", "samples", "action_dim")
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _weighted(*, weight: float = 1.0) -> None:
 
 def _known(dataset: Dataset) -> dict[str, Any]:
     """Collect what the data says of arguments of methods and terms, by their names."""
-    known: dict[str, Any] = {"classes": len(dataset.classes), **dataset.extra}
+    known: dict[str, Any] = {"classes": len(dataset.classes), "samples": len(dataset.inputs), **dataset.extra}
     if "action" in dataset.extra:
         known["action_dim"] = dataset.extra["action"].shape[1]
     return known
