@@ -276,13 +276,16 @@ DOORS |= {
 }  # fmt: skip
 
 VIEWS = {1: "view", 2: "views", 3: "three views"}
+# What follows from the data, and what is known of each sample.
+FILLED = {"DIET": {"samples": 9}}
+KNOWN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "SupCon": {"label": LABELS}, "DIET": {"index": LABELS}}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
         {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
-        else {"backbone": resnet_small(), "feature_dim": 128},
+        else {"backbone": resnet_small(), "feature_dim": 128, **FILLED.get(kind.__name__, {})},
         {"mask_ratio": "share", "predictor": "module or none", "action_dim": "counted", "equivariant": "positive share",
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
-         "permutations": "size", "grid": "size", "whole": "share"}
+         "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "label_smoothing": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
@@ -297,8 +300,7 @@ def method_of(name: str) -> Any:
 
 
 def views_of(name: str) -> Callable[..., Any]:
-    given = {"action": torch.ones(len(IMAGES), 4)} if name == "SIE" else {}
-    return lambda views: method_of(name)(views, **given)
+    return lambda views: method_of(name)(views, **KNOWN.get(name, {}))
 
 
 for name, (good, kinds) in METHODS.items():

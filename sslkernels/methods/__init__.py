@@ -12,6 +12,8 @@ from sslkernels.methods.method import Method
 if TYPE_CHECKING:
     from sslkernels.methods.barlow_twins import BarlowTwins as BarlowTwins
     from sslkernels.methods.byol import BYOL as BYOL
+    from sslkernels.methods.dcl import DCL as DCL
+    from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
     from sslkernels.methods.moby import MoBY as MoBY
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam
+    from sslkernels.methods.sup_con import SupCon as SupCon
     from sslkernels.methods.tri_byol import TriBYOL as TriBYOL
     from sslkernels.methods.vi_simsiam import VISimSiam as VISimSiam
     from sslkernels.methods.vicreg import VICReg as VICReg

@@ -54,8 +54,11 @@ def fitting_patch(dataset: Dataset) -> dict[str, Any]:
 
 
 def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
+    """One view of a method that hides a part of it is hardly changed; all others vary."""
     _, channels, *size = dataset.inputs.shape
-    return OneView(channels, tuple(size)) if count == 1 else ImageViews(channels, tuple(size), count, whole=whole)
+    if count == 1 and not whole:
+        return OneView(channels, tuple(size))
+    return ImageViews(channels, tuple(size), count, whole=whole)
 
 
 def pixels(inputs: Inputs) -> Tensor:
