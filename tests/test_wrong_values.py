@@ -119,7 +119,8 @@ DOORS: dict[str, Door] = {
     "linear_cross_entropy": Door(
         SF.linear_cross_entropy, {"x": ROWS, "weight": ROWS, "target": LABELS4},
         {"weight": "rows", "target": "targets", "scale": "scalar", "bias": "per column or none",
-         "label_smoothing": "share", "margin": "weight", "margin_kind": "choice"},
+         "label_smoothing": "share", "margin": "weight", "margin_kind": "choice",
+         "subcenters": "size"},
     ),
     "uniformity": Door(SF.uniformity, {"z": ROWS}, {"t": "positive"}),
     "alignment": pair(SF.alignment, "z0", "z1", power="positive"),
@@ -275,7 +276,7 @@ DOORS |= {
     ),
 }  # fmt: skip
 
-VIEWS = {1: "view", 2: "views", 3: "three views"}
+VIEWS = {1: "view", 2: "views", 3: "three views", 4: "four views"}
 # What follows from the data, and what is known of each sample.
 FILLED = {"DIET": {"samples": 9}}
 KNOWN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "SupCon": {"label": LABELS}, "DIET": {"index": LABELS}}

@@ -187,6 +187,7 @@ KINDS["encoded"] = {**NO_TENSOR, "no image": IMAGES[:0], "number tensor": IMAGES
                     "sparse": IMAGES.to_sparse()}  # fmt: skip
 KINDS["layers"] = without(KINDS["sizes"], "unlike")
 KINDS |= {
+    "four views": {**without(KINDS["views"]), "two": [IMAGES] * 2},
     "three views": {**without(KINDS["views"], "three"), "two": [IMAGES] * 2},
     "positive share": {**KINDS["share"], "zero": 0.0},
     "names": {"none": None, "text": "rotation", "number": 3, "empty": (), "nonsense": ("spin",), "numbers": (1,)},

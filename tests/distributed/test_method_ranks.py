@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On two gloo processes with different numbers of rows, losses of methods are those of all rows at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from worlds import WorldsOf, caught
+
+from sslkernels.methods import ProtoCLR
+
+SIZES = 5, 3
+
+
+def rows(*width: int) -> torch.Tensor:
+    return torch.randn(8, *width, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(width)))
+
+
+def proto_clr(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    method = ProtoCLR(nn.Flatten(), feature_dim=6, group=group)
+    support, *queries = (rows(width)[part, :6] @ weight for width in (6, 7, 8, 9))
+    loss = method.loss(support, torch.cat(queries))
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+CASES = {"proto_clr": proto_clr}
+
+
+def job(rank: int, world: int) -> dict[str, Any]:
+    begin = sum(SIZES[:rank])
+    return {name: caught(case, "world", slice(begin, begin + SIZES[rank])) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return WorldsOf(job, tmp_path_factory)(2)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_mean_over_ranks_is_that_of_all_rows(ranks, name):
+    results = [rank[name] for rank in ranks]
+    assert all(isinstance(each, tuple) for each in results), results
+    loss, gradient = CASES[name](None, slice(None))
+    torch.testing.assert_close(torch.stack([each[0] for each in results]).mean(), loss)
+    torch.testing.assert_close(torch.stack([each[1] for each in results]).mean(0), gradient)
