@@ -21,8 +21,9 @@ def small_method(name: str, **arguments: Any) -> Method:
     recipe = find(name)
     numbers = {**recipe.numbers(paper=False), "patch_size": 4}
     options = {option: SIZES.get(option, numbers[option]) for option in recipe.settings if option in numbers}
-    images = torch.zeros(2, 1, 8, 8)
-    return recipe.build(Dataset("zeros", "images", images, None, images, None), options, **arguments)
+    images, labels = torch.zeros(2, 1, 8, 8), torch.arange(2)
+    data = Dataset("zeros", "images", images, labels, images, labels, ("a", "b"))
+    return recipe.build(data, options, **arguments)
 
 
 def small_numbers(recipe: Recipe) -> dict[str, Any]:

@@ -278,15 +278,18 @@ DOORS |= {
 
 VIEWS = {1: "view", 2: "views", 3: "three views", 4: "four views"}
 # What follows from the data, and what is known of each sample.
-FILLED = {"DIET": {"samples": 9}}
-KNOWN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "SupCon": {"label": LABELS}, "DIET": {"index": LABELS}}
+FILLED = {"DIET": {"samples": 9}, "MarginClassifier": {"classes": 3}}
+KNOWN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "DIET": {"index": LABELS}}
+KNOWN |= dict.fromkeys(("MarginClassifier", "SupCon"), {"label": LABELS})
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
         {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
         else {"backbone": resnet_small(), "feature_dim": 128, **FILLED.get(kind.__name__, {})},
         {"mask_ratio": "share", "predictor": "module or none", "action_dim": "counted", "equivariant": "positive share",
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
-         "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "label_smoothing": "share"}
+         "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "label_smoothing": "share",
+         "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
+         "subcenters": "counted"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )

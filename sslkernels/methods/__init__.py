@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
+    from sslkernels.methods.margin_classifier import MarginClassifier as MarginClassifier
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
