@@ -278,8 +278,12 @@ DOORS |= {
 
 VIEWS = {1: "view", 2: "views", 3: "three views", 4: "four views"}
 # What follows from the data, and what is known of each sample.
-FILLED = {"DIET": {"samples": 9}, "MarginClassifier": {"classes": 3}}
-KNOWN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "DIET": {"index": LABELS}}
+FILLED = {"DIET": {"samples": 9}, "PAL": {"samples": 9}, "MarginClassifier": {"classes": 3}}
+KNOWN = {
+    "SIE": {"action": torch.ones(len(IMAGES), 4)},
+    "DIET": {"index": LABELS},
+    "PAL": {"index": LABELS, "label": LABELS},
+}
 KNOWN |= dict.fromkeys(("MarginClassifier", "SupCon"), {"label": LABELS})
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
@@ -289,7 +293,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "label_smoothing": "share",
          "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
-         "subcenters": "counted"}
+         "subcenters": "counted", "base": "choice", "share": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )

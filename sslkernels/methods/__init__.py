@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
+    from sslkernels.methods.pal import PAL as PAL
     from sslkernels.methods.pretext import Pretext as Pretext
     from sslkernels.methods.proto_clr import ProtoCLR as ProtoCLR
     from sslkernels.methods.sie import SIE as SIE

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import ProtoCLR
+from sslkernels.methods import PAL, ProtoCLR
+from sslkernels.methods.pal import BASES
 
 SIZES = 5, 3
 
@@ -28,7 +30,19 @@ def proto_clr(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tenso
     return loss.detach(), weight.grad
 
 
-CASES = {"proto_clr": proto_clr}
+def pal(base: str) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
+    def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+        method = PAL(nn.Flatten(), feature_dim=6, samples=8, base=base, projection_dim=6, group=group)
+        labels = torch.tensor([1, -1, 0, 1, 0, -1, 1, 2])[part]
+        loss = method.loss(*(rows(width)[part, :6] @ weight for width in (6, 7)), labels)
+        loss.backward()
+        return loss.detach(), weight.grad
+
+    return case
+
+
+CASES = {"proto_clr": proto_clr, **{f"pal_{base}": pal(base) for base in BASES}}
 
 
 def job(rank: int, world: int) -> dict[str, Any]:
