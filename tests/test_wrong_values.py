@@ -293,7 +293,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "label_smoothing": "share",
          "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
-         "subcenters": "counted", "base": "choice", "share": "share"}
+         "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none",
+         "gamma": "weight"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.byol import BYOL as BYOL
     from sslkernels.methods.dcl import DCL as DCL
     from sslkernels.methods.diet import DIET as DIET
+    from sslkernels.methods.genview import GenView as GenView
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
     from sslkernels.methods.margin_classifier import MarginClassifier as MarginClassifier

@@ -49,7 +49,7 @@ class ProtoCLR(Method):
     seeds = (62,)
     family = SIMILARITY
     views = 1 + QUERIES
-    small = {"epochs": 25, "batch_size": 50, "lr": 2e-3}
+    small = {"epochs": 20, "batch_size": 50, "lr": 2e-3}
     paper_options = {"epochs": 1000, "batch_size": 50, "lr": 1e-3}
 
     def __init__(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import PAL, ProtoCLR
+from sslkernels.methods import PAL, GenView, ProtoCLR
 from sslkernels.methods.pal import BASES
 
 SIZES = 5, 3
@@ -42,7 +42,17 @@ def pal(base: str) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Te
     return case
 
 
-CASES = {"proto_clr": proto_clr, **{f"pal_{base}": pal(base) for base in BASES}}
+def genview(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    method = GenView(nn.Flatten(), feature_dim=64, hidden_dim=4, projection_dim=6, gamma=9.0, group=group)
+    q0, q1, k0, k1 = (rows(width)[part, :6] @ weight for width in (6, 7, 8, 9))
+    quality = method.quality([rows(1, 8, 8)[part], rows(1, 8, 8).flip(0)[part].abs()])
+    loss = method.loss(q0, q1, k0.detach(), k1.detach(), quality)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+CASES = {"genview": genview, "proto_clr": proto_clr, **{f"pal_{base}": pal(base) for base in BASES}}
 
 
 def job(rank: int, world: int) -> dict[str, Any]:
