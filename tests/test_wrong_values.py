@@ -279,6 +279,7 @@ DOORS |= {
 VIEWS = {1: "view", 2: "views", 3: "three views", 4: "four views"}
 # What follows from the data, and what is known of each sample.
 FILLED = {"DIET": {"samples": 9}, "PAL": {"samples": 9}, "MarginClassifier": {"classes": 3}}
+FILLED["ColloSSL"] = {"backbone": nn.Flatten(), "feature_dim": 24}
 KNOWN = {
     "SIE": {"action": torch.ones(len(IMAGES), 4)},
     "DIET": {"index": LABELS},
@@ -294,7 +295,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "label_smoothing": "share",
          "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none",
-         "gamma": "weight"}
+         "gamma": "weight", "sensors": "size"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
@@ -314,8 +315,9 @@ def views_of(name: str) -> Callable[..., Any]:
 
 for name, (good, kinds) in METHODS.items():
     DOORS[name] = Door(getattr(methods, name), good, {key: kinds[key] for key in kinds if key != "views"})
+    seen = torch.rand(4, 3, 8) if name == "ColloSSL" else IMAGES
     DOORS[f"{name}()"] = Door(
-        views_of(name), {"views": [IMAGES] * getattr(methods, name).views}, {"views": kinds["views"]}, says=name
+        views_of(name), {"views": [seen] * getattr(methods, name).views}, {"views": kinds["views"]}, says=name
     )
 
 DOORS["Auxiliary"] = Door(

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import PAL, GenView, ProtoCLR
+from sslkernels.methods import PAL, ColloSSL, GenView, ProtoCLR
 from sslkernels.methods.pal import BASES
 
 SIZES = 5, 3
@@ -52,7 +52,20 @@ def genview(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]
     return loss.detach(), weight.grad
 
 
-CASES = {"genview": genview, "proto_clr": proto_clr, **{f"pal_{base}": pal(base) for base in BASES}}
+def collossl(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(5, dtype=torch.float64, requires_grad=True)
+    method = ColloSSL(nn.Flatten(), feature_dim=20, sensors=4, group=group)
+    loss = method.loss(rows(20)[part] @ torch.block_diag(*[weight] * 4), method.lengths(rows(4, 5)[part]))
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+CASES = {
+    "collossl": collossl,
+    "genview": genview,
+    "proto_clr": proto_clr,
+    **{f"pal_{base}": pal(base) for base in BASES},
+}
 
 
 def job(rank: int, world: int) -> dict[str, Any]:
