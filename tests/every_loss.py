@@ -217,12 +217,12 @@ def _labelled(rows: int, features: int) -> Inputs:
     return {"z": z, "labels": labels, "temperature": _number(0.3)}
 
 
-def _classified(bias: bool, scale: float) -> Callable[[int, int], Inputs]:
-    """Draw rows of nine classes, one of them without a target."""
+def _classified(bias: bool, scale: float, classes: int = 9) -> Callable[[int, int], Inputs]:
+    """Draw rows of some classes, one of them without a target, and nine rows of weights."""
 
     def draw(rows: int, features: int) -> Inputs:
         x, weight = torch.randn(rows, features, dtype=torch.float64), torch.randn(9, features, dtype=torch.float64)
-        target = torch.randint(0, 9, (rows,))
+        target = torch.randint(0, classes, (rows,))
         target[1] = -1
         inputs = {"x": (x + weight[target]) / 2, "weight": weight, "target": target, "scale": _number(scale)}
         return {**inputs, "bias": torch.randn(9, dtype=torch.float64)} if bias else inputs
@@ -308,6 +308,22 @@ EVERY_LOSS: dict[str, Loss] = {
         _classified(False, 5.0),
         formulas.linear_cross_entropy,
         {"normalize": True, "margin": 0.4, "label_smoothing": 0.2},
+        constants=("target",),
+        faint=(LARGE, {"scale": 0.1}),
+    ),
+    "linear_cross_entropy of subcenters": Loss(
+        SF.linear_cross_entropy,
+        _classified(True, 0.7, 3),
+        formulas.linear_cross_entropy,
+        {"subcenters": 3},
+        constants=("target",),
+        faint=(1.0, {"scale": 2.0**-19}),
+    ),
+    "linear_cross_entropy of subcenters with a margin": Loss(
+        SF.linear_cross_entropy,
+        _classified(False, 5.0, 3),
+        formulas.linear_cross_entropy,
+        {"normalize": True, "margin": 0.4, "margin_kind": "cos", "subcenters": 3},
         constants=("target",),
         faint=(LARGE, {"scale": 0.1}),
     ),

@@ -171,18 +171,20 @@ def linear_cross_entropy(
     label_smoothing: float = 0.0,
     margin: float = 0.0,
     margin_kind: str = "arc",
+    subcenters: int = 1,
     normalize: bool = False,
 ) -> Tensor:
-    """torch's cross-entropy of the dense logits, where targets are there."""
+    """torch's cross-entropy of the dense logits, each the log-sum-exp of a class's own, where targets are there."""
     cosines = (unit(x) @ unit(weight).T) if normalize else x @ weight.T
     if margin:
         angles = torch.arccos(cosines.clamp(-1, 1))
         turned = torch.where(
             angles + margin <= math.pi, torch.cos(angles + margin), cosines - margin * math.sin(margin)
         )
-        hit = torch.arange(len(weight)) == target[:, None]
+        hit = torch.arange(len(weight)) // subcenters == target[:, None]
         cosines = torch.where(hit, turned if margin_kind == "arc" else cosines - margin, cosines)
     logits = scale * cosines + (0 if bias is None else bias)
+    logits = logits.unflatten(1, (-1, subcenters)).logsumexp(2)
     there = target >= 0
     return F.cross_entropy(logits[there], target[there], label_smoothing=label_smoothing, reduction="none")
 

@@ -119,7 +119,8 @@ DOORS: dict[str, Door] = {
     "linear_cross_entropy": Door(
         SF.linear_cross_entropy, {"x": ROWS, "weight": ROWS, "target": LABELS4},
         {"weight": "rows", "target": "targets", "scale": "scalar", "bias": "per column or none",
-         "label_smoothing": "share", "margin": "weight", "margin_kind": "choice"},
+         "label_smoothing": "share", "margin": "weight", "margin_kind": "choice",
+         "subcenters": "size"},
     ),
     "group_ordering": Door(
         SF.group_ordering, {"similarities": ROWS, "positives": 1},
@@ -279,10 +280,19 @@ DOORS |= {
     ),
 }  # fmt: skip
 
-VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views"}
-# What a run fills besides, and what it gives of each sample.
-FILLED = {"PIRL": {"samples": 40}}
-GIVEN = {"SIE": {"action": torch.ones(len(IMAGES), 4)}, "PIRL": {"index": torch.arange(len(IMAGES))}}
+VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views", 4: "four views"}
+# What follows from the data, and what is known of each sample.
+FILLED = {
+    "DIET": {"samples": 9}, "PAL": {"samples": 9}, "PIRL": {"samples": 40}, "MarginClassifier": {"classes": 3},
+    "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
+}
+KNOWN = {
+    "SIE": {"action": torch.ones(len(IMAGES), 4)},
+    "PIRL": {"index": torch.arange(len(IMAGES))},
+    "DIET": {"index": LABELS},
+    "PAL": {"index": LABELS, "label": LABELS},
+}
+KNOWN |= dict.fromkeys(("MarginClassifier", "SupCon"), {"label": LABELS})
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
         {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
@@ -292,8 +302,11 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "permutations": "size", "grid": "size", "whole": "share", "samples": "counted", "patches": "counted",
          "negatives": "size", "jigsaw": "share", "memory_momentum": "share", "dense": "share",
          "dense_queue_size": "counted", "gamma": "weight", "alpha": "share", "steepness": "positive",
-         "prototypes": "size", "newest": "size",
-         "every": "size", "generated": "size", "mu": "weight", "hardness": "share", "warm_up": "size or zero"}
+         "prototypes": "size", "newest": "size", "label_smoothing": "share",
+         "every": "size", "generated": "size", "mu": "weight", "hardness": "share", "warm_up": "size or zero",
+         "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
+         "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
+         "encoders": "encoders", "pairs": "choice"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
@@ -308,13 +321,14 @@ def method_of(name: str) -> Any:
 
 
 def views_of(name: str) -> Callable[..., Any]:
-    return lambda views: method_of(name)(views, **GIVEN.get(name, {}))
+    return lambda views: method_of(name)(views, **KNOWN.get(name, {}))
 
 
 for name, (good, kinds) in METHODS.items():
     DOORS[name] = Door(getattr(methods, name), good, {key: kinds[key] for key in kinds if key != "views"})
+    seen = torch.rand(4, 3, 8) if name == "ColloSSL" else IMAGES
     DOORS[f"{name}()"] = Door(
-        views_of(name), {"views": [IMAGES] * (getattr(methods, name).views or 2)}, {"views": kinds["views"]}, says=name
+        views_of(name), {"views": [seen] * (getattr(methods, name).views or 2)}, {"views": kinds["views"]}, says=name
     )
 
 DOORS["Auxiliary"] = Door(

@@ -189,7 +189,9 @@ KINDS["encoded"] = {**NO_TENSOR, "no image": IMAGES[:0], "number tensor": IMAGES
 KINDS["layers"] = without(KINDS["sizes"], "unlike")
 KINDS |= {
     "some views": without(KINDS["views"], "three"),
+    "four views": {**without(KINDS["views"]), "two": [IMAGES] * 2},
     "three views": {**without(KINDS["views"], "three"), "two": [IMAGES] * 2},
+    "positive or none": without(KINDS["positive"], "none"),
     "positive share": {**KINDS["share"], "zero": 0.0},
     "names": {"none": None, "text": "rotation", "number": 3, "empty": (), "nonsense": ("spin",), "numbers": (1,)},
     "weights or none": {"text": "1", "number": 1.0, "empty": (), "texts": ("a",), "negative": (-1.0,), "nan": (NAN,)},

@@ -61,20 +61,24 @@ class MoCoV3(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        feature_dim = self.check_feature_dim(feature_dim)
+        feature_dim, name = self.check_feature_dim(feature_dim), type(self).__name__
         _, hidden_dim, projection_dim = check_widths(
-            "MoCoV3", feature_dim=feature_dim, hidden_dim=hidden_dim, projection_dim=projection_dim
+            name, feature_dim=feature_dim, hidden_dim=hidden_dim, projection_dim=projection_dim
         )
-        momentum = check_number("MoCoV3", "momentum", momentum, least=0, most=1)
-        self.temperature = check_temperature("MoCoV3", temperature)
+        momentum = check_number(name, "momentum", momentum, least=0, most=1)
+        self.temperature = check_temperature(name, temperature)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, layers=3, norm_out=True)
         self.predictor = ProjectionHead(projection_dim, hidden_dim, projection_dim, norm_out=True)
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        embeddings = self.queries_and_keys(views)
+        return {"loss": self.loss(*embeddings), "embeddings": embeddings}
+
+    def queries_and_keys(self, views: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         q0, q1 = (self.predictor(self.embed(view)) for view in self.two_views(views))
         k0, k1 = (self.teacher(view) for view in views)
-        return {"loss": self.loss(q0, q1, k0, k1), "embeddings": (q0, q1, k0, k1)}
+        return q0, q1, k0, k1
 
     def loss(self, q0: Tensor, q1: Tensor, k0: Tensor, k1: Tensor) -> Tensor:  # type: ignore[override]
         return 2 * self.temperature * (self._contrast(q0, k1) + self._contrast(q1, k0))

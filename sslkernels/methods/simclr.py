@@ -51,9 +51,9 @@ class SimCLR(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        feature_dim = self.check_feature_dim(feature_dim)
-        _, projection_dim = check_widths("SimCLR", feature_dim=feature_dim, projection_dim=projection_dim)
-        self.temperature = check_temperature("SimCLR", temperature)
+        feature_dim, name = self.check_feature_dim(feature_dim), type(self).__name__
+        _, projection_dim = check_widths(name, feature_dim=feature_dim, projection_dim=projection_dim)
+        self.temperature = check_temperature(name, temperature)
         self.projector = ProjectionHead(feature_dim, feature_dim, projection_dim)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:

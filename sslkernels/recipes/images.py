@@ -22,7 +22,19 @@ from sslkernels.data import (
 )
 from sslkernels.data.views.lowvariance import MOST
 from sslkernels.drawing import draw_image
-from sslkernels.methods import BYOL, SIE, BarlowTwins, Method, MoCoV2, MoCoV3, Pretext, SimCLR, SimSiam, VICReg
+from sslkernels.methods import (
+    BYOL,
+    SIE,
+    BarlowTwins,
+    Method,
+    MoCoV2,
+    MoCoV3,
+    Pretext,
+    ProtoCLR,
+    SimCLR,
+    SimSiam,
+    VICReg,
+)
 from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
@@ -54,8 +66,11 @@ def fitting_patch(dataset: Dataset) -> dict[str, Any]:
 
 
 def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
+    """One view of a method that hides a part of it is hardly changed; all others vary."""
     _, channels, *size = dataset.inputs.shape
-    return OneView(channels, tuple(size)) if count == 1 else ImageViews(channels, tuple(size), count, whole=whole)
+    if count == 1 and not whole:
+        return OneView(channels, tuple(size))
+    return ImageViews(channels, tuple(size), count, whole=whole)
 
 
 def pixels(inputs: Inputs) -> Tensor:
@@ -212,6 +227,17 @@ RECIPES = (
         small=MoCoV3.small,
         paper_options=MoCoV3.paper_options,
         seeds=(53,),
+    ),
+    Recipe(
+        "proto_clr",
+        ProtoCLR,
+        MODALITY,
+        paper=ProtoCLR.paper,
+        arxiv=ProtoCLR.arxiv,
+        data="emoji?size=16",
+        small={**ProtoCLR.small, **HALF},
+        paper_options=ProtoCLR.paper_options,
+        seeds=ProtoCLR.seeds,
     ),
     # The weight of its term and its temperature are ours: nobody here could look the paper's up.
     Recipe(

@@ -154,11 +154,7 @@ def _weighted(*, weight: float = 1.0) -> None:
 
 def _known(dataset: Dataset) -> dict[str, Any]:
     """Collect what the data says of arguments of methods and terms, by their names."""
-    known: dict[str, Any] = {
-        "classes": len(dataset.classes),
-        "samples": len(dataset.inputs),
-        **dataset.extra,
-    }
+    known: dict[str, Any] = {"classes": len(dataset.classes), "samples": len(dataset.inputs), **dataset.extra}
     if "action" in dataset.extra:
         known["action_dim"] = dataset.extra["action"].shape[1]
     return known

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sslkernels.data import Dataset, Inputs, RandomizedQuantization, SeriesViews, Views
 from sslkernels.drawing import draw_lines
-from sslkernels.methods import BYOL, HaLP, Pretext
+from sslkernels.methods import BYOL, ColloSSL, HaLP, Pretext
 from sslkernels.models import Conv1dNet
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
@@ -16,6 +16,26 @@ from sslkernels.recipes.recipe import Recipe
 
 def conv(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), kernel: int = 7) -> Conv1dNet:
     return Conv1dNet(dataset.inputs.shape[1], widths, kernel)
+
+
+class EachChannel(nn.Module):
+    """One network for all channels: series ``(N, C, T)`` to features ``(N, C * width)``, one channel after the other.
+
+    >>> EachChannel(Conv1dNet(1), 6)(torch.randn(2, 6, 100)).shape
+    torch.Size([2, 768])
+    """
+
+    def __init__(self, network: Conv1dNet, channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.feature_dim = channels * network.feature_dim
+
+    def forward(self, series: Tensor) -> Tensor:
+        return self.network(series.flatten(0, 1)[:, None]).view(len(series), -1)
+
+
+def each_channel(dataset: Dataset, *, widths: tuple[int, ...] = (16, 32, 64), kernel: int = 7) -> EachChannel:
+    return EachChannel(Conv1dNet(1, widths, kernel), dataset.inputs.shape[1])
 
 
 def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
@@ -67,6 +87,20 @@ RECIPES = (
         small={**Pretext.small, **MODALITY.small, "epochs": 20},
         paper_options={"epochs": 100, "batch_size": 128, "lr": 1e-3},
         seeds=(67,),
+    ),
+    # Each axis of the two sensors is a device here: recordings of several devices at once come with no package.
+    Recipe(
+        "collossl",
+        ColloSSL,
+        MODALITY,
+        paper=ColloSSL.paper,
+        arxiv=ColloSSL.arxiv,
+        data="watch",
+        encoder=Encoder(each_channel),
+        small={**ColloSSL.small, **MODALITY.small},
+        paper_options=ColloSSL.paper_options,
+        seeds=ColloSSL.seeds,
+        after_abstract=True,
     ),
     Recipe(
         "halp",

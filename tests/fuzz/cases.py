@@ -210,12 +210,14 @@ def linear_cross_entropy(draw: Draw) -> Call:
     n, k, d = draw.rows(), draw.size(2), draw.size()
     target = draw.index(n, 1, high=k).long()[:, 0]
     unit, reduction = draw.one_of(True, False), draw.one_of("mean", "sum", "none")
-    options: dict[str, Any] = {"label_smoothing": draw.one_of(0.0, 0.2), "normalize": unit}
+    subcenters = draw.one_of(1, 1, 3)
+    smoothing = draw.one_of(0.0, 0.2) if subcenters == 1 else 0.0
+    options: dict[str, Any] = {"label_smoothing": smoothing, "subcenters": subcenters, "normalize": unit}
     if unit:
         options |= {"margin": draw.one_of(0.0, 0.3), "margin_kind": draw.one_of("arc", "cos")}
-    bias = None if unit else draw.tensor(k, wild=False)
+    bias = None if unit else draw.tensor(k * subcenters, wild=False)
     return Call(
-        [draw.tensor(n, d), draw.tensor(k, d), draw.scalar(1.0, 8.0) if unit else draw.scalar(0.02), bias],
+        [draw.tensor(n, d), draw.tensor(k * subcenters, d), draw.scalar(1.0, 8.0) if unit else draw.scalar(0.02), bias],
         lambda x, w, s, b, backend: SF.linear_cross_entropy(
             x, w, target, scale=s, bias=b, reduction=reduction, **options, backend=backend
         ),

@@ -146,3 +146,15 @@ def test_pairs_without_distance_get_no_gradient(backend: str, power: float, redu
 def test_a_classifier_without_classes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^linear_cross_entropy: weight has shape \(0, 4\); pass one row for each"):
         SF.linear_cross_entropy(torch.randn(2, 4), torch.zeros(0, 4), torch.tensor([-1, -1]))
+
+
+def test_subcenters_are_as_many_for_each_class_and_take_no_smoothing() -> None:
+    x, weight, target = torch.randn(2, 4), torch.randn(6, 4), torch.tensor([0, 2])
+    for options, says in (
+        ({"subcenters": 4}, r"weight has shape \(6, 4\) and subcenters is 4; pass so many rows for each class"),
+        ({"subcenters": 2, "label_smoothing": 0.1}, "label_smoothing is 0.1 with 2 subcenters"),
+    ):
+        with pytest.raises(ValueError, match=f"^linear_cross_entropy: {says}"):
+            SF.linear_cross_entropy(x, weight, target, **options)
+    with pytest.raises(IndexError, match="target holds 3; classes run from 0 to 2"):
+        SF.linear_cross_entropy(x, weight, target + 1, subcenters=2)

@@ -197,10 +197,10 @@ def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
 
 @pytest.mark.parametrize("method", available())
 def test_what_is_saved_comes_back(method):
-    whole = next(
-        name for name in ("patch_size", "projection_dim", "grid", "hidden_dim") if name in find(method).settings
-    )
-    config = TrainConfig.from_options(method, {"seed": 3, whole: 17})
+    changed = {"patch_size": 17, "projection_dim": 17, "grid": 17, "hidden_dim": 17, "label_smoothing": 0.25}
+    changed["widths"] = (17,)
+    name = next(name for name in changed if name in find(method).settings)
+    config = TrainConfig.from_options(method, {"seed": 3, name: changed[name]})
     assert TrainConfig.from_saved(config.saved()) == config
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Classify rows by products with one row of weights for each class, never storing rows x classes.
 
-    t      the target's logit: scale * <x_i, w_y> + b_y, or scale * phi(cosine) with a margin
+    t      the target's logit: scale * <x_i, w_y> + b_y, or scale * phi(cosine) with a margin; the log-sum-exp of them
+           where a class has several rows of weights
     lse    log-sum-exp of the other classes' logits
     loss   softplus(lse - t) + smoothing * (t - mean of all logits)
 
@@ -31,11 +32,12 @@ class Classes(NamedTuple):
     smoothing: float
     margin: float
     kind: str
+    subcenters: int  # rows of weights of a class
     unit: bool  # rows and weights are divided by their norms
     dtype: torch.dtype  # they are rounded to this before they are multiplied
 
     def with_margin(self, cosine: Tensor, rows: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Return phi and its derivative at the cosines of rows (N, D) with the weights of their own class (N, D).
+        """Return phi and its derivative at the cosines (N, S) of rows (N, 1, D) with their class's weights (N, S, D).
 
         phi of an angle is the cosine of the angle plus the margin, which goes on falling beyond 180 degrees. Towards an
         angle of 0 its derivative has no bound: it stops at the angle that the dtype can tell from 0.
@@ -43,8 +45,8 @@ class Classes(NamedTuple):
         if not self.margin or self.kind == "cos":
             return cosine - self.margin, torch.ones_like(cosine)
         # A cosine near 1 says little of its angle. The part of one vector that is square to the other keeps its digits.
-        square = own - cosine[:, None] * rows
-        sine = torch.where(cosine * cosine < 0.5, 1 - cosine * cosine, square.square().sum(1)).sqrt()
+        square = own - cosine[..., None] * rows
+        sine = torch.where(cosine * cosine < 0.5, 1 - cosine * cosine, square.square().sum(2)).sqrt()
         along, across = math.cos(self.margin), math.sin(self.margin)
         falls = cosine > -along
         return (
@@ -94,15 +96,17 @@ def _computed(
     share = torch.where(there, 1.0, 0.0).to(scale.dtype)
     if asked.mean:
         share = share / share.sum().clamp_min(1)
-    own, place = _own(rows, weights, target)
-    pairs = Pairs(rows, weights, scale, target[:, None], bias=bias)
+    place, excluded = _places(classes, target)
+    wide, own = widened(rows)[:, None], widened(weights[place])
+    pairs = Pairs(rows, weights, scale, excluded, bias=bias)
     # A frozen classifier needs no second pass: one sweep sums its rows by their weights too.
     attend = need_x and not (need_weight or need_scale or need_bias)
     lse, _, attended = forward(pairs, False, attend, backend)
-    products = (widened(rows) * own).sum(1)
-    phi, slope = classes.with_margin(products, widened(rows), own)
+    products = (wide * own).sum(2)
+    phi, slope = classes.with_margin(products, wide, own)
     offset = None if bias is None else bias[place]
-    t = _plus(scale * phi, offset)
+    logits = _plus(scale * phi, offset)
+    t = logits.logsumexp(1)
     smoothing, middle, losses = classes.smoothing, None, F.softplus(lse - t, threshold=40)
     if smoothing:
         middle = widened(weights).mean(0)
@@ -111,7 +115,7 @@ def _computed(
     if not any(needs):
         return value, *[None] * 5
     beside = torch.where(there, share * torch.sigmoid(lse - t), 0.0)
-    of_target = smoothing * (1 - 1 / k) * share - beside
+    of_target = (smoothing * (1 - 1 / k) * share - beside)[:, None] * torch.exp(logits - t[:, None])
     if attend:
         moved_x, moved_w, of_bias = attended * beside[:, None], attended, attended  # the others are not asked for
     else:
@@ -119,17 +123,18 @@ def _computed(
             pairs, Sums(lse, beside, None, None), need_x or need_scale, need_weight, need_bias, backend
         )
     # The target's weights pull a row by this much. Smoothing pulls it to all, and takes that of the target back.
-    pull = of_target * slope + smoothing / k * share
+    of_mean = smoothing / k * share[:, None]
+    pull = (of_target * slope + of_mean)[..., None]
     if need_x or need_scale:
-        moved_x = moved_x + pull[:, None] * own
+        moved_x = moved_x + (pull * own).sum(1)
         if middle is not None:
             moved_x = moved_x - (smoothing * share)[:, None] * middle
     if need_weight:
-        moved_w = moved_w.index_add(0, place, pull[:, None] * widened(rows))
+        moved_w = moved_w.index_add(0, place.flatten(), (pull * wide).flatten(0, 1))
         if middle is not None:
             moved_w = moved_w - smoothing / k * (share @ widened(rows))
     if need_bias:
-        of_bias = of_bias.index_add(0, place, of_target + smoothing / k * share) - smoothing / k * share.sum()
+        of_bias = of_bias.index_add(0, place.flatten(), (of_target + of_mean).flatten()) - of_mean.sum()
     # Each side knows the whole gradient of the scale; we take that of the rows, whatever else is asked for.
     moved_x = moved_x if need_x or need_scale else None
     dx, _, along = finish(
@@ -143,10 +148,11 @@ def _computed(
     return value, dx, dw, None, along, of_bias
 
 
-def _own(rows: Tensor, weights: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each row's weights of its own class, and where they stand."""
-    place = target.clamp_min(0)
-    return widened(weights[place]), place
+def _places(classes: Classes, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the weights of each row's own class stand (N, S), and the same with -1 where there is no target."""
+    first = classes.subcenters * target[:, None]
+    place = first.clamp_min(0) + torch.arange(classes.subcenters, device=target.device)
+    return place, torch.where(first < 0, -1, place)
 
 
 def _plus(logits: Tensor, offset: Tensor | None) -> Tensor:
@@ -163,11 +169,11 @@ def _mean(
     offset: Tensor | None,
     k: int,
 ) -> Tensor:
-    """Return the mean of the logits of all k classes, of which the target's is t."""
+    """Return the mean of the logits of all k classes of one row each, of which the target's is t."""
     logits = scale * (widened(rows) @ middle)
     if bias is not None:
         logits = logits + bias.mean()
-    return logits + (t - _plus(scale * products, offset)) / k
+    return logits + (t - _plus(scale * products, offset)[:, 0]) / k
 
 
 def _one_by_one(
@@ -175,14 +181,15 @@ def _one_by_one(
 ) -> Tensor:
     if classes.unit:
         x, weight = unit_rows(x, backend=backend), unit_rows(weight, backend=backend)
-    own, place = _own(x, weight, target)
-    lse = checked_logsumexp(Pairs(x, weight, scale, target[:, None], bias=bias), False, backend)
-    products = (widened(x) * own).sum(1)
+    place, excluded = _places(classes, target)
+    wide, own = widened(x)[:, None], widened(weight[place])
+    lse = checked_logsumexp(Pairs(x, weight, scale, excluded, bias=bias), False, backend)
+    products = (wide * own).sum(2)
     offset = None if bias is None else bias[place]
     # The value is that of phi, and the gradient its slope's, which is finite everywhere.
-    phi, slope = classes.with_margin(products.detach(), widened(x).detach(), own.detach())
+    phi, slope = classes.with_margin(products.detach(), wide.detach(), own.detach())
     phi = phi + slope * (products - products.detach())
-    t = _plus(scale * phi, offset)
+    t = _plus(scale * phi, offset).logsumexp(1)
     losses = F.softplus(lse - t, threshold=40)
     if classes.smoothing:
         middle = widened(weight).mean(0)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On two gloo processes with different numbers of rows, losses of methods are those of all rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from worlds import WorldsOf, caught
+
+from sslkernels.methods import PAL, ColloSSL, GenView, ProtoCLR
+from sslkernels.methods.pal import BASES
+
+SIZES = 5, 3
+
+
+def rows(*width: int) -> torch.Tensor:
+    return torch.randn(8, *width, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(width)))
+
+
+def proto_clr(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    method = ProtoCLR(nn.Flatten(), feature_dim=6, group=group)
+    support, *queries = (rows(width)[part, :6] @ weight for width in (6, 7, 8, 9))
+    loss = method.loss(support, torch.cat(queries))
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+def pal(base: str) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
+    def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+        method = PAL(nn.Flatten(), feature_dim=6, samples=8, base=base, projection_dim=6, group=group)
+        labels = torch.tensor([1, -1, 0, 1, 0, -1, 1, 2])[part]
+        loss = method.loss(*(rows(width)[part, :6] @ weight for width in (6, 7)), labels)
+        loss.backward()
+        return loss.detach(), weight.grad
+
+    return case
+
+
+def genview(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    method = GenView(nn.Flatten(), feature_dim=64, hidden_dim=4, projection_dim=6, gamma=9.0, group=group)
+    q0, q1, k0, k1 = (rows(width)[part, :6] @ weight for width in (6, 7, 8, 9))
+    quality = method.quality([rows(1, 8, 8)[part], rows(1, 8, 8).flip(0)[part].abs()])
+    loss = method.loss(q0, q1, k0.detach(), k1.detach(), quality)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+def collossl(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(5, dtype=torch.float64, requires_grad=True)
+    method = ColloSSL(nn.Flatten(), feature_dim=20, sensors=4, group=group)
+    loss = method.loss(rows(20)[part] @ torch.block_diag(*[weight] * 4), method.lengths(rows(4, 5)[part]))
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+CASES = {
+    "collossl": collossl,
+    "genview": genview,
+    "proto_clr": proto_clr,
+    **{f"pal_{base}": pal(base) for base in BASES},
+}
+
+
+def job(rank: int, world: int) -> dict[str, Any]:
+    begin = sum(SIZES[:rank])
+    return {name: caught(case, "world", slice(begin, begin + SIZES[rank])) for name, case in CASES.items()}
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return WorldsOf(job, tmp_path_factory)(2)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_mean_over_ranks_is_that_of_all_rows(ranks, name):
+    results = [rank[name] for rank in ranks]
+    assert all(isinstance(each, tuple) for each in results), results
+    loss, gradient = CASES[name](None, slice(None))
+    torch.testing.assert_close(torch.stack([each[0] for each in results]).mean(), loss)
+    torch.testing.assert_close(torch.stack([each[1] for each in results]).mean(0), gradient)
