@@ -27,7 +27,7 @@ from sslkernels.losses import metric_learning
 from sslkernels.losses.info_nce import InfoNCE
 from sslkernels.methods.method import Masked
 from sslkernels.methods.vi_simsiam import power_spherical_nll
-from sslkernels.models import ResNet, ViT, resnet_small
+from sslkernels.models import ResNet, TokenTransformer, ViT, resnet_small
 
 pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::UserWarning:torch.*")
 
@@ -283,13 +283,18 @@ DOORS |= {
 VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views", 4: "four views"}
 # What follows from the data, and what is known of each sample.
 FILLED = {
-    "DIET": {"samples": 9}, "PAL": {"samples": 9}, "PIRL": {"samples": 40}, "MarginClassifier": {"classes": 3},
+    "DIET": {"samples": 9},
+    "PAL": {"samples": 9},
+    "PIRL": {"samples": 40},
+    "MarginClassifier": {"classes": 3},
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
+    "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
 }
 KNOWN = {
     "SIE": {"action": torch.ones(len(IMAGES), 4)},
     "PIRL": {"index": torch.arange(len(IMAGES))},
     "DIET": {"index": LABELS},
+    "CLIP": {"text": torch.ones(len(IMAGES), 4, dtype=torch.int64)},
     "PAL": {"index": LABELS, "label": LABELS},
 }
 KNOWN |= dict.fromkeys(("MarginClassifier", "SupCon"), {"label": LABELS})

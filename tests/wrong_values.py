@@ -193,6 +193,8 @@ KINDS |= {
     "three views": {**without(KINDS["views"], "three"), "two": [IMAGES] * 2},
     "positive or none": without(KINDS["positive"], "none"),
     "positive share": {**KINDS["share"], "zero": 0.0},
+    "encoders": {"none": None, "text": "bert", "list": [nn.Linear(3, 3)], "empty": {}, "module": nn.Linear(3, 3),
+                 "numbers": {"text": 3}, "class": {"text": nn.Linear}, "no width": {"text": nn.Linear(3, 3)}},
     "names": {"none": None, "text": "rotation", "number": 3, "empty": (), "nonsense": ("spin",), "numbers": (1,)},
     "weights or none": {"text": "1", "number": 1.0, "empty": (), "texts": ("a",), "negative": (-1.0,), "nan": (NAN,)},
     "per row": {**NO_TENSOR, "matrix": ROWS, "fewer": torch.ones(2), "integers": torch.ones(4, dtype=torch.int64),

@@ -13,24 +13,24 @@ if TYPE_CHECKING:
     from sslkernels.methods.barlow_twins import BarlowTwins as BarlowTwins
     from sslkernels.methods.byol import BYOL as BYOL
     from sslkernels.methods.clip import CLIP as CLIP
-    from sslkernels.methods.dense_cl import DenseCL as DenseCL
-    from sslkernels.methods.groco import GroCo as GroCo
-    from sslkernels.methods.halp import HaLP as HaLP
     from sslkernels.methods.collossl import ColloSSL as ColloSSL
     from sslkernels.methods.dcl import DCL as DCL
+    from sslkernels.methods.dense_cl import DenseCL as DenseCL
     from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.genview import GenView as GenView
+    from sslkernels.methods.groco import GroCo as GroCo
+    from sslkernels.methods.halp import HaLP as HaLP
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
     from sslkernels.methods.margin_classifier import MarginClassifier as MarginClassifier
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
+    from sslkernels.methods.pal import PAL as PAL
     from sslkernels.methods.pirl import PIRL as PIRL
     from sslkernels.methods.pretext import Pretext as Pretext
-    from sslkernels.methods.relational_reasoning import RelationalReasoning as RelationalReasoning
-    from sslkernels.methods.pal import PAL as PAL
     from sslkernels.methods.proto_clr import ProtoCLR as ProtoCLR
+    from sslkernels.methods.relational_reasoning import RelationalReasoning as RelationalReasoning
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam
