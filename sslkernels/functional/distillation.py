@@ -43,8 +43,8 @@ def clip_distillation(
     Args:
         image, text: the student's ``(N, D)``, ``N >= 1``, used as given: both already normalised.
         logit_scale: the factor itself (already exponentiated); number or one-element tensor of any shape.
-        teacher_image, teacher_text: ``(N, E)``, of the same pairs, in any dtype; E need not be D. They get a gradient if they
-            require one, as in open_clip: run the teacher under ``torch.no_grad()``.
+        teacher_image, teacher_text: ``(N, E)``, of the same pairs, in any dtype; E need not be D. They get a gradient
+            if they require one, as in open_clip: run the teacher under ``torch.no_grad()``.
         teacher_logit_scale: the teacher's factor, as ``logit_scale``.
         reduction: ``"none"`` gives ``(N,)``, the mean of both directions of each pair.
         group: ranks whose pairs are among the targets; the mean over ranks of the returned loss is the loss of the
