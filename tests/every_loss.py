@@ -20,7 +20,7 @@ import sslkernels.functional as SF
 Inputs = dict[str, Tensor]
 ROWS, FEATURES = 12, 7
 # These inputs stay in the dtype of the sums.
-SCALARS = ("temperature", "logit_scale", "logit_bias", "mask", "scale", "bias")
+SCALARS = ("temperature", "logit_scale", "logit_bias", "teacher_logit_scale", "mask", "scale", "bias")
 
 
 @dataclass(frozen=True)
@@ -131,6 +131,12 @@ def _views(*names: str, size: float = 1.0, **numbers: float) -> Callable[[int, i
     return draw
 
 
+def _taught(rows: int, features: int) -> Inputs:
+    """Draw images and texts as a student and, in fewer features, a teacher see them."""
+    teacher = _views("teacher_image", "teacher_text", size=0.5, teacher_logit_scale=1.5)(rows, features - 2)
+    return {**_views("image", "text", size=0.5, logit_scale=2.0)(rows, features), **teacher}
+
+
 def _queue(rows: int, features: int) -> Inputs:
     inputs = _views("query", "key", temperature=0.3)(rows, features)
     return {**inputs, "negatives": formulas.unit(torch.randn(rows + 5, features, dtype=torch.float64))}
@@ -236,6 +242,8 @@ def _info_nce(query: Tensor, key: Tensor, temperature: Tensor, negatives: Any = 
 
 LARGE, SMALL = 2.0**10, 2.0**-12
 FAINT_ROWS = LARGE, {"temperature": 100.0}
+# Where student and teacher are both unsure, the gradient is the small difference of two that are rounded before.
+TAUGHT_FAINTLY = 2.0**-6, {"logit_scale": 1e-3, "teacher_logit_scale": 1e4}
 EVERY_LOSS: dict[str, Loss] = {
     "nt_xent": Loss(
         SF.nt_xent,
@@ -263,6 +271,20 @@ EVERY_LOSS: dict[str, Loss] = {
         _views("image", "text", size=0.5, logit_scale=2.0, logit_bias=-1.0),
         lambda image, text, logit_scale, logit_bias: formulas.clip_loss(image, text, logit_scale) + 0 * logit_bias,
         faint=(2.0**-6, {"logit_scale": 1e-3}),
+    ),
+    "clip_distillation": Loss(
+        SF.clip_distillation,
+        _taught,
+        formulas.clip_distillation,
+        constants=("teacher_image", "teacher_text", "teacher_logit_scale"),
+        faint=TAUGHT_FAINTLY,
+    ),
+    "clip_distillation with a teacher that learns": Loss(
+        SF.clip_distillation,
+        _taught,
+        formulas.clip_distillation,
+        constants=("teacher_logit_scale",),
+        faint=TAUGHT_FAINTLY,
     ),
     "siglip_loss": Loss(
         SF.siglip_loss,

@@ -93,6 +93,20 @@ def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
     return (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
 
 
+def clip_distillation(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: float | Tensor,
+    teacher_image: Tensor,
+    teacher_text: Tensor,
+    teacher_logit_scale: float | Tensor,
+) -> Tensor:
+    """The cross-entropies of the student's logits with the teacher's softmax, written with both matrices."""
+    student, teacher = logit_scale * (image @ text.T), teacher_logit_scale * (teacher_image @ teacher_text.T)
+    of_images = -(teacher.softmax(1) * student.log_softmax(1)).sum(1)
+    return (of_images - (teacher.softmax(0) * student.log_softmax(0)).sum(0)) / 2
+
+
 def softplus_similarity(x: Tensor, y: Tensor | None, scale: float | Tensor, bias: float | Tensor) -> Tensor:
     return -F.logsigmoid(-(scale * (x @ (x if y is None else y).T) + bias)).sum(1)
 

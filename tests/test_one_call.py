@@ -56,7 +56,8 @@ COMPILED_ONLY = pytest.mark.skipif(
 )
 READ_AGAIN = (
     "masked_mse", "masked_smooth_l1",  # their backward computes the gradient anew if it is not sent 1
-    "graph_nt_xent", "mil_nce", "sampled_info_nce",  # they are several nodes, whose backwards read the rows
+    # They are several nodes, whose backwards read the rows.
+    "clip_distillation", "graph_nt_xent", "mil_nce", "sampled_info_nce",
 )  # fmt: skip
 # Plain PyTorch multiplies these, and differentiates twice: by a bias without effect, and by weights of terms.
 PLAIN = ("logit_bias", "weight")

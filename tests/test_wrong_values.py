@@ -73,6 +73,13 @@ DOORS: dict[str, Door] = {
         SF.clip_loss, {"image": ROWS, "text": ROWS, "logit_scale": 1.0, "logit_bias": 0.0},
         {"image": "rows", "text": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none"},
     ),
+    "clip_distillation": Door(
+        SF.clip_distillation,
+        {"image": ROWS, "text": ROWS, "logit_scale": 1.0, "teacher_image": ROWS, "teacher_text": ROWS,
+         "teacher_logit_scale": 1.0},
+        {"image": "rows", "text": "rows", "logit_scale": "scalar", "teacher_image": "rows", "teacher_text": "rows",
+         "teacher_logit_scale": "scalar"},
+    ),
     "siglip_loss": Door(
         SF.siglip_loss, {"image": ROWS, "text": ROWS, "logit_scale": 1.0, "logit_bias": 0.0},
         {"image": "rows", "text": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none"},

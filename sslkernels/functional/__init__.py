@@ -11,6 +11,7 @@ from sslkernels.functional.correlation import (
 )
 from sslkernels.functional.cosine import byol_loss, negative_cosine_similarity
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
+from sslkernels.functional.distillation import clip_distillation
 from sslkernels.functional.ema import ema_update_, queue_update_
 from sslkernels.functional.labelled import sup_con
 from sslkernels.functional.mask_samplers import block_masks, random_masking, span_mask, tube_masks
@@ -43,6 +44,7 @@ __all__ = [
     "barlow_twins",
     "block_masks",
     "byol_loss",
+    "clip_distillation",
     "clip_loss",
     "covariance_penalty",
     "cross_correlation_sq",

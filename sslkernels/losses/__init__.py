@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses as modules, with the names and arguments of the libraries that people come from."""
 
+from sslkernels.losses.captions import CoCaLoss
 from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
 from sslkernels.losses.cosine import NegativeCosineSimilarity, SymNegCosineSimilarityLoss
 from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss
+from sslkernels.losses.distill import DistillClipLoss
 from sslkernels.losses.sigmoid import SigLipLoss
 from sslkernels.losses.sigreg import LeJEPALoss, SIGReg
 from sslkernels.losses.similarity import ClipLoss, InfoNCELoss, NTXentLoss
@@ -12,6 +14,8 @@ from sslkernels.losses.views import DCLLoss, DCLWLoss, DirectCLRLoss, Hyperspher
 __all__ = [
     "BarlowTwinsLoss",
     "ClipLoss",
+    "CoCaLoss",
+    "DistillClipLoss",
     "FroSSLLoss",
     "InfoNCELoss",
     "LeJEPALoss",

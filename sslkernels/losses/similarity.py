@@ -239,12 +239,14 @@ class ClipLoss(Module):
             logit_bias = check_scalar("ClipLoss", "logit_bias", logit_bias)
         output_dict = check_flag("ClipLoss", "output_dict", output_dict)
         if self._overridden():
-            logits = self.get_logits(image_features, text_features, logit_scale, logit_bias=logit_bias)
-            labels = self.get_ground_truth(image_features.device, logits[0].shape[0])
-            loss = (F.cross_entropy(logits[0], labels) + F.cross_entropy(logits[1], labels)) / 2
+            loss = self._of_logits(*self.get_logits(image_features, text_features, logit_scale, logit_bias=logit_bias))
         else:
             loss = clip_loss(image_features, text_features, logit_scale, logit_bias, group=self._group())
         return {"contrastive_loss": loss} if output_dict else loss
+
+    def _of_logits(self, per_image: Tensor, per_text: Tensor) -> Tensor:
+        labels = self.get_ground_truth(per_image.device, per_image.shape[0])
+        return (F.cross_entropy(per_image, labels) + F.cross_entropy(per_text, labels)) / 2
 
     def _overridden(self) -> bool:
         ours = {"get_logits": ClipLoss.get_logits, "get_ground_truth": ClipLoss.get_ground_truth}

@@ -30,11 +30,13 @@ REDUCTION = {"reduction": ("mean", "sum")}
 VARIANCE = {"var": (1.0, 2.0), "cov": (1.0, 2.0), **EPS, **SIDES}
 WARM = {"temperature": (0.1, 0.2), "normalize": (True, False), **REDUCTION}
 RULE = {"knots": (17, 9), "t_max": (3.0, 5.0), "num_slices": (8, 9)}
+TAUGHT = torch.eye(N)[:, :2]
 # Every setting has two values; the last rank takes the second.
 SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "nt_xent": WARM,
     "info_nce": {**WARM, "symmetric": (False, True), "negatives": (None, torch.eye(D))},
     "clip_loss": {"logit_scale": (1.0, 2.0), **REDUCTION},
+    "clip_distillation": {"logit_scale": (1.0, 2.0), "teacher_logit_scale": (1.0, 2.0), **REDUCTION},
     "siglip_loss": {"logit_scale": (1.0, 2.0), "logit_bias": (0.0, -1.0), **REDUCTION},
     "dcl": WARM,
     "dclw": {"sigma": (0.5, 1.0), **WARM},
@@ -67,7 +69,8 @@ SAID = {"negatives": "queued", "num_slices": "slices"}
 FREE = {"group", "backend", "generator", "slices", "logit_bias", "labels"}
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
 WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
-TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(("clip_loss", "siglip_loss"), "logit_scale")}
+SCALED = ("clip_loss", "clip_distillation", "siglip_loss")
+TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(SCALED, "logit_scale")}
 
 
 def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
@@ -85,8 +88,11 @@ def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
 
 def call(function: str, rows: list[Any] | None = None, **options: Any) -> Any:
     rows = rows_of(function) if rows is None else rows
-    if function in ("clip_loss", "siglip_loss"):
+    if function in SCALED:
         options = {"logit_scale": 1.0, **options}
+    if function == "clip_distillation":
+        teacher = {"teacher_image": TAUGHT, "teacher_text": TAUGHT, "teacher_logit_scale": 1.0}
+        options = {**teacher, **options}
     return getattr(SF, function)(*rows, group="world", **options)
 
 
@@ -116,6 +122,8 @@ def unlike(odd: bool) -> dict[str, Callable[[], Any]]:
         add(f"group: ranks disagree on which inputs need a gradient {function}", call, function, still if odd else None)
         others = [name for name in SETTINGS if name != function]
         add(f"group: ranks call different functions, {function}", call, others[0] if odd else function)
+    narrow = {"teacher_image": TAUGHT[:, :1], "teacher_text": TAUGHT[:, :1]} if odd else {}
+    add("clip_distillation: teacher_features is 2", call, "clip_distillation", **narrow)
     add("frossl: views is 2", lambda: SF.frossl([torch.eye(D)] * (3 if odd else 2), group="world"))
     add("sigreg: views is 2", lambda: SF.sigreg(torch.ones(3 if odd else 2, N, D), group="world"))
     add("lejepa: global_views is 2", lambda: SF.lejepa(
@@ -240,5 +248,6 @@ def test_ranks_that_agree_exchange_once(worlds: WorldsOf, world: int) -> None:
 def test_every_setting_of_every_function_is_among_the_cases(function: str) -> None:
     parameters = inspect.signature(getattr(SF, function)).parameters.values()
     rows = ("z", "z0", "z1", "a", "b", "x0", "x1", "query", "key", "image", "text", "prediction", "target", "views")
-    named = {p.name for p in parameters} - (FREE - SETTINGS[function].keys()) - {*rows, "local_z", "global_z"}
+    views = {*rows, "local_z", "global_z", "teacher_image", "teacher_text"}
+    named = {p.name for p in parameters} - (FREE - SETTINGS[function].keys()) - views
     assert named == set(SETTINGS[function])

@@ -26,7 +26,8 @@ COPIES = (torch.ops.aten._to_copy, torch.ops.aten.copy_)
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
 VIEWS = {"variance_hinge": 1, "covariance_penalty": 1, "vcreg": 1, "uniformity": 1}
 WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
-TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(("clip_loss", "siglip_loss"), "logit_scale")}
+SCALED = ("clip_loss", "clip_distillation", "siglip_loss")
+TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(SCALED, "logit_scale")}
 
 
 class Transfers(TorchDispatchMode):
@@ -67,6 +68,8 @@ def arguments_of(function: str) -> tuple[list[Any], dict[str, Any], list[Tensor]
         learnable = torch.empty((), requires_grad=True)
         if function == "sup_con":
             return [z0, torch.empty(N, dtype=torch.int64)], {"temperature": learnable}, [z0, learnable]
+        if function == "clip_distillation":
+            return [z0, z1, learnable, z1, z0, learnable], {}, [z0, z1, learnable]
         return [z0, z1], {TENSORS[function]: learnable}, [z0, z1, learnable]
     if function in ("sigreg", "lejepa"):
         views = torch.empty(2, N, D, requires_grad=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import formulas
 import pytest
 import rows_oracle
 import similarity_oracle as oracle
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from worlds import WorldsOf, caught
 
 import sslkernels.functional as SF
-from sslkernels.losses import ClipLoss, InfoNCELoss, NTXentLoss
+from sslkernels.losses import ClipLoss, DistillClipLoss, InfoNCELoss, NTXentLoss
 
 D_IN, D = 6, 5
 
@@ -26,6 +27,15 @@ class Logits(ClipLoss):
 
     def get_logits(self, *given: Tensor, **named: Any) -> tuple[Tensor, Tensor]:
         return super().get_logits(*given, **named)
+
+
+class DistillLogits(Logits, DistillClipLoss):
+    """Make both losses of matrices."""
+
+
+def distilled(kind: type[DistillClipLoss], image: Tensor, text: Tensor, temperature: Tensor, **options: Any) -> Tensor:
+    loss = kind(**options, rank=dist.get_rank(), world_size=dist.get_world_size())
+    return sum(loss(image, text, 1 / temperature, text, image.detach(), 2.0))
 
 
 Loss = Callable[..., Tensor]
@@ -67,6 +77,14 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
         lambda a, b, t, q, **o: SF.clip_loss(a, b.detach(), 1 / t, **o),
         lambda a, b, t, q: oracle.clip_loss(a, b.detach(), 1 / t),
     ),
+    "clip_distillation": (
+        lambda a, b, t, q, **o: SF.clip_distillation(a, b, 1 / t, b[:, 1:], a[:, 1:].detach(), 2 / t, **o),
+        lambda a, b, t, q: formulas.clip_distillation(a, b, 1 / t, b[:, 1:], a[:, 1:].detach(), 2 / t),
+    ),
+    "clip_distillation-frozen-teacher": (
+        lambda a, b, t, q, **o: SF.clip_distillation(a, b, 1 / t, b.detach(), a.detach(), 2.0, **o),
+        lambda a, b, t, q: formulas.clip_distillation(a, b, 1 / t, b.detach(), a.detach(), 2.0),
+    ),
     "negative_cosine_similarity": (
         lambda a, b, t, q, **o: SF.negative_cosine_similarity(a, b, **o),
         lambda a, b, t, q: -rows_oracle.cosine(a, b),
@@ -95,8 +113,20 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
         lambda a, b, t, q, **o: Logits(True, rank=dist.get_rank(), world_size=dist.get_world_size())(a, b, 1 / t),
         lambda a, b, t, q: oracle.clip_loss(a, b, 1 / t),
     ),
+    "DistillClipLoss": (
+        lambda a, b, t, q, **o: distilled(DistillClipLoss, a, b, t),
+        lambda a, b, t, q: oracle.clip_loss(a, b, 1 / t) + formulas.clip_distillation(a, b, 1 / t, b, a.detach(), 2.0),
+    ),
+    "DistillClipLoss-logits": (
+        lambda a, b, t, q, **o: distilled(DistillLogits, a, b, t),
+        lambda a, b, t, q: oracle.clip_loss(a, b, 1 / t) + formulas.clip_distillation(a, b, 1 / t, b, a.detach(), 2.0),
+    ),
+    "DistillClipLoss-local-logits": (
+        lambda a, b, t, q, **o: distilled(DistillLogits, a, b, t, local_loss=True),
+        lambda a, b, t, q: oracle.clip_loss(a, b, 1 / t) + formulas.clip_distillation(a, b, 1 / t, b, a.detach(), 2.0),
+    ),
 }
-MODULES = ("NTXentLoss", "InfoNCELoss", "ClipLoss", "ClipLoss-logits", "ClipLoss-local-logits")
+MODULES = [name for name in LOSSES if "Loss" in name]
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 5e-2}
 SHARDS = {2: ((4, 4), (5, 2), (6, 0)), 3: ((3, 3, 3), (1, 5, 2), (0, 4, 3))}
 

@@ -287,6 +287,18 @@ def clip_loss(draw: Draw) -> Call:
     )
 
 
+def clip_distillation(draw: Draw) -> Call:
+    reduction, (image, text) = draw.one_of("mean", "sum", "none"), pair(draw)
+    teacher = [draw.tensor(len(image), size) for size in [draw.size()] * 2]
+    scales = [draw.scalar(1.0, -0.5) if draw.poisoned else draw.scalar(1.0, 14.0, 0.0, -3.0) for _ in range(2)]
+    return Call(
+        [image, text, scales[0], *teacher, scales[1]],
+        lambda *given, backend: SF.clip_distillation(*given, reduction=reduction, backend=backend),
+        lambda *given: reduced(formulas.clip_distillation(*given), reduction),
+        {"reduction": reduction},
+    )
+
+
 def _places(draw: Draw, n: int, m: int) -> Tensor:
     return draw.index(n, draw.one_of(1, 2, 5, 9), high=m + 1) - 1
 
@@ -743,6 +755,7 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "barlow_twins": barlow_twins,
     "block_masks": block_masks,
     "byol_loss": byol_loss,
+    "clip_distillation": clip_distillation,
     "clip_loss": clip_loss,
     "covariance_penalty": covariance_penalty,
     "cross_correlation_sq": cross_correlation_sq,

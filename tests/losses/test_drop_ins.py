@@ -81,6 +81,41 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
         ["image_features", "text_features", "logit_scale", "logit_bias", "output_dict"],
         {"prev_num_logits": int, "labels": dict},
     ),
+    "CoCaLoss": (
+        {
+            "caption_loss_weight": inspect.Parameter.empty,
+            "clip_loss_weight": inspect.Parameter.empty,
+            "pad_id": 0,
+            "local_loss": False,
+            "gather_with_grad": False,
+            "cache_labels": False,
+            "rank": 0,
+            "world_size": 1,
+            "use_horovod": False,
+        },
+        ["image_features", "text_features", "logits", "labels", "logit_scale", "output_dict"],
+        {"prev_num_logits": int, "labels": dict, "caption_loss": nn.CrossEntropyLoss},
+    ),
+    "DistillClipLoss": (
+        {
+            "local_loss": False,
+            "gather_with_grad": False,
+            "cache_labels": False,
+            "rank": 0,
+            "world_size": 1,
+            "use_horovod": False,
+        },
+        [
+            "image_features",
+            "text_features",
+            "logit_scale",
+            "dist_image_features",
+            "dist_text_features",
+            "dist_logit_scale",
+            "output_dict",
+        ],
+        {"prev_num_logits": int, "labels": dict},
+    ),
     "SigLipLoss": (
         {"cache_labels": False, "rank": 0, "world_size": 1, "dist_impl": None},
         ["image_features", "text_features", "logit_scale", "logit_bias", "output_dict"],
@@ -89,7 +124,7 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
 }
 OURS = {"InfoNCELoss", "VIbCRegLoss"}  # the second replaces a function of solo-learn
 # Arguments that the original does not keep as an attribute, or hands on to a part.
-HANDED_ON = {"memory_bank_size", "dist_impl", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors"}
+HANDED_ON = {"memory_bank_size", "pad_id", "dist_impl", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors"}
 GATHERED = [
     name for name in losses.__all__ if "gather_distributed" in inspect.signature(getattr(losses, name)).parameters
 ]
@@ -107,8 +142,9 @@ def test_arguments_and_attributes_are_the_originals(name: str) -> None:
     assert list(ours)[: len(arguments)] == list(arguments)
     assert {key: ours[key] for key in arguments} == arguments
     assert list(inspect.signature(kind.forward).parameters)[1 : 1 + len(forward)] == forward
-    loss = kind()
-    for argument, default in arguments.items():
+    required = {argument: 0.5 for argument, default in arguments.items() if default is inspect.Parameter.empty}
+    loss = kind(**required)
+    for argument, default in (arguments | required).items():
         if argument not in HANDED_ON and not (name == "LeJEPALoss" and argument == "gather_distributed"):
             assert getattr(loss, argument) == default
     for attribute, expected in attributes.items():

@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import sigmoid_oracle
 import torch
 import torch.nn.functional as F
+from originals import open_clip_losses
 from torch import Tensor
 
 from sslkernels.losses import SigLipLoss
@@ -22,21 +20,9 @@ def features(n: int = 7, d: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return image, text, torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
 
 
-def original() -> ModuleType:
-    """Load open_clip's file of losses alone; the package needs torchvision."""
-    found = importlib.util.find_spec("open_clip")
-    if found is None or found.origin is None:
-        pytest.skip("open_clip_torch is not installed.")
-    spec = importlib.util.spec_from_file_location("open_clip_loss", Path(found.origin).with_name("loss.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("dist_impl", [None, "bidir", "shift", "reduce", "gather"])
 def test_beside_open_clip(dist_impl: str | None) -> None:
-    theirs = original().SigLipLoss(dist_impl=dist_impl)
+    theirs = open_clip_losses().SigLipLoss(dist_impl=dist_impl)
     ours = SigLipLoss(dist_impl=dist_impl)
     assert ours.dist_impl == theirs.dist_impl
     given = features()
