@@ -62,7 +62,7 @@ class HaLP(MoCoV2):
     arxiv = "2304.00387"
     seeds = (113,)
     family = SIMILARITY
-    small = {**MoCoV2.small, "epochs": 25, "prototypes": 20, "warm_up": 50, "mu": 0.5}
+    small = {**MoCoV2.small, "epochs": 25, "prototypes": 20, "warm_up": 50}
     paper_options = {"epochs": 450, "batch_size": 64, "lr": 1e-3}
 
     made: Tensor
