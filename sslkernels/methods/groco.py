@@ -94,4 +94,5 @@ class GroCo(Method):
         similarities = [gather_similarity(anchor, pool, nearest, backend=self.backend)]
         others = [row.detach() for other, row in enumerate(rows) if other != place]
         similarities += [row_dot(anchor, row, backend=self.backend)[:, None] for row in others]
-        return group_ordering(torch.cat(similarities, 1), len(others), steepness=self.steepness)
+        losses = group_ordering(torch.cat(similarities, 1), len(others), steepness=self.steepness, reduction="sum")
+        return losses * (shard.ranks / shard.total(len(anchor)))  # its mean over ranks is that of all anchors

@@ -13,6 +13,7 @@ from sslkernels.arguments import check_number, check_size, check_weights
 from sslkernels.distributed import GroupLike, shard_of, summed
 from sslkernels.functional import topk_similarity
 from sslkernels.methods.moco_v2 import MoCoV2
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.rows import row_dot, unit_rows
 from sslkernels.ops.similarity import SIMILARITY
 from sslkernels.state import MemoryBank
@@ -61,7 +62,7 @@ class HaLP(MoCoV2):
     arxiv = "2304.00387"
     seeds = (113,)
     family = SIMILARITY
-    small = {**MoCoV2.small, "epochs": 25, "prototypes": 20, "warm_up": 50, "mu": 0.5}
+    small = {**MoCoV2.small, "epochs": 25, "prototypes": 20, "warm_up": 50}
     paper_options = {"epochs": 450, "batch_size": 64, "lr": 1e-3}
 
     made: Tensor
@@ -113,11 +114,14 @@ class HaLP(MoCoV2):
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         query, key = self.query_and_key(views)
-        embeddings = query, key, self.made * self.hallucinated(key)
+        with torch.autocast(key.device.type, enabled=False):  # angles need more than its 8 bits
+            positive = self.made * self.hallucinated(key.to(wide(key.dtype)))
+        embeddings = query, key, positive
         return {"loss": self.loss(*embeddings), "embeddings": embeddings}
 
     def loss(self, query: Tensor, key: Tensor, positive: Tensor) -> Tensor:  # type: ignore[override]
-        pulled = row_dot(unit_rows(query, backend=self.backend), positive, backend=self.backend).sum()
+        query_rows = unit_rows(query, backend=self.backend).to(positive.dtype)
+        pulled = row_dot(query_rows, positive, backend=self.backend).sum()
         return super().loss(query, key) - self.mu / self.temperature * pulled
 
     @torch.no_grad()
@@ -140,9 +144,9 @@ class HaLP(MoCoV2):
         products = of_key[..., None] * cosines[:, None] + of_other[..., None] * between[other]  # (N, generated, P)
         counts = (products.argmax(2) == nearest).to(key.dtype)
         shard = shard_of(self.group, "HaLP", key)
-        total = summed(counts.sum(), shard) / shard.ranks
-        shares = torch.zeros_like(cosines).scatter_add_(1, other, counts * of_other)
-        return ((counts * of_key).sum(1, keepdim=True) * key + shares @ rows) / total.clamp_min(1)
+        total = summed(counts.sum(), shard).clamp_min(1) / shard.ranks
+        shares = (F.one_hot(other, count) * (counts * of_other)[..., None]).sum(1)  # of each prototype in the sum
+        return ((counts * of_key).sum(1, keepdim=True) * key + shares @ rows) / total
 
     def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)

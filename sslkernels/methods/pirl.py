@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_count, check_number, check_size, check_temperature, check_widths
-from sslkernels.distributed import GroupLike
+from sslkernels.distributed import GroupLike, shard_of
 from sslkernels.functional import gather_tokens, logsumexp_similarity
 from sslkernels.methods.method import Method
 from sslkernels.ops.rows import row_dot, unit_rows
@@ -125,6 +125,7 @@ class PIRL(Method):
 
     def loss(self, image: Tensor, patches: Tensor, index: Tensor, draw: Tensor) -> Tensor:  # type: ignore[override]
         self.bank.agree(self.group)
+        shard = shard_of(self.group, "PIRL", image, patches, jigsaw=self.jigsaw)
         rows = self.bank.rows
         place = index.new_full((len(rows),), -1).scatter_(0, draw, torch.arange(len(draw), device=draw.device))
         remembered, negatives, own = rows[index], rows[draw], place[index]
@@ -133,7 +134,8 @@ class PIRL(Method):
             z = unit_rows(z, backend=self.backend)
             scale = 1 / self.temperature
             others = logsumexp_similarity(z, negatives.to(z.dtype), scale, exclude=own, backend=self.backend)
-            return F.softplus(others - scale * row_dot(z, remembered.to(z.dtype), backend=self.backend)).mean()
+            losses = F.softplus(others - scale * row_dot(z, remembered.to(z.dtype), backend=self.backend))
+            return losses.sum() * (shard.ranks / shard.total(len(z)))  # its mean over ranks is that of all images
 
         return (1 - self.jigsaw) * contrast(image) + self.jigsaw * contrast(patches)
 

@@ -13,6 +13,7 @@ from sslkernels.arguments import check_list, check_number, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import gather_tokens
 from sslkernels.methods.method import Method
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.tokens import TOKENS
 
 
@@ -100,6 +101,7 @@ class RelationalReasoning(Method):
 
     def _focal(self, wrong: Tensor) -> Tensor:
         """Compute the mean focal cross-entropy, given the log-odds of the wrong answers."""
+        wrong = wrong.to(wide(wrong.dtype))  # autocast gives scores of 8 bits
         return (wrong.sigmoid() ** self.gamma * F.softplus(wrong)).mean()
 
     @torch.no_grad()

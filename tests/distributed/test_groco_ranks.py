@@ -12,12 +12,12 @@ from worlds import WorldsOf, caught
 
 from sslkernels.methods import GroCo
 
-EACH, VIEWS = 3, 3
+SIZES, VIEWS = (4, 2, 3), 3
 
 
 def embeddings(ranks: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(3)
-    return list(torch.randn(VIEWS, ranks * EACH, 4, dtype=torch.float64, generator=generator))
+    return list(torch.randn(VIEWS, sum(SIZES[:ranks]), 4, dtype=torch.float64, generator=generator))
 
 
 def case(rows: list[Tensor], group: Any) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def case(rows: list[Tensor], group: Any) -> dict[str, Any]:
 
 
 def job(rank: int, world: int) -> dict[str, Any]:
-    mine = [rows[rank * EACH : (rank + 1) * EACH] for rows in embeddings(world)]
+    mine = [rows.split(SIZES[:world])[rank] for rows in embeddings(world)]
     return {"case": caught(case, mine, "world")}
 
 

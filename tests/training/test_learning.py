@@ -100,7 +100,7 @@ def test_two_devices_train_and_resume(tmp_path, capfd, method, steps):
     assert main(arguments) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert len(metrics["loss"]) == steps and len(metrics["feature_std"]) == 2
-    moves = ("i_jepa", "byol", "moco_v2", "moby", "dense_cl")  # the targets of these move
+    moves = ("i_jepa", "byol", "moco_v2", "moby", "dense_cl", "pirl")  # the targets of these move
     assert method in moves or metrics["loss"][-1] < metrics["loss"][0]
     assert main([*arguments, "--resume"]) == 0
     assert json.loads((tmp_path / "metrics.json").read_text())["loss"] == metrics["loss"]
