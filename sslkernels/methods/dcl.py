@@ -33,7 +33,7 @@ class DCL(SimCLR):
 
     paper = "Yeh et al. 2022"
     arxiv = "2110.06848"
-    small = {**SimCLR.small, "batch_size": 64, "epochs": 40}
+    small = {**SimCLR.small, "batch_size": 128, "epochs": 40}
     paper_options = {"epochs": 200, "batch_size": 256, "lr": 1e-3}
 
     def loss(self, z0: Tensor, z1: Tensor) -> Tensor:  # type: ignore[override]

@@ -98,6 +98,13 @@ class GenView(MoCoV3):
         self.judge = check_kind("GenView", "judge", Squares() if judge is None else judge, nn.Module, expected)
         self.judge.requires_grad_(False)
         self.gamma = check_number("GenView", "gamma", gamma, least=0.0)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> GenView:
+        """Train all but the judge, whose BatchNorm keeps its statistics."""
+        super().train(mode)
+        self.judge.eval()
+        return self
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         embeddings = *self.queries_and_keys(views), self.quality(views)

@@ -26,6 +26,7 @@ from sslkernels.methods import (
     BYOL,
     SIE,
     BarlowTwins,
+    GenView,
     Method,
     MoCoV2,
     MoCoV3,
@@ -227,6 +228,18 @@ RECIPES = (
         small=MoCoV3.small,
         paper_options=MoCoV3.paper_options,
         seeds=(53,),
+    ),
+    # Its judge cuts images into squares. Generated views come as partners of your own data.
+    Recipe(
+        "genview",
+        GenView,
+        MODALITY,
+        paper=GenView.paper,
+        arxiv=GenView.arxiv,
+        data="digits",
+        small=GenView.small,
+        paper_options=GenView.paper_options,
+        seeds=GenView.seeds,
     ),
     Recipe(
         "proto_clr",

@@ -74,10 +74,12 @@ def test_without_weights_it_is_moco_v3():
 
 
 def test_a_judge_is_not_trained_and_must_give_tokens():
-    judge = nn.Sequential(nn.Conv2d(1, 3, 2, 2), nn.Flatten(2))
-    method = genview(judge=judge)
+    judge = nn.Sequential(nn.Conv2d(1, 3, 2, 2), nn.BatchNorm2d(3), nn.Flatten(2))
+    method = genview(judge=judge).train()
+    before = {name: value.clone() for name, value in judge.state_dict().items()}
     assert method(drawn())["embeddings"][-1].shape == (7,)
-    assert not any(weight.requires_grad for weight in judge.parameters())
+    assert not any(weight.requires_grad for weight in judge.parameters()) and method.training
+    assert all(torch.equal(value, before[name]) for name, value in judge.state_dict().items())
     with pytest.raises(
         ValueError, match=r"GenView: judge gives tokens of shape \(7, 64\) for 7 views; pass one to \(N"
     ):
