@@ -97,6 +97,18 @@ DOORS: dict[str, Door] = {
         SF.mil_nce, {"video": ROWS, "text": ROWS, "positive": PLACES},
         {"video": "rows", "text": "rows", "positive": "places"},
     ),
+    "similarity_distillation": Door(
+        SF.similarity_distillation, {"query": ROWS, "key": ROWS, "bank": ROWS},
+        {"query": "rows", "key": "rows", "bank": "rows", "target_temperature": "temperature", "coefficient": "share"},
+    ),
+    "ressl": Door(
+        SF.ressl, {"query": ROWS, "key": ROWS, "bank": ROWS},
+        {"query": "rows", "key": "rows", "bank": "rows", "target_temperature": "temperature"},
+    ),
+    "multi_label_bce": Door(
+        SF.multi_label_bce, {"query": ROWS, "dictionary": ROWS, "positive": PLACES},
+        {"query": "rows", "dictionary": "rows", "positive": "places"},
+    ),
     "graph_nt_xent": Door(
         SF.graph_nt_xent, {"z": ROWS, "positive": PLACES}, {"positive": "places", "weight": "weights of pairs"},
     ),
