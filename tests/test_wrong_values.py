@@ -221,6 +221,10 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
         {"loss_dim": "size", "memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS},
         {"out0": "maps", "out1": "maps"},
     ),
+    "CO2Regularizer": (
+        {"alpha": "number", "t_consistency": "positive", "memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS},
+        {"out0": "rows", "out1": "rows"},
+    ),
     "MACLLoss": (
         {"temperature": "positive", "alpha": "share", "A_0": "share"}, {"z0": ROWS, "z1": ROWS}, {},
     ),

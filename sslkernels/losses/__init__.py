@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses as modules, with the names and arguments of the libraries that people come from."""
 
+from sslkernels.losses.consistency import CO2Regularizer
 from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
 from sslkernels.losses.cosine import NegativeCosineSimilarity, SymNegCosineSimilarityLoss
 from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss
@@ -23,6 +24,7 @@ __all__ = [
     "VCRegLoss",
     "VICRegLoss",
     "VIbCRegLoss",
+    "CO2Regularizer",
     "DCLLoss",
     "DCLWLoss",
     "DirectCLRLoss",
