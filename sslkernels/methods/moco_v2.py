@@ -65,11 +65,11 @@ class MoCoV2(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        feature_dim = self.check_feature_dim(feature_dim)
-        _, projection_dim = check_widths("MoCoV2", feature_dim=feature_dim, projection_dim=projection_dim)
-        queue_size = check_count("MoCoV2", "queue_size", queue_size, projection_dim)
-        momentum = check_number("MoCoV2", "momentum", momentum, least=0, most=1)
-        self.temperature = check_temperature("MoCoV2", temperature)
+        name, feature_dim = type(self).__name__, self.check_feature_dim(feature_dim)
+        _, projection_dim = check_widths(name, feature_dim=feature_dim, projection_dim=projection_dim)
+        queue_size = check_count(name, "queue_size", queue_size, projection_dim)
+        momentum = check_number(name, "momentum", momentum, least=0, most=1)
+        self.temperature = check_temperature(name, temperature)
         self.projector = nn.Sequential(
             nn.Linear(feature_dim, feature_dim), nn.ReLU(inplace=True), nn.Linear(feature_dim, projection_dim)
         )
@@ -98,7 +98,7 @@ class MoCoV2(Taught):
     @torch.no_grad()
     def keys(self, images: Tensor) -> Tensor:
         """Compute the teacher's unit rows ``(N, projection_dim)``, on batches that are shuffled among the ranks."""
-        shard = shard_of(self.group, "MoCoV2", images.flatten(1))
+        shard = shard_of(self.group, type(self).__name__, images.flatten(1))
         if shard.ranks == 1:
             return F.normalize(self.teacher(images), dim=1)
         shuffled, order = shuffle_rows(images, shard)
