@@ -14,10 +14,14 @@ if TYPE_CHECKING:
     from sslkernels.methods.byol import BYOL as BYOL
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
+    from sslkernels.methods.mls import MLS as MLS
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
+    from sslkernels.methods.nnclr import NNCLR as NNCLR
     from sslkernels.methods.pretext import Pretext as Pretext
+    from sslkernels.methods.ressl import ReSSL as ReSSL
+    from sslkernels.methods.sce import SCE as SCE
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam

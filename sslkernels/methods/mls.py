@@ -25,8 +25,8 @@ class MLS(Taught):
     image's labels are the ``positives`` that are nearest to its features in the first, and its projection is classified
     against the second.
 
-    The formula is the paper's as others quote it. Ours are the number of positives, the temperature, the sizes and the
-    momentum, and that the teacher's rows are of the second view, which no loss is computed for.
+    The formula is after the abstract and a figure that others quote. Ours are the number of positives, the temperature,
+    the sizes and the momentum, and that the loss is computed for the first view alone.
 
     Args:
         backbone: images to features ``(N, feature_dim)``.

@@ -28,7 +28,7 @@ STEPS = 30
 # Eight sides are hard to tell apart: its loss falls by a twentieth in this many.
 MORE_STEPS = {"context": 120}
 # The loss of these need not fall on one batch: the teacher, the queue or the mask makes it harder meanwhile.
-RISES = {"moco_v2", "moco_v3", "moby", "i_jepa", "vg_moco_v2", "rq_moco_v3", "geo_moco"}
+RISES = {"moco_v2", "moco_v3", "moby", "sce", "ressl", "nnclr", "i_jepa", "vg_moco_v2", "rq_moco_v3", "geo_moco"}
 
 
 @pytest.fixture(autouse=True)
