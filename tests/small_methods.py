@@ -28,7 +28,8 @@ def small_method(name: str, **arguments: Any) -> Method:
 def small_numbers(recipe: Recipe) -> dict[str, Any]:
     """Settings of a recipe with which it is small, and learns a batch."""
     sizes = {"projection_dim": 16, "hidden_dim": 32, "projector_dim": 32, "queue_size": 32, "widths": (8, 16),
-             "blocks": (1, 1), "cells": 4, "memory": 8, "width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "predictor_width": 16}  # fmt: skip
+             "blocks": (1, 1), "cells": 4, "memory": 8,
+             "width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "predictor_width": 16}  # fmt: skip
     numbers = {**recipe.numbers(paper=False), **sizes, "permutations": 23, "grid": 2}
     return {name: numbers[name] for name in recipe.settings if name in numbers}
 
