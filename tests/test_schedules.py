@@ -61,7 +61,7 @@ SCHEDULES: dict[str, tuple[Callable[[int, float], float], float, float, float]] 
             of_method(name),
             first := small_method(name).teacher.momentum,
             first,
-            first if name in ("moco_v2", "sce", "ressl", "mls") else 1.0,
+            first if name in ("moco_v2", "sce", "ressl") else 1.0,
         )
         for name in TAUGHT
     },

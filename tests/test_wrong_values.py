@@ -298,7 +298,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
         else {"backbone": resnet_small(), "feature_dim": 128},
         {"mask_ratio": "share", "predictor": "module or none", "action_dim": "counted", "equivariant": "positive share",
          "inv": "weight", "equi": "weight", "tasks": "names", "weights": "weights or none",
-         "permutations": "size", "grid": "size", "whole": "share", "coefficient": "share", "positives": "size",
+         "permutations": "size", "grid": "size", "whole": "share", "coefficient": "share",
          "target_temperature": "temperature", "projector_dim": "counted"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sslkernels.methods.byol import BYOL as BYOL
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
-    from sslkernels.methods.mls import MLS as MLS
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3

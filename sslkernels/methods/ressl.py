@@ -35,7 +35,7 @@ class ReSSL(MoCoV2):
     arxiv = "2107.09282"
     family = ATTENTION
     small = {
-        "epochs": 40, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.1,
+        "epochs": 10, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.1,
         "target_temperature": 0.04, "momentum": 0.97,
     }  # fmt: skip
     paper_options = {"epochs": 200, "batch_size": 256, "lr": 1e-3}

@@ -37,7 +37,7 @@ class SCE(MoCoV2):
     arxiv = "2111.14585"
     family = ATTENTION
     small = {
-        "epochs": 40, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.2,
+        "epochs": 10, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.2,
         "target_temperature": 0.1, "momentum": 0.97,
     }  # fmt: skip
     paper_options = {"epochs": 200, "batch_size": 512, "lr": 1e-3}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SCE, ReSSL, NNCLR and MLS against their papers' formulas, and their queues."""
+"""SCE, ReSSL and NNCLR against their papers' formulas, and their queues."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.methods import MLS, NNCLR, SCE, Method, ReSSL
+from sslkernels.methods import NNCLR, SCE, Method, ReSSL
 from sslkernels.models import ResNet
 
 SIZES: dict[type[Method], dict[str, int]] = {
     SCE: {},
     ReSSL: {},
     NNCLR: {"projector_dim": 5, "hidden_dim": 8},
-    MLS: {"hidden_dim": 8, "positives": 3},
 }
 
 
@@ -63,14 +62,7 @@ def nnclr(method: NNCLR, views: list[Tensor]) -> Tensor:
     return total
 
 
-def mls(method: MLS, views: list[Tensor]) -> Tensor:
-    looks = method.backbone(views[0])
-    order = (looks @ method.looks.keys.T).argsort(1, descending=True)
-    labels = torch.zeros(len(looks), 10, dtype=torch.float64).scatter(1, order[:, :3], 1.0)
-    return F.binary_cross_entropy_with_logits(rows(method, views[0]) @ method.queue.keys.T / 0.2, labels)
-
-
-FORMULAS: dict[type[Method], Callable[..., Tensor]] = {SCE: sce, ReSSL: ressl, NNCLR: nnclr, MLS: mls}
+FORMULAS: dict[type[Method], Callable[..., Tensor]] = {SCE: sce, ReSSL: ressl, NNCLR: nnclr}
 
 
 @pytest.mark.parametrize("kind", FORMULAS)
@@ -96,36 +88,19 @@ def test_queues_take_the_rows_of_a_step_and_nothing_else(kind: type[Method]) -> 
     method, written = small(kind), 0
     rings = {name: module.keys for name, module in method.named_children() if hasattr(module, "enqueue")}
     expected = {name: ring.clone() for name, ring in rings.items()}
-    assert len(rings) == (2 if kind is MLS else 1)
+    assert list(rings) == ["queue"]
     for step in range(3):
         for _ in range(2):  # two micro-batches of one step
             views = two_views(4)
             method(views)
-            new = method._newest[-1]
-            for ring, keys in zip(expected.values(), new if isinstance(new, tuple) else (new,), strict=True):
-                assert not keys.requires_grad
-                torch.testing.assert_close(keys.norm(dim=1), torch.ones(4, dtype=torch.float64))
-                for place, key in enumerate(keys):
-                    ring[(written + place) % 10] = key
+            keys = method._newest[-1]
+            assert not keys.requires_grad
+            torch.testing.assert_close(keys.norm(dim=1), torch.ones(4, dtype=torch.float64))
+            for place, key in enumerate(keys):
+                expected["queue"][(written + place) % 10] = key
             written += 4
         method.eval()(two_views(4))  # the validation loss is computed in between
         method.train()
         assert len(method._newest) == 2
         method.after_step(step, 10)
         assert all(torch.equal(rings[name], expected[name]) for name in rings)
-
-
-def test_dictionaries_are_aligned_and_hold_the_teachers_rows() -> None:
-    method, views = small(MLS), two_views(5)
-    with torch.no_grad():
-        method.eval()
-        looks = method.teacher.module[0](views[1])
-        keys = F.normalize(method.teacher.module[1](looks), dim=1)
-        found = method.keys(views[1])
-    torch.testing.assert_close(found[0], F.normalize(looks, dim=1))
-    torch.testing.assert_close(found[1], keys)
-
-
-def test_more_positives_than_rows_are_refused() -> None:
-    with pytest.raises(ValueError, match="^MLS: positives is 11; pass a whole number from 1 to 10"):
-        MLS(ResNet(1, (4,), (1,)), feature_dim=4, queue_size=10, positives=11)
