@@ -46,7 +46,7 @@ class NNCLR(Method):
     arxiv = "2104.14548"
     family = SIMILARITY
     small = {
-        "epochs": 60, "batch_size": 128, "lr": 2e-3, "projector_dim": 256, "hidden_dim": 256, "projection_dim": 128,
+        "epochs": 20, "batch_size": 128, "lr": 2e-3, "projector_dim": 256, "hidden_dim": 256, "projection_dim": 128,
         "queue_size": 1024, "temperature": 0.2,
     }  # fmt: skip
     paper_options = {"epochs": 1000, "batch_size": 4096, "lr": 1e-3}
