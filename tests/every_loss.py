@@ -21,6 +21,9 @@ Inputs = dict[str, Tensor]
 ROWS, FEATURES = 12, 7
 # These inputs stay in the dtype of the sums.
 SCALARS = ("temperature", "logit_scale", "logit_bias", "teacher_logit_scale", "mask", "scale", "bias")
+# These keep their size where rows are made larger. With a larger bank a teacher's sharp targets would not be those that
+# rows rounded to float16 have.
+SIZED = ("mask", "slices", "covariance", "weight", "bank")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Loss:
         for name, x in drawn.items():
             if name in changed:
                 drawn[name] = torch.full_like(x, changed[name])
-            elif x.dim() > 1 and x.is_floating_point() and name not in ("mask", "slices", "covariance", "weight"):
+            elif x.dim() > 1 and x.is_floating_point() and name not in SIZED:
                 drawn[name] = x * size
         return self._leaves(drawn, dtype), {name: value for name, value in changed.items() if name not in drawn}
 
@@ -198,6 +201,22 @@ def _captions(rows: int, features: int) -> Inputs:
     positive = torch.arange(3 * rows).view(rows, 3)
     positive[-1, 0], positive[0, 2] = positive[-2, 0], -1
     return {**inputs, "text": text, "positive": positive}
+
+
+def _taught(rows: int, features: int) -> Inputs:
+    """Draw queries with keys of a teacher, and a bank in which some rows are near them."""
+    inputs = _views("query", "key", temperature=0.3)(rows, features)
+    bank = torch.cat([inputs["key"][: rows // 2], torch.randn(rows + 5, features, dtype=torch.float64)])
+    return {**inputs, "bank": formulas.unit(bank)}
+
+
+def _multi_label(rows: int, features: int) -> Inputs:
+    """Draw queries with two positives each; a row lacks one, and one has the same twice."""
+    query = torch.randn(rows, features, dtype=torch.float64)
+    dictionary = formulas.unit(torch.cat([query + 0.3 * torch.randn_like(query), torch.randn_like(query)]))
+    positive = torch.arange(rows)[:, None] + torch.tensor([0, rows])
+    positive[0, 1], positive[1, 1] = -1, positive[1, 0]
+    return {"query": query, "dictionary": dictionary, "positive": positive, "temperature": _number(0.3)}
 
 
 def _neighbours(weight: bool) -> Callable[[int, int], Inputs]:
@@ -362,6 +381,29 @@ EVERY_LOSS: dict[str, Loss] = {
     ),
     "graph_nt_xent with weights": Loss(
         SF.graph_nt_xent, _neighbours(True), formulas.graph_nt_xent, constants=("positive",), faint=FAINT_ROWS
+    ),
+    # Teachers as sharp as those of the papers move with the rounding of a bfloat16 row.
+    "similarity_distillation": Loss(
+        SF.similarity_distillation,
+        _taught,
+        formulas.similarity_distillation,
+        {"target_temperature": 0.1},
+        constants=("key", "bank"),
+        faint=FAINT_ROWS,
+    ),
+    "similarity_distillation, mostly of the teacher": Loss(
+        SF.similarity_distillation,
+        _taught,
+        formulas.similarity_distillation,
+        {"coefficient": 0.2, "target_temperature": 0.15},
+        constants=("key", "bank"),
+        faint=FAINT_ROWS,
+    ),
+    "ressl": Loss(
+        SF.ressl, _taught, formulas.ressl, {"target_temperature": 0.1}, constants=("key", "bank"), faint=FAINT_ROWS
+    ),
+    "multi_label_bce": Loss(
+        SF.multi_label_bce, _multi_label, formulas.multi_label_bce, constants=("positive",), faint=FAINT_ROWS
     ),
     "negative_cosine_similarity": Loss(
         SF.negative_cosine_similarity, _views("x0", "x1"), _cosine(1.0, 0.0, 1e-8), faint=(4 * LARGE, {})

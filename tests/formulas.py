@@ -422,3 +422,52 @@ def graph_nt_xent(
     none = (positive < 0) | (positive == torch.arange(len(z))[:, None])
     terms = whole[:, None] - logits.gather(1, torch.where(none, (torch.arange(len(z))[:, None] + 1) % len(z), positive))
     return ((1 if weight is None else weight) * terms.masked_fill(none, 0)).sum(1)
+
+
+def soft_targets(query: Tensor, targets: Tensor, keys: Tensor, temperature: float | Tensor) -> Tensor:
+    return -(targets * torch.log_softmax(query @ keys.T / temperature, 1)).sum(1)
+
+
+def similarity_distillation(
+    query: Tensor,
+    key: Tensor,
+    bank: Tensor,
+    temperature: float | Tensor = 0.1,
+    target_temperature: float | Tensor = 0.07,
+    coefficient: float = 0.5,
+    normalize: bool = True,
+) -> Tensor:
+    """One row after another, the key before the bank."""
+    if normalize:
+        query, key = unit(query), unit(key)
+    losses = []
+    for q, k in zip(query, key.detach(), strict=True):
+        share = torch.softmax(bank.detach() @ k / target_temperature, 0).detach()
+        targets = torch.cat([share.new_full((1,), coefficient), (1 - coefficient) * share])
+        losses.append(soft_targets(q[None], targets[None], torch.cat([k[None], bank]), temperature))
+    return torch.cat(losses)
+
+
+def ressl(
+    query: Tensor,
+    key: Tensor,
+    bank: Tensor,
+    temperature: float | Tensor = 0.1,
+    target_temperature: float | Tensor = 0.04,
+    normalize: bool = True,
+) -> Tensor:
+    if normalize:
+        query, key = unit(query), unit(key)
+    return soft_targets(query, torch.softmax(key @ bank.T / target_temperature, 1).detach(), bank, temperature)
+
+
+def multi_label_bce(
+    query: Tensor,
+    dictionary: Tensor,
+    positive: Tensor,
+    temperature: float | Tensor = 0.1,
+    normalize: bool = True,
+) -> Tensor:
+    logits = (unit(query) if normalize else query) @ dictionary.T / temperature
+    labels = left_out(positive.long(), len(query), len(dictionary)).to(logits)
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)

@@ -12,7 +12,8 @@ from sslkernels.methods import Method
 from sslkernels.recipes import Recipe, find
 
 SIZES = {
-    "projection_dim": 4, "hidden_dim": 4, "queue_size": 8, "patch_size": 4, "prototypes": 4, "sensors": 3,
+    "projection_dim": 4, "projector_dim": 4, "hidden_dim": 4, "queue_size": 8, "patch_size": 4, "prototypes": 4,
+    "sensors": 3,
 }  # fmt: skip
 # Samples of each modality. Images have a side that Context and Jigsaw can cut.
 SAMPLES = 16
@@ -35,9 +36,9 @@ def small_method(name: str, **arguments: Any) -> Method:
 
 def small_numbers(recipe: Recipe) -> dict[str, Any]:
     """Settings of a recipe with which it is small, and learns a batch."""
-    sizes = {"projection_dim": 16, "hidden_dim": 32, "queue_size": 32, "widths": (8, 16), "blocks": (1, 1), "cells": 4,
-             "memory": 8, "width": 16, "depth": 1, "heads": 2, "decoder_width": 16, "predictor_width": 16,
-             "sensors": 3}  # fmt: skip
+    sizes = {"projection_dim": 16, "hidden_dim": 32, "projector_dim": 32, "queue_size": 32, "widths": (8, 16),
+             "blocks": (1, 1), "cells": 4, "memory": 8, "width": 16, "depth": 1, "heads": 2, "decoder_width": 16,
+             "predictor_width": 16, "sensors": 3}  # fmt: skip
     numbers = {**recipe.numbers(paper=False), **sizes, "permutations": 23, "grid": 2}
     return {name: numbers[name] for name in recipe.settings if name in numbers}
 

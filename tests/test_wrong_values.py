@@ -104,6 +104,18 @@ DOORS: dict[str, Door] = {
         SF.mil_nce, {"video": ROWS, "text": ROWS, "positive": PLACES},
         {"video": "rows", "text": "rows", "positive": "places"},
     ),
+    "similarity_distillation": Door(
+        SF.similarity_distillation, {"query": ROWS, "key": ROWS, "bank": ROWS},
+        {"query": "rows", "key": "rows", "bank": "rows", "target_temperature": "temperature", "coefficient": "share"},
+    ),
+    "ressl": Door(
+        SF.ressl, {"query": ROWS, "key": ROWS, "bank": ROWS},
+        {"query": "rows", "key": "rows", "bank": "rows", "target_temperature": "temperature"},
+    ),
+    "multi_label_bce": Door(
+        SF.multi_label_bce, {"query": ROWS, "dictionary": ROWS, "positive": PLACES},
+        {"query": "rows", "dictionary": "rows", "positive": "places"},
+    ),
     "graph_nt_xent": Door(
         SF.graph_nt_xent, {"z": ROWS, "positive": PLACES}, {"positive": "places", "weight": "weights of pairs"},
     ),
@@ -221,6 +233,10 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
         {"loss_dim": "size", "memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS},
         {"out0": "maps", "out1": "maps"},
     ),
+    "CO2Regularizer": (
+        {"alpha": "number", "t_consistency": "positive", "memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS},
+        {"out0": "rows", "out1": "rows"},
+    ),
     "MACLLoss": (
         {"temperature": "positive", "alpha": "share", "A_0": "share"}, {"z0": ROWS, "z1": ROWS}, {},
     ),
@@ -318,13 +334,14 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "every": "size", "generated": "size", "mu": "weight", "hardness": "share", "warm_up": "size or zero",
          "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
-         "encoders": "encoders", "pairs": "choice"}
+         "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
+         "projector_dim": "counted"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip
-SMALL = {"projection_dim": 8, "hidden_dim": 8, "queue_size": 16, "prototypes": 4}
+SMALL = {"projection_dim": 8, "projector_dim": 8, "hidden_dim": 8, "queue_size": 32, "prototypes": 4}
 
 
 def method_of(name: str) -> Any:

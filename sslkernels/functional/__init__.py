@@ -23,6 +23,7 @@ from sslkernels.functional.sigmoid import siglip_loss
 from sslkernels.functional.sigreg import lejepa, sigreg
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
 from sslkernels.functional.sphere import alignment, uniformity
+from sslkernels.functional.targets import multi_label_bce, ressl, similarity_distillation
 from sslkernels.functional.tokens import (
     apply_masks,
     gather_tokens,
@@ -64,16 +65,19 @@ __all__ = [
     "masked_mse",
     "masked_smooth_l1",
     "mil_nce",
+    "multi_label_bce",
     "negative_cosine_similarity",
     "nt_xent",
     "patchify_gather",
     "queue_update_",
     "random_masking",
+    "ressl",
     "restore_tokens",
     "sampled_info_nce",
     "scatter_tokens",
     "siglip_loss",
     "sigreg",
+    "similarity_distillation",
     "softplus_similarity",
     "span_mask",
     "sup_con",

@@ -82,12 +82,12 @@ def sampled_info_nce(
     check_choice("sampled_info_nce", "reduction", reduction, REDUCTIONS)
     query, positive, pool = promoted(query, positive, pool)
     same = _same_rows(positive, pool, index) if equal == "exclude" else None
-    query, positive, pool = (_multiplied(rows, normalize, backend) for rows in (query, positive, pool))
+    query, positive, pool = (multiplied(rows, normalize, backend) for rows in (query, positive, pool))
     scale = scale_tensor(temperature, query).reciprocal()
     logits = gather_similarity(query, pool, index, scale, backend=backend)
     if same is not None:
         logits = logits.masked_fill(same, -torch.inf)
-    return _reduced(_softplus(_logsumexp(logits) - scale * row_dot(query, positive, backend=backend)), reduction)
+    return reduced(softplus(_logsumexp(logits) - scale * row_dot(query, positive, backend=backend)), reduction)
 
 
 def mil_nce(
@@ -128,21 +128,21 @@ def mil_nce(
     """
     check_rows("mil_nce", "video", video)
     check_alike("mil_nce", "text", check_rows("mil_nce", "text", text), "video", video, rows=False)
-    _check_batch("mil_nce", "video", video)
+    check_batch("mil_nce", "video", video)
     positive = check_places("mil_nce", "positive", positive, "video", video, text.shape[0])
     temperature = check_temperature("mil_nce", temperature)
     normalize = check_flag("mil_nce", "normalize", normalize)
     check_choice("mil_nce", "reduction", reduction, REDUCTIONS)
-    video, text = (_multiplied(rows, normalize, backend) for rows in promoted(video, text))
+    video, text = (multiplied(rows, normalize, backend) for rows in promoted(video, text))
     scale = scale_tensor(temperature, video).reciprocal()
     columns, _ = positive.long().sort(1)
-    columns = columns.masked_fill(~_starts(columns), -1)
+    columns = columns.masked_fill(~starts(columns), -1)
     rows, cols = logsumexp_similarity(video, text, scale, exclude=columns, dim="both", backend=backend)
     others = gather_similarity(torch.ones_like(rows)[:, None], cols[:, None], columns, backend=backend)
     negatives = _logsumexp(torch.cat([rows[:, None], others], 1))
     positives = _logsumexp(gather_similarity(video, text, columns, scale, backend=backend))
-    losses = _softplus(negatives - positives).masked_fill((columns < 0).all(1), 0)
-    return _reduced(losses, reduction)
+    losses = softplus(negatives - positives).masked_fill((columns < 0).all(1), 0)
+    return reduced(losses, reduction)
 
 
 def graph_nt_xent(
@@ -182,7 +182,7 @@ def graph_nt_xent(
     >>> SF.graph_nt_xent(torch.eye(4).repeat(2, 1), torch.arange(8).roll(4)[:, None], temperature=0.5)
     tensor(0.5944)
     """
-    _check_batch("graph_nt_xent", "z", check_rows("graph_nt_xent", "z", z))
+    check_batch("graph_nt_xent", "z", check_rows("graph_nt_xent", "z", z))
     positive = check_places("graph_nt_xent", "positive", positive, "z", z, z.shape[0])
     if weight is not None:
         check_floating("graph_nt_xent", "weight", check_tensor("graph_nt_xent", "weight", weight, "(N, P)"))
@@ -195,16 +195,16 @@ def graph_nt_xent(
     temperature = check_temperature("graph_nt_xent", temperature)
     normalize = check_flag("graph_nt_xent", "normalize", normalize)
     check_choice("graph_nt_xent", "reduction", reduction, REDUCTIONS)
-    z = _multiplied(z, normalize, backend)
+    z = multiplied(z, normalize, backend)
     scale = scale_tensor(temperature, z).reciprocal()
     own = torch.arange(z.shape[0], device=z.device)[:, None]
     columns, order = torch.where(positive == own, -1, positive.long()).sort(1)
     others = logsumexp_similarity(z, None, scale, exclude=torch.cat([own, columns], 1), backend=backend)
     logits = gather_similarity(z, z, columns, scale, backend=backend)
-    losses = _softplus(_rest(others, logits, columns) - logits).masked_fill(columns < 0, 0)
+    losses = softplus(_rest(others, logits, columns) - logits).masked_fill(columns < 0, 0)
     if weight is not None:
         losses = weight.to(losses.dtype).gather(1, order) * losses
-    return _reduced(losses.sum(1), reduction)
+    return reduced(losses.sum(1), reduction)
 
 
 def _rest(others: Tensor, logits: Tensor, columns: Tensor) -> Tensor:
@@ -213,7 +213,7 @@ def _rest(others: Tensor, logits: Tensor, columns: Tensor) -> Tensor:
     ``columns`` are sorted. A column that comes twice counts once: it is added at its last place for those behind it,
     and at its first place for those before it. Nothing is subtracted, since little would be left of it.
     """
-    first, last = _starts(columns), _starts(columns.flip(1)).flip(1)
+    first, last = starts(columns), starts(columns.flip(1)).flip(1)
     peak = torch.cat([others[:, None], logits], 1).detach().amax(1, keepdim=True)
     peak = peak.clamp_min(torch.finfo(peak.dtype).min)  # a row that has nothing at all sums to zero, not to NaN
     terms = torch.exp(logits - peak)
@@ -227,7 +227,7 @@ def _sums_before(terms: Tensor) -> Tensor:
     return F.pad(terms, (1, 0))[:, :-1].cumsum(1)
 
 
-def _starts(columns: Tensor) -> Tensor:
+def starts(columns: Tensor) -> Tensor:
     """Mark where a number begins in sorted rows."""
     return F.pad(columns[:, 1:] != columns[:, :-1], (1, 0), value=True)[:, : columns.shape[1]]
 
@@ -250,7 +250,7 @@ def _fingerprints(rows: Tensor) -> Tensor:
     return (bits * (place ^ (place >> 27) | 1)).sum(1)
 
 
-def _multiplied(rows: Tensor, normalize: bool, backend: str | None) -> Tensor:
+def multiplied(rows: Tensor, normalize: bool, backend: str | None) -> Tensor:
     """Return the rows as they are multiplied: of unit length if wanted, and in the dtype of products."""
     return unit_rows(rows, backend=backend) if normalize else rows.to(compute_dtype(rows))
 
@@ -261,16 +261,16 @@ def _logsumexp(logits: Tensor) -> Tensor:
     return logits.masked_fill(nothing[:, None], 0).logsumexp(1).masked_fill(nothing, -torch.inf)
 
 
-def _softplus(x: Tensor) -> Tensor:
+def softplus(x: Tensor) -> Tensor:
     return F.softplus(x, threshold=40)  # torch's 20 is felt in float64
 
 
-def _reduced(losses: Tensor, reduction: str) -> Tensor:
+def reduced(losses: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return losses
     return losses.mean() if reduction == "mean" else losses.sum()
 
 
-def _check_batch(function: str, name: str, rows: Tensor) -> None:
+def check_batch(function: str, name: str, rows: Tensor) -> None:
     if rows.shape[0] == 0:
         raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; pass a batch of at least one row.")

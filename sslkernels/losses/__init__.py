@@ -2,6 +2,7 @@
 """Losses as modules, with the names and arguments of the libraries that people come from."""
 
 from sslkernels.losses.captions import CoCaLoss
+from sslkernels.losses.consistency import CO2Regularizer
 from sslkernels.losses.correlation import BarlowTwinsLoss, VICRegLoss
 from sslkernels.losses.cosine import NegativeCosineSimilarity, SymNegCosineSimilarityLoss
 from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRegLoss
@@ -27,6 +28,7 @@ __all__ = [
     "VCRegLoss",
     "VICRegLoss",
     "VIbCRegLoss",
+    "CO2Regularizer",
     "DCLLoss",
     "DCLWLoss",
     "DirectCLRLoss",

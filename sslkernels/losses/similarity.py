@@ -3,35 +3,28 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import (
-    came,
-    check_alike,
-    check_fits,
     check_flag,
     check_pair,
     check_rows,
     check_scalar,
     check_size,
     check_temperature,
-    is_whole,
 )
 from sslkernels.distributed import GroupLike, check_gathered, gather_rows, group_of, shard_of
 from sslkernels.functional.similarity import clip_loss, info_nce, nt_xent
+from sslkernels.losses.bank import Banked
 from sslkernels.modules import Module
 from sslkernels.ops.rows import unit_rows
-from sslkernels.state import MemoryQueue
 
 
-class NTXentLoss(Module):
+class NTXentLoss(Banked):
     """NT-Xent with lightly's arguments: ``from sslkernels.losses import NTXentLoss`` is the whole change.
 
     Args:
@@ -50,15 +43,13 @@ class NTXentLoss(Module):
     tensor(0.5944)
     """
 
-    memory_bank: MemoryQueue | None
-
     def __init__(
         self,
         temperature: float = 0.5,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(memory_bank_size)
         function = type(self).__name__
         temperature = check_scalar(function, "temperature", temperature)
         # lightly's names, for subclasses that have logits of their own.
@@ -67,53 +58,19 @@ class NTXentLoss(Module):
             raise ValueError(f"{function}: temperature is {temperature}; pass a number of at least 1e-8 in size.")
         self.temperature = temperature
         self.gather_distributed = check_gathered(function, gather_distributed)
-        self.memory_bank = None
-        self._lazy_size = 0
-        sizes = list(memory_bank_size) if isinstance(memory_bank_size, Sequence) else [memory_bank_size]
-        lazy = is_whole(memory_bank_size, 0)
-        known = all(is_whole(n, 0) for n in sizes) and (lazy or len(sizes) == 2 or sizes == [0])
-        if not known or (sizes[0] > 0 and sizes[-1] == 0):
-            raise ValueError(
-                f"{function}: memory_bank_size is {came(memory_bank_size)}; "
-                "pass 0 for none, or (size, dim) with whole numbers of at least 1."
-            )
-        check_fits(function, "memory_bank_size", memory_bank_size, math.prod(int(n) for n in sizes))
-        if sizes[0] > 0 and len(sizes) == 2:
-            self.memory_bank = MemoryQueue(*sizes)
-        elif lazy and sizes[0] > 0:
-            self._lazy_size = int(sizes[0])
-            warnings.warn(
-                f"memory_bank_size={sizes[0]} creates the bank at the first call; "
-                f"pass ({sizes[0]}, dim) so that it is there when a checkpoint is loaded.",
-                stacklevel=2,
-            )
 
     def forward(self, out0: Tensor, out1: Tensor) -> Tensor:
-        function = type(self).__name__
-        check_pair(function, {"out0": out0, "out1": out1}, self.gather_distributed)
-        if self.memory_bank is None and self._lazy_size:
-            with torch.inference_mode(False), torch.device(out0.device):
-                self.memory_bank = MemoryQueue(self._lazy_size, out0.shape[1])
+        check_pair(type(self).__name__, {"out0": out0, "out1": out1}, self.gather_distributed)
+        bank = self._bank_for(out0)
         group: GroupLike = "world" if self.gather_distributed else None
-        if self.memory_bank is None:
+        if bank is None:
             return nt_xent(out0, out1, temperature=self.temperature, group=group)
-        self.memory_bank.agree(group)
-        negatives = self.memory_bank.keys.to(out0.dtype)
-        check_alike(function, "memory_bank", negatives, "out0", out0, rows=False)
+        bank.agree(group)
+        negatives = self._negatives(bank, out0)
         loss = info_nce(out0, out1, negatives=negatives, temperature=self.temperature, group=group)
         if out0.requires_grad:
-            self.memory_bank.enqueue(unit_rows(out1.detach()), group=group)
+            bank.enqueue(unit_rows(out1.detach()), group=group)
         return loss
-
-    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *arguments: Any) -> None:
-        keys, position = f"{prefix}memory_bank.keys", f"{prefix}memory_bank.position"
-        if self.memory_bank is None and self._lazy_size and keys in state_dict:
-            self.memory_bank = MemoryQueue(*state_dict[keys].shape)
-        elif self.memory_bank is not None and keys not in state_dict:
-            warnings.warn("the checkpoint holds no memory bank (lightly saves none): it starts random.", stacklevel=2)
-            state_dict[keys] = self.memory_bank.keys  # type: ignore[index]
-            state_dict[position] = self.memory_bank.position  # type: ignore[index]
-        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class InfoNCELoss(Module):

@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
+    from sslkernels.methods.nnclr import NNCLR as NNCLR
     from sslkernels.methods.pal import PAL as PAL
     from sslkernels.methods.pirl import PIRL as PIRL
     from sslkernels.methods.pretext import Pretext as Pretext
     from sslkernels.methods.proto_clr import ProtoCLR as ProtoCLR
     from sslkernels.methods.relational_reasoning import RelationalReasoning as RelationalReasoning
+    from sslkernels.methods.ressl import ReSSL as ReSSL
+    from sslkernels.methods.sce import SCE as SCE
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam

@@ -65,8 +65,7 @@ class MoCoV2(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        feature_dim = self.check_feature_dim(feature_dim)
-        name = type(self).__name__
+        name, feature_dim = type(self).__name__, self.check_feature_dim(feature_dim)
         _, projection_dim = check_widths(name, feature_dim=feature_dim, projection_dim=projection_dim)
         queue_size = check_count(name, "queue_size", queue_size, projection_dim)
         momentum = check_number(name, "momentum", momentum, least=0, most=1)

@@ -364,6 +364,53 @@ def graph_nt_xent(draw: Draw) -> Call:
     )
 
 
+def similarity_distillation(draw: Draw) -> Call:
+    return _taught(draw, "similarity_distillation", coefficient=draw.one_of(0.0, 0.3, 1.0))
+
+
+def ressl(draw: Draw) -> Call:
+    return _taught(draw, "ressl")
+
+
+def _taught(draw: Draw, name: str, **options: Any) -> Call:
+    query = draw.tensor(draw.rows(), d := draw.size())
+    key, bank = draw.tensor(len(query), d, grad=False), draw.tensor(draw.rows(), d, grad=False)
+    options["normalize"], reduction = draw.one_of(True, False), draw.one_of("mean", "sum", "none")
+    options["target_temperature"] = draw.one_of(*temperatures(draw, options["normalize"]))
+    return Call(
+        [query, key, bank, draw.scalar(*temperatures(draw, options["normalize"]))],
+        lambda q, k, b, t, backend: getattr(SF, name)(
+            q, k, b, temperature=t, reduction=reduction, **options, backend=backend
+        ),
+        lambda q, k, b, t: reduced(getattr(formulas, name)(q, k, b, t, **options), reduction),
+        {**options, "reduction": reduction},
+        split=True,
+        slack=lambda tensors: _largest_logit(tensors, options["normalize"]) * (1 if reduction != "sum" else len(query)),
+    )
+
+
+def _largest_logit(tensors: Sequence[Any], normalize: bool) -> float:
+    """Return eight roundings of the largest logit: a loss is a difference of two sums of that size."""
+    query, _, bank, temperature = (torch.as_tensor(each).detach().double() for each in tensors)
+    query, eps = formulas.unit(query) if normalize else query, torch.finfo(tensors[0].dtype).eps
+    return float((query @ bank.T / temperature).abs().max()) * 8 * min(eps, torch.finfo(torch.float32).eps)
+
+
+def multi_label_bce(draw: Draw) -> Call:
+    query, options = draw.tensor(draw.rows(), d := draw.size()), {"normalize": draw.one_of(True, False)}
+    dictionary = draw.tensor(draw.rows(), d, grad=draw.one_of(True, False))
+    positive, reduction = _places(draw, len(query), len(dictionary)), draw.one_of("mean", "sum", "none")
+    return Call(
+        [query, dictionary, draw.scalar(*temperatures(draw, options["normalize"]))],
+        lambda q, d, t, backend: SF.multi_label_bce(
+            q, d, positive, temperature=t, reduction=reduction, **options, backend=backend
+        ),
+        lambda q, d, t: reduced(formulas.multi_label_bce(q, d, positive, t, **options), reduction),
+        {**options, "reduction": reduction},
+        split=True,
+    )
+
+
 def siglip_loss(draw: Draw) -> Call:
     reduction = draw.one_of("mean", "sum", "none")
     scale, bias = draw.scalar(1.0, -0.5) if draw.poisoned else draw.scalar(1.0, 14.0, 0.0, -3.0), draw.scalar(0.0, -2.0)
@@ -775,16 +822,19 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "masked_mse": masked_mse,
     "masked_smooth_l1": masked_smooth_l1,
     "mil_nce": mil_nce,
+    "multi_label_bce": multi_label_bce,
     "negative_cosine_similarity": negative_cosine_similarity,
     "nt_xent": nt_xent,
     "patchify_gather": patchify_gather,
     "queue_update_": queue_update_,
     "random_masking": random_masking,
+    "ressl": ressl,
     "restore_tokens": restore_tokens,
     "sampled_info_nce": sampled_info_nce,
     "scatter_tokens": scatter_tokens,
     "siglip_loss": siglip_loss,
     "sigreg": sigreg,
+    "similarity_distillation": similarity_distillation,
     "softplus_similarity": softplus_similarity,
     "span_mask": span_mask,
     "sup_con": sup_con,

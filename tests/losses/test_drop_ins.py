@@ -50,6 +50,7 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
         ["out0", "out1"],
         {"eps": float, "cross_entropy": nn.CrossEntropyLoss},
     ),
+    "CO2Regularizer": ({"alpha": 1, "t_consistency": 0.05, "memory_bank_size": 0}, ["out0", "out1"], {}),
     "MACLLoss": ({"temperature": 0.1, "alpha": 0.5, "A_0": 0.0}, ["z0", "z1"], {"eps": float}),
     "HypersphereLoss": ({"t": 1.0, "lam": 1.0, "alpha": 2.0}, ["z_a", "z_b"], {}),
     "SIGReg": (

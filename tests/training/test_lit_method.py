@@ -15,7 +15,7 @@ from sslkernels import MemoryQueue  # noqa: E402
 from sslkernels.data import Dataset, TwoViews  # noqa: E402
 from sslkernels.evaluation import collapse_warning, feature_spread  # noqa: E402
 from sslkernels.functional import info_nce  # noqa: E402
-from sslkernels.methods import BYOL, Method, MoBY, MoCoV2, SimCLR  # noqa: E402
+from sslkernels.methods import BYOL, SCE, Method, MoBY, MoCoV2, SimCLR  # noqa: E402
 from sslkernels.models import DirectPred, ResNet, ViT  # noqa: E402
 from sslkernels.training import LitMethod  # noqa: E402
 from sslkernels.training.checkpoint import AtomicCheckpointIO, SaveLast  # noqa: E402
@@ -91,6 +91,7 @@ def test_resumed_losses_and_weights_are_those_of_one_run(tmp_path):
 TAUGHT = {
     "moco_v2": lambda: MoCoV2(ResNet(1, (4,), (1,)), feature_dim=4, projection_dim=4, queue_size=33),
     "moby": lambda: MoBY(ResNet(1, (4,), (1,)), feature_dim=4, hidden_dim=8, projection_dim=4, queue_size=33),
+    "sce": lambda: SCE(ResNet(1, (4,), (1,)), feature_dim=4, projection_dim=4, queue_size=33),
     "byol with DirectPred": lambda: BYOL(
         ResNet(1, (4,), (1,)), feature_dim=4, hidden_dim=8, projection_dim=4, predictor=DirectPred(4)
     ),
