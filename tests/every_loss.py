@@ -136,7 +136,7 @@ def _views(*names: str, size: float = 1.0, **numbers: float) -> Callable[[int, i
 
 def _taught(rows: int, features: int) -> Inputs:
     """Draw images and texts as a student and, in fewer features, a teacher see them."""
-    teacher = _views("teacher_image", "teacher_text", size=0.5, teacher_logit_scale=1.5)(rows, features - 2)
+    teacher = _views("teacher_image", "teacher_text", size=0.5, teacher_logit_scale=1.5)(rows, max(features - 2, 1))
     return {**_views("image", "text", size=0.5, logit_scale=2.0)(rows, features), **teacher}
 
 
@@ -203,7 +203,7 @@ def _captions(rows: int, features: int) -> Inputs:
     return {**inputs, "text": text, "positive": positive}
 
 
-def _taught(rows: int, features: int) -> Inputs:
+def _distilled(rows: int, features: int) -> Inputs:
     """Draw queries with keys of a teacher, and a bank in which some rows are near them."""
     inputs = _views("query", "key", temperature=0.3)(rows, features)
     bank = torch.cat([inputs["key"][: rows // 2], torch.randn(rows + 5, features, dtype=torch.float64)])
@@ -385,7 +385,7 @@ EVERY_LOSS: dict[str, Loss] = {
     # Teachers as sharp as those of the papers move with the rounding of a bfloat16 row.
     "similarity_distillation": Loss(
         SF.similarity_distillation,
-        _taught,
+        _distilled,
         formulas.similarity_distillation,
         {"target_temperature": 0.1},
         constants=("key", "bank"),
@@ -393,14 +393,14 @@ EVERY_LOSS: dict[str, Loss] = {
     ),
     "similarity_distillation, mostly of the teacher": Loss(
         SF.similarity_distillation,
-        _taught,
+        _distilled,
         formulas.similarity_distillation,
         {"coefficient": 0.2, "target_temperature": 0.15},
         constants=("key", "bank"),
         faint=FAINT_ROWS,
     ),
     "ressl": Loss(
-        SF.ressl, _taught, formulas.ressl, {"target_temperature": 0.1}, constants=("key", "bank"), faint=FAINT_ROWS
+        SF.ressl, _distilled, formulas.ressl, {"target_temperature": 0.1}, constants=("key", "bank"), faint=FAINT_ROWS
     ),
     "multi_label_bce": Loss(
         SF.multi_label_bce, _multi_label, formulas.multi_label_bce, constants=("positive",), faint=FAINT_ROWS

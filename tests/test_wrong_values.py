@@ -203,17 +203,30 @@ DOORS: dict[str, Door] = {
     ),
 }  # fmt: skip
 
+OF_CLIP = {
+    "local_loss": "flag", "gather_with_grad": "flag", "cache_labels": "flag", "rank": "whole", "world_size": "size",
+    "use_horovod": "flag",
+}  # fmt: skip
+IN_BATCHES = {"image_features": "rows", "text_features": "rows", "logit_scale": "scalar", "output_dict": "flag"}
 LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
     # for each: kinds of the constructor, good arguments of the call, kinds of the call
     "NTXentLoss": ({"memory_bank_size": "bank"}, {"out0": ROWS, "out1": ROWS}, {"out0": "rows", "out1": "rows"}),
     "InfoNCELoss": ({}, {"query": ROWS, "key": ROWS}, {"query": "rows", "key": "rows", "negatives": "rows or none"}),
     "ClipLoss": (
-        {"local_loss": "flag", "gather_with_grad": "flag", "cache_labels": "flag", "rank": "whole",
-            "world_size": "size",
-         "use_horovod": "flag"},
-        {"image_features": ROWS, "text_features": ROWS, "logit_scale": 1.0},
-        {"image_features": "rows", "text_features": "rows", "logit_scale": "scalar", "logit_bias": "scalar or none",
-         "output_dict": "flag"},
+        OF_CLIP, {"image_features": ROWS, "text_features": ROWS, "logit_scale": 1.0},
+        {**IN_BATCHES, "logit_bias": "scalar or none"},
+    ),
+    "DistillClipLoss": (
+        OF_CLIP,
+        {"image_features": ROWS, "text_features": ROWS, "logit_scale": 1.0, "dist_image_features": ROWS,
+         "dist_text_features": ROWS, "dist_logit_scale": 1.0},
+        {**IN_BATCHES, "dist_image_features": "rows", "dist_text_features": "rows", "dist_logit_scale": "scalar"},
+    ),
+    "CoCaLoss": (
+        {**OF_CLIP, "caption_loss_weight": "scalar", "clip_loss_weight": "scalar", "pad_id": "any whole"},
+        {"image_features": ROWS, "text_features": ROWS, "logits": torch.zeros(4, 2, 5),
+         "labels": torch.ones(4, 2, dtype=torch.int64), "logit_scale": 1.0},
+        {**IN_BATCHES, "logits": "captions", "labels": "words"},
     ),
     "SigLipLoss": (
         {"cache_labels": "flag", "rank": "whole", "world_size": "size", "dist_impl": "choice or none",
@@ -260,17 +273,20 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
 }  # fmt: skip
 
 
+REQUIRED = {"CoCaLoss": {"caption_loss_weight": 2.0, "clip_loss_weight": 1.0}}
+
+
 def build(name: str) -> Callable[..., Any]:
     return lambda **options: getattr(losses, name)(**options)
 
 
 def apply(name: str) -> Callable[..., Any]:
-    return lambda **arguments: getattr(losses, name)()(**arguments)
+    return lambda **arguments: getattr(losses, name)(**REQUIRED.get(name, {}))(**arguments)
 
 
 for name, (of_constructor, good, of_call) in LOSSES.items():
     kind = getattr(losses, name)
-    DOORS[name] = Door(build(name), {}, of_constructor, signature=kind.__init__)
+    DOORS[name] = Door(build(name), REQUIRED.get(name, {}), of_constructor, signature=kind.__init__)
     DOORS[f"{name}()"] = Door(apply(name), good, of_call, says=name, signature=kind.forward)
 
 PAIR_LOSS = {"distance": "absent", "reducer": "absent", "embedding_regularizer": "absent"}

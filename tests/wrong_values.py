@@ -201,6 +201,22 @@ KINDS |= {
                 "complex": torch.ones(4, dtype=torch.cfloat), "meta": torch.ones(4, device="meta"),
                 "sparse": torch.ones(4).to_sparse()},
 }  # fmt: skip
+KINDS["any whole"] = without(KINDS["whole"], "negative")
+KINDS["captions"] = {
+    **NO_TENSOR,
+    "rows": ROWS,
+    "integers": torch.ones(4, 2, 5, dtype=torch.int64),
+    "fewer": torch.zeros(3, 2, 5),
+    "shorter": torch.zeros(4, 1, 5),
+    "meta": torch.zeros(4, 2, 5).to("meta"),
+}
+KINDS["words"] = {
+    **NO_TENSOR,
+    "vector": LABELS,
+    "floats": torch.ones(4, 2),
+    "beyond": torch.full((4, 2), 5),
+    "fewer": torch.ones(3, 2, dtype=torch.int64),
+}
 KINDS["per row or none"] = without(KINDS["per row"], "none")
 KINDS["below one"] = {**KINDS["share"], "one": 1.0}
 KINDS["per column or none"] = without(KINDS["per column"], "none")

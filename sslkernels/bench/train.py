@@ -59,7 +59,15 @@ CASES = 4
 # of ViT-S, for which images are enlarged, on fewer layers.
 PAPER: dict[str, dict[str, Any]] = {
     "simclr": {"batch_size": 4096, "projection_dim": 128},
+    "sup_con": {"batch_size": 6144, "projection_dim": 128},
+    "dcl": {"batch_size": 256, "projection_dim": 128},
+    "groco": {"batch_size": 1024, "projection_dim": 2048},
+    "clip": {"batch_size": 32768, "projection_dim": 512},
+    "pirl": {"batch_size": 1024, "negatives": 32000},
     "moco_v2": {"batch_size": 256, "queue_size": 65536},
+    "dense_cl": {"batch_size": 256, "queue_size": 65536, "dense_queue_size": 65536},
+    "halp": {"batch_size": 64, "queue_size": 16384},
+    "genview": {"batch_size": 4096, "hidden_dim": 4096, "projection_dim": 256},
     "moco_v3": {"batch_size": 4096, "hidden_dim": 4096, "projection_dim": 256},
     "moby": {"batch_size": 512, "queue_size": 4096, "hidden_dim": 4096, "projection_dim": 256},
     "sce": {"batch_size": 512, "queue_size": 65536},

@@ -64,6 +64,14 @@ class CoCaLoss(ClipLoss):
                 f"CoCaLoss: labels has shape {shape_of(labels)} and dtype {labels.dtype}, and logits has shape "
                 f"{shape_of(logits)}; pass int64 labels of shape {shape_of(logits[..., 0])}."
             )
+        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+            words = labels[labels != self.caption_loss.ignore_index]
+            low, high = (int(bound) for bound in words.aminmax()) if len(words) else (0, 0)
+            if low < 0 or high >= max(logits.shape[2], 1):
+                raise IndexError(
+                    f"CoCaLoss: labels holds {low if low < 0 else high}; words run from 0 to {logits.shape[2] - 1}, "
+                    f"and pad_id is {self.caption_loss.ignore_index}."
+                )
         output_dict = check_flag("CoCaLoss", "output_dict", output_dict)
         if self.clip_loss_weight:
             contrastive = super().forward(image_features, text_features, logit_scale)

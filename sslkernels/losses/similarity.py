@@ -128,15 +128,16 @@ class ClipLoss(Module):
         use_horovod: bool = False,
     ) -> None:
         super().__init__()
-        if check_flag("ClipLoss", "use_horovod", use_horovod):
+        name = type(self).__name__
+        if check_flag(name, "use_horovod", use_horovod):
             raise ValueError(
-                "ClipLoss: use_horovod is True and only torch.distributed is served; pass use_horovod=False."
+                f"{name}: use_horovod is True and only torch.distributed is served; pass use_horovod=False."
             )
-        self.local_loss = check_flag("ClipLoss", "local_loss", local_loss)
-        self.gather_with_grad = check_flag("ClipLoss", "gather_with_grad", gather_with_grad)
-        self.cache_labels = check_flag("ClipLoss", "cache_labels", cache_labels)
-        self.world_size = check_size("ClipLoss", "world_size", world_size)
-        self.rank = check_size("ClipLoss", "rank", rank, least=0)
+        self.local_loss = check_flag(name, "local_loss", local_loss)
+        self.gather_with_grad = check_flag(name, "gather_with_grad", gather_with_grad)
+        self.cache_labels = check_flag(name, "cache_labels", cache_labels)
+        self.world_size = check_size(name, "world_size", world_size)
+        self.rank = check_size(name, "rank", rank, least=0)
         self.use_horovod = use_horovod
         self.prev_num_logits = 0
         self.labels: dict[torch.device, Tensor] = {}
@@ -164,13 +165,13 @@ class ClipLoss(Module):
 
         With ``world_size > 1`` the columns are the rows of all ranks; the rows too, unless ``local_loss``.
         """
-        images, texts, group = image_features, text_features, self._group()
-        logit_scale = check_scalar("ClipLoss", "logit_scale", logit_scale)
-        shard = shard_of(group, "ClipLoss", images, texts, logit_scale=logit_scale, local_loss=self.local_loss)
+        images, texts, name = image_features, text_features, type(self).__name__
+        logit_scale = check_scalar(name, "logit_scale", logit_scale)
+        shard = shard_of(self._group(), name, images, texts, logit_scale=logit_scale, local_loss=self.local_loss)
         if shard.ranks > 1:
             if self.local_loss and len(set(shard.sizes)) > 1:
                 raise ValueError(
-                    f"ClipLoss: ranks hold {list(shard.sizes)} rows; with local_loss=True pass as many on each of them."
+                    f"{name}: ranks hold {list(shard.sizes)} rows; with local_loss=True pass as many on each of them."
                 )
             images, texts = gather_rows(images, shard), gather_rows(texts, shard)
             if not self.local_loss:
@@ -190,11 +191,12 @@ class ClipLoss(Module):
         logit_bias: float | Tensor | None = None,
         output_dict: bool = False,
     ) -> Tensor | dict[str, Tensor]:
-        check_pair("ClipLoss", {"image_features": image_features, "text_features": text_features}, self.world_size > 1)
-        logit_scale = check_scalar("ClipLoss", "logit_scale", logit_scale)
+        name = type(self).__name__
+        check_pair(name, {"image_features": image_features, "text_features": text_features}, self.world_size > 1)
+        logit_scale = check_scalar(name, "logit_scale", logit_scale)
         if logit_bias is not None:
-            logit_bias = check_scalar("ClipLoss", "logit_bias", logit_bias)
-        output_dict = check_flag("ClipLoss", "output_dict", output_dict)
+            logit_bias = check_scalar(name, "logit_bias", logit_bias)
+        output_dict = check_flag(name, "output_dict", output_dict)
         if self._overridden():
             loss = self._of_logits(*self.get_logits(image_features, text_features, logit_scale, logit_bias=logit_bias))
         else:
@@ -210,4 +212,4 @@ class ClipLoss(Module):
         return any(getattr(getattr(self, name), "__func__", None) is not method for name, method in ours.items())
 
     def _group(self) -> GroupLike:
-        return group_of("ClipLoss", self.world_size)
+        return group_of(type(self).__name__, self.world_size)

@@ -360,7 +360,7 @@ def graph_nt_xent(draw: Draw) -> Call:
         ),
         lambda z, t, *w: reduced(formulas.graph_nt_xent(z, positive.long(), *w, temperature=t, **options), reduction),
         {**options, "reduction": reduction},
-        cancels=0.25 * temperature.item() ** -2,  # a row's pull and push are each its weight times 1 / temperature^2
+        cancels=0.25 * float(temperature) ** -2,  # a row's pull and push are each its weight times 1 / temperature^2
     )
 
 
