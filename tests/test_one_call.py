@@ -446,13 +446,12 @@ for dtype, close in ((torch.float64, 1e-11), (torch.float32, 2e-5), (torch.bfloa
             inputs = loss.inputs(dtype, rows, features)
             value = loss(inputs, backend="cpu")
             exact, slopes = loss.exact(inputs)
-            narrow = dtype.itemsize == 2
-            spread = loss.spread(inputs, exact, slopes) if narrow else {{}}
+            spread = loss.spread(inputs, exact, slopes)
             compared = {{"value": (value, exact)}}
             compared |= {{of: (x, slopes[of]) for of, x in gradients(value, inputs).items()}}
             for what, (got, wanted) in compared.items():
                 error, largest = (got.double() - wanted).abs().max().item(), wanted.abs().max().item()
-                allowed = close * (largest + ({cancels} if wanted.dim() == 0 else 1e-3)) + spread.get(what, 0.0)
+                allowed = close * (largest + ({cancels} if wanted.dim() == 0 else 1e-3)) + 2 * spread[what]
                 assert error <= allowed, (name, dtype, rows, features, what, error, largest)
 print("agrees")
 """
