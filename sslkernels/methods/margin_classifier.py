@@ -93,7 +93,7 @@ class MarginClassifier(Method):
         return {"loss": self.loss(*embeddings), "embeddings": embeddings}
 
     @torch.no_grad()
-    def scores(self, inputs: Any, labels: Tensor | None) -> dict[str, float]:
+    def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """The share of samples that are nearest to a centre of their class."""
         if labels is None:
             return {}

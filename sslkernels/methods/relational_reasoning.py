@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -105,7 +106,7 @@ class RelationalReasoning(Method):
         return (wrong.sigmoid() ** self.gamma * F.softplus(wrong)).mean()
 
     @torch.no_grad()
-    def scores(self, inputs: Tensor, labels: Tensor | None) -> dict[str, float]:
+    def scores(self, inputs: Tensor, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """Compute how often images are told from their neighbours in the batch, as they are."""
         same, different = self.relate(torch.stack([self.features(inputs)] * 2))
         return {"relation_accuracy": torch.stack([same > 0, different < 0]).float().mean().item()}

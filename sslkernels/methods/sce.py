@@ -36,6 +36,7 @@ class SCE(MoCoV2):
     paper = "Denize et al. 2023"
     arxiv = "2111.14585"
     family = ATTENTION
+    # These temperatures are those of MoCo v2's few keys here; the paper's were not tried on the digits.
     small = {
         "epochs": 10, "batch_size": 128, "lr": 2e-3, "projection_dim": 128, "queue_size": 1024, "temperature": 0.2,
         "target_temperature": 0.1, "momentum": 0.97,
