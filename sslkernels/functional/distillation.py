@@ -59,6 +59,9 @@ def clip_distillation(
         ValueError, TypeError: shapes or devices that do not match, an unknown backend, no rows; ranks that disagree. Of
             two tensors, the scales, ranks compare the values of the student's.
 
+    Of 16-bit rows a gradient is the sum of two that are rounded: where student and teacher agree, and it is near zero,
+    it has their errors.
+
     Cost: that of `clip_loss`, and ``8*N^2*(D + E)`` operations for value and gradient if the teacher has no gradient.
     ``O(N*(D + E))`` memory, and no matrix of weights. ``torch.compile(fullgraph=True)`` works for ``group=None``.
 

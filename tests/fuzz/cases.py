@@ -32,6 +32,10 @@ class Call:
     slack: Callable[[Sequence[Any]], float] = lambda tensors: 0.0
     # How large the two sums are of which a number's gradient is the difference.
     cancels: float = 0.0
+    # How large the terms of a gradient are, where they may cancel to nothing: to that of a teacher that is sure.
+    vanishes: float = 0.0
+    # How large gradients are that are rounded to the dtype of the call before they are added.
+    added: float = 0.0
 
 
 def on_samples(side: str | None, weight: float) -> Callable[[Sequence[Any]], float]:
@@ -118,6 +122,16 @@ def temperatures(draw: Draw, normalize: bool) -> tuple[float, ...]:
     if draw.poisoned:
         return 0.5, 2.0, -1.0
     return (0.1, 0.5, 2.0, -0.3, 0.02, 100.0) if normalize else (50.0, 200.0, -100.0)
+
+
+def size(scalar: float | Tensor) -> float:
+    return abs(float(scalar.detach() if isinstance(scalar, Tensor) else scalar))
+
+
+def longest(rows: Tensor) -> float:
+    """The largest norm of a row that is a number; 0 of none."""
+    norms = rows.detach().double().norm(dim=1)
+    return float(norms[norms.isfinite()].amax()) if norms.isfinite().any() else 0.0
 
 
 def pair(draw: Draw, least: int = 1, few: int = 1) -> tuple[Tensor, Tensor]:
@@ -216,13 +230,15 @@ def linear_cross_entropy(draw: Draw) -> Call:
     if unit:
         options |= {"margin": draw.one_of(0.0, 0.3), "margin_kind": draw.one_of("arc", "cos")}
     bias = None if unit else draw.tensor(k * subcenters, wild=False)
+    x, weight = draw.tensor(n, d), draw.tensor(k * subcenters, d)
     return Call(
-        [draw.tensor(n, d), draw.tensor(k * subcenters, d), draw.scalar(1.0, 8.0) if unit else draw.scalar(0.02), bias],
+        [x, weight, draw.scalar(1.0, 8.0) if unit else draw.scalar(0.02), bias],
         lambda x, w, s, b, backend: SF.linear_cross_entropy(
             x, w, target, scale=s, bias=b, reduction=reduction, **options, backend=backend
         ),
         lambda x, w, s, b: reduced(formulas.linear_cross_entropy(x, w, target, s, b, **options), reduction),
         {**options, "reduction": reduction},
+        cancels=n * (1 if unit else longest(x) * longest(weight)),
     )
 
 
@@ -256,6 +272,8 @@ def group_ordering(draw: Draw) -> Call:
         lambda s, backend: SF.group_ordering(s, positives, steepness=steepness, reduction=reduction),
         lambda s: reduced(formulas.group_ordering(s, positives, steepness), reduction),
         {"positives": positives, "steepness": steepness, "reduction": reduction},
+        # Each layer of the network rounds once.
+        slack=lambda tensors: places * min(torch.finfo(tensors[0].dtype).eps, torch.finfo(torch.float32).eps),
     )
 
 
@@ -291,11 +309,15 @@ def clip_distillation(draw: Draw) -> Call:
     reduction, (image, text) = draw.one_of("mean", "sum", "none"), pair(draw)
     teacher = [draw.tensor(len(image), size) for size in [draw.size()] * 2]
     scales = [draw.scalar(1.0, -0.5) if draw.poisoned else draw.scalar(1.0, 14.0, 0.0, -3.0) for _ in range(2)]
+    student = size(scales[0]) * max(longest(image), longest(text))
     return Call(
         [image, text, scales[0], *teacher, scales[1]],
         lambda *given, backend: SF.clip_distillation(*given, reduction=reduction, backend=backend),
         lambda *given: reduced(formulas.clip_distillation(*given), reduction),
         {"reduction": reduction},
+        added=3 * student,
+        vanishes=(1 + student * max(longest(image), longest(text)))
+        * (1 + size(scales[1]) * max(longest(each) for each in teacher) ** 2),
     )
 
 
@@ -360,7 +382,7 @@ def graph_nt_xent(draw: Draw) -> Call:
         ),
         lambda z, t, *w: reduced(formulas.graph_nt_xent(z, positive.long(), *w, temperature=t, **options), reduction),
         {**options, "reduction": reduction},
-        cancels=0.25 * float(temperature) ** -2,  # a row's pull and push are each its weight times 1 / temperature^2
+        cancels=0.25 * size(temperature) ** -2,  # a row's pull and push are each its weight times 1 / temperature^2
     )
 
 
@@ -377,8 +399,9 @@ def _taught(draw: Draw, name: str, **options: Any) -> Call:
     key, bank = draw.tensor(len(query), d, grad=False), draw.tensor(draw.rows(), d, grad=False)
     options["normalize"], reduction = draw.one_of(True, False), draw.one_of("mean", "sum", "none")
     options["target_temperature"] = draw.one_of(*temperatures(draw, options["normalize"]))
+    temperature = draw.scalar(*temperatures(draw, options["normalize"]))
     return Call(
-        [query, key, bank, draw.scalar(*temperatures(draw, options["normalize"]))],
+        [query, key, bank, temperature],
         lambda q, k, b, t, backend: getattr(SF, name)(
             q, k, b, temperature=t, reduction=reduction, **options, backend=backend
         ),
@@ -386,6 +409,7 @@ def _taught(draw: Draw, name: str, **options: Any) -> Call:
         {**options, "reduction": reduction},
         split=True,
         slack=lambda tensors: _largest_logit(tensors, options["normalize"]) * (1 if reduction != "sum" else len(query)),
+        vanishes=longest(bank) / size(temperature),
     )
 
 

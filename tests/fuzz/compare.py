@@ -70,6 +70,8 @@ def check(call: Call, draw: Draw, backend: str, poisoned: bool, autocast: torch.
             else:
                 floor = 1e-8 if coarsest < SINGLE else FLOOR if autocast is None else 4 * coarsest
                 bound = floor * (1 + _largest(want))
+                bound += call.added * coarsest * (kind == "gradient")
+                bound += TIMES * call.vanishes * (SINGLE if coarsest >= SINGLE else coarsest) * (kind == "gradient")
                 bound += TIMES * max(_furthest(sample[part][place], want) for sample in samples)
                 bound += (
                     call.slack(call.tensors)
