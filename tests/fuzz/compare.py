@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from cases import DTYPES, GENERATORS, Call, Draw
+from cases import GENERATORS
+from draws import DTYPES, Call, Draw
 from torch import Tensor
 
 TIMES = 16
