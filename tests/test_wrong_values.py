@@ -320,7 +320,7 @@ DOORS |= {
 }  # fmt: skip
 
 VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views", 4: "four views"}
-# What follows from the data, and what is known of each sample.
+# A run takes these from the data, and knows the others of each sample.
 FILLED = {
     "DIET": {"samples": 9},
     "PAL": {"samples": 9},

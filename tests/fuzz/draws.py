@@ -27,11 +27,11 @@ class Call:
     split: bool = False
     # A further error of the value that a docstring allows, given the tensors.
     slack: Callable[[Sequence[Any]], float] = lambda tensors: 0.0
-    # How large the two sums are of which a number's gradient is the difference.
+    # A number's gradient may be the difference of two sums of this size.
     cancels: float = 0.0
-    # How large the terms of a gradient are, where they may cancel to nothing: to that of a teacher that is sure.
+    # Terms of a gradient, of this size, may cancel to nothing: to the gradient of a teacher that is sure.
     vanishes: float = 0.0
-    # How large gradients are that are rounded to the dtype of the call before they are added.
+    # Gradients of this size are rounded to the dtype of the call before they are added.
     added: float = 0.0
 
 
