@@ -289,6 +289,29 @@ def cuda_launch(
     kernel: int, device: int, stream: int, blocks: tuple[int, int], threads: tuple[int, int],
     fields: tuple[int | float, ...],
 ) -> None: ...  # fmt: skip
+def prototypes_soften(
+    dtype: int, products: int, size: tuple[int, ...], scale: float, bias: int, threads: int
+) -> None: ...
+def prototypes_compare(
+    dtype: int,
+    products: int,
+    size: tuple[int, ...],
+    scale: float,
+    softmax: int,
+    index: int,
+    share: int,
+    each: int,
+    gradient: bool,
+    losses: int,
+    slopes: int,
+    threads: int,
+) -> None: ...
+def prototypes_columns(
+    dtype: int, products: int, size: tuple[int, ...], scale: float, weights: int, peaks: int, totals: int, threads: int
+) -> None: ...
+def prototypes_spread(
+    dtype: int, products: int, size: tuple[int, ...], scale: float, weights: int, bias: int, mass: int, threads: int
+) -> None: ...
 def sampled_forward(
     dtype: int,
     x: int,

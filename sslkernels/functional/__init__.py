@@ -18,6 +18,7 @@ from sslkernels.functional.mask_samplers import block_masks, random_masking, spa
 from sslkernels.functional.masked_losses import masked_mse, masked_smooth_l1
 from sslkernels.functional.negatives import dcl, dclw, debiased_nt_xent
 from sslkernels.functional.ordering import group_ordering
+from sslkernels.functional.prototypes import center_update_, prototype_cross_entropy, sinkhorn_bias
 from sslkernels.functional.sampled import graph_nt_xent, mil_nce, sampled_info_nce
 from sslkernels.functional.sigmoid import siglip_loss
 from sslkernels.functional.sigreg import lejepa, sigreg
@@ -45,6 +46,7 @@ __all__ = [
     "barlow_twins",
     "block_masks",
     "byol_loss",
+    "center_update_",
     "clip_distillation",
     "clip_loss",
     "covariance_penalty",
@@ -69,6 +71,7 @@ __all__ = [
     "negative_cosine_similarity",
     "nt_xent",
     "patchify_gather",
+    "prototype_cross_entropy",
     "queue_update_",
     "random_masking",
     "ressl",
@@ -78,6 +81,7 @@ __all__ = [
     "siglip_loss",
     "sigreg",
     "similarity_distillation",
+    "sinkhorn_bias",
     "softplus_similarity",
     "span_mask",
     "sup_con",
