@@ -224,6 +224,23 @@ def _multi_label(rows: int, features: int) -> Inputs:
     return {"query": query, "dictionary": dictionary, "positive": positive, "temperature": _number(0.3)}
 
 
+def _assigned(views: int, weighted: bool = False) -> Callable[[int, int], Inputs]:
+    """Draw rows of a student near those of its teacher; with weights each follows two, or one, and some none."""
+
+    def draw(rows: int, features: int) -> Inputs:
+        teacher = torch.randn(rows, features, dtype=torch.float64)
+        student = teacher + 0.5 * torch.randn(views, rows, features, dtype=torch.float64)
+        inputs = {"student": student[0] if views == 1 else student, "teacher": teacher}
+        inputs |= {"weight": torch.randn(9, features, dtype=torch.float64), "temperature": _number(0.7)}
+        if not weighted:
+            return {**inputs, "bias": torch.randn(9, dtype=torch.float64)}
+        index = (torch.arange(rows)[:, None] + torch.tensor([0, 1])) % rows
+        index[0, 1], index[1] = -1, -1
+        return {**inputs, "teacher_index": index, "row_weight": torch.rand(rows, dtype=torch.float64)}
+
+    return draw
+
+
 def _neighbours(weight: bool) -> Callable[[int, int], Inputs]:
     """Draw rows whose neighbours come one after another; one has the same twice, and one has fewer."""
 
@@ -409,6 +426,30 @@ EVERY_LOSS: dict[str, Loss] = {
     ),
     "multi_label_bce": Loss(
         SF.multi_label_bce, _multi_label, formulas.multi_label_bce, constants=("positive",), faint=FAINT_ROWS
+    ),
+    "prototype_cross_entropy": Loss(
+        SF.prototype_cross_entropy,
+        _assigned(1),
+        formulas.prototype_cross_entropy,
+        {"teacher_temperature": 0.5},
+        constants=("teacher", "bias"),
+        faint=(2.0**-3, {"temperature": 1e5}),
+    ),
+    "prototype_cross_entropy of views": Loss(
+        SF.prototype_cross_entropy,
+        _assigned(3),
+        formulas.prototype_cross_entropy,
+        {"teacher_temperature": 0.5},
+        constants=("teacher", "bias"),
+        faint=(2.0**-3, {"temperature": 1e5}),
+    ),
+    "prototype_cross_entropy by an index": Loss(
+        SF.prototype_cross_entropy,
+        _assigned(1, weighted=True),
+        formulas.prototype_cross_entropy,
+        {"teacher_temperature": 0.5},
+        constants=("teacher", "row_weight"),
+        faint=(2.0**-3, {"temperature": 1e6}),
     ),
     "negative_cosine_similarity": Loss(
         SF.negative_cosine_similarity, _views("x0", "x1"), _cosine(1.0, 0.0, 1e-8), faint=(4 * LARGE, {})

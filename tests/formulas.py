@@ -461,6 +461,28 @@ def ressl(
     return soft_targets(query, torch.softmax(key @ bank.T / target_temperature, 1).detach(), bank, temperature)
 
 
+def prototype_cross_entropy(
+    student: Tensor,
+    weight: Tensor,
+    teacher: Tensor,
+    teacher_weight: Tensor | None = None,
+    temperature: float | Tensor = 0.1,
+    teacher_temperature: float | Tensor = 0.04,
+    bias: Tensor | None = None,
+    row_weight: Tensor | None = None,
+    teacher_index: Tensor | None = None,
+) -> Tensor:
+    targets = teacher @ (weight if teacher_weight is None else teacher_weight).T / teacher_temperature
+    targets = torch.softmax(targets if bias is None else targets + bias, 1).detach()
+    logs = torch.log_softmax(student.flatten(0, -2) @ weight.T / temperature, 1)
+    if teacher_index is None:
+        teacher_index = torch.arange(len(teacher)).repeat(len(logs) // len(teacher))[:, None]
+    losses = -(targets[teacher_index.clamp_min(0)] * logs[:, None]).sum(2)[teacher_index >= 0]
+    if row_weight is None:
+        return losses.mean() if len(losses) else 0 * logs.sum()
+    return (row_weight.reshape(-1, 1).expand(teacher_index.shape)[teacher_index >= 0] * losses).sum()
+
+
 def multi_label_bce(
     query: Tensor,
     dictionary: Tensor,

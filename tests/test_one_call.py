@@ -42,9 +42,9 @@ else:
 OTHERS = {
     "apply_masks", "block_masks", "cross_correlation_sq", "ema_update_", "gather_similarity", "gather_tokens",
     "group_ordering",
-    "attend_similarity", "logsumexp_similarity",
+    "attend_similarity", "center_update_", "logsumexp_similarity",
     "patchify_gather", "queue_update_", "random_masking", "restore_tokens", "scatter_tokens",
-    "softplus_similarity", "span_mask", "topk_similarity", "tube_masks",
+    "sinkhorn_bias", "softplus_similarity", "span_mask", "topk_similarity", "tube_masks",
 }  # fmt: skip
 DTYPES = (torch.float32,) if INTERPRETED else (torch.float32, torch.float64, torch.bfloat16)
 # The largest error of a value, and of a gradient relative to its largest entry. Rows are rounded before products.

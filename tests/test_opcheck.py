@@ -214,6 +214,31 @@ def sampled(backend: str, dtype: torch.dtype) -> Calls:
     }
 
 
+def prototypes(backend: str, dtype: torch.dtype) -> Calls:
+    sums = wide(dtype)
+    student, weight, teacher, targets = (torch.randn(size).to(dtype) for size in ((5, 4), (7, 4), (3, 2), (7, 2)))
+    scale, bias, index = (
+        torch.tensor(2.0, dtype=sums),
+        torch.randn(7, dtype=sums),
+        torch.tensor([[0], [2], [-1], [1], [1]]),
+    )
+    share, counts, table = (
+        torch.rand(5, 1, dtype=sums) * (index >= 0),
+        torch.rand(5, dtype=sums),
+        torch.randn(5, 7, dtype=sums),
+    )
+    return {
+        "prototypes_compare": [
+            (student, weight, teacher, targets, scale, scale, added, index, share, *needs, backend)
+            for added, needs in ((bias, (True,) * 3), (None, (True, False, False)), (None, (False, True, True)))
+        ],
+        "prototypes_columns": [
+            (student, weight, scale, often, added, kept, backend)
+            for often, added, kept in ((None, None, None), (counts, bias, None), (None, bias, table))
+        ],
+    }
+
+
 def sigmoid(backend: str, dtype: torch.dtype) -> Calls:
     sums = wide(dtype)
     x, y = torch.randn(5, 4).to(dtype), torch.randn(3, 4).to(dtype)
@@ -259,7 +284,19 @@ def moved(backend: str, dtype: torch.dtype) -> Calls:
 
 
 def every_call(backend: str, dtype: torch.dtype) -> Calls:
-    families = (similarity, attention, of_rows, tokens, correlation, sigmoid, sigreg, sampled, neighbours, moved)
+    families = (
+        similarity,
+        attention,
+        of_rows,
+        tokens,
+        correlation,
+        sigmoid,
+        sigreg,
+        sampled,
+        prototypes,
+        neighbours,
+        moved,
+    )
     return {name: calls for family in families for name, calls in family(backend, dtype).items()}
 
 

@@ -112,6 +112,21 @@ DOORS: dict[str, Door] = {
         SF.ressl, {"query": ROWS, "key": ROWS, "bank": ROWS},
         {"query": "rows", "key": "rows", "bank": "rows", "target_temperature": "temperature"},
     ),
+    "prototype_cross_entropy": Door(
+        SF.prototype_cross_entropy,
+        {"student": ROWS, "weight": ROWS, "teacher": ROWS, "teacher_weight": ROWS, "teacher_index": PLACES},
+        {"student": "rows", "weight": "rows", "teacher": "rows", "teacher_weight": "rows or none",
+         "teacher_index": "places or none", "bias": "per column or none", "row_weight": "per row or none",
+         "teacher_temperature": "temperature"},
+    ),
+    "sinkhorn_bias": Door(
+        SF.sinkhorn_bias, {"teacher": ROWS, "weight": ROWS},
+        {"teacher": "rows", "weight": "rows", "row_weight": "per row or none", "iterations": "size"},
+    ),
+    "center_update_": Door(
+        SF.center_update_, {"center": torch.zeros(len(ROWS)), "teacher": ROWS, "weight": ROWS},
+        {"center": "per column", "teacher": "rows", "weight": "rows", "momentum": "share"},
+    ),
     "multi_label_bce": Door(
         SF.multi_label_bce, {"query": ROWS, "dictionary": ROWS, "positive": PLACES},
         {"query": "rows", "dictionary": "rows", "positive": "places"},

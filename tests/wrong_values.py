@@ -217,6 +217,7 @@ KINDS["words"] = {
     "beyond": torch.full((4, 2), 5),
     "fewer": torch.ones(3, 2, dtype=torch.int64),
 }
+KINDS["places or none"] = without(KINDS["places"], "none")
 KINDS["per row or none"] = without(KINDS["per row"], "none")
 KINDS["below one"] = {**KINDS["share"], "one": 1.0}
 KINDS["per column or none"] = without(KINDS["per column"], "none")

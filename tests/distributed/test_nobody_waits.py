@@ -74,6 +74,10 @@ def arguments_of(function: str) -> tuple[list[Any], dict[str, Any], list[Tensor]
     if function in ("sigreg", "lejepa"):
         views = torch.empty(2, N, D, requires_grad=True)
         return [views] * (1 if function == "sigreg" else 2), {}, [views]
+    if function == "center_update_":
+        return [torch.empty(N), z0, z1], {}, []
+    if function == "sinkhorn_bias":
+        return [z0, z1], {}, []
     if function == "frossl":
         return [[z0, z1]], {}, [z0, z1]
     rows = [z0, z1][: VIEWS.get(function, 2)]
@@ -86,7 +90,8 @@ def test_a_step_waits_for_nothing(function: str, two_ranks: None) -> None:
     with Transfers() as transfers:
         value = getattr(SF, function)(*rows, **settings, group="world")
         value = value[0] if isinstance(value, tuple) else value
-        torch.autograd.grad(value.sum(), inputs, allow_unused=True)
+        if inputs:
+            torch.autograd.grad(value.sum(), inputs, allow_unused=True)
     assert transfers.seen == []
 
 

@@ -284,6 +284,22 @@ def ema_update_(draw: Draw) -> Call:
     return Call([*ours, *theirs], update, exact, {"momentum": momentum})
 
 
+def center_update_(draw: Draw) -> Call:
+    n, k, d, momentum = draw.rows(), draw.size(), draw.size(), draw.one_of(0.0, 0.9, 1.0)
+
+    def update(center: Tensor, rows: Tensor, weight: Tensor, backend: str) -> Tensor:
+        center = center.clone(memory_format=torch.contiguous_format)
+        SF.center_update_(center, rows, weight, momentum)
+        return center
+
+    return Call(
+        [draw.tensor(k, grad=False, wild=False), draw.tensor(n, d, grad=False), draw.tensor(k, d, grad=False)],
+        update,
+        lambda center, rows, weight: momentum * center + (1 - momentum) * (rows @ weight.T).mean(0),
+        {"momentum": momentum},
+    )
+
+
 def queue_update_(draw: Draw) -> Call:
     size, n, d = draw.size(), draw.size(), draw.size()
     position = draw.random.randrange(size)
@@ -370,6 +386,7 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "byol_loss": byol_loss,
     "covariance_penalty": covariance_penalty,
     "cross_correlation_sq": cross_correlation_sq,
+    "center_update_": center_update_,
     "ema_update_": ema_update_,
     "frossl": frossl,
     "gather_tokens": gather_tokens,

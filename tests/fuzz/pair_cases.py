@@ -295,6 +295,55 @@ def _largest_logit(tensors: Sequence[Any], normalize: bool) -> float:
     return float((query @ bank.T / temperature).abs().max()) * 8 * min(eps, torch.finfo(torch.float32).eps)
 
 
+def prototype_cross_entropy(draw: Draw) -> Call:
+    """Draw rows of one size, since logits of thousands are sure of one prototype, and leave rounding for a gradient."""
+    n, k, d, e = draw.rows(), draw.rows(), draw.size(), draw.size()
+    index = row_weight = None
+    if draw.one_of(True, False):
+        student, m = draw.tensor(n, d, wild=False), draw.rows()
+        index = draw.index(n, draw.one_of(1, 2, 3), high=m + 1) - 1
+    else:
+        student, m = draw.tensor(draw.one_of(1, 3), n, d, wild=False), n
+    if draw.one_of(True, False):
+        row_weight = torch.rand(student.shape[:-1], generator=draw.generator, dtype=torch.float64).float()
+        row_weight = row_weight * (row_weight > 0.3)
+    weight, teacher = draw.tensor(k, d, grad=draw.one_of(True, False)), draw.tensor(m, e, grad=False, wild=False)
+    teacher_weight, bias = draw.tensor(k, e, grad=False, wild=False), draw.tensor(k, grad=False, wild=False)
+    temperature = draw.scalar(1.0, 4.0)
+    options = {"teacher_temperature": draw.one_of(0.5, 2.0), "teacher_index": index, "row_weight": row_weight}
+    largest = longest(student.flatten(0, -2)), longest(weight)
+    return Call(
+        [student, weight, teacher, teacher_weight, bias, temperature],
+        lambda s, w, t, v, b, tau, backend: SF.prototype_cross_entropy(
+            s, w, t, v, bias=b, temperature=tau, **options, backend=backend
+        ),
+        lambda s, w, t, v, b, tau: formulas.prototype_cross_entropy(s, w, t, v, bias=b, temperature=tau, **options),
+        options,
+        split=True,
+        slack=lambda tensors: 8 * torch.finfo(torch.float32).eps * largest[0] * largest[1],
+        vanishes=max(largest) / size(temperature) * (1 if row_weight is None else float(row_weight.sum())),
+    )
+
+
+def sinkhorn_bias(draw: Draw) -> Call:
+    rows, weight = draw.tensor(draw.rows(), d := draw.size(), wild=False), draw.tensor(draw.rows(), d, wild=False)
+    temperature, iterations = draw.one_of(1.0, 5.0, -2.0), draw.one_of(1, 2, 3)
+
+    def exact(rows: Tensor, weight: Tensor) -> Tensor:
+        logits = rows @ weight.T / temperature
+        u = -logits.logsumexp(0)
+        for _ in range(iterations - 1):
+            u = -(logits - (logits + u).logsumexp(1, keepdim=True)).logsumexp(0)
+        return u.detach()
+
+    return Call(
+        [rows.detach(), weight.detach()],
+        lambda x, w, backend: SF.sinkhorn_bias(x, w, temperature, iterations=iterations, backend=backend),
+        exact,
+        {"temperature": temperature, "iterations": iterations},
+    )
+
+
 def multi_label_bce(draw: Draw) -> Call:
     query, options = draw.tensor(draw.rows(), d := draw.size()), {"normalize": draw.one_of(True, False)}
     dictionary = draw.tensor(draw.rows(), d, grad=draw.one_of(True, False))
@@ -376,7 +425,9 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "mil_nce": mil_nce,
     "multi_label_bce": multi_label_bce,
     "nt_xent": nt_xent,
+    "prototype_cross_entropy": prototype_cross_entropy,
     "ressl": ressl,
+    "sinkhorn_bias": sinkhorn_bias,
     "sampled_info_nce": sampled_info_nce,
     "siglip_loss": siglip_loss,
     "similarity_distillation": similarity_distillation,

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cross-entropies of softmaxes over prototypes, and the bias that spreads rows. Dense paths of both store rows x K."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+import sslkernels.functional as SF
+from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Shape, Size, Target, targets, tiles
+
+TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
+
+FAMILY = Family(
+    "prototypes",
+    "Prototypes",
+    "Rows compared and spread over prototypes, last layer and all, `sslkernels bench run prototypes`; eager takes the "
+    "log-softmax of a row once, and adds up the targets that it follows.",
+    ("op, rows × K × D", "dtype"),
+)
+
+
+def _unit(draw: Draw, *shape: int) -> Tensor:
+    return F.normalize(draw.normal(*shape), dim=1)
+
+
+# The cross-entropy
+
+
+def _followed(teachers: int, students: int) -> Tensor:
+    """Return whom each row follows: the row beside it, or with more rows those of DINO's two large crops."""
+    if students == teachers:
+        return torch.arange(teachers)[:, None]
+    images = teachers // 2
+    own, other = torch.arange(images), torch.arange(images) + images
+    large = torch.stack([torch.cat([other, own]), torch.full((teachers,), -1)], 1)
+    small = torch.stack([own, other], 1).repeat((students - teachers) // images, 1)
+    return torch.cat([large, small])
+
+
+def _inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
+    m, n, k, d = shape
+    index = _followed(m, n)
+    return {
+        "student": draw.ready(_unit(draw, n, d)),
+        "weight": draw.ready(_unit(draw, k, d)),
+        "teacher": draw.ready(_unit(draw, m, d), grad=False),
+        "teacher_weight": draw.ready(_unit(draw, k, d), grad=False),
+        "bias": draw.ready(0.1 * draw.normal(k), grad=False),
+        "teacher_index": index.to(draw.device),
+    }
+
+
+def _ours(backend: str, **inputs: Tensor) -> Tensor:
+    return SF.prototype_cross_entropy(
+        **inputs, temperature=TEMPERATURE, teacher_temperature=TEACHER_TEMPERATURE, backend=backend
+    )
+
+
+def eager_cross_entropy(
+    student: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor, bias: Tensor, teacher_index: Tensor
+) -> Tensor:
+    with torch.no_grad():
+        softmax = F.softmax((teacher @ teacher_weight.T).float() / TEACHER_TEMPERATURE + bias, 1)
+        target = softmax[teacher_index[:, 0]]
+        for other in teacher_index.T[1:]:
+            target = target + softmax[other] * (other >= 0)[:, None]
+    logs = F.log_softmax((student @ weight.T).float() / TEMPERATURE, 1)
+    return -(target * logs).sum() / (teacher_index >= 0).sum()
+
+
+def exact_cross_entropy(x: Inputs, block: int) -> Tensor:
+    """Sum ``P * (lse - l)`` over pairs, some rows at a time."""
+    teacher, weights, bias = x["teacher"], x["teacher_weight"], x["bias"]
+
+    def of_rows(rows: Tensor, weight: Tensor, followed: Tensor) -> Tensor:
+        logits, total = rows @ weight.T / TEMPERATURE, rows.new_zeros(())
+        apart = logits.exp().sum(1, keepdim=True).log() - logits
+        for other in followed.T:
+            there = other >= 0
+            logit = teacher[other.clamp_min(0)] @ weights.T / TEACHER_TEMPERATURE + bias
+            p = (logit - logit.amax(1, keepdim=True)).exp()
+            total = total + (p / p.sum(1, keepdim=True) * apart * there[:, None]).sum()
+        return total
+
+    size = max(1, block // len(x["weight"]))
+    parts = zip(x["student"].split(size), x["teacher_index"].split(size), strict=True)
+    sums = [checkpoint(of_rows, rows, x["weight"], followed, use_reentrant=False) for rows, followed in parts]
+    return torch.stack(sums).sum() / (x["teacher_index"] >= 0).sum()
+
+
+def _cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    m, n, k, d = shape
+    return Cost(2 * (m + n) * k * d, 4 * n * k * d, (3 * k * d + (m + 2 * n) * d) * dtype.itemsize)
+
+
+def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
+    if backend == "reference":
+        return "dense: logits and targets of all rows are stored, in float32 at least."
+    if backend == "cpu" and dtype in (torch.float32, torch.float64):
+        return "torch.mm writes the products of some rows; a kernel turns them into gradients in place."
+    words = (
+        "the teacher attends to the student's prototypes; logits are formed once for the value and once for gradients"
+    )
+    return f"{words}. {tiles(dtype)}" if backend == "cpu" else f"{words}."
+
+
+CROSS_ENTROPY = Case(
+    "prototype_cross_entropy",
+    FAMILY,
+    "cross-entropy",
+    ("M", "N", "K", "D"),
+    shape_note="M rows of the teacher; with N = 5 M the rows of the student are DINO's ten crops",
+    inputs=_inputs,
+    ours=_ours,
+    eager=eager_cross_entropy,
+    exact=exact_cross_entropy,
+    peers={"lightly": "lightly takes logits, which the head has stored."},
+    cost=_cost,
+    pairs=lambda shape: shape[1] * shape[2],
+    path=_path,
+    row=lambda shape: ("cross-entropy ({} ←) {} × {} × {}".format(*shape),),
+    sizes=(
+        Size((128, 640, 65536, 256), "small", targets(Target(F32, "eager", 1.6), Target(F32, "compile", 1.1)), True),
+        Size((128, 512, 3000, 128), "small", targets()),
+        Size((64, 64, 1024, 256), "small", targets()),
+        Size((3727, 3727, 65536, 256), "recipe", targets()),
+        Size((2458, 2458, 131072, 384), "recipe", targets()),
+        Size((6, 30, 48, 16), "quick"),
+    ),
+)
+
+# Sinkhorn
+
+
+def _rows(shape: Shape, draw: Draw) -> dict[str, Any]:
+    n, k, d = shape
+    return {"teacher": draw.ready(_unit(draw, n, d), grad=False), "weight": draw.ready(_unit(draw, k, d), grad=False)}
+
+
+def _spread(teacher: Tensor, weight: Tensor, backend: str) -> Tensor:
+    return SF.sinkhorn_bias(teacher, weight, TEACHER_TEMPERATURE, backend=backend)
+
+
+def eager_sinkhorn(teacher: Tensor, weight: Tensor) -> Tensor:
+    """Scale in place as the official code does, and keep what every prototype was scaled by."""
+    q = ((teacher @ weight.T).float() / TEACHER_TEMPERATURE).T
+    peak = q.max()
+    q = q.sub(peak).exp_()
+    scaled = q.new_zeros(len(q), 1)
+    for _ in range(3):
+        mass = q.sum(1, keepdim=True)
+        scaled -= mass.log()
+        q /= mass
+        q /= q.sum(0, keepdim=True)
+    return scaled[:, 0] - peak
+
+
+def exact_sinkhorn(x: Inputs, block: int) -> Tensor:
+    """Keep potentials of rows and of prototypes, some rows at a time."""
+    rows, weight = x["teacher"], x["weight"]
+    v = rows.new_zeros(len(rows))
+    size = max(1, block // len(weight))
+    for step in range(3):
+        sums = rows.new_full((len(weight),), -torch.inf)
+        for part, of_rows in zip(rows.split(size), v.split(size), strict=True):
+            logits = part @ weight.T / TEACHER_TEMPERATURE
+            sums = torch.logaddexp(sums, torch.logsumexp(logits + of_rows[:, None], 0))
+        if step < 2:
+            v = torch.cat(
+                [-torch.logsumexp(part @ weight.T / TEACHER_TEMPERATURE - sums, 1) for part in rows.split(size)]
+            )
+    return -sums
+
+
+def _sinkhorn_cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    n, k, d = shape
+    return Cost(2 * n * k * d, 0, (n + k) * d * dtype.itemsize + 4 * k)
+
+
+def _sinkhorn_path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
+    if backend == "reference":
+        return "dense: the logits of all rows are stored, in float32 at least."
+    if backend == "cpu" and dtype in (torch.float32, torch.float64):
+        return "torch.mm writes the products once, while they fit in 1 GiB; each step reads them once."
+    words = "log-sum-exps over rows and over prototypes in turn, each of which forms the products again"
+    return f"{words}. {tiles(dtype)}" if backend == "cpu" else f"{words}."
+
+
+SINKHORN = Case(
+    "sinkhorn_bias",
+    FAMILY,
+    "Sinkhorn",
+    ("N", "K", "D"),
+    shape_note="three iterations",
+    inputs=_rows,
+    ours=_spread,
+    eager=eager_sinkhorn,
+    exact=exact_sinkhorn,
+    search=True,
+    peers={"lightly": "lightly takes logits, which the head has stored."},
+    cost=_sinkhorn_cost,
+    pairs=lambda shape: shape[0] * shape[1],
+    path=_sinkhorn_path,
+    sizes=(
+        Size((3727, 65536, 256), "small", targets(Target(F32, "eager", 2.0)), True),
+        Size((512, 3000, 128), "small", targets()),
+        Size((24, 48, 16), "quick"),
+    ),
+)
+
+CASES = (CROSS_ENTROPY, SINKHORN)
