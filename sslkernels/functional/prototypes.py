@@ -76,10 +76,10 @@ def prototype_cross_entropy(
 
     Logits are summed in float32 and never rounded to 16 bits, as a head under autocast rounds them.
 
-    Cost: the gradient comes with the value. On a CPU float32 rows take ``6*V*N*K*D`` operations, and ``2*N*K*D`` for
-    the teacher; a quarter of the workspace (``SSLKERNELS_WORKSPACE_MIB``, 256) holds the logits of some rows, and as
-    much those of their teachers. Rows of 16 bits, and Triton, take ``8*(V + 1)*N*K*D`` (half with frozen prototypes)
-    and ``O((V*N + K)*D)`` memory.
+    Cost: the gradient comes with the value. A CPU takes ``6*V*N*K*D`` operations, and ``2*N*K*D`` for the teacher; a
+    quarter of the workspace (``SSLKERNELS_WORKSPACE_MIB``, 256) holds the logits of some rows, and at most as much
+    those of their teachers. Triton takes ``8*(V + 1)*N*K*D`` (half with frozen prototypes) and ``O((V*N + K)*D)``
+    memory.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -166,9 +166,9 @@ def sinkhorn_bias(
     Raises:
         ValueError, TypeError: shapes, dtypes or devices that do not match, an unknown backend, no rows on any rank.
 
-    Cost: on a CPU ``2*N*K*D`` operations for float32 rows while the ``N*K`` products take at most 1 GiB, which stay for
-    all iterations; above it as many in each, some rows at a time. Rows of 16 bits, and Triton,
-    ``2*N*K*D*(2*iterations - 1)`` and ``O((N + K)*D)`` memory. Over ranks two sums of K numbers in each iteration.
+    Cost: a CPU takes ``2*N*K*D`` operations while the ``N*K`` products take at most 1 GiB in float32, which stay for
+    all iterations; above it as many in each, some rows at a time. Triton takes ``2*N*K*D*(2*iterations - 1)`` and
+    ``O((N + K)*D)`` memory. Over ranks there are two sums of K numbers in each iteration.
 
     >>> import torch
     >>> import sslkernels.functional as SF

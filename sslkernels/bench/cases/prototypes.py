@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
-from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Shape, Size, Target, targets, tiles
+from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Shape, Size, Target, targets
 
 TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 
@@ -101,12 +101,12 @@ def _cost(shape: Shape, dtype: torch.dtype) -> Cost:
 def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
     if backend == "reference":
         return "dense: logits and targets of all rows are stored, in float32 at least."
-    if backend == "cpu" and dtype in (torch.float32, torch.float64):
+    if backend == "cpu":
         return "torch.mm writes the products of some rows; a kernel turns them into gradients in place."
     words = (
         "the teacher attends to the student's prototypes; logits are formed once for the value and once for gradients"
     )
-    return f"{words}. {tiles(dtype)}" if backend == "cpu" else f"{words}."
+    return f"{words}."
 
 
 CROSS_ENTROPY = Case(
@@ -185,10 +185,10 @@ def _sinkhorn_cost(shape: Shape, dtype: torch.dtype) -> Cost:
 def _sinkhorn_path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
     if backend == "reference":
         return "dense: the logits of all rows are stored, in float32 at least."
-    if backend == "cpu" and dtype in (torch.float32, torch.float64):
+    if backend == "cpu":
         return "torch.mm writes the products once, while they fit in 1 GiB; each step reads them once."
     words = "log-sum-exps over rows and over prototypes in turn, each of which forms the products again"
-    return f"{words}. {tiles(dtype)}" if backend == "cpu" else f"{words}."
+    return f"{words}."
 
 
 SINKHORN = Case(

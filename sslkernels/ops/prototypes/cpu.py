@@ -3,8 +3,8 @@
 
 torch.mm writes the products of some rows with all prototypes. A kernel turns them into gradients, in place, and
 torch.mm multiplies these with rows and prototypes. So each product is formed once, and a table is as large as the
-workspace allows. A PyTorch matrix product of 16-bit rows rounds what it writes, which would be felt in every softmax;
-these rows go to the kernels of attention, which multiply the more often and much faster.
+workspace allows. Rows of 16 bits are multiplied as float32: a product in 16 bits rounds what it writes, which would be
+felt in every softmax.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from sslkernels import _C, backends
+from sslkernels.ops.dtypes import widened
 from sslkernels.ops.launch import CODES, contiguous, pointer
-from sslkernels.ops.prototypes import composed
 from sslkernels.ops.prototypes.schema import Prototypes
 
-_TABLES = (torch.float32, torch.float64)
+_ROWS = ("student", "weight", "teacher", "teacher_weight")
 
 
 def rows_together(prototypes: int, dtype: torch.dtype) -> int:
@@ -28,9 +28,8 @@ def rows_together(prototypes: int, dtype: torch.dtype) -> int:
 def compare(
     prototypes: Prototypes, need_student: bool, need_weight: bool, need_scale: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    prototypes = prototypes._replace(**{name: widened(getattr(prototypes, name)) for name in _ROWS})
     student, weight, _, _, scale, _, _, index, share = prototypes
-    if student.dtype not in _TABLES:
-        return composed.compare(prototypes, need_student, need_weight, need_scale, "cpu")
     n, k, dtype = len(student), len(weight), student.dtype
     gradient = need_student or need_weight
     losses, slopes = student.new_empty(n), student.new_empty(n)
@@ -86,8 +85,7 @@ class _Softened:
 def columns(
     rows: Tensor, weight: Tensor, scale: Tensor, counts: Tensor | None, bias: Tensor | None, table: Tensor | None
 ) -> Tensor:
-    if rows.dtype not in _TABLES:
-        return composed.columns(rows, weight, scale, counts, bias, "cpu")
+    rows, weight = widened(rows), widened(weight)
     n, k, dtype, threads = len(rows), len(weight), rows.dtype, torch.get_num_threads()
     counts, bias = contiguous(counts), contiguous(bias)
     lowest = torch.finfo(dtype).min

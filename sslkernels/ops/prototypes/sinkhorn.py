@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sslkernels.distributed import Shard
+from sslkernels.ops.dtypes import wide, widened
 from sslkernels.ops.prototypes.schema import PROTOTYPES, columns
 
 KEPT = 1 << 30  # bytes of products that stay from step to step, on a CPU; more are formed anew in each
@@ -26,9 +27,8 @@ def spread_bias(
     """Return u (K,) after so many iterations, over the rows of all ranks; ``counts`` says how often a row counts."""
     chosen = PROTOTYPES.choose(rows.device, rows.dtype, backend)
     bias = table = None
-    keeps = chosen == "cpu" and rows.dtype in (torch.float32, torch.float64)
-    if keeps and iterations > 1 and len(rows) * len(weight) * rows.dtype.itemsize <= KEPT:
-        table = rows @ weight.T
+    if chosen == "cpu" and iterations > 1 and len(rows) * len(weight) * wide(rows.dtype).itemsize <= KEPT:
+        table = torch.mm(widened(rows), widened(weight).T)
     for _ in range(iterations):
         lse = _over_ranks(columns(rows, weight, scale, counts, bias, table, chosen), shard)
         bias = -lse.masked_fill(lse == -torch.inf, 0)  # no row counts at all
