@@ -96,7 +96,7 @@ ELSEWHERE = tuple(f"--data {modality.data}" for modality in MODALITIES.values())
 
 
 @pytest.mark.slow
-@pytest.mark.share(3)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("command", [each for each in COMMANDS if not any(name in each for name in (*OWN, *ELSEWHERE))])
 def test_a_newcomer_s_command_runs_where_its_data_is(command, tmp_path, capsys, monkeypatch):
     pytest.importorskip("lightning")

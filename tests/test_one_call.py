@@ -25,7 +25,7 @@ import sslkernels.functional as SF
 from sslkernels.ops import one_call
 
 if INTERPRETED:
-    pytestmark = pytest.mark.share(3)
+    pytestmark = pytest.mark.share(6)
 
     @pytest.fixture
     def backend() -> str:

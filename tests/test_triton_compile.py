@@ -92,7 +92,7 @@ def test_products_load_ahead_and_use_tensor_cores(
 
 
 @pytest.mark.slow
-@pytest.mark.share(3)
+@pytest.mark.share(7)
 @pytest.mark.parametrize("architecture", SHARED)
 @pytest.mark.parametrize(
     ("family", "least"),

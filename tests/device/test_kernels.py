@@ -38,7 +38,7 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", TARGETS)
 def test_kernels_fit_multiply_on_tensor_cores_and_are_modelled(family: str, name: str) -> None:
@@ -66,7 +66,7 @@ def stated() -> list[tuple[str, tuple[int, ...], str, float]]:
     return [(op, tuple(map(int, shape.split(" x "))), kernel, float(most)) for op, shape, kernel, most in found]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(("op", "shape", "kernel", "most"), stated())
 def test_instructions_per_pair_are_at_most_what_the_note_states(
     op: str, shape: tuple[int, ...], kernel: str, most: float

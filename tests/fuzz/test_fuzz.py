@@ -39,7 +39,7 @@ INTERPRETABLE = (torch.float32, torch.float32, torch.float16)
 if INTERPRETED:
     from similarity_plans import PATHS, force
 
-    @pytest.mark.share(2)
+    @pytest.mark.share(4)
     @pytest.mark.parametrize("path", PATHS)
     @pytest.mark.parametrize("name", PLANNED)
     def test_similarity_on_triton(name: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +49,7 @@ if INTERPRETED:
             run(name, number, "triton", dtypes=dtypes)
             run(name, number, "triton", poisoned=True, dtypes=dtypes)
 
-    @pytest.mark.share(2)
+    @pytest.mark.share(4)
     @pytest.mark.parametrize("name", sorted(set(NON_FINITE) - set(PLANNED)))
     def test_others_on_triton(name: str) -> None:
         for number in range(8):

@@ -25,7 +25,7 @@ if not INTERPRETED:
         run_interpreted(__file__, "not slow and not gpu", tmp_path)
 
 else:
-    pytestmark = pytest.mark.share(2)
+    pytestmark = pytest.mark.share(5)
 
     from similarity_plans import PATHS, force
     from triton.runtime.interpreter import GridExecutor

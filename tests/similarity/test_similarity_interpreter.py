@@ -27,7 +27,7 @@ if not INTERPRETED:
         run_interpreted(__file__, "slow", tmp_path)
 
 else:
-    pytestmark = pytest.mark.share(2)
+    pytestmark = pytest.mark.share(4)
 
     from dense_oracle import ROUNDING, Oracle
     from similarity_plans import PATHS, force
@@ -138,7 +138,7 @@ else:
         check(x, None, -0.5, exclude, dim)
 
     @pytest.mark.slow
-    @pytest.mark.share(3)
+    @pytest.mark.share(6)
     @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
     @pytest.mark.parametrize("n", SIZES)
     @pytest.mark.parametrize("m", (*SIZES, None))

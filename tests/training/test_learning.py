@@ -15,6 +15,7 @@ SEEDS = [0, pytest.param(1, marks=pytest.mark.seeds), pytest.param(2, marks=pyte
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("run_seed", SEEDS)
 @pytest.mark.parametrize(("method", "gain"), [("simclr", 0.12), ("barlow_twins", 0.10), ("vicreg", 0.10)])
 def test_digits_beat_pixels_and_the_untrained_encoder(tmp_path, method, gain, run_seed):
@@ -29,6 +30,7 @@ def test_digits_beat_pixels_and_the_untrained_encoder(tmp_path, method, gain, ru
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("run_seed", SEEDS)
 @pytest.mark.parametrize("method", ["moco_v2", "moco_v3", "moby"])
 def test_queues_and_keys_of_a_teacher_beat_pixels(tmp_path, method, run_seed):
@@ -41,6 +43,7 @@ def test_queues_and_keys_of_a_teacher_beat_pixels(tmp_path, method, run_seed):
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 def test_soft_targets_over_a_queue_beat_the_untrained_encoder(tmp_path):
     """Measured were 0.876 to 0.889, where the untrained encoders have 0.724 to 0.763."""
     assert main(["train", "sce", "--seed", "0", "--out", str(tmp_path)]) == 0
@@ -49,6 +52,7 @@ def test_soft_targets_over_a_queue_beat_the_untrained_encoder(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("run_seed", SEEDS)
 @pytest.mark.parametrize("method", ["byol", "simsiam"])
 def test_agreement_alone_does_not_collapse(tmp_path, method, run_seed):
@@ -58,6 +62,7 @@ def test_agreement_alone_does_not_collapse(tmp_path, method, run_seed):
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("run_seed", SEEDS)
 def test_mae_learns_the_digits_from_a_quarter_of_their_patches(tmp_path, run_seed):
     """At this size pixels are the better neighbours, so the test looks at the gain over the untrained encoder."""
@@ -69,6 +74,7 @@ def test_mae_learns_the_digits_from_a_quarter_of_their_patches(tmp_path, run_see
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 def test_pirl_learns_from_what_a_bank_remembers(tmp_path):
     assert main(["train", "pirl", "--out", str(tmp_path)]) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -78,6 +84,7 @@ def test_pirl_learns_from_what_a_bank_remembers(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("run_seed", SEEDS)
 def test_i_jepa_learns_the_digits_from_its_teacher(tmp_path, run_seed):
     assert main(["train", "i_jepa", "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
@@ -87,6 +94,7 @@ def test_i_jepa_learns_the_digits_from_its_teacher(tmp_path, run_seed):
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize("run_seed", SEEDS)
 def test_telling_every_image_apart_beats_pixels(tmp_path, run_seed):
     assert main(["train", "diet", "--seed", str(run_seed), "--out", str(tmp_path)]) == 0
@@ -97,6 +105,7 @@ def test_telling_every_image_apart_beats_pixels(tmp_path, run_seed):
 
 
 @pytest.mark.slow
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("method", "steps"),
     [("simclr", 10), ("mae", 44), ("diet", 10), ("i_jepa", 44), ("byol", 44), ("moco_v2", 22)]

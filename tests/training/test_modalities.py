@@ -46,7 +46,7 @@ def test_every_modality_but_images_has_a_bar():
 
 
 @pytest.mark.slow
-@pytest.mark.share(2)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("modality", BARS)
 def test_simclr_learns_from_its_default_data(modality, tmp_path, capsys):
     out = tmp_path / "run"

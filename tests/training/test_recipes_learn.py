@@ -22,7 +22,7 @@ from sslkernels.methods import Method  # noqa: E402
 from sslkernels.recipes import find  # noqa: E402
 from sslkernels.training.config import TrainConfig  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.share(3)]
 
 
 @pytest.fixture
