@@ -67,4 +67,18 @@ SIGLIP = Library(
     "siglip", "siglip-kernel", "siglip_kernel", "siglip-kernel has image-text losses alone.", on_cuda_alone=True
 )
 FAISS = Library("faiss", "faiss-cpu", "faiss", "faiss searches alone.", on_cpu_alone=True)
+PML = Library(
+    "pml",
+    "pytorch-metric-learning",
+    "pytorch_metric_learning",
+    "pytorch-metric-learning is timed with SupCon alone.",
+    dense=True,
+)
+ST = Library(
+    "st",
+    "sentence-transformers",
+    "sentence_transformers",
+    "sentence-transformers has ranking losses alone.",
+    on_cpu_alone=True,
+)
 SKLEARN = Library("sklearn", "scikit-learn", "sklearn", "scikit-learn has no losses of this kind.", on_cpu_alone=True)

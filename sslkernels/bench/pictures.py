@@ -25,6 +25,8 @@ COLOURS = {
     "siglip": "#8c6d1f",
     "faiss": "#b0487a",
     "sklearn": "#5c7f2e",
+    "pml": "#3b4a54",
+    "st": "#a65e2e",
 }
 MARKS = {
     "eager": "o",
@@ -35,6 +37,8 @@ MARKS = {
     "siglip": "P",
     "faiss": "X",
     "sklearn": "<",
+    "pml": ">",
+    "st": "p",
 }
 LOSS, INK, MUTED, GRID = "#b3261e", "#333333", "#555555", "#e3e5e8"
 

@@ -12,7 +12,7 @@ import torch
 
 from sslkernels import backends
 from sslkernels.bench.cases import Inputs, Step
-from sslkernels.bench.peers import FAISS, LIGHTLY, MEMEFF, SIGLIP, SKLEARN
+from sslkernels.bench.peers import FAISS, LIGHTLY, MEMEFF, PML, SIGLIP, SKLEARN, ST
 from sslkernels.bench.provider import Provider, too_large
 from sslkernels.bench.workloads import Workload
 from sslkernels.ops.registry import families
@@ -98,6 +98,8 @@ _ALL: tuple[Provider, ...] = (
     SIGLIP,
     FAISS,
     SKLEARN,
+    PML,
+    ST,
 )
 PROVIDERS = {provider.name: provider for provider in _ALL}
 OTHERS = tuple(name for name, provider in PROVIDERS.items() if not isinstance(provider, Ours))

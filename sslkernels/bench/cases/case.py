@@ -17,7 +17,19 @@ from sslkernels import _C
 
 Preset = Literal["small", "recipe", "crossover", "quick"]
 Kind = Literal[
-    "eager", "compile", "lightly", "memeff", "siglip", "faiss", "sklearn", "floor", "seconds", "host", "bytes"
+    "eager",
+    "compile",
+    "lightly",
+    "memeff",
+    "siglip",
+    "faiss",
+    "sklearn",
+    "pml",
+    "st",
+    "floor",
+    "seconds",
+    "host",
+    "bytes",
 ]
 Shape = tuple[int, ...]
 # Tensors by argument name; an update has lists of them.

@@ -144,6 +144,13 @@ def _sup_con_cost(shape: Shape, dtype: torch.dtype) -> Cost:
     return Cost(n * n * d, 2 * n * n * d, 2 * n * d * dtype.itemsize)
 
 
+def _pml_sup_con(inputs: Inputs) -> Step:
+    from pytorch_metric_learning.losses import SupConLoss
+
+    loss = SupConLoss(temperature=TEMPERATURE)
+    return lambda: loss(inputs["z"], inputs["labels"])
+
+
 SUP_CON = Case(
     "sup_con",
     FAMILY,
@@ -154,6 +161,7 @@ SUP_CON = Case(
     ours=partial(SF.sup_con, temperature=TEMPERATURE),
     eager=eager_sup_con,
     exact=exact_sup_con,
+    peers={"pml": Peer(_pml_sup_con), "lightly": "lightly has no SupCon."},
     cost=_sup_con_cost,
     pairs=logits_stored(_sup_con_logits),
     path=logits_path(

@@ -337,6 +337,14 @@ def _in_batch_cost(shape: Shape, dtype: torch.dtype) -> Cost:
     return Cost(2 * n * n * d, 4 * n * n * d, 4 * n * d * dtype.itemsize)
 
 
+def _cached_ranking(inputs: Inputs) -> Step:
+    from sentence_transformers.sentence_transformer import losses
+
+    loss = losses.CachedMultipleNegativesRankingLoss(torch.nn.Sequential(torch.nn.Identity()), scale=1 / TEMPERATURE)
+    size = loss.mini_batch_size
+    return lambda: loss.calculate_loss([list(inputs[side].split(size)) for side in ("query", "key")])
+
+
 IN_BATCH_INFO_NCE = Case(
     "in_batch_info_nce",
     FAMILY,
@@ -346,6 +354,12 @@ IN_BATCH_INFO_NCE = Case(
     ours=partial(SF.info_nce, temperature=TEMPERATURE),
     eager=eager_in_batch_info_nce,
     exact=exact_in_batch_info_nce,
+    peers={
+        "st": Peer(
+            _cached_ranking,
+            "It is CachedMultipleNegativesRankingLoss, between the model's two passes; eager is its dense loss.",
+        )
+    },
     cost=_in_batch_cost,
     pairs=logits_stored(_in_batch_logits),
     path=logits_path(
@@ -356,6 +370,7 @@ IN_BATCH_INFO_NCE = Case(
     workspace=_workspace(_in_batch_logits),
     sizes=(
         Size((64, 128), "small", targets(*in_both("eager", 1.5), *in_both("compile", 1.2))),
+        Size((4096, 384), "small", targets(Target(F32, "eager", 1.2), Target(F32, "st", 10))),
         *(Size((n, 128), "crossover") for n in (16, 32, 64, 128, 256, 512)),
         Size((64, 32), "quick"),
     ),
