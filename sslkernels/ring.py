@@ -27,18 +27,22 @@ from sslkernels.distributed import Shard
 
 # Takes the tensors of a visitor, and its rank. Returns what the visit adds to each of the visitor's sums.
 Visit = Callable[[Sequence[Tensor], int], Sequence[Tensor]]
+Add = Callable[[Tensor, Tensor], Tensor]
 
 
-def travel(block: Sequence[Tensor], visit: Visit, sums: Sequence[torch.dtype], shard: Shard) -> list[Tensor]:
+def travel(
+    block: Sequence[Tensor], visit: Visit, sums: Sequence[Tensor], shard: Shard, add: Add = torch.add
+) -> list[Tensor]:
     """Let ``block`` and those of all other ranks visit each rank, and return the sums that belong to ``block``.
 
     The tensors of a block have a row for each of ``shard.sizes``, and the same widths and dtypes on every rank. A visit
-    returns one tensor for each dtype in ``sums``, of the shape of the block's first tensor; an empty list lets nothing
-    travel home. Every rank must call with the same ``sums``.
+    returns one tensor for each of ``sums``, whose width and dtype it has, and a row for each of the visitor's; an empty
+    list lets nothing travel home. ``add`` joins what two visits return, in any order. Every rank must call with the
+    same ``sums`` and ``add``.
     """
     block = [x.contiguous() for x in block]
     ways = _Way(1, shard.ranks // 2), _Way(-1, (shard.ranks - 1) // 2)
-    journeys = [_Journey(way, block, sums, shard) for way in ways if way.visits]
+    journeys = [_Journey(way, block, sums, add, shard) for way in ways if way.visits]
     home: list[Tensor] = []
     for time in range(max((journey.way.visits for journey in journeys), default=0) + 2):
         messages = [message for journey in journeys for message in journey.messages(time)]
@@ -51,7 +55,7 @@ def travel(block: Sequence[Tensor], visit: Visit, sums: Sequence[torch.dtype], s
         for journey, some in zip(journeys, added, strict=True):
             journey.arrived(time, some)
     for journey in journeys:
-        home = [mine + theirs for mine, theirs in zip(home, journey.home, strict=True)]
+        home = _joined(add, home, journey.home)
     return home
 
 
@@ -75,8 +79,8 @@ class _Message(NamedTuple):
 class _Journey:
     """Hold what one rank sees of the blocks that travel one way: the visitor, the next one, and what sums arrive."""
 
-    def __init__(self, way: _Way, block: list[Tensor], sums: Sequence[torch.dtype], shard: Shard) -> None:
-        self.way, self.shard, self.dtypes = way, shard, sums
+    def __init__(self, way: _Way, block: list[Tensor], sums: Sequence[Tensor], add: Add, shard: Shard) -> None:
+        self.way, self.shard, self.sums, self.add = way, shard, sums, add
         self.visitor = block
         self.following: list[Tensor] = []  # the visitor of the next batch, while it arrives
         self.left: list[Tensor] = []  # sums of the visitor before, which follow it
@@ -88,13 +92,13 @@ class _Journey:
         visits, found = self.way.visits, []
         ahead, behind = self._rank(1), self._rank(-1)
         if time < visits:
-            self.following = self._like(self.visitor, self._rank(-time - 1), [x.dtype for x in self.visitor])
+            self.following = self._like(self.visitor, self._rank(-time - 1))
             found += self._both(self.visitor, ahead, self.following, behind, 0)
         if 2 <= time <= visits:
-            self.before = self._like(self.visitor[:1] * len(self.dtypes), self._rank(-time), self.dtypes)
+            self.before = self._like(self.sums, self._rank(-time))
             found += self._both(self.left, ahead, self.before, behind, 1)
         elif time == visits + 1:
-            self.home = self._like(self.visitor[:1] * len(self.dtypes), self.shard.rank, self.dtypes)
+            self.home = self._like(self.sums, self.shard.rank)
             found += self._both(self.left, self._rank(-visits), self.home, self._rank(visits), 2)
         return found
 
@@ -104,9 +108,7 @@ class _Journey:
     def arrived(self, time: int, added: list[Tensor]) -> None:
         """Take in what the messages of this ``time`` brought, and what its visit added."""
         if 1 <= time <= self.way.visits:
-            self.left = (
-                [mine + theirs for mine, theirs in zip(added, self.before, strict=True)] if self.before else added
-            )
+            self.left = _joined(self.add, added, self.before) if self.before else added
             self.before = []
         if time < self.way.visits:
             self.visitor, self.following = self.following, []
@@ -114,10 +116,9 @@ class _Journey:
     def _rank(self, steps: int) -> int:
         return (self.shard.rank + steps * self.way.step) % self.shard.ranks
 
-    def _like(self, block: Sequence[Tensor], rank: int, dtypes: Sequence[torch.dtype]) -> list[Tensor]:
-        """Make room for tensors like those of a block of another rank."""
-        rows = self.shard.sizes[rank]
-        return [x.new_empty((rows, *x.shape[1:]), dtype=dtype) for x, dtype in zip(block, dtypes, strict=True)]
+    def _like(self, tensors: Sequence[Tensor], rank: int) -> list[Tensor]:
+        """Make room for such tensors with the rows of a rank."""
+        return [x.new_empty((self.shard.sizes[rank], *x.shape[1:])) for x in tensors]
 
     def _both(self, sent: list[Tensor], to: int, received: list[Tensor], of: int, kind: int) -> list[_Message]:
         places = range(max(len(sent), len(received)))
@@ -126,6 +127,10 @@ class _Journey:
             *(_Message(x, to, True, tag) for x, tag in zip(sent, tags, strict=False)),
             *(_Message(x, of, False, tag) for x, tag in zip(received, tags, strict=False)),
         ]
+
+
+def _joined(add: Add, mine: Sequence[Tensor], theirs: Sequence[Tensor]) -> list[Tensor]:
+    return [add(one, other) for one, other in zip(mine, theirs, strict=True)]
 
 
 def _started(messages: Sequence[_Message], shard: Shard) -> Sequence[Any]:

@@ -7,15 +7,13 @@ or none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
-from weakref import ref
 
 import pytest
 import sigmoid_oracle
 import torch
-import torch.distributed as dist
+from rings import KINDS, sizes_of, watched
 from torch import Tensor
 from worlds import WorldsOf, caught
 
@@ -30,46 +28,10 @@ REDUCTIONS = ("mean", "sum", "none")
 D, SCALE, BIAS = 6, 3.0, -2.0
 
 
-def sizes_of(kind: str, world: int) -> tuple[int, ...]:
-    return {
-        "even": (4,) * world,
-        "uneven": tuple(3 + 2 * (rank % 3) for rank in range(world)),
-        "one without rows": tuple(0 if rank == 1 else 2 + rank for rank in range(world)),
-        "one with rows": tuple(5 if rank == world - 1 else 0 for rank in range(world)),
-    }[kind]
-
-
-KINDS = ("even", "uneven", "one without rows", "one with rows")
-
-
 def problem(sizes: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Draw images, texts, and what each image's loss is multiplied by after a "none"."""
     torch.manual_seed(sum(sizes))
     return torch.randn(sum(sizes), D).to(dtype), torch.randn(sum(sizes), D).to(dtype), torch.rand(sum(sizes)).to(dtype)
-
-
-@contextmanager
-def watched() -> Iterator[dict[str, Any]]:
-    """Count the batches of messages and the bytes sent, and how many received tensors live at a time."""
-    seen: dict[str, Any] = {"batches": 0, "bytes": 0, "alive": 0}
-    received: list[Any] = []
-    before = dist.batch_isend_irecv
-
-    def started(operations: list[Any]) -> Any:
-        seen["batches"] += 1
-        for operation in operations:
-            if operation.op is dist.isend:
-                seen["bytes"] += operation.tensor.nbytes
-            else:
-                received.append(ref(operation.tensor))
-        seen["alive"] = max(seen["alive"], sum(tensor() is not None for tensor in received))
-        return before(operations)
-
-    dist.batch_isend_irecv = started
-    try:
-        yield seen
-    finally:
-        dist.batch_isend_irecv = before
 
 
 def run_case(kind: str, dtype: torch.dtype, reduction: str, rank: int, world: int) -> dict[str, Any]:
@@ -100,7 +62,7 @@ def run_ring(rank: int, world: int) -> list[Any]:
         met.append(of)
         return [visitor[0] * (rank + 1), visitor[0].double() + rank]
 
-    home = travel(block, visit, (torch.float32, torch.float64), shard)
+    home = travel(block, visit, (torch.empty(0, 2), torch.empty(0, 2).double()), shard)
     return [met, *home]
 
 

@@ -76,7 +76,7 @@ def _meetings(pairs: Pairs, totals: list[Tensor], need_y: bool, meet: Meet, shar
             total += some
         return dy if need_y else []
 
-    sums = [wide(pairs.x.dtype)] if need_y else []
+    sums = [pairs.y.new_empty((0, pairs.y.shape[1]), dtype=wide(pairs.x.dtype))] if need_y else []
     with torch.autocast(pairs.x.device.type, enabled=False):
         home = travel([pairs.y], visit, sums, shard)
     return [*totals, *(home or [totals[0].new_empty(0)])]
