@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::User
 OF_NAME = {
     "allow_overlap": "flag", "backend": "backend", "bias": "flag", "concat": "flag", "convention": "choice",
     "device": "device", "generator": "generator", "group": "group", "normalize": "flag", "normalize_target": "flag",
-    "reduction": "choice", "side": "choice or none", "statistics": "choice", "symmetric": "flag",
+    "reduction": "choice", "ring": "flag", "side": "choice or none", "statistics": "choice", "symmetric": "flag",
     "temperature": "temperature", "eps": "weight", "lambd": "weight", "sim": "weight", "var": "weight", "cov": "weight",
     "rho": "weight", "beta": "share", "weight": "share", "invariance_weight": "weight", "knots": "counted",
     "t_max": "positive", "num_slices": "counted", "batch": "counted", "length": "counted", "height": "counted",

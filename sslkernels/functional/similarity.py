@@ -85,6 +85,7 @@ def info_nce(
     symmetric: bool = False,
     reduction: str = "mean",
     group: GroupLike = None,
+    ring: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Find the key of each query among others (InfoNCE, van den Oord et al. 2018); query i matches key i.
@@ -97,10 +98,16 @@ def info_nce(
         temperature, normalize, reduction, backend: as in `nt_xent`; ``"none"`` gives ``(N,)``.
         symmetric: average both directions (MoCo v3, CLIP); this is not possible with ``negatives``.
         group: as in `nt_xent`; keys of other ranks are negatives.
+        ring: let rows travel round a ring of the group's ranks in place of gathering them. Value and gradients are
+            the same but for rounding, and memory does not grow with the number of ranks. Without a group, and with
+            ``negatives``, it changes nothing.
 
     Cost: ``6*N*M*D`` operations for value and gradient while the pairs fit the workspace (see `nt_xent`), ``8*N*M*D``
     above it, ``4*N*M*D`` where the keys are frozen; ``O((N + M)*D)`` memory besides. The gradient comes with the value:
-    a forward with gradients that no backward follows costs up to three times the value alone (four above).
+    a forward with gradients that no backward follows costs up to three times the value alone (four above). With a group
+    M counts the keys of all ranks W. By default a rank holds all of them; with ``ring`` it holds a few blocks of N, in
+    one trip of ``W / 2`` rounds for frozen keys and in two otherwise. Gathering is faster among few ranks, where one
+    collective takes less time than many rounds.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -111,6 +118,7 @@ def info_nce(
     temperature = check_temperature("info_nce", temperature)
     normalize = check_flag("info_nce", "normalize", normalize)
     symmetric = check_flag("info_nce", "symmetric", symmetric)
+    ring = check_flag("info_nce", "ring", ring)
     check_choice("info_nce", "reduction", reduction, REDUCTIONS)
     if negatives is not None:
         if symmetric:
@@ -126,10 +134,10 @@ def info_nce(
     if negatives is not None:
         against, negatives = "queue", negatives.to(dtype)
     settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
-    settings |= {"queued": negatives is not None, "dtype": named(dtype)}
+    settings |= {"ring": ring, "queued": negatives is not None, "dtype": named(dtype)}
     shard = sharded(group, "info_nce", query, key, scale, **settings)
     anchors = Anchors(query, key, negatives, scale, against, normalize, frozen, dtype)
-    return contrast(anchors, reduction, shard, backend)
+    return contrast(anchors, reduction, shard, backend, ring)
 
 
 def clip_loss(
@@ -140,6 +148,7 @@ def clip_loss(
     *,
     reduction: str = "mean",
     group: GroupLike = None,
+    ring: bool = False,
     backend: str | None = None,
 ) -> Tensor:
     """Match images with their texts, both already normalised: CLIP's symmetric cross-entropy (Radford et al. 2021).
@@ -150,10 +159,12 @@ def clip_loss(
         logit_bias: accepted but without effect, since a constant added to every logit cancels; its gradient is zero.
         reduction: ``"none"`` gives ``(N,)``, the mean of both directions of each pair.
         group, backend: as in `nt_xent`.
+        ring: as in `info_nce`.
 
     Cost: ``6*N^2*D`` operations for value and gradient while the pairs fit the workspace (see `nt_xent`), ``8*N^2*D``
     above it; ``O(N*D)`` memory besides. The gradient comes with the value: a forward with gradients that no backward
-    follows costs up to three times the value alone (four above).
+    follows costs up to three times the value alone (four above). With a group of W ranks a rank holds the rows of all,
+    and spends ``12*N^2*D*W`` operations; with ``ring`` it holds a few blocks of rows, and spends ``10*N^2*D*W``.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -165,11 +176,13 @@ def clip_loss(
     if logit_bias is not None:
         logit_bias = check_scalar("clip_loss", "logit_bias", logit_bias)
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
+    ring = check_flag("clip_loss", "ring", ring)
     image, text = computed(image, text)
     scale = scale_tensor(logit_scale, image)
-    settings = {"logit_scale": logit_scale, "reduction": reduction}
+    settings = {"logit_scale": logit_scale, "reduction": reduction, "ring": ring}
     shard = sharded(group, "clip_loss", image, text, scale, **settings)
-    loss = contrast(Anchors(image, text, None, scale, "both", False, False, image.dtype), reduction, shard, backend)
+    anchors = Anchors(image, text, None, scale, "both", False, False, image.dtype)
+    loss = contrast(anchors, reduction, shard, backend, ring)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0 * logit_bias.sum()
     return loss

@@ -76,17 +76,27 @@ class NTXentLoss(Banked):
 class InfoNCELoss(Module):
     """`sslkernels.functional.info_nce` as a module: ``forward(query, key, negatives=None)``.
 
+    With ``gather_distributed`` keys of all ranks are negatives, and with ``ring`` they travel and are not gathered.
+
     >>> import torch
     >>> from sslkernels.losses import InfoNCELoss
     >>> InfoNCELoss(temperature=1.0)(torch.eye(3), torch.eye(3))
     tensor(0.5514)
     """
 
-    def __init__(self, temperature: float = 0.1, symmetric: bool = False, gather_distributed: bool = False) -> None:
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        symmetric: bool = False,
+        gather_distributed: bool = False,
+        *,
+        ring: bool = False,
+    ) -> None:
         super().__init__()
         self.temperature = check_temperature("InfoNCELoss", temperature)
         self.symmetric = check_flag("InfoNCELoss", "symmetric", symmetric)
         self.gather_distributed = check_gathered("InfoNCELoss", gather_distributed)
+        self.ring = check_flag("InfoNCELoss", "ring", ring)
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
         check_pair("InfoNCELoss", {"query": query, "key": key}, self.gather_distributed)
@@ -99,6 +109,7 @@ class InfoNCELoss(Module):
             temperature=self.temperature,
             symmetric=self.symmetric,
             group="world" if self.gather_distributed else None,
+            ring=self.ring,
         )
 
 
@@ -107,7 +118,8 @@ class ClipLoss(Module):
 
     With ``world_size > 1`` the features of all ranks are gathered. Every parameter's gradient, averaged by DDP, is then
     that of the whole batch, whatever ``local_loss`` and ``gather_with_grad`` are; open_clip's default gives
-    ``1 / world_size`` of it. ``local_loss`` decides which rows `get_logits` gives. Horovod is not supported.
+    ``1 / world_size`` of it. ``local_loss`` decides which rows `get_logits` gives. Horovod is not supported. Where all
+    features take too much memory, `sslkernels.functional.clip_loss` has a ``ring``.
 
     ``forward`` makes no matrix of logits. If a subclass has its own `get_logits` or `get_ground_truth`, the loss is the
     cross-entropy of these, as in open_clip.

@@ -27,6 +27,7 @@ N, D = 4, 3
 SIDES = {"side": ("samples", "features")}
 EPS = {"eps": (1e-4, 1e-3)}
 REDUCTION = {"reduction": ("mean", "sum")}
+RING = {"ring": (False, True)}
 VARIANCE = {"var": (1.0, 2.0), "cov": (1.0, 2.0), **EPS, **SIDES}
 WARM = {"temperature": (0.1, 0.2), "normalize": (True, False), **REDUCTION}
 RULE = {"knots": (17, 9), "t_max": (3.0, 5.0), "num_slices": (8, 9)}
@@ -34,8 +35,8 @@ TAUGHT = torch.eye(N)[:, :2]
 # Every setting has two values; the last rank takes the second.
 SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "nt_xent": WARM,
-    "info_nce": {**WARM, "symmetric": (False, True), "negatives": (None, torch.eye(D))},
-    "clip_loss": {"logit_scale": (1.0, 2.0), **REDUCTION},
+    "info_nce": {**WARM, "symmetric": (False, True), "negatives": (None, torch.eye(D)), **RING},
+    "clip_loss": {"logit_scale": (1.0, 2.0), **REDUCTION, **RING},
     "clip_distillation": {"logit_scale": (1.0, 2.0), "teacher_logit_scale": (1.0, 2.0), **REDUCTION},
     "siglip_loss": {"logit_scale": (1.0, 2.0), "logit_bias": (0.0, -1.0), **REDUCTION},
     "dcl": WARM,

@@ -24,6 +24,7 @@ from sslkernels import distributed, ring
 N, D = 8, 16
 COPIES = (torch.ops.aten._to_copy, torch.ops.aten.copy_)
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
+RINGS = [name for name in GROUPED if "ring" in inspect.signature(getattr(SF, name)).parameters]
 VIEWS = {"variance_hinge": 1, "covariance_penalty": 1, "vcreg": 1, "uniformity": 1}
 WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
 SCALED = ("clip_loss", "clip_distillation", "siglip_loss")
@@ -84,9 +85,11 @@ def arguments_of(function: str) -> tuple[list[Any], dict[str, Any], list[Tensor]
     return rows, {}, rows
 
 
-@pytest.mark.parametrize("function", GROUPED)
-def test_a_step_waits_for_nothing(function: str, two_ranks: None) -> None:
+@pytest.mark.parametrize("function, ring", [*((name, False) for name in GROUPED), *((name, True) for name in RINGS)])
+def test_a_step_waits_for_nothing(function: str, ring: bool, two_ranks: None) -> None:
     rows, settings, inputs = arguments_of(function)
+    if ring:
+        settings["ring"] = True
     with Transfers() as transfers:
         value = getattr(SF, function)(*rows, **settings, group="world")
         value = value[0] if isinstance(value, tuple) else value

@@ -31,7 +31,7 @@ def bank_of(loss: NTXentLoss) -> Tensor:
 
 def test_our_own_module_takes_the_arguments_that_were_promised() -> None:
     taken = [(p.name, p.default) for p in inspect.signature(InfoNCELoss).parameters.values()]
-    assert taken == [("temperature", 0.1), ("symmetric", False), ("gather_distributed", False)]
+    assert taken == [("temperature", 0.1), ("symmetric", False), ("gather_distributed", False), ("ring", False)]
 
 
 def test_nt_xent_module_is_the_function() -> None:

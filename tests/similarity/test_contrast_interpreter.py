@@ -34,7 +34,7 @@ else:
     from sslkernels import gpu
     from sslkernels.distributed import Shard
     from sslkernels.ops import registry
-    from sslkernels.ops.similarity import composed, reference, triton, triton_anchors, triton_tiles
+    from sslkernels.ops.similarity import composed, reference, ring, triton, triton_anchors, triton_tiles
     from sslkernels.ops.similarity.schema import Anchors, Needs, Pairs, Sums
     from sslkernels.ops.triton_launch import Area
 
@@ -110,7 +110,9 @@ else:
         """Several ranks call the same ops one by one, with collectives between them."""
         anchors, needs = anchors_of(against, True, dtype, False), Needs(True, True, against == "queue", True)
         want = reference.contrast(in_float64(anchors), True, needs)
-        check(composed.contrast(anchors, True, needs, Shard.alone, "triton"), want, anchors, True)
+        ways = (composed.contrast, ring.contrast) if against in ("both", "rows") else (composed.contrast,)
+        for way in ways:
+            check(way(anchors, True, needs, Shard.alone, "triton"), want, anchors, True)
 
     @pytest.mark.parametrize("dtype", (torch.float32, torch.float16))
     @pytest.mark.parametrize(("start", "views"), ((0, 1), (5, 1), (31, 1), (0, 2), (17, 2), (26, 2), (3, 4)))

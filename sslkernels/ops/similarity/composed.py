@@ -51,10 +51,10 @@ def _against_itself(
     pairs = Pairs.of_views(x, None if shard.ranks == 1 else all_rows(x, shard), scale, shard.start, 2)
     lse, _, _ = forward(pairs, False, False, backend)
     value, weights, pull, pulled = weigh(
-        Positives(x[:n], x[n:], scale), lse[:n], lse[n:], _share(2 * n, mean, shard), backend
+        Positives(x[:n], x[n:], scale), lse[:n], lse[n:], share_of(2 * n, mean, shard), backend
     )
     if not any(needs):
-        return _nothing_but(value)
+        return nothing_but(value)
     weights = weights.view(-1)
     moved, _, _ = backward(pairs, Sums(lse, weights, *everyone(lse, weights, shard)), True, False, False, backend)
     x_norms, y_norms = (None, None) if norms is None else (norms[:n], norms[n:])
@@ -83,10 +83,10 @@ def _against_keys(
     rows, cols, attended = forward(forth, both and not there, attend, backend)
     if back is not None:
         cols, _, _ = forward(back, False, False, backend)
-    share = _share(n, mean, shard) / (2 if both else 1)
+    share = share_of(n, mean, shard) / (2 if both else 1)
     value, weights, pull, pulled = weigh(Positives(x, y, scale), rows, cols if both else None, share, backend)
     if not any(needs):
-        return _nothing_but(value)
+        return nothing_but(value)
     moved_x: Tensor | None = None
     moved_y: Tensor | None = None
     if attend:
@@ -120,7 +120,7 @@ def _both_views(anchors: Anchors, backend: str) -> tuple[Tensor, Tensor | None]:
     return torch.cat((anchors.x, anchors.y)), None
 
 
-def _share(anchors: int, mean: bool, shard: Shard) -> float:
+def share_of(anchors: int, mean: bool, shard: Shard) -> float:
     """Return the weight of each anchor's loss."""
     return shard.ranks / shard.total(anchors) if mean else float(shard.ranks)
 
@@ -132,6 +132,6 @@ def everyone(lse: Tensor, weights: Tensor, shard: Shard) -> tuple[Tensor, Tensor
     return both[:, 0].contiguous(), both[:, 1].contiguous()
 
 
-def _nothing_but(value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def nothing_but(value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     none = value.new_empty(0)
     return value, none, none, none, none

@@ -19,23 +19,25 @@ from sslkernels.ops.one_call import in_one_call
 from sslkernels.ops.repeats import distinct
 from sslkernels.ops.rows import unit_rows
 from sslkernels.ops.rows.schema import dot_backward, dot_forward
-from sslkernels.ops.similarity import checked_logsumexp, composed
+from sslkernels.ops.similarity import checked_logsumexp, composed, ring
 from sslkernels.ops.similarity import schema as similarity
 from sslkernels.ops.similarity.anchors import losses_of, weights_of
 from sslkernels.ops.similarity.schema import SIMILARITY, Anchors, Needs, Pairs
 
 
-def contrast(anchors: Anchors, reduction: str, shard: Shard, backend: str | None) -> Tensor:
+def contrast(anchors: Anchors, reduction: str, shard: Shard, backend: str | None, travels: bool = False) -> Tensor:
     """Reduce the anchors' losses to the "mean" or "sum" over all ranks, times the number of ranks; "none" leaves them.
 
     The mean over ranks of the returned values is then the whole batch's value, even if ranks hold different numbers of
-    rows. Losses of "itself" are those of x and then of y; losses of "both" are means of both directions.
+    rows. Losses of "itself" are those of x and then of y; losses of "both" are means of both directions. Where keys
+    would be gathered for "rows" or "both", they travel round a ring if ``travels``.
     """
     x, y, negatives, scale, against, unit, frozen, dtype = anchors
+    travels = travels and shard.ranks > 1 and against in ("rows", "both")
     if reduction == "none":
-        return _one_by_one(anchors, shard, backend)
+        return _one_by_one(anchors, shard, backend, travels)
     chosen = SIMILARITY.choose(x.device, x.dtype, backend)
-    asked = _Asked(against, unit, frozen, dtype, reduction == "mean", shard, chosen)
+    asked = _Asked(against, unit, frozen, dtype, reduction == "mean", shard, chosen, travels)
     return in_one_call(_computed, asked, x, y, negatives, scale)
 
 
@@ -47,17 +49,20 @@ class _Asked(NamedTuple):
     mean: bool
     shard: Shard
     backend: str
+    travels: bool
 
 
 def _computed(asked: _Asked, needs: tuple[bool, ...], x: Tensor, y: Tensor, negatives: Any, scale: Tensor) -> Any:
     anchors = Anchors(x, y, negatives, scale, asked.against, asked.unit, asked.frozen, asked.dtype)
     if asked.shard.ranks == 1:
         return similarity.contrast(anchors, asked.mean, Needs(*needs), asked.backend)
-    return composed.contrast(anchors, asked.mean, Needs(*needs), asked.shard, asked.backend)
+    way = ring.contrast if asked.travels else composed.contrast
+    return way(anchors, asked.mean, Needs(*needs), asked.shard, asked.backend)
 
 
-def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None) -> Tensor:
+def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None, travels: bool) -> Tensor:
     x, y, negatives, scale, against, unit, _, _ = anchors
+    other: Tensor | None = None  # log-sum-exps of the other direction
     if against == "itself":
         n, shard = x.shape[0], shard.with_views(2)
         rows = unit_rows(x, y, backend=backend) if unit else stacked(x, y)
@@ -69,18 +74,19 @@ def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None) -> Tensor:
     others = shard.start, 1  # all rows of y but the one at the same place
     if negatives is not None:
         lse = checked_logsumexp(Pairs(x, negatives, scale, None), False, backend)
+    elif travels:
+        lse, other = ring.log_sum_exps(x, y, scale, against == "both", shard, backend)
     elif against == "rows":
         lse = checked_logsumexp(Pairs.of_views(x, gather_rows(y, shard), scale, *others), False, backend)
+    elif shard.ranks == 1:
+        lse, other = checked_logsumexp(Pairs.of_views(x, y, scale, *others), True, backend)
     else:
-        if shard.ranks == 1:
-            lse, other = checked_logsumexp(Pairs.of_views(x, y, scale, *others), True, backend)
-        else:
-            lse, other = (
-                checked_logsumexp(Pairs.of_views(near, gather_rows(far, shard), scale, *others), False, backend)
-                for near, far in ((x, y), (y, x))
-            )
-        return (_losses(lse, x, y, scale, backend) + _losses(other, x, y, scale, backend)) / 2
-    return _losses(lse, x, y, scale, backend)
+        lse, other = (
+            checked_logsumexp(Pairs.of_views(near, gather_rows(far, shard), scale, *others), False, backend)
+            for near, far in ((x, y), (y, x))
+        )
+    losses = _losses(lse, x, y, scale, backend)
+    return losses if other is None else (losses + _losses(other, x, y, scale, backend)) / 2
 
 
 def _losses(lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, backend: str | None) -> Tensor:
