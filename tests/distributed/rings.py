@@ -16,6 +16,8 @@ def sizes_of(kind: str, world: int) -> tuple[int, ...]:
         "even": (4,) * world,
         "uneven": tuple(3 + 2 * (rank % 3) for rank in range(world)),
         "one without rows": tuple(0 if rank == 1 else 2 + rank for rank in range(world)),
+        "one row each": (1,) * world,
+        "one row": tuple(int(rank == 1) for rank in range(world)),
         "one with rows": tuple(5 if rank == world - 1 else 0 for rank in range(world)),
     }[kind]
 
