@@ -28,6 +28,7 @@ from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor
 from sslkernels.ops.rows import row_dot, unit_rows
 from sslkernels.ops.sampled import check_places, gather_similarity
 from sslkernels.ops.similarity import logsumexp_similarity
+from sslkernels.ops.softplus import softplus
 
 
 def sampled_info_nce(
@@ -259,10 +260,6 @@ def _logsumexp(logits: Tensor) -> Tensor:
     """Compute the log-sum-exp of rows; one of nothing but -inf has a gradient of zero, where torch's is NaN."""
     nothing = (logits == -torch.inf).all(1)
     return logits.masked_fill(nothing[:, None], 0).logsumexp(1).masked_fill(nothing, -torch.inf)
-
-
-def softplus(x: Tensor) -> Tensor:
-    return F.softplus(x, threshold=40)  # torch's 20 is felt in float64
 
 
 def reduced(losses: Tensor, reduction: str) -> Tensor:

@@ -20,13 +20,14 @@ from sslkernels.arguments import (
     check_temperature,
     shape_of,
 )
-from sslkernels.functional.sampled import check_batch, multiplied, reduced, softplus, starts
+from sslkernels.functional.sampled import check_batch, multiplied, reduced, starts
 from sslkernels.functional.similarity import inverse
 from sslkernels.ops.attention.compare import compared
 from sslkernels.ops.dtypes import compute_dtype, promoted
 from sslkernels.ops.rows import row_dot
 from sslkernels.ops.sampled import check_places, gather_similarity
 from sslkernels.ops.sigmoid import softplus_similarity
+from sslkernels.ops.softplus import softplus
 
 
 def similarity_distillation(

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.arguments import (
@@ -42,6 +41,7 @@ from sslkernels.losses.pairs import (
     without_repeats,
 )
 from sslkernels.modules import Module, Remembering
+from sslkernels.ops.softplus import softplus
 
 __all__ = ["CrossBatchMemory", "NTXentLoss", "SupConLoss"]
 
@@ -160,7 +160,7 @@ class NTXentLoss(PairLoss):
     def loss(self, products: Products, pairs: Pairs) -> Tensor:
         none = pairs.positive < 0
         logits = products.logits(pairs.positive).masked_fill(none, 0)
-        losses = F.softplus(products.negatives(pairs)[:, None] - logits, threshold=40)
+        losses = softplus(products.negatives(pairs)[:, None] - logits)
         return losses.masked_fill(none, 0).sum() / pairs.counts[0]
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_size, check_temperature, shape_of
@@ -17,6 +16,7 @@ from sslkernels.methods.method import Method
 from sslkernels.ops.dtypes import widened
 from sslkernels.ops.rows import row_dot, unit_rows
 from sslkernels.ops.similarity import SIMILARITY
+from sslkernels.ops.softplus import softplus
 
 # Devices that an anchor is pushed from: those next to its positive one, if there are so many.
 NEGATIVES = 2
@@ -127,7 +127,7 @@ class ColloSSL(Method):
         bias = weight[others].repeat_interleave(count)
         rest = logsumexp_similarity(parts[anchor], keys, scale, bias=bias, exclude=moments, backend=self.backend)
         near = scale * row_dot(parts[anchor], parts[positive], backend=self.backend) + weight[positive]
-        return F.softplus(rest - near, threshold=40).sum()
+        return softplus(rest - near).sum()
 
 
 @torch.no_grad()

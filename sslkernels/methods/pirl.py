@@ -16,6 +16,7 @@ from sslkernels.functional import gather_tokens, logsumexp_similarity
 from sslkernels.methods.method import Method
 from sslkernels.ops.rows import row_dot, unit_rows
 from sslkernels.ops.similarity import SIMILARITY
+from sslkernels.ops.softplus import softplus
 from sslkernels.state import MemoryBank
 from sslkernels.terms.jigsaw import tiles_of
 
@@ -134,7 +135,7 @@ class PIRL(Method):
             z = unit_rows(z, backend=self.backend)
             scale = 1 / self.temperature
             others = logsumexp_similarity(z, negatives.to(z.dtype), scale, exclude=own, backend=self.backend)
-            losses = F.softplus(others - scale * row_dot(z, remembered.to(z.dtype), backend=self.backend))
+            losses = softplus(others - scale * row_dot(z, remembered.to(z.dtype), backend=self.backend))
             return losses.sum() * (shard.ranks / shard.total(len(z)))  # its mean over ranks is that of all images
 
         return (1 - self.jigsaw) * contrast(image) + self.jigsaw * contrast(patches)

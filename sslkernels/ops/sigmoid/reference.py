@@ -7,16 +7,16 @@ U_ij = scale * <x_i, y_j> + bias is summed in fp32 (fp64 for fp64 input) and sto
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.ops.dtypes import widened
 from sslkernels.ops.sigmoid.schema import Needs, Pairs
+from sslkernels.ops.softplus import softplus
 
 
 def forward(pairs: Pairs) -> Tensor:
     """Return sum_j softplus(sign_ij * U_ij); the sign is -1 for a pair that belongs together, and 1 else."""
-    return _softplus(_sign(pairs) * _logits(pairs)).sum(1)
+    return softplus(_sign(pairs) * _logits(pairs)).sum(1)
 
 
 def backward(pairs: Pairs, weights: Tensor, needs: Needs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -48,8 +48,3 @@ def _sign(pairs: Pairs) -> Tensor:
     rows, columns = pairs.x.shape[0], (pairs.x if pairs.y is None else pairs.y).shape[0]
     sign = torch.ones(rows, columns, dtype=pairs.scale.dtype, device=pairs.x.device)
     return sign - 2 * torch.eye(rows, columns, dtype=sign.dtype, device=sign.device) if pairs.paired else sign
-
-
-def _softplus(u: Tensor) -> Tensor:
-    """Compute log(1 + e^u); `torch.nn.functional.softplus` says u from 20 on."""
-    return F.relu(u) + torch.log1p(torch.exp(-u.abs()))

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.ops.similarity.schema import Pairs
+from sslkernels.ops.softplus import softplus
 
 
 def left_out_by(pairs: Pairs) -> Tensor:
@@ -33,7 +33,7 @@ def losses_of(lse: Tensor, logits: Tensor) -> Tensor:
     An infinite positive would pass for a perfect match; its loss is NaN.
     """
     share = logits.nan_to_num(torch.nan, torch.nan, -torch.inf)
-    return F.softplus(lse - share, threshold=40)
+    return softplus(lse - share)
 
 
 def weights_of(lse: Tensor, logits: Tensor, grad: Tensor | float) -> tuple[Tensor, Tensor]:

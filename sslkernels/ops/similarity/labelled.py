@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.distributed import Shard, all_rows, gather_rows
@@ -24,6 +23,7 @@ from sslkernels.ops.rows.schema import dot_forward, unit_forward
 from sslkernels.ops.similarity import checked_logsumexp
 from sslkernels.ops.similarity.composed import everyone
 from sslkernels.ops.similarity.schema import SIMILARITY, Moved, Pairs, Sums, backward, finish, forward
+from sslkernels.ops.softplus import softplus
 
 
 class _Asked(NamedTuple):
@@ -77,7 +77,7 @@ def _computed(asked: _Asked, needs: tuple[bool, ...], z: Tensor, labels: Tensor,
         losses = lses[0] - logits / mine.clamp_min(1)
     else:
         gap = lses[0] - lses[1]
-        losses = F.softplus(gap, threshold=40) + mine.clamp_min(1).log()
+        losses = softplus(gap) + mine.clamp_min(1).log()
     value = (weights * torch.where(mine > 0, losses, 0.0)).sum()
     if not any(needs):
         return value, None, None, None
@@ -152,5 +152,5 @@ def _one_by_one(z: Tensor, labels: Tensor, scale: Tensor, form: str, unit: bool,
         # Where one class is left out, no gradient may come back through infinity.
         lse, own_lse = (torch.where(of == -torch.inf, 0.0, of) for of in lses)
         gap = torch.where(lses[0] == -torch.inf, -torch.inf, lse - own_lse)
-        losses = F.softplus(gap, threshold=40) + mine.clamp_min(1).log()
+        losses = softplus(gap) + mine.clamp_min(1).log()
     return torch.where(mine > 0, losses, 0.0)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.distributed import Shard, all_rows, gather_rows
@@ -22,6 +21,7 @@ from sslkernels.ops.rows.schema import dot_forward, unit_forward
 from sslkernels.ops.similarity import checked_logsumexp
 from sslkernels.ops.similarity.composed import everyone
 from sslkernels.ops.similarity.schema import SIMILARITY, Moved, Pairs, Sums, backward, finish, forward
+from sslkernels.ops.softplus import softplus
 
 
 class Seen(NamedTuple):
@@ -111,7 +111,7 @@ class Debiased:
         return count + torch.where(kept, debiased, -seen.scale), share, kept
 
     def losses(self, seen: Seen) -> Tensor:
-        return F.softplus(self._parts(seen)[0] - seen.logits, threshold=40)
+        return softplus(self._parts(seen)[0] - seen.logits)
 
     def slopes(self, seen: Seen) -> Slopes:
         negatives, share, kept = self._parts(seen)
