@@ -106,7 +106,8 @@ def ressl_loss_func(
 ) -> Tensor:
     """Average the cross-entropy of q's softmax over the rows of ``queue (K, D)`` with that of k, the target.
 
-    All are used as given: normalise them first. The targets have no gradient.
+    All are used as given: normalise them first. The targets have no gradient, but the queue may ask for one, which
+    `sslkernels.functional.ressl` refuses.
     """
     name = "ressl_loss_func"
     check_pair(name, {"q": q, "k": k})

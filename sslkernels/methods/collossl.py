@@ -106,9 +106,9 @@ class ColloSSL(Method):
         shard = sharded(self.group, "ColloSSL", features, sensors=self.sensors, temperature=self.temperature)
         with torch.autocast(lengths.device.type, enabled=False):
             away = discrepancies(all_rows(lengths, shard).chunk(self.sensors, 1), self.backend)
-        order = away.argsort(1)[:, 1:].tolist()  # the nearest is the device itself
-        parts = [unit_rows(part, backend=self.backend) for part in features.chunk(self.sensors, 1)]
-        everywhere = [gather_rows(part, shard) for part in parts]
+        order = away.argsort(1)[:, 1:]  # the nearest is the device itself
+        parts = torch.stack([unit_rows(part, backend=self.backend) for part in features.chunk(self.sensors, 1)])
+        everywhere = gather_rows(parts.transpose(0, 1), shard).transpose(0, 1)
         losses = [
             self._anchored(anchor, parts, everywhere, order[anchor], -away[anchor].log(), shard)
             for anchor in range(self.sensors)
@@ -116,18 +116,20 @@ class ColloSSL(Method):
         return torch.stack(losses).mean() * shard.ranks / shard.total(len(features))
 
     def _anchored(
-        self, anchor: int, parts: list[Tensor], everywhere: list[Tensor], order: list[int], weight: Tensor, shard: Shard
+        self, anchor: int, parts: Tensor, everywhere: Tensor, order: Tensor, weight: Tensor, shard: Shard
     ) -> Tensor:
-        """Sum the loss of one device's samples. ``weight`` is the logarithm of that of each other device."""
-        positive, *others = order[: 1 + NEGATIVES]
-        scale, count = 1 / self.temperature, len(everywhere[0])
-        own = shard.start + torch.arange(len(parts[0]), device=weight.device)
+        """Sum the loss of one device's samples. ``weight`` is the logarithm of that of each other device.
+
+        Devices are chosen by tensors, since to read their order would wait for the device that computes it.
+        """
+        near, others = order[:1], order[1 : 1 + NEGATIVES]
+        scale, count = 1 / self.temperature, everywhere.shape[1]
+        own = shard.start + torch.arange(parts.shape[1], device=weight.device)
         moments = torch.stack([own + place * count for place in range(len(others))], 1)
-        keys = torch.cat([everywhere[device] for device in others])
-        bias = weight[others].repeat_interleave(count)
+        keys, bias = everywhere[others].flatten(0, 1), weight[others].repeat_interleave(count)
         rest = logsumexp_similarity(parts[anchor], keys, scale, bias=bias, exclude=moments, backend=self.backend)
-        near = scale * row_dot(parts[anchor], parts[positive], backend=self.backend) + weight[positive]
-        return softplus(rest - near).sum()
+        positive = scale * row_dot(parts[anchor], parts[near].squeeze(0), backend=self.backend) + weight[near]
+        return softplus(rest - positive).sum()
 
 
 @torch.no_grad()

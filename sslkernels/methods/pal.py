@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from sslkernels.arguments import check_choice, check_count, check_number, check_temperature, check_widths
 from sslkernels.distributed import GroupLike, all_rows, gather_rows
-from sslkernels.functional import cross_correlation_sq, gather_similarity, graph_nt_xent
+from sslkernels.functional import cross_correlation_sq, sup_con
 from sslkernels.functional.labelled import check_labels
 from sslkernels.functional.similarity import sharded
 from sslkernels.methods.method import Method
 from sslkernels.models import ProjectionHead
 from sslkernels.ops.dtypes import stacked, widened
 from sslkernels.ops.similarity import SIMILARITY
+from sslkernels.ops.similarity.labelled import class_sums
 
 BASES = ("simclr", "vicreg", "barlow")
 
@@ -29,13 +30,15 @@ class PAL(Method):
     The rows z of all views are the nodes of a graph with weights G. Views of one sample are neighbours, and so are
     views of samples with one label, where labels are known. Each base is a loss of the graph:
 
-    - ``simclr``: ``Σ_ij G_ij · (log Σ_(k≠i) e^s_ik − s_ij) / N``, with cosines over the temperature
+    - ``simclr``: ``Σ_ij G_ij · (log Σ_(k≠i) e^s_ik − s_ij) / N``, with cosines over the temperature: `sup_con`
     - ``vicreg``: ``|ZZᵀ − G|² / N``, where a row is its own neighbour too
     - ``barlow``: ``|ẐᵀGẐ − I|²``, where each column of Ẑ is centred and has length 1
 
     This follows the paper's three losses, which nobody here could check to the letter. Ours are the weights, 1 for
     ``vicreg`` and one over the number of neighbours for the others; the division by N; and which labels are known:
     those of a ``share`` of the samples, drawn once.
+
+    Rows with one label are all neighbours, so that sums over neighbours are sums of classes: no list of pairs is made.
 
     Args:
         backbone: images to features ``(N, feature_dim)``.
@@ -46,7 +49,7 @@ class PAL(Method):
         projection_dim: width of the rows.
         temperature: temperature of ``simclr``.
         backend: see `Method`.
-        group: ranks whose rows are in the graph too. Each rank computes the loss of the whole graph.
+        group: ranks whose rows are in the graph too. With ``vicreg`` and ``barlow`` each rank computes the whole loss.
 
     >>> import torch
     >>> from sslkernels.methods import PAL
@@ -102,45 +105,29 @@ class PAL(Method):
     def loss(self, z0: Tensor, z1: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
         """Compute the loss of rows whose label is -1 where nobody knows it."""
         shard = sharded(self.group, "PAL", z0, z1, base=self.base, temperature=self.temperature)
-        z = stacked(gather_rows(z0, shard), gather_rows(z1, shard))
-        positive = neighbours(all_rows(label, shard))
-        weight = (positive >= 0).to(widened(z).dtype)
-        if self.base == "vicreg":
-            own = torch.arange(len(z), device=z.device)[:, None]
-            return graph_gram(z, torch.cat([own, positive], 1), F.pad(weight, (1, 0), value=1.0), self.backend)
-        weight = weight / weight.sum(1, keepdim=True)
-        if self.base == "barlow":
-            return graph_correlation(z, positive, weight, self.backend)
-        return graph_nt_xent(z, positive, weight, temperature=self.temperature, backend=self.backend)
+        alone = -1 - shard.start - torch.arange(len(label), device=label.device)
+        label = torch.where(label < 0, alone, label)
+        if self.base == "simclr":
+            z = stacked(z0, z1)
+            return sup_con(z, label.repeat(2), temperature=self.temperature, group=self.group, backend=self.backend)
+        z = widened(stacked(gather_rows(z0, shard), gather_rows(z1, shard)))
+        label = all_rows(label, shard).repeat(2)
+        return gram(z, label, self.backend) if self.base == "vicreg" else correlation(z, label, self.backend)
 
 
-def neighbours(label: Tensor) -> Tensor:
-    """List the neighbours of each of two views of samples, ``(2N, P)``, those of the first view first; -1 is none."""
-    alone = -1 - torch.arange(len(label), device=label.device)
-    of = torch.where(label < 0, alone, label).repeat(2)
-    joined = (of[:, None] == of).fill_diagonal_(False)
-    row, column = joined.nonzero(as_tuple=True)
-    count = joined.sum(1)
-    place = torch.arange(len(row), device=row.device) - (count.cumsum(0) - count)[row]
-    positive = torch.full((len(of), int(count.max())), -1, device=of.device)
-    positive[row, place] = column
-    return positive
+def gram(z: Tensor, label: Tensor, backend: str | None = None) -> Tensor:
+    """Compute ``|ZZᵀ − G|² / N`` for rows ``(N, D)``, where G joins each row to those with its label ``(N,)``.
 
-
-def graph_gram(z: Tensor, positive: Tensor, weight: Tensor, backend: str | None = None) -> Tensor:
-    """Compute ``|ZZᵀ − G|² / N`` for rows ``(N, D)`` and a graph of ``weight`` ``(N, P)`` at distinct ``positive``.
-
-    ``|ZZᵀ|² − 2 Σ_ij G_ij ⟨z_i, z_j⟩ + |G|²``: no product of pairs without a weight is stored.
+    ``|ZZᵀ|² − 2 Σ_ij G_ij ⟨z_i, z_j⟩ + |G|²``, and a row's products with those of its label are one with their sum.
     """
     _, total = cross_correlation_sq(z, z, backend=backend)
-    pulls = gather_similarity(z, z, positive, backend=backend).masked_fill(positive < 0, 0)
-    return (total - 2 * (weight * pulls).sum() + weight.square().sum()) / len(z)
+    pulls, pairs = (z * class_sums(z, label)).sum(), class_sums(torch.ones_like(z[:, :1]), label).sum()
+    return (total - 2 * pulls + pairs) / len(z)
 
 
-def graph_correlation(z: Tensor, positive: Tensor, weight: Tensor, backend: str | None = None) -> Tensor:
-    """Compute ``|ẐᵀGẐ − I|²``; see `graph_gram`. Columns of Ẑ are centred and of length 1."""
-    z = widened(z)
+def correlation(z: Tensor, label: Tensor, backend: str | None = None) -> Tensor:
+    """Compute ``|ẐᵀGẐ − I|²``: row i of GẐ is the mean of the others with label i. Columns of Ẑ have length 1."""
     unit = F.normalize(z - z.mean(0), dim=0)
-    means = F.embedding_bag(positive.clamp_min(0), unit, per_sample_weights=weight, mode="sum")
-    diagonal, total = cross_correlation_sq(unit, means, backend=backend)
+    others = class_sums(torch.ones_like(z[:, :1]), label) - 1
+    diagonal, total = cross_correlation_sq(unit, (class_sums(unit, label) - unit) / others, backend=backend)
     return total - 2 * diagonal.sum() + unit.shape[1]

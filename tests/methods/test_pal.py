@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 from sslkernels.methods import PAL, SimCLR
-from sslkernels.methods.pal import neighbours
 from sslkernels.models import ResNet
 
 # Samples 1, 4 and 5 share a label, and so do 0 and 3. Nobody knows that of 5 and of 0.
@@ -73,13 +72,6 @@ def test_without_labels_it_is_simclr():
     other = SimCLR(copy.deepcopy(method.backbone), feature_dim=6, projection_dim=4, temperature=0.3).double()
     other.projector.load_state_dict(method.projector.state_dict())
     torch.testing.assert_close(method(views, index=INDEX, label=LABELS)["loss"], other(views)["loss"])
-
-
-def test_every_pair_of_a_label_is_listed_once():
-    found = neighbours(torch.tensor([3, -1, 3, 3, -1]))
-    listed = [{column for column in row if column >= 0} for row in found.tolist()]
-    assert listed[0] == {2, 3, 5, 7, 8} and listed[7] == {0, 2, 3, 5, 8} and listed[1] == {6} and listed[9] == {4}
-    assert [sum(column >= 0 for column in row) for row in found.tolist()] == [len(row) for row in listed]
 
 
 def test_the_same_share_of_the_labels_is_known_whatever_the_seed():
