@@ -277,8 +277,10 @@ def _classified(bias: bool, scale: float, classes: int = 9) -> Callable[[int, in
     return draw
 
 
-def _info_nce(query: Tensor, key: Tensor, temperature: Tensor, negatives: Any = None, symmetric: Any = False) -> Tensor:
-    return formulas.info_nce(query, key, negatives, temperature, True, symmetric)
+def _info_nce(
+    query: Tensor, key: Tensor, temperature: Tensor, negatives: Any = None, symmetric: Any = False, margin: float = 0.0
+) -> Tensor:
+    return formulas.info_nce(query, key, negatives, temperature, True, symmetric, margin)
 
 
 LARGE, SMALL = 2.0**10, 2.0**-12
@@ -302,6 +304,10 @@ EVERY_LOSS: dict[str, Loss] = {
     "info_nce": Loss(SF.info_nce, _views("query", "key", temperature=0.3), _info_nce, faint=FAINT_ROWS),
     "info_nce, symmetric": Loss(
         SF.info_nce, _views("query", "key", temperature=0.3), _info_nce, {"symmetric": True}, faint=FAINT_ROWS
+    ),
+    "info_nce with a margin": Loss(
+        SF.info_nce, _views("query", "key", temperature=0.3), _info_nce, {"symmetric": True, "margin": 0.7},
+        faint=FAINT_ROWS,
     ),
     "info_nce with a queue": Loss(SF.info_nce, _queue, _info_nce, faint=FAINT_ROWS),
     "info_nce with a frozen queue": Loss(

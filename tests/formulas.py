@@ -76,20 +76,23 @@ def info_nce(
     temperature: float | Tensor,
     normalize: bool,
     symmetric: bool,
+    margin: float = 0.0,
 ) -> Tensor:
     if normalize:
         query, key = unit(query), unit(key)
     if negatives is not None:
-        positive = (query * key).sum(1, keepdim=True) / temperature
+        positive = (query * key).sum(1, keepdim=True) / temperature - margin
         logits = torch.cat([positive, query @ negatives.T / temperature], 1)
         return logits.logsumexp(1) - positive[:, 0]
     logits = query @ key.T / temperature
+    logits = logits - margin * torch.eye(*logits.shape, dtype=logits.dtype)
     forth = logits.logsumexp(1) - logits.diagonal()
     return (forth + logits.logsumexp(0) - logits.diagonal()) / 2 if symmetric else forth
 
 
-def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor) -> Tensor:
+def clip_loss(image: Tensor, text: Tensor, scale: float | Tensor, margin: float = 0.0) -> Tensor:
     logits = scale * (image @ text.T)
+    logits = logits - margin * torch.eye(*logits.shape, dtype=logits.dtype)
     return (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()
 
 

@@ -14,6 +14,7 @@ from sslkernels.arguments import (
     check_alike,
     check_choice,
     check_flag,
+    check_number,
     check_pair,
     check_rows,
     check_scalar,
@@ -83,6 +84,7 @@ def info_nce(
     temperature: float | Tensor = 0.1,
     normalize: bool = True,
     symmetric: bool = False,
+    margin: float = 0.0,
     reduction: str = "mean",
     group: GroupLike = None,
     ring: bool = False,
@@ -97,6 +99,7 @@ def info_nce(
             overwritten before the backward. Without it, the other keys are the negatives.
         temperature, normalize, reduction, backend: as in `nt_xent`; ``"none"`` gives ``(N,)``.
         symmetric: average both directions (MoCo v3, CLIP); this is not possible with ``negatives``.
+        margin: subtracted from the logit of every positive, 0 or more (additive margin; Chen et al. 2021 take 0.001).
         group: as in `nt_xent`; keys of other ranks are negatives.
         ring: let rows travel round a ring of the group's ranks in place of gathering them. Value and gradients are
             the same but for rounding, and memory does not grow with the number of ranks. Without a group, and with
@@ -108,6 +111,9 @@ def info_nce(
     M counts the keys of all ranks W. By default a rank holds all of them; with ``ring`` it holds a few blocks of N, in
     one trip of ``W / 2`` rounds for frozen keys and in two otherwise. Gathering is faster among few ranks, where one
     collective takes less time than many rounds.
+    above it or with a margin, ``4*N*M*D`` where the keys are frozen; ``O((N + M)*D)`` memory besides. The gradient
+    comes with the value: a forward with gradients that no backward follows costs up to three times the value alone
+    (four above).
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -119,6 +125,7 @@ def info_nce(
     normalize = check_flag("info_nce", "normalize", normalize)
     symmetric = check_flag("info_nce", "symmetric", symmetric)
     ring = check_flag("info_nce", "ring", ring)
+    margin = check_number("info_nce", "margin", margin, least=0)
     check_choice("info_nce", "reduction", reduction, REDUCTIONS)
     if negatives is not None:
         if symmetric:
@@ -138,6 +145,8 @@ def info_nce(
     shard = sharded(group, "info_nce", query, key, scale, **settings)
     anchors = Anchors(query, key, negatives, scale, against, normalize, frozen, dtype)
     return contrast(anchors, reduction, shard, backend, ring)
+    settings |= {"margin": margin, "queued": negatives is not None, "dtype": named(dtype)}
+    return contrast(anchors, reduction, shard, backend, margin)
 
 
 def clip_loss(
@@ -146,6 +155,7 @@ def clip_loss(
     logit_scale: float | Tensor,
     logit_bias: float | Tensor | None = None,
     *,
+    margin: float = 0.0,
     reduction: str = "mean",
     group: GroupLike = None,
     ring: bool = False,
@@ -157,6 +167,7 @@ def clip_loss(
         image, text: ``(N, D)``, ``N >= 1``, used as given.
         logit_scale: the factor itself (already exponentiated); number or one-element tensor of any shape.
         logit_bias: accepted but without effect, since a constant added to every logit cancels; its gradient is zero.
+        margin: as in `info_nce`; with ``logit_scale=1.0`` this is the loss of MCN (Chen et al. 2021).
         reduction: ``"none"`` gives ``(N,)``, the mean of both directions of each pair.
         group, backend: as in `nt_xent`.
         ring: as in `info_nce`.
@@ -165,6 +176,8 @@ def clip_loss(
     above it; ``O(N*D)`` memory besides. The gradient comes with the value: a forward with gradients that no backward
     follows costs up to three times the value alone (four above). With a group of W ranks a rank holds the rows of all,
     and spends ``12*N^2*D*W`` operations; with ``ring`` it holds a few blocks of rows, and spends ``10*N^2*D*W``.
+    above it or with a margin; ``O(N*D)`` memory besides. The gradient comes with the value: a forward with gradients
+    that no backward follows costs up to three times the value alone (four above).
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -175,6 +188,7 @@ def clip_loss(
     logit_scale = check_scalar("clip_loss", "logit_scale", logit_scale)
     if logit_bias is not None:
         logit_bias = check_scalar("clip_loss", "logit_bias", logit_bias)
+    margin = check_number("clip_loss", "margin", margin, least=0)
     check_choice("clip_loss", "reduction", reduction, REDUCTIONS)
     ring = check_flag("clip_loss", "ring", ring)
     image, text = computed(image, text)
@@ -183,6 +197,8 @@ def clip_loss(
     shard = sharded(group, "clip_loss", image, text, scale, **settings)
     anchors = Anchors(image, text, None, scale, "both", False, False, image.dtype)
     loss = contrast(anchors, reduction, shard, backend, ring)
+    settings = {"logit_scale": logit_scale, "margin": margin, "reduction": reduction}
+    loss = contrast(anchors, reduction, shard, backend, margin)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0 * logit_bias.sum()
     return loss

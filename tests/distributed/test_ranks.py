@@ -73,6 +73,10 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
         lambda a, b, t, q, **o: SF.clip_loss(a, b, 1 / t, **o),
         lambda a, b, t, q: oracle.clip_loss(a, b, 1 / t),
     ),
+    "clip_loss-margin": (
+        lambda a, b, t, q, **o: SF.clip_loss(a, b, 1 / t, margin=1.5, **o),
+        lambda a, b, t, q: formulas.clip_loss(a.double(), b.double(), 1 / t.double(), 1.5),
+    ),
     "clip_loss-frozen-text": (
         lambda a, b, t, q, **o: SF.clip_loss(a, b.detach(), 1 / t, **o),
         lambda a, b, t, q: oracle.clip_loss(a, b.detach(), 1 / t),

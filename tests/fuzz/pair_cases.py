@@ -156,6 +156,7 @@ def info_nce(draw: Draw) -> Call:
     query, key = pair(draw)
     queue = draw.tensor(draw.rows(), query.shape[1], grad=draw.one_of(True, False)) if draw.one_of(0, 1) else None
     options = {"normalize": draw.one_of(True, False), "symmetric": queue is None and draw.one_of(True, False)}
+    options["margin"] = draw.one_of(0.0, 0.0, 1.5)
     reduction = draw.one_of("mean", "sum", "none")
     return Call(
         [query, key, queue, draw.scalar(*temperatures(draw, options["normalize"]))],
@@ -169,13 +170,13 @@ def info_nce(draw: Draw) -> Call:
 
 
 def clip_loss(draw: Draw) -> Call:
-    reduction = draw.one_of("mean", "sum", "none")
+    reduction, margin = draw.one_of("mean", "sum", "none"), draw.one_of(0.0, 0.0, 1.5)
     scale = draw.scalar(1.0, -0.5) if draw.poisoned else draw.scalar(1.0, 14.0, 0.0, -3.0)
     return Call(
         [*pair(draw), scale],
-        lambda a, b, s, backend: SF.clip_loss(a, b, s, reduction=reduction, backend=backend),
-        lambda a, b, s: reduced(formulas.clip_loss(a, b, s), reduction),
-        {"reduction": reduction},
+        lambda a, b, s, backend: SF.clip_loss(a, b, s, margin=margin, reduction=reduction, backend=backend),
+        lambda a, b, s: reduced(formulas.clip_loss(a, b, s, margin), reduction),
+        {"margin": margin, "reduction": reduction},
         split=True,
     )
 

@@ -27,6 +27,11 @@ def left_out_by(pairs: Pairs) -> Tensor:
     return left_out
 
 
+def beside(lse: Tensor, margin: float) -> Tensor:
+    """Raise the log-sum-exps of negatives, which is to take ``margin`` from the logit of each positive."""
+    return lse + margin if margin else lse
+
+
 def losses_of(lse: Tensor, logits: Tensor) -> Tensor:
     """Compute softplus(lse - logit), and return the difference itself where fp32 cannot tell them apart.
 

@@ -4,7 +4,7 @@
     anchor i:   log(e^p_i + sum_j e^s_ij) - p_i  =  softplus(lse_i - p_i),   j over its negatives
     gradient    w_i = share sigmoid(lse_i - p_i);  dS_ij = w_i e^(s_ij - lse_i),  dp_i = -w_i
 
-Nothing cancels where p dominates, as it would in lse(all) - p.
+Nothing cancels where p dominates, as it would in lse(all) - p. A margin of the positives, p_i - m, is lse_i + m.
 
 With several ranks, a row is an anchor on its own rank and a key of every anchor of the group. Its gradient as a key
 needs only the lse and the weights of the other ranks, 2N floats, where their rows are there already. Keys whose anchors
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sslkernels.distributed import Shard, all_rows, summed_rows
 from sslkernels.ops.rows.schema import unit_forward
+from sslkernels.ops.similarity.anchors import beside
 from sslkernels.ops.similarity.schema import (
     Anchors,
     Moved,
@@ -34,11 +35,13 @@ from sslkernels.ops.similarity.schema import (
 
 
 def contrast(
-    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str
+    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str, margin: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Do as the op `contrast` does, with the rows of all ranks. The mean of the values over ranks is that of all."""
-    way = _against_itself if anchors.against == "itself" else _against_keys
-    value, *gradients = way(anchors, mean, needs, shard, backend)
+    if anchors.against == "itself":
+        value, *gradients = _against_itself(anchors, mean, needs, shard, backend)
+    else:
+        value, *gradients = _against_keys(anchors, mean, needs, shard, backend, margin)
     return value, *(of if need else value.new_empty(0) for of, need in zip(gradients, needs, strict=True))
 
 
@@ -64,7 +67,7 @@ def _against_itself(
 
 
 def _against_keys(
-    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str
+    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     x, y, queue, scale, both, n = (*anchors[:4], anchors.against == "both", anchors.x.shape[0])
     x_norms: Tensor | None = None
@@ -85,6 +88,9 @@ def _against_keys(
         cols, _, _ = forward(back, False, False, backend)
     share = share_of(n, mean, shard) / (2 if both else 1)
     value, weights, pull, pulled = weigh(Positives(x, y, scale), rows, cols if both else None, share, backend)
+    share = _share(n, mean, shard) / (2 if both else 1)
+    others = beside(rows, margin), beside(cols, margin) if both else None
+    value, weights, pull, pulled = weigh(Positives(x, y, scale), *others, share, backend)
     if not any(needs):
         return nothing_but(value)
     moved_x: Tensor | None = None
