@@ -221,7 +221,13 @@ def _multi_label(rows: int, features: int) -> Inputs:
     dictionary = formulas.unit(torch.cat([query + 0.3 * torch.randn_like(query), torch.randn_like(query)]))
     positive = torch.arange(rows)[:, None] + torch.tensor([0, rows])
     positive[0, 1], positive[1, 1] = -1, positive[1, 0]
-    return {"query": query, "dictionary": dictionary, "positive": positive, "temperature": _number(0.3)}
+    return {
+        "query": query,
+        "dictionary": dictionary,
+        "positive": positive,
+        "temperature": _number(0.3),
+        "bias": _number(-1.0),
+    }
 
 
 def _assigned(views: int, weighted: bool = False) -> Callable[[int, int], Inputs]:

@@ -492,7 +492,8 @@ def multi_label_bce(
     positive: Tensor,
     temperature: float | Tensor = 0.1,
     normalize: bool = True,
+    bias: float | Tensor = 0.0,
 ) -> Tensor:
-    logits = (unit(query) if normalize else query) @ dictionary.T / temperature
+    logits = (unit(query) if normalize else query) @ dictionary.T / temperature + bias
     labels = left_out(positive.long(), len(query), len(dictionary)).to(logits)
     return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)

@@ -130,7 +130,7 @@ DOORS: dict[str, Door] = {
     ),
     "multi_label_bce": Door(
         SF.multi_label_bce, {"query": ROWS, "dictionary": ROWS, "positive": PLACES},
-        {"query": "rows", "dictionary": "rows", "positive": "places"},
+        {"query": "rows", "dictionary": "rows", "positive": "places", "bias": "scalar"},
     ),
     "graph_nt_xent": Door(
         SF.graph_nt_xent, {"z": ROWS, "positive": PLACES}, {"positive": "places", "weight": "weights of pairs"},

@@ -17,13 +17,14 @@ from sslkernels.arguments import (
     check_number,
     check_pair,
     check_rows,
+    check_scalar,
     check_temperature,
     shape_of,
 )
 from sslkernels.functional.sampled import check_batch, multiplied, reduced, starts
 from sslkernels.functional.similarity import inverse
 from sslkernels.ops.attention.compare import compared
-from sslkernels.ops.dtypes import compute_dtype, promoted
+from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor
 from sslkernels.ops.rows import row_dot
 from sslkernels.ops.sampled import check_places, gather_similarity
 from sslkernels.ops.sigmoid import softplus_similarity
@@ -149,6 +150,7 @@ def multi_label_bce(
     positive: Tensor,
     *,
     temperature: float | Tensor = 0.1,
+    bias: float | Tensor = 0.0,
     normalize: bool = True,
     reduction: str = "mean",
     backend: str | None = None,
@@ -156,7 +158,7 @@ def multi_label_bce(
     """Tell for each row of a dictionary if it belongs to a query: several may (Multi-Label SSL, Zhu et al. 2023).
 
     ``loss_i = mean_j BCE(sigmoid(s_ij), y_ij) = (sum_j softplus(s_ij) - sum_{j in P_i} s_ij) / M`` with the logits
-    ``s_ij = <query_i, dictionary_j> / temperature``; y_ij is 1 for the positives P_i, and 0 for all others.
+    ``s_ij = <query_i, dictionary_j> / temperature + bias``; y_ij is 1 for the positives P_i, and 0 for all others.
 
     Args:
         query: rows ``(N, D)``, ``N >= 1``.
@@ -165,6 +167,8 @@ def multi_label_bce(
         positive: int64 or int32 ``(N, P)``, the rows of the dictionary that belong to each query; -1 stands for none,
             repeats count once.
         temperature: non-zero number (negative is legal) or one-element tensor, which receives its gradient.
+        bias: number or one-element tensor, which receives its gradient. With few positives a negative one saves the
+            first steps from pushing all rows away, as in `siglip_loss`.
         normalize: divide rows of the query by ``max(norm, 1e-12)``.
         reduction: ``"mean"``, ``"sum"``, or ``"none"`` for ``(N,)``.
         backend: see `logsumexp_similarity`.
@@ -189,17 +193,18 @@ def multi_label_bce(
     _check_bank(function, "dictionary", dictionary, query)
     positive = check_places(function, "positive", positive, "query", query, dictionary.shape[0])
     temperature = check_temperature(function, temperature)
+    bias = check_scalar(function, "bias", bias)
     normalize = check_flag(function, "normalize", normalize)
     check_choice(function, "reduction", reduction, REDUCTIONS)
     query, dictionary = promoted(query, dictionary)
     query = multiplied(query, normalize, backend)
     dictionary = dictionary.to(query.dtype)
-    scale = inverse(temperature, query)
+    scale, bias = inverse(temperature, query), scale_tensor(bias, query)
     columns, _ = positive.long().sort(1)
     columns = columns.masked_fill(~starts(columns), -1)
-    logits = gather_similarity(query, dictionary, columns, scale, backend=backend).masked_fill(columns < 0, 0)
-    total = softplus_similarity(query, dictionary, scale, backend=backend)
-    return reduced((total - logits.sum(1)) / dictionary.shape[0], reduction)
+    logits = gather_similarity(query, dictionary, columns, scale, backend=backend) + bias
+    total = softplus_similarity(query, dictionary, scale, bias, backend=backend)
+    return reduced((total - logits.masked_fill(columns < 0, 0).sum(1)) / dictionary.shape[0], reduction)
 
 
 def _prepared(

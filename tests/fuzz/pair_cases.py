@@ -350,11 +350,11 @@ def multi_label_bce(draw: Draw) -> Call:
     dictionary = draw.tensor(draw.rows(), d, grad=draw.one_of(True, False))
     positive, reduction = _places(draw, len(query), len(dictionary)), draw.one_of("mean", "sum", "none")
     return Call(
-        [query, dictionary, draw.scalar(*temperatures(draw, options["normalize"]))],
-        lambda q, d, t, backend: SF.multi_label_bce(
-            q, d, positive, temperature=t, reduction=reduction, **options, backend=backend
+        [query, dictionary, draw.scalar(*temperatures(draw, options["normalize"])), draw.scalar(0.0, -2.0)],
+        lambda q, d, t, b, backend: SF.multi_label_bce(
+            q, d, positive, temperature=t, bias=b, reduction=reduction, **options, backend=backend
         ),
-        lambda q, d, t: reduced(formulas.multi_label_bce(q, d, positive, t, **options), reduction),
+        lambda q, d, t, b: reduced(formulas.multi_label_bce(q, d, positive, t, bias=b, **options), reduction),
         {**options, "reduction": reduction},
         split=True,
     )
