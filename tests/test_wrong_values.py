@@ -344,6 +344,7 @@ FILLED = {
     "MarginClassifier": {"classes": 3},
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
     "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
+    "UVC": {"backbone": resnet_small(3)},
 }
 KNOWN = {
     "SIE": {"action": torch.ones(len(IMAGES), 4)},
@@ -367,7 +368,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
-         "projector_dim": "counted"}
+         "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
+         "orthogonality": "weight"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )
@@ -385,9 +387,10 @@ def views_of(name: str) -> Callable[..., Any]:
     return lambda views: method_of(name)(views, **KNOWN.get(name, {}))
 
 
+OTHER_VIEWS = {"ColloSSL": torch.rand(4, 3, 8), "UVC": torch.rand(4, 3, 8, 8)}
 for name, (good, kinds) in METHODS.items():
     DOORS[name] = Door(getattr(methods, name), good, {key: kinds[key] for key in kinds if key != "views"})
-    seen = torch.rand(4, 3, 8) if name == "ColloSSL" else IMAGES
+    seen = OTHER_VIEWS.get(name, IMAGES)
     DOORS[f"{name}()"] = Door(
         views_of(name), {"views": [seen] * (getattr(methods, name).views or 2)}, {"views": kinds["views"]}, says=name
     )

@@ -72,6 +72,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "moby": {"batch_size": 512, "queue_size": 4096, "hidden_dim": 4096, "projection_dim": 256},
     "sce": {"batch_size": 512, "queue_size": 65536},
     "ressl": {"batch_size": 256, "queue_size": 131072, "projection_dim": 512},
+    "mls": {"batch_size": 512, "queue_size": 8192, "hidden_dim": 2048},
     "nnclr": {"batch_size": 4096, "queue_size": 98304, "hidden_dim": 4096, "projection_dim": 256},
     "byol": {"batch_size": 256, "hidden_dim": 4096, "projection_dim": 256},
     "tri_byol": {"batch_size": 256, "hidden_dim": 4096, "projection_dim": 256},

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
     from sslkernels.methods.mae import MAE as MAE
     from sslkernels.methods.margin_classifier import MarginClassifier as MarginClassifier
+    from sslkernels.methods.mls import MLS as MLS
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
@@ -38,7 +39,9 @@ if TYPE_CHECKING:
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam
     from sslkernels.methods.sup_con import SupCon as SupCon
+    from sslkernels.methods.transitive import Transitive as Transitive
     from sslkernels.methods.tri_byol import TriBYOL as TriBYOL
+    from sslkernels.methods.uvc import UVC as UVC
     from sslkernels.methods.vi_simsiam import VISimSiam as VISimSiam
     from sslkernels.methods.vicreg import VICReg as VICReg
 

@@ -25,6 +25,7 @@ from sslkernels.drawing import draw_image
 from sslkernels.methods import (
     BYOL,
     SIE,
+    UVC,
     BarlowTwins,
     GenView,
     Method,
@@ -34,6 +35,7 @@ from sslkernels.methods import (
     ProtoCLR,
     SimCLR,
     SimSiam,
+    Transitive,
     VICReg,
 )
 from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
@@ -105,6 +107,11 @@ def turned(dataset: Dataset, count: int, whole: bool) -> nn.Module:
     import kornia.augmentation as K
 
     return Views(K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), count)
+
+
+def still(dataset: Dataset, count: int, whole: bool) -> nn.Module:
+    """Frames as they are, whose colours are compared."""
+    return Views(nn.Identity(), count)
 
 
 def quantised(dataset: Dataset, count: int, whole: bool, *, regions: int = 8) -> nn.Module:
@@ -204,6 +211,32 @@ RECIPES = (
         small={**SIE.small, **HALF},
         seeds=SIE.seeds,
         paper_options=SIE.paper_options,
+    ),
+    Recipe(
+        "transitive",
+        Transitive,
+        MODALITY,
+        paper=Transitive.paper,
+        arxiv=Transitive.arxiv,
+        data="turns?of=digits&size=14&frames=4",
+        views=turned,
+        small={**Transitive.small, **HALF},
+        paper_options=Transitive.paper_options,
+        seeds=Transitive.seeds,
+        after_abstract=True,
+    ),
+    Recipe(
+        "uvc",
+        UVC,
+        MODALITY,
+        paper=UVC.paper,
+        arxiv=UVC.arxiv,
+        data=TURNING,
+        views=still,
+        small={**UVC.small, **HALF},
+        paper_options=UVC.paper_options,
+        seeds=UVC.seeds,
+        after_abstract=True,
     ),
     Recipe(
         "geo_moco",

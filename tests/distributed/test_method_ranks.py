@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import PAL, ColloSSL, GenView, ProtoCLR
+from sslkernels.methods import MLS, PAL, ColloSSL, GenView, ProtoCLR, Transitive
 from sslkernels.methods.pal import BASES
 
 SIZES = 5, 3
@@ -60,10 +60,32 @@ def collossl(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor
     return loss.detach(), weight.grad
 
 
+def mls(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(0)
+    method = MLS(nn.Flatten(), feature_dim=6, hidden_dim=4, projection_dim=6, queue_size=7, positives=3, group=group)
+    method = method.double()
+    looks, query, key_looks, key = (rows(width)[part, :6] for width in (6, 7, 8, 9))
+    loss = method.loss(looks, query @ weight, key_looks, key)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    method = Transitive(nn.Flatten(), feature_dim=6, projection_dim=6, neighbours=2, negatives=3, group=group)
+    features, z0, z1 = (rows(width)[part, :6] for width in (6, 7, 8))
+    loss = method.loss(features, z0 @ weight, z1 @ weight)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
 CASES = {
     "collossl": collossl,
     "genview": genview,
+    "mls": mls,
     "proto_clr": proto_clr,
+    "transitive": transitive,
     **{f"pal_{base}": pal(base) for base in BASES},
 }
 
