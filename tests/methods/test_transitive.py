@@ -25,7 +25,7 @@ def formula(features: Tensor, z0: Tensor, z1: Tensor, neighbours: int, negatives
     for anchors, pool, of_itself in ((now, later, True), (now, now, False), (now, later, False), (later, later, False)):
         for i, anchor in enumerate(anchors):
             near, rest = others(i)[:neighbours], others(i)[neighbours:]
-            hardest = sorted(rest, key=lambda j: -float(pool[j].detach() @ anchor))[:negatives]
+            hardest = sorted(rest, key=lambda j: -float((pool[j] @ anchor).detach()))[:negatives]
             triplets = [
                 torch.relu(pool[n] @ anchor - pool[p] @ anchor + MARGIN)
                 for p in ([i] if of_itself else near)
