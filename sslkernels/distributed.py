@@ -137,6 +137,15 @@ def summed(x: Tensor, shard: Shard) -> Tensor:
     return x
 
 
+def highest(x: Tensor, shard: Shard) -> Tensor:
+    """Find the largest ``x`` of any rank, entry by entry, without a gradient."""
+    if shard.ranks == 1:
+        return x.detach()
+    x = x.detach().clone()
+    dist.all_reduce(x, dist.ReduceOp.MAX, group=shard.group)
+    return x
+
+
 def summed_rows(x: Tensor, shard: Shard) -> Tensor:
     """Sum rows over ranks, each of which has those of all ranks, and return this rank's own, without a gradient."""
     if shard.ranks == 1:

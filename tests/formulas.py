@@ -134,6 +134,17 @@ def topk_similarity(x: Tensor, y: Tensor | None, k: int, metric: str, exclude: T
     return (-best).sqrt() if metric == "euclidean" else best
 
 
+def kmeans(x: Tensor, starts: Tensor, metric: str) -> Tensor:
+    """The centroids after one iteration of rows that are all alike in a cluster; without rows one stays."""
+    near = x[:, None] - starts
+    if metric == "cosine":
+        x, starts = unit(x), unit(starts)
+        near = x[:, None] - starts
+    own = (near.square().sum(2).argmin(1) == torch.arange(len(starts))[:, None]).to(x.dtype)
+    found = torch.where(own.any(1, keepdim=True), own @ x / own.sum(1, keepdim=True).clamp_min(1), starts)
+    return unit(found) if metric == "cosine" else found
+
+
 def of_views(z0: Tensor, z1: Tensor, temperature: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines over the temperature: those of each anchor's negatives, (2N, 2N - 2), and of its positive; and pairs'."""
     n, z = len(z0), unit(torch.cat([z0, z1]))

@@ -140,6 +140,10 @@ DOORS: dict[str, Door] = {
         {"x": "batched rows", "y": "batched rows or none", "k": "size", "metric": "choice", "bias": "per row or none",
          "exclude": "exclude"},
     ),
+    "kmeans": Door(
+        SF.kmeans, {"x": ROWS, "k": 2},
+        {"k": "counted", "metric": "choice", "iterations": "whole", "init": "starts", "empty": "choice"},
+    ),
     "attend_similarity": Door(
         SF.attend_similarity, {"query": ROWS, "keys": ROWS, "values": ROWS},
         {"query": "rows", "keys": "rows", "values": "rows", "scale": "scalar", "bias": "per column or none",

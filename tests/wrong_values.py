@@ -218,6 +218,18 @@ KINDS["words"] = {
     "fewer": torch.ones(3, 2, dtype=torch.int64),
 }
 KINDS["places or none"] = without(KINDS["places"], "none")
+KINDS["starts"] = {
+    "none": None,
+    "text": "faiss",
+    "number": 3,
+    "list": [[1.0]],
+    "array": np.ones((2, 3)),
+    "shape": ROWS,
+    "integers": ROWS[:2].long(),
+    "nan": ROWS[:2] * NAN,
+    "meta": ROWS[:2].to("meta"),
+    "sparse": ROWS[:2].to_sparse(),
+}
 KINDS["per row or none"] = without(KINDS["per row"], "none")
 KINDS["below one"] = {**KINDS["share"], "one": 1.0}
 KINDS["per column or none"] = without(KINDS["per column"], "none")

@@ -2,6 +2,7 @@
 """Offers losses and ops as pure functions."""
 
 from sslkernels.functional.classes import linear_cross_entropy
+from sslkernels.functional.clustering import kmeans
 from sslkernels.functional.correlation import (
     barlow_twins,
     covariance_penalty,
@@ -61,6 +62,7 @@ __all__ = [
     "graph_nt_xent",
     "group_ordering",
     "info_nce",
+    "kmeans",
     "lejepa",
     "linear_cross_entropy",
     "logsumexp_similarity",

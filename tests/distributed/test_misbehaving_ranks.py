@@ -68,12 +68,19 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "tico": {"beta": (0.9, 0.8), "rho": (8.0, 7.0), "covariance": (None, torch.eye(D))},
     "sigreg": RULE,
     "lejepa": {"weight": (0.1, 0.2), **RULE},
+    "kmeans": {
+        "k": (2, 3),
+        "metric": ("euclidean", "cosine"),
+        "iterations": (9, 8),
+        "init": ("random", torch.eye(D)[:2]),
+        "empty": ("split", "keep"),
+    },
 }
 # SAID has the arguments that errors call by another name. The arguments in FREE may differ among ranks.
 SAID = {"negatives": "queued", "num_slices": "slices"}
 FREE = {"group", "backend", "generator", "slices", "logit_bias", "labels", "weight", "row_weight", "center", "teacher"}
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
-CONSTANT = ("center_update_", "sinkhorn_bias")  # nobody gets a gradient
+CONSTANT = ("center_update_", "kmeans", "sinkhorn_bias")  # nobody gets a gradient
 WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
 SCALED = ("clip_loss", "clip_distillation", "siglip_loss")
 TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(SCALED, "logit_scale")}
@@ -82,7 +89,7 @@ TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(SCALED, "logi
 def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
     torch.manual_seed(0)
     z0, z1 = torch.randn(2, N, D).to(dtype).requires_grad_().unbind()
-    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity")
+    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "kmeans")
     if function in one:
         return [z0]
     if function == "sup_con":
@@ -98,6 +105,8 @@ def call(function: str, rows: list[Any] | None = None, **options: Any) -> Any:
     rows = rows_of(function) if rows is None else rows
     if function in SCALED:
         options = {"logit_scale": 1.0, **options}
+    if function == "kmeans":
+        options = {"k": 2, **options}
     if function == "clip_distillation":
         teacher = {"teacher_image": TAUGHT, "teacher_text": TAUGHT, "teacher_logit_scale": 1.0}
         options = {**teacher, **options}
@@ -258,6 +267,6 @@ def test_ranks_that_agree_exchange_once(worlds: WorldsOf, world: int) -> None:
 def test_every_setting_of_every_function_is_among_the_cases(function: str) -> None:
     parameters = inspect.signature(getattr(SF, function)).parameters.values()
     rows = ("z", "z0", "z1", "a", "b", "x0", "x1", "query", "key", "image", "text", "prediction", "target", "views")
-    views = {*rows, "local_z", "global_z", "teacher_image", "teacher_text"}
+    views = {*rows, "x", "local_z", "global_z", "teacher_image", "teacher_text"}
     named = {p.name for p in parameters} - (FREE - SETTINGS[function].keys()) - views
     assert named == set(SETTINGS[function])

@@ -409,6 +409,25 @@ def topk_similarity(draw: Draw) -> Call:
     )
 
 
+def kmeans(draw: Draw) -> Call:
+    """One iteration from given starts, of which some may find no row.
+
+    Nearly equal distances may be taken either way, so starts lie far apart, and rows near them.
+    """
+    metric, empty, k = draw.one_of("euclidean", "cosine"), draw.one_of("split", "farthest", "keep"), draw.size()
+    starts = draw.tensor(k, max(k, draw.size()), grad=False, wild=False)
+    starts = (starts / 16 + torch.eye(*starts.shape, dtype=starts.dtype)).detach()
+    x = starts[torch.arange(max(k, draw.rows())) % draw.one_of(k, max(1, k // 2))]
+    return Call(
+        [x, starts],
+        lambda x, starts, backend: SF.kmeans(
+            x, len(starts), metric=metric, init=starts, iterations=1, empty=empty, backend=backend
+        )[0],
+        lambda x, starts: formulas.kmeans(x, starts, metric),
+        {"metric": metric, "empty": empty},
+    )
+
+
 GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "alignment": alignment,
     "attend_similarity": attend_similarity,
@@ -421,6 +440,7 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "graph_nt_xent": graph_nt_xent,
     "group_ordering": group_ordering,
     "info_nce": info_nce,
+    "kmeans": kmeans,
     "linear_cross_entropy": linear_cross_entropy,
     "logsumexp_similarity": logsumexp_similarity,
     "mil_nce": mil_nce,
