@@ -41,7 +41,7 @@ else:
 # These make no loss, or one that is not reduced to a number, or are plain PyTorch.
 OTHERS = {
     "apply_masks", "block_masks", "cross_correlation_sq", "ema_update_", "gather_similarity", "gather_tokens",
-    "group_ordering", "kmeans",
+    "balanced_sample", "group_ordering", "hierarchical_kmeans", "kmeans",
     "attend_similarity", "center_update_", "logsumexp_similarity",
     "patchify_gather", "queue_update_", "random_masking", "restore_tokens", "scatter_tokens",
     "sinkhorn_bias", "softplus_similarity", "span_mask", "topk_similarity", "tube_masks",

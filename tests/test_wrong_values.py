@@ -144,6 +144,13 @@ DOORS: dict[str, Door] = {
         SF.kmeans, {"x": ROWS, "k": 2},
         {"k": "counted", "metric": "choice", "iterations": "whole", "init": "starts", "empty": "choice"},
     ),
+    "hierarchical_kmeans": Door(
+        SF.hierarchical_kmeans, {"x": ROWS, "sizes": (3, 2)},
+        {"sizes": "shrinking sizes", "metric": "choice", "iterations": "whole", "init": "choice", "empty": "choice"},
+    ),
+    "balanced_sample": Door(
+        SF.balanced_sample, {"assignment": LABELS4, "count": 2}, {"assignment": "levels", "count": "sampled"},
+    ),
     "attend_similarity": Door(
         SF.attend_similarity, {"query": ROWS, "keys": ROWS, "values": ROWS},
         {"query": "rows", "keys": "rows", "values": "rows", "scale": "scalar", "bias": "per column or none",

@@ -218,6 +218,15 @@ KINDS["words"] = {
     "fewer": torch.ones(3, 2, dtype=torch.int64),
 }
 KINDS["places or none"] = without(KINDS["places"], "none")
+KINDS["levels"] = {
+    **KINDS["classes"], "negative": torch.tensor([0, 0, -1, 0]), "empty": [], "of lists": [[0, 1]],
+    "of unlike": [LABELS, LABELS[:2]], "of none": [None], "in two": [LABELS, torch.arange(4)],
+    "meta": LABELS.to("meta"),
+}  # fmt: skip
+KINDS["levels"].pop("fewer")
+KINDS["sampled"] = {**WHOLE, "beyond": 5}
+KINDS["shrinking sizes"] = {"none": None, "number": 4, "empty": (), "texts": ("a",), "zeros": (2, 0), "floats": (1.5,),
+                            "growing": (2, 3), "beyond memory": (HUGE,)}  # fmt: skip
 KINDS["starts"] = {
     "none": None,
     "text": "faiss",

@@ -14,6 +14,7 @@ from sslkernels.functional.cosine import byol_loss, negative_cosine_similarity
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.functional.distillation import clip_distillation
 from sslkernels.functional.ema import ema_update_, queue_update_
+from sslkernels.functional.hierarchy import balanced_sample, hierarchical_kmeans
 from sslkernels.functional.labelled import sup_con
 from sslkernels.functional.mask_samplers import block_masks, random_masking, span_mask, tube_masks
 from sslkernels.functional.masked_losses import masked_mse, masked_smooth_l1
@@ -44,6 +45,7 @@ __all__ = [
     "alignment",
     "apply_masks",
     "attend_similarity",
+    "balanced_sample",
     "barlow_twins",
     "block_masks",
     "byol_loss",
@@ -61,6 +63,7 @@ __all__ = [
     "gather_tokens",
     "graph_nt_xent",
     "group_ordering",
+    "hierarchical_kmeans",
     "info_nce",
     "kmeans",
     "lejepa",

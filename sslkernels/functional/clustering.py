@@ -25,6 +25,8 @@ from sslkernels.ops.dtypes import wide
 from sslkernels.ops.neighbours import NEIGHBOURS
 from sslkernels.ops.rows import unit_rows
 
+METRICS = ("euclidean", "cosine")
+EMPTY = ("split", "farthest", "keep")
 INITS = ("k-means++", "random")
 # Squares of numbers beyond 2^40, and below its inverse, may leave the range of float32.
 ORDINARY = 2.0**40
@@ -98,10 +100,10 @@ def kmeans(
     function = "kmeans"
     x = check_rows(function, "x", x).detach()
     k = check_count(function, "k", k, x.shape[1])
-    metric = check_choice(function, "metric", metric, ("euclidean", "cosine"))
+    metric = check_choice(function, "metric", metric, METRICS)
     iterations = check_size(function, "iterations", iterations, least=0)
     _check_init(init, k, x)
-    empty = check_choice(function, "empty", empty, ("split", "farthest", "keep"))
+    empty = check_choice(function, "empty", empty, EMPTY)
     generator = check_generator(function, generator)
     NEIGHBOURS.choose(x.device, x.dtype, backend)
     kind = init if isinstance(init, str) else "a tensor"

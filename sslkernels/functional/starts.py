@@ -22,13 +22,13 @@ BITS, DIGITS = 16, 3
 
 def random_rows(x: Tensor, k: int, generator: torch.Generator | None, shard: Shard) -> Tensor:
     """Draw k different rows, each as likely."""
-    order = torch.randperm(shard.total(len(x)), generator=generator, device=_device(generator))
+    order = torch.randperm(shard.total(len(x)), generator=generator, device=device_of(generator))
     return rows_at(x, broadcast(order[:k].to(x.device), shard), shard)
 
 
 def plus_plus(x: Tensor, k: int, generator: torch.Generator | None, shard: Shard, backend: str | None) -> Tensor:
     """Draw k rows one after another, each by its squared distance to the nearest of those before (k-means++)."""
-    draws = torch.randint(2**BITS, (k, DIGITS), generator=generator, device=_device(generator))
+    draws = torch.randint(2**BITS, (k, DIGITS), generator=generator, device=device_of(generator))
     draws = broadcast(draws.to(x.device), shard)
     rows = x.new_empty((k, x.shape[1]), dtype=wide(x.dtype))
     squares = x.new_full((len(x),), torch.inf, dtype=wide(x.dtype))
@@ -55,5 +55,5 @@ def _drawn(weight: Tensor, draw: Tensor, shard: Shard) -> Tensor:
     return summed(torch.where(here, shard.start + torch.searchsorted(passed, target, right=True), 0), shard)
 
 
-def _device(generator: torch.Generator | None) -> torch.device:
+def device_of(generator: torch.Generator | None) -> torch.device:
     return torch.device("cpu") if generator is None else generator.device

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On two and three gloo processes, of which one may hold no row, kmeans finds what one process finds of all rows."""
+"""On two and three gloo processes, of which one may hold no row, kmeans and its levels are those of one process."""
 
 from __future__ import annotations
 
@@ -37,10 +37,15 @@ def case(name: str, part: slice, rank: int, **more: Any) -> tuple[torch.Tensor, 
     return SF.kmeans(x[part], 5, generator=torch.Generator().manual_seed(rank), **options, **more)
 
 
+def levels(part: slice, rank: int, **more: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    return SF.hierarchical_kmeans(rows()[part], (20, 5, 2), generator=torch.Generator().manual_seed(rank), **more)
+
+
 def job(rank: int, world: int) -> dict[str, Any]:
     start = sum(SIZES[world][:rank])
     part = slice(start, start + SIZES[world][rank])
     results = {name: caught(lambda name=name: case(name, part, rank, group="world")) for name in CASES}
+    results["levels"] = caught(lambda: levels(part, rank, group="world"))
     broken = rows()[part]
     broken[:1] = torch.nan if rank == world - 1 else 0.0
     results["broken"] = caught(lambda: SF.kmeans(broken, 2, group="world"))
@@ -63,6 +68,16 @@ def test_ranks_find_what_one_process_finds(worlds: WorldsOf, world: int, name: s
         assert torch.equal(each[0], found[0][0])
     torch.testing.assert_close(found[0][0], centroids, rtol=1e-12, atol=1e-12)
     assert torch.equal(torch.cat([each[1] for each in found]), assignment)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_ranks_find_the_levels_that_one_process_finds(worlds: WorldsOf, world: int) -> None:
+    found = [rank["levels"] for rank in worlds(world)]
+    assert all(isinstance(each, list) for each in found), found
+    for place, (centroids, assignment) in enumerate(levels(slice(None), 0)):
+        for each in found:
+            torch.testing.assert_close(each[place][0], centroids, rtol=1e-12, atol=1e-12)
+        assert torch.equal(torch.cat([each[place][1] for each in found]), assignment)
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -75,12 +75,19 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "init": ("random", torch.eye(D)[:2]),
         "empty": ("split", "keep"),
     },
+    "hierarchical_kmeans": {
+        "sizes": ((3, 2), (3, 1)),
+        "metric": ("euclidean", "cosine"),
+        "iterations": (9, 8),
+        "init": ("random", "k-means++"),
+        "empty": ("split", "keep"),
+    },
 }
 # SAID has the arguments that errors call by another name. The arguments in FREE may differ among ranks.
 SAID = {"negatives": "queued", "num_slices": "slices"}
 FREE = {"group", "backend", "generator", "slices", "logit_bias", "labels", "weight", "row_weight", "center", "teacher"}
 GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
-CONSTANT = ("center_update_", "kmeans", "sinkhorn_bias")  # nobody gets a gradient
+CONSTANT = ("center_update_", "hierarchical_kmeans", "kmeans", "sinkhorn_bias")  # nobody gets a gradient
 WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
 SCALED = ("clip_loss", "clip_distillation", "siglip_loss")
 TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(SCALED, "logit_scale")}
@@ -89,7 +96,7 @@ TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(SCALED, "logi
 def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
     torch.manual_seed(0)
     z0, z1 = torch.randn(2, N, D).to(dtype).requires_grad_().unbind()
-    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "kmeans")
+    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "kmeans", "hierarchical_kmeans")
     if function in one:
         return [z0]
     if function == "sup_con":
@@ -107,6 +114,8 @@ def call(function: str, rows: list[Any] | None = None, **options: Any) -> Any:
         options = {"logit_scale": 1.0, **options}
     if function == "kmeans":
         options = {"k": 2, **options}
+    if function == "hierarchical_kmeans":
+        options = {"sizes": (3, 2), **options}
     if function == "clip_distillation":
         teacher = {"teacher_image": TAUGHT, "teacher_text": TAUGHT, "teacher_logit_scale": 1.0}
         options = {**teacher, **options}

@@ -27,6 +27,8 @@ GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(S
 RINGS = [name for name in GROUPED if "ring" in inspect.signature(getattr(SF, name)).parameters]
 # It looks if rows still move after each iteration.
 WAITS = ("kmeans",)
+# They look if rows still move after each iteration.
+WAITS = ("kmeans", "hierarchical_kmeans")
 GROUPED = [
     name for name in SF.__all__ if name not in WAITS and "group" in inspect.signature(getattr(SF, name)).parameters
 ]

@@ -317,7 +317,7 @@ def queue_update_(draw: Draw) -> Call:
     )
 
 
-# Samplers of masks have no formula. We check what they promise, and call them twice with the same generator.
+# What draws has no formula. We check what they promise, and call them twice with the same generator.
 
 
 def _checked(promise: Callable[[Draw, Callable[[], torch.Generator], str], None]) -> Callable[[Draw], Call]:
@@ -334,7 +334,7 @@ def _checked(promise: Callable[[Draw, Callable[[], torch.Generator], str], None]
 
 
 def _same(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), "same generator, other masks"
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), "same generator, another draw"
 
 
 @_checked
@@ -378,9 +378,37 @@ def tube_masks(draw: Draw, generator: Callable[[], torch.Generator], backend: st
     assert not any(set(a.tolist()) & set(b.tolist()) for a, b in zip(enc, pred, strict=True))
 
 
+@_checked
+def hierarchical_kmeans(draw: Draw, generator: Callable[[], torch.Generator], backend: str) -> None:
+    with torch.autocast("cpu", enabled=False):  # it refuses to lay out tensors of some dtypes
+        x = draw.tensor(draw.rows(), draw.size())
+    sizes = [max(1, len(x) // 2), max(1, len(x) // 5)]
+    levels = SF.hierarchical_kmeans(x, sizes, generator=generator(), backend=backend)
+    for (centroids, assignment), size in zip(levels, sizes, strict=True):
+        assert centroids.shape == (size, x.shape[1]) and assignment.shape == (len(x),) and centroids.isfinite().all()
+        assert assignment.min() >= 0 and assignment.max() < size
+    _same(sum(levels, ()), sum(SF.hierarchical_kmeans(x, sizes, generator=generator(), backend=backend), ()))
+    (_, low), (_, high) = levels
+    assert len(torch.stack([low, high]).unique(dim=1).T) == len(low.unique())
+
+
+@_checked
+def balanced_sample(draw: Draw, generator: Callable[[], torch.Generator], backend: str) -> None:
+    rows = draw.rows()
+    labels = draw.index(rows, high=draw.size()).long()
+    count = draw.random.randint(0, rows)
+    sample = SF.balanced_sample(labels, count, generator=generator())
+    assert len(sample) == count and (sample[1:] > sample[:-1]).all()
+    sizes, taken = labels.bincount(), labels[sample].bincount(minlength=int(labels.max()) + 1)
+    more = taken[taken < sizes]
+    assert not len(more) or (taken.max() <= more.min() + 1)
+    _same([sample], [SF.balanced_sample(labels, count, generator=generator())])
+
+
 GENERATORS: dict[str, Callable[[Draw], Call]] = {
     **pair_cases.GENERATORS,
     "apply_masks": apply_masks,
+    "balanced_sample": balanced_sample,
     "barlow_twins": barlow_twins,
     "block_masks": block_masks,
     "byol_loss": byol_loss,
@@ -389,6 +417,7 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "center_update_": center_update_,
     "ema_update_": ema_update_,
     "frossl": frossl,
+    "hierarchical_kmeans": hierarchical_kmeans,
     "gather_tokens": gather_tokens,
     "lejepa": lejepa,
     "masked_mse": masked_mse,
