@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The k rows of M that are nearest to each of N rows, by distance. There is no gradient."""
+"""The k rows of M that are nearest to each of N rows, by distance, and k-means. There is no gradient."""
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ from sslkernels.bench.cases.case import (
 FAMILY = Family(
     "neighbours",
     "Neighbours",
-    "The nearest rows by distance, `sslkernels bench run neighbours`; eager is `torch.cdist` and `topk`.",
+    "The nearest rows by distance, and k-means, `sslkernels bench run neighbours`; eager is `torch.cdist` and `topk`.",
     ("search, N × M × D, k", "dtype"),
 )
 
@@ -131,4 +132,100 @@ TOPK = Case(
     ),
 )
 
-CASES = (TOPK,)
+
+def _clusters(shape: Shape, draw: Draw) -> dict[str, Any]:
+    """Draw rows around K centres; the first K are the starts. No rounding changes which start is nearest to a row."""
+    n, k, d = shape
+    x = draw.normal(k, d)[torch.arange(n) % k] + 0.5 * draw.normal(n, d)
+    return {"x": draw.ready(x, grad=False), "starts": draw.ready(x[:k].clone(), grad=False)}
+
+
+def _kmeans(x: Tensor, starts: Tensor, backend: str) -> Tensor:
+    return SF.kmeans(x, len(starts), iterations=1, init=starts, backend=backend)[0]
+
+
+def eager_kmeans(x: Tensor, starts: Tensor) -> Tensor:
+    if x.dtype != torch.float32:
+        x, starts = x.float(), starts.float()
+    own = torch.cdist(x, starts).argmin(1)
+    sums = torch.zeros_like(starts).index_add_(0, own, x)
+    centroids = sums / own.bincount(minlength=len(starts))[:, None]
+    torch.cdist(x, centroids).argmin(1)
+    return centroids
+
+
+def exact_kmeans(x: Inputs, block: int) -> Tensor:
+    rows, starts = x["x"], x["starts"]
+    half = starts.square().sum(1) / 2
+    own = torch.cat([(part @ starts.T - half).argmax(1) for part in rows.split(max(1, block // len(starts)))])
+    order = own.argsort()
+    return torch.stack([part.mean(0) for part in rows[order].split(own.bincount(minlength=len(starts)).tolist())])
+
+
+def _kmeans_cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    n, k, d = shape
+    return Cost(4 * n * k * d, 0, (n + k) * d * dtype.itemsize + 4 * k * d + 8 * n)
+
+
+def _faiss_kmeans(inputs: Inputs) -> Step:
+    import faiss
+
+    rows, starts = inputs["x"].float().numpy(), inputs["starts"].float().numpy()
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    means = faiss.Kmeans(rows.shape[1], len(starts), niter=1, min_points_per_centroid=1, max_points_per_centroid=10**9)
+
+    def step() -> Tensor:
+        means.train(rows, init_centroids=starts)
+        means.assign(rows)
+        return torch.from_numpy(means.centroids)
+
+    return step
+
+
+def _sklearn_kmeans(inputs: Inputs) -> Step:
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    rows, starts = inputs["x"].float().numpy(), inputs["starts"].float().numpy()
+    means = KMeans(len(starts), init=starts, n_init=1, max_iter=1)
+
+    def step() -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return torch.from_numpy(means.fit(rows).cluster_centers_)
+
+    return step
+
+
+KMEANS = Case(
+    "kmeans",
+    FAMILY,
+    "k-means",
+    ("N", "K", "D"),
+    shape_note="one iteration, and the nearest centroids before and after it",
+    inputs=_clusters,
+    ours=_kmeans,
+    eager=eager_kmeans,
+    exact=exact_kmeans,
+    search=True,
+    peers={
+        "faiss": Peer(_faiss_kmeans, "It widens bfloat16 before it is timed."),
+        "sklearn": Peer(_sklearn_kmeans, "It widens bfloat16 before it is timed."),
+        "lightly": "lightly has no k-means.",
+    },
+    cost=_kmeans_cost,
+    pairs=lambda shape: shape[0] * shape[1],
+    stored="distances",
+    path=lambda backend, shape, dtype, device: (
+        f"{_path(backend, shape, dtype, device)} Rows are sorted by cluster and summed piece by piece."
+    ),
+    within=(("K", "N"),),
+    row=lambda shape: ("k-means {} × {} × {}".format(*shape),),
+    sizes=(
+        Size((50000, 1000, 128), "small", _FASTER),
+        Size((20000, 4096, 384), "small", _FASTER),
+        Size((256, 16, 32), "quick"),
+    ),
+)
+
+CASES = (TOPK, KMEANS)
