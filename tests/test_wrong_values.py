@@ -350,6 +350,7 @@ VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views", 4: "four v
 # A run takes these from the data, and knows the others of each sample.
 FILLED = {
     "DIET": {"samples": 9},
+    "DeepClusterV2": {"samples": 40},
     "PAL": {"samples": 9},
     "PIRL": {"samples": 40},
     "MarginClassifier": {"classes": 3},
@@ -361,6 +362,7 @@ KNOWN = {
     "SIE": {"action": torch.ones(len(IMAGES), 4)},
     "PIRL": {"index": torch.arange(len(IMAGES))},
     "DIET": {"index": LABELS},
+    "DeepClusterV2": {"index": LABELS},
     "CLIP": {"text": torch.ones(len(IMAGES), 4, dtype=torch.int64)},
     "PAL": {"index": LABELS, "label": LABELS},
 }
@@ -381,6 +383,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight"}
+         "projector_dim": "counted", "clusterings": "counted", "iterations": "size"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from sslkernels.arguments import (
     check_size,
     shape_of,
 )
-from sslkernels.distributed import GroupLike, Shard, broadcast, highest, shard_of, summed
+from sslkernels.distributed import GroupLike, Shard, all_rows, broadcast, highest, shard_of, summed
 from sslkernels.functional.lloyd import means, nearest, refill, sums_and_counts
 from sslkernels.functional.starts import plus_plus, random_rows
 from sslkernels.ops.dtypes import wide
@@ -131,6 +132,14 @@ def kmeans(
             if not refilled and not summed((before[1] != found[1]).sum(), shard):
                 break
     return _scaled(centroids, -exponent), found[1]
+
+
+def kmeans_of_shared(rows: Tensor, k: int, *, group: GroupLike, **options: Any) -> tuple[Tensor, Tensor]:
+    """Cluster rows that all ranks have: each works on a part of them, and all get the clusters of all rows."""
+    ranks = shard_of(group, "kmeans", rows[:1], k=k)
+    part = rows.tensor_split(ranks.ranks)[ranks.rank]
+    centroids, assignment = kmeans(part, k, group=group, **options)
+    return centroids, all_rows(assignment, shard_of(group, "kmeans", part, k=k))
 
 
 def _check_init(init: object, k: int, x: Tensor) -> None:

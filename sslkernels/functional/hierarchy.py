@@ -20,8 +20,8 @@ from sslkernels.arguments import (
     check_tensor,
     shape_of,
 )
-from sslkernels.distributed import GroupLike, all_rows, shard_of
-from sslkernels.functional.clustering import EMPTY, INITS, METRICS, kmeans
+from sslkernels.distributed import GroupLike, shard_of
+from sslkernels.functional.clustering import EMPTY, INITS, METRICS, kmeans, kmeans_of_shared
 from sslkernels.functional.starts import device_of
 
 
@@ -79,16 +79,13 @@ def hierarchical_kmeans(
         "empty": check_choice(function, "empty", empty, EMPTY),
     }
     generator = check_generator(function, generator)
-    shard = shard_of(group, function, x.detach(), sizes=sizes, **options)
-    levels: list[tuple[Tensor, Tensor]] = []
-    rows = x
-    for size in sizes:
-        centroids, assignment = kmeans(rows, size, **options, generator=generator, group=group, backend=backend)
-        if levels:
-            part = shard_of(group, function, rows)
-            assignment = all_rows(assignment, part)[levels[-1][1]]
-        levels.append((centroids, assignment))
-        rows = centroids.tensor_split(shard.ranks)[shard.rank]
+    shard_of(group, function, x.detach(), sizes=sizes, **options)  # ranks agree before they share any work
+    options |= {"generator": generator, "group": group, "backend": backend}
+    levels = [kmeans(x, sizes[0], **options)]
+    for size in sizes[1:]:
+        below, assignment = levels[-1]
+        centroids, above = kmeans_of_shared(below, size, **options)
+        levels.append((centroids, above[assignment]))
     return levels
 
 

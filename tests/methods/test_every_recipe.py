@@ -10,6 +10,8 @@ import pytest
 import torch
 from small_methods import small_data, small_numbers
 
+from sslkernels.evaluation import encode
+from sslkernels.methods import Method
 from sslkernels.recipes import available, find, images
 from sslkernels.recipes.recipe import FILLED
 from sslkernels.settings import settings_of
@@ -54,6 +56,8 @@ class Run:
         self.method = self.recipe.build(data, settings, backend=backend)
         self.views = self.recipe.build_views(data, settings)
         self.inputs, self.given = Samples(data, self.method.needs).first(16, torch.device("cpu"))
+        if type(self.method).before_epoch is not Method.before_epoch:
+            self.method.before_epoch(lambda: encode(self.method.backbone, data.inputs), 0, None)
         self.optimizer, _ = optimizer_and_schedule(self.method, 3e-3, 0.05, 10 * STEPS)
         self.done = 0
 
