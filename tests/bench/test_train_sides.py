@@ -32,8 +32,8 @@ def lightly_is_here() -> bool:
 
 
 def test_sizes_of_the_papers_are_settings_of_their_methods():
-    # Pretext tasks and relations have no loss of a size, classes and clusters are those of the data, and SIE and ColloSSL
-    # need data that says what was done or has several sensors.
+    # Pretext tasks and relations have no loss of a size, classes and clusters are those of the data, and SIE and
+    # ColloSSL need data that says what was done or has several sensors.
     of_the_data = {"diet", "margin_classifier", "pal", "proto_clr", "collossl", "sie", "deep_cluster_v2"}
     assert set(train.PAPER) == set(METHODS) - {"pretext", "relational_reasoning"} - of_the_data
     for name, options in train.PAPER.items():
