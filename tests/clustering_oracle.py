@@ -16,14 +16,41 @@ def distances(x: Tensor, centroids: Tensor, metric: str) -> Tensor:
     return (x[:, None] - centroids).square().sum(2).sqrt()
 
 
+def balanced(x: Tensor, centroids: Tensor, temperature: float) -> Tensor:
+    """Scale columns and rows of exp(products) to equal sums in turn, and take the largest entry of each row."""
+    logits = x @ centroids.T / temperature
+    for _ in range(30):
+        logits = logits - logits.logsumexp(0, keepdim=True)
+        logits = logits - logits.logsumexp(1, keepdim=True)
+    return logits.argmax(1)
+
+
 def kmeans(
-    x: Tensor, centroids: Tensor, metric: str = "euclidean", iterations: int = 10, empty: str = "split"
+    x: Tensor,
+    centroids: Tensor,
+    metric: str = "euclidean",
+    iterations: int = 10,
+    empty: str = "split",
+    temperature: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return centroids and assignment; of equal distances the lower centroid is nearest."""
+    """Return centroids and assignment; of equal distances the lower centroid is nearest.
+
+    Clusters are balanced if there is a temperature.
+    """
+
+    def assigned() -> Tensor:
+        if temperature is None:
+            return distances(x, centroids, metric).argmin(1)
+        if metric == "cosine":
+            return balanced(x, centroids, temperature)
+        middle = x.mean(0)
+        spread = float((x - middle).square().sum(1).mean())
+        return balanced(x - middle, centroids - middle, temperature * spread)
+
     x, centroids = x.double(), centroids.double().clone()
     if metric == "cosine":
         x, centroids = unit(x), unit(centroids)
-    assignment = distances(x, centroids, metric).argmin(1)
+    assignment = assigned()
     for _ in range(iterations):
         near = distances(x, centroids, metric)
         sizes = [int((assignment == k).sum()) for k in range(len(centroids))]
@@ -32,7 +59,7 @@ def kmeans(
                 mean = x[assignment == k].mean(0)
                 centroids[k] = unit(mean) if metric == "cosine" else mean
         refill(x, near, assignment, centroids, sizes, metric, empty)
-        assignment = distances(x, centroids, metric).argmin(1)
+        assignment = assigned()
     return centroids, assignment
 
 

@@ -142,7 +142,8 @@ DOORS: dict[str, Door] = {
     ),
     "kmeans": Door(
         SF.kmeans, {"x": ROWS, "k": 2},
-        {"k": "counted", "metric": "choice", "iterations": "whole", "init": "starts", "empty": "choice"},
+        {"k": "counted", "metric": "choice", "iterations": "whole", "init": "starts", "empty": "choice",
+         "balanced": "flag", "temperature": "positive"},
     ),
     "hierarchical_kmeans": Door(
         SF.hierarchical_kmeans, {"x": ROWS, "sizes": (3, 2)},

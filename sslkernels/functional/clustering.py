@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,12 +15,15 @@ from sslkernels.arguments import (
     check_choice,
     check_count,
     check_device,
+    check_flag,
     check_generator,
+    check_number,
     check_rows,
     check_size,
     shape_of,
 )
 from sslkernels.distributed import GroupLike, Shard, all_rows, broadcast, highest, shard_of, summed
+from sslkernels.functional.balance import balanced_nearest, centred
 from sslkernels.functional.lloyd import means, nearest, refill, sums_and_counts
 from sslkernels.functional.starts import plus_plus, random_rows
 from sslkernels.ops.dtypes import wide
@@ -42,6 +46,8 @@ def kmeans(
     iterations: int = 10,
     init: str | Tensor = "k-means++",
     empty: str = "split",
+    balanced: bool = False,
+    temperature: float = 0.05,
     generator: torch.Generator | None = None,
     group: GroupLike = None,
     backend: str | None = None,
@@ -68,6 +74,11 @@ def kmeans(
             where faiss shifts the centroid by a thousandth of itself: that depends on where the origin is.
             ``"farthest"`` takes the row that is farthest from its centroid, as scikit-learn does; at most one of each
             cluster and iteration. ``"keep"`` leaves the centroid where it was.
+        balanced: spread the rows over the clusters, so that their sizes are about the same:
+            ``a_i = argmax_k <x_i, c_k> / t + u_k``, in which u is the `sinkhorn_bias` of all rows after 30 iterations.
+            A row's centroid need not be the nearest. With ``"euclidean"`` the origin is the mean of all rows.
+        temperature: t, where ``balanced``: of cosines, or as a share of the mean squared distance of rows from their
+            mean. Sizes are less alike with a larger one, and ones below 0.02 have not converged.
         generator: None draws from torch's global state. One on the CPU draws the same on every device.
         group: ranks whose rows are clustered together; a rank may hold none. Centroids are the same on all ranks, and
             but for the rounding of sums those that one process finds. The first rank's generator, and its ``init``,
@@ -75,8 +86,8 @@ def kmeans(
         backend: see `topk_similarity`.
 
     Returns:
-        ``centroids``, float32 ``(K, D)`` (float64 for float64 rows), and ``assignment``, int64 ``(N,)``, the nearest of
-        these for each row; of equally near ones the lower. Neither has a gradient.
+        ``centroids``, float32 ``(K, D)`` (float64 for float64 rows), and ``assignment``, int64 ``(N,)``, that of each
+        row: the nearest of these, of equally near ones the lower, unless ``balanced``. Neither has a gradient.
 
     Raises:
         ValueError, TypeError: more centroids than rows, entries that are infinite or NaN, unlike shapes.
@@ -90,6 +101,7 @@ def kmeans(
     Cost: ``2*N*K*D`` operations an iteration, and ``2*N*K*D`` for k-means++, whose k passes over the rows take longer
     than several iterations. ``O(N + K*D)`` memory, and a copy of the rows with ``"cosine"``, or where numbers lie
     beyond 2^40. Ranks send ``K*D`` sums an iteration, and ``D`` numbers for each row that k-means++ draws.
+    ``balanced`` adds 30 iterations of `sinkhorn_bias` to each, and its memory.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -105,33 +117,43 @@ def kmeans(
     iterations = check_size(function, "iterations", iterations, least=0)
     _check_init(init, k, x)
     empty = check_choice(function, "empty", empty, EMPTY)
+    balanced = check_flag(function, "balanced", balanced)
+    temperature = check_number(function, "temperature", temperature, above=0)
     generator = check_generator(function, generator)
     NEIGHBOURS.choose(x.device, x.dtype, backend)
     kind = init if isinstance(init, str) else "a tensor"
-    shard = shard_of(group, function, x, k=k, metric=metric, iterations=iterations, init=kind, empty=empty)
+    settings = {"k": k, "metric": metric, "iterations": iterations, "init": kind, "empty": empty}
+    shard = shard_of(group, function, x, **settings, balanced=balanced, temperature=temperature)
     rows = shard.total(len(x))
     if k > rows:
         raise ValueError(f"{function}: k is {k} and there are {rows} rows; pass a k from 1 to their number.")
     with torch.autocast(x.device.type, enabled=False):
         init = broadcast(init.detach(), shard).to(wide(x.dtype), copy=True) if isinstance(init, Tensor) else init
         x, size, exponent = _in_range(x, init, metric, shard, backend)
+        origin: Tensor | float = 0.0
+        if balanced and metric == "euclidean":
+            x, origin, square = centred(x, shard)
+            temperature *= square or 1.0
         if isinstance(init, Tensor):
-            centroids = unit_rows(init, backend="reference") if metric == "cosine" else _scaled(init, exponent)
+            centroids = unit_rows(init, backend="reference") if metric == "cosine" else _scaled(init, exponent) - origin
         elif init == "random":
             centroids = random_rows(x, k, generator, shard)
         else:
             centroids = plus_plus(x, k, generator, shard, backend)
         # Equal rows are so far at most from their mean, both rounded.
         near = max(64 * torch.finfo(centroids.dtype).eps, torch.finfo(x.dtype).eps) * size
-        found = nearest(x, centroids, metric, backend)
+        search = partial(nearest, x, metric=metric, backend=backend)
+        if balanced:
+            search = partial(balanced_nearest, x, metric=metric, temperature=temperature, group=group, backend=backend)
+        found = search(centroids)
         for _ in range(iterations):
             sums, counts = sums_and_counts(x, found[1], k, shard)
             centroids = means(centroids, sums, counts, metric)
             refilled = refill(x, centroids, found, counts, metric, empty, near, shard)
-            before, found = found, nearest(x, centroids, metric, backend)
+            before, found = found, search(centroids)
             if not refilled and not summed((before[1] != found[1]).sum(), shard):
                 break
-    return _scaled(centroids, -exponent), found[1]
+    return _scaled(centroids + origin, -exponent), found[1]
 
 
 def kmeans_of_shared(rows: Tensor, k: int, *, group: GroupLike, **options: Any) -> tuple[Tensor, Tensor]:

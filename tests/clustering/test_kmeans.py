@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import clustering_oracle as oracle
 import pytest
 import torch
@@ -38,6 +40,30 @@ def test_is_lloyds_iteration(metric: str, empty: str, backend: str) -> None:
         found = SF.kmeans(x, 6, metric=metric, iterations=iterations, init=init, empty=empty, backend=backend)
         torch.testing.assert_close(found[0], wanted, rtol=1e-11, atol=1e-11)
         assert torch.equal(found[1], places)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_balanced_clusters_are_those_of_sinkhorn_knopp(metric: str, backend: str) -> None:
+    x = torch.cat([torch.randn(130, 4, dtype=torch.float64), 3 + torch.randn(20, 4, dtype=torch.float64)]) + 5
+    for empty, start in (("keep", x[:6]), ("split", torch.cat([x[:5], x[4:5]]))):
+        for temperature in (0.2, 0.05):
+            wanted, places = oracle.kmeans(x, start, metric, 3, empty, temperature)
+            found = SF.kmeans(
+                x, 6, metric=metric, iterations=3, init=start, empty=empty, balanced=True, temperature=temperature,
+                backend=backend,
+            )  # fmt: skip
+            torch.testing.assert_close(found[0], wanted, rtol=1e-9, atol=1e-9)
+            assert torch.equal(found[1], places)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_balanced_clusters_have_about_the_same_size(dtype: torch.dtype) -> None:
+    x = torch.cat([torch.randn(700, 8), 3 * torch.randn(260, 8)]).to(dtype) + 10
+    uneven = []
+    for balanced in (False, True):
+        sizes = SF.kmeans(x, 12, balanced=balanced, iterations=20, generator=seeded())[1].bincount(minlength=12)
+        uneven.append(float(sizes.double().square().mean()) / 80**2)  # 1 where all have 80 rows
+    assert uneven[0] > 1.2 and uneven[1] < 1.05
 
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
@@ -110,7 +136,12 @@ def test_fewer_different_rows_than_centroids(backend: str) -> None:
 
 def test_it_ends_when_no_row_moves_and_splits_no_equal_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     searches: list[int] = []
-    monkeypatch.setattr(clustering, "nearest", lambda *given: searches.append(1) or nearest(*given))
+
+    def counted(*given: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        searches.append(1)
+        return nearest(*given, **options)
+
+    monkeypatch.setattr(clustering, "nearest", counted)
     same = torch.rand(1, 40).repeat(900, 1)
     assert (same.mean(0) != same[0]).any()
     x = torch.cat([same, same[:3] + 5, same[:3] + 6])

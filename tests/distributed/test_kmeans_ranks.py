@@ -21,6 +21,8 @@ CASES: dict[str, dict[str, Any]] = {
     "split": {"init": torch.tensor([0, 0, 1, 2, 3]), "empty": "split"},
     "farthest": {"init": torch.tensor([0, 0, 1, 59, 3]), "empty": "farthest"},
     "keep": {"init": torch.tensor([0, 0, 1, 2, 3]), "empty": "keep"},
+    "balanced": {"balanced": True},
+    "balanced cosine": {"metric": "cosine", "balanced": True},
     "cosine, split": {"metric": "cosine", "init": torch.tensor([0, 0, 1, 2, 3])},
 }
 

@@ -74,6 +74,8 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
         "iterations": (9, 8),
         "init": ("random", torch.eye(D)[:2]),
         "empty": ("split", "keep"),
+        "balanced": (True, False),
+        "temperature": (0.1, 0.2),
     },
     "hierarchical_kmeans": {
         "sizes": ((3, 2), (3, 1)),
