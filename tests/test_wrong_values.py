@@ -383,8 +383,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
-         "orthogonality": "weight"}
-         "projector_dim": "counted", "clusterings": "counted", "iterations": "size"}
+         "orthogonality": "weight", "clusterings": "counted", "iterations": "size"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )

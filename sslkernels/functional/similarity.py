@@ -106,14 +106,11 @@ def info_nce(
             ``negatives``, it changes nothing.
 
     Cost: ``6*N*M*D`` operations for value and gradient while the pairs fit the workspace (see `nt_xent`), ``8*N*M*D``
-    above it, ``4*N*M*D`` where the keys are frozen; ``O((N + M)*D)`` memory besides. The gradient comes with the value:
-    a forward with gradients that no backward follows costs up to three times the value alone (four above). With a group
-    M counts the keys of all ranks W. By default a rank holds all of them; with ``ring`` it holds a few blocks of N, in
-    one trip of ``W / 2`` rounds for frozen keys and in two otherwise. Gathering is faster among few ranks, where one
-    collective takes less time than many rounds.
     above it or with a margin, ``4*N*M*D`` where the keys are frozen; ``O((N + M)*D)`` memory besides. The gradient
     comes with the value: a forward with gradients that no backward follows costs up to three times the value alone
-    (four above).
+    (four above). With a group M counts the keys of all ranks W. By default a rank holds all of them; with ``ring`` it
+    holds a few blocks of N, in one trip of ``W / 2`` rounds for frozen keys and in two otherwise. Gathering is faster
+    among few ranks, where one collective takes less time than many rounds.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -141,12 +138,10 @@ def info_nce(
     if negatives is not None:
         against, negatives = "queue", negatives.to(dtype)
     settings = {"temperature": temperature, "normalize": normalize, "symmetric": symmetric, "reduction": reduction}
-    settings |= {"ring": ring, "queued": negatives is not None, "dtype": named(dtype)}
+    settings |= {"margin": margin, "ring": ring, "queued": negatives is not None, "dtype": named(dtype)}
     shard = sharded(group, "info_nce", query, key, scale, **settings)
     anchors = Anchors(query, key, negatives, scale, against, normalize, frozen, dtype)
-    return contrast(anchors, reduction, shard, backend, ring)
-    settings |= {"margin": margin, "queued": negatives is not None, "dtype": named(dtype)}
-    return contrast(anchors, reduction, shard, backend, margin)
+    return contrast(anchors, reduction, shard, backend, margin, ring)
 
 
 def clip_loss(
@@ -173,11 +168,10 @@ def clip_loss(
         ring: as in `info_nce`.
 
     Cost: ``6*N^2*D`` operations for value and gradient while the pairs fit the workspace (see `nt_xent`), ``8*N^2*D``
-    above it; ``O(N*D)`` memory besides. The gradient comes with the value: a forward with gradients that no backward
-    follows costs up to three times the value alone (four above). With a group of W ranks a rank holds the rows of all,
-    and spends ``12*N^2*D*W`` operations; with ``ring`` it holds a few blocks of rows, and spends ``10*N^2*D*W``.
     above it or with a margin; ``O(N*D)`` memory besides. The gradient comes with the value: a forward with gradients
-    that no backward follows costs up to three times the value alone (four above).
+    that no backward follows costs up to three times the value alone (four above). With a group of W ranks a rank holds
+    the rows of all, and spends ``12*N^2*D*W`` operations; with ``ring`` it holds a few blocks of rows, and spends
+    ``10*N^2*D*W``.
 
     >>> import torch
     >>> import sslkernels.functional as SF
@@ -193,12 +187,10 @@ def clip_loss(
     ring = check_flag("clip_loss", "ring", ring)
     image, text = computed(image, text)
     scale = scale_tensor(logit_scale, image)
-    settings = {"logit_scale": logit_scale, "reduction": reduction, "ring": ring}
+    settings = {"logit_scale": logit_scale, "margin": margin, "reduction": reduction, "ring": ring}
     shard = sharded(group, "clip_loss", image, text, scale, **settings)
     anchors = Anchors(image, text, None, scale, "both", False, False, image.dtype)
-    loss = contrast(anchors, reduction, shard, backend, ring)
-    settings = {"logit_scale": logit_scale, "margin": margin, "reduction": reduction}
-    loss = contrast(anchors, reduction, shard, backend, margin)
+    loss = contrast(anchors, reduction, shard, backend, margin, ring)
     if isinstance(logit_bias, Tensor):
         loss = loss + 0 * logit_bias.sum()
     return loss

@@ -35,10 +35,8 @@ TAUGHT = torch.eye(N)[:, :2]
 # Every setting has two values; the last rank takes the second.
 SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "nt_xent": WARM,
-    "info_nce": {**WARM, "symmetric": (False, True), "negatives": (None, torch.eye(D)), **RING},
-    "clip_loss": {"logit_scale": (1.0, 2.0), **REDUCTION, **RING},
-    "info_nce": {**WARM, "symmetric": (False, True), "margin": (0.0, 1.0), "negatives": (None, torch.eye(D))},
-    "clip_loss": {"logit_scale": (1.0, 2.0), "margin": (0.0, 1.0), **REDUCTION},
+    "info_nce": {**WARM, **RING, "symmetric": (False, True), "margin": (0.0, 1.0), "negatives": (None, torch.eye(D))},
+    "clip_loss": {"logit_scale": (1.0, 2.0), "margin": (0.0, 1.0), **REDUCTION, **RING},
     "clip_distillation": {"logit_scale": (1.0, 2.0), "teacher_logit_scale": (1.0, 2.0), **REDUCTION},
     "siglip_loss": {"logit_scale": (1.0, 2.0), "logit_bias": (0.0, -1.0), **REDUCTION},
     "dcl": WARM,

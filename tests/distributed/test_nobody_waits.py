@@ -23,15 +23,12 @@ from sslkernels import distributed, ring
 
 N, D = 8, 16
 COPIES = (torch.ops.aten._to_copy, torch.ops.aten.copy_)
-GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
-RINGS = [name for name in GROUPED if "ring" in inspect.signature(getattr(SF, name)).parameters]
-# It looks if rows still move after each iteration.
-WAITS = ("kmeans",)
 # They look if rows still move after each iteration.
 WAITS = ("kmeans", "hierarchical_kmeans")
 GROUPED = [
     name for name in SF.__all__ if name not in WAITS and "group" in inspect.signature(getattr(SF, name)).parameters
 ]
+RINGS = [name for name in GROUPED if "ring" in inspect.signature(getattr(SF, name)).parameters]
 VIEWS = {"variance_hinge": 1, "covariance_penalty": 1, "vcreg": 1, "uniformity": 1}
 WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
 SCALED = ("clip_loss", "clip_distillation", "siglip_loss")

@@ -87,8 +87,6 @@ def _against_keys(
     if back is not None:
         cols, _, _ = forward(back, False, False, backend)
     share = share_of(n, mean, shard) / (2 if both else 1)
-    value, weights, pull, pulled = weigh(Positives(x, y, scale), rows, cols if both else None, share, backend)
-    share = _share(n, mean, shard) / (2 if both else 1)
     others = beside(rows, margin), beside(cols, margin) if both else None
     value, weights, pull, pulled = weigh(Positives(x, y, scale), *others, share, backend)
     if not any(needs):

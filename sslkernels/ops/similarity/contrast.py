@@ -25,24 +25,22 @@ from sslkernels.ops.similarity.anchors import beside, losses_of, weights_of
 from sslkernels.ops.similarity.schema import SIMILARITY, Anchors, Needs, Pairs
 
 
-def contrast(anchors: Anchors, reduction: str, shard: Shard, backend: str | None, travels: bool = False) -> Tensor:
+def contrast(
+    anchors: Anchors, reduction: str, shard: Shard, backend: str | None, margin: float = 0.0, travels: bool = False
+) -> Tensor:
     """Reduce the anchors' losses to the "mean" or "sum" over all ranks, times the number of ranks; "none" leaves them.
 
     The mean over ranks of the returned values is then the whole batch's value, even if ranks hold different numbers of
     rows. Losses of "itself" are those of x and then of y; losses of "both" are means of both directions. Where keys
-    would be gathered for "rows" or "both", they travel round a ring if ``travels``.
-def contrast(anchors: Anchors, reduction: str, shard: Shard, backend: str | None, margin: float = 0.0) -> Tensor:
-    rows. Losses of "itself" are those of x and then of y; losses of "both" are means of both directions. ``margin`` is
-    subtracted from the logit of every positive; views of "itself" have none.
+    would be gathered for "rows" or "both", they travel round a ring if ``travels``. ``margin`` is subtracted from the
+    logit of every positive; views of "itself" have none.
     """
     x, y, negatives, scale, against, unit, frozen, dtype = anchors
     travels = travels and shard.ranks > 1 and against in ("rows", "both")
     if reduction == "none":
-        return _one_by_one(anchors, shard, backend, travels)
+        return _one_by_one(anchors, shard, backend, margin, travels)
     chosen = SIMILARITY.choose(x.device, x.dtype, backend)
-    asked = _Asked(against, unit, frozen, dtype, reduction == "mean", shard, chosen, travels)
-        return _one_by_one(anchors, shard, backend, margin)
-    asked = _Asked(against, unit, frozen, dtype, margin, reduction == "mean", shard, chosen)
+    asked = _Asked(against, unit, frozen, dtype, margin, reduction == "mean", shard, chosen, travels)
     return in_one_call(_computed, asked, x, y, negatives, scale)
 
 
@@ -63,12 +61,10 @@ def _computed(asked: _Asked, needs: tuple[bool, ...], x: Tensor, y: Tensor, nega
     if asked.shard.ranks == 1 and not asked.margin:
         return similarity.contrast(anchors, asked.mean, Needs(*needs), asked.backend)
     way = ring.contrast if asked.travels else composed.contrast
-    return way(anchors, asked.mean, Needs(*needs), asked.shard, asked.backend)
+    return way(anchors, asked.mean, Needs(*needs), asked.shard, asked.backend, asked.margin)
 
 
-def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None, travels: bool) -> Tensor:
-    return composed.contrast(anchors, asked.mean, Needs(*needs), asked.shard, asked.backend, asked.margin)
-def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None, margin: float) -> Tensor:
+def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None, margin: float, travels: bool) -> Tensor:
     x, y, negatives, scale, against, unit, _, _ = anchors
     other: Tensor | None = None  # log-sum-exps of the other direction
     if against == "itself":
@@ -93,18 +89,8 @@ def _one_by_one(anchors: Anchors, shard: Shard, backend: str | None, margin: flo
             checked_logsumexp(Pairs.of_views(near, gather_rows(far, shard), scale, *others), False, backend)
             for near, far in ((x, y), (y, x))
         )
-    losses = _losses(lse, x, y, scale, backend)
-    return losses if other is None else (losses + _losses(other, x, y, scale, backend)) / 2
-        if shard.ranks == 1:
-            lse, other = checked_logsumexp(Pairs.of_views(x, y, scale, *others), True, backend)
-        else:
-            lse, other = (
-                checked_logsumexp(Pairs.of_views(near, gather_rows(far, shard), scale, *others), False, backend)
-                for near, far in ((x, y), (y, x))
-            )
-        lse, other = beside(lse, margin), beside(other, margin)
-        return (_losses(lse, x, y, scale, backend) + _losses(other, x, y, scale, backend)) / 2
-    return _losses(beside(lse, margin), x, y, scale, backend)
+    losses = _losses(beside(lse, margin), x, y, scale, backend)
+    return losses if other is None else (losses + _losses(beside(other, margin), x, y, scale, backend)) / 2
 
 
 def _losses(lse: Tensor, x: Tensor, y: Tensor, scale: Tensor, backend: str | None) -> Tensor:

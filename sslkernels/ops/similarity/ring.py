@@ -26,13 +26,14 @@ from sslkernels.ops.derivative import first_derivative
 from sslkernels.ops.repeats import distinct
 from sslkernels.ops.rows.schema import unit_forward
 from sslkernels.ops.similarity import schema as similarity
+from sslkernels.ops.similarity.anchors import beside
 from sslkernels.ops.similarity.composed import nothing_but, share_of
 from sslkernels.ops.similarity.schema import SIMILARITY, Anchors, Moved, Needs, Pairs, Positives, Sums
 from sslkernels.ring import travel
 
 
 def contrast(
-    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str
+    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str, margin: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Do as `composed.contrast` does for anchors against "rows" or "both"."""
     x, y, scale, both, n = anchors.x, anchors.y, anchors.scale, anchors.against == "both", len(anchors.x)
@@ -46,9 +47,8 @@ def contrast(
     pairs = _matching(x, y, scale)
     rows, cols, attended = forward(pairs, both, attend, shard, backend)
     share = share_of(n, mean, shard) / (2 if both else 1)
-    value, weights, pull, pulled = similarity.weigh(
-        Positives(x, y, scale), rows, cols if both else None, share, backend
-    )
+    others = beside(rows, margin), beside(cols, margin) if both else None
+    value, weights, pull, pulled = similarity.weigh(Positives(x, y, scale), *others, share, backend)
     if not any(needs):
         return nothing_but(value)
     moved_x: Tensor | None = None
