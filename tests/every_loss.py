@@ -403,6 +403,7 @@ EVERY_LOSS: dict[str, Loss] = {
         faint=(LARGE, {"scale": 0.1}),
     ),
     "uniformity": Loss(SF.uniformity, _views("z", size=0.5), formulas.uniformity, faint=(2.0**-17, {})),
+    "koleo": Loss(SF.koleo, _views("x"), formulas.koleo, faint=(4 * LARGE, {})),
     "alignment": Loss(SF.alignment, _views("z0", "z1", size=0.5), formulas.alignment, faint=(2.0**-18, {})),
     "sampled_info_nce": Loss(
         SF.sampled_info_nce, _sampled, formulas.sampled_info_nce, constants=("index",), faint=FAINT_ROWS

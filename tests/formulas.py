@@ -350,6 +350,16 @@ def masked(pred: Tensor, target: Tensor, mask: Tensor, norm: str, beta: float | 
     return (errors * weights).sum() / weights.sum().clamp_min(1)
 
 
+def koleo(x: Tensor, eps: float = 1e-8, group_size: int | None = None) -> Tensor:
+    losses = []
+    for rows in unit(x, eps).split(group_size or len(x)):
+        squares = (rows[:, None] - rows).square().sum(2)
+        apart = rows - rows[squares.masked_fill(own(len(rows)), torch.inf).argmin(1)]
+        apart = torch.where((apart == 0).all(1, keepdim=True), apart.detach(), apart)
+        losses.append(-((apart + eps).norm(dim=1) + eps).log())
+    return torch.cat(losses)
+
+
 def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None) -> Tensor:
     out = torch.stack([sample[i] for sample, i in zip(x, index.long(), strict=True)])
     return out if pos is None else out + pos.reshape(pos.shape[-2:])[index.long()]

@@ -98,6 +98,7 @@ KINDS |= {
     "size or zero": without(KINDS["size"], "zero"),
     "share": {**KINDS["number"], "negative": -0.1, "above one": 1.1},
     "positive": {**KINDS["number"], "negative": -1.0, "zero": 0.0},
+    "group size or none": {**without(KINDS["size"], "none"), "one": 1, "no divisor": 3},
     "size or none": without(KINDS["size"], "none"),
     "counted": {**KINDS["size"], "beyond memory": HUGE},
     "generator or none": KINDS["generator"],

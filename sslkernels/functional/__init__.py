@@ -15,6 +15,7 @@ from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.functional.distillation import clip_distillation
 from sslkernels.functional.ema import ema_update_, queue_update_
 from sslkernels.functional.hierarchy import balanced_sample, hierarchical_kmeans
+from sslkernels.functional.koleo import koleo
 from sslkernels.functional.labelled import sup_con
 from sslkernels.functional.mask_samplers import block_masks, random_masking, span_mask, tube_masks
 from sslkernels.functional.masked_losses import masked_mse, masked_smooth_l1
@@ -66,6 +67,7 @@ __all__ = [
     "hierarchical_kmeans",
     "info_nce",
     "kmeans",
+    "koleo",
     "lejepa",
     "linear_cross_entropy",
     "logsumexp_similarity",

@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "dclw": {"sigma": (0.5, 1.0), **WARM},
     "debiased_nt_xent": {"prior": (0.1, 0.2), "hardness": (0.0, 1.0), **WARM},
     "sup_con": {"form": ("out", "in"), "empty": ("skip", "zero"), **WARM},
+    "koleo": {**EPS, "group_size": (2, 4)},
     "uniformity": {"t": (2.0, 3.0)},
     "sinkhorn_bias": {"temperature": (0.1, 0.2), "iterations": (3, 2)},
     "center_update_": {"momentum": (0.9, 0.8)},
@@ -97,6 +98,7 @@ def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
     torch.manual_seed(0)
     z0, z1 = torch.randn(2, N, D).to(dtype).requires_grad_().unbind()
     one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "kmeans", "hierarchical_kmeans")
+    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "koleo")
     if function in one:
         return [z0]
     if function == "sup_con":

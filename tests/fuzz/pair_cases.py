@@ -117,6 +117,17 @@ def linear_cross_entropy(draw: Draw) -> Call:
     )
 
 
+def koleo(draw: Draw) -> Call:
+    size, groups, eps = draw.one_of(2, 3, 16), draw.one_of(1, 1, 2, 5), draw.one_of(1e-8, 0.1)
+    options = {"eps": eps, "group_size": None if groups == 1 else size}
+    return Call(
+        [draw.tensor(size * groups, draw.size())],
+        lambda x, backend: SF.koleo(x, **options, backend=backend),
+        lambda x: formulas.koleo(x, **options).mean(),
+        options,
+    )
+
+
 def uniformity(draw: Draw) -> Call:
     t = draw.one_of(0.5, 2.0)
     return Call(
@@ -455,5 +466,6 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "softplus_similarity": softplus_similarity,
     "sup_con": sup_con,
     "topk_similarity": topk_similarity,
+    "koleo": koleo,
     "uniformity": uniformity,
 }
