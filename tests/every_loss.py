@@ -170,6 +170,11 @@ def _tokens(rows: int, features: int) -> Inputs:
     return {"pred": pred.clone(), "target": target.clone(), "mask": mask}
 
 
+def _patches(rows: int, features: int) -> Inputs:
+    x = torch.randn(2, rows, features, dtype=torch.float64) / 2
+    return {"x": x, "target": x + torch.randn_like(x) / 4}
+
+
 def _masked(norm: str, beta: float | None) -> Callable[..., Tensor]:
     def formula(pred: Tensor, target: Tensor, mask: Tensor, beta: float | None = beta, **_: Any) -> Tensor:
         return formulas.masked(pred.flatten(0, 1), target.flatten(0, 1), mask.flatten(), norm, beta)
@@ -404,6 +409,15 @@ EVERY_LOSS: dict[str, Loss] = {
     ),
     "uniformity": Loss(SF.uniformity, _views("z", size=0.5), formulas.uniformity, faint=(2.0**-17, {})),
     "koleo": Loss(SF.koleo, _views("x"), formulas.koleo, faint=(4 * LARGE, {})),
+    "gram_loss": Loss(SF.gram_loss, _patches, formulas.gram_loss, constants=("target",), faint=(4 * LARGE, {})),
+    "gram_loss of similarities above zero": Loss(
+        SF.gram_loss,
+        _patches,
+        formulas.gram_loss,
+        {"clip": "both", "normalize": False},
+        constants=("target",),
+        faint=(2.0**-6, {}),
+    ),
     "alignment": Loss(SF.alignment, _views("z0", "z1", size=0.5), formulas.alignment, faint=(2.0**-18, {})),
     "sampled_info_nce": Loss(
         SF.sampled_info_nce, _sampled, formulas.sampled_info_nce, constants=("index",), faint=FAINT_ROWS

@@ -360,6 +360,18 @@ def koleo(x: Tensor, eps: float = 1e-8, group_size: int | None = None) -> Tensor
     return torch.cat(losses)
 
 
+def gram_loss(x: Tensor, target: Tensor, normalize: bool = True, clip: str = "none") -> Tensor:
+    losses = []
+    for image, other in zip(x, target.detach(), strict=True):
+        student, teacher = (unit(rows) if normalize else rows for rows in (image, other))
+        ours, theirs = student @ student.T, teacher @ teacher.T
+        if clip != "none":
+            ours = ours.masked_fill((ours < 0) if clip == "both" else (ours < 0) & (theirs < 0), 0)
+            theirs = theirs.clamp_min(0)
+        losses.append((ours - theirs).square().mean())
+    return torch.stack(losses)
+
+
 def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None) -> Tensor:
     out = torch.stack([sample[i] for sample, i in zip(x, index.long(), strict=True)])
     return out if pos is None else out + pos.reshape(pos.shape[-2:])[index.long()]

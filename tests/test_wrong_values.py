@@ -173,6 +173,7 @@ DOORS: dict[str, Door] = {
         SF.group_ordering, {"similarities": ROWS, "positives": 1},
         {"similarities": "rows", "positives": "size", "steepness": "positive", "reduction": "choice"},
     ),
+    "gram_loss": Door(SF.gram_loss, {"x": TOKENS, "target": TOKENS}, {"x": "tokens", "target": "tokens", "clip": "choice"}),
     "koleo": Door(SF.koleo, {"x": ROWS}, {"eps": "positive", "group_size": "group size or none"}),
     "uniformity": Door(SF.uniformity, {"z": ROWS}, {"t": "positive"}),
     "alignment": pair(SF.alignment, "z0", "z1", power="positive"),

@@ -173,6 +173,18 @@ def _mask(draw: Draw, *shape: int) -> Tensor:
     return draw.one_of(mask, mask.bool(), mask * 0.5)
 
 
+def gram_loss(draw: Draw) -> Call:
+    options = {"normalize": draw.one_of(True, False), "clip": draw.one_of("none", "both", "teacher")}
+    images, patches, features = draw.one_of(1, 2, 5), draw.size(), draw.size()
+    others = features if draw.one_of(True, True, False) else draw.size()
+    return Call(
+        [draw.tensor(images, patches, features), draw.tensor(images, patches, others, grad=False)],
+        lambda x, y, backend: SF.gram_loss(x, y, **options, backend=backend),
+        lambda x, y: formulas.gram_loss(x, y, **options).mean(),
+        options,
+    )
+
+
 def masked_mse(draw: Draw) -> Call:
     normalize = draw.one_of(True, False)
     shape = draw.one_of(1, 2, 3), draw.size(), draw.size(2)
@@ -419,6 +431,7 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "frossl": frossl,
     "hierarchical_kmeans": hierarchical_kmeans,
     "gather_tokens": gather_tokens,
+    "gram_loss": gram_loss,
     "lejepa": lejepa,
     "masked_mse": masked_mse,
     "masked_smooth_l1": masked_smooth_l1,
