@@ -20,7 +20,7 @@ import sslkernels.functional as SF
 Inputs = dict[str, Tensor]
 ROWS, FEATURES = 12, 7
 # These inputs stay in the dtype of the sums.
-SCALARS = ("temperature", "logit_scale", "logit_bias", "teacher_logit_scale", "mask", "scale", "bias")
+SCALARS = ("temperature", "logit_scale", "logit_bias", "teacher_logit_scale", "mask", "scale", "bias", "prior")
 # These keep their size where rows are made larger. With a larger bank a teacher's sharp targets would not be those that
 # rows rounded to float16 have.
 SIZED = ("mask", "slices", "covariance", "weight", "bank")
@@ -173,6 +173,18 @@ def _tokens(rows: int, features: int) -> Inputs:
 def _patches(rows: int, features: int) -> Inputs:
     x = torch.randn(2, rows, features, dtype=torch.float64) / 2
     return {"x": x, "target": x + torch.randn_like(x) / 4}
+
+
+def _prototypes(prior: bool) -> Callable[[int, int], Inputs]:
+    """Draw rows of which most are near the first of nine prototypes."""
+
+    def draw(rows: int, features: int) -> Inputs:
+        weight = torch.randn(9, features, dtype=torch.float64)
+        x = weight[torch.arange(rows) % 9 // 2] + torch.randn(rows, features, dtype=torch.float64)
+        inputs = {"x": x, "weight": weight, "temperature": _number(0.3)}
+        return {**inputs, "prior": torch.rand(9, dtype=torch.float64).softmax(0)} if prior else inputs
+
+    return draw
 
 
 def _masked(norm: str, beta: float | None) -> Callable[..., Tensor]:
@@ -417,6 +429,16 @@ EVERY_LOSS: dict[str, Loss] = {
         {"clip": "both", "normalize": False},
         constants=("target",),
         faint=(2.0**-6, {}),
+    ),
+    "mean_entropy": Loss(
+        SF.mean_entropy, _prototypes(False), formulas.mean_entropy, faint=(LARGE, {"temperature": 10.0})
+    ),
+    "mean_entropy beside a prior": Loss(
+        SF.mean_entropy,
+        _prototypes(True),
+        formulas.mean_entropy,
+        constants=("prior",),
+        faint=(LARGE, {"temperature": 10.0}),
     ),
     "alignment": Loss(SF.alignment, _views("z0", "z1", size=0.5), formulas.alignment, faint=(2.0**-18, {})),
     "sampled_info_nce": Loss(

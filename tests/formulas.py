@@ -372,6 +372,21 @@ def gram_loss(x: Tensor, target: Tensor, normalize: bool = True, clip: str = "no
     return torch.stack(losses)
 
 
+def mean_entropy(
+    x: Tensor,
+    weight: Tensor,
+    temperature: float | Tensor = 0.1,
+    prior: Tensor | None = None,
+    normalize: bool = True,
+) -> Tensor:
+    if normalize:
+        x, weight = unit(x), unit(weight)
+    logs = torch.log_softmax(x @ weight.T / temperature, 1).logsumexp(0) - math.log(len(x))
+    if prior is None:
+        return (logs.exp() * (logs + math.log(len(weight)))).sum()
+    return (torch.xlogy(prior, prior) - prior * logs).sum()
+
+
 def gather_tokens(x: Tensor, index: Tensor, pos: Tensor | None) -> Tensor:
     out = torch.stack([sample[i] for sample, i in zip(x, index.long(), strict=True)])
     return out if pos is None else out + pos.reshape(pos.shape[-2:])[index.long()]

@@ -57,7 +57,7 @@ COMPILED_ONLY = pytest.mark.skipif(
 READ_AGAIN = (
     "masked_mse", "masked_smooth_l1",  # their backward computes the gradient anew if it is not sent 1
     # They are several nodes, whose backwards read the rows.
-    "clip_distillation", "graph_nt_xent", "mil_nce", "multi_label_bce", "sampled_info_nce",
+    "clip_distillation", "graph_nt_xent", "mean_entropy", "mil_nce", "multi_label_bce", "sampled_info_nce",
 )  # fmt: skip
 # Plain PyTorch multiplies these, and differentiates twice: by a bias without effect, and by weights of terms.
 PLAIN = ("logit_bias", "weight")
@@ -204,7 +204,8 @@ def test_a_frozen_input_changes_nothing_else(loss: Loss, backend: str, asked: li
         assert sum(map(sum, asked)) < len(every)
         assert value.requires_grad == (len(every) > 1)
         others = gradients(value, some) if value.requires_grad else {}
-        if frozen in ("key", "negatives"):
+        prototypes = loss.function.__name__ == "mean_entropy" and frozen == "weight"  # the keys of its rows
+        if frozen in ("key", "negatives") or prototypes:
             assert_close(value, wanted.double(), 1e-6)
             for name, gradient in others.items():
                 assert_close(gradient, every[name].double(), 1e-5)
@@ -214,6 +215,9 @@ def test_a_frozen_input_changes_nothing_else(loss: Loss, backend: str, asked: li
             for name in ("temperature", "bias"):
                 if name in others:
                     assert_close(others.pop(name), every[name].double(), 1e-5)
+        if loss.function.__name__ in ("mean_entropy", "multi_label_bce") and "temperature" in others:
+            # A scale's gradient is made of the sums of one side that moves, whichever it is.
+            assert_close(others.pop("temperature"), every["temperature"].double(), 1e-5)
         if INTERPRETED and "logit_scale" in others:  # Triton makes it of the sides that it moves, one or both
             assert_close(others.pop("logit_scale"), every["logit_scale"].double(), 1e-5)
         assert_same_bits([value, *others.values()], [wanted, *(every[name] for name in others)])

@@ -173,7 +173,12 @@ DOORS: dict[str, Door] = {
         SF.group_ordering, {"similarities": ROWS, "positives": 1},
         {"similarities": "rows", "positives": "size", "steepness": "positive", "reduction": "choice"},
     ),
-    "gram_loss": Door(SF.gram_loss, {"x": TOKENS, "target": TOKENS}, {"x": "tokens", "target": "tokens", "clip": "choice"}),
+    "gram_loss": Door(
+        SF.gram_loss, {"x": TOKENS, "target": TOKENS}, {"x": "tokens", "target": "tokens", "clip": "choice"},
+    ),
+    "mean_entropy": Door(
+        SF.mean_entropy, {"x": ROWS, "weight": ROWS}, {"weight": "rows", "prior": "per column or none"},
+    ),
     "koleo": Door(SF.koleo, {"x": ROWS}, {"eps": "positive", "group_size": "group size or none"}),
     "uniformity": Door(SF.uniformity, {"z": ROWS}, {"t": "positive"}),
     "alignment": pair(SF.alignment, "z0", "z1", power="positive"),

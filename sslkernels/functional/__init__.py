@@ -20,6 +20,7 @@ from sslkernels.functional.koleo import koleo
 from sslkernels.functional.labelled import sup_con
 from sslkernels.functional.mask_samplers import block_masks, random_masking, span_mask, tube_masks
 from sslkernels.functional.masked_losses import masked_mse, masked_smooth_l1
+from sslkernels.functional.mean_entropy import mean_entropy
 from sslkernels.functional.negatives import dcl, dclw, debiased_nt_xent
 from sslkernels.functional.ordering import group_ordering
 from sslkernels.functional.prototypes import center_update_, prototype_cross_entropy, sinkhorn_bias
@@ -75,6 +76,7 @@ __all__ = [
     "logsumexp_similarity",
     "masked_mse",
     "masked_smooth_l1",
+    "mean_entropy",
     "mil_nce",
     "multi_label_bce",
     "negative_cosine_similarity",

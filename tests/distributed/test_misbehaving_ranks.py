@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, tuple[Any, Any]]] = {
     "dclw": {"sigma": (0.5, 1.0), **WARM},
     "debiased_nt_xent": {"prior": (0.1, 0.2), "hardness": (0.0, 1.0), **WARM},
     "sup_con": {"form": ("out", "in"), "empty": ("skip", "zero"), **WARM},
+    "mean_entropy": {"temperature": (0.1, 0.2), "normalize": (True, False), "prior": (None, torch.full((N,), 1 / N))},
     "koleo": {**EPS, "group_size": (2, 4)},
     "uniformity": {"t": (2.0, 3.0)},
     "sinkhorn_bias": {"temperature": (0.1, 0.2), "iterations": (3, 2)},
@@ -278,6 +279,6 @@ def test_ranks_that_agree_exchange_once(worlds: WorldsOf, world: int) -> None:
 def test_every_setting_of_every_function_is_among_the_cases(function: str) -> None:
     parameters = inspect.signature(getattr(SF, function)).parameters.values()
     rows = ("z", "z0", "z1", "a", "b", "x0", "x1", "query", "key", "image", "text", "prediction", "target", "views")
-    views = {*rows, "x", "local_z", "global_z", "teacher_image", "teacher_text"}
-    named = {p.name for p in parameters} - (FREE - SETTINGS[function].keys()) - views
+    views = {*rows, "x", "weight", "local_z", "global_z", "teacher_image", "teacher_text"}
+    named = {p.name for p in parameters} - ((FREE | views) - SETTINGS[function].keys())
     assert named == set(SETTINGS[function])

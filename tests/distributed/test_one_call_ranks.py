@@ -27,10 +27,11 @@ COLLECTIVES = (
 # One process standardises with the statistics of all rows, and so must three for the same value.
 SHARED = {"barlow_twins": {"statistics": "global"}}
 # These are made of several nodes, which hand gradients to the ranks that own the rows.
-STEPS = ("clip_distillation", "frossl")
+STEPS = ("clip_distillation", "frossl", "mean_entropy")
 # The same on every rank: parameters, and what a rank has received from the first one.
 WHOLE = (
-    "temperature", "logit_scale", "logit_bias", "teacher_logit_scale", "negatives", "covariance", "slices",
+    "temperature", "logit_scale", "logit_bias", "teacher_logit_scale", "negatives", "covariance", "slices", "weight",
+    "prior",
 )  # fmt: skip
 # Losses that are the same number on every rank.
 ONE_VALUE = (

@@ -128,6 +128,22 @@ def koleo(draw: Draw) -> Call:
     )
 
 
+def mean_entropy(draw: Draw) -> Call:
+    n, k, d, unit = draw.rows(), draw.rows(), draw.size(), draw.one_of(True, False)
+    options = {"normalize": unit}
+    prior = draw.one_of(None, torch.arange(1, k + 1).pow(-0.25), torch.arange(k) + 0.0)
+    prior = None if prior is None or not prior.sum() else prior / prior.sum()
+    x, weight, temperature = draw.tensor(n, d), draw.tensor(k, d), draw.scalar(*temperatures(draw, unit))
+    return Call(
+        [x, weight, temperature, prior],
+        lambda x, w, t, q, backend: SF.mean_entropy(x, w, temperature=t, prior=q, **options, backend=backend),
+        lambda x, w, t, q: formulas.mean_entropy(x, w, t, q, **options),
+        options,
+        # Logits move with the rows' sums and against their own, each its weight times 1 / temperature^2.
+        cancels=size(temperature) ** -2 * (1 if unit else longest(x) * longest(weight)),
+    )
+
+
 def uniformity(draw: Draw) -> Call:
     t = draw.one_of(0.5, 2.0)
     return Call(
@@ -467,5 +483,6 @@ GENERATORS: dict[str, Callable[[Draw], Call]] = {
     "sup_con": sup_con,
     "topk_similarity": topk_similarity,
     "koleo": koleo,
+    "mean_entropy": mean_entropy,
     "uniformity": uniformity,
 }
