@@ -175,13 +175,13 @@ def check_group(group: GroupLike) -> GroupLike:
     return group
 
 
-def check_gathered(function: str, gather_distributed: object) -> bool:
+def check_gathered(function: str, gather_distributed: object, name: str = "gather_distributed") -> bool:
     """Check that rows of other ranks can be gathered, if that is asked for."""
-    gathered = check_flag(function, "gather_distributed", gather_distributed)
+    gathered = check_flag(function, name, gather_distributed)
     if gathered and not dist.is_available():
         raise ValueError(
-            f"{function}: gather_distributed is True and this torch has no torch.distributed; "
-            "pass gather_distributed=False, or install a torch that has it."
+            f"{function}: {name} is True and this torch has no torch.distributed; "
+            f"pass {name}=False, or install a torch that has it."
         )
     return gathered
 

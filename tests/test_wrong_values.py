@@ -298,6 +298,42 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
     "VCRegLoss": ({"std_coeff": "weight", "cov_coeff": "weight", "epsilon": "weight"}, {"z_i": ROWS}, {"z_i": "rows"}),
     "VIbCRegLoss": ({"sim_loss_weight": "weight", "var_loss_weight": "weight", "cov_loss_weight": "weight"},
                     {"z1": ROWS, "z2": ROWS}, {"z1": "rows", "z2": "rows"}),
+    "KoLeoLoss": ({"p": "positive", "eps": "positive"}, {"x": ROWS}, {}),
+    "DINOLoss": (
+        {"output_dim": "counted", "warmup_teacher_temp": "positive", "teacher_temp": "positive",
+         "warmup_teacher_temp_epochs": "whole", "student_temp": "positive", "center_momentum": "share",
+         "center_mode": "choice"},
+        {"teacher_out": [ROWS, ROWS], "student_out": [ROWS, ROWS]},
+        {"teacher_out": "crops", "student_out": "crops", "teacher_temp": "positive or none", "epoch": "whole or none"},
+    ),
+    "IBOTPatchLoss": (
+        {"output_dim": "counted", "teacher_temp": "positive", "student_temp": "positive", "center_mode": "choice",
+         "center_momentum": "share"},
+        {"teacher_out": ROWS, "student_out": ROWS, "mask": torch.ones(2, 2, 1, dtype=torch.bool)},
+        {"teacher_out": "rows", "student_out": "rows", "mask": "bool mask", "teacher_temp": "positive or none"},
+    ),
+    "MSNLoss": (
+        {"temperature": "positive", "sinkhorn_iterations": "whole", "regularization_weight": "weight"},
+        {"anchors": ROWS, "targets": ROWS, "prototypes": ROWS},
+        {"anchors": "rows", "targets": "rows", "prototypes": "rows", "target_sharpen_temperature": "positive"},
+    ),
+    "PMSNLoss": (
+        {"temperature": "positive", "sinkhorn_iterations": "whole", "regularization_weight": "weight",
+         "power_law_exponent": "number"},
+        {"anchors": ROWS, "targets": ROWS, "prototypes": ROWS},
+        {"anchors": "rows", "targets": "rows", "prototypes": "rows", "target_sharpen_temperature": "positive"},
+    ),
+    "SwaVLoss": (
+        {"temperature": "positive", "sinkhorn_iterations": "size", "sinkhorn_epsilon": "positive",
+         "sinkhorn_gather_distributed": "flag"},
+        {"high_resolution_outputs": [ROWS, ROWS], "low_resolution_outputs": [ROWS], "queue_outputs": [ROWS, ROWS]},
+        {"high_resolution_outputs": "crops", "low_resolution_outputs": "few crops", "queue_outputs": "crops or none"},
+    ),
+    "CAPILoss": (
+        {"teacher_temperature": "positive", "student_temperature": "positive", "sinkhorn_iterations": "size"},
+        {"teacher_logits": TOKENS, "student_logits": TOKENS},
+        {"teacher_logits": "tokens", "student_logits": "tokens", "teacher_index": "crop index or none"},
+    ),
     "FroSSLLoss": ({}, {"z_views": [ROWS, ROWS]}, {"z_views": "list of rows"}),
     "TiCoLoss": ({}, {"z_a": ROWS, "z_b": ROWS}, {"z_a": "rows", "z_b": "rows", "update_covariance_matrix": "flag"}),
     "SIGReg": ({"num_vectors": "size"}, {"proj": ROWS}, {"proj": "samples", "slices": "rows or none"}),
@@ -308,7 +344,11 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
 }  # fmt: skip
 
 
-REQUIRED = {"CoCaLoss": {"caption_loss_weight": 2.0, "clip_loss_weight": 1.0}}
+REQUIRED: dict[str, dict[str, Any]] = {
+    "DINOLoss": {"output_dim": 3},
+    "IBOTPatchLoss": {"output_dim": 3},
+    "CoCaLoss": {"caption_loss_weight": 2.0, "clip_loss_weight": 1.0},
+}
 
 
 def build(name: str) -> Callable[..., Any]:

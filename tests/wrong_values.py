@@ -157,6 +157,22 @@ KINDS["weights of pairs"] = {
     "meta": torch.ones(4, 2, device="meta"),
     "sparse": torch.ones(4, 2).to_sparse(),
 }
+KINDS |= {
+    "crops": without(KINDS["list of rows"], "one"),
+    "few crops": without(KINDS["list of rows"], "one", "empty"),
+    "crops or none": without(KINDS["list of rows"], "none", "of unlike"),
+    "crop index or none": without(KINDS["index"], "none"),
+    "whole or none": without(WHOLE, "none"),
+    "bool mask": {
+        **NO_TENSOR,
+        "floats": torch.ones(2, 2, 1),
+        "flat": torch.ones(4) > 0,
+        "fewer": torch.zeros(2, 2, 1) > 0,
+        "no image": torch.ones(0, 2, 2) > 0,
+        "sparse": (torch.ones(2, 2, 1) > 0).to_sparse(),
+        "meta": torch.ones(2, 2, 1, device="meta") > 0,
+    },
+}
 KINDS["mask or none"] = without(KINDS["mask"], "none")
 KINDS |= {
     "bank": {"none": None, "text": "8", "negative": -1, "one": (8,), "three": (8, 4, 2), "no features": (8, 0),

@@ -97,7 +97,7 @@ def mean_entropy(
 
 
 def _divergence(log_mean: Tensor, prior: Tensor | None) -> Tensor:
-    # The sum of all m_k - q_k, which is 0, is taken off term by term, with 1/K for q without a prior: no term is below 0
+    # The sum of all m_k - q_k, which is 0, is taken off term by term (q_k is 1/K without a prior): no term is below 0
     # then, and no slope large where m is near q, so that a small value and gradient keep their digits.
     if prior is None:
         excess = log_mean + math.log(log_mean.shape[0])

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-import sys
-import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from originals import lightly_losses
 from torch import Tensor, nn
 
 from sslkernels import losses
@@ -33,23 +29,7 @@ SHAPES = [(2, 3), (7, 5), (33, 16)]
 
 @pytest.fixture(scope="module")
 def lightly() -> Iterator[Callable[[str, str], Any]]:
-    """Import one class of lightly, whose packages import torchvision: empty ones stand in for them."""
-    found = importlib.util.find_spec("lightly")
-    if found is None or found.origin is None:
-        pytest.skip("lightly is missing; pip install --no-deps lightly brings it")
-    root, before = Path(found.origin).parent, set(sys.modules)
-    kept = {name: sys.modules.pop(name) for name in before if name.split(".")[0] == "lightly"}
-    for name in ("", ".loss", ".utils", ".models", ".models.modules"):
-        package = types.ModuleType(f"lightly{name}")
-        package.__path__ = [str(root.joinpath(*name.split(".")))]
-        sys.modules[package.__name__] = package
-    # the memory bank imports all of these for one function, which runs on several ranks alone
-    utils = sys.modules["lightly.models.utils"] = types.ModuleType("lightly.models.utils")
-    sys.modules["lightly.models"].utils = utils  # type: ignore[attr-defined]
-    yield lambda file, name: getattr(importlib.import_module(f"lightly.loss.{file}"), name)
-    for name in [name for name in sys.modules if name.split(".")[0] == "lightly"]:
-        del sys.modules[name]
-    sys.modules.update(kept)
+    yield from lightly_losses()
 
 
 def near(x: Tensor, y: Tensor) -> Tensor:
