@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_count, check_number, shape_of
-from sslkernels.distributed import GroupLike, shard_of, summed
+from sslkernels.distributed import shard_of, summed
 from sslkernels.modules import Remembering
 from sslkernels.ops.dtypes import widened
 
@@ -33,16 +33,21 @@ class Centred(Remembering):
         self._function = function
 
     @torch.no_grad()
-    def _move_center(self, sums: Tensor, rows: int, group: GroupLike = "world") -> None:
-        """Move the centre towards the mean of ``rows`` rows of each rank, whose sums ``(K,)`` are given."""
-        self.agree(group)
+    def _move_center(self, sums: Tensor, rows: int) -> None:
+        """Move the centre towards the mean of the rows of all ranks, given the sums ``(K,)`` of this one's."""
+        self._move_to(*self._over_ranks(sums, rows))
+
+    def _over_ranks(self, sums: Tensor, rows: int) -> tuple[Tensor, int]:
+        self.agree("world")
         # The exchange counts the rows of a tensor: this one holds nothing else.
         counted = sums.new_empty(1).expand(rows, len(sums))
-        shard = shard_of(group, f"{self._function}, its center", counted, momentum=self.center_momentum)
-        total = shard.total(rows)
-        if total:
-            mean, kept = summed(sums, shard).view_as(self.center) / total, self.center_momentum
-            self.center.copy_(kept * self.center + (1 - kept) * mean)
+        shard = shard_of("world", f"{self._function}, its center", counted, momentum=self.center_momentum)
+        return summed(sums, shard), shard.total(rows)
+
+    def _move_to(self, sums: Tensor, rows: int) -> None:
+        if rows:
+            kept = self.center_momentum
+            self.center.copy_(kept * self.center + (1 - kept) * (sums / rows).view_as(self.center))
 
 
 def sums_of(logits: Tensor) -> Tensor:

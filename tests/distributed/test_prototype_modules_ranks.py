@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from worlds import WorldsOf, caught
 
-from sslkernels.losses import CAPILoss, DINOLoss, IBOTPatchLoss, MSNLoss, PMSNLoss, SwaVLoss
+from sslkernels.losses import CAPILoss, DINOLoss, IBOTPatchLoss, MSNLoss, PMSNLoss, SwaVLoss, dinov2
 
 IMAGES, K = 6, 5
 MASK = torch.tensor([[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0], [1, 1, 1], [0, 0, 1]], dtype=torch.bool)[:, :, None]
@@ -31,6 +31,25 @@ def anchors(loss: nn.Module, teacher: Tensor, student: Tensor) -> Tensor:
     return loss(student.transpose(0, 1).flatten(0, 1)[:, :4], teacher[:, 0, :4], PROTOTYPES)
 
 
+def class_tokens(loss: Any, teacher: Tensor, student: Tensor, _: slice) -> Tensor:
+    logits = teacher[:, 0]
+    targets = [loss.softmax_center_teacher(logits, 0.5), loss.sinkhorn_knopp_teacher(logits, 0.5)]
+    loss.update_center(logits)
+    return loss(list(student.unbind(1)), targets)
+
+
+def masked(loss: Any, teacher: Tensor, student: Tensor, images: slice) -> Tensor:
+    """Of some patches the second rank has none, as of some images; of the others both have what is masked."""
+    mask, some = MASK[images, :, 0], teacher[: 3 if images.start == 0 else 0, 0]
+    loss.sinkhorn_knopp_teacher(some, 0.5, torch.tensor([len(some)]))
+    loss.update_center(some[None])
+    logits = teacher[mask]
+    targets = loss.sinkhorn_knopp_teacher(logits, 0.5, torch.tensor([len(logits)]))
+    centred = loss.softmax_center_teacher(logits[None], 0.5)[0]
+    loss.update_center(logits[None])
+    return loss.forward_masked(student[mask], targets + centred, mask)
+
+
 # Ours, and how it takes logits (images, 3, K) of the teacher and of the student, and which images they are.
 CASES: dict[str, tuple[Callable[[bool], nn.Module], Callable[..., Tensor]]] = {
     "dino": (lambda _: DINOLoss(K), lambda loss, t, s, _: loss(list(t.unbind(1)[:2]), list(s.unbind(1)))),
@@ -41,6 +60,8 @@ CASES: dict[str, tuple[Callable[[bool], nn.Module], Callable[..., Tensor]]] = {
         lambda many: SwaVLoss(sinkhorn_gather_distributed=many),
         lambda loss, t, s, _: loss(list(s.unbind(1)[:2]), [s[:, 2]]).sum(),
     ),
+    "dinov2": (lambda _: dinov2.DINOLoss(K), class_tokens),
+    "dinov2 patches": (lambda _: dinov2.iBOTPatchLoss(K), masked),
     "capi": (lambda many: CAPILoss(gather_distributed=many), lambda loss, t, s, _: loss(t, s)),
 }
 
