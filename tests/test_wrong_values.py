@@ -510,7 +510,12 @@ DOORS |= {
         ViT, {"image_size": (8, 8), "patch_size": 2},
         {"image_size": "image size", "patch_size": "size", "in_channels": "counted", "width": "counted",
             "depth": "counted",
-            "heads": "counted"},
+            "heads": "counted", "class_token": "flag", "registers": "size or zero", "mask_token": "flag",
+            "any_size": "flag"},
+    ),
+    "DINOHead": Door(
+        models.DINOHead, {"in_dim": 3, "out_dim": 4, "hidden_dim": 3, "bottleneck_dim": 2},
+        {"in_dim": "counted", "out_dim": "counted", "bottleneck_dim": "counted", "layers": "counted", "last": "choice"},
     ),
     "Conv1dNet": Door(
         models.Conv1dNet, {"in_channels": 2, "widths": (4, 8)},

@@ -224,7 +224,11 @@ class Masked(Method):
     def __init__(self, backbone: ViT, *, backend: str | None = None, group: GroupLike = None) -> None:
         super().__init__(backbone, backend=backend, group=group)
         expected = "a sslkernels.models.ViT, which encodes the patches that it is given"
-        check_kind(type(self).__name__, "backbone", backbone, ViT, expected)
+        if check_kind(type(self).__name__, "backbone", backbone, ViT, expected).ahead:
+            raise ValueError(
+                f"{type(self).__name__}: backbone has a class token or registers, which this method would not train; "
+                "pass a ViT without."
+            )
 
 
 def _size(view: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from sslkernels.models.columns import ColumnTransformer
 from sslkernels.models.conv1d import Conv1dNet
+from sslkernels.models.dino_head import DINOHead
 from sslkernels.models.direct_pred import DirectPred
 from sslkernels.models.gin import GIN
 from sslkernels.models.heads import ProjectionHead
@@ -18,6 +19,7 @@ __all__ = [
     "GIN",
     "ColumnTransformer",
     "Conv1dNet",
+    "DINOHead",
     "DirectPred",
     "OrientedFilters",
     "ProjectionHead",

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import (
+    came,
     check_fits,
+    check_flag,
     check_image_size,
     check_rows,
     check_size,
@@ -69,17 +72,23 @@ class Transformer(nn.Sequential):
 
 
 class ViT(Module):
-    """Map images ``(N, C, H, W)`` in [0, 1] to features ``(N, width)``, the mean of the tokens.
+    """Map images ``(N, C, H, W)`` in [0, 1] to features ``(N, width)``, the mean of the tokens or the class token.
 
     ``vit.encode(vit.embed(images, index))`` gives the tokens themselves. With an ``index`` they are those of its
-    patches alone, and pixels of other patches are never read. There is no class token; MAE (He et al. 2022, appendix
-    A.1) and I-JEPA (Assran et al. 2023) average as well.
+    patches alone, and pixels of other patches are never read. There is no class token unless you ask for one; MAE (He
+    et al. 2022, appendix A.1) and I-JEPA (Assran et al. 2023) average as well. `tokens` gives those of whole images,
+    the class token and the registers first.
 
     Args:
         image_size: height and width in pixels.
         patch_size: side of a patch in pixels; it divides both.
         in_channels: channels of an image.
         width, depth, heads: sizes of the transformer; the heads divide the width, which is a multiple of 4.
+        class_token: let a token without pixels collect the features, as DINO does.
+        registers: further tokens that nobody reads (Darcet et al. 2024, arXiv 2309.16588).
+        mask_token: let a learned vector stand for the pixels that `tokens` is told to hide, as in iBOT.
+        any_size: take images of other sizes too, such as small crops, whose sides the patch divides. Their patches get
+            positions in between, so that every crop covers the positions of ``image_size``.
 
     >>> import torch
     >>> from sslkernels.models import ViT
@@ -90,6 +99,8 @@ class ViT(Module):
     """
 
     pos: Tensor
+    prefix: nn.Parameter | None
+    mask_token: nn.Parameter | None
 
     def __init__(
         self,
@@ -100,6 +111,10 @@ class ViT(Module):
         width: int = 96,
         depth: int = 3,
         heads: int = 4,
+        class_token: bool = False,
+        registers: int = 0,
+        mask_token: bool = False,
+        any_size: bool = False,
     ) -> None:
         super().__init__()
         image_size = check_image_size("ViT", "image_size", image_size)
@@ -122,27 +137,77 @@ class ViT(Module):
         # after training, as before).
         nn.init.normal_(self.patch.weight, std=(2 * self.patch.in_features) ** -0.5)
         nn.init.zeros_(self.patch.bias)
+        self.any_size = check_flag("ViT", "any_size", any_size)
+        self.class_token = check_flag("ViT", "class_token", class_token)
+        registers = check_size("ViT", "registers", registers, least=0)
+        check_fits("ViT", "registers", registers, registers * width)
+        self.prefix = (
+            nn.Parameter(0.02 * torch.randn(class_token + registers, width)) if class_token or registers else None
+        )
+        self.mask_token = nn.Parameter(torch.zeros(width)) if check_flag("ViT", "mask_token", mask_token) else None
 
     @property
     def length(self) -> int:
         """The number of patches of an image."""
         return self.grid[0] * self.grid[1]
 
+    @property
+    def ahead(self) -> int:
+        """The number of tokens ahead of the patches in what `tokens` gives."""
+        return 0 if self.prefix is None else len(self.prefix)
+
     def embed(self, images: Tensor, index: Tensor | None = None, *, backend: str | None = None) -> Tensor:
         """Make tokens ``(N, K, width)`` with positions, of all patches of ``images`` or those of ``index (N, K)``."""
-        images = check_rows("ViT", "images", images, "(N, C, H, W)", dims=4)
-        size = self.in_channels, *(side * self.patch_size for side in self.grid)
-        if images.shape[1:] != size:
-            raise ValueError(
-                f"ViT: images have shape {tuple(images.shape)}; it was made for (N, {', '.join(map(str, size))})."
-            )
+        pos = self._positions(images)
         if index is None:
-            return self.patch(2 * patchify(images, self.patch_size) - 1) + self.pos
+            return self._pixels(images) + pos
         pixels = patchify_gather(images, index, self.patch_size, backend=backend)
-        return self.patch(2 * pixels - 1) + self.pos[index]
+        return self.patch(2 * pixels - 1) + pos[index]
+
+    def tokens(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Encode whole images: ``(N, ahead + L, width)``, the class token, the registers, and all L patches.
+
+        ``hidden (N, L)``, bool, marks patches whose pixels the mask token stands for.
+        """
+        pos = self._positions(images)
+        x = self._pixels(images)
+        if hidden is not None:
+            x = torch.where(self._checked(hidden, x)[..., None], self.mask_token.to(x.dtype), x)  # type: ignore[union-attr]
+        x = x + pos
+        if self.prefix is not None:
+            x = torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], 1)
+        return self.encode(x)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.encode(self.embed(images)).mean(1)
+        tokens = self.tokens(images)
+        return tokens[:, 0] if self.class_token else tokens[:, self.ahead :].mean(1)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return self.patch(2 * patchify(images, self.patch_size) - 1)
+
+    def _positions(self, images: Tensor) -> Tensor:
+        """Give the positions ``(L, width)`` of the patches of images, and refuse images of another size."""
+        check_rows("ViT", "images", images, "(N, C, H, W)", dims=4)
+        size = self.in_channels, *(side * self.patch_size for side in self.grid)
+        if images.shape[1:] == size:
+            return self.pos
+        channels, *sides = images.shape[1:]
+        if self.any_size and channels == self.in_channels and not any(side % self.patch_size for side in sides):
+            return positions_between(self.grid, [side // self.patch_size for side in sides], self.pos)
+        made = f"(N, {', '.join(map(str, size))})"
+        if self.any_size:
+            made = f"(N, {self.in_channels}, H, W), with sides that {self.patch_size} divides"
+        raise ValueError(f"ViT: images have shape {tuple(images.shape)}; it was made for {made}.")
+
+    def _checked(self, hidden: Tensor, patches: Tensor) -> Tensor:
+        check_tensor("ViT", "hidden", hidden, "(N, L), bool")
+        if hidden.dtype != torch.bool or hidden.shape != patches.shape[:2]:
+            raise ValueError(
+                f"ViT: hidden is {came(hidden)}; pass bool of shape {tuple(patches.shape[:2])}, one for each patch."
+            )
+        if self.mask_token is None:
+            raise ValueError("ViT: hidden came and there is no mask token; make it with ViT(..., mask_token=True).")
+        return hidden
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:
@@ -197,9 +262,22 @@ def sincos_positions(height: int, width: int, features: int) -> Tensor:
     height, width, features = check_widths("sincos_positions", height=height, width=width, features=features)
     if features % 4:
         raise ValueError(f"sincos_positions: features is {features}; pass a multiple of 4.")
+    return _waves(torch.arange(height), torch.arange(width), features)
+
+
+def positions_between(grid: Sequence[int], other: Sequence[int], like: Tensor) -> Tensor:
+    """Positions of an ``other`` grid over the same ground as ``grid``, for the device and dtype of ``like``.
+
+    Patch i of n stands at ``(i + 1/2) G / n - 1/2`` of the G patches of ``grid``, where bicubic interpolation reads
+    learned positions too (DINO); sine and cosine are known there.
+    """
+    rows, columns = ((torch.arange(n) + 0.5) * full / n - 0.5 for full, n in zip(grid, other, strict=True))
+    return _waves(rows, columns, like.shape[1]).to(like)
+
+
+def _waves(rows: Tensor, columns: Tensor, features: int) -> Tensor:
     frequencies = 10000 ** (-torch.arange(features // 4) / (features // 4))
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    angles = [axis.reshape(-1, 1) * frequencies for axis in (rows, columns)]
+    angles = [axis.reshape(-1, 1) * frequencies for axis in torch.meshgrid(rows, columns, indexing="ij")]
     return torch.cat([wave(angle) for angle in angles for wave in (torch.sin, torch.cos)], 1)
 
 

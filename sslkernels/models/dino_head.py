@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The head of DINO and its kin: a perceptron into a bottleneck, and one row of weights for each prototype."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkernels.arguments import check_choice, check_count, check_widths
+
+LASTS = ("unit", "scaled", "linear")
+# The names that torch.nn.utils.parametrizations.weight_norm gives to what torch.nn.utils.weight_norm calls g and v.
+RENAMED = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+
+
+class DINOHead(nn.Module):
+    """Map features ``(N, in_dim)`` to unit rows ``(N, bottleneck_dim)``, beside which it holds the prototypes.
+
+    ``logits = head(x) @ head.weight.T`` are those of Caron et al. 2021 (arXiv 2104.14294, appendix C). They are left to
+    the loss, which need not store them: ``prototype_cross_entropy(head(x), head.weight, ...)``. Prototype k is
+    ``w_k = g_k v_k / |v_k|``.
+
+    Args:
+        in_dim: features of a row.
+        out_dim: number of prototypes.
+        hidden_dim, bottleneck_dim, layers: sizes of the perceptron, with GELU between its linear maps.
+        last: "unit" keeps every g_k at 1 (DINO, iBOT); "scaled" trains it (DINOv2); "linear" trains w_k as a whole
+            (DINOv3).
+
+    The state has the names of the official heads of dino, ibot, dinov2 and dinov3 without BatchNorm, ``mlp.*`` and
+    ``last_layer.*``; it takes both pairs of names under which torch saves a weight norm.
+
+    >>> import torch
+    >>> from sslkernels.models import DINOHead
+    >>> head = DINOHead(64, 512, hidden_dim=128, bottleneck_dim=32)
+    >>> head(torch.randn(8, 64)).shape, head.weight.shape
+    (torch.Size([8, 32]), torch.Size([512, 32]))
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int = 65536,
+        *,
+        hidden_dim: int = 2048,
+        bottleneck_dim: int = 256,
+        layers: int = 3,
+        last: Literal["unit", "scaled", "linear"] = "unit",
+    ) -> None:
+        super().__init__()
+        in_dim, hidden_dim, bottleneck_dim = check_widths(
+            "DINOHead", in_dim=in_dim, hidden_dim=hidden_dim, bottleneck_dim=bottleneck_dim
+        )
+        out_dim = check_count("DINOHead", "out_dim", out_dim, bottleneck_dim)
+        layers = check_count("DINOHead", "layers", layers, hidden_dim**2)
+        check_choice("DINOHead", "last", last, LASTS)
+        widths = [in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
+        modules: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            modules += [nn.Linear(before, after), nn.GELU()]
+        # A single layer has no number in the official state.
+        self.mlp = modules[0] if layers == 1 else nn.Sequential(*modules[:-1])
+        self.mlp.apply(_init)
+        self.last_layer = (
+            nn.Linear(bottleneck_dim, out_dim, bias=False)
+            if last == "linear"
+            else NormedLinear(bottleneck_dim, out_dim, scaled=last == "scaled")
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """The prototypes ``(out_dim, bottleneck_dim)``, with a graph to what is trained of them."""
+        return self.last_layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(self.mlp(x), dim=-1)
+
+
+class NormedLinear(nn.Module):
+    """Rows of weights ``w_k = g_k v_k / |v_k|`` without a bias (weight normalisation, Salimans and Kingma 2016).
+
+    Every g_k begins at 1, and stays there unless it is ``scaled``.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, *, scaled: bool) -> None:
+        super().__init__()
+        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=scaled)
+        self.weight_v = nn.Parameter(nn.Linear(in_dim, out_dim, bias=False).weight.detach())
+
+    @property
+    def weight(self) -> Tensor:
+        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for theirs, ours in RENAMED.items():
+            if prefix + theirs in state_dict:
+                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
