@@ -13,12 +13,13 @@ except ModuleNotFoundError as error:
 
 from sslkernels import functional, losses
 from sslkernels.backends import info, release_workspace, use_backend
-from sslkernels.state import EMA, MemoryBank, MemoryQueue, update_momentum
+from sslkernels.state import EMA, Center, MemoryBank, MemoryQueue, update_momentum
 
 __version__ = "0.1.0"
 
 __all__ = [
     "EMA",
+    "Center",
     "MemoryBank",
     "MemoryQueue",
     "__version__",

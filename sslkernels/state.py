@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modules whose state is saved: the teacher that follows a student, the queue of keys, and the bank of samples."""
+"""Modules whose state is saved: the teacher that follows a student, the queue of keys, the bank, and the centre."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from sslkernels.arguments import (
     check_device,
     check_number,
     check_rows,
+    check_temperature,
     check_tensor,
     shape_of,
 )
 from sslkernels.backends import check_backend
 from sslkernels.distributed import GroupLike, all_rows, shard_of
-from sslkernels.functional import queue_update_
+from sslkernels.functional import center_update_, queue_update_
 from sslkernels.modules import Remembering
 from sslkernels.ops.dtypes import wide
 from sslkernels.teacher import EMA, update_momentum
 
-__all__ = ["EMA", "MemoryBank", "MemoryQueue", "update_momentum"]
+__all__ = ["EMA", "Center", "MemoryBank", "MemoryQueue", "update_momentum"]
 
 
 class MemoryQueue(Remembering):
@@ -152,3 +153,61 @@ class MemoryBank(Remembering):
                     f"MemoryBank: index holds {low if low < 0 else high}; samples run from 0 to {len(self.rows) - 1}."
                 )
         return index.long()
+
+
+class Center(Remembering):
+    """The running mean of a teacher's logits, which DINO takes off them so that no prototype gets all rows.
+
+    ``center <- m * center + (1 - m) * mean_i(t_i) @ weight.T``, over all rows t since the last update: the mean of
+    linear logits is the logit of the mean row, so that no logits are computed (Caron et al. 2021, arXiv 2104.14294).
+
+    Args:
+        num: number of prototypes, K.
+        momentum: share of the old centre that an update keeps, from 0 to 1.
+
+    `collect` rows after each forward, `update` once after the optimizer's step: the micro-batches of an accumulation
+    then move the centre once, as one batch would. ``center (1, K)`` begins at zero, has the name and shape of official
+    checkpoints, is in ``state_dict()`` and moves with the module. It is no buffer: inside DistributedDataParallel every
+    rank keeps its own. Rows that no update has used are not saved.
+
+    >>> import torch, sslkernels as sk
+    >>> center = sk.Center(num=2, momentum=0.5)
+    >>> center.collect(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    >>> center.update(weight=torch.eye(2))
+    >>> center.bias(temperature=0.5)
+    tensor([-0.5000, -0.5000])
+    """
+
+    center: Tensor
+    remembered = ("center",)
+
+    def __init__(self, num: int, momentum: float = 0.9) -> None:
+        super().__init__()
+        num = check_count("Center", "num", num, 1)
+        self.momentum = check_number("Center", "momentum", momentum, least=0, most=1)
+        with torch.inference_mode(False):  # tensors made in inference mode cannot be written outside it
+            self.center = torch.zeros(1, num)
+        self._rows: list[Tensor] = []
+
+    def collect(self, teacher: Tensor) -> None:
+        """Keep the teacher's rows ``(N, D)``, those that enter its last layer, until the next `update`."""
+        self._rows.append(check_rows("Center", "teacher", teacher).detach())
+
+    @torch.no_grad()
+    def update(self, weight: Tensor, *, group: GroupLike = None) -> None:
+        """Move the centre by the rows that were collected; without any it stays.
+
+        Args:
+            weight: the prototypes ``(K, D)`` with which the teacher had the rows: before the teacher moves.
+            group: with it the rows of every rank count, and all ranks have one centre. It begins as that of the group's
+                first rank (see `agree`). Ranks may hold different N.
+        """
+        if not self._rows:
+            return
+        self.agree(group)
+        center_update_(self.center[0], torch.cat(self._rows), weight, self.momentum, group=group)
+        self._rows.clear()
+
+    def bias(self, temperature: float | Tensor) -> Tensor:
+        """Give ``-center / temperature``, ``(K,)``: what `prototype_cross_entropy` adds to the teacher's logits."""
+        return -self.center[0] / check_temperature("Center", temperature)

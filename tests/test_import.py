@@ -89,6 +89,8 @@ def test_works_without_torch_distributed(run_python: Callable) -> None:
         "losses.VCRegLoss()(z), losses.NTXentLoss(memory_bank_size=(8, 4))(z.requires_grad_(), z)\n"
         "sk.MemoryQueue(8, 4).enqueue(z, group='world'), sk.EMA(torch.nn.Linear(2, 2)).update(torch.nn.Linear(2, 2))\n"
         "sk.MemoryBank(4, 4).update(torch.arange(4), z.detach(), group='world')\n"
+        "center = sk.Center(4)\n"
+        "center.collect(z), center.update(z.detach(), group='world')\n"
         "for call in (lambda: losses.NTXentLoss(gather_distributed=True), lambda: SF.nt_xent(z, z, group=3),\n"
         "             lambda: losses.ClipLoss(world_size=2)(z, z, 1.0)):\n"
         "    try:\n"
@@ -124,6 +126,7 @@ def test_typing_information_is_shipped() -> None:
 
 def test_public_names() -> None:
     assert set(sslkernels.__all__) >= {
+        "Center",
         "MemoryBank",
         "MemoryQueue",
         "functional",

@@ -28,6 +28,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "CoCaLoss": lambda: losses.CoCaLoss(2.0, 1.0),
     **{name: partial(small_method, name) for name in METHODS},
     "EMA": lambda: sk.EMA(nn.Linear(2, 2)),
+    "Center": lambda: sk.Center(4),
     "MemoryBank": lambda: sk.MemoryBank(4, 2),
     "MemoryQueue": lambda: sk.MemoryQueue(4, 2),
     "DirectPred": lambda: DirectPred(2),

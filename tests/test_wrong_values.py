@@ -488,6 +488,12 @@ DOORS |= {
         lambda index, rows, *, group=None: sk.MemoryBank(len(ROWS), 3).update(index, rows, group=group),
         {"index": torch.arange(len(ROWS)), "rows": ROWS}, {"rows": "rows"}, says="MemoryBank",
     ),
+    "Center": Door(sk.Center, {"num": 4}, {"num": "counted"}),
+    "Center.collect": Door(lambda teacher: sk.Center(4).collect(teacher), {"teacher": ROWS}, {"teacher": "rows"},
+        says="Center"),
+    "Center.bias": Door(
+        lambda temperature: sk.Center(4).bias(temperature), {"temperature": 0.1}, says="Center",
+    ),
     "update_momentum": Door(
         lambda model, model_ema, m: sk.update_momentum(model, model_ema, m),
         {"model": nn.Linear(2, 2), "model_ema": nn.Linear(2, 2), "m": 0.5},
@@ -620,5 +626,5 @@ def test_every_public_name_has_its_door() -> None:
         *(set(methods.__all__) - {"METHODS", "Method", "available"}),
         *models.__all__,
     }
-    public |= {"MemoryBank", "MemoryQueue", "update_momentum", "use_backend"}
+    public |= {"Center", "MemoryBank", "MemoryQueue", "update_momentum", "use_backend"}
     assert public <= set(DOORS)

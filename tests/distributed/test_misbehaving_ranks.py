@@ -180,6 +180,12 @@ def modules(odd: bool, add: Callable[..., None]) -> None:
     add("MemoryBank, new or just loaded: shapes is", bank.update, torch.arange(D), torch.eye(D), group="world")
     slower = sk.MemoryBank(8, D, momentum=0.75 if odd else 0.5)
     add("MemoryBank: momentum is 0.5", slower.update, torch.arange(D), torch.eye(D), group="world")
+    for name, center in (
+        ("Center, new or just loaded: shapes is", sk.Center(D + odd)),
+        ("center_update_: momentum is 0.9", sk.Center(D, momentum=0.8 if odd else 0.9)),
+    ):
+        center.collect(torch.eye(D))
+        add(name, center.update, torch.eye(D + odd if "shapes" in name else D, D), group="world")
     add("DirectPred: momentum is 0.3", DirectPred(D, momentum=0.4 if odd else 0.3, group="world"), torch.eye(D))
     add("DirectPred: eps is 0.01", DirectPred(D, eps=0.02 if odd else 0.01, group="world"), torch.eye(D))
 

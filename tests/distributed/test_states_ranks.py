@@ -32,6 +32,7 @@ from sslkernels.models import DirectPred
 from sslkernels.modules import Remembering
 
 IN, D, SIZE, STEPS, TOTAL = 3, 4, 7, 4, 10
+PROTOTYPES = torch.arange(SIZE * D, dtype=torch.float64).view(SIZE, D).cos()
 # A projection's BatchNorm needs two rows, or none at all.
 SHARDS = {2: ((3, 3), (5, 2), (3, 0)), 3: ((2, 2, 2), (2, 4, 3), (0, 3, 2))}
 WORLDS = (3, pytest.param(2, marks=pytest.mark.slow))
@@ -76,6 +77,21 @@ def places(rows: int) -> Tensor:
     return torch.arange(rows) * 2 % 3
 
 
+class Centred(Part):
+    """Collect rows in two parts, and move the centre once a step."""
+
+    def call(self, z0: Tensor, z1: Tensor) -> Tensor:
+        self.remembers.collect(z1[:1])
+        self.remembers.collect(z1[1:])
+        return z0.sum()
+
+    def after_step(self, step: int) -> None:
+        self.remembers.update(PROTOTYPES, group=self.group)
+
+
+GROUPED = Queued, Banked, Centred
+
+
 class Predicted(Part):
     def call(self, z0: Tensor, z1: Tensor) -> Tensor:
         return self.remembers(z0).sum() + 0 * self.remembers(z1).sum()
@@ -113,6 +129,7 @@ MADE: dict[str, Callable[[Any, int], nn.Module]] = {
     "lazy bank": lambda group, rank: Part(bank(SIZE, group is not None), rank),
     "queue": lambda group, rank: Queued(sk.MemoryQueue(SIZE, D).double(), rank),
     "rows": lambda group, rank: Banked(sk.MemoryBank(SIZE, D, momentum=0.25).double(), rank),
+    "center": lambda group, rank: Centred(sk.Center(SIZE, momentum=0.25).double(), rank),
     "covariance": lambda group, rank: Part(TiCoLoss(gather_distributed=group is not None), rank),
     "correlation": lambda group, rank: Predicted(DirectPred(D, group=group).double(), rank),
     "MoCoV2": lambda group, rank: Learning(method(MoCoV2, group, queue_size=SIZE), rank),
@@ -175,7 +192,7 @@ def run(case: Case, rank: int, group: Any) -> Trace:
     place = case.members.index(rank)
     torch.manual_seed(rank)
     module = MADE[case.made](group if case.gathered else None, rank)
-    if isinstance(module, (Queued, Banked)):
+    if isinstance(module, GROUPED):
         module.group = group if case.gathered else None
     pg = dist.group.WORLD if len(case.members) == dist.get_world_size() else group
     trained = DistributedDataParallel(module, process_group=pg) if case.wrapped else module
@@ -198,19 +215,21 @@ def run(case: Case, rank: int, group: Any) -> Trace:
 def read_by_one(rank: int, world: int) -> dict[str, Any]:
     """Let only the first rank read the checkpoint, like trainers that leave the others to DDP."""
     found = {}
-    for name in ("bank", "lazy bank", "queue", "rows", "covariance"):
+    for name in ("bank", "lazy bank", "queue", "rows", "center", "covariance"):
         torch.manual_seed(9)
         saved = MADE[name](None, 0).double()
-        if isinstance(saved, (Queued, Banked)):
+        if isinstance(saved, GROUPED):
             saved.group = None
         saved(*torch.randn(2, 3, IN, dtype=torch.float64))
+        saved.after_step(0)
         torch.manual_seed(rank)
         module = MADE[name]("world", rank).double()
-        if isinstance(module, (Queued, Banked)):
+        if isinstance(module, GROUPED):
             module.group = "world"
         if rank == 0:
             module.load_state_dict(copy.deepcopy(saved.state_dict()))
         _, z0, z1 = module(*torch.randn(2, 3, IN, generator=torch.Generator().manual_seed(rank), dtype=torch.float64))
+        module.after_step(0)
         found[name] = {"saved": snapshot(saved), "state": snapshot(module), "rows": (z0, z1)}
     return found
 
@@ -285,6 +304,14 @@ def check_banks(seen: list[Trace], of: list[int], rank: int, first: int) -> None
         close(seen[rank]["steps"][step]["state"]["rows"], rows)
 
 
+def check_centers(seen: list[Trace], of: list[int], rank: int, first: int) -> None:
+    center = seen[first]["start"]["center"]
+    for step in range(STEPS):
+        rows = torch.cat([seen[other]["steps"][step]["rows"][1] for other in of])
+        center = 0.25 * center + 0.75 * (rows @ PROTOTYPES.T).mean(0, keepdim=True)
+        close(seen[rank]["steps"][step]["state"]["center"], center)
+
+
 def check_losses(case: Case, steps: list[dict[str, Any]], before: Tensor) -> None:
     """Check that the mean over ranks is the loss of all rows against the bank before the step."""
     query, key = (torch.cat([step["rows"][place] for step in steps]) for place in (0, 1))
@@ -343,6 +370,8 @@ def test_ranks_remember_what_the_formula_says(worlds: WorldsOf, made: str, world
                 check_rings(case, seen, of, place, first)
             elif case.made == "rows":
                 check_banks(seen, of, place, first)
+            elif case.made == "center":
+                check_centers(seen, of, place, first)
             elif case.made not in TAUGHT:
                 check_sums(case, seen, of, place)
             if case.made in TAUGHT:
@@ -371,10 +400,14 @@ def test_a_checkpoint_that_one_rank_read_reaches_all(worlds: WorldsOf, world: in
     for name in results[0]:
         keys, saved = [unit(result[name]["rows"][1]) for result in results], results[0][name]["saved"]
         rows = torch.cat([unit(result[name]["rows"][0]) for result in results])
+        logits = torch.cat([result[name]["rows"][1] for result in results]) @ PROTOTYPES.T
         for result in results:
             state = result[name]["state"]
             if name == "rows":
                 close(state["rows"], bank_of(saved["rows"], keys))
+                continue
+            if name == "center":
+                close(state["center"], 0.25 * saved["center"] + 0.75 * logits.mean(0, keepdim=True))
                 continue
             if name == "covariance":
                 close(state["C"], 0.9 * saved["C"] + 0.1 * rows.T @ rows / len(rows))
@@ -389,7 +422,7 @@ def test_a_checkpoint_that_one_rank_read_reaches_all(worlds: WorldsOf, world: in
 def test_these_are_all_that_remember() -> None:
     # A memory of sounds has tests of its own, in tests/data. That of metric learning belongs to one rank.
     found = {kind.__name__ for kind in Remembering.__subclasses__()} - {"LogMixupExp", "CrossBatchMemory"}
-    assert found == {"MemoryBank", "MemoryQueue", "TiCoLoss"}
+    assert found == {"Center", "MemoryBank", "MemoryQueue", "TiCoLoss"}
 
 
 @pytest.mark.parametrize(
@@ -397,10 +430,11 @@ def test_these_are_all_that_remember() -> None:
     [
         lambda: sk.MemoryQueue(5, 2),
         lambda: sk.MemoryBank(5, 2),
+        lambda: sk.Center(5),
         lambda: used_tico(),
         lambda: CrossBatchMemory(PairNTXentLoss(), 2, 5),
     ],
-    ids=["queue", "rows", "covariance", "memory"],
+    ids=["queue", "rows", "center", "covariance", "memory"],
 )
 def test_what_is_remembered_is_saved_and_moved_as_buffers_are(make: Callable[[], Remembering]) -> None:
     module = make()

@@ -200,6 +200,15 @@ def _rows(write: Callable[[Tensor], object]) -> None:
     torch.testing.assert_close(bank.rows, values)
 
 
+def _center(write: Callable[[Tensor], object]) -> None:
+    center = sk.Center(3, momentum=0.25)
+    write(center.center)
+    values = center.center.clone()
+    center.collect(torch.eye(3)[:1])
+    center.update(2 * torch.eye(3))
+    torch.testing.assert_close(center.center, 0.25 * values + 0.75 * 2 * torch.eye(3)[:1])
+
+
 def _bank(write: Callable[[Tensor], object]) -> None:
     loss = NTXentLoss(memory_bank_size=(4, 3))
     x = torch.randn(2, 3, requires_grad=True)
@@ -249,6 +258,7 @@ def _method(make: Callable[..., nn.Module]) -> Callable[[Callable[[Tensor], obje
 HOLDERS: dict[str, Callable[[Callable[[Tensor], object]], None]] = {
     "MemoryQueue": _queue,
     "MemoryBank": _rows,
+    "Center": _center,
     "NTXentLoss": _bank,
     "TiCoLoss": _tico,
     "DirectPred": _direct,
