@@ -431,6 +431,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight", "clusterings": "counted", "iterations": "size"}
+         "projector_dim": "counted", "warmup": "share", "center_momentum": "share", "freeze": "share",
+         "norm_last": "flag", "teacher_temperature": "range"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.deep_cluster_v2 import DeepClusterV2 as DeepClusterV2
     from sslkernels.methods.dense_cl import DenseCL as DenseCL
     from sslkernels.methods.diet import DIET as DIET
+    from sslkernels.methods.dino import DINO as DINO
     from sslkernels.methods.genview import GenView as GenView
     from sslkernels.methods.groco import GroCo as GroCo
     from sslkernels.methods.halp import HaLP as HaLP

@@ -89,7 +89,7 @@ class Auxiliary(Method):
         with self.each_view_once():
             out = self.method(views[: self.method.views], **{name: given[name] for name in self.method.needs})
             term = self.term(self.features, views, **{name: given[name] for name in self.term.needs})
-        return {"loss": out["loss"] + self.weight * term, "embeddings": (*out["embeddings"], term)}
+        return {**out, "loss": out["loss"] + self.weight * term, "embeddings": (*out["embeddings"], term)}
 
     def loss(self, *embeddings: Tensor) -> Tensor:
         *own, term = embeddings

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_given, check_kind, check_list, check_module, check_size, check_tensor, shape_of
@@ -73,7 +74,7 @@ class Method(Module):
     def forward(self, *views: Any, **given: Any) -> dict[str, Tensor | tuple[Tensor, ...]]:
         """Compute ``{"loss": 0-dim tensor, "embeddings": the arguments of `loss`}`` of ``forward(views, **given)``.
 
-        ``given`` holds what `needs` names.
+        ``given`` holds what `needs` names. Further 0-dim tensors in the result are figures that a run logs.
         """
         raise NotImplementedError
 
@@ -165,8 +166,20 @@ class Method(Module):
             self._computed[id(view)] = view, features  # the view is kept, so that no other one gets its id
         return features
 
+    def features_of(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Compute what `features` does of each view, of all views of one shape in one pass."""
+        rows = in_one_pass(self.features, views)
+        if self._computed is not None:
+            self._computed |= {id(view): (view, each) for view, each in zip(views, rows, strict=True)}
+        return rows
+
     def some_views(self, views: Sequence[Tensor], count: int) -> list[Tensor]:
         return self._checked(views, count, f"{count} views of the same samples")
+
+    def any_views(self, views: Sequence[Tensor]) -> list[Tensor]:
+        """Check views of which there may be any number from two on."""
+        listed = check_list(type(self).__name__, "views", views, "two or more views of the same samples")
+        return self.some_views(listed, max(2, len(listed)))
 
     def one_view(self, views: Sequence[Tensor]) -> Tensor:
         (view,) = self._checked(views, 1, "one view of the samples, as [images]")
@@ -229,6 +242,18 @@ class Masked(Method):
                 f"{type(self).__name__}: backbone has a class token or registers, which this method would not train; "
                 "pass a ViT without."
             )
+
+
+def in_one_pass(network: Callable[[Any], Tensor], views: Sequence[Any]) -> list[Tensor]:
+    """Call a network on several views of the same samples, on all of one shape at once."""
+    alike: dict[Any, list[int]] = {}
+    for place, view in enumerate(views):
+        alike.setdefault(view.shape[1:] if isinstance(view, Tensor) else place, []).append(place)
+    found: dict[int, Tensor] = {}
+    for places in alike.values():
+        joined = views[places[0]] if len(places) == 1 else torch.cat([views[place] for place in places])
+        found |= zip(places, network(joined).chunk(len(places)), strict=True)
+    return [found[place] for place in range(len(views))]
 
 
 def _size(view: Any) -> str:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_list, check_number, check_widths
+from sslkernels.arguments import check_number, check_widths
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import gather_tokens
 from sslkernels.methods.method import Method
@@ -74,9 +74,7 @@ class RelationalReasoning(Method):
         self.score = nn.Sequential(nn.BatchNorm1d(hidden_dim), nn.LeakyReLU(), nn.Linear(hidden_dim, 1))
 
     def check_views(self, views: Sequence[Tensor]) -> None:
-        listed = check_list("RelationalReasoning", "views", views, "two or more views of the same samples")
-        listed = self.some_views(listed, max(2, len(listed)))
-        if len(listed[0]) < 2:
+        if len(self.any_views(views)[0]) < 2:
             raise ValueError("RelationalReasoning: views have one sample; pass two or more, to tell them apart.")
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:

@@ -15,6 +15,7 @@ from sslkernels.data import (
     ImageViews,
     Inputs,
     LowVariancePerturb,
+    MultiCrop,
     OneView,
     Pictures,
     RandomizedQuantization,
@@ -24,6 +25,7 @@ from sslkernels.data.views.lowvariance import MOST
 from sslkernels.drawing import draw_image
 from sslkernels.methods import (
     BYOL,
+    DINO,
     SIE,
     UVC,
     BarlowTwins,
@@ -145,6 +147,20 @@ def of_places(name: str, method: type[Method], **changed: Any) -> Recipe:
     )  # fmt: skip
 
 
+def crops(
+    dataset: Dataset,
+    count: int,
+    whole: bool,
+    *,
+    small_views: int = 2,
+    large_scale: tuple[float, ...] = (0.4, 1.0),
+    small_scale: tuple[float, ...] = (0.05, 0.4),
+) -> nn.Module:
+    """Two large crops, which a teacher sees, and so many small ones."""
+    _, channels, *size = dataset.inputs.shape
+    return MultiCrop(channels, tuple(size), 2, small_views, None, large_scale, small_scale)  # type: ignore[arg-type]
+
+
 RECIPES = (
     Recipe(
         "direct_pred",
@@ -237,6 +253,15 @@ RECIPES = (
         paper_options=UVC.paper_options,
         seeds=UVC.seeds,
         after_abstract=True,
+        "dino",
+        DINO,
+        paper=DINO.paper,
+        arxiv=DINO.arxiv,
+        data="digits",
+        views=crops,
+        small=DINO.small,
+        paper_options={**DINO.paper_options, "small_views": 8},
+        seeds=DINO.seeds,
     ),
     Recipe(
         "geo_moco",

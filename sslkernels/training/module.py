@@ -91,10 +91,14 @@ class LitMethod(LightningModule):
                 "LitMethod: a batch has one image, and BatchNorm no variance of one; "
                 "pass drop_last=True to the loader, or a batch size that leaves none alone."
             )
-        loss = self.method(views, **given_of(batch, self.method.needs))["loss"]
+        out = self.method(views, **given_of(batch, self.method.needs))
+        loss = out["loss"]
         self._watched = views[0][:WATCHED]  # kept from every batch: max_steps may end an epoch at any
         self._micro_losses.append(loss.detach())
         self.log("loss", loss, prog_bar=True, batch_size=len(views[0]))
+        for name, value in out.items():  # what the method watches besides
+            if name not in ("loss", "embeddings"):
+                self.log(name, value, batch_size=len(views[0]))
         return loss
 
     def configure_optimizers(self) -> Any:

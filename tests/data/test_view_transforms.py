@@ -240,6 +240,16 @@ def test_large_and_small_crops_are_drawn_as_often_as_asked():
     assert [view.shape[2:] for view in MultiCrop(1, (8, 9))(torch.rand(2, 1, 8, 9))][-1] == (4, 4)
 
 
+def test_crops_of_several_shots_go_round_them():
+    """Shots of one grey each are told apart by their views, large ones first."""
+    shots = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1, 1).expand(2, 3, 3, 16, 16)
+    views = MultiCrop(3, (16, 16), 2, 2, large_scale=(1.0, 1.0))
+    for part in (views.augment_large, views.augment_small):
+        del part[1:]
+    for view, grey in zip(views(shots), (0.1, 0.5, 0.9, 0.1), strict=True):
+        torch.testing.assert_close(view, torch.full_like(view, grey))
+
+
 def test_crops_show_the_share_of_the_image_that_was_asked_for():
     """On a ramp from left to right, what a crop spans in brightness is its width."""
     ramp = torch.linspace(0, 1, 64).expand(400, 3, 64, 64)

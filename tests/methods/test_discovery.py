@@ -19,7 +19,8 @@ from sslkernels.listing import rows
 from sslkernels.methods import METHODS
 from sslkernels.recipes import MODALITIES, RECIPES, find
 
-FILES = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__", "auxiliary", "method"}
+NO_METHODS = {"__init__", "auxiliary", "method", "prototyped"}
+FILES = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - NO_METHODS
 # Numbers in the list of papers that are served so far.
 SERVED = {
     2, 5, 6, 13, 18, 19, 26, 30, 34, 35, 38, 41, 44, 53, 56, 62, 64, 67, 76, 83, 89, 105, 106, 107, 108, 110,

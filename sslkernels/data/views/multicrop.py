@@ -26,7 +26,8 @@ class MultiCrop(nn.Module):
         small_size: size of a small view, by default 96/224 of ``image_size``, rounded to an even number.
         large_scale, small_scale: range of the share of the image's area that a view shows.
 
-    ``forward(images)`` gives a tuple of all large views, then of all small ones.
+    ``forward(images)`` gives a tuple of all large views, then of all small ones. Of images with several shots
+    ``(N, S, C, H, W)`` each view is drawn from the next shot, as in `Shots`.
 
     >>> import torch
     >>> from sslkernels.data import MultiCrop
@@ -60,9 +61,12 @@ class MultiCrop(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        check_rows("MultiCrop", "images", images, IMAGES, dims=4)
+        dims = 5 if isinstance(images, Tensor) and images.dim() == 5 else 4
+        shots = check_rows("MultiCrop", "images", images, IMAGES, dims=dims)
+        shots = shots[:, None] if dims == 4 else shots
+        drawn = [shots[:, view % shots.shape[1]] for view in range(self.large + self.small)]
         # Each image of a batch has its own numbers, so all views of a size are drawn at once.
-        views = self.augment_large(torch.cat([images] * self.large)).chunk(self.large)
+        views = self.augment_large(torch.cat(drawn[: self.large])).chunk(self.large)
         if self.small:
-            views += self.augment_small(torch.cat([images] * self.small)).chunk(self.small)
+            views += self.augment_small(torch.cat(drawn[self.large :])).chunk(self.small)
         return views

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What methods with prototypes share: how much a row weighs among ranks, and how prototypes are used."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sslkernels.distributed import GroupLike, shard_of
+
+# Rows of a batch whose use of prototypes is watched. All K logits of a row are computed for that.
+WATCHED = 64
+
+
+def row_weight(function: str, rows: Tensor, views: int, group: GroupLike) -> Tensor | None:
+    """Weigh rows ``(N, D)``, each of which has so many views, so that the mean over ranks is that of all rows.
+
+    Ranks with more rows weigh more. None, the mean over one's own rows, does where all have as many.
+    """
+    shard = shard_of(group, function, rows)
+    if len(set(shard.sizes)) <= 1:
+        return None
+    return rows.new_full((len(rows),), shard.ranks / (views * shard.total(len(rows))), dtype=torch.float32)
+
+
+@torch.no_grad()
+def usage(rows: Tensor, weight: Tensor, temperature: float | Tensor, bias: Tensor | None) -> dict[str, Tensor]:
+    """Measure how rows ``(N, D)`` use prototypes ``(K, D)``: three numbers that tell how a teacher collapses.
+
+    With ``p_i = softmax(t_i W^T / temperature + bias)``: ``teacher_entropy``, the mean of the entropies of the p_i, is
+    log K where the teacher is never sure; ``largest_probability``, the mean of their largest numbers, is 1 where it is
+    always sure; ``effective_prototypes``, exp of the entropy of the mean of the p_i, is 1 where all rows get the same
+    prototype. The first `WATCHED` rows are looked at.
+    """
+    logits = rows[:WATCHED].float() @ weight.float().T / temperature
+    p = torch.softmax(logits if bias is None else logits + bias, 1)
+    return {
+        "teacher_entropy": torch.special.entr(p).sum(1).mean(),
+        "largest_probability": p.amax(1).mean(),
+        "effective_prototypes": torch.special.entr(p.mean(0)).sum().exp(),
+    }
