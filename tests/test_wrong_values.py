@@ -432,9 +432,11 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight", "clusterings": "counted", "iterations": "size"}
          "projector_dim": "counted", "warmup": "share", "center_momentum": "share", "freeze": "share",
-         "norm_last": "flag", "teacher_temperature": "range"}
+         "norm_last": "flag", "teacher_temperature": "range", "epsilon": "positive",
+         "iterations": "size", "queue_from": "size or zero"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
-        | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]},
+        | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]}
+        | ({"queue_size": "size or zero"} if kind is methods.SwAV else {}),
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip

@@ -38,6 +38,7 @@ from sslkernels.methods import (
     SimCLR,
     SimSiam,
     Transitive,
+    SwAV,
     VICReg,
 )
 from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
@@ -262,6 +263,23 @@ RECIPES = (
         small=DINO.small,
         paper_options={**DINO.paper_options, "small_views": 8},
         seeds=DINO.seeds,
+    ),
+    Recipe(
+        "swav",
+        SwAV,
+        MODALITY,
+        paper=SwAV.paper,
+        arxiv=SwAV.arxiv,
+        data="digits",
+        views=crops,
+        small=SwAV.small,
+        paper_options={
+            **SwAV.paper_options,
+            "small_views": 6,
+            "large_scale": (0.14, 1.0),
+            "small_scale": (0.05, 0.14),
+        },
+        seeds=SwAV.seeds,
     ),
     Recipe(
         "geo_moco",
