@@ -15,7 +15,7 @@ from sslkernels.functional import prototype_cross_entropy
 from sslkernels.methods.method import Method, Taught, in_one_pass
 from sslkernels.methods.prototyped import row_weight, usage
 from sslkernels.models import DINOHead
-from sslkernels.ops.attention import ATTENTION
+from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.schedules import share_done
 from sslkernels.state import EMA, Center
 
@@ -57,7 +57,7 @@ class DINO(Taught):
 
     paper = "Caron et al. 2021"
     arxiv = "2104.14294"
-    family = ATTENTION
+    family = PROTOTYPES
     views = None
     small = {
         "epochs": 25, "batch_size": 64, "lr": 2e-3, "prototypes": 512, "hidden_dim": 256, "projection_dim": 64,
@@ -116,19 +116,17 @@ class DINO(Taught):
 
     def loss(self, *embeddings: Tensor) -> Tensor:
         *student, first, second = embeddings
-        # A view meets every teacher row but its own.
-        pairs = zip(student[1:], (student[0], *student[2:]), strict=True)
-        others, teacher = torch.stack([torch.cat(pair) for pair in pairs]), torch.cat([first, second])
         self.center.agree(self.group)
         return prototype_cross_entropy(
-            others,
+            torch.cat(student),
             self.projector.weight,
-            teacher,
+            torch.cat([first, second]),
             self.teacher_weight,
             temperature=self.temperature,
             teacher_temperature=self.teacher_temperature,
             bias=self.center.bias(self.teacher_temperature),
-            row_weight=row_weight(type(self).__name__, teacher, len(others), self.group),
+            row_weight=row_weight(type(self).__name__, student, 2 * len(student) - 2, self.group),
+            teacher_index=followed(len(student), first),
             backend=self.backend,
         )
 
@@ -161,3 +159,14 @@ class DINO(Taught):
     def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """Compute how the teacher uses the prototypes for samples as they are."""
         return {name: value.item() for name, value in self._usage(self.teacher(inputs)).items()}
+
+
+def followed(views: int, teacher: Tensor) -> Tensor:
+    """Say which rows of a teacher with two views, ``(N, D)`` each, the rows of each view follow: all but their own.
+
+    The result is ``(views * N, 2)``, with -1 for none.
+    """
+    own = torch.arange(len(teacher), device=teacher.device)
+    both = torch.stack([own, own + len(teacher)], 1).repeat(views, 1, 1)
+    both[0, :, 0] = both[1, :, 1] = -1
+    return both.flatten(0, 1)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,15 +14,18 @@ from sslkernels.distributed import GroupLike, shard_of
 WATCHED = 64
 
 
-def row_weight(function: str, rows: Tensor, views: int, group: GroupLike) -> Tensor | None:
-    """Weigh rows ``(N, D)``, each of which has so many views, so that the mean over ranks is that of all rows.
+def row_weight(function: str, views: Sequence[Tensor], terms: int, group: GroupLike) -> Tensor | None:
+    """Weigh the rows of several views ``(N, D)``, of whose samples each has so many terms in a mean.
 
-    Ranks with more rows weigh more. None, the mean over one's own rows, does where all have as many.
+    With these weights the mean over ranks is the mean over all samples: ranks with more of them weigh more. Where all
+    have as many, the result is None, which stands for the mean over a rank's own.
     """
-    shard = shard_of(group, function, rows)
+    shard = shard_of(group, function, views[0])
     if len(set(shard.sizes)) <= 1:
         return None
-    return rows.new_full((len(rows),), shard.ranks / (views * shard.total(len(rows))), dtype=torch.float32)
+    count = len(views[0])
+    weight = shard.ranks / (terms * shard.total(count))
+    return torch.full((len(views) * count,), weight, dtype=torch.float32, device=views[0].device)
 
 
 @torch.no_grad()

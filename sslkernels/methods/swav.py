@@ -15,7 +15,7 @@ from sslkernels.functional import prototype_cross_entropy, sinkhorn_bias
 from sslkernels.methods.method import Method
 from sslkernels.methods.prototyped import row_weight, usage
 from sslkernels.models import ProjectionHead
-from sslkernels.ops.attention import ATTENTION
+from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.state import MemoryQueue
 
 
@@ -59,7 +59,7 @@ class SwAV(Method):
 
     paper = "Caron et al. 2020"
     arxiv = "2006.09882"
-    family = ATTENTION
+    family = PROTOTYPES
     views = None
     small = {
         "epochs": 20, "batch_size": 64, "lr": 2e-3, "prototypes": 512, "hidden_dim": 256, "projection_dim": 128,
@@ -123,7 +123,7 @@ class SwAV(Method):
 
     def _swapped(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Compute the loss, and the bias of the first view's assignments."""
-        weight = row_weight("SwAV", rows[0], len(rows) - 1, self.group)
+        weight = row_weight("SwAV", rows[1:], len(rows) - 1, self.group)
         losses, biases = [], []
         for place in (0, 1):
             biases.append(self.bias(rows[place].detach(), place))
@@ -135,7 +135,7 @@ class SwAV(Method):
                     temperature=self.temperature,
                     teacher_temperature=self.epsilon,
                     bias=biases[-1],
-                    row_weight=weight,
+                    row_weight=None if weight is None else weight.view(len(rows) - 1, -1),
                     backend=self.backend,
                 )
             )

@@ -12,6 +12,7 @@ from torch import nn
 from worlds import WorldsOf, caught
 
 from sslkernels.methods import MLS, PAL, ColloSSL, GenView, ProtoCLR, Transitive
+from sslkernels.methods import DINO, PAL, ColloSSL, GenView, ProtoCLR, SwAV
 from sslkernels.methods.pal import BASES
 
 SIZES = 5, 3
@@ -76,16 +77,37 @@ def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tens
     method = Transitive(nn.Flatten(), feature_dim=6, projection_dim=6, neighbours=2, negatives=3, group=group)
     features, z0, z1 = (rows(width)[part, :6] for width in (6, 7, 8))
     loss = method.loss(features, z0 @ weight, z1 @ weight)
+def dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    method = DINO(nn.Flatten(), feature_dim=6, prototypes=9, hidden_dim=4, projection_dim=6, group=group).double()
+    z = [rows(width)[part, :6] for width in (6, 7, 8, 9, 10)]
+    loss = method.loss(*(each @ weight for each in z[:3]), *z[3:])
     loss.backward()
     return loss.detach(), weight.grad
 
 
+def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
+    def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+        sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "queue_size": queue}
+        method = SwAV(nn.Flatten(), feature_dim=6, **sizes, group=group).double()
+        method.queued += queue
+        loss = method.loss(*(rows(width)[part, :6] @ weight for width in (6, 7, 8)))
+        loss.backward()
+        return loss.detach(), weight.grad
+
+    return case
+
+
 CASES = {
     "collossl": collossl,
+    "dino": dino,
     "genview": genview,
     "mls": mls,
     "proto_clr": proto_clr,
     "transitive": transitive,
+    "swav": swav(0),
+    "swav_queue": swav(5),
     **{f"pal_{base}": pal(base) for base in BASES},
 }
 
