@@ -74,11 +74,11 @@ def test_a_queue_counts_when_it_is_full() -> None:
     for epoch in range(2):
         method.before_epoch(lambda: torch.empty(0), epoch, 2)
         for step in range(3):
-            views = crops(0)
+            views = crops(0, n=8)
             full = [torch.cat(rows)[-16:] for rows in written] if epoch and step == 2 else None
             rows = unit_rows(method, views)
             torch.testing.assert_close(method(views)["loss"], formula(method, views, full))
-            method.eval()(crops(0))  # the validation loss is computed in between
+            method.eval()(crops(0, n=8))  # the validation loss is computed in between
             method.train()
             for place in (0, 1):
                 written[place] += [rows[place].detach()] if epoch else []
