@@ -405,6 +405,7 @@ FILLED = {
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
     "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
     "UVC": {"backbone": resnet_small(3)},
+    "MSN": {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32},
 }
 KNOWN = {
     "SIE": {"action": torch.ones(len(IMAGES), 4)},
@@ -433,9 +434,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "orthogonality": "weight", "clusterings": "counted", "iterations": "size"}
          "projector_dim": "counted", "warmup": "share", "center_momentum": "share", "freeze": "share",
          "norm_last": "flag", "teacher_temperature": "range", "epsilon": "positive",
-         "iterations": "size", "queue_from": "size or zero"}
+         "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
+         "sinkhorn": "flag"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
-        | {"backbone": "vit" if issubclass(kind, Masked) else "module", "views": VIEWS[kind.views]}
+        | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {}),
     )
     for kind in methods.METHODS.values()

@@ -106,7 +106,7 @@ class DINO(Taught):
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         views = self.any_views(views)
-        student = [self.projector(rows) for rows in self.features_of(views)]
+        student = self.projector(torch.cat(self.features_of(views))).chunk(len(views))
         teacher = in_one_pass(self.teacher, views[:2])
         if self.training:
             for rows in teacher:

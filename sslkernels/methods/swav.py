@@ -112,11 +112,12 @@ class SwAV(Method):
         self.remembers = epoch >= self.queue_from
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        rows = [F.normalize(self.projector(rows), dim=1) for rows in self.features_of(self.any_views(views))]
+        features = torch.cat(self.features_of(self.any_views(views)))
+        rows = F.normalize(self.projector(features), dim=1).chunk(len(views))
         if self.training and self.remembers and len(self.queues):
             self._newest.append(tuple(row.detach() for row in rows[:2]))
         loss, bias = self._swapped(rows)
-        return {"loss": loss, "embeddings": tuple(rows), **usage(rows[0], self.prototypes, self.epsilon, bias)}
+        return {"loss": loss, "embeddings": rows, **usage(rows[0], self.prototypes, self.epsilon, bias)}
 
     def loss(self, *embeddings: Tensor) -> Tensor:
         return self._swapped(embeddings)[0]

@@ -164,22 +164,26 @@ class ViT(Module):
         pixels = patchify_gather(images, index, self.patch_size, backend=backend)
         return self.patch(2 * pixels - 1) + pos[index]
 
-    def tokens(self, images: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Encode whole images: ``(N, ahead + L, width)``, the class token, the registers, and all L patches.
+    def tokens(self, images: Tensor, index: Tensor | None = None, *, hidden: Tensor | None = None) -> Tensor:
+        """Encode the class token, the registers and patches in their order: ``(N, ahead + K, width)``.
 
-        ``hidden (N, L)``, bool, marks patches whose pixels the mask token stands for.
+        ``index (N, K)`` chooses patches; without it all L come, and ``hidden (N, L)``, bool, marks those whose pixels
+        the mask token stands for.
         """
-        pos = self._positions(images)
-        x = self._pixels(images)
-        if hidden is not None:
-            x = torch.where(self._checked(hidden, x)[..., None], self.mask_token.to(x.dtype), x)  # type: ignore[union-attr]
-        x = x + pos
+        if index is not None and hidden is not None:
+            raise ValueError("ViT: hidden came with index; leave one out: what index leaves out need not be hidden.")
+        if hidden is None:
+            x = self.embed(images, index)
+        else:
+            pos, x = self._positions(images), self._pixels(images)
+            token = self._checked(hidden, x).to(x.dtype)
+            x = torch.where(hidden[..., None], token, x) + pos
         if self.prefix is not None:
             x = torch.cat([self.prefix.to(x.dtype).expand(len(x), -1, -1), x], 1)
         return self.encode(x)
 
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.tokens(images)
+    def forward(self, images: Tensor, index: Tensor | None = None) -> Tensor:
+        tokens = self.tokens(images, index)
         return tokens[:, 0] if self.class_token else tokens[:, self.ahead :].mean(1)
 
     def _pixels(self, images: Tensor) -> Tensor:
@@ -200,6 +204,7 @@ class ViT(Module):
         raise ValueError(f"ViT: images have shape {tuple(images.shape)}; it was made for {made}.")
 
     def _checked(self, hidden: Tensor, patches: Tensor) -> Tensor:
+        """Check which patches are hidden, and give the mask token that takes their place."""
         check_tensor("ViT", "hidden", hidden, "(N, L), bool")
         if hidden.dtype != torch.bool or hidden.shape != patches.shape[:2]:
             raise ValueError(
@@ -207,7 +212,7 @@ class ViT(Module):
             )
         if self.mask_token is None:
             raise ValueError("ViT: hidden came and there is no mask token; make it with ViT(..., mask_token=True).")
-        return hidden
+        return self.mask_token
 
 
 def patchify(images: Tensor, patch: int) -> Tensor:

@@ -22,10 +22,12 @@ from sslkernels.data import (
     Views,
 )
 from sslkernels.data.views.lowvariance import MOST
+from sslkernels.data.views.multicrop import SMALL
 from sslkernels.drawing import draw_image
 from sslkernels.methods import (
     BYOL,
     DINO,
+    MSN,
     SIE,
     UVC,
     BarlowTwins,
@@ -148,6 +150,17 @@ def of_places(name: str, method: type[Method], **changed: Any) -> Recipe:
     )  # fmt: skip
 
 
+def vit_of_crops(
+    dataset: Dataset, *, patch_size: int, width: int = 96, depth: int = 3, heads: int = 4, registers: int = 0
+) -> ViT:
+    """A ViT with a class token, which takes large and small crops."""
+    _, channels, *size = dataset.inputs.shape
+    return ViT(
+        tuple(size), patch_size, channels, width=width, depth=depth, heads=heads, class_token=True, registers=registers,
+        any_size=True,
+    )  # fmt: skip
+
+
 def crops(
     dataset: Dataset,
     count: int,
@@ -157,9 +170,11 @@ def crops(
     large_scale: tuple[float, ...] = (0.4, 1.0),
     small_scale: tuple[float, ...] = (0.05, 0.4),
 ) -> nn.Module:
-    """Two large crops, which a teacher sees, and so many small ones."""
+    """Two large crops, which a teacher sees, and so many small ones, whose sides a ViT's patches divide."""
     _, channels, *size = dataset.inputs.shape
-    return MultiCrop(channels, tuple(size), 2, small_views, None, large_scale, small_scale)  # type: ignore[arg-type]
+    patch = fitting_patch(dataset)["patch_size"]
+    small = tuple(patch * max(1, round(SMALL * side / patch)) for side in size)
+    return MultiCrop(channels, tuple(size), 2, small_views, small, large_scale, small_scale)  # type: ignore[arg-type]
 
 
 RECIPES = (
@@ -280,6 +295,19 @@ RECIPES = (
             "small_scale": (0.05, 0.14),
         },
         seeds=SwAV.seeds,
+    ),
+    Recipe(
+        "msn",
+        MSN,
+        MODALITY,
+        paper=MSN.paper,
+        arxiv=MSN.arxiv,
+        data="digits",
+        encoder=Encoder(vit_of_crops, fitting_patch),
+        views=crops,
+        small=MSN.small,
+        paper_options={**MSN.paper_options, "small_views": 10, "large_scale": (0.3, 1.0), "small_scale": (0.05, 0.3)},
+        seeds=MSN.seeds,
     ),
     Recipe(
         "geo_moco",

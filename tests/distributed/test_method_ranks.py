@@ -13,7 +13,9 @@ from worlds import WorldsOf, caught
 
 from sslkernels.methods import MLS, PAL, ColloSSL, GenView, ProtoCLR, Transitive
 from sslkernels.methods import DINO, PAL, ColloSSL, GenView, ProtoCLR, SwAV
+from sslkernels.methods import DINO, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV
 from sslkernels.methods.pal import BASES
+from sslkernels.models import ViT
 
 SIZES = 5, 3
 
@@ -85,6 +87,18 @@ def dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), weight.grad
 
 
+def msn(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+    method = MSN(vit, feature_dim=8, **sizes, group=group).double()
+    first, second, target = (rows(width)[part, :6] for width in (6, 7, 8))
+    loss = method.loss(first @ weight, second @ weight, target)
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+
+
 def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
     def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
@@ -104,6 +118,7 @@ CASES = {
     "dino": dino,
     "genview": genview,
     "mls": mls,
+    "msn": msn,
     "proto_clr": proto_clr,
     "transitive": transitive,
     "swav": swav(0),

@@ -25,13 +25,13 @@ def crops(small: int = 2, n: int = 9) -> list[Tensor]:
 
 
 def unit_rows(method: SwAV, views: list[Tensor]) -> list[Tensor]:
-    """Views of one size share BatchNorm's statistics of the backbone, as they do in the official code."""
+    """As in the official code, BatchNorm sees all views of one size in the backbone, and all views in the projector."""
     groups = [torch.cat(views[:2]), torch.cat(views[2:])] if views[2:] else [torch.cat(views)]
     features = [
         part for group, count in zip(groups, (2, len(views) - 2), strict=False)
         for part in method.backbone(group).chunk(count)
     ]  # fmt: skip
-    rows = [method.projector(part) for part in features]
+    rows = method.projector(torch.cat(features)).chunk(len(views))
     return [row / row.square().sum(1, keepdim=True).sqrt() for row in rows]
 
 

@@ -20,6 +20,10 @@ def test_tokens_stand_in_their_order_and_the_class_token_gives_the_features() ->
     expected = vit.encode(torch.cat([vit.prefix.expand(5, 3, 8), patches], 1))
     torch.testing.assert_close(vit.tokens(images), expected)
     torch.testing.assert_close(vit(images), expected[:, 0])
+    some = torch.tensor([[3, 0, 5]]).expand(5, 3)
+    expected = vit.encode(torch.cat([vit.prefix.expand(5, 3, 8), patches[:, [3, 0, 5]]], 1))
+    torch.testing.assert_close(vit.tokens(images, some), expected)
+    torch.testing.assert_close(vit(images, some), expected[:, 0])
     vit.class_token, vit.prefix = False, torch.nn.Parameter(vit.prefix[1:].detach())
     torch.testing.assert_close(vit(images), vit.tokens(images)[:, 2:].mean(1))
 
@@ -30,12 +34,14 @@ def test_hidden_patches_are_the_mask_token_at_their_position() -> None:
     hidden = torch.tensor([[True, False, False, True], [False, False, True, False]])
     x = vit.embed(images)
     x[0, 0], x[0, 3], x[1, 2] = (vit.mask_token + vit.pos[place] for place in (0, 3, 2))
-    torch.testing.assert_close(vit.tokens(images, hidden), vit.encode(x))
+    torch.testing.assert_close(vit.tokens(images, hidden=hidden), vit.encode(x))
     for wrong in (hidden.int(), hidden[:1], hidden[:, :3]):
         with pytest.raises(ValueError, match=r"^ViT: hidden is .*; pass bool of shape \(2, 4\), one for each patch\.$"):
-            vit.tokens(images, wrong)
+            vit.tokens(images, hidden=wrong)
+    with pytest.raises(ValueError, match="^ViT: hidden came with index"):
+        vit.tokens(images, torch.zeros(2, 1, dtype=torch.int64), hidden=hidden)
     with pytest.raises(ValueError, match="^ViT: hidden came and there is no mask token"):
-        ViT((4, 4), 2, **SMALL).tokens(images, hidden)
+        ViT((4, 4), 2, **SMALL).tokens(images, hidden=hidden)
 
 
 def test_positions_of_a_crop_are_where_interpolation_would_read_them() -> None:
