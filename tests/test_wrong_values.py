@@ -405,6 +405,10 @@ FILLED = {
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
     "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
     "UVC": {"backbone": resnet_small(3)},
+    "IBOT": {
+        "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True, mask_token=True),
+        "feature_dim": 32,
+    },
     "MSN": {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32},
 }
 KNOWN = {
@@ -435,10 +439,11 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "projector_dim": "counted", "warmup": "share", "center_momentum": "share", "freeze": "share",
          "norm_last": "flag", "teacher_temperature": "range", "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
-         "sinkhorn": "flag"}
+         "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
-        | ({"queue_size": "size or zero"} if kind is methods.SwAV else {}),
+        | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})
+        | ({"mask_ratio": "range"} if kind is methods.IBOT else {}),
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.groco import GroCo as GroCo
     from sslkernels.methods.halp import HaLP as HaLP
     from sslkernels.methods.i_jepa import IJEPA as IJEPA
+    from sslkernels.methods.ibot import IBOT as IBOT
     from sslkernels.methods.mae import MAE as MAE
     from sslkernels.methods.margin_classifier import MarginClassifier as MarginClassifier
     from sslkernels.methods.mls import MLS as MLS

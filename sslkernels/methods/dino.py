@@ -96,9 +96,9 @@ class DINO(Taught):
         self.warmup = check_number(name, "warmup", warmup, least=0, most=1)
         self.freeze = check_number(name, "freeze", freeze, least=0, most=1)
         momentum = check_number(name, "momentum", momentum, least=0, most=1)
-        last: Literal["unit", "scaled"] = "unit" if check_flag(name, "norm_last", norm_last) else "scaled"
+        self.last: Literal["unit", "scaled"] = "unit" if check_flag(name, "norm_last", norm_last) else "scaled"
         self.projector = DINOHead(
-            feature_dim, prototypes, hidden_dim=hidden_dim, bottleneck_dim=projection_dim, last=last
+            feature_dim, prototypes, hidden_dim=hidden_dim, bottleneck_dim=projection_dim, last=self.last
         )
         self.center = Center(prototypes, check_number(name, "center_momentum", center_momentum, least=0, most=1))
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
@@ -107,7 +107,7 @@ class DINO(Taught):
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         views = self.any_views(views)
         student = self.projector(torch.cat(self.features_of(views))).chunk(len(views))
-        teacher = in_one_pass(self.teacher, views[:2])
+        teacher = in_one_pass(self.taught, views[:2])
         if self.training:
             for rows in teacher:
                 self.center.collect(rows)
@@ -116,19 +116,35 @@ class DINO(Taught):
 
     def loss(self, *embeddings: Tensor) -> Tensor:
         *student, first, second = embeddings
-        self.center.agree(self.group)
+        teacher = torch.cat([first, second])
         return prototype_cross_entropy(
             torch.cat(student),
             self.projector.weight,
-            torch.cat([first, second]),
+            teacher,
             self.teacher_weight,
             temperature=self.temperature,
             teacher_temperature=self.teacher_temperature,
-            bias=self.center.bias(self.teacher_temperature),
+            bias=self.bias(self.center, teacher, self.teacher_weight),
             row_weight=row_weight(type(self).__name__, student, 2 * len(student) - 2, self.group),
             teacher_index=followed(len(student), first),
             backend=self.backend,
         )
+
+    def bias(self, center: Center, teacher: Tensor, weight: Tensor) -> Tensor:
+        """Give what is added to the logits of the teacher's rows ``(N, projection_dim)``: the centre, taken off."""
+        center.agree(self.group)
+        return center.bias(self.teacher_temperature)
+
+    @property
+    def heads(self) -> list[DINOHead]:
+        """The student's heads."""
+        return [self.projector]
+
+    @torch.no_grad()
+    def taught(self, view: Tensor) -> Tensor:
+        """Compute the teacher's rows ``(N, projection_dim)`` of a view."""
+        backbone, head, *_ = cast(nn.Sequential, self.teacher.module)
+        return head(backbone(view))
 
     @property
     def teacher_weight(self) -> Tensor:
@@ -142,8 +158,9 @@ class DINO(Taught):
 
     def before_step(self, step: int, total_steps: float) -> None:
         if step < self.freeze * total_steps < torch.inf:
-            for parameter in self.projector.last_layer.parameters():
-                parameter.grad = None
+            for head in self.heads:
+                for parameter in head.last_layer.parameters():
+                    parameter.grad = None
 
     def after_step(self, step: int, total_steps: float) -> None:
         Method.after_step(self, step, total_steps)
@@ -158,7 +175,7 @@ class DINO(Taught):
     @torch.no_grad()
     def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """Compute how the teacher uses the prototypes for samples as they are."""
-        return {name: value.item() for name, value in self._usage(self.teacher(inputs)).items()}
+        return {name: value.item() for name, value in self._usage(self.taught(inputs)).items()}
 
 
 def followed(views: int, teacher: Tensor) -> Tensor:

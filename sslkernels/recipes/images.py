@@ -27,6 +27,7 @@ from sslkernels.drawing import draw_image
 from sslkernels.methods import (
     BYOL,
     DINO,
+    IBOT,
     MSN,
     SIE,
     UVC,
@@ -158,6 +159,17 @@ def vit_of_crops(
     return ViT(
         tuple(size), patch_size, channels, width=width, depth=depth, heads=heads, class_token=True, registers=registers,
         any_size=True,
+    )  # fmt: skip
+
+
+def vit_of_hidden_patches(
+    dataset: Dataset, *, patch_size: int, width: int = 96, depth: int = 3, heads: int = 4, registers: int = 0
+) -> ViT:
+    """The same with a mask token."""
+    _, channels, *size = dataset.inputs.shape
+    return ViT(
+        tuple(size), patch_size, channels, width=width, depth=depth, heads=heads, class_token=True, registers=registers,
+        mask_token=True, any_size=True,
     )  # fmt: skip
 
 
@@ -295,6 +307,24 @@ RECIPES = (
             "small_scale": (0.05, 0.14),
         },
         seeds=SwAV.seeds,
+    ),
+    Recipe(
+        "ibot",
+        IBOT,
+        MODALITY,
+        paper=IBOT.paper,
+        arxiv=IBOT.arxiv,
+        data="digits",
+        encoder=Encoder(vit_of_hidden_patches, fitting_patch),
+        views=crops,
+        small=IBOT.small,
+        paper_options={
+            **IBOT.paper_options,
+            "small_views": 10,
+            "large_scale": (0.32, 1.0),
+            "small_scale": (0.05, 0.32),
+        },
+        seeds=IBOT.seeds,
     ),
     Recipe(
         "msn",
