@@ -14,6 +14,7 @@ from worlds import WorldsOf, caught
 from sslkernels.methods import MLS, PAL, ColloSSL, GenView, ProtoCLR, Transitive
 from sslkernels.methods import DINO, PAL, ColloSSL, GenView, ProtoCLR, SwAV
 from sslkernels.methods import DINO, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV
+from sslkernels.methods import DINO, IBOT, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -87,6 +88,21 @@ def dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), weight.grad
 
 
+def ibot(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """One patch of each image is hidden."""
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True, mask_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+    masks = {"mask_ratio": (1e-6, 1e-6), "mask_probability": 1.0, "centering": "sinkhorn"}
+    method = IBOT(vit, feature_dim=8, **sizes, **masks, group=group).double()
+    z = [rows(width)[part, :6] for width in (6, 7, 8, 9, 10, 11)]
+    share = method.hide(len(z[0]), z[0].device)[2]
+    loss = method.loss(z[0] @ weight, z[1] @ weight, z[2], z[3], z[4] @ weight, z[5], share)
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
+
+
 def msn(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
@@ -118,6 +134,7 @@ CASES = {
     "dino": dino,
     "genview": genview,
     "mls": mls,
+    "ibot": ibot,
     "msn": msn,
     "proto_clr": proto_clr,
     "transitive": transitive,
