@@ -435,9 +435,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
-         "orthogonality": "weight", "clusterings": "counted", "iterations": "size"}
-         "projector_dim": "counted", "warmup": "share", "center_momentum": "share", "freeze": "share",
-         "norm_last": "flag", "teacher_temperature": "range", "epsilon": "positive",
+         "orthogonality": "weight", "clusterings": "counted", "warmup": "share", "center_momentum": "share",
+         "freeze": "share", "norm_last": "flag", "teacher_temperature": "range", "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")

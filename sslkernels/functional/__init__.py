@@ -14,8 +14,8 @@ from sslkernels.functional.cosine import byol_loss, negative_cosine_similarity
 from sslkernels.functional.covariance import frossl, tico, vcreg, vibcreg
 from sslkernels.functional.distillation import clip_distillation
 from sslkernels.functional.ema import ema_update_, queue_update_
-from sslkernels.functional.hierarchy import balanced_sample, hierarchical_kmeans
 from sslkernels.functional.gram import gram_loss
+from sslkernels.functional.hierarchy import balanced_sample, hierarchical_kmeans
 from sslkernels.functional.koleo import koleo
 from sslkernels.functional.labelled import sup_con
 from sslkernels.functional.mask_samplers import block_masks, random_masking, span_mask, tube_masks

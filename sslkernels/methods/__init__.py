@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam
     from sslkernels.methods.sup_con import SupCon as SupCon
-    from sslkernels.methods.transitive import Transitive as Transitive
     from sslkernels.methods.swav import SwAV as SwAV
+    from sslkernels.methods.transitive import Transitive as Transitive
     from sslkernels.methods.tri_byol import TriBYOL as TriBYOL
     from sslkernels.methods.uvc import UVC as UVC
     from sslkernels.methods.vi_simsiam import VISimSiam as VISimSiam

@@ -40,8 +40,8 @@ from sslkernels.methods import (
     ProtoCLR,
     SimCLR,
     SimSiam,
-    Transitive,
     SwAV,
+    Transitive,
     VICReg,
 )
 from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
@@ -281,8 +281,11 @@ RECIPES = (
         paper_options=UVC.paper_options,
         seeds=UVC.seeds,
         after_abstract=True,
+    ),
+    Recipe(
         "dino",
         DINO,
+        MODALITY,
         paper=DINO.paper,
         arxiv=DINO.arxiv,
         data="digits",

@@ -11,10 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import MLS, PAL, ColloSSL, GenView, ProtoCLR, Transitive
-from sslkernels.methods import DINO, PAL, ColloSSL, GenView, ProtoCLR, SwAV
-from sslkernels.methods import DINO, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV
-from sslkernels.methods import DINO, IBOT, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV
+from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -64,23 +61,9 @@ def collossl(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor
     return loss.detach(), weight.grad
 
 
-def mls(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
-    torch.manual_seed(0)
-    method = MLS(nn.Flatten(), feature_dim=6, hidden_dim=4, projection_dim=6, queue_size=7, positives=3, group=group)
-    method = method.double()
-    looks, query, key_looks, key = (rows(width)[part, :6] for width in (6, 7, 8, 9))
-    loss = method.loss(looks, query @ weight, key_looks, key)
-    loss.backward()
-    return loss.detach(), weight.grad
-
-
-def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
-    method = Transitive(nn.Flatten(), feature_dim=6, projection_dim=6, neighbours=2, negatives=3, group=group)
-    features, z0, z1 = (rows(width)[part, :6] for width in (6, 7, 8))
-    loss = method.loss(features, z0 @ weight, z1 @ weight)
 def dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
     method = DINO(nn.Flatten(), feature_dim=6, prototypes=9, hidden_dim=4, projection_dim=6, group=group).double()
     z = [rows(width)[part, :6] for width in (6, 7, 8, 9, 10)]
     loss = method.loss(*(each @ weight for each in z[:3]), *z[3:])
@@ -129,17 +112,37 @@ def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.
     return case
 
 
+def mls(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(0)
+    method = MLS(nn.Flatten(), feature_dim=6, hidden_dim=4, projection_dim=6, queue_size=7, positives=3, group=group)
+    method = method.double()
+    looks, query, key_looks, key = (rows(width)[part, :6] for width in (6, 7, 8, 9))
+    loss = method.loss(looks, query @ weight, key_looks, key)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    method = Transitive(nn.Flatten(), feature_dim=6, projection_dim=6, neighbours=2, negatives=3, group=group)
+    features, z0, z1 = (rows(width)[part, :6] for width in (6, 7, 8))
+    loss = method.loss(features, z0 @ weight, z1 @ weight)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
 CASES = {
     "collossl": collossl,
     "dino": dino,
     "genview": genview,
-    "mls": mls,
     "ibot": ibot,
+    "mls": mls,
     "msn": msn,
     "proto_clr": proto_clr,
-    "transitive": transitive,
     "swav": swav(0),
     "swav_queue": swav(5),
+    "transitive": transitive,
     **{f"pal_{base}": pal(base) for base in BASES},
 }
 
