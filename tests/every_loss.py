@@ -431,14 +431,14 @@ EVERY_LOSS: dict[str, Loss] = {
         faint=(2.0**-6, {}),
     ),
     "mean_entropy": Loss(
-        SF.mean_entropy, _prototypes(False), formulas.mean_entropy, faint=(LARGE, {"temperature": 10.0})
+        SF.mean_entropy, _prototypes(False), formulas.mean_entropy, faint=(2.0**7, {"temperature": 10.0})
     ),
     "mean_entropy beside a prior": Loss(
         SF.mean_entropy,
         _prototypes(True),
         formulas.mean_entropy,
         constants=("prior",),
-        faint=(LARGE, {"temperature": 10.0}),
+        faint=(2.0**7, {"temperature": 10.0}),
     ),
     "alignment": Loss(SF.alignment, _views("z0", "z1", size=0.5), formulas.alignment, faint=(2.0**-18, {})),
     "sampled_info_nce": Loss(
