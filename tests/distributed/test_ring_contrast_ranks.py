@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import formulas
 import pytest
 import rows_oracle
 import similarity_oracle as oracle
@@ -40,6 +41,10 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
     "info_nce-symmetric": (
         lambda a, b, t, **o: SF.info_nce(a, b, temperature=t, symmetric=True, **o),
         lambda a, b, t: oracle.info_nce(a, b, temperature=t, symmetric=True),
+    ),
+    "clip_loss-margin": (
+        lambda a, b, t, **o: SF.clip_loss(a, b, 1 / t, margin=1.5, **o),
+        lambda a, b, t: formulas.clip_loss(a.double(), b.double(), 1 / t, 1.5),
     ),
 }
 ALL = (True, True, True)  # the inputs that need a gradient

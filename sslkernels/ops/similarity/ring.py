@@ -33,7 +33,7 @@ from sslkernels.ring import travel
 
 
 def contrast(
-    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str, margin: float
+    anchors: Anchors, mean: bool, needs: Needs, shard: Shard, backend: str, margin: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Do as `composed.contrast` does for anchors against "rows" or "both"."""
     x, y, scale, both, n = anchors.x, anchors.y, anchors.scale, anchors.against == "both", len(anchors.x)
