@@ -29,8 +29,6 @@ GROUPED = [
     name for name in SF.__all__ if name not in WAITS and "group" in inspect.signature(getattr(SF, name)).parameters
 ]
 RINGS = [name for name in GROUPED if "ring" in inspect.signature(getattr(SF, name)).parameters]
-VIEWS = {"variance_hinge": 1, "covariance_penalty": 1, "vcreg": 1, "uniformity": 1}
-GROUPED = [name for name in SF.__all__ if "group" in inspect.signature(getattr(SF, name)).parameters]
 VIEWS = {"variance_hinge": 1, "covariance_penalty": 1, "vcreg": 1, "uniformity": 1, "koleo": 1}
 WARMED = ("nt_xent", "info_nce", "dcl", "dclw", "debiased_nt_xent", "sup_con")
 SCALED = ("clip_loss", "clip_distillation", "siglip_loss")
