@@ -13,6 +13,7 @@ from torch import Tensor
 import sslkernels.functional as SF
 from sslkernels.distributed import Shard
 from sslkernels.functional import clustering
+from sslkernels.functional.balance import balanced_nearest
 from sslkernels.functional.lloyd import TOGETHER, nearest, sums_and_counts
 
 CLOSE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 3e-3}
@@ -54,6 +55,17 @@ def test_balanced_clusters_are_those_of_sinkhorn_knopp(metric: str, backend: str
             )  # fmt: skip
             torch.testing.assert_close(found[0], wanted, rtol=1e-9, atol=1e-9)
             assert torch.equal(found[1], places)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_balanced_rows_are_as_far_from_their_centroids_as_others(metric: str, backend: str) -> None:
+    x, centroids = torch.randn(40, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
+    if metric == "cosine":
+        x, centroids = oracle.unit(x), oracle.unit(centroids)
+    distance, own = balanced_nearest(x, centroids, metric, 0.1, None, backend)
+    far = oracle.distances(x, centroids, metric)
+    torch.testing.assert_close(distance, far[torch.arange(40), own])
+    assert (own != far.argmin(1)).any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
