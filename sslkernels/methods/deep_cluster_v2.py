@@ -69,7 +69,7 @@ class DeepClusterV2(Method):
     family = SIMILARITY
     needs = ("index",)
     small = {
-        "epochs": 30, "batch_size": 256, "lr": 1e-2, "projection_dim": 128, "hidden_dim": 256, "prototypes": 300,
+        "epochs": 30, "batch_size": 256, "lr": 6e-3, "projection_dim": 128, "hidden_dim": 256, "prototypes": 300,
     }  # fmt: skip
     paper_options = {"epochs": 400, "batch_size": 4096, "lr": 1e-3}
 
