@@ -7,6 +7,8 @@ A target is the softmax of cosines at a sharper temperature, balanced or not, an
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -17,12 +19,12 @@ from sslkernels.arguments import (
     check_size,
     shape_of,
 )
-from sslkernels.distributed import GroupLike, check_gathered, named
+from sslkernels.distributed import GroupLike, check_gathered
 from sslkernels.functional.assignments import balanced
 from sslkernels.functional.mean_entropy import mean_entropy
 from sslkernels.functional.similarity import sharded
 from sslkernels.modules import Module
-from sslkernels.ops.dtypes import compute_dtype, promoted, widened
+from sslkernels.ops.dtypes import promoted, widened
 from sslkernels.ops.rows import row_dot, unit_rows
 from sslkernels.ops.similarity import logsumexp_similarity
 
@@ -42,7 +44,7 @@ class MSNLoss(Module):
 
     ``forward(anchors, targets, prototypes, target_sharpen_temperature=0.25)``: anchors ``(V*N, D)``, V views of N
     images one after the other, targets ``(N, D)`` and prototypes ``(K, D)``, which are divided by their norms, give a
-    0-dim loss. Targets get no gradient.
+    0-dim loss. Targets get no gradient. All is computed in float32 (float64 for float64).
 
     lightly takes logarithms of probabilities to a power, which are infinite where float32 holds a probability as zero;
     ours never leave logarithms. Its targets are balanced from probabilities that have underflown, ours are not.
@@ -52,6 +54,8 @@ class MSNLoss(Module):
     >>> MSNLoss(temperature=1.0)(torch.eye(3), torch.eye(3), torch.eye(3))
     tensor(0.5868)
     """
+
+    _settings: ClassVar[tuple[str, ...]] = ("temperature", "sinkhorn_iterations", "regularization_weight")
 
     def __init__(
         self,
@@ -73,23 +77,23 @@ class MSNLoss(Module):
         function = type(self).__name__
         self._check(anchors, targets, prototypes)
         sharpen = check_number(function, "target_sharpen_temperature", target_sharpen_temperature, above=0.0)
-        group: GroupLike = "world" if self.gather_distributed else None
-        anchors, targets, prototypes = promoted(anchors, targets.detach(), prototypes)
-        dtype = named(compute_dtype(anchors))
-        shard = sharded(group, function, targets, anchors, prototypes, sharpen=sharpen, dtype=dtype, **self._settings())
-        anchors, targets, prototypes = unit_rows(anchors), unit_rows(targets), unit_rows(prototypes)
-        scale = 1 / self.temperature
+        with torch.autocast(anchors.device.type, enabled=False):  # 16-bit logits over 0.025 are off by a tenth and more
+            return self._loss(sharpen, *promoted(widened(anchors), widened(targets.detach()), widened(prototypes)))
 
+    def _loss(self, sharpen: float, anchors: Tensor, targets: Tensor, prototypes: Tensor) -> Tensor:
+        group: GroupLike = "world" if self.gather_distributed else None
+        settings = {name: getattr(self, name) for name in self._settings}
+        shard = sharded(group, type(self).__name__, targets, anchors, prototypes, sharpen=sharpen, **settings)
+        anchors, targets, prototypes = unit_rows(anchors), unit_rows(targets), unit_rows(prototypes)
+        scale, views = 1 / self.temperature, len(anchors) // len(targets)
         with torch.no_grad():
-            logits = widened(targets @ prototypes.T) * scale
+            logits = targets @ prototypes.T * (scale / sharpen)
+            wanted = torch.softmax(logits, 1)
             if self.sinkhorn_iterations:
-                logits = logits / sharpen
                 wanted = balanced(logits, 1.0, self.sinkhorn_iterations, shard, -logits.logsumexp(1, keepdim=True))
-            else:
-                wanted = torch.softmax(logits / sharpen, 1)
-        mean_prototypes = (wanted.to(prototypes.dtype) @ prototypes).repeat(len(anchors) // len(targets), 1)
+        mean_prototypes = (wanted @ prototypes).repeat(views, 1)
         losses = logsumexp_similarity(anchors, prototypes, scale) - scale * row_dot(anchors, mean_prototypes)
-        loss = losses.sum() * (shard.ranks / (len(anchors) // len(targets) * shard.total(len(targets))))
+        loss = losses.sum() * (shard.ranks / (views * shard.total(len(targets))))
         if self.regularization_weight:
             loss = loss + self.regularization_weight * self._regularization(anchors, prototypes, group)
         return loss
@@ -97,10 +101,6 @@ class MSNLoss(Module):
     def _regularization(self, anchors: Tensor, prototypes: Tensor, group: GroupLike) -> Tensor:
         """Compute the regulariser of unit rows."""
         return mean_entropy(anchors, prototypes, temperature=self.temperature, normalize=False, group=group)
-
-    def _settings(self) -> dict[str, object]:
-        names = ("temperature", "sinkhorn_iterations", "regularization_weight")
-        return {name: getattr(self, name) for name in names}
 
     def _check(self, anchors: Tensor, targets: Tensor, prototypes: Tensor) -> None:
         function = type(self).__name__
@@ -132,6 +132,8 @@ class PMSNLoss(MSNLoss):
     tensor(0.5933)
     """
 
+    _settings = (*MSNLoss._settings, "power_law_exponent")
+
     def __init__(
         self,
         temperature: float = 0.1,
@@ -149,6 +151,3 @@ class PMSNLoss(MSNLoss):
         return mean_entropy(
             anchors, prototypes, temperature=self.temperature, prior=prior / prior.sum(), normalize=False, group=group
         )
-
-    def _settings(self) -> dict[str, object]:
-        return {**super()._settings(), "power_law_exponent": self.power_law_exponent}

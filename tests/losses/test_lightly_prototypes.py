@@ -175,6 +175,16 @@ def test_logits_of_16_bits_are_computed_in_float32(dtype: torch.dtype) -> None:
     assert torch.autograd.grad(value, student)[0].dtype == dtype
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rows_of_16_bits_are_computed_in_float32(dtype: torch.dtype) -> None:
+    given = [torch.randn(n, D).to(dtype).requires_grad_() for n in (8, 4, K)]
+    wanted = PMSNLoss()(*(x.double() for x in given))
+    with torch.autocast("cpu", torch.bfloat16):
+        value = PMSNLoss()(*given)
+    torch.testing.assert_close(value.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert torch.autograd.grad(value, given[0])[0].dtype == dtype
+
+
 def test_no_masked_patch_costs_nothing_and_leaves_the_centre() -> None:
     loss, student = IBOTPatchLoss(output_dim=K), torch.zeros(0, K, requires_grad=True)
     value = loss(torch.zeros(0, K), student, torch.zeros(2, 3, 3, dtype=torch.bool))
