@@ -64,6 +64,7 @@ class DINO(Taught):
         "momentum": 0.99,
     }  # fmt: skip
     paper_options = {"epochs": 100, "batch_size": 1024, "lr": 2e-3}
+    whole_views = True
     projector: DINOHead
     teacher_temperature: Tensor
 

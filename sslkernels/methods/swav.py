@@ -67,6 +67,8 @@ class SwAV(Method):
     }  # fmt: skip
     paper_options = {"epochs": 400, "batch_size": 256, "lr": 1e-3, "queue_size": 3840}
 
+    whole_views = True
+
     def __init__(
         self,
         backbone: nn.Module,

@@ -182,8 +182,13 @@ def crops(
     large_scale: tuple[float, ...] = (0.4, 1.0),
     small_scale: tuple[float, ...] = (0.05, 0.4),
 ) -> nn.Module:
-    """Two large crops, which a teacher sees, and so many small ones, whose sides a ViT's patches divide."""
+    """Two large crops, which a teacher sees, and so many small ones, whose sides a ViT's patches divide.
+
+    Without small ones the two are the usual views.
+    """
     _, channels, *size = dataset.inputs.shape
+    if not small_views:
+        return views(dataset, 2, whole)
     patch = fitting_patch(dataset)["patch_size"]
     small = tuple(patch * max(1, round(SMALL * side / patch)) for side in size)
     return MultiCrop(channels, tuple(size), 2, small_views, small, large_scale, small_scale)  # type: ignore[arg-type]
