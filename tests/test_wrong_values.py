@@ -436,7 +436,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight", "clusterings": "counted", "warmup": "share", "center_momentum": "share",
-         "freeze": "share", "norm_last": "flag", "teacher_temperature": "range", "epsilon": "positive",
+         "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range", "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
@@ -531,7 +531,8 @@ DOORS |= {
     ),
     "DINOHead": Door(
         models.DINOHead, {"in_dim": 3, "out_dim": 4, "hidden_dim": 3, "bottleneck_dim": 2},
-        {"in_dim": "counted", "out_dim": "counted", "bottleneck_dim": "counted", "layers": "counted", "last": "choice"},
+        {"in_dim": "counted", "out_dim": "counted", "bottleneck_dim": "counted", "layers": "counted", "last": "choice",
+         "batch_norm": "flag"},
     ),
     "Conv1dNet": Door(
         models.Conv1dNet, {"in_channels": 2, "widths": (4, 8)},

@@ -40,6 +40,7 @@ class DINO(Taught):
         freeze: the share of the training in which the prototypes stand still, at its begin: the paper's first epoch.
             Where no end is known, none.
         norm_last: keep prototypes at length 1; otherwise their lengths are trained.
+        batch_norm: normalise the head's hidden layers over the batch; see `sslkernels.models.DINOHead`.
         backend, group: see `Method`.
 
     `forward` takes two views or more; views of one size go through the network together. It gives besides how the
@@ -60,8 +61,8 @@ class DINO(Taught):
     family = PROTOTYPES
     views = None
     small = {
-        "epochs": 25, "batch_size": 64, "lr": 2e-3, "prototypes": 512, "hidden_dim": 256, "projection_dim": 64,
-        "momentum": 0.99,
+        "epochs": 25, "batch_size": 64, "lr": 2e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "momentum": 0.99, "batch_norm": True,
     }  # fmt: skip
     paper_options = {"epochs": 100, "batch_size": 1024, "lr": 2e-3}
     whole_views = True
@@ -83,6 +84,7 @@ class DINO(Taught):
         momentum: float = 0.996,
         freeze: float = 0.01,
         norm_last: bool = True,
+        batch_norm: bool = False,
         backend: str | None = None,
         group: GroupLike = None,
     ) -> None:
@@ -99,7 +101,12 @@ class DINO(Taught):
         momentum = check_number(name, "momentum", momentum, least=0, most=1)
         self.last: Literal["unit", "scaled"] = "unit" if check_flag(name, "norm_last", norm_last) else "scaled"
         self.projector = DINOHead(
-            feature_dim, prototypes, hidden_dim=hidden_dim, bottleneck_dim=projection_dim, last=self.last
+            feature_dim,
+            prototypes,
+            hidden_dim=hidden_dim,
+            bottleneck_dim=projection_dim,
+            batch_norm=check_flag(name, "batch_norm", batch_norm),
+            last=self.last,
         )
         self.center = Center(prototypes, check_number(name, "center_momentum", center_momentum, least=0, most=1))
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)

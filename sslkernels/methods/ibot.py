@@ -56,7 +56,10 @@ class IBOT(DINO):
     arxiv = "2111.07832"
     encoder = "tokens"
     backbone: ViT
-    small = {**DINO.small, "lr": 1e-3}
+    small = {
+        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "momentum": 0.99,
+    }  # fmt: skip
     paper_options = {"epochs": 800, "batch_size": 1024, "lr": 1e-3}
 
     def __init__(

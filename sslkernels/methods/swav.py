@@ -62,7 +62,7 @@ class SwAV(Method):
     family = PROTOTYPES
     views = None
     small = {
-        "epochs": 20, "batch_size": 64, "lr": 2e-3, "prototypes": 512, "hidden_dim": 256, "projection_dim": 128,
+        "epochs": 20, "batch_size": 64, "lr": 2e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 128,
         "freeze": 20,
     }  # fmt: skip
     paper_options = {"epochs": 400, "batch_size": 256, "lr": 1e-3, "queue_size": 3840}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_choice, check_count, check_widths
+from sslkernels.arguments import check_choice, check_count, check_flag, check_widths
 
 LASTS = ("unit", "scaled", "linear")
 # The names that torch.nn.utils.parametrizations.weight_norm gives to what torch.nn.utils.weight_norm calls g and v.
@@ -27,11 +27,13 @@ class DINOHead(nn.Module):
         in_dim: features of a row.
         out_dim: number of prototypes.
         hidden_dim, bottleneck_dim, layers: sizes of the perceptron, with GELU between its linear maps.
+        batch_norm: normalise the hidden layers over the batch. A convolutional network's features have a long common
+            mean, which otherwise leaves all rows much alike, and a teacher that is sure of nothing.
         last: "unit" keeps every g_k at 1 (DINO, iBOT); "scaled" trains it (DINOv2); "linear" trains w_k as a whole
             (DINOv3).
 
-    The state has the names of the official heads of dino, ibot, dinov2 and dinov3 without BatchNorm, ``mlp.*`` and
-    ``last_layer.*``; it takes both pairs of names under which torch saves a weight norm.
+    The state has the names of the official heads of dino, ibot, dinov2 and dinov3, ``mlp.*`` and ``last_layer.*``; it
+    takes both pairs of names under which torch saves a weight norm.
 
     >>> import torch
     >>> from sslkernels.models import DINOHead
@@ -48,6 +50,7 @@ class DINOHead(nn.Module):
         hidden_dim: int = 2048,
         bottleneck_dim: int = 256,
         layers: int = 3,
+        batch_norm: bool = False,
         last: Literal["unit", "scaled", "linear"] = "unit",
     ) -> None:
         super().__init__()
@@ -57,12 +60,13 @@ class DINOHead(nn.Module):
         out_dim = check_count("DINOHead", "out_dim", out_dim, bottleneck_dim)
         layers = check_count("DINOHead", "layers", layers, hidden_dim**2)
         check_choice("DINOHead", "last", last, LASTS)
+        norm = check_flag("DINOHead", "batch_norm", batch_norm)
         widths = [in_dim, *[hidden_dim] * (layers - 1), bottleneck_dim]
         modules: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):
-            modules += [nn.Linear(before, after), nn.GELU()]
-        # A single layer has no number in the official state.
-        self.mlp = modules[0] if layers == 1 else nn.Sequential(*modules[:-1])
+            modules += [nn.Linear(before, after), *([nn.BatchNorm1d(after)] if norm else []), nn.GELU()]
+        # A single layer has no number in the official state, and the last one nothing behind it.
+        self.mlp = modules[0] if layers == 1 else nn.Sequential(*modules[: -2 if norm else -1])
         self.mlp.apply(_init)
         self.last_layer = (
             nn.Linear(bottleneck_dim, out_dim, bias=False)

@@ -66,6 +66,15 @@ def test_its_own_state_loads_and_rows_have_length_1() -> None:
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
 
 
+def test_hidden_layers_with_batch_norm_have_the_official_names() -> None:
+    mlp = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.GELU(), nn.Linear(7, 7), nn.BatchNorm1d(7), nn.GELU(),
+                        nn.Linear(7, 4))  # fmt: skip
+    head, x = DINOHead(5, 9, batch_norm=True, **SIZES), torch.randn(6, 5)
+    state = {f"mlp.{name}": value for name, value in mlp.state_dict().items()}
+    assert not head.load_state_dict(state, strict=False).unexpected_keys
+    torch.testing.assert_close(head(x), F.normalize(mlp(x), dim=1))
+
+
 def test_a_single_layer_is_called_mlp_as_in_the_official_head() -> None:
     head = DINOHead(5, 9, layers=1, bottleneck_dim=4)
     assert set(head.state_dict()) == {"mlp.weight", "mlp.bias", "last_layer.weight_g", "last_layer.weight_v"}
