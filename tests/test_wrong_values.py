@@ -436,7 +436,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight", "clusterings": "counted", "warmup": "share", "center_momentum": "share",
-         "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range", "epsilon": "positive",
+         "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range",
+         "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
