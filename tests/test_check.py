@@ -35,6 +35,7 @@ def run(dtype=torch.float32):
         SF.byol_loss(z0, z1), SF.byol_loss(z0, z1, reduction="none").sum(),
         SF.barlow_twins(z0, z1), SF.barlow_twins(wide0, wide1), SF.vicreg(z0, z1), SF.vicreg(wide0, wide1),
         SF.cross_correlation_sq(z0, z1)[1], SF.cross_correlation_sq(wide0, wide1)[1],
+        SF.prototype_cross_entropy(z0, z1, z0.detach()),
         SF.siglip_loss(z0, z1, scale, -1.0), SF.softplus_similarity(z0, z1, 0.5, scale).sum(),
         SF.softplus_similarity(z0).sum(), SF.sigreg(z0, num_slices=8), SF.tico(z0, z1)[0],
         SF.gather_tokens(tokens, index, pos=rows(6, 5)).sum(),
@@ -53,6 +54,7 @@ def run(dtype=torch.float32):
     SF.ema_update_(teacher, student, 0.9)
     SF.queue_update_(torch.zeros(4, 3), torch.randn(3, 3), 2)
     SF.topk_similarity(z0, z1, 2)
+    SF.sinkhorn_bias(z0, z1, iterations=2)
 
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")

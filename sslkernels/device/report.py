@@ -105,6 +105,8 @@ def why_not() -> str | None:
 def make(workload: Workload, dtype: torch.dtype, target: Target, backend: str) -> Report:
     """Record a forward and a backward, compile each kernel, and model each launch."""
     case, shape = workload.case, workload.shape
+    if case.not_recorded:
+        raise ValueError(case.not_recorded)
 
     def op(**inputs: Any) -> Tensor | None:
         return case.ours(**inputs, backend=backend)

@@ -251,8 +251,8 @@ def center_update_(
     rows = widened(teacher.detach())
     shard = sharded(group, function, rows, momentum=momentum, prototypes=len(weight))
     total = summed(rows.sum(0), shard) / shard.total(len(rows))
-    mean = torch.mv(widened(weight.detach()), total).view(center.shape)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(center.device.type, enabled=False):
+        mean = torch.mv(widened(weight), total).view(center.shape)
         center.copy_(torch.lerp(mean, center.to(mean.dtype), momentum))
 
 

@@ -222,7 +222,7 @@ def test_deviations_pass_through_zero_and_keep_a_nan():
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("dino",), "method is 'dino'; accepted are action_simclr"),
+        (("dinosaur",), "method is 'dinosaur'; accepted are action_simclr"),
         (("simclr", "--backend", "fast"), "--backend is 'fast'"),
         (("simclr", "--backend", "reference"), "the backend is reference"),
         (("simclr", "--steps", "0"), "--steps is 0"),

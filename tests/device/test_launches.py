@@ -165,7 +165,7 @@ def test_nothing_stays_behind() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=lambda target: target.name)
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("op", [op for op, case in CASES.items() if not case.not_recorded])
 def test_every_op_of_the_benchmark_is_recorded_and_copies_nothing_from_the_host(op: str, target: Any) -> None:
     case = CASES[op]
     shape = next((size.shape for size in case.sizes if size.preset == "quick"), (64, 96, 32))

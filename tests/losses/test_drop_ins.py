@@ -53,6 +53,67 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
     "CO2Regularizer": ({"alpha": 1, "t_consistency": 0.05, "memory_bank_size": 0}, ["out0", "out1"], {}),
     "MACLLoss": ({"temperature": 0.1, "alpha": 0.5, "A_0": 0.0}, ["z0", "z1"], {"eps": float}),
     "HypersphereLoss": ({"t": 1.0, "lam": 1.0, "alpha": 2.0}, ["z_a", "z_b"], {}),
+    "KoLeoLoss": ({"p": 2, "eps": 1e-8}, ["x"], {}),
+    "DINOLoss": (
+        {
+            "output_dim": 65536,
+            "warmup_teacher_temp": 0.04,
+            "teacher_temp": 0.04,
+            "warmup_teacher_temp_epochs": 30,
+            "student_temp": 0.1,
+            "center_momentum": 0.9,
+            "center_mode": "mean",
+        },
+        ["teacher_out", "student_out", "teacher_temp", "epoch"],
+        {},
+    ),
+    "IBOTPatchLoss": (
+        {
+            "output_dim": 65536,
+            "teacher_temp": 0.04,
+            "student_temp": 0.1,
+            "center_mode": "mean",
+            "center_momentum": 0.9,
+        },
+        ["teacher_out", "student_out", "mask", "teacher_temp"],
+        {},
+    ),
+    "MSNLoss": (
+        {"temperature": 0.1, "sinkhorn_iterations": 3, "regularization_weight": 1.0, "gather_distributed": False},
+        ["anchors", "targets", "prototypes", "target_sharpen_temperature"],
+        {},
+    ),
+    "PMSNLoss": (
+        {
+            "temperature": 0.1,
+            "sinkhorn_iterations": 3,
+            "regularization_weight": 1,
+            "power_law_exponent": 0.25,
+            "gather_distributed": False,
+        },
+        ["anchors", "targets", "prototypes", "target_sharpen_temperature"],
+        {},
+    ),
+    "SwaVLoss": (
+        {
+            "temperature": 0.1,
+            "sinkhorn_iterations": 3,
+            "sinkhorn_epsilon": 0.05,
+            "sinkhorn_gather_distributed": False,
+        },
+        ["high_resolution_outputs", "low_resolution_outputs", "queue_outputs"],
+        {},
+    ),
+    "CAPILoss": (
+        {
+            "teacher_temperature": 0.06,
+            "student_temperature": 0.12,
+            "sinkhorn_iterations": 3,
+            "gather_distributed": False,
+        },
+        ["teacher_logits", "student_logits", "teacher_index"],
+        {},
+    ),
     "SIGReg": (
         {"knots": 17, "t_max": 3.0, "num_vectors": 1024, "gather_distributed": False},
         ["proj"],
@@ -125,7 +186,10 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
 }
 OURS = {"InfoNCELoss", "VIbCRegLoss"}  # the second replaces a function of solo-learn
 # Arguments that the original does not keep as an attribute, or hands on to a part.
-HANDED_ON = {"memory_bank_size", "pad_id", "dist_impl", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors"}
+HANDED_ON = {
+    "memory_bank_size", "pad_id", "dist_impl", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors", "output_dim",
+    "warmup_teacher_temp", "center_mode", "center_momentum",
+}  # fmt: skip
 GATHERED = [
     name for name in losses.__all__ if "gather_distributed" in inspect.signature(getattr(losses, name)).parameters
 ]

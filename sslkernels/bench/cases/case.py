@@ -203,6 +203,8 @@ class Case:
     """A sentence about the numbers that the C++ forward leaves for the backward."""
     not_compiled: Callable[[Shape], str | None] = _nothing
     """A sentence that says why torch.compile is not tried at this shape."""
+    not_recorded: str | None = None
+    """A sentence that says why its launches cannot be told without a GPU: the host reads the device's numbers."""
     shape_note: str = ""
     """A word on the dimensions, for the help of `explain`."""
     within: tuple[tuple[str, str], ...] = ()

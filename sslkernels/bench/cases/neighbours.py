@@ -203,6 +203,7 @@ KMEANS = Case(
     "k-means",
     ("N", "K", "D"),
     shape_note="one iteration, and the nearest centroids before and after it",
+    not_recorded="kmeans looks after each iteration if rows moved, so its launches are known on the device alone.",
     inputs=_clusters,
     ours=_kmeans,
     eager=eager_kmeans,

@@ -41,8 +41,7 @@ def compare(
     along_target = (rows * target).sum(1)
     lse, _, mean = similarity.forward(of_student, False, need_student or need_weight or need_scale, backend)
     value = (shares * lse - scale * along_target).sum()
-    nothing = value.new_empty(0)
-    dweight = nothing
+    dweight = value.new_empty(0)
     if need_weight:
         _, pushed, _ = similarity.backward(of_student, Sums(lse, shares, None, None), False, True, False, backend)
         met = (share[..., None] * rows[:, None]).flatten(0, 1)
@@ -52,9 +51,9 @@ def compare(
         dweight = scale * (pushed - pulled)
     return (
         value,
-        scale * (shares[:, None] * mean - target) if need_student else nothing,
+        scale * (shares[:, None] * mean - target) if need_student else value.new_empty(0),
         dweight,
-        (shares * (rows * mean).sum(1) - along_target).sum() if need_scale else nothing,
+        (shares * (rows * mean).sum(1) - along_target).sum() if need_scale else value.new_empty(0),
     )
 
 

@@ -31,12 +31,11 @@ def compare(
     logs = logits.log_softmax(1)
     value = -(target * logs).sum()
     slopes = (shares * logs.exp() - target).masked_fill(~counts, 0)
-    nothing = value.new_empty(0)
     return (
         value,
-        scale * (slopes @ prototype) if need_student else nothing,
-        scale * (slopes.T @ rows) if need_weight else nothing,
-        (slopes * products).sum() if need_scale else nothing,
+        scale * (slopes @ prototype) if need_student else value.new_empty(0),
+        scale * (slopes.T @ rows) if need_weight else value.new_empty(0),
+        (slopes * products).sum() if need_scale else value.new_empty(0),
     )
 
 

@@ -28,7 +28,8 @@ def spread_bias(
     chosen = PROTOTYPES.choose(rows.device, rows.dtype, backend)
     bias = table = None
     if chosen == "cpu" and iterations > 1 and len(rows) * len(weight) * wide(rows.dtype).itemsize <= KEPT:
-        table = torch.mm(widened(rows), widened(weight).T)
+        with torch.autocast(rows.device.type, enabled=False):
+            table = torch.mm(widened(rows), widened(weight).T)
     for _ in range(iterations):
         lse = _over_ranks(columns(rows, weight, scale, counts, bias, table, chosen), shard)
         bias = -lse.masked_fill(lse == -torch.inf, 0)  # no row counts at all
