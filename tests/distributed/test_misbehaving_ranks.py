@@ -98,8 +98,7 @@ TENSORS = {**dict.fromkeys(WARMED, "temperature"), **dict.fromkeys(SCALED, "logi
 def rows_of(function: str, dtype: torch.dtype = torch.float32) -> list[Any]:
     torch.manual_seed(0)
     z0, z1 = torch.randn(2, N, D).to(dtype).requires_grad_().unbind()
-    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "kmeans", "hierarchical_kmeans")
-    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "koleo")
+    one = ("variance_hinge", "covariance_penalty", "vcreg", "uniformity", "kmeans", "hierarchical_kmeans", "koleo")
     if function in one:
         return [z0]
     if function == "sup_con":
