@@ -53,7 +53,7 @@ class Again(TorchDispatchMode):
         for func, args, kwargs, out in self.tape:
             for old, new in zip(pytree.tree_leaves(out), pytree.tree_leaves(func(*args, **kwargs)), strict=True):
                 if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():  # else it is a view, or in place
-                    old.detach().copy_(new)
+                    old.detach().copy_(new.reshape(old.shape))  # autograd may have taken a dimension off since
 
 
 @dataclass
