@@ -31,8 +31,8 @@ class IBOT(DINO):
 
     Args:
         backbone: a ViT with a class token and a mask token, and ``any_size`` where views are of several sizes.
-        feature_dim, prototypes, hidden_dim, projection_dim, temperature, teacher_temperature, warmup, center_momentum,
-            momentum, freeze, norm_last, backend, group: as in `DINO`.
+        feature_dim, prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`.
+        warmup, center_momentum, momentum, freeze, norm_last, backend, group: as in `DINO`.
         shared_head: take one head for class tokens and patches; otherwise patches have one of the same sizes.
         mask_ratio: least and largest share of the patches that are hidden in an image.
         mask_probability: share of the images in which patches are hidden.
