@@ -161,7 +161,7 @@ def _divided(quota: Tensor, parent: Tensor, sizes: Tensor, generator: torch.Gene
         low, high = torch.where(fits, torch.maximum(middle, low), low), torch.where(fits, high, middle)
     each = given(low)
     left = quota - total(each)
-    # What is left goes to children that have more, one to each: the first in a random order.
+    # Children that have more get what is left, one each: the first in a random order.
     order = torch.randperm(len(sizes), generator=generator, device=device_of(generator)).to(sizes.device)
     order = order[(sizes > each)[order]]
     ordered, within = parent[order].sort(stable=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What methods with prototypes share: how much a row weighs among ranks, and how prototypes are used."""
+"""Weigh rows among ranks, and tell how prototypes are used, for all methods with prototypes."""
 
 from __future__ import annotations
 

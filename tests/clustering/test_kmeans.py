@@ -111,7 +111,7 @@ def test_random_starts_are_different_rows() -> None:
 
 
 def test_starts_are_drawn_by_squared_distance() -> None:
-    """Of three rows the last is 10 from the first two, which are 1 apart: after the first it is drawn with 100/101."""
+    """The last of three rows is 10 from the others, which are 1 apart: after the first it is drawn with 100/101."""
     x = torch.tensor([[0.0], [1.0], [10.0]])
     generator, pairs = seeded(), []
     for _ in range(400):

@@ -39,7 +39,7 @@ def class_tokens(loss: Any, teacher: Tensor, student: Tensor, _: slice) -> Tenso
 
 
 def masked(loss: Any, teacher: Tensor, student: Tensor, images: slice) -> Tensor:
-    """Of some patches the second rank has none, as of some images; of the others both have what is masked."""
+    """The second rank lacks some patches, and some images; both ranks have masked ones of the others."""
     mask, some = MASK[images, :, 0], teacher[: 3 if images.start == 0 else 0, 0]
     loss.sinkhorn_knopp_teacher(some, 0.5, torch.tensor([len(some)]))
     loss.update_center(some[None])

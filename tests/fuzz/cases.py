@@ -329,7 +329,7 @@ def queue_update_(draw: Draw) -> Call:
     )
 
 
-# What draws has no formula. We check what they promise, and call them twice with the same generator.
+# Functions that draw have no formula. We check what they promise, and call them twice with the same generator.
 
 
 def _checked(promise: Callable[[Draw, Callable[[], torch.Generator], str], None]) -> Callable[[Draw], Call]:

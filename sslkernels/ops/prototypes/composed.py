@@ -29,7 +29,7 @@ def compare(
     prototypes: Prototypes, need_student: bool, need_weight: bool, need_scale: bool, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     student, weight, teacher, teacher_weight, scale, teacher_scale, bias, index, share = prototypes
-    # What nobody compares may be no number, which even a weight of 0 would let through.
+    # A row that nobody compares may be no number, which even a weight of 0 would let through.
     counts, place = (share != 0).any(1, keepdim=True), index.clamp_min(0)
     followed = share.new_zeros(len(teacher)).index_add(0, place.flatten(), share.abs().flatten())[:, None] > 0
     student, teacher = student.masked_fill(~counts, 0), teacher.masked_fill(~followed, 0)
