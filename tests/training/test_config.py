@@ -117,7 +117,9 @@ WRONG: dict[str, tuple] = {
 def test_every_wrong_value_of_every_option_gets_its_own_sentence(name):
     # Where methods give a name to unlike things, as a share and a range of shares, we mean the number.
     method = next(
-        each for each in available() if name in FIELDS or not isinstance(find(each).settings.get(name, ()), tuple)
+        each
+        for each in available()
+        if name in FIELDS or (name in find(each).settings and not find(each).settings[name].many)
     )
     more = {"data": "imagefolder:x"} if name == "image_size" else {}
     for value in WRONG[name]:
