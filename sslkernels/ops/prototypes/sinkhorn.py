@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from sslkernels.distributed import Shard
-from sslkernels.ops.dtypes import wide, widened
-from sslkernels.ops.prototypes.schema import PROTOTYPES, columns
+from sslkernels.ops.dtypes import wide
+from sslkernels.ops.prototypes.schema import PROTOTYPES, columns, products
 
 KEPT = 1 << 30  # bytes of products that stay from step to step, on a CPU; more are formed anew in each
 
@@ -28,8 +28,7 @@ def spread_bias(
     chosen = PROTOTYPES.choose(rows.device, rows.dtype, backend)
     bias = table = None
     if chosen == "cpu" and iterations > 1 and len(rows) * len(weight) * wide(rows.dtype).itemsize <= KEPT:
-        with torch.autocast(rows.device.type, enabled=False):
-            table = torch.mm(widened(rows), widened(weight).T)
+        table = products(rows, weight, chosen)
     for _ in range(iterations):
         lse = _over_ranks(columns(rows, weight, scale, counts, bias, table, chosen), shard)
         bias = -lse.masked_fill(lse == -torch.inf, 0)  # no row counts at all
