@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weigh rows among ranks, and tell how prototypes are used, for all methods with prototypes."""
+"""Pair rows and weigh them among ranks, and tell how prototypes are used, for all methods with prototypes."""
 
 from __future__ import annotations
 
@@ -26,6 +26,17 @@ def row_weight(function: str, views: Sequence[Tensor], terms: int, group: GroupL
     count = len(views[0])
     weight = shard.ranks / (terms * shard.total(count))
     return torch.full((len(views) * count,), weight, dtype=torch.float32, device=views[0].device)
+
+
+def followed(views: int, teacher: Tensor) -> Tensor:
+    """Say which rows of a teacher with two views, ``(N, D)`` each, the rows of each view follow: all but their own.
+
+    The result is ``(views * N, 2)``, with -1 for none.
+    """
+    own = torch.arange(len(teacher), device=teacher.device)
+    both = torch.stack([own, own + len(teacher)], 1).repeat(views, 1, 1)
+    both[0, :, 0] = both[1, :, 1] = -1
+    return both.flatten(0, 1)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from sslkernels.methods import (
     SIE,
     UVC,
     BarlowTwins,
+    DINOv2,
     GenView,
     Method,
     MoCoV2,
@@ -194,6 +195,16 @@ def crops(
     return MultiCrop(channels, tuple(size), 2, small_views, small, large_scale, small_scale)  # type: ignore[arg-type]
 
 
+# The crops of DINOv2's configurations.
+DINOV2_CROPS = {"small_views": 8, "large_scale": (0.32, 1.0), "small_scale": (0.05, 0.32)}
+
+
+def of_crops(name: str, **changed: Any) -> Recipe:
+    """DINOv2 on large and small crops of digits."""
+    encoder = Encoder(vit_of_hidden_patches, fitting_patch)
+    return Recipe(name, DINOv2, MODALITY, data="digits", encoder=encoder, views=crops, **changed)
+
+
 RECIPES = (
     Recipe(
         "direct_pred",
@@ -334,6 +345,36 @@ RECIPES = (
             "small_scale": (0.05, 0.32),
         },
         seeds=IBOT.seeds,
+    ),
+    of_crops(
+        "dinov2",
+        paper=DINOv2.paper,
+        arxiv=DINOv2.arxiv,
+        small=DINOv2.small,
+        paper_options={**DINOv2.paper_options, **DINOV2_CROPS},
+    ),
+    # ViT-7B. Epochs stand for a million steps of a training whose rate and momentum stay as they are; here they end.
+    of_crops(
+        "dinov3",
+        paper="Siméoni et al. 2025",
+        arxiv="2508.10104",
+        options={"last": "linear", "gram": 2.0},
+        small={**DINOv2.small, "gram_every": 100},
+        paper_options={
+            **DINOV2_CROPS,
+            "epochs": 1000,
+            "batch_size": 4096,
+            "lr": 4e-4,
+            "prototypes": 262144,
+            "hidden_dim": 8192,
+            "projection_dim": 512,
+            "patch_head": (98304, 4096, 384),
+            "momentum": 0.994,
+            "final_momentum": 0.994,
+            "warmup": 0.1,
+            "freeze": 0.005,
+            "registers": 4,
+        },
     ),
     Recipe(
         "msn",

@@ -19,7 +19,7 @@ from sslkernels.listing import rows
 from sslkernels.methods import METHODS
 from sslkernels.recipes import MODALITIES, RECIPES, find
 
-NO_METHODS = {"__init__", "auxiliary", "method", "prototyped"}
+NO_METHODS = {"__init__", "auxiliary", "hidden_patches", "method", "prototyped"}
 FILES = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - NO_METHODS
 # Numbers in the list of papers that are served so far.
 SERVED = {
