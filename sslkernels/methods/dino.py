@@ -22,7 +22,7 @@ from sslkernels.arguments import (
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import prototype_cross_entropy
 from sslkernels.methods.method import Method, Taught, in_one_pass
-from sslkernels.methods.prototyped import followed, row_weight, usage
+from sslkernels.methods.prototyped import STEADIED, followed, row_weight, usage
 from sslkernels.models import DINOHead
 from sslkernels.models.dino_head import LASTS
 from sslkernels.ops.prototypes import PROTOTYPES
@@ -74,7 +74,7 @@ class DINO(Taught):
         "epochs": 25, "batch_size": 64, "lr": 2e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99, "batch_norm": True,
     }  # fmt: skip
-    paper_options = {"epochs": 100, "batch_size": 1024, "lr": 2e-3}
+    paper_options = {"epochs": 100, "batch_size": 1024, "lr": 2e-3, **STEADIED}
     whole_views = True
     projector: DINOHead
     teacher_temperature: Tensor

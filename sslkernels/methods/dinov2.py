@@ -12,6 +12,7 @@ from sslkernels.arguments import check_number, check_size, check_weights
 from sslkernels.distributed import shard_of
 from sslkernels.functional import gram_loss, koleo
 from sslkernels.methods.ibot import IBOT
+from sslkernels.methods.prototyped import STEADIED
 from sslkernels.models import ViT
 from sslkernels.schedules import share_done
 from sslkernels.state import EMA
@@ -60,7 +61,7 @@ class DINOv2(IBOT):
     # The official configuration of ViT-L/14.
     paper_options = {
         "epochs": 500, "batch_size": 3072, "lr": 3.5e-4, "prototypes": 131072, "projection_dim": 384,
-        "momentum": 0.994, "warmup": 0.06, "freeze": 0.002,
+        "momentum": 0.994, "warmup": 0.06, "freeze": 0.002, **STEADIED,
     }  # fmt: skip
 
     def __init__(

@@ -25,6 +25,7 @@ from sslkernels.functional import prototype_cross_entropy, sinkhorn_bias
 from sslkernels.methods.dino import DINO
 from sslkernels.methods.hidden_patches import Shape, hidden_patches
 from sslkernels.methods.method import in_one_pass
+from sslkernels.methods.prototyped import STEADIED
 from sslkernels.models import DINOHead, ViT
 from sslkernels.state import Center
 
@@ -74,7 +75,7 @@ class IBOT(DINO):
         "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99,
     }  # fmt: skip
-    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 1e-3}
+    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 2e-3, **STEADIED}
 
     def __init__(
         self,
@@ -108,7 +109,7 @@ class IBOT(DINO):
             why = "shared_head is True" if shared else "it has more numbers than prototypes, hidden_dim, projection_dim"
             raise ValueError(f"{name}: patch_head is {came(patch_head)} and {why}; leave it out, or some of it.")
         if not shared:
-            own = dict(zip(("out_dim", "hidden_dim", "bottleneck_dim"), sizes, strict=False))
+            own: dict[str, Any] = dict(zip(("out_dim", "hidden_dim", "bottleneck_dim"), sizes, strict=False))
             self.patch_projector = self.head(**{"out_dim": prototypes, **own})
             self.teach(self.teacher.momentum, self.teacher.final_momentum)
         self.patch_center = Center(len(self.heads[-1].weight), self.center.momentum)

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from sslkernels.distributed import GroupLike, shard_of
 
+# Numbers of a run that DINO, iBOT, MSN and DINOv2 share. DINO and iBOT clip the gradient of each weight apart, and not
+# all together.
+STEADIED = {"weight_decay": 0.04, "final_weight_decay": 0.4, "clip_gradients": 3.0}
 # Rows of a batch whose use of prototypes is watched. All K logits of a row are computed for that.
 WATCHED = 64
 

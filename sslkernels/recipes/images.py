@@ -374,6 +374,8 @@ RECIPES = (
             "warmup": 0.1,
             "freeze": 0.005,
             "registers": 4,
+            "weight_decay": 0.04,
+            "clip_gradients": 30.0,
         },
     ),
     Recipe(

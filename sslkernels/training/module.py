@@ -20,7 +20,7 @@ from sslkernels.methods import Method
 from sslkernels.modules import Remembering
 from sslkernels.training.batches import given_of, images_of, views_of
 from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
-from sslkernels.training.optimizer import WEIGHT_DECAY, optimizer_and_schedule
+from sslkernels.training.optimizer import WEIGHT_DECAY, optimizer_and_schedule, rising_cosine
 
 # Images whose features are watched: enough for an effective rank of a few dozen, and little work beside an epoch.
 WATCHED = 256
@@ -39,6 +39,9 @@ class LitMethod(LightningModule):
             ((view, view), labels). Labels, and all that follows them, are ignored, but for a dictionary of what
             `Method.needs` names: (images, {"index": ...}).
         lr, weight_decay: settings of AdamW; biases and BatchNorm are not decayed.
+        final_weight_decay: where the weight decay ends, to which it goes in half a cosine; None leaves it as it is.
+
+    To clip gradients, pass ``gradient_clip_val`` to the trainer. What `Method.before_step` takes away does not count.
 
     If the trainer cannot know how many steps there will be (an IterableDataset with ``max_epochs``, or
     ``max_epochs=-1``), a warning says so: the rate stays up after 500 steps of warm-up, and teachers keep their first
@@ -68,6 +71,7 @@ class LitMethod(LightningModule):
         views: Callable[[Tensor], Tensor | Sequence[Tensor]] | None = None,
         lr: float = 1e-3,
         weight_decay: float = WEIGHT_DECAY,
+        final_weight_decay: float | None = None,
     ) -> None:
         super().__init__()
         self.method = check_kind("LitMethod", "method", method, Method, "a Method such as SimCLR(backbone, ...)")
@@ -76,6 +80,9 @@ class LitMethod(LightningModule):
         self.views = None if views is None else check_callable("LitMethod", "views", views)
         self.lr = check_number("LitMethod", "lr", lr, least=0)
         self.weight_decay = check_number("LitMethod", "weight_decay", weight_decay, least=0)
+        if final_weight_decay is not None:
+            final_weight_decay = check_number("LitMethod", "final_weight_decay", final_weight_decay, least=0)
+        self.final_weight_decay = final_weight_decay
         self.losses: list[float] = []
         self.feature_std: list[float | None] = []
         self.effective_rank: list[float | None] = []
@@ -109,7 +116,8 @@ class LitMethod(LightningModule):
                 "teachers keep their first momentum; pass max_steps= or limit_train_batches= to the Trainer.",
                 stacklevel=2,
             )
-        optimizer, schedule = optimizer_and_schedule(self.method, self.lr, self.weight_decay, total)
+        fused = not (self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision))
+        optimizer, schedule = optimizer_and_schedule(self.method, self.lr, self.weight_decay, total, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _total_steps(self) -> float:
@@ -125,6 +133,10 @@ class LitMethod(LightningModule):
         self.method.after_step(step, self._total_steps())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.final_weight_decay is not None:
+            share = self.trainer.global_step, self._total_steps()
+            decayed = optimizer.param_groups[0]  # the other group has the weights that are never decayed
+            decayed["weight_decay"] = rising_cosine(*share, self.weight_decay, self.final_weight_decay)
         self.method.before_step(self.trainer.global_step, self._total_steps())
 
     def on_train_epoch_start(self) -> None:

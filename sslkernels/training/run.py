@@ -129,7 +129,13 @@ def _train(
     if config.compile:
         learner.backbone.compile()
         views.compile()
-    module = LitMethod(learner, views=views, lr=config.lr)
+    module = LitMethod(
+        learner,
+        views=views,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        final_weight_decay=config.final_weight_decay,
+    )
     if resumed is not None:
         resumed.check_fits(module)
 
@@ -362,6 +368,7 @@ def _fit(
             precision=config.precision,
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip_gradients,
             logger=RunLog(out),
             callbacks=[SaveLast(out), ShowProgress(), FollowSchedule(), EndWithParent()],
             plugins=[AtomicCheckpointIO(stamp), OneMachine() if launched is None else launched.by()],

@@ -262,7 +262,7 @@ def test_schedule_warms_up_then_falls_to_zero():
 def test_biases_and_norms_are_not_decayed():
     method = SimCLR(ResNet(1, (4,), (1,)), feature_dim=4)
     module = LitMethod(method, weight_decay=0.1)
-    module.trainer = type("", (), {"estimated_stepping_batches": 10})()
+    module.trainer = type("", (), {"estimated_stepping_batches": 10, "gradient_clip_val": None})()
     decayed, kept = module.configure_optimizers()["optimizer"].param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
     assert {weight.dim() for weight in decayed["params"]} == {2, 4}
