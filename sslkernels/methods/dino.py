@@ -54,7 +54,7 @@ class DINO(Taught):
         backend, group: see `Method`.
 
     `forward` takes two views or more; views of one size go through the network together. It gives besides how the
-    teacher uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability`` and
+    teacher uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability``, ``largest_share`` and
     ``effective_prototypes``.
 
     >>> import torch
@@ -136,27 +136,34 @@ class DINO(Taught):
             for rows in teacher:
                 self.center.collect(rows)
         embeddings = (*student, *teacher)
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **self._usage(teacher[0])}
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **self.watched(biases, teacher[0])}
 
     def loss(self, *embeddings: Tensor) -> Tensor:
+        return self.compared(*embeddings)[0]
+
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Compute the loss, and what is added to the logits of the teacher's rows."""
         *student, first, second = embeddings
         teacher = torch.cat([first, second])
-        return prototype_cross_entropy(
+        bias = self.bias(self.center, teacher, self.teacher_weight, self.group)
+        loss = prototype_cross_entropy(
             torch.cat(student),
             self.projector.weight,
             teacher,
             self.teacher_weight,
             temperature=self.temperature,
             teacher_temperature=self.teacher_temperature,
-            bias=self.bias(self.center, teacher, self.teacher_weight),
+            bias=bias,
             row_weight=row_weight(type(self).__name__, student, 2 * len(student) - 2, self.group),
             teacher_index=followed(len(student), first),
             backend=self.backend,
         )
+        return loss, (bias,)
 
-    def bias(self, center: Center, teacher: Tensor, weight: Tensor) -> Tensor:
+    def bias(self, center: Center, teacher: Tensor, weight: Tensor, group: GroupLike) -> Tensor:
         """Give what is added to the logits of the teacher's rows ``(N, projection_dim)``: the centre, taken off."""
-        center.agree(self.group)
+        center.agree(group)
         return center.bias(self.teacher_temperature)
 
     @property
@@ -192,11 +199,13 @@ class DINO(Taught):
         super().after_step(step, total_steps)
         self.teacher_temperature.fill_(self.teacher_temperature_at(share_done(step + 1, total_steps)))
 
-    def _usage(self, teacher: Tensor) -> dict[str, Tensor]:
-        bias = self.center.bias(self.teacher_temperature)
-        return usage(teacher, self.teacher_weight, self.teacher_temperature, bias)
+    def watched(self, biases: Sequence[Tensor], teacher: Tensor) -> dict[str, Tensor]:
+        """Measure how the teacher's rows of a view use the prototypes."""
+        return usage(teacher, self.teacher_weight, self.teacher_temperature, biases[0])
 
     @torch.no_grad()
     def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """Compute how the teacher uses the prototypes for samples as they are."""
-        return {name: value.item() for name, value in self._usage(self.taught(inputs)).items()}
+        teacher = self.taught(inputs)
+        bias = self.bias(self.center, teacher, self.teacher_weight, None)  # other ranks may have ended
+        return {name: value.item() for name, value in self.watched([bias], teacher).items()}

@@ -99,9 +99,9 @@ class DINOv2(IBOT):
             seen = self.earlier.module.tokens(large)  # type: ignore[operator]
         return classes, patches, seen[:, ahead:]
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         classes, patches, seen, *own = embeddings
-        value = super().loss(*own)
+        value, biases = super().compared(*own)
         if self.koleo:
             views = classes.chunk(2)
             value = value + self.koleo * sum(koleo(view, group=self.group, backend=self.backend) for view in views)
@@ -110,7 +110,7 @@ class DINOv2(IBOT):
             # The mean over ranks is that of the images of all ranks.
             share = shard.ranks * len(patches) / shard.total(len(patches))
             value = value + self.gram * share * gram_loss(patches, seen, backend=self.backend)
-        return value
+        return value, biases
 
     def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)

@@ -20,12 +20,12 @@ from sslkernels.arguments import (
     check_size,
     shape_of,
 )
-from sslkernels.distributed import shard_of
+from sslkernels.distributed import GroupLike, shard_of
 from sslkernels.functional import prototype_cross_entropy, sinkhorn_bias
 from sslkernels.methods.dino import DINO
 from sslkernels.methods.hidden_patches import Shape, hidden_patches
 from sslkernels.methods.method import in_one_pass
-from sslkernels.methods.prototyped import STEADIED
+from sslkernels.methods.prototyped import STEADIED, WATCHED, usage
 from sslkernels.models import DINOHead, ViT
 from sslkernels.state import Center
 
@@ -156,27 +156,39 @@ class IBOT(DINO):
             self.patch_center.collect(targets)
         besides = self.besides(large, tokens)
         embeddings = (*besides, *student, *teacher, self.heads[-1](self._patches(tokens)[places]), targets, weight)
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **self._usage(teacher[0])}
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **self.watched(biases, teacher[0], targets)}
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         *own, rows, targets, weight = embeddings
-        return super().loss(*own) + prototype_cross_entropy(
+        loss, biases = super().compared(*own)
+        bias = self.bias(self.patch_center, targets, self.patch_teacher.weight, self.group)
+        of_patches = prototype_cross_entropy(
             rows,
             self.heads[-1].weight,
             targets,
             self.patch_teacher.weight,
             temperature=self.temperature,
             teacher_temperature=self.teacher_temperature,
-            bias=self.bias(self.patch_center, targets, self.patch_teacher.weight),
+            bias=bias,
             row_weight=weight,
             backend=self.backend,
         )
+        return loss + of_patches, (*biases, bias)
 
-    def bias(self, center: Center, teacher: Tensor, weight: Tensor) -> Tensor:
+    def bias(self, center: Center, teacher: Tensor, weight: Tensor, group: GroupLike) -> Tensor:
         """Give what is added to the logits of the teacher's rows: the centre, taken off, or what spreads them."""
         if self.centering == "center":
-            return super().bias(center, teacher, weight)
-        return sinkhorn_bias(teacher, weight, self.teacher_temperature, group=self.group, backend=self.backend)
+            return super().bias(center, teacher, weight, group)
+        return sinkhorn_bias(teacher, weight, self.teacher_temperature, group=group, backend=self.backend)
+
+    def watched(self, biases: Sequence[Tensor], teacher: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+        found = super().watched(biases, teacher)
+        if targets is None:
+            return found
+        some = targets[:: -(-len(targets) // WATCHED)]  # of many images
+        patches = usage(some, self.patch_teacher.weight, self.teacher_temperature, biases[1])
+        return found | {f"patch_{name}": value for name, value in patches.items()}
 
     def besides(self, large: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
         """Give what the loss of a subclass takes besides, of the large views and the student's tokens of them."""

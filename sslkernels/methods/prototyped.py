@@ -44,17 +44,20 @@ def followed(views: int, teacher: Tensor) -> Tensor:
 
 @torch.no_grad()
 def usage(rows: Tensor, weight: Tensor, temperature: float | Tensor, bias: Tensor | None) -> dict[str, Tensor]:
-    """Measure how rows ``(N, D)`` use prototypes ``(K, D)``: three numbers that tell how a teacher collapses.
+    """Measure how rows ``(N, D)`` use prototypes ``(K, D)``: four numbers that tell how a teacher collapses.
 
     With ``p_i = softmax(t_i W^T / temperature + bias)``: ``teacher_entropy``, the mean of the entropies of the p_i, is
     log K where the teacher is never sure; ``largest_probability``, the mean of their largest numbers, is 1 where it is
     always sure; ``effective_prototypes``, exp of the entropy of the mean of the p_i, is 1 where all rows get the same
-    prototype. The first `WATCHED` rows are looked at.
+    prototype, and ``largest_share``, the largest number of that mean, is 1 then. The first `WATCHED` rows are looked
+    at. `sslkernels.evaluation.targets_warning` reads them.
     """
     logits = rows[:WATCHED].float() @ weight.float().T / temperature
     p = torch.softmax(logits if bias is None else logits + bias, 1)
+    mean = p.mean(0)
     return {
         "teacher_entropy": torch.special.entr(p).sum(1).mean(),
         "largest_probability": p.amax(1).mean(),
-        "effective_prototypes": torch.special.entr(p.mean(0)).sum().exp(),
+        "effective_prototypes": torch.special.entr(mean).sum().exp(),
+        "largest_share": mean.amax(),
     }

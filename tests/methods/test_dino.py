@@ -123,7 +123,7 @@ def test_its_figures_tell_how_the_teacher_uses_prototypes() -> None:
     mean = targets.mean(0)
     expected = {
         "teacher_entropy": entropy, "largest_probability": targets.max(1).values.mean(),
-        "effective_prototypes": (-(mean * mean.log()).sum()).exp(),
+        "effective_prototypes": (-(mean * mean.log()).sum()).exp(), "largest_share": mean.max(),
     }  # fmt: skip
     scores = method.scores(views[0], None)
     for name, value in expected.items():

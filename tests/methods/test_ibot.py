@@ -85,6 +85,26 @@ def test_loss_and_gradients_are_those_of_the_paper(
         torch.testing.assert_close(first, second, msg=lambda text, name=name: f"{name}: {text}")
 
 
+@pytest.mark.parametrize("centering", ["center", "sinkhorn"])
+def test_its_figures_are_of_the_targets_that_it_takes(centering: str) -> None:
+    method, views = ibot(centering=centering, shared_head=False), crops(0)
+    drawn = method.hide(10, torch.device("cpu"))
+    method.hide = lambda *_: drawn  # type: ignore[method-assign]
+    out, (vit, head, patch_head) = method(views), method.teacher.module
+    tokens = vit.tokens(torch.cat(views)).detach()
+    for prefix, of, rows, center in (
+        ("", head, tokens[:, 0], method.center), ("patch_", patch_head, tokens[:, 2:][drawn[0]], method.patch_center),
+    ):  # fmt: skip
+        scores = logits(of, rows).detach()
+        both = spread(scores / 0.04) if centering == "sinkhorn" else torch.softmax((scores - center.center) / 0.04, 1)
+        seen = both if prefix else both[:5]  # those of the first view
+        entropy = -(seen * seen.clamp_min(1e-30).log()).sum(1).mean()
+        assert out[f"{prefix}teacher_entropy"].item() == pytest.approx(entropy.item(), rel=1e-4)
+        assert out[f"{prefix}largest_share"].item() == pytest.approx(seen.mean(0).max().item(), rel=1e-4)
+    scores = method.eval().scores(views[0], None)
+    assert set(scores) == {"teacher_entropy", "largest_probability", "effective_prototypes", "largest_share"}
+
+
 def test_as_many_images_hide_even_shares_of_their_patches() -> None:
     method = ibot(mask_ratio=(0.25, 0.75), mask_probability=0.5)
     seen = []

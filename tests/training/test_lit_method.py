@@ -130,6 +130,28 @@ def test_a_checkpoint_from_before_the_features_were_watched_resumes(tmp_path):
     assert resumed.effective_rank == [None, *whole.effective_rank[1:]]
 
 
+class Counting(Queued):
+    """Counts its micro-batches in a figure."""
+
+    def forward(self, views):
+        self.seen = getattr(self, "seen", -1) + 1
+        return {**super().forward(views), "seen": torch.tensor(self.seen), "first": torch.tensor(float(self.seen == 0))}
+
+
+def test_figures_of_a_method_are_kept_for_every_epoch(tmp_path):
+    whole = fit(tmp_path / "whole", method=Counting)
+    assert [each["seen"] for each in whole.figures] == [2, 7, 12, 17]
+    assert [each["first"] for each in whole.figures] == pytest.approx([0.2, 0, 0, 0])
+    fit(tmp_path / "parts", stop=2, method=Counting)
+    resumed = fit(tmp_path / "parts", resume=True, method=Counting)
+    assert resumed.figures[0] == whole.figures[0] and len(resumed.figures) == 4
+    path = tmp_path / "parts" / "last.ckpt"
+    older = torch.load(path, weights_only=True)
+    del older["figures"]
+    torch.save(older, path)
+    assert fit(tmp_path / "parts", epochs=5, resume=True, method=Counting).figures[:4] == [{}] * 4
+
+
 class Disturbed(ResNet):
     """Draws random numbers even in evaluation, where its last part is frozen, and keeps the images that it saw."""
 
