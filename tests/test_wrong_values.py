@@ -473,7 +473,7 @@ DOORS["Auxiliary"] = Door(
     {"method": "module", "term": "module", "weight": "weight"},
 )  # fmt: skip
 TERMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    **{name: ({}, {}) for name in ("Rotation", "Reversal", "Permutation", "Warp", "Trajectory")},
+    **{name: ({}, {}) for name in ("Agreement", "Rotation", "Reversal", "Permutation", "Warp", "Trajectory")},
     "Jigsaw": ({}, {"grid": "size", "permutations": "size", "whole": "share", "grey": "share"}),
     "Context": ({}, {"gap": "share", "jitter": "share", "grey": "share"}),
     "Labels": ({"classes": 3}, {"classes": "counted"}),

@@ -48,7 +48,7 @@ from sslkernels.methods import (
 from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
-from sslkernels.terms import ActionMatch, Jigsaw, Labels, Places, Trajectory
+from sslkernels.terms import ActionMatch, Agreement, Jigsaw, Labels, Places, Trajectory
 
 # Patches along an image's height and width. Attention to four times as many costs too much for a first try.
 MOST_PATCHES = 8
@@ -190,19 +190,40 @@ def crops(
     _, channels, *size = dataset.inputs.shape
     if not small_views:
         return views(dataset, 2, whole)
-    patch = fitting_patch(dataset)["patch_size"]
-    small = tuple(patch * max(1, round(SMALL * side / patch)) for side in size)
+    small = small_crop(dataset)
     return MultiCrop(channels, tuple(size), 2, small_views, small, large_scale, small_scale)  # type: ignore[arg-type]
 
 
-# The crops of DINOv2's configurations.
+def cut_crops(dataset: Dataset, count: int, whole: bool, *, small_views: int = 2) -> nn.Module:
+    """Two large crops and so many small ones, of the pixels as they are."""
+    _, channels, *size = dataset.inputs.shape
+    return MultiCrop(channels, tuple(size), 2, small_views, small_crop(dataset), cut=True)
+
+
+def small_crop(dataset: Dataset) -> tuple[int, int]:
+    """The size of a small crop, whose sides a ViT's patches divide."""
+    patch = fitting_patch(dataset)["patch_size"]
+    height, width = (patch * max(1, round(SMALL * side / patch)) for side in dataset.inputs.shape[2:])
+    return height, width
+
+
+def of_scenes(name: str, method: type[Method], **changed: Any) -> Recipe:
+    """The method on scenes, each picture for itself. Which methods the paper took could not be looked up."""
+    return Recipe(
+        name, method, MODALITY, paper="Valois et al. 2024", arxiv="2403.01183", data=f"{PHOTOGRAPHED}&paired=no",
+        small={**method.small, **HALF, "epochs": 12}, paper_options=method.paper_options, after_abstract=True,
+        **changed,
+    )  # fmt: skip
+
+
+# The crops of DINOv2's configurations, and but for their number of iBOT's.
 DINOV2_CROPS = {"small_views": 8, "large_scale": (0.32, 1.0), "small_scale": (0.05, 0.32)}
 
 
-def of_crops(name: str, **changed: Any) -> Recipe:
-    """DINOv2 on large and small crops of digits."""
+def of_crops(name: str, method: type[Method] = DINOv2, **changed: Any) -> Recipe:
+    """The method on large and small crops of digits."""
     encoder = Encoder(vit_of_hidden_patches, fitting_patch)
-    return Recipe(name, DINOv2, MODALITY, data="digits", encoder=encoder, views=crops, **changed)
+    return Recipe(name, method, MODALITY, data="digits", encoder=encoder, **{"views": crops, **changed})
 
 
 RECIPES = (
@@ -328,22 +349,13 @@ RECIPES = (
         },
         seeds=SwAV.seeds,
     ),
-    Recipe(
+    of_crops(
         "ibot",
         IBOT,
-        MODALITY,
         paper=IBOT.paper,
         arxiv=IBOT.arxiv,
-        data="digits",
-        encoder=Encoder(vit_of_hidden_patches, fitting_patch),
-        views=crops,
         small=IBOT.small,
-        paper_options={
-            **IBOT.paper_options,
-            "small_views": 10,
-            "large_scale": (0.32, 1.0),
-            "small_scale": (0.05, 0.32),
-        },
+        paper_options={**IBOT.paper_options, **DINOV2_CROPS, "small_views": 10},
         seeds=IBOT.seeds,
     ),
     of_crops(
@@ -377,6 +389,29 @@ RECIPES = (
             "weight_decay": 0.04,
             "clip_gradients": 30.0,
         },
+    ),
+    # What is cut in the paper, and out of how large an image, is ours.
+    of_crops(
+        "dinov2_crop_only",
+        paper="Moutakanni et al. 2024",
+        arxiv="2406.09294",
+        views=cut_crops,
+        small=DINOv2.small,
+        paper_options={**DINOv2.paper_options, "small_views": 8},
+        seeds=(8,),
+        after_abstract=True,
+    ),
+    # Views of one place in the body come as partners of your own data.
+    of_crops(
+        "alice",
+        IBOT,
+        paper="Jiang et al. 2023",
+        arxiv="2302.05615",
+        term=Agreement,
+        small=IBOT.small,
+        paper_options={**IBOT.paper_options, "small_views": 0},
+        seeds=(31,),
+        after_abstract=True,
     ),
     Recipe(
         "msn",
@@ -504,4 +539,7 @@ RECIPES = (
     of_places("vg_simsiam", SimSiam),
     of_places("vg_barlow_twins", BarlowTwins),
     of_places("vg_vicreg", VICReg),
+    of_scenes("csai_simclr", SimCLR, seeds=(72,)),
+    of_scenes("csai_barlow_twins", BarlowTwins),
+    of_scenes("csai_swav", SwAV),
 )
