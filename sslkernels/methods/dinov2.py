@@ -55,8 +55,8 @@ class DINOv2(IBOT):
     paper = "Oquab et al. 2023"
     arxiv = "2304.07193"
     small = {
-        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
-        "momentum": 0.99,
+        "epochs": 25, "batch_size": 32, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "momentum": 0.98, "batch_norm": True, "teacher_temperature": (0.04, 0.04),
     }  # fmt: skip
     # The official configuration of ViT-L/14.
     paper_options = {

@@ -72,8 +72,9 @@ class IBOT(DINO):
     encoder = "tokens"
     backbone: ViT
     small = {
-        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
-        "momentum": 0.99,
+        "epochs": 25, "batch_size": 32, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "momentum": 0.98, "batch_norm": True, "teacher_temperature": (0.04, 0.04),
+        "centering": "sinkhorn",
     }  # fmt: skip
     paper_options = {"epochs": 800, "batch_size": 1024, "lr": 2e-3, **STEADIED}
 

@@ -70,9 +70,10 @@ class MSN(Taught):
     family = PROTOTYPES
     views = None
     encoder = "tokens"
+    whole_views = True
     backbone: ViT
     small = {
-        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 128, "hidden_dim": 256, "projection_dim": 64,
+        "epochs": 40, "batch_size": 32, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99,
     }  # fmt: skip
     paper_options = {"epochs": 800, "batch_size": 1024, "lr": 1e-3, **STEADIED}
