@@ -8,7 +8,6 @@ name without a door.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from sslkernels.losses.info_nce import InfoNCE
 from sslkernels.methods.method import Masked
 from sslkernels.methods.vi_simsiam import power_spherical_nll
 from sslkernels.models import ResNet, TokenTransformer, ViT, resnet_small
+from sslkernels.settings import arguments_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:memory_bank_size", "ignore::UserWarning:torch.*")
 
@@ -396,7 +396,10 @@ DOORS |= {
 
 VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views", 4: "four views"}
 # A run takes these from the data, and knows the others of each sample.
+TOKENS = {"backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True, mask_token=True), "feature_dim": 32}
 FILLED = {
+    "IBOT": TOKENS,
+    "DINOv2": TOKENS,
     "DIET": {"samples": 9},
     "DeepClusterV2": {"samples": 40},
     "PAL": {"samples": 9},
@@ -405,10 +408,6 @@ FILLED = {
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
     "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
     "UVC": {"backbone": resnet_small(3)},
-    "IBOT": {
-        "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True, mask_token=True),
-        "feature_dim": 32,
-    },
     "MSN": {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32},
 }
 KNOWN = {
@@ -436,14 +435,16 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight", "clusterings": "counted", "warmup": "share", "center_momentum": "share",
-         "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range",
-         "epsilon": "positive",
+         "freeze": "share", "last": "choice", "final_momentum": "share", "batch_norm": "flag",
+         "teacher_temperature": "range", "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
-         "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice"}
+         "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice",
+         "mask_shape": "choice", "patch_head": "some sizes", "koleo": "weight", "gram": "weight",
+         "gram_from": "share", "gram_every": "size"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})
-        | ({"mask_ratio": "range"} if kind is methods.IBOT else {}),
+        | ({"mask_ratio": "range"} if issubclass(kind, methods.IBOT) else {}),
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip
@@ -452,7 +453,7 @@ SMALL = {"projection_dim": 8, "projector_dim": 8, "hidden_dim": 8, "queue_size":
 
 def method_of(name: str) -> Any:
     kind, good = getattr(methods, name), METHODS[name][0]
-    return kind(**good, **{key: value for key, value in SMALL.items() if key in inspect.signature(kind).parameters})
+    return kind(**good, **{key: value for key, value in SMALL.items() if key in arguments_of(kind)})
 
 
 def views_of(name: str) -> Callable[..., Any]:
@@ -472,7 +473,7 @@ DOORS["Auxiliary"] = Door(
     {"method": "module", "term": "module", "weight": "weight"},
 )  # fmt: skip
 TERMS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
-    **{name: ({}, {}) for name in ("Rotation", "Reversal", "Permutation", "Warp", "Trajectory")},
+    **{name: ({}, {}) for name in ("Agreement", "Rotation", "Reversal", "Permutation", "Warp", "Trajectory")},
     "Jigsaw": ({}, {"grid": "size", "permutations": "size", "whole": "share", "grey": "share"}),
     "Context": ({}, {"gap": "share", "jitter": "share", "grey": "share"}),
     "Labels": ({"classes": 3}, {"classes": "counted"}),
@@ -591,7 +592,7 @@ DOORS |= {
 
 def walk() -> Iterator[Any]:
     for name, door in DOORS.items():
-        for argument in inspect.signature(door.signature or door.call).parameters:
+        for argument in arguments_of(door.signature or door.call):
             if argument == "self":
                 continue
             kind = door.kinds.get(argument) or OF_NAME.get(argument)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.dense_cl import DenseCL as DenseCL
     from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.dino import DINO as DINO
+    from sslkernels.methods.dinov2 import DINOv2 as DINOv2
     from sslkernels.methods.genview import GenView as GenView
     from sslkernels.methods.groco import GroCo as GroCo
     from sslkernels.methods.halp import HaLP as HaLP

@@ -45,8 +45,8 @@ class SwAV(Method):
         backend, group: see `Method`. Assignments are spread over the rows of all ranks.
 
     `forward` takes two views or more; views of one size go through the network together. It gives besides how the
-    first view uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability`` and
-    ``effective_prototypes``.
+    first view uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability``, ``largest_share``
+    and ``effective_prototypes``.
 
     >>> import torch
     >>> from sslkernels.methods import SwAV

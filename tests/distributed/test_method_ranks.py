@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, ColloSSL, DINOv2, GenView, ProtoCLR, SwAV, Transitive
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -86,6 +86,23 @@ def ibot(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
+def dinov2(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """What it adds to iBOT's loss: class tokens are spread, and patches held, over all ranks."""
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True, mask_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+    masks = {"mask_ratio": (1e-6, 1e-6), "mask_probability": 1.0}
+    method = DINOv2(vit, feature_dim=8, **sizes, **masks, gram=2.0, group=group).double()
+    z = [rows(width)[part, :6] for width in range(6, 14)]
+    x, y = (rows(4, width)[part, :, :6] for width in (6, 7))
+    share = method.hide(len(x), x.device)[2]
+    classes = torch.cat(z[:2]) @ weight
+    loss = method.loss(classes, x @ weight, y, z[2] @ weight, z[3], *z[4:6], z[6] @ weight, z[7], share)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
 def msn(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
@@ -135,6 +152,7 @@ def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tens
 CASES = {
     "collossl": collossl,
     "dino": dino,
+    "dinov2": dinov2,
     "genview": genview,
     "ibot": ibot,
     "mls": mls,
