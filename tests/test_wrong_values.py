@@ -323,6 +323,12 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
         {"anchors": ROWS, "targets": ROWS, "prototypes": ROWS},
         {"anchors": "rows", "targets": "rows", "prototypes": "rows", "target_sharpen_temperature": "positive"},
     ),
+    "PMSNCustomLoss": (
+        {"temperature": "positive", "sinkhorn_iterations": "whole", "regularization_weight": "weight",
+         "target_distribution": "function"},
+        {"anchors": ROWS, "targets": ROWS, "prototypes": ROWS},
+        {"anchors": "rows", "targets": "rows", "prototypes": "rows", "target_sharpen_temperature": "positive"},
+    ),
     "SwaVLoss": (
         {"temperature": "positive", "sinkhorn_iterations": "size", "sinkhorn_epsilon": "positive",
          "sinkhorn_gather_distributed": "flag"},
@@ -348,6 +354,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "DINOLoss": {"output_dim": 3},
     "IBOTPatchLoss": {"output_dim": 3},
     "CoCaLoss": {"caption_loss_weight": 2.0, "clip_loss_weight": 1.0},
+    "PMSNCustomLoss": {"target_distribution": lambda mean: torch.full_like(mean, 1 / len(mean))},
 }
 
 
@@ -409,7 +416,7 @@ FILLED = {
         "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True, mask_token=True),
         "feature_dim": 32,
     },
-    "MSN": {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32},
+    **dict.fromkeys(("MSN", "PMSN"), {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32}),
 }
 KNOWN = {
     "SIE": {"action": torch.ones(len(IMAGES), 4)},
@@ -439,6 +446,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range",
          "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
+         "exponent": "number",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.nnclr import NNCLR as NNCLR
     from sslkernels.methods.pal import PAL as PAL
     from sslkernels.methods.pirl import PIRL as PIRL
+    from sslkernels.methods.pmsn import PMSN as PMSN
     from sslkernels.methods.pretext import Pretext as Pretext
     from sslkernels.methods.proto_clr import ProtoCLR as ProtoCLR
     from sslkernels.methods.relational_reasoning import RelationalReasoning as RelationalReasoning

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, PMSN, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -86,16 +86,19 @@ def ibot(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
-def msn(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    torch.manual_seed(0)
-    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
-    vit = ViT((8, 8), 2, width=8, depth=1)
-    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
-    method = MSN(vit, feature_dim=8, **sizes, group=group).double()
-    first, second, target = (rows(width)[part, :6] for width in (6, 7, 8))
-    loss = method.loss(first @ weight, second @ weight, target)
-    loss.backward()
-    return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+def masked(kind: type[MSN]) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
+    def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+        vit = ViT((8, 8), 2, width=8, depth=1)
+        sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+        method = kind(vit, feature_dim=8, **sizes, group=group).double()
+        first, second, target = (rows(width)[part, :6] for width in (6, 7, 8))
+        loss = method.loss(first @ weight, second @ weight, target)
+        loss.backward()
+        return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+
+    return case
 
 
 def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
@@ -138,7 +141,8 @@ CASES = {
     "genview": genview,
     "ibot": ibot,
     "mls": mls,
-    "msn": msn,
+    "msn": masked(MSN),
+    "pmsn": masked(PMSN),
     "proto_clr": proto_clr,
     "swav": swav(0),
     "swav_queue": swav(5),
