@@ -416,6 +416,12 @@ FILLED = {
         "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True, mask_token=True),
         "feature_dim": 32,
     },
+    "CrIBo": {
+        "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True),
+        "feature_dim": 32,
+        "queue_size": 40,
+        "clusters": 4,
+    },
     **dict.fromkeys(("MSN", "PMSN"), {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32}),
 }
 KNOWN = {
@@ -442,7 +448,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
-         "orthogonality": "weight", "clusterings": "counted", "warmup": "share", "center_momentum": "share",
+         "orthogonality": "weight", "clusterings": "counted", "clusters": "size", "warmup": "share",
+         "center_momentum": "share",
          "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range",
          "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
@@ -460,7 +467,7 @@ SMALL = {"projection_dim": 8, "projector_dim": 8, "hidden_dim": 8, "queue_size":
 
 def method_of(name: str) -> Any:
     kind, good = getattr(methods, name), METHODS[name][0]
-    return kind(**good, **{key: value for key, value in SMALL.items() if key in inspect.signature(kind).parameters})
+    return kind(**{key: value for key, value in SMALL.items() if key in inspect.signature(kind).parameters} | good)
 
 
 def views_of(name: str) -> Callable[..., Any]:

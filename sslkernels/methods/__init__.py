@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.byol import BYOL as BYOL
     from sslkernels.methods.clip import CLIP as CLIP
     from sslkernels.methods.collossl import ColloSSL as ColloSSL
+    from sslkernels.methods.cribo import CrIBo as CrIBo
     from sslkernels.methods.dcl import DCL as DCL
     from sslkernels.methods.deep_cluster_v2 import DeepClusterV2 as DeepClusterV2
     from sslkernels.methods.dense_cl import DenseCL as DenseCL

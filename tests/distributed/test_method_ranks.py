@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, PMSN, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, PMSN, ColloSSL, CrIBo, GenView, ProtoCLR, SwAV, Transitive
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -86,6 +86,28 @@ def ibot(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
+def cribo(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some objects are not in both views, and some neighbours lead back."""
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "clusters": 2, "queue_size": 12}
+    method = CrIBo(vit, feature_dim=8, **sizes, group=group).double()
+    objects = torch.stack([rows(width)[:, :8] for width in (8, 9)])
+    method.queue.keys[:4] = torch.cat([objects[0], objects[1] + objects[1].flip(0) / 2], 1)[2:6]
+    objects, valid = objects[:, part], torch.tensor([1, 1, 0, 1, 1, 1, 0, 1]).bool()[part]
+    near, back = method.neighbours(objects, valid)
+    counted, *led = method.weights(valid, *back)
+    z = [rows(width)[part, :6] for width in (6, 7, 8, 9)]
+    both = objects.flatten(0, 1)[:, :6]
+    loss = method.loss(
+        *(each @ weight for each in z[:2]), *z[2:], both @ weight, both.flip(1), counted.repeat(2), near[:, :6],
+        torch.cat(led),
+    )  # fmt: skip
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.object_layer.weight_v.grad])
+
+
 def masked(kind: type[MSN]) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
     def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
@@ -137,6 +159,7 @@ def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tens
 
 CASES = {
     "collossl": collossl,
+    "cribo": cribo,
     "dino": dino,
     "genview": genview,
     "ibot": ibot,
