@@ -422,6 +422,11 @@ FILLED = {
         "queue_size": 40,
         "clusters": 4,
     },
+    "Mugs": {
+        "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True),
+        "feature_dim": 32,
+        "queue_size": 40,
+    },
     **dict.fromkeys(("MSN", "PMSN"), {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32}),
 }
 KNOWN = {

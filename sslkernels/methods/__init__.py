@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
     from sslkernels.methods.msn import MSN as MSN
+    from sslkernels.methods.mugs import Mugs as Mugs
     from sslkernels.methods.nnclr import NNCLR as NNCLR
     from sslkernels.methods.pal import PAL as PAL
     from sslkernels.methods.pirl import PIRL as PIRL

@@ -11,7 +11,21 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, PMSN, ColloSSL, CrIBo, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import (
+    DINO,
+    IBOT,
+    MLS,
+    MSN,
+    PAL,
+    PMSN,
+    ColloSSL,
+    CrIBo,
+    GenView,
+    Mugs,
+    ProtoCLR,
+    SwAV,
+    Transitive,
+)
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -20,6 +34,19 @@ SIZES = 5, 3
 
 def rows(*width: int) -> torch.Tensor:
     return torch.randn(8, *width, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(width)))
+
+
+def mugs(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "queue_size": 12}
+    method = Mugs(vit, feature_dim=8, **sizes, group=group).double()
+    views = [[rows(width + 3 * level)[part, :6] for width in (6, 7, 8)] for level in range(3)]
+    student = [torch.cat(each) @ weight for each in views]
+    loss = method.loss(*student, *(torch.cat(each[:2]) + 1 for each in views))
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
 def proto_clr(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -165,6 +192,7 @@ CASES = {
     "ibot": ibot,
     "mls": mls,
     "msn": masked(MSN),
+    "mugs": mugs,
     "pmsn": masked(PMSN),
     "proto_clr": proto_clr,
     "swav": swav(0),
