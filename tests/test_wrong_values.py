@@ -453,7 +453,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
-         "orthogonality": "weight", "clusterings": "counted", "clusters": "size", "warmup": "share",
+         "orthogonality": "weight", "stages": "size", "clusterings": "counted", "clusters": "size", "warmup": "share",
          "center_momentum": "share",
          "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range",
          "epsilon": "positive",

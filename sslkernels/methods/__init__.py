@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.relational_reasoning import RelationalReasoning as RelationalReasoning
     from sslkernels.methods.ressl import ReSSL as ReSSL
     from sslkernels.methods.sce import SCE as SCE
+    from sslkernels.methods.scfs import SCFS as SCFS
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam

@@ -18,6 +18,7 @@ from sslkernels.methods import (
     MSN,
     PAL,
     PMSN,
+    SCFS,
     ColloSSL,
     CrIBo,
     GenView,
@@ -27,7 +28,7 @@ from sslkernels.methods import (
     Transitive,
 )
 from sslkernels.methods.pal import BASES
-from sslkernels.models import ViT
+from sslkernels.models import ResNet, ViT
 
 SIZES = 5, 3
 
@@ -150,6 +151,18 @@ def masked(kind: type[MSN]) -> Callable[[str | None, slice], tuple[torch.Tensor,
     return case
 
 
+def scfs(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "stages": 1}
+    method = SCFS(ResNet(1, (6,), (1,)), feature_dim=6, **sizes, group=group).double()
+    views = [rows(width)[part, :6] for width in (6, 7, 8, 9, 10)]
+    large, taught, small, searched = (torch.cat([view + shift for view in views[:2]]) for shift in (0, 1, 2, 3))
+    loss = method.loss(*(view @ weight for view in views[:3]), *views[3:], large @ weight, taught, small, searched)
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
 def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
     def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
@@ -195,6 +208,7 @@ CASES = {
     "mugs": mugs,
     "pmsn": masked(PMSN),
     "proto_clr": proto_clr,
+    "scfs": scfs,
     "swav": swav(0),
     "swav_queue": swav(5),
     "transitive": transitive,
