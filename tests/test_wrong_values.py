@@ -427,6 +427,7 @@ FILLED = {
         "feature_dim": 32,
         "queue_size": 40,
     },
+    "MOKD": {"backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True), "feature_dim": 32, "search_depth": 1},
     **dict.fromkeys(("MSN", "PMSN"), {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32}),
 }
 KNOWN = {
@@ -453,8 +454,9 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
-         "orthogonality": "weight", "stages": "size", "clusterings": "counted", "clusters": "size", "warmup": "share",
-         "center_momentum": "share",
+         "orthogonality": "weight", "stages": "size", "second": "module or none",
+         "search_depth": "size", "cross_weight": "weight", "clusterings": "counted", "clusters": "size",
+         "warmup": "share", "center_momentum": "share",
          "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range",
          "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",

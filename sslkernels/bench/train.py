@@ -82,6 +82,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "cribo": {"batch_size": 64, "prototypes": 65536, "hidden_dim": 2048, "projection_dim": 256, "small_views": 0},
     "mugs": {"batch_size": 64, "prototypes": 65536, "hidden_dim": 2048, "queue_size": 65536, "small_views": 10},
     "scfs": {"batch_size": 64, "prototypes": 65536, "hidden_dim": 2048, "projection_dim": 256, "small_views": 8},
+    "mokd": {"batch_size": 64, "prototypes": 65536, "hidden_dim": 2048, "projection_dim": 256, "small_views": 8},
     "byol": {"batch_size": 256, "hidden_dim": 4096, "projection_dim": 256},
     "tri_byol": {"batch_size": 256, "hidden_dim": 4096, "projection_dim": 256},
     "simsiam": {"batch_size": 256, "projection_dim": 2048},

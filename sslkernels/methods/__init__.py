@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
+    from sslkernels.methods.mokd import MOKD as MOKD
     from sslkernels.methods.msn import MSN as MSN
     from sslkernels.methods.mugs import Mugs as Mugs
     from sslkernels.methods.nnclr import NNCLR as NNCLR

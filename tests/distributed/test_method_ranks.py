@@ -15,6 +15,7 @@ from sslkernels.methods import (
     DINO,
     IBOT,
     MLS,
+    MOKD,
     MSN,
     PAL,
     PMSN,
@@ -35,6 +36,21 @@ SIZES = 5, 3
 
 def rows(*width: int) -> torch.Tensor:
     return torch.randn(8, *width, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(width)))
+
+
+def mokd(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two large views and one small one."""
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "search_depth": 1}
+    method = MOKD(vit, feature_dim=8, **sizes, group=group).double()
+    z = [rows(width)[part] for width in (8, 9, 10)]
+    all_views, large = torch.cat([each[:, :8] for each in z]), torch.cat([each[:, :8] for each in z[:2]])
+    side = [all_views[:, :6] @ weight, all_views, large[:, 2:], large + 1, z[2][:, :8]]
+    loss = method.loss(*side, *(each.flip(1) for each in side))
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.other.projector.last_layer.weight_v.grad])
 
 
 def mugs(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -205,6 +221,7 @@ CASES = {
     "ibot": ibot,
     "mls": mls,
     "msn": masked(MSN),
+    "mokd": mokd,
     "mugs": mugs,
     "pmsn": masked(PMSN),
     "proto_clr": proto_clr,
