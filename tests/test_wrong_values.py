@@ -453,6 +453,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
+         "instance_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight", "stages": "size", "second": "module or none",
          "search_depth": "size", "cross_weight": "weight", "clusterings": "counted", "clusters": "size",
