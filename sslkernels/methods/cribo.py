@@ -15,7 +15,8 @@ from sslkernels.distributed import GroupLike, all_rows, shard_of, summed
 from sslkernels.functional import prototype_cross_entropy, topk_similarity
 from sslkernels.methods.dino import DINO
 from sslkernels.methods.method import in_one_pass
-from sslkernels.models import ViT
+from sslkernels.methods.mokd import look
+from sslkernels.models import ResNet, ViT
 from sslkernels.models.dino_head import NormedLinear
 from sslkernels.state import EMA, Center, MemoryQueue
 
@@ -40,10 +41,11 @@ class CrIBo(DINO):
     way back leads to the same object: of the batch's objects in the other view, its own is the nearest.
 
     Args:
-        backbone: a ViT with a class token, and ``any_size`` where views are of several sizes.
+        backbone: a ResNet, whose places are its patches; or a ViT with a class token, and ``any_size`` where views are
+            of several sizes.
         feature_dim, prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`.
-        warmup, center_momentum, momentum, freeze, norm_last, backend, group: as in `DINO`. Objects have as many
-            prototypes as class tokens, behind the same hidden layers.
+        warmup, center_momentum, momentum, freeze, norm_last, batch_norm, backend, group: as in `DINO`. Objects
+            have as many prototypes as class tokens, behind the same hidden layers.
         clusters: of an image's patches, at most twice as many as a view has patches.
         queue_size: number of objects in the queue; the paper's has those of 25,000 images.
 
@@ -68,17 +70,13 @@ class CrIBo(DINO):
     paper = "Lebailly et al. 2024"
     arxiv = "2310.07855"
     seeds = (73,)
-    encoder = "tokens"
-    backbone: ViT
-    small = {
-        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
-        "momentum": 0.99, "clusters": 4, "queue_size": 4096,
-    }  # fmt: skip
+    backbone: ViT | ResNet
+    small = {**DINO.small, "epochs": 15, "clusters": 3, "queue_size": 4096}
     paper_options = {"epochs": 300, "batch_size": 1024, "lr": 2e-3, "norm_last": False}
 
     def __init__(
         self,
-        backbone: ViT,
+        backbone: ViT | ResNet,
         *,
         feature_dim: int,
         prototypes: int = 65536,
@@ -91,6 +89,7 @@ class CrIBo(DINO):
         momentum: float = 0.996,
         freeze: float = 0.01,
         norm_last: bool = True,
+        batch_norm: bool = False,
         clusters: int = 32,
         queue_size: int = 800_000,
         backend: str | None = None,
@@ -100,12 +99,14 @@ class CrIBo(DINO):
             backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
             projection_dim=projection_dim, temperature=temperature, teacher_temperature=teacher_temperature,
             warmup=warmup, center_momentum=center_momentum, momentum=momentum, freeze=freeze, norm_last=norm_last,
-            backend=backend, group=group,
+            batch_norm=batch_norm, backend=backend, group=group,
         )  # fmt: skip
-        vit = check_kind("CrIBo", "backbone", backbone, ViT, "a sslkernels.models.ViT with class token")
-        if not vit.class_token:
+        if not isinstance(backbone, ViT):
+            expected = "a sslkernels.models.ViT with class token, or a ResNet, which has features of each place"
+            check_kind("CrIBo", "backbone", backbone, ResNet, expected)
+        elif not backbone.class_token:
             raise ValueError("CrIBo: backbone has no class token; make it with one.")
-        self.clusters = check_size("CrIBo", "clusters", clusters, most=2 * vit.length)
+        self.clusters = check_size("CrIBo", "clusters", clusters)
         queue_size = check_count("CrIBo", "queue_size", queue_size, 2 * self.feature_dim)
         self.object_layer = NormedLinear(projection_dim, prototypes, scaled=not norm_last)
         self.object_center = Center(prototypes, center_momentum)
@@ -136,13 +137,13 @@ class CrIBo(DINO):
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         views = self.any_views(views)
         large = torch.cat(views[:2])
-        tokens = self.backbone.tokens(large)
-        features = torch.cat([tokens[:, 0], *in_one_pass(self.features, views[2:])])
+        feature, places, _ = look(self.backbone, large)
+        features = torch.cat([feature, *in_one_pass(self.features, views[2:])])
         student = self.projector(features).chunk(len(views))
         with torch.no_grad():
-            vit, head, *_ = cast(nn.Sequential, self.teacher.module)
-            seen = vit.tokens(large)
-            teacher, patches = head(seen[:, 0]).chunk(2), self._patches(seen)
+            backbone, head, *_ = cast(nn.Sequential, self.teacher.module)
+            seen, patches, _ = look(backbone, large)
+            teacher, patches = head(seen).chunk(2), torch.stack(patches.chunk(2), 1)
             shares, valid = self.members(patches)
             objects = means(shares, patches)
             targets = head(objects.flip(0).flatten(0, 1))
@@ -152,7 +153,7 @@ class CrIBo(DINO):
             self.center.collect(torch.cat(teacher))
             self.object_center.collect(targets[valid.repeat(2)])
             self._newest.append(torch.cat([*objects], 1)[valid])
-        mine = self.projector(means(shares, self._patches(tokens)).flatten(0, 1))
+        mine = self.projector(means(shares, torch.stack(places.chunk(2), 1)).flatten(0, 1))
         weight, *near_weights = self.weights(valid, *back)
         near_weight = self.bootstraps * torch.cat(near_weights)
         embeddings = (*student, *teacher, mine, targets, weight.repeat(2), neighbours, near_weight)
@@ -190,6 +191,10 @@ class CrIBo(DINO):
             clusters are in both views, ``(N * clusters,)``.
         """
         tokens = F.normalize(patches.flatten(1, 2), dim=2)
+        if tokens.shape[1] < self.clusters:
+            raise ValueError(
+                f"CrIBo: clusters is {self.clusters} and two views have {tokens.shape[1]} patches; pass no more."
+            )
         first = torch.rand(tokens.shape[:2], device=tokens.device).argsort(1)[:, : self.clusters]
         centroids = tokens.gather(1, first[..., None].expand(-1, -1, tokens.shape[2]))
         share = tokens.new_full((len(tokens), 1, self.clusters), 1 / self.clusters)
@@ -203,7 +208,9 @@ class CrIBo(DINO):
             centroids = F.normalize(member.mT @ tokens, dim=2)
         member = member.unflatten(1, (2, -1))
         counts = member.sum(2, keepdim=True)
-        return member / counts.clamp_min(1), (counts > 0).all(1).flatten()
+        # What is missing in a view counts for nothing. It is the mean of all, so that a head's BatchNorm takes no harm.
+        shares = torch.where(counts > 0, member / counts.clamp_min(1), 1 / member.shape[2])
+        return shares, (counts > 0).all(1).flatten()
 
     @torch.no_grad()
     def neighbours(self, objects: Tensor, valid: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -234,10 +241,6 @@ class CrIBo(DINO):
         shard = shard_of(self.group, "CrIBo, counted", counted[0][:, None])
         totals = summed(torch.stack([each.sum() for each in counted]).float(), shard).clamp_min(1)
         return [each * shard.ranks / (2 * total) for each, total in zip(counted, totals, strict=True)]
-
-    def _patches(self, tokens: Tensor) -> Tensor:
-        """Take the patches ``(N, 2, L, D)`` of both views of each image out of the tokens of one view after another."""
-        return torch.stack(tokens[:, self.backbone.ahead :].chunk(2), 1)
 
     def after_step(self, step: int, total_steps: float) -> None:
         self.object_center.update(self.object_weight, group=self.group)

@@ -15,10 +15,13 @@ from sslkernels.distributed import GroupLike, shard_of
 from sslkernels.functional import info_nce, prototype_cross_entropy, topk_similarity
 from sslkernels.methods.dino import DINO, followed
 from sslkernels.methods.method import in_one_pass
-from sslkernels.models import ProjectionHead, Transformer, ViT
+from sslkernels.methods.mokd import look
+from sslkernels.models import ProjectionHead, ResNet, Transformer, ViT
 from sslkernels.state import EMA, MemoryQueue
 
 LEVELS = 3
+# Heads of the transformer over a local group, where the backbone has none.
+HEADS = 4
 
 
 class Mugs(DINO):
@@ -34,10 +37,11 @@ class Mugs(DINO):
     In each, large views and small views weigh as much, however many there are.
 
     Args:
-        backbone: a ViT with a class token, and ``any_size`` where views are of several sizes.
+        backbone: a ResNet, of which the mean over places stands for the class token too; or a ViT with a class token,
+            and ``any_size`` where views are of several sizes.
         feature_dim, prototypes, hidden_dim, temperature, teacher_temperature: as in `DINO`, for the group.
         projection_dim: features that each level compares.
-        warmup, center_momentum, momentum, freeze, norm_last, backend, group: as in `DINO`.
+        warmup, center_momentum, momentum, freeze, norm_last, batch_norm, backend, group: as in `DINO`.
         instance_temperature: temperature of the first two losses.
         queue_size: rows of each queue, and of the memories of student and teacher.
         neighbours: number of similar images in a local group.
@@ -61,17 +65,13 @@ class Mugs(DINO):
     paper = "Zhou et al. 2022"
     arxiv = "2203.14415"
     seeds = (85,)
-    encoder = "tokens"
-    backbone: ViT
-    small = {
-        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
-        "momentum": 0.99, "queue_size": 1024,
-    }  # fmt: skip
+    backbone: ViT | ResNet
+    small = {**DINO.small, "epochs": 15, "queue_size": 1024}
     paper_options = {"epochs": 800, "batch_size": 1024, "lr": 8e-4}
 
     def __init__(
         self,
-        backbone: ViT,
+        backbone: ViT | ResNet,
         *,
         feature_dim: int,
         prototypes: int = 65536,
@@ -84,6 +84,7 @@ class Mugs(DINO):
         momentum: float = 0.996,
         freeze: float = 0.01,
         norm_last: bool = True,
+        batch_norm: bool = False,
         instance_temperature: float = 0.2,
         queue_size: int = 65536,
         neighbours: int = 8,
@@ -94,10 +95,12 @@ class Mugs(DINO):
             backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
             projection_dim=projection_dim, temperature=temperature, teacher_temperature=teacher_temperature,
             warmup=warmup, center_momentum=center_momentum, momentum=momentum, freeze=freeze, norm_last=norm_last,
-            backend=backend, group=group,
+            batch_norm=batch_norm, backend=backend, group=group,
         )  # fmt: skip
-        vit = check_kind("Mugs", "backbone", backbone, ViT, "a sslkernels.models.ViT with class token")
-        if not vit.class_token:
+        if not isinstance(backbone, ViT):
+            expected = "a sslkernels.models.ViT with class token, or a ResNet, which has features of each place"
+            check_kind("Mugs", "backbone", backbone, ResNet, expected)
+        elif not backbone.class_token:
             raise ValueError("Mugs: backbone has no class token; make it with one.")
         self.instance_temperature = check_temperature("Mugs", instance_temperature, "instance_temperature")
         queue_size = check_count("Mugs", "queue_size", queue_size, 2 * (self.feature_dim + projection_dim))
@@ -108,7 +111,8 @@ class Mugs(DINO):
         self.predictors = nn.ModuleList(
             ProjectionHead(projection_dim, 2 * hidden_dim, projection_dim) for _ in range(2)
         )
-        self.relation = Transformer(self.feature_dim, depth=1, heads=vit.heads)
+        heads = backbone.heads if isinstance(backbone, ViT) else HEADS
+        self.relation = Transformer(self.feature_dim, depth=1, heads=heads)
         self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
         widths = [projection_dim] * 2, [self.feature_dim] * 2
         # The teacher's projections of both levels, and the patches' means of student and teacher.
@@ -138,8 +142,8 @@ class Mugs(DINO):
 
     def levels(self, network: nn.Sequential, views: Sequence[Tensor], memory: int) -> tuple[Tensor, ...]:
         """Compute the rows of all views, one view after another, at the three levels, and the means of patches."""
-        vit, group, instance, local, relation = network
-        rows = torch.cat(in_one_pass(lambda images: self.summary(cast(ViT, vit), images), views))
+        backbone, group, instance, local, relation = network
+        rows = torch.cat(in_one_pass(lambda images: summary(backbone, images), views))
         token, mean = rows.chunk(2, 1)
         queue = cast(MemoryQueue, self.memories[memory])
         queue.agree(self.group)
@@ -147,12 +151,6 @@ class Mugs(DINO):
         near = topk_similarity(mean.detach(), known, self.near, metric="cosine", backend=self.backend)[1]
         gathered = relation(torch.cat([mean[:, None], known[near]], 1))[:, 0]
         return instance(token), local(gathered), group(token), mean
-
-    @staticmethod
-    def summary(vit: ViT, images: Tensor) -> Tensor:
-        """Compute the class token, and beside it the mean of the patches: ``(N, 2 * feature_dim)``."""
-        tokens = vit.tokens(images)
-        return torch.cat([tokens[:, 0], tokens[:, vit.ahead :].mean(1)], 1)
 
     def loss(self, *embeddings: Tensor) -> Tensor:
         student, teacher = embeddings[:LEVELS], embeddings[LEVELS:]
@@ -210,3 +208,9 @@ class Mugs(DINO):
             for queue, parts in zip((*self.queues, *self.memories), zip(*self._newest, strict=True), strict=True):
                 cast(MemoryQueue, queue).enqueue(torch.cat(parts), group=self.group)
             self._newest.clear()
+
+
+def summary(backbone: nn.Module, images: Tensor) -> Tensor:
+    """Compute the features, and beside them the mean over places: ``(N, 2 * feature_dim)``."""
+    feature, places, _ = look(backbone, images)
+    return torch.cat([feature, places.mean(1)], 1)

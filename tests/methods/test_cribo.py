@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslkernels.methods import CrIBo
-from sslkernels.models import ViT
+from sslkernels.models import ResNet, ViT
 
 K, CLUSTERS = 7, 9
 
 
-def cribo(**options: Any) -> CrIBo:
+def cribo(resnet: bool = False, **options: Any) -> CrIBo:
     """Make a method whose teacher, centres and queue have moved."""
     vit = ViT((8, 8), 2, width=8, depth=1, heads=2, class_token=True, any_size=True)
     sizes = {"prototypes": K, "hidden_dim": 8, "projection_dim": 5, "clusters": CLUSTERS, "queue_size": 90}
-    made = CrIBo(vit, feature_dim=8, **sizes, **options).double()
+    made = CrIBo(ResNet(1, (8,), (1,)) if resnet else vit, feature_dim=8, **sizes, **options).double()
     for parameter in made.teacher.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     made(crops())
@@ -65,11 +65,16 @@ def cross_entropy(method: CrIBo, teacher: Tensor, student: Tensor) -> Tensor:
     return -(wanted * given).sum(1)
 
 
+def places(network: nn.Module, view: Tensor) -> Tensor:
+    """The features of each place (N, L, D)."""
+    return network.tokens(view)[:, 1:] if isinstance(network, ViT) else network.feature_grid(view).flatten(2).mT
+
+
 def formula(method: CrIBo, views: list[Tensor], seed: int) -> tuple[Tensor, list[int]]:
     teacher, head, _ = method.teacher.module
     torch.manual_seed(seed)
-    first = torch.rand(len(views[0]), 32).argsort(1)[:, :CLUSTERS]
-    mine, theirs = ([vit.tokens(view)[:, 1:] for view in views[:2]] for vit in (method.backbone, teacher))
+    mine, theirs = ([places(network, view) for view in views[:2]] for network in (method.backbone, teacher))
+    first = torch.rand(len(views[0]), 2 * mine[0].shape[1]).argsort(1)[:, :CLUSTERS]
     objects: list[list[Tensor]] = [[], [], [], []]  # the student's in both views, the teacher's in both views
     for image in range(len(views[0])):
         found = clusters(torch.cat([tokens[image] for tokens in theirs]).detach(), first[image]).chunk(2)
@@ -109,6 +114,16 @@ def test_loss_and_gradients_are_those_of_the_paper(backend: str) -> None:
     for mine, wanted in zip(found, torch.autograd.grad(exact, weights, allow_unused=True), strict=True):
         torch.testing.assert_close(mine, wanted)
         assert mine is not None
+
+
+def test_the_places_of_a_resnet_are_its_patches() -> None:
+    """In evaluation mode, where views do not meet in a BatchNorm."""
+    torch.manual_seed(1)
+    method, views = cribo(resnet=True, batch_norm=True).eval(), crops()
+    exact, (first, second, _) = formula(method, views, 5)
+    assert first and second
+    torch.manual_seed(5)
+    torch.testing.assert_close(method(views)["loss"], exact)
 
 
 def test_objects_of_the_first_epoch_have_no_neighbours() -> None:
@@ -152,5 +167,8 @@ def test_prototypes_stand_still_at_the_begin() -> None:
 def test_a_backbone_without_a_class_token_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^CrIBo: backbone has no class token; make it with one\.$"):
         CrIBo(ViT((8, 8), 2, width=8, depth=1, heads=2), feature_dim=8, queue_size=8)
-    with pytest.raises(ValueError, match=r"^CrIBo: clusters is 33"):
-        CrIBo(ViT((8, 8), 2, width=8, depth=1, heads=2, class_token=True), feature_dim=8, clusters=33)
+    with pytest.raises(TypeError, match=r"^CrIBo: backbone is .*; pass a sslkernels.models.ViT with class token, or"):
+        CrIBo(nn.Flatten(), feature_dim=64, queue_size=8, prototypes=7)
+    vit = ViT((8, 8), 2, width=8, depth=1, heads=2, class_token=True)
+    with pytest.raises(ValueError, match=r"^CrIBo: clusters is 33 and two views have 32 patches; pass no more\.$"):
+        CrIBo(vit, feature_dim=8, clusters=33, queue_size=8, prototypes=7)([view.float() for view in crops()[:2]])

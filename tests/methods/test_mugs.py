@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from sslkernels.methods import Mugs
-from sslkernels.models import ViT
+from sslkernels.models import ResNet, ViT
 
 SIZE, NEAR = 20, 3
 
 
-def mugs(**options: Any) -> Mugs:
+def mugs(resnet: bool = False, **options: Any) -> Mugs:
     """Make a method whose teacher, centre and queues have moved."""
     vit = ViT((8, 8), 2, width=8, depth=1, heads=2, class_token=True, any_size=True)
     sizes = {"prototypes": 7, "hidden_dim": 6, "projection_dim": 5, "queue_size": SIZE, "neighbours": NEAR}
-    made = Mugs(vit, feature_dim=8, **sizes, **options).double()
+    made = Mugs(ResNet(1, (8,), (1,)) if resnet else vit, feature_dim=8, **sizes, **options).double()
     for parameter in made.teacher.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     made(crops(1))
@@ -38,9 +38,10 @@ def unit(x: Tensor) -> Tensor:
 
 def at_levels(network: nn.Sequential, views: list[Tensor], memory: Tensor) -> list[Tensor]:
     """All rows at the three levels, BatchNorm over all views together; and the mean patches."""
-    vit, group, instance, local, relation = network
-    tokens = [vit.tokens(view) for view in views]
-    token, mean = torch.cat([t[:, 0] for t in tokens]), torch.cat([t[:, 1:].mean(1) for t in tokens])
+    backbone, group, instance, local, relation = network
+    token = mean = torch.cat([backbone(view) for view in views])
+    if isinstance(backbone, ViT):
+        mean = torch.cat([backbone.tokens(view)[:, 1:].mean(1) for view in views])
     gathered = []
     for row in mean:
         near = (unit(memory) @ unit(row)).argsort(descending=True)[:NEAR]
@@ -107,6 +108,12 @@ def test_queues_and_memories_get_what_the_step_saw() -> None:
     fresh.load_state_dict(method.state_dict())
     for mine, theirs in zip((*fresh.queues, *fresh.memories), (*method.queues, *method.memories), strict=True):
         assert torch.equal(mine.keys, theirs.keys) and torch.equal(mine.position, theirs.position)
+
+
+def test_the_mean_over_a_resnets_places_is_both() -> None:
+    """In evaluation mode, where views do not meet in a BatchNorm."""
+    method, views = mugs(resnet=True, batch_norm=True).eval(), crops(2)
+    torch.testing.assert_close(method(views)["loss"], formula(method, views))
 
 
 def test_evaluation_keeps_nothing() -> None:
