@@ -323,6 +323,12 @@ LOSSES: dict[str, tuple[dict[str, str], dict[str, Any], dict[str, str]]] = {
         {"anchors": ROWS, "targets": ROWS, "prototypes": ROWS},
         {"anchors": "rows", "targets": "rows", "prototypes": "rows", "target_sharpen_temperature": "positive"},
     ),
+    "PMSNCustomLoss": (
+        {"temperature": "positive", "sinkhorn_iterations": "whole", "regularization_weight": "weight",
+         "target_distribution": "function"},
+        {"anchors": ROWS, "targets": ROWS, "prototypes": ROWS},
+        {"anchors": "rows", "targets": "rows", "prototypes": "rows", "target_sharpen_temperature": "positive"},
+    ),
     "SwaVLoss": (
         {"temperature": "positive", "sinkhorn_iterations": "size", "sinkhorn_epsilon": "positive",
          "sinkhorn_gather_distributed": "flag"},
@@ -348,6 +354,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "DINOLoss": {"output_dim": 3},
     "IBOTPatchLoss": {"output_dim": 3},
     "CoCaLoss": {"caption_loss_weight": 2.0, "clip_loss_weight": 1.0},
+    "PMSNCustomLoss": {"target_distribution": lambda mean: torch.full_like(mean, 1 / len(mean))},
 }
 
 
@@ -408,7 +415,19 @@ FILLED = {
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
     "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
     "UVC": {"backbone": resnet_small(3)},
-    "MSN": {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32},
+    "CrIBo": {
+        "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True),
+        "feature_dim": 32,
+        "queue_size": 40,
+        "clusters": 4,
+    },
+    "Mugs": {
+        "backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True),
+        "feature_dim": 32,
+        "queue_size": 40,
+    },
+    "MOKD": {"backbone": ViT((8, 8), 2, width=32, depth=1, class_token=True), "feature_dim": 32, "search_depth": 1},
+    **dict.fromkeys(("MSN", "PMSN"), {"backbone": ViT((8, 8), 2, width=32, depth=1), "feature_dim": 32}),
 }
 KNOWN = {
     "SIE": {"action": torch.ones(len(IMAGES), 4)},
@@ -433,11 +452,15 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "classes": "counted", "kind": "choice", "margin": "weight", "scale": "positive or none",
          "subcenters": "counted", "base": "choice", "share": "share", "judge": "module or none", "sensors": "size",
          "encoders": "encoders", "pairs": "choice", "coefficient": "share", "target_temperature": "temperature",
+         "instance_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
-         "orthogonality": "weight", "clusterings": "counted", "warmup": "share", "center_momentum": "share",
+         "orthogonality": "weight", "stages": "size", "second": "module or none",
+         "search_depth": "size", "cross_weight": "weight", "clusterings": "counted", "clusters": "size",
+         "warmup": "share", "center_momentum": "share",
          "freeze": "share", "last": "choice", "final_momentum": "share", "batch_norm": "flag",
          "teacher_temperature": "range", "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
+         "exponent": "number",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice",
          "mask_shape": "choice", "patch_head": "some sizes", "koleo": "weight", "gram": "weight",
          "gram_from": "share", "gram_every": "size"}
@@ -453,7 +476,7 @@ SMALL = {"projection_dim": 8, "projector_dim": 8, "hidden_dim": 8, "queue_size":
 
 def method_of(name: str) -> Any:
     kind, good = getattr(methods, name), METHODS[name][0]
-    return kind(**good, **{key: value for key, value in SMALL.items() if key in arguments_of(kind)})
+    return kind(**{key: value for key, value in SMALL.items() if key in arguments_of(kind)} | good)
 
 
 def views_of(name: str) -> Callable[..., Any]:

@@ -264,6 +264,7 @@ KINDS["targets"] = {**KINDS["classes"], "beyond": torch.tensor([0, 9, 0, 0]), "b
 KINDS |= {
     "projected": {"none": None, "tensor": ROWS, "one": (ROWS,), "text": "xy", "of none": (None, None),
                   "of unlike": (ROWS, ROWS[:2]), "of integers": (ROWS.long(), ROWS), "meta": (ROWS, ROWS.to("meta"))},
+    "function": {"text": "x", "number": 1, "tensor": ROWS, "list": [len], "none": None},
     "function or none": {"text": "x", "number": 1, "tensor": ROWS, "list": [len]},
     "maps": without(KINDS["rows"], "more dimensions"),
     "absent": {"text": "mean", "module": nn.Linear(1, 1), "number": 2, "class": nn.Linear},

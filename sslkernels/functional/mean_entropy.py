@@ -80,11 +80,29 @@ def mean_entropy(
         raise ValueError(f"{function}: weight has shape {shape_of(weight)}; pass at least one prototype.")
     temperature = check_temperature(function, temperature)
     if prior is not None:
-        prior = _check_prior(function, prior, weight)
+        prior = check_prior(function, prior, weight)
     normalize = check_flag(function, "normalize", normalize)
+    log_mean = log_mean_assignment(
+        function, x, weight, temperature, normalize=normalize, group=group, backend=backend, prior=prior is not None
+    )
+    return divergence(log_mean, prior)
+
+
+def log_mean_assignment(
+    function: str,
+    x: Tensor,
+    weight: Tensor,
+    temperature: float | Tensor,
+    *,
+    normalize: bool,
+    group: GroupLike,
+    backend: str | None = None,
+    **settings: object,
+) -> Tensor:
+    """Compute the logarithms ``(K,)`` of the prototypes' mean probabilities; ``settings`` are alike on all ranks."""
     x, weight = promoted(x, weight)
     scale = inverse(temperature, x)
-    settings = {"temperature": temperature, "normalize": normalize, "prior": prior is not None}
+    settings |= {"temperature": temperature, "normalize": normalize}
     settings |= {"dtype": named(compute_dtype(x)), "prototypes": weight.shape[0]}
     shard = sharded(group, function, x, weight, scale, **settings)
     x, weight = multiplied(x, normalize, backend), multiplied(weight, normalize, backend)
@@ -93,10 +111,17 @@ def mean_entropy(
     if shard.ranks > 1:
         one_each = Shard(shard.group, (1,) * shard.ranks, shard.rank)
         mine = gather_rows(mine[None], one_each).logsumexp(0)
-    return _divergence(mine - math.log(shard.total(x.shape[0])), prior)
+    return mine - math.log(shard.total(x.shape[0]))
 
 
-def _divergence(log_mean: Tensor, prior: Tensor | None) -> Tensor:
+def power_law(weight: Tensor, exponent: float) -> Tensor:
+    """Make a prior for prototypes ``(K, D)``: number k, from 1, is as probable as ``k ** -exponent``."""
+    prior = torch.arange(1, weight.shape[0] + 1, device=weight.device, dtype=compute_dtype(weight)).pow(-exponent)
+    return prior / prior.sum()
+
+
+def divergence(log_mean: Tensor, prior: Tensor | None) -> Tensor:
+    """Compute how far mean probabilities are from a prior, or from 1 / K each."""
     # The sum of all m_k - q_k, which is 0, is taken off term by term (q_k is 1/K without a prior): no term is below 0
     # then, and no slope large where m is near q, so that a small value and gradient keep their digits.
     if prior is None:
@@ -106,13 +131,14 @@ def _divergence(log_mean: Tensor, prior: Tensor | None) -> Tensor:
     return (torch.xlogy(prior, prior) - prior * log_mean + log_mean.exp() - prior).sum()
 
 
-def _check_prior(function: str, prior: Tensor, weight: Tensor) -> Tensor:
-    prior = check_tensor(function, "prior", prior, "(K,)")
-    check_floating(function, "prior", prior)
+def check_prior(function: str, value: object, weight: Tensor, name: str = "prior") -> Tensor:
+    """Check one probability for each prototype ``(K, D)``."""
+    prior = check_tensor(function, name, value, "(K,)")
+    check_floating(function, name, prior)
     if prior.shape != weight.shape[:1]:
         raise ValueError(
-            f"{function}: prior has shape {shape_of(prior)} and weight {shape_of(weight)}; "
+            f"{function}: {name} has shape {shape_of(prior)} and weight {shape_of(weight)}; "
             "pass one probability for each prototype."
         )
-    check_device(function, "prior", prior, "weight", weight)
+    check_device(function, name, prior, "weight", weight)
     return prior

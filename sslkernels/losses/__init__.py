@@ -10,7 +10,7 @@ from sslkernels.losses.covariance import FroSSLLoss, TiCoLoss, VCRegLoss, VIbCRe
 from sslkernels.losses.dino import DINOLoss, IBOTPatchLoss
 from sslkernels.losses.distill import DistillClipLoss
 from sslkernels.losses.koleo import KoLeoLoss
-from sslkernels.losses.msn import MSNLoss, PMSNLoss
+from sslkernels.losses.msn import MSNLoss, PMSNCustomLoss, PMSNLoss
 from sslkernels.losses.sigmoid import SigLipLoss
 from sslkernels.losses.sigreg import LeJEPALoss, SIGReg
 from sslkernels.losses.similarity import ClipLoss, InfoNCELoss, NTXentLoss
@@ -32,6 +32,7 @@ __all__ = [
     "MSNLoss",
     "NTXentLoss",
     "NegativeCosineSimilarity",
+    "PMSNCustomLoss",
     "PMSNLoss",
     "SIGReg",
     "SigLipLoss",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Masked siamese networks as in lightly: MSNLoss and PMSNLoss.
+"""Masked siamese networks as in lightly: MSNLoss, PMSNLoss and PMSNCustomLoss.
 
 A target is the softmax of cosines at a sharper temperature, balanced or not, and its cross-entropy with an anchor is
 ``lse_i - <x_i, c_i> / temperature`` with the mean prototype ``c_i = sum_k P_ik w_k``: no logits of anchors are stored.
@@ -7,6 +7,7 @@ A target is the softmax of cosines at a sharper temperature, balanced or not, an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from sslkernels.arguments import (
     check_alike,
+    check_callable,
     check_number,
     check_rows,
     check_size,
@@ -21,7 +23,13 @@ from sslkernels.arguments import (
 )
 from sslkernels.distributed import GroupLike, check_gathered
 from sslkernels.functional.assignments import balanced
-from sslkernels.functional.mean_entropy import mean_entropy
+from sslkernels.functional.mean_entropy import (
+    check_prior,
+    divergence,
+    log_mean_assignment,
+    mean_entropy,
+    power_law,
+)
 from sslkernels.functional.similarity import sharded
 from sslkernels.modules import Module
 from sslkernels.ops.dtypes import promoted, widened
@@ -146,8 +154,42 @@ class PMSNLoss(MSNLoss):
         self.power_law_exponent = check_number("PMSNLoss", "power_law_exponent", power_law_exponent)
 
     def _regularization(self, anchors: Tensor, prototypes: Tensor, group: GroupLike) -> Tensor:
-        places = torch.arange(1, len(prototypes) + 1, device=anchors.device, dtype=widened(anchors[:0]).dtype)
-        prior = places.pow(-self.power_law_exponent)
+        prior = power_law(prototypes, self.power_law_exponent)
         return mean_entropy(
-            anchors, prototypes, temperature=self.temperature, prior=prior / prior.sum(), normalize=False, group=group
+            anchors, prototypes, temperature=self.temperature, prior=prior, normalize=False, group=group
         )
+
+
+class PMSNCustomLoss(MSNLoss):
+    """PMSN (Assran et al. 2023) with lightly's arguments: prototypes are used as a function says.
+
+    Args:
+        target_distribution: gives the prior ``(K,)``, which sums to 1, for the mean probabilities ``(K,)`` of the
+            anchors. Neither has a gradient here.
+        temperature, sinkhorn_iterations, regularization_weight, gather_distributed: as in `MSNLoss`.
+
+    The regulariser is the divergence from that prior, as in `PMSNLoss`. ``forward`` is that of `MSNLoss`.
+
+    >>> import torch
+    >>> from sslkernels.losses import PMSNCustomLoss
+    >>> loss = PMSNCustomLoss(lambda mean: torch.tensor([0.5, 0.25, 0.25]), temperature=1.0)
+    >>> loss(torch.eye(3), torch.eye(3), torch.eye(3))
+    tensor(0.6457)
+    """
+
+    def __init__(
+        self,
+        target_distribution: Callable[[Tensor], Tensor],
+        temperature: float = 0.1,
+        sinkhorn_iterations: int = 3,
+        regularization_weight: float = 1.0,
+        gather_distributed: bool = False,
+    ) -> None:
+        super().__init__(temperature, sinkhorn_iterations, regularization_weight, gather_distributed)
+        self.target_distribution = check_callable("PMSNCustomLoss", "target_distribution", target_distribution)
+
+    def _regularization(self, anchors: Tensor, prototypes: Tensor, group: GroupLike) -> Tensor:
+        function = "PMSNCustomLoss"
+        log_mean = log_mean_assignment(function, anchors, prototypes, self.temperature, normalize=False, group=group)
+        prior = self.target_distribution(log_mean.detach().exp())
+        return divergence(log_mean, check_prior(function, prior, prototypes, "what target_distribution gives"))

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.byol import BYOL as BYOL
     from sslkernels.methods.clip import CLIP as CLIP
     from sslkernels.methods.collossl import ColloSSL as ColloSSL
+    from sslkernels.methods.cribo import CrIBo as CrIBo
     from sslkernels.methods.dcl import DCL as DCL
     from sslkernels.methods.deep_cluster_v2 import DeepClusterV2 as DeepClusterV2
     from sslkernels.methods.dense_cl import DenseCL as DenseCL
@@ -31,15 +32,19 @@ if TYPE_CHECKING:
     from sslkernels.methods.moby import MoBY as MoBY
     from sslkernels.methods.moco_v2 import MoCoV2 as MoCoV2
     from sslkernels.methods.moco_v3 import MoCoV3 as MoCoV3
+    from sslkernels.methods.mokd import MOKD as MOKD
     from sslkernels.methods.msn import MSN as MSN
+    from sslkernels.methods.mugs import Mugs as Mugs
     from sslkernels.methods.nnclr import NNCLR as NNCLR
     from sslkernels.methods.pal import PAL as PAL
     from sslkernels.methods.pirl import PIRL as PIRL
+    from sslkernels.methods.pmsn import PMSN as PMSN
     from sslkernels.methods.pretext import Pretext as Pretext
     from sslkernels.methods.proto_clr import ProtoCLR as ProtoCLR
     from sslkernels.methods.relational_reasoning import RelationalReasoning as RelationalReasoning
     from sslkernels.methods.ressl import ReSSL as ReSSL
     from sslkernels.methods.sce import SCE as SCE
+    from sslkernels.methods.scfs import SCFS as SCFS
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam

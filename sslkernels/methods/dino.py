@@ -171,6 +171,11 @@ class DINO(Taught):
         """The student's heads."""
         return [self.projector]
 
+    @property
+    def last_layers(self) -> list[nn.Module]:
+        """What holds the student's prototypes."""
+        return [head.last_layer for head in self.heads]
+
     @torch.no_grad()
     def taught(self, view: Tensor) -> Tensor:
         """Compute the teacher's rows ``(N, projection_dim)`` of a view."""
@@ -189,8 +194,8 @@ class DINO(Taught):
 
     def before_step(self, step: int, total_steps: float) -> None:
         if step < self.freeze * total_steps < torch.inf:
-            for head in self.heads:
-                for parameter in head.last_layer.parameters():
+            for layer in self.last_layers:
+                for parameter in layer.parameters():
                     parameter.grad = None
 
     def after_step(self, step: int, total_steps: float) -> None:

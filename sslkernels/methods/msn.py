@@ -18,8 +18,14 @@ from sslkernels.arguments import (
     check_weights,
     check_widths,
 )
-from sslkernels.distributed import GroupLike, gather_rows, shard_of
-from sslkernels.functional import logsumexp_similarity, prototype_cross_entropy, random_masking, sinkhorn_bias
+from sslkernels.distributed import GroupLike
+from sslkernels.functional import (
+    logsumexp_similarity,
+    mean_entropy,
+    prototype_cross_entropy,
+    random_masking,
+    sinkhorn_bias,
+)
 from sslkernels.methods.method import Taught, in_one_pass
 from sslkernels.methods.prototyped import STEADIED, row_weight, usage
 from sslkernels.models import ProjectionHead, ViT
@@ -96,18 +102,19 @@ class MSN(Taught):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        check_kind("MSN", "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches it is given")
+        name = type(self).__name__
+        check_kind(name, "backbone", backbone, ViT, "a sslkernels.models.ViT, which encodes the patches it is given")
         feature_dim = self.check_feature_dim(feature_dim)
         _, hidden_dim, projection_dim = check_widths(
-            "MSN", feature_dim=feature_dim, hidden_dim=hidden_dim, projection_dim=projection_dim
+            name, feature_dim=feature_dim, hidden_dim=hidden_dim, projection_dim=projection_dim
         )
-        prototypes = check_count("MSN", "prototypes", prototypes, projection_dim)
-        self.temperature = check_temperature("MSN", temperature)
-        self.sharpen = check_number("MSN", "sharpen", sharpen, above=0)
-        (self.me_max,) = check_weights("MSN", me_max=me_max)
-        self.mask_ratio = check_number("MSN", "mask_ratio", mask_ratio, least=0, most=1)
-        self.sinkhorn = check_flag("MSN", "sinkhorn", sinkhorn)
-        momentum = check_number("MSN", "momentum", momentum, least=0, most=1)
+        prototypes = check_count(name, "prototypes", prototypes, projection_dim)
+        self.temperature = check_temperature(name, temperature)
+        self.sharpen = check_number(name, "sharpen", sharpen, above=0)
+        (self.me_max,) = check_weights(name, me_max=me_max)
+        self.mask_ratio = check_number(name, "mask_ratio", mask_ratio, least=0, most=1)
+        self.sinkhorn = check_flag(name, "sinkhorn", sinkhorn)
+        momentum = check_number(name, "momentum", momentum, least=0, most=1)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, layers=3)
         self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
         self.teacher = EMA(self.online, momentum, schedule="linear", backend=backend)
@@ -132,7 +139,7 @@ class MSN(Taught):
         """Compute the loss of the student's rows and the teacher's, which are last, and the bias of the targets."""
         *anchors, target = rows
         bias = self.bias(target, prototypes)
-        weight = row_weight("MSN", anchors, len(anchors), self.group)
+        weight = row_weight(type(self).__name__, anchors, len(anchors), self.group)
         assigned = prototype_cross_entropy(
             torch.stack(anchors),
             prototypes,
@@ -158,12 +165,21 @@ class MSN(Taught):
         return sinkhorn_bias(rows, columns, 1 / scale, group=self.group, backend=self.backend)
 
     def _unused(self, rows: Tensor, prototypes: Tensor) -> Tensor:
-        """Compute log K less the entropy of the mean assignment of all rows, those of other ranks among them."""
-        total = torch.softmax(rows @ prototypes.T / self.temperature, 1).sum(0)
-        shard = shard_of(self.group, "MSN", rows)
-        sums = gather_rows(total[None], shard_of(self.group, "MSN, summed", total[None]))
-        mean = sums.sum(0) / shard.total(len(rows))
-        return mean.new_tensor(len(mean)).log() - torch.special.entr(mean).sum()
+        """Compute how far the mean assignment of unit rows, those of other ranks among them, is from the prior."""
+        return mean_entropy(
+            rows,
+            prototypes,
+            temperature=self.temperature,
+            prior=self.prior,
+            normalize=False,
+            group=self.group,
+            backend=self.backend,
+        )
+
+    @property
+    def prior(self) -> Tensor | None:
+        """How often each prototype is to be used, ``(prototypes,)``; None for all alike."""
+        return None
 
     def _unit(self, rows: Tensor) -> Tensor:
         return unit_rows(rows, backend=self.backend)

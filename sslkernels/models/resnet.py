@@ -58,6 +58,7 @@ class ResNet(nn.Module):
             check_fits("ResNet", f"widths[{place}]", width, 9 * width**2)
             check_fits("ResNet", f"blocks[{place}]", count, count * 18 * width**2)
         self.feature_dim = widths[-1]
+        self.widths, self.blocks = tuple(widths), tuple(blocks)
         self.stem = nn.Sequential(
             nn.Conv2d(in_channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
@@ -79,6 +80,15 @@ class ResNet(nn.Module):
     def feature_grid(self, images: Tensor) -> Tensor:
         """Compute the features of each place, before they are averaged: ``(N, feature_dim, H', W')``."""
         return self.stages(self.stem(images))
+
+    def stage_grids(self, images: Tensor) -> list[Tensor]:
+        """Compute the features of each place behind each stage, ``(N, widths[i], H', W')``; the last are the grid."""
+        x, grids, blocks = self.stem(images), [], iter(self.stages)
+        for depth in self.blocks:
+            for _ in range(depth):
+                x = next(blocks)(x)
+            grids.append(x)
+        return grids
 
 
 def _numbers(name: str, numbers: Sequence[int]) -> list[int]:

@@ -11,15 +11,60 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, ColloSSL, DINOv2, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import (
+    DINO,
+    IBOT,
+    MLS,
+    MOKD,
+    MSN,
+    PAL,
+    PMSN,
+    SCFS,
+    ColloSSL,
+    CrIBo,
+    DINOv2,
+    GenView,
+    Mugs,
+    ProtoCLR,
+    SwAV,
+    Transitive,
+)
 from sslkernels.methods.pal import BASES
-from sslkernels.models import ViT
+from sslkernels.models import ResNet, ViT
 
 SIZES = 5, 3
 
 
 def rows(*width: int) -> torch.Tensor:
     return torch.randn(8, *width, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(width)))
+
+
+def mokd(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two large views and one small one."""
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "search_depth": 1}
+    method = MOKD(vit, feature_dim=8, **sizes, group=group).double()
+    z = [rows(width)[part] for width in (8, 9, 10)]
+    all_views, large = torch.cat([each[:, :8] for each in z]), torch.cat([each[:, :8] for each in z[:2]])
+    side = [all_views[:, :6] @ weight, all_views, large[:, 2:], large + 1, z[2][:, :8]]
+    loss = method.loss(*side, *(each.flip(1) for each in side))
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.other.projector.last_layer.weight_v.grad])
+
+
+def mugs(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "queue_size": 12}
+    method = Mugs(vit, feature_dim=8, **sizes, group=group).double()
+    views = [[rows(width + 3 * level)[part, :6] for width in (6, 7, 8)] for level in range(3)]
+    student = [torch.cat(each) @ weight for each in views]
+    loss = method.loss(*student, *(torch.cat(each[:2]) + 1 for each in views))
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
 def proto_clr(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,16 +148,53 @@ def dinov2(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), weight.grad
 
 
-def msn(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+def cribo(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some objects are not in both views, and some neighbours lead back."""
     torch.manual_seed(0)
     weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
-    vit = ViT((8, 8), 2, width=8, depth=1)
-    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
-    method = MSN(vit, feature_dim=8, **sizes, group=group).double()
-    first, second, target = (rows(width)[part, :6] for width in (6, 7, 8))
-    loss = method.loss(first @ weight, second @ weight, target)
+    vit = ViT((8, 8), 2, width=8, depth=1, class_token=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "clusters": 2, "queue_size": 12}
+    method = CrIBo(vit, feature_dim=8, **sizes, group=group).double()
+    objects = torch.stack([rows(width)[:, :8] for width in (8, 9)])
+    method.queue.keys[:4] = torch.cat([objects[0], objects[1] + objects[1].flip(0) / 2], 1)[2:6]
+    objects, valid = objects[:, part], torch.tensor([1, 1, 0, 1, 1, 1, 0, 1]).bool()[part]
+    near, back = method.neighbours(objects, valid)
+    counted, *led = method.weights(valid, *back)
+    z = [rows(width)[part, :6] for width in (6, 7, 8, 9)]
+    both = objects.flatten(0, 1)[:, :6]
+    loss = method.loss(
+        *(each @ weight for each in z[:2]), *z[2:], both @ weight, both.flip(1), counted.repeat(2), near[:, :6],
+        torch.cat(led),
+    )  # fmt: skip
     loss.backward()
-    return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+    return loss.detach(), torch.cat([weight.grad, method.object_layer.weight_v.grad])
+
+
+def masked(kind: type[MSN]) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
+    def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        torch.manual_seed(0)
+        weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+        vit = ViT((8, 8), 2, width=8, depth=1)
+        sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+        method = kind(vit, feature_dim=8, **sizes, group=group).double()
+        first, second, target = (rows(width)[part, :6] for width in (6, 7, 8))
+        loss = method.loss(first @ weight, second @ weight, target)
+        loss.backward()
+        return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+
+    return case
+
+
+def scfs(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6, "stages": 1}
+    method = SCFS(ResNet(1, (6,), (1,)), feature_dim=6, **sizes, group=group).double()
+    views = [rows(width)[part, :6] for width in (6, 7, 8, 9, 10)]
+    large, taught, small, searched = (torch.cat([view + shift for view in views[:2]]) for shift in (0, 1, 2, 3))
+    loss = method.loss(*(view @ weight for view in views[:3]), *views[3:], large @ weight, taught, small, searched)
+    loss.backward()
+    return loss.detach(), weight.grad
 
 
 def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
@@ -151,13 +233,18 @@ def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tens
 
 CASES = {
     "collossl": collossl,
+    "cribo": cribo,
     "dino": dino,
     "dinov2": dinov2,
     "genview": genview,
     "ibot": ibot,
     "mls": mls,
-    "msn": msn,
+    "msn": masked(MSN),
+    "mokd": mokd,
+    "mugs": mugs,
+    "pmsn": masked(PMSN),
     "proto_clr": proto_clr,
+    "scfs": scfs,
     "swav": swav(0),
     "swav_queue": swav(5),
     "transitive": transitive,

@@ -8,6 +8,7 @@ solo-learn has functions.
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,6 +90,17 @@ ORIGINALS: dict[str, tuple[dict[str, Any], list[str], dict[str, type]]] = {
             "sinkhorn_iterations": 3,
             "regularization_weight": 1,
             "power_law_exponent": 0.25,
+            "gather_distributed": False,
+        },
+        ["anchors", "targets", "prototypes", "target_sharpen_temperature"],
+        {},
+    ),
+    "PMSNCustomLoss": (
+        {
+            "target_distribution": inspect.Parameter.empty,
+            "temperature": 0.1,
+            "sinkhorn_iterations": 3,
+            "regularization_weight": 1,
             "gather_distributed": False,
         },
         ["anchors", "targets", "prototypes", "target_sharpen_temperature"],
@@ -190,6 +202,7 @@ HANDED_ON = {
     "memory_bank_size", "pad_id", "dist_impl", "sigreg_knots", "sigreg_t_max", "sigreg_num_vectors", "output_dim",
     "warmup_teacher_temp", "center_mode", "center_momentum",
 }  # fmt: skip
+REQUIRED = {"target_distribution": torch.softmax}
 GATHERED = [
     name for name in losses.__all__ if "gather_distributed" in inspect.signature(getattr(losses, name)).parameters
 ]
@@ -207,7 +220,11 @@ def test_arguments_and_attributes_are_the_originals(name: str) -> None:
     assert list(ours)[: len(arguments)] == list(arguments)
     assert {key: ours[key] for key in arguments} == arguments
     assert list(inspect.signature(kind.forward).parameters)[1 : 1 + len(forward)] == forward
-    required = {argument: 0.5 for argument, default in arguments.items() if default is inspect.Parameter.empty}
+    required = {
+        argument: REQUIRED.get(argument, 0.5)
+        for argument, default in arguments.items()
+        if default is inspect.Parameter.empty
+    }
     loss = kind(**required)
     for argument, default in (arguments | required).items():
         if argument not in HANDED_ON and not (name == "LeJEPALoss" and argument == "gather_distributed"):
@@ -225,7 +242,7 @@ def test_without_torch_distributed_gathering_is_refused_as_in_lightly(name: str,
         assert getattr(losses, name)()(*[z, z][: 1 if name == "VCRegLoss" else 2]).isfinite()
         return
     with pytest.raises(ValueError, match=f"(SIGReg|{name}): gather_distributed is True and this torch has no"):
-        getattr(losses, name)(gather_distributed=True)
+        partial(getattr(losses, name), *[torch.softmax] * (name == "PMSNCustomLoss"))(gather_distributed=True)
     assert asked == [name]
 
 

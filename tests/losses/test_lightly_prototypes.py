@@ -50,6 +50,12 @@ def msn(size: float = 1.0) -> tuple[list[Any], list[Tensor]]:
     return [anchors, rows(4, D), prototypes], [anchors, prototypes]
 
 
+def halves(mean: Tensor) -> Tensor:
+    """Each prototype is half as probable as the one before it."""
+    prior = torch.full_like(mean, 0.5).cumprod(0)
+    return prior / prior.sum()
+
+
 def swav(size: float = 1.0) -> tuple[list[Any], list[Tensor]]:
     high, low = [leaf(4, K, size=size) for _ in range(2)], [leaf(4, K, size=size) for _ in range(3)]
     return [high, low], [*high, *low]
@@ -96,6 +102,7 @@ CASES: dict[str, tuple[str, dict[str, Any], Callable[..., Any], dict[str, Any]]]
     "MSNLoss as it is": ("msn_loss", {"sinkhorn_iterations": 0, "regularization_weight": 0.0}, msn, {}),
     "PMSNLoss": ("pmsn_loss", {}, msn, {}),
     "PMSNLoss steeper": ("pmsn_loss", {"power_law_exponent": 1.5, "regularization_weight": 0.3}, msn, {}),
+    "PMSNCustomLoss": ("pmsn_loss", {"target_distribution": halves}, msn, {}),
     "SwaVLoss": ("swav_loss", {}, swav, {}),
     "SwaVLoss of five rounds": (
         "swav_loss",
