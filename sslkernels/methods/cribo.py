@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_count, check_kind, check_size
-from sslkernels.distributed import GroupLike, all_rows, shard_of, summed
+from sslkernels.distributed import all_rows, shard_of, summed
 from sslkernels.functional import prototype_cross_entropy, topk_similarity
 from sslkernels.methods.dino import DINO
 from sslkernels.methods.method import in_one_pass
 from sslkernels.methods.mokd import look
 from sslkernels.models import ResNet, ViT
-from sslkernels.models.dino_head import NormedLinear
-from sslkernels.state import EMA, Center, MemoryQueue
+from sslkernels.models.dino_head import NormedLinear, prototype_layer
+from sslkernels.state import Center, MemoryQueue
 
 # The official code's numbers: rounds of the clustering, rounds of Sinkhorn-Knopp in each, and how sharp they are.
 ROUNDS = 5
@@ -44,8 +44,8 @@ class CrIBo(DINO):
         backbone: a ResNet, whose places are its patches; or a ViT with a class token, and ``any_size`` where views are
             of several sizes.
         feature_dim, prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`.
-        warmup, center_momentum, momentum, freeze, norm_last, batch_norm, backend, group: as in `DINO`. Objects
-            have as many prototypes as class tokens, behind the same hidden layers.
+        warmup, center_momentum, momentum, final_momentum, freeze, last, batch_norm, backend, group: as in `DINO`.
+            Objects have as many prototypes as class tokens, behind the same hidden layers.
         clusters: of an image's patches, at most twice as many as a view has patches.
         queue_size: number of objects in the queue; the paper's has those of 25,000 images.
 
@@ -72,35 +72,23 @@ class CrIBo(DINO):
     seeds = (73,)
     backbone: ViT | ResNet
     small = {**DINO.small, "epochs": 15, "clusters": 3, "queue_size": 4096}
-    paper_options = {"epochs": 300, "batch_size": 1024, "lr": 2e-3, "norm_last": False}
+    # The official code clips no gradients.
+    paper_options = {
+        "epochs": 300, "batch_size": 1024, "lr": 2e-3, "last": "scaled", "weight_decay": 0.04,
+        "final_weight_decay": 0.4,
+    }  # fmt: skip
 
     def __init__(
         self,
         backbone: ViT | ResNet,
         *,
-        feature_dim: int,
-        prototypes: int = 65536,
-        hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        temperature: float = 0.1,
-        teacher_temperature: tuple[float, float] = (0.04, 0.07),
         warmup: float = 0.1,
-        center_momentum: float = 0.9,
-        momentum: float = 0.996,
-        freeze: float = 0.01,
-        norm_last: bool = True,
-        batch_norm: bool = False,
+        last: Literal["unit", "scaled", "linear"] = "unit",
         clusters: int = 32,
         queue_size: int = 800_000,
-        backend: str | None = None,
-        group: GroupLike = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
-            projection_dim=projection_dim, temperature=temperature, teacher_temperature=teacher_temperature,
-            warmup=warmup, center_momentum=center_momentum, momentum=momentum, freeze=freeze, norm_last=norm_last,
-            batch_norm=batch_norm, backend=backend, group=group,
-        )  # fmt: skip
+        super().__init__(backbone, warmup=warmup, last=last, **options)
         if not isinstance(backbone, ViT):
             expected = "a sslkernels.models.ViT with class token, or a ResNet, which has features of each place"
             check_kind("CrIBo", "backbone", backbone, ResNet, expected)
@@ -108,11 +96,12 @@ class CrIBo(DINO):
             raise ValueError("CrIBo: backbone has no class token; make it with one.")
         self.clusters = check_size("CrIBo", "clusters", clusters)
         queue_size = check_count("CrIBo", "queue_size", queue_size, 2 * self.feature_dim)
-        self.object_layer = NormedLinear(projection_dim, prototypes, scaled=not norm_last)
-        self.object_center = Center(prototypes, center_momentum)
-        self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
+        prototypes, projection_dim = self.projector.weight.shape
+        self.object_layer = prototype_layer(projection_dim, prototypes, last)
+        self.object_center = Center(prototypes, self.center.momentum)
+        self.teach(self.teacher.momentum, self.teacher.final_momentum)
         # A row has an object in both views.
-        self.queue = MemoryQueue(queue_size, 2 * self.feature_dim, backend=backend)
+        self.queue = MemoryQueue(queue_size, 2 * self.feature_dim, backend=self.backend)
         self.bootstraps = False
         self._newest: list[Tensor] = []
 
@@ -161,11 +150,13 @@ class CrIBo(DINO):
             "objects": 2 * valid.sum() / len(large),
             "bootstrapped": torch.cat(back).sum() / (2 * valid.sum()).clamp_min(1),
         }
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **figures, **self._usage(teacher[0])}
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **figures, **self.watched(biases, teacher[0])}
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         *own, mine, targets, weight, neighbours, neighbour_weight = embeddings
-        loss, bias = super().loss(*own), self.bias(self.object_center, targets, self.object_weight)
+        loss, biases = super().compared(*own)
+        bias = self.bias(self.object_center, targets, self.object_weight, self.group)
         for rows, row_weight in ((targets, weight), (neighbours, neighbour_weight)):
             loss = loss + prototype_cross_entropy(
                 mine,
@@ -178,7 +169,7 @@ class CrIBo(DINO):
                 row_weight=row_weight,
                 backend=self.backend,
             )
-        return loss
+        return loss, biases
 
     @torch.no_grad()
     def members(self, patches: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,45 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_flag, check_kind, check_size, check_weights
-from sslkernels.distributed import GroupLike
 from sslkernels.functional import prototype_cross_entropy
-from sslkernels.methods.dino import DINO, followed
-from sslkernels.methods.prototyped import row_weight
+from sslkernels.methods.dino import DINO
+from sslkernels.methods.prototyped import followed, row_weight
 from sslkernels.models import ResNet, Transformer, ViT, resnet_small
 from sslkernels.models.dino_head import NormedLinear
 from sslkernels.models.vit import positions_between
-from sslkernels.state import EMA, Center
+from sslkernels.state import Center
 
 # Tensors that the loss has of each network: the student's rows of two heads, the teacher's, and what it searched.
 EACH = 5
 
 
 class Searching(DINO):
-    """DINO with a second head, of which the teacher has a copy: a transformer over the backbone's places.
+    """DINO with a second head, of which the teacher has a copy: a transformer over the places of a ResNet or a ViT."""
 
-    Args:
-        backbone: a ResNet, or a ViT with a class token.
-        width, depth, heads: sizes of the transformer.
-        ground: rows and columns over which the places of every crop have their positions.
-        options: of `DINO`.
-    """
-
-    def __init__(
-        self,
-        backbone: nn.Module,
-        *,
-        width: int,
-        depth: int,
-        heads: int,
-        ground: tuple[int, int],
-        momentum: float,
-        **options: Any,
-    ) -> None:
-        super().__init__(backbone, momentum=momentum, **options)
+    def add_search(self, vit: ViT, depth: int) -> None:
+        """Make the second head, as wide as ``vit``. All crops have their positions over that one's patches."""
         prototypes = len(self.projector.weight)
-        self.search = SearchHead(self.feature_dim, width, prototypes, depth=depth, heads=heads, ground=ground)
+        sizes: dict[str, Any] = {"depth": depth, "heads": vit.heads, "ground": vit.grid}
+        self.search = SearchHead(self.feature_dim, vit.width, prototypes, **sizes)
         self.search_center = Center(prototypes, self.center.momentum)
-        self.teacher = EMA(self.online, momentum, schedule="cosine", backend=self.backend)
+        self.teach(self.teacher.momentum, self.teacher.final_momentum)
 
     @property
     def online(self) -> nn.Sequential:
@@ -75,7 +58,7 @@ class Searching(DINO):
         return rows, searched, query.detach()
 
     @torch.no_grad()
-    def teach(self, views: Sequence[Tensor], query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def answer(self, views: Sequence[Tensor], query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the teacher's rows of both heads for large views, and what it finds in the first with each query."""
         backbone, head, search = cast(nn.Sequential, self.teacher.module)
         feature, places, grid = look(backbone, torch.cat(list(views[:2])))
@@ -88,23 +71,28 @@ class Searching(DINO):
 
     def distil(
         self, student: Tensor, weight: Tensor, teacher: Tensor, teacher_weight: Tensor, center: Center | None
-    ) -> Tensor:
-        """Compute DINO's loss between rows of all views and of the teacher's two; without centre, of the same views."""
+    ) -> tuple[Tensor, Tensor | None]:
+        """Compute DINO's loss between rows of all views and of the teacher's two, and what is added to its logits.
+
+        Without centre nothing is, and the rows are of the same views.
+        """
         count = len(teacher) // 2 if center is not None else len(student)
         views = student.split(count)
         terms = 2 * len(views) - 2 if center is not None else 1
-        return prototype_cross_entropy(
+        bias = None if center is None else self.bias(center, teacher, teacher_weight, self.group)
+        loss = prototype_cross_entropy(
             student,
             weight,
             teacher,
             teacher_weight,
             temperature=self.temperature,
             teacher_temperature=self.teacher_temperature,
-            bias=None if center is None else self.bias(center, teacher, teacher_weight),
+            bias=bias,
             row_weight=row_weight(type(self).__name__, views, terms, self.group),
             teacher_index=None if center is None else followed(len(views), teacher[:count]),
             backend=self.backend,
         )
+        return loss, bias
 
     def after_step(self, step: int, total_steps: float) -> None:
         self.search_center.update(self.search_weight, group=self.group)
@@ -128,7 +116,7 @@ class MOKD(Searching):
         feature_dim: features of the backbone.
         second: a ResNet, the other network, which is ``method.other.backbone``; None makes a small one.
         prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`, for both.
-        warmup, center_momentum, momentum, freeze, norm_last, backend, group: as in `DINO`.
+        warmup, center_momentum, momentum, final_momentum, freeze, last, backend, group: as in `DINO`.
         batch_norm: as in `DINO`, of the head on the ResNet.
         search_depth: blocks of the transformers, which have the backbone's width and heads.
         cross_weight: weight of what a network learns from the other.
@@ -155,7 +143,10 @@ class MOKD(Searching):
         "epochs": 12, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99, "search_depth": 1, "batch_norm": True,
     }  # fmt: skip
-    paper_options = {"epochs": 100, "batch_size": 256, "lr": 5e-4}
+    # The official code clips the gradients of the ResNet alone.
+    paper_options = {
+        "epochs": 100, "batch_size": 256, "lr": 5e-4, "weight_decay": 0.04, "final_weight_decay": 0.4,
+    }  # fmt: skip
 
     def __init__(
         self,
@@ -163,67 +154,59 @@ class MOKD(Searching):
         *,
         feature_dim: int,
         second: nn.Module | None = None,
-        prototypes: int = 65536,
-        hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        temperature: float = 0.1,
-        teacher_temperature: tuple[float, float] = (0.04, 0.07),
-        warmup: float = 0.3,
-        center_momentum: float = 0.9,
-        momentum: float = 0.996,
-        freeze: float = 0.01,
-        norm_last: bool = True,
         batch_norm: bool = False,
         search_depth: int = 3,
         cross_weight: float = 1.0,
-        backend: str | None = None,
-        group: GroupLike = None,
+        **options: Any,
     ) -> None:
         vit = check_kind("MOKD", "backbone", backbone, ViT, "a sslkernels.models.ViT with class token")
         if not vit.class_token:
             raise ValueError("MOKD: backbone has no class token; make it with one.")
+        super().__init__(vit, feature_dim=feature_dim, **options)
         batch_norm = check_flag("MOKD", "batch_norm", batch_norm)
-        (cross_weight,) = check_weights("MOKD", cross_weight=cross_weight)
-        shared: dict[str, Any] = {
-            "prototypes": prototypes, "hidden_dim": hidden_dim, "projection_dim": projection_dim,
-            "temperature": temperature, "teacher_temperature": teacher_temperature, "warmup": warmup,
-            "center_momentum": center_momentum, "momentum": momentum, "freeze": freeze, "norm_last": norm_last,
-            "width": vit.width, "depth": check_size("MOKD", "search_depth", search_depth), "heads": vit.heads,
-            "ground": vit.grid, "backend": backend, "group": group,
-        }  # fmt: skip
-        super().__init__(vit, feature_dim=feature_dim, **shared)
-        self.cross_weight = cross_weight
+        search_depth = check_size("MOKD", "search_depth", search_depth)
+        (self.cross_weight,) = check_weights("MOKD", cross_weight=cross_weight)
+        self.add_search(vit, search_depth)
         expected = "a sslkernels.models.ResNet, which gives the features of each place"
         second = resnet_small(vit.in_channels) if second is None else second
         resnet = check_kind("MOKD", "second", second, ResNet, expected)
-        self.other = Searching(resnet, feature_dim=resnet.feature_dim, batch_norm=batch_norm, **shared)
+        self.other = Searching(resnet, feature_dim=resnet.feature_dim, batch_norm=batch_norm, **options)
+        self.other.add_search(vit, search_depth)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         views = self.any_views(views)
         sides: tuple[Searching, Searching] = (self, self.other)
         (*mine, query), (*theirs, other_query) = (side.learn(views) for side in sides)
-        taught = self.teach(views, other_query), self.other.teach(views, query)
+        taught = self.answer(views, other_query), self.other.answer(views, query)
         embeddings = *mine, *taught[0], *theirs, *taught[1]
-        figures = [side._usage(rows[0][: len(views[0])]) for side, rows in zip(sides, taught, strict=True)]
+        loss, biases = self.compared(*embeddings)
+        figures = [
+            side.watched([bias], rows[0][: len(views[0])])
+            for side, bias, rows in zip(sides, biases, taught, strict=True)
+        ]
         named = figures[0] | {f"second_{name}": value for name, value in figures[1].items()}
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **named}
+        return {"loss": loss, "embeddings": embeddings, **named}
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         mine, theirs = embeddings[:EACH], embeddings[EACH:]
-        return self._side(self, mine, self.other, theirs) + self._side(self.other, theirs, self, mine)
+        first, bias = self._side(self, mine, self.other, theirs)
+        second, other_bias = self._side(self.other, theirs, self, mine)
+        return first + second, (bias, other_bias)
 
-    def _side(self, one: Searching, rows: Sequence[Tensor], other: Searching, others: Sequence[Tensor]) -> Tensor:
-        """Compute what one network loses to both teachers."""
+    def _side(
+        self, one: Searching, rows: Sequence[Tensor], other: Searching, others: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Compute what one network loses to both teachers, and what is added to the logits of its own."""
         student, searched, teacher, teacher_searched, _ = rows
         _, _, other_teacher, _, found = others
         weight, search_weight = one.projector.weight, one.search.last_layer.weight
-        loss = one.distil(student, weight, teacher, one.teacher_weight, one.center)
-        loss = loss + one.distil(searched, search_weight, teacher_searched, one.search_weight, one.search_center)
-        cross = one.distil(student, weight, other_teacher, other.teacher_weight, other.center)
+        loss, bias = one.distil(student, weight, teacher, one.teacher_weight, one.center)
+        loss = loss + one.distil(searched, search_weight, teacher_searched, one.search_weight, one.search_center)[0]
+        cross, _ = one.distil(student, weight, other_teacher, other.teacher_weight, other.center)
         if len(found):
             small = searched[-len(found) :]
-            cross = cross + one.distil(small, search_weight, found, other.search_weight, None)
-        return loss + self.cross_weight * cross
+            cross = cross + one.distil(small, search_weight, found, other.search_weight, None)[0]
+        return loss + self.cross_weight * cross, cast(Tensor, bias)
 
     def before_step(self, step: int, total_steps: float) -> None:
         super().before_step(step, total_steps)

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_count, check_kind, check_size, check_temperature
-from sslkernels.distributed import GroupLike, shard_of
+from sslkernels.distributed import shard_of
 from sslkernels.functional import info_nce, prototype_cross_entropy, topk_similarity
-from sslkernels.methods.dino import DINO, followed
+from sslkernels.methods.dino import DINO
 from sslkernels.methods.method import in_one_pass
 from sslkernels.methods.mokd import look
+from sslkernels.methods.prototyped import STEADIED, followed
 from sslkernels.models import ProjectionHead, ResNet, Transformer, ViT
-from sslkernels.state import EMA, MemoryQueue
+from sslkernels.state import MemoryQueue
 
 LEVELS = 3
 # Heads of the transformer over a local group, where the backbone has none.
@@ -41,7 +42,7 @@ class Mugs(DINO):
             and ``any_size`` where views are of several sizes.
         feature_dim, prototypes, hidden_dim, temperature, teacher_temperature: as in `DINO`, for the group.
         projection_dim: features that each level compares.
-        warmup, center_momentum, momentum, freeze, norm_last, batch_norm, backend, group: as in `DINO`.
+        warmup, center_momentum, momentum, final_momentum, freeze, last, batch_norm, backend, group: as in `DINO`.
         instance_temperature: temperature of the first two losses.
         queue_size: rows of each queue, and of the memories of student and teacher.
         neighbours: number of similar images in a local group.
@@ -67,42 +68,27 @@ class Mugs(DINO):
     seeds = (85,)
     backbone: ViT | ResNet
     small = {**DINO.small, "epochs": 15, "queue_size": 1024}
-    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 8e-4}
+    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 8e-4, **STEADIED, "final_weight_decay": 0.2}
 
     def __init__(
         self,
         backbone: ViT | ResNet,
         *,
-        feature_dim: int,
-        prototypes: int = 65536,
         hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        temperature: float = 0.1,
         teacher_temperature: tuple[float, float] = (0.04, 0.04),
-        warmup: float = 0.3,
-        center_momentum: float = 0.9,
-        momentum: float = 0.996,
-        freeze: float = 0.01,
-        norm_last: bool = True,
-        batch_norm: bool = False,
         instance_temperature: float = 0.2,
         queue_size: int = 65536,
         neighbours: int = 8,
-        backend: str | None = None,
-        group: GroupLike = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
-            projection_dim=projection_dim, temperature=temperature, teacher_temperature=teacher_temperature,
-            warmup=warmup, center_momentum=center_momentum, momentum=momentum, freeze=freeze, norm_last=norm_last,
-            batch_norm=batch_norm, backend=backend, group=group,
-        )  # fmt: skip
+        super().__init__(backbone, hidden_dim=hidden_dim, teacher_temperature=teacher_temperature, **options)
         if not isinstance(backbone, ViT):
             expected = "a sslkernels.models.ViT with class token, or a ResNet, which has features of each place"
             check_kind("Mugs", "backbone", backbone, ResNet, expected)
         elif not backbone.class_token:
             raise ValueError("Mugs: backbone has no class token; make it with one.")
         self.instance_temperature = check_temperature("Mugs", instance_temperature, "instance_temperature")
+        projection_dim = self.projector.weight.shape[1]
         queue_size = check_count("Mugs", "queue_size", queue_size, 2 * (self.feature_dim + projection_dim))
         self.near = check_size("Mugs", "neighbours", neighbours, most=queue_size)
         self.instance, self.local = (
@@ -113,11 +99,11 @@ class Mugs(DINO):
         )
         heads = backbone.heads if isinstance(backbone, ViT) else HEADS
         self.relation = Transformer(self.feature_dim, depth=1, heads=heads)
-        self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
+        self.teach(self.teacher.momentum, self.teacher.final_momentum)
         widths = [projection_dim] * 2, [self.feature_dim] * 2
         # The teacher's projections of both levels, and the patches' means of student and teacher.
         self.queues, self.memories = (
-            nn.ModuleList(MemoryQueue(queue_size, width, backend=backend) for width in each) for each in widths
+            nn.ModuleList(MemoryQueue(queue_size, width, backend=self.backend) for width in each) for each in widths
         )
         self._newest: list[tuple[Tensor, ...]] = []
 
@@ -138,7 +124,8 @@ class Mugs(DINO):
             keys = [F.normalize(rows, dim=1) for rows in teacher[:2]]
             self._newest.append((*keys, mine[: len(views[0])].detach(), theirs[: len(views[0])]))
         embeddings = *student, levels[2], *teacher
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **self._usage(teacher[2])}
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **self.watched(biases, teacher[2])}
 
     def levels(self, network: nn.Sequential, views: Sequence[Tensor], memory: int) -> tuple[Tensor, ...]:
         """Compute the rows of all views, one view after another, at the three levels, and the means of patches."""
@@ -152,7 +139,7 @@ class Mugs(DINO):
         gathered = relation(torch.cat([mean[:, None], known[near]], 1))[:, 0]
         return instance(token), local(gathered), group(token), mean
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         student, teacher = embeddings[:LEVELS], embeddings[LEVELS:]
         count = len(teacher[0]) // 2
         views = len(student[0]) // count
@@ -161,6 +148,7 @@ class Mugs(DINO):
             self._contrast(cast(MemoryQueue, queue), query, key, weight)
             for queue, query, key in zip(self.queues, student, teacher, strict=False)
         ]
+        bias = self.bias(self.center, teacher[2], self.teacher_weight, self.group)
         losses.append(
             prototype_cross_entropy(
                 student[2],
@@ -169,13 +157,13 @@ class Mugs(DINO):
                 self.teacher_weight,
                 temperature=self.temperature,
                 teacher_temperature=self.teacher_temperature,
-                bias=self.bias(self.center, teacher[2], self.teacher_weight),
+                bias=bias,
                 row_weight=weight,
                 teacher_index=followed(views, teacher[2][:count]),
                 backend=self.backend,
             )
         )
-        return torch.stack(losses).mean()
+        return torch.stack(losses).mean(), (bias,)
 
     def row_weights(self, views: int, rows: Tensor) -> Tensor:
         """Weigh the terms of each view's rows, of which ``rows (N, D)`` are one: ``(views * N,)``.

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
 from sslkernels.arguments import check_number
-from sslkernels.distributed import GroupLike
 from sslkernels.functional.mean_entropy import power_law
 from sslkernels.methods.msn import MSN
 from sslkernels.models import ViT
@@ -47,25 +48,10 @@ class PMSN(MSN):
         self,
         backbone: ViT,
         *,
-        feature_dim: int,
-        prototypes: int = 1024,
-        hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        temperature: float = 0.1,
-        sharpen: float = 0.25,
-        me_max: float = 1.0,
-        mask_ratio: float = 0.15,
-        sinkhorn: bool = True,
-        momentum: float = 0.996,
         exponent: float = 0.25,
-        backend: str | None = None,
-        group: GroupLike = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
-            projection_dim=projection_dim, temperature=temperature, sharpen=sharpen, me_max=me_max,
-            mask_ratio=mask_ratio, sinkhorn=sinkhorn, momentum=momentum, backend=backend, group=group,
-        )  # fmt: skip
+        super().__init__(backbone, **options)
         self.exponent = check_number("PMSN", "exponent", exponent)
 
     @property

@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_kind, check_size
-from sslkernels.distributed import GroupLike, shard_of
+from sslkernels.distributed import shard_of
 from sslkernels.functional.assignments import centred, soft_cross_entropy
 from sslkernels.methods.dino import DINO
+from sslkernels.methods.prototyped import STEADIED
 from sslkernels.models import ProjectionHead, ResNet
-from sslkernels.state import EMA, Center
+from sslkernels.state import Center
 
 # Rows that the loss has of each stage: of large views the student's and the teacher's, and of small ones.
 EACH = 4
@@ -35,7 +36,7 @@ class SCFS(DINO):
         backbone: a ResNet.
         feature_dim, prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`.
             ``projection_dim`` is the length of z too.
-        warmup, center_momentum, momentum, freeze, norm_last, batch_norm, backend, group: as in `DINO`.
+        warmup, center_momentum, momentum, final_momentum, freeze, last, batch_norm, backend, group: as in `DINO`.
         stages: how many of the ResNet's last stages are compared.
 
     Without small views the cross-entropy of large ones stands alone. BatchNorm's statistics are each rank's own. As in
@@ -56,39 +57,24 @@ class SCFS(DINO):
     seeds = (116,)
     backbone: ResNet
     small = {**DINO.small, "epochs": 15, "stages": 2}
-    paper_options = {"epochs": 200, "batch_size": 512, "lr": 1e-3}
+    paper_options = {"epochs": 200, "batch_size": 512, "lr": 1e-3, **STEADIED}
 
     def __init__(
         self,
         backbone: ResNet,
         *,
-        feature_dim: int,
-        prototypes: int = 65536,
         hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        temperature: float = 0.1,
         teacher_temperature: tuple[float, float] = (0.04, 0.04),
-        warmup: float = 0.3,
-        center_momentum: float = 0.9,
-        momentum: float = 0.996,
-        freeze: float = 0.01,
-        norm_last: bool = True,
-        batch_norm: bool = False,
         stages: int = 3,
-        backend: str | None = None,
-        group: GroupLike = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
-            projection_dim=projection_dim, temperature=temperature, teacher_temperature=teacher_temperature,
-            warmup=warmup, center_momentum=center_momentum, momentum=momentum, freeze=freeze, norm_last=norm_last,
-            batch_norm=batch_norm, backend=backend, group=group,
-        )  # fmt: skip
+        super().__init__(backbone, hidden_dim=hidden_dim, teacher_temperature=teacher_temperature, **options)
         resnet = check_kind("SCFS", "backbone", backbone, ResNet, "a sslkernels.models.ResNet, which has stages")
         widths = resnet.widths[-check_size("SCFS", "stages", stages, most=len(resnet.widths)) :]
+        projection_dim = self.projector.weight.shape[1]
         self.searches = nn.ModuleList(SearchHead(width, hidden_dim, projection_dim) for width in widths)
-        self.centers = nn.ModuleList(Center(projection_dim, center_momentum) for _ in widths)
-        self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
+        self.centers = nn.ModuleList(Center(projection_dim, self.center.momentum) for _ in widths)
+        self.teach(self.teacher.momentum, self.teacher.final_momentum)
 
     @property
     def online(self) -> nn.Sequential:
@@ -118,14 +104,15 @@ class SCFS(DINO):
             for center, taught_rows in zip(self.centers, rows[1::EACH], strict=True):
                 cast(Center, center).collect(taught_rows)
         embeddings = (*student, *teacher, *rows)
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **self._usage(teacher[0])}
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **self.watched(biases, teacher[0])}
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         own, rows = embeddings[: -EACH * len(self.centers)], embeddings[-EACH * len(self.centers) :]
-        loss = super().loss(*own)
+        loss, biases = super().compared(*own)
         for place, center in enumerate(self.centers):
             loss = loss + self._stage(cast(Center, center), *rows[EACH * place :][:EACH])
-        return loss
+        return loss, biases
 
     def _stage(self, center: Center, large: Tensor, taught: Tensor, small: Tensor, searched: Tensor) -> Tensor:
         """Compute the mean of both cross-entropies of a stage; its mean over ranks is that of all samples."""

@@ -68,11 +68,7 @@ class DINOHead(nn.Module):
         # A single layer has no number in the official state, and the last one nothing behind it.
         self.mlp = modules[0] if layers == 1 else nn.Sequential(*modules[: -2 if norm else -1])
         self.mlp.apply(_init)
-        self.last_layer = (
-            nn.Linear(bottleneck_dim, out_dim, bias=False)
-            if last == "linear"
-            else NormedLinear(bottleneck_dim, out_dim, scaled=last == "scaled")
-        )
+        self.last_layer = prototype_layer(bottleneck_dim, out_dim, last)
 
     @property
     def weight(self) -> Tensor:
@@ -106,6 +102,13 @@ class NormedLinear(nn.Module):
             if prefix + theirs in state_dict:
                 state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def prototype_layer(in_dim: int, out_dim: int, last: str) -> nn.Linear | NormedLinear:
+    """Make what holds ``out_dim`` prototypes, of a kind that `DINOHead` names."""
+    if last == "linear":
+        return nn.Linear(in_dim, out_dim, bias=False)
+    return NormedLinear(in_dim, out_dim, scaled=last == "scaled")
 
 
 def _init(module: nn.Module) -> None:

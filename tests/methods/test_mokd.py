@@ -133,7 +133,7 @@ def test_prototypes_of_all_four_heads_stand_still_at_the_begin() -> None:
 
 def test_it_says_how_both_teachers_use_prototypes() -> None:
     method = mokd()
-    names = {"teacher_entropy", "largest_probability", "effective_prototypes"}
+    names = {"teacher_entropy", "largest_probability", "effective_prototypes", "largest_share"}
     names |= {f"second_{name}" for name in names}
     assert names == set(method.eval().scores(crops(0)[0], None)) and names < set(method(crops(0)))
 
