@@ -439,11 +439,13 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "freeze": "share", "norm_last": "flag", "batch_norm": "flag", "teacher_temperature": "range",
          "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
-         "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice"}
+         "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "predicted": "positive share",
+         "centering": "choice"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})
-        | ({"mask_ratio": "range"} if kind is methods.IBOT else {}),
+        | ({"mask_ratio": "range"} if kind is methods.IBOT else {})
+        | ({"teacher_temperature": "temperature"} if kind is methods.CAPI else {}),
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip

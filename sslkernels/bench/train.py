@@ -78,6 +78,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "ibot": {"batch_size": 64, "prototypes": 8192, "hidden_dim": 2048, "projection_dim": 256, "small_views": 10},
     "swav": {"batch_size": 64, "prototypes": 3000, "hidden_dim": 2048, "queue_size": 3840, "small_views": 6},
     "msn": {"batch_size": 64, "prototypes": 1024, "hidden_dim": 2048, "projection_dim": 256, "small_views": 10},
+    "capi": {"batch_size": 32, "patch_size": 16, "width": 384, "heads": 6, "prototypes": 16384},
     "byol": {"batch_size": 256, "hidden_dim": 4096, "projection_dim": 256},
     "tri_byol": {"batch_size": 256, "hidden_dim": 4096, "projection_dim": 256},
     "simsiam": {"batch_size": 256, "projection_dim": 2048},

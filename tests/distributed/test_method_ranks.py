@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import CAPI, DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -86,6 +86,17 @@ def ibot(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
+def capi(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
+    vit = ViT((4, 4), 2, width=8, depth=1)
+    method = CAPI(vit, prototypes=9, predictor_depth=1, mask_ratio=0.5, predicted=1.0, group=group).double()
+    asked = rows(4).argsort(1)[part, :2]
+    loss = method.loss(rows(2, 8)[part] @ weight, asked, rows(4, 8)[part])
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.clusterer.weight.grad])
+
+
 def msn(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
@@ -133,6 +144,7 @@ def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tens
 
 
 CASES = {
+    "capi": capi,
     "collossl": collossl,
     "dino": dino,
     "genview": genview,
