@@ -399,6 +399,7 @@ VIEWS = {None: "some views", 1: "view", 2: "views", 3: "three views", 4: "four v
 FILLED = {
     "DIET": {"samples": 9},
     "DeepClusterV2": {"samples": 40},
+    "CADINO": {"samples": 40},
     "PAL": {"samples": 9},
     "PIRL": {"samples": 40},
     "MarginClassifier": {"classes": 3},
@@ -416,6 +417,7 @@ KNOWN = {
     "PIRL": {"index": torch.arange(len(IMAGES))},
     "DIET": {"index": LABELS},
     "DeepClusterV2": {"index": LABELS},
+    "CADINO": {"index": LABELS},
     "CLIP": {"text": torch.ones(len(IMAGES), 4, dtype=torch.int64)},
     "PAL": {"index": LABELS, "label": LABELS},
 }
@@ -440,7 +442,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "predicted": "positive share",
-         "centering": "choice"}
+         "centering": "choice", "clusters": "counted", "cluster_from": "size or zero", "cosine": "weight"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})

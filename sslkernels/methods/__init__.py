@@ -12,6 +12,7 @@ from sslkernels.methods.method import Method
 if TYPE_CHECKING:
     from sslkernels.methods.barlow_twins import BarlowTwins as BarlowTwins
     from sslkernels.methods.byol import BYOL as BYOL
+    from sslkernels.methods.ca_dino import CADINO as CADINO
     from sslkernels.methods.capi import CAPI as CAPI
     from sslkernels.methods.clip import CLIP as CLIP
     from sslkernels.methods.collossl import ColloSSL as ColloSSL

@@ -330,6 +330,12 @@ def test_words_are_the_same_every_time_and_voices_stay_on_one_side():
     assert first.inputs.shape == (360, 1, 64, 129) and len(first.test_inputs) == 120 and len(first.classes) == 20
     assert torch.equal(first.inputs, second.inputs) and torch.equal(first.test_inputs, second.test_inputs)
     assert set(first.extra["voice"].tolist()) == set(range(12)) - {3, 7, 11} and first.group == "voice"
+    by_voice = real("voices?voices=12")
+    assert (len(by_voice.inputs), len(by_voice.test_inputs), len(by_voice.classes)) == (360, 120, 12)
+    assert set(by_voice.extra["word"].tolist()) == set(range(20)) - {3, 7, 11, 15, 19} and by_voice.group == "word"
+    chosen = (by_voice.labels == 4) & (by_voice.extra["word"] == 6)
+    same = (first.extra["voice"] == 4) & (first.labels == 6)
+    assert torch.equal(by_voice.inputs[chosen], first.inputs[same])
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import CAPI, DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import CADINO, CAPI, DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -86,6 +86,17 @@ def ibot(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
+def ca_dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"samples": 9, "prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+    method = CADINO(nn.Flatten(), feature_dim=6, **sizes, group=group).double()
+    z = [rows(width)[part, :6] for width in range(6, 13)]
+    loss = method.loss(z[0] @ weight, z[1] @ weight, z[2], z[3], z[4] @ weight, z[5] @ weight, z[6], z[0])
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
 def capi(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
@@ -144,6 +155,7 @@ def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tens
 
 
 CASES = {
+    "ca_dino": ca_dino,
     "capi": capi,
     "collossl": collossl,
     "dino": dino,
