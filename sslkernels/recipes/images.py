@@ -249,64 +249,36 @@ RECIPES = (
         seeds=(112,),
         after_abstract=True,
     ),
-    Recipe(
+    Recipe.plain(
         "sie",
         SIE,
         MODALITY,
-        paper=SIE.paper,
-        arxiv=SIE.arxiv,
         data="turns?of=digits&size=14&frames=4&most=180",
         views=turned,
         small={**SIE.small, **HALF},
-        seeds=SIE.seeds,
-        paper_options=SIE.paper_options,
-    ),
-    Recipe(
+    ),  # fmt: skip
+    Recipe.plain(
         "transitive",
         Transitive,
         MODALITY,
-        paper=Transitive.paper,
-        arxiv=Transitive.arxiv,
         data="turns?of=digits&size=14&frames=4",
         views=turned,
         small={**Transitive.small, **HALF},
-        paper_options=Transitive.paper_options,
-        seeds=Transitive.seeds,
-        after_abstract=True,
-    ),
-    Recipe(
-        "uvc",
-        UVC,
-        MODALITY,
-        paper=UVC.paper,
-        arxiv=UVC.arxiv,
-        data=TURNING,
-        views=still,
-        small={**UVC.small, **HALF},
-        paper_options=UVC.paper_options,
-        seeds=UVC.seeds,
-        after_abstract=True,
-    ),
-    Recipe(
+    ),  # fmt: skip
+    Recipe.plain("uvc", UVC, MODALITY, data=TURNING, views=still, small={**UVC.small, **HALF}),
+    Recipe.plain(
         "dino",
         DINO,
         MODALITY,
-        paper=DINO.paper,
-        arxiv=DINO.arxiv,
-        data="digits",
         views=crops,
         # Small crops of digits cost more than they teach: with two of them the teacher stayed sure of nothing.
         small={**DINO.small, "small_views": 0},
         paper_options={**DINO.paper_options, "small_views": 8},
-        seeds=DINO.seeds,
-    ),
-    Recipe(
+    ),  # fmt: skip
+    Recipe.plain(
         "swav",
         SwAV,
         MODALITY,
-        paper=SwAV.paper,
-        arxiv=SwAV.arxiv,
-        data="digits",
         views=crops,
         small={**SwAV.small, "small_views": 0},
         paper_options={
@@ -315,39 +287,28 @@ RECIPES = (
             "large_scale": (0.14, 1.0),
             "small_scale": (0.05, 0.14),
         },
-        seeds=SwAV.seeds,
-    ),
-    Recipe(
+    ),  # fmt: skip
+    Recipe.plain(
         "ibot",
         IBOT,
         MODALITY,
-        paper=IBOT.paper,
-        arxiv=IBOT.arxiv,
-        data="digits",
         encoder=Encoder(vit_of_hidden_patches, fitting_patch),
         views=crops,
-        small=IBOT.small,
         paper_options={
             **IBOT.paper_options,
             "small_views": 10,
             "large_scale": (0.32, 1.0),
             "small_scale": (0.05, 0.32),
         },
-        seeds=IBOT.seeds,
-    ),
-    Recipe(
+    ),  # fmt: skip
+    Recipe.plain(
         "msn",
         MSN,
         MODALITY,
-        paper=MSN.paper,
-        arxiv=MSN.arxiv,
-        data="digits",
         encoder=Encoder(vit_of_crops, fitting_patch),
         views=crops,
-        small=MSN.small,
         paper_options={**MSN.paper_options, "small_views": 10, "large_scale": (0.3, 1.0), "small_scale": (0.05, 0.3)},
-        seeds=MSN.seeds,
-    ),
+    ),  # fmt: skip
     Recipe(
         "geo_moco",
         MoCoV2,
@@ -373,28 +334,8 @@ RECIPES = (
         seeds=(53,),
     ),
     # Its judge cuts images into squares. Generated views come as partners of your own data.
-    Recipe(
-        "genview",
-        GenView,
-        MODALITY,
-        paper=GenView.paper,
-        arxiv=GenView.arxiv,
-        data="digits",
-        small=GenView.small,
-        paper_options=GenView.paper_options,
-        seeds=GenView.seeds,
-    ),
-    Recipe(
-        "proto_clr",
-        ProtoCLR,
-        MODALITY,
-        paper=ProtoCLR.paper,
-        arxiv=ProtoCLR.arxiv,
-        data="emoji?size=16",
-        small={**ProtoCLR.small, **HALF},
-        paper_options=ProtoCLR.paper_options,
-        seeds=ProtoCLR.seeds,
-    ),
+    Recipe.plain("genview", GenView, MODALITY),
+    Recipe.plain("proto_clr", ProtoCLR, MODALITY, data="emoji?size=16", small={**ProtoCLR.small, **HALF}),
     # The weight of its term and its temperature are ours: nobody here could look the paper's up.
     Recipe(
         "scatsimclr",
