@@ -21,6 +21,7 @@ from sslkernels.data import (
     RandomizedQuantization,
     Views,
 )
+from sslkernels.data.views.fourier import BatchStyle
 from sslkernels.data.views.lowvariance import MOST
 from sslkernels.data.views.multicrop import SMALL
 from sslkernels.drawing import draw_image
@@ -135,6 +136,14 @@ def synthesised(dataset: Dataset, count: int, whole: bool, *, share: float = 0.5
     return Views(nn.Sequential(LowVariancePerturb(sample, share, strength), usual), count)
 
 
+def restyled(dataset: Dataset, count: int, whole: bool, *, areas: tuple[float, ...] = (0.01, 0.1)) -> nn.Module:
+    """Things that turn and shift, where all of a view have the style of one of them."""
+    import kornia.augmentation as K
+
+    moved = K.RandomAffine(15.0, (0.1, 0.1), (0.8, 1.2), 10.0, p=1.0, padding_mode="border")
+    return Views(nn.Sequential(moved, BatchStyle(areas)), count)  # type: ignore[arg-type]
+
+
 def scattering(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), orientations: int = 8) -> nn.Sequential:
     """A ResNet behind fixed oriented filters."""
     filters = OrientedFilters(dataset.inputs.shape[1], orientations)
@@ -148,6 +157,14 @@ def of_places(name: str, method: type[Method], **changed: Any) -> Recipe:
     return Recipe(
         name, method, MODALITY, paper="Xiao et al. 2023", arxiv="2308.00090", data=PHOTOGRAPHED,
         small={**method.small, **HALF, "epochs": 12}, paper_options=method.paper_options, **changed,
+    )  # fmt: skip
+
+
+def of_styles(name: str, method: type[Method], **changed: Any) -> Recipe:
+    """The method on views each of which has one style for all of its images (BSS)."""
+    return Recipe(
+        name, method, MODALITY, paper="Scalbert et al. 2023", arxiv="2303.06088", data="painted", views=restyled,
+        paper_options=method.paper_options, seeds=(78,), **{"small": method.small, **changed},
     )  # fmt: skip
 
 
@@ -396,6 +413,9 @@ RECIPES = (
         paper_options={"epochs": 100, "batch_size": 128, "lr": 1e-3},
         seeds=(125,),
     ),
+    of_styles("bss_simclr", SimCLR, small={**SimCLR.small, "epochs": 40}),
+    of_styles("bss_swav", SwAV),
+    of_styles("bss_msn", MSN, encoder=Encoder(vit_of_crops, fitting_patch)),
     of_places("vg_simclr", SimCLR, seeds=(76,)),
     of_places("vg_moco_v2", MoCoV2),
     of_places("vg_byol", BYOL),
