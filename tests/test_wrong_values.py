@@ -442,7 +442,9 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "epsilon": "positive",
          "iterations": "size", "queue_from": "size or zero", "sharpen": "positive", "me_max": "weight",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "predicted": "positive share",
-         "centering": "choice", "clusters": "counted", "cluster_from": "size or zero", "cosine": "weight"}
+         "centering": "choice", "clusters": "counted", "cluster_from": "size or zero", "cosine": "weight",
+         "tail": "weight", "prior": "weight", "rebalance": "weight",
+         "share_momentum": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})

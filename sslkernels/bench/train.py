@@ -77,6 +77,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "dino": {"batch_size": 64, "prototypes": 65536, "hidden_dim": 2048, "projection_dim": 256, "small_views": 8},
     "ibot": {"batch_size": 64, "prototypes": 8192, "hidden_dim": 2048, "projection_dim": 256, "small_views": 10},
     "swav": {"batch_size": 64, "prototypes": 3000, "hidden_dim": 2048, "queue_size": 3840, "small_views": 6},
+    "fassl": {"batch_size": 512, "prototypes": 1000, "hidden_dim": 2048},
     "msn": {"batch_size": 64, "prototypes": 1024, "hidden_dim": 2048, "projection_dim": 256, "small_views": 10},
     "capi": {"batch_size": 32, "patch_size": 16, "width": 384, "heads": 6, "prototypes": 16384},
     "byol": {"batch_size": 256, "hidden_dim": 4096, "projection_dim": 256},

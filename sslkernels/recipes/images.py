@@ -28,6 +28,7 @@ from sslkernels.drawing import draw_image
 from sslkernels.methods import (
     BYOL,
     DINO,
+    FASSL,
     IBOT,
     MSN,
     SIE,
@@ -413,6 +414,14 @@ RECIPES = (
         paper_options={"epochs": 100, "batch_size": 128, "lr": 1e-3},
         seeds=(125,),
     ),
+    Recipe.plain(
+        "fassl",
+        FASSL,
+        MODALITY,
+        data="fashion?count=5000&pool=2&tail=0.6",
+        views=crops,
+        small={**FASSL.small, **HALF, "small_views": 0},
+    ),  # fmt: skip
     of_styles("bss_simclr", SimCLR, small={**SimCLR.small, "epochs": 40}),
     of_styles("bss_swav", SwAV),
     of_styles("bss_msn", MSN, encoder=Encoder(vit_of_crops, fitting_patch)),

@@ -11,7 +11,21 @@ import torch
 from torch import nn
 from worlds import WorldsOf, caught
 
-from sslkernels.methods import CADINO, CAPI, DINO, IBOT, MLS, MSN, PAL, ColloSSL, GenView, ProtoCLR, SwAV, Transitive
+from sslkernels.methods import (
+    CADINO,
+    CAPI,
+    DINO,
+    FASSL,
+    IBOT,
+    MLS,
+    MSN,
+    PAL,
+    ColloSSL,
+    GenView,
+    ProtoCLR,
+    SwAV,
+    Transitive,
+)
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ViT
 
@@ -120,6 +134,20 @@ def msn(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
 
 
+def fassl(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+    method = FASSL(nn.Flatten(), feature_dim=6, **sizes, group=group).double()
+    method.frequencies.shares.copy_(torch.arange(9) / 36)
+    z = [rows(width)[part, :6] for width in (6, 7, 8)]
+    method.frequencies.collect(method.nearest(z[0]))
+    method.frequencies.update(group)
+    loss = method.loss(*(each @ weight for each in z))
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+
+
 def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
     def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
@@ -159,6 +187,7 @@ CASES = {
     "capi": capi,
     "collossl": collossl,
     "dino": dino,
+    "fassl": fassl,
     "genview": genview,
     "ibot": ibot,
     "mls": mls,
