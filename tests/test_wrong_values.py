@@ -403,6 +403,7 @@ FILLED = {
     "PAL": {"samples": 9},
     "PIRL": {"samples": 40},
     "MarginClassifier": {"classes": 3},
+    "FeatEx": {"classes": 3},
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
     "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
     "UVC": {"backbone": resnet_small(3)},
@@ -421,7 +422,7 @@ KNOWN = {
     "CLIP": {"text": torch.ones(len(IMAGES), 4, dtype=torch.int64)},
     "PAL": {"index": LABELS, "label": LABELS},
 }
-KNOWN |= dict.fromkeys(("MarginClassifier", "SupCon"), {"label": LABELS})
+KNOWN |= dict.fromkeys(("FeatEx", "MarginClassifier", "SupCon"), {"label": LABELS})
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
         {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
@@ -444,7 +445,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "predicted": "positive share",
          "centering": "choice", "clusters": "counted", "cluster_from": "size or zero", "cosine": "weight",
          "tail": "weight", "prior": "weight", "rebalance": "weight",
-         "share_momentum": "share"}
+         "share_momentum": "share", "swap": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})

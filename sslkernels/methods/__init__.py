@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.dino import DINO as DINO
     from sslkernels.methods.fassl import FASSL as FASSL
+    from sslkernels.methods.featex import FeatEx as FeatEx
     from sslkernels.methods.genview import GenView as GenView
     from sslkernels.methods.groco import GroCo as GroCo
     from sslkernels.methods.halp import HaLP as HaLP

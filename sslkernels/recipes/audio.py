@@ -21,14 +21,19 @@ from sslkernels.data import (
 )
 from sslkernels.data.views.segments import Segments
 from sslkernels.drawing import draw_spectrogram
-from sslkernels.methods import BYOL, CADINO, DINO, Method, SimCLR
+from sslkernels.methods import BYOL, CADINO, DINO, FeatEx, Method, SimCLR
 from sslkernels.models import SpectrogramNet
+from sslkernels.models.spectrogram import SpectralBranches
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
 
 
 def conv(dataset: Dataset, *, widths: tuple[int, ...] = (16, 32, 64)) -> SpectrogramNet:
     return SpectrogramNet(widths).to(memory_format=torch.channels_last)
+
+
+def branches(dataset: Dataset, *, widths: tuple[int, ...] = (16, 32, 64)) -> SpectralBranches:
+    return SpectralBranches(dataset.inputs.shape[2], widths)
 
 
 def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
@@ -116,4 +121,5 @@ RECIPES = (
     of_speakers("speaker_simclr", SimCLR, paper="Miara et al. 2024", arxiv="2406.02285", seeds=(100,)),
     of_speakers("speaker_dino", DINO, paper="Miara et al. 2024", arxiv="2406.02285", seeds=(100,)),
     of_speakers("ca_dino", CADINO, paper=CADINO.paper, arxiv=CADINO.arxiv, seeds=CADINO.seeds),
+    Recipe.plain("featex", FeatEx, MODALITY, data="instruments", encoder=Encoder(branches), small=FeatEx.small),
 )
