@@ -119,7 +119,7 @@ RECIPES = (
         after_abstract=True,
     ),
     of_speakers("speaker_simclr", SimCLR, paper="Miara et al. 2024", arxiv="2406.02285", seeds=(100,)),
-    of_speakers("speaker_dino", DINO, paper="Miara et al. 2024", arxiv="2406.02285", seeds=(100,)),
+    of_speakers("speaker_dino", DINO, paper="Miara et al. 2024", arxiv="2406.02285"),
     of_speakers("ca_dino", CADINO, paper=CADINO.paper, arxiv=CADINO.arxiv, seeds=CADINO.seeds),
     Recipe.plain("featex", FeatEx, MODALITY, data="instruments", encoder=Encoder(branches), small=FeatEx.small),
 )
