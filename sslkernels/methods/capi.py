@@ -65,8 +65,8 @@ class CAPI(Masked):
     arxiv = "2502.08769"
     family = PROTOTYPES
     small = {
-        "epochs": 30, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "predictor_depth": 2, "predicted": 1.0,
-        "momentum": 0.99,
+        "epochs": 25, "batch_size": 64, "lr": 2e-3, "prototypes": 32, "predictor_depth": 2, "mask_ratio": 0.5,
+        "predicted": 1.0, "momentum": 0.99,
     }  # fmt: skip
     paper_options = {"epochs": 577, "batch_size": 16384, "lr": 1e-3, "patch_size": 14}
 
