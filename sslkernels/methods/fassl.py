@@ -47,7 +47,8 @@ class FASSL(Method):
         temperature: temperature of the predictions.
         epsilon: temperature of the assignments.
         tail: how fast the shares fall that prototypes should have; 0 for all alike.
-        prior: weight of the regulariser.
+        prior: weight of the regulariser. With 1, as in PMSN, nearly all rows had one prototype after 20 steps on
+            clothes: a prediction that is sure then gains more than the regulariser takes.
         rebalance: power of the weights; 0 for all alike.
         share_momentum: what a step keeps of the running shares.
         backend, group: see `Method`. Shares are those of the rows of all ranks.
@@ -86,7 +87,7 @@ class FASSL(Method):
         temperature: float = 0.1,
         epsilon: float = 0.05,
         tail: float = 0.25,
-        prior: float = 1.0,
+        prior: float = 5.0,
         rebalance: float = 0.5,
         share_momentum: float = 0.99,
         backend: str | None = None,
