@@ -409,9 +409,11 @@ FILLED = {
     "DINOv2": TOKENS,
     "DIET": {"samples": 9},
     "DeepClusterV2": {"samples": 40},
+    "CADINO": {"samples": 40},
     "PAL": {"samples": 9},
     "PIRL": {"samples": 40},
     "MarginClassifier": {"classes": 3},
+    "FeatEx": {"classes": 3},
     "ColloSSL": {"backbone": nn.Flatten(), "feature_dim": 24},
     "CLIP": {"encoders": {"text": TokenTransformer(9, 4, width=16)}},
     "UVC": {"backbone": resnet_small(3)},
@@ -434,10 +436,11 @@ KNOWN = {
     "PIRL": {"index": torch.arange(len(IMAGES))},
     "DIET": {"index": LABELS},
     "DeepClusterV2": {"index": LABELS},
+    "CADINO": {"index": LABELS},
     "CLIP": {"text": torch.ones(len(IMAGES), 4, dtype=torch.int64)},
     "PAL": {"index": LABELS, "label": LABELS},
 }
-KNOWN |= dict.fromkeys(("MarginClassifier", "SupCon"), {"label": LABELS})
+KNOWN |= dict.fromkeys(("FeatEx", "MarginClassifier", "SupCon"), {"label": LABELS})
 METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
     kind.__name__: (
         {"backbone": ViT((8, 8), 2, width=32, depth=1)} if issubclass(kind, Masked)
@@ -455,7 +458,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "instance_temperature": "temperature",
          "projector_dim": "counted", "positives": "size", "neighbours": "size", "concentration": "weight",
          "orthogonality": "weight", "stages": "size", "second": "module or none",
-         "search_depth": "size", "cross_weight": "weight", "clusterings": "counted", "clusters": "size",
+         "search_depth": "size", "cross_weight": "weight", "clusterings": "counted", "clusters": "counted",
          "warmup": "share", "center_momentum": "share",
          "freeze": "share", "last": "choice", "final_momentum": "share", "batch_norm": "flag",
          "teacher_temperature": "range", "epsilon": "positive",
@@ -463,11 +466,15 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "exponent": "number",
          "sinkhorn": "flag", "shared_head": "flag", "mask_probability": "positive share", "centering": "choice",
          "mask_shape": "choice", "patch_head": "some sizes", "koleo": "weight", "gram": "weight",
-         "gram_from": "share", "gram_every": "size"}
+         "gram_from": "share", "gram_every": "size", "predicted": "positive share", "cluster_from": "size or zero",
+         "cosine": "weight", "tail": "weight", "prior": "weight", "rebalance": "weight", "share_momentum": "share",
+         "swap": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})
-        | ({"mask_ratio": "range"} if issubclass(kind, methods.IBOT) else {}),
+        | ({"mask_ratio": "range"} if issubclass(kind, methods.IBOT) else {})
+        | ({"teacher_temperature": "temperature"} if kind is methods.CAPI else {})
+        | ({"clusters": "size"} if kind is methods.CrIBo else {}),
     )
     for kind in methods.METHODS.values()
 }  # fmt: skip

@@ -12,6 +12,8 @@ from sslkernels.methods.method import Method
 if TYPE_CHECKING:
     from sslkernels.methods.barlow_twins import BarlowTwins as BarlowTwins
     from sslkernels.methods.byol import BYOL as BYOL
+    from sslkernels.methods.ca_dino import CADINO as CADINO
+    from sslkernels.methods.capi import CAPI as CAPI
     from sslkernels.methods.clip import CLIP as CLIP
     from sslkernels.methods.collossl import ColloSSL as ColloSSL
     from sslkernels.methods.cribo import CrIBo as CrIBo
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.dino import DINO as DINO
     from sslkernels.methods.dinov2 import DINOv2 as DINOv2
+    from sslkernels.methods.fassl import FASSL as FASSL
+    from sslkernels.methods.featex import FeatEx as FeatEx
     from sslkernels.methods.genview import GenView as GenView
     from sslkernels.methods.groco import GroCo as GroCo
     from sslkernels.methods.halp import HaLP as HaLP

@@ -42,3 +42,34 @@ class SpectrogramNet(nn.Module):
     def forward(self, spectrograms: Tensor) -> Tensor:
         frames = self.layers(spectrograms).mean(2)
         return torch.cat([frames.mean(2), frames.amax(2)], 1)
+
+
+class SpectralBranches(nn.Module):
+    """Map log-mel spectrograms ``(N, 1, mels, frames)`` to features of two branches, half of them each.
+
+    The first half is that of a `SpectrogramNet`. The second is a perceptron's, of the spectrum: the mean of each band
+    over time. What a machine does at one moment is in the first, its steady tones in the second, as in the two branches
+    of Wilkinghoff 2024 (arXiv 2312.09578), whose spectrum is that of the waveform and much finer.
+
+    Args:
+        mels: number of bands.
+        widths: channels of each layer of the first branch.
+
+    >>> import torch
+    >>> from sslkernels.models.spectrogram import SpectralBranches
+    >>> SpectralBranches(64)(torch.randn(2, 1, 64, 96)).shape
+    torch.Size([2, 256])
+    """
+
+    def __init__(self, mels: int, widths: Sequence[int] = (16, 32, 64)) -> None:
+        super().__init__()
+        self.spectrogram = SpectrogramNet(widths)
+        width = self.spectrogram.feature_dim
+        self.feature_dim = 2 * width
+        mels = check_count("SpectralBranches", "mels", mels, width)
+        self.spectrum = nn.Sequential(
+            nn.Linear(mels, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, width)
+        )
+
+    def forward(self, spectrograms: Tensor) -> Tensor:
+        return torch.cat([self.spectrogram(spectrograms), self.spectrum(spectrograms.mean(3)[:, 0])], 1)

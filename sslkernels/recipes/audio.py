@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,15 +19,21 @@ from sslkernels.data import (
     Speed,
     Views,
 )
+from sslkernels.data.views.segments import Segments
 from sslkernels.drawing import draw_spectrogram
-from sslkernels.methods import BYOL
+from sslkernels.methods import BYOL, CADINO, DINO, FeatEx, Method, SimCLR
 from sslkernels.models import SpectrogramNet
+from sslkernels.models.spectrogram import SpectralBranches
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
 
 
 def conv(dataset: Dataset, *, widths: tuple[int, ...] = (16, 32, 64)) -> SpectrogramNet:
     return SpectrogramNet(widths).to(memory_format=torch.channels_last)
+
+
+def branches(dataset: Dataset, *, widths: tuple[int, ...] = (16, 32, 64)) -> SpectralBranches:
+    return SpectralBranches(dataset.inputs.shape[2], widths)
 
 
 def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
@@ -40,6 +48,19 @@ def mixed(dataset: Dataset, count: int, whole: bool, *, mixup: float = 0.4, memo
 def spoken(dataset: Dataset, count: int, whole: bool) -> nn.Module:
     """The voice moves up or down, the speaker hurries or slows, and the room is noisy."""
     return Views(nn.Sequential(Pitch(), Speed(), Noise()), count)
+
+
+def segments(
+    dataset: Dataset,
+    count: int,
+    whole: bool,
+    *,
+    small_views: int = 0,
+    long_share: float = 0.8,
+    small_share: float = 0.5,
+) -> nn.Module:
+    """Two long segments of an utterance and so many short ones, in noisy rooms: the voice is the same in all."""
+    return Segments(Noise(), 2, small_views, long_share, small_share)
 
 
 def statistics(inputs: Inputs) -> Tensor:
@@ -60,6 +81,15 @@ MODALITY = Modality(
 
 # BYOL's numbers for the digits, and the paper's teacher moves too slowly for so few steps.
 _SMALL = {**BYOL.small, **MODALITY.small, "epochs": 25, "batch_size": 64, "momentum": 0.97}
+
+
+def of_speakers(name: str, method: type[Method], **changed: Any) -> Recipe:
+    """The method on segments of utterances, by who speaks."""
+    return Recipe(
+        name, method, MODALITY, data="voices", views=segments, small={**method.small, **MODALITY.small},
+        paper_options=method.paper_options, after_abstract=True, **changed,
+    )  # fmt: skip
+
 
 RECIPES = (
     Recipe(
@@ -88,4 +118,8 @@ RECIPES = (
         seeds=(35,),
         after_abstract=True,
     ),
+    of_speakers("speaker_simclr", SimCLR, paper="Miara et al. 2024", arxiv="2406.02285", seeds=(100,)),
+    of_speakers("speaker_dino", DINO, paper="Miara et al. 2024", arxiv="2406.02285"),
+    of_speakers("ca_dino", CADINO, paper=CADINO.paper, arxiv=CADINO.arxiv, seeds=CADINO.seeds),
+    Recipe.plain("featex", FeatEx, MODALITY, data="instruments", encoder=Encoder(branches), small=FeatEx.small),
 )

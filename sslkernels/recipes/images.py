@@ -21,12 +21,14 @@ from sslkernels.data import (
     RandomizedQuantization,
     Views,
 )
+from sslkernels.data.views.fourier import BatchStyle
 from sslkernels.data.views.lowvariance import MOST
 from sslkernels.data.views.multicrop import SMALL
 from sslkernels.drawing import draw_image
 from sslkernels.methods import (
     BYOL,
     DINO,
+    FASSL,
     IBOT,
     MOKD,
     MSN,
@@ -143,6 +145,14 @@ def synthesised(dataset: Dataset, count: int, whole: bool, *, share: float = 0.5
     return Views(nn.Sequential(LowVariancePerturb(sample, share, strength), usual), count)
 
 
+def restyled(dataset: Dataset, count: int, whole: bool, *, areas: tuple[float, ...] = (0.01, 0.1)) -> nn.Module:
+    """Things that turn and shift, where all of a view have the style of one of them."""
+    import kornia.augmentation as K
+
+    moved = K.RandomAffine(15.0, (0.1, 0.1), (0.8, 1.2), 10.0, p=1.0, padding_mode="border")
+    return Views(nn.Sequential(moved, BatchStyle(areas)), count)  # type: ignore[arg-type]
+
+
 def scattering(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), orientations: int = 8) -> nn.Sequential:
     """A ResNet behind fixed oriented filters."""
     filters = OrientedFilters(dataset.inputs.shape[1], orientations)
@@ -156,6 +166,14 @@ def of_places(name: str, method: type[Method], **changed: Any) -> Recipe:
     return Recipe(
         name, method, MODALITY, paper="Xiao et al. 2023", arxiv="2308.00090", data=PHOTOGRAPHED,
         small={**method.small, **HALF, "epochs": 12}, paper_options=method.paper_options, **changed,
+    )  # fmt: skip
+
+
+def of_styles(name: str, method: type[Method], **changed: Any) -> Recipe:
+    """The method on views each of which has one style for all of its images (BSS)."""
+    return Recipe(
+        name, method, MODALITY, paper="Scalbert et al. 2023", arxiv="2303.06088", data="painted", views=restyled,
+        paper_options=method.paper_options, **{"small": method.small, **changed},
     )  # fmt: skip
 
 
@@ -230,7 +248,7 @@ DINOV2_CROPS = {"small_views": 8, "large_scale": (0.32, 1.0), "small_scale": (0.
 def of_crops(name: str, method: type[Method] = DINOv2, **changed: Any) -> Recipe:
     """The method on large and small crops of digits."""
     encoder = Encoder(vit_of_hidden_patches, fitting_patch)
-    return Recipe(name, method, MODALITY, data="digits", encoder=encoder, **{"views": crops, **changed})
+    return Recipe.plain(name, method, MODALITY, encoder=encoder, **{"views": crops, **changed})
 
 
 RECIPES = (
@@ -288,64 +306,36 @@ RECIPES = (
         seeds=(112,),
         after_abstract=True,
     ),
-    Recipe(
+    Recipe.plain(
         "sie",
         SIE,
         MODALITY,
-        paper=SIE.paper,
-        arxiv=SIE.arxiv,
         data="turns?of=digits&size=14&frames=4&most=180",
         views=turned,
         small={**SIE.small, **HALF},
-        seeds=SIE.seeds,
-        paper_options=SIE.paper_options,
     ),
-    Recipe(
+    Recipe.plain(
         "transitive",
         Transitive,
         MODALITY,
-        paper=Transitive.paper,
-        arxiv=Transitive.arxiv,
         data="turns?of=digits&size=14&frames=4",
         views=turned,
         small={**Transitive.small, **HALF},
-        paper_options=Transitive.paper_options,
-        seeds=Transitive.seeds,
-        after_abstract=True,
     ),
-    Recipe(
-        "uvc",
-        UVC,
-        MODALITY,
-        paper=UVC.paper,
-        arxiv=UVC.arxiv,
-        data=TURNING,
-        views=still,
-        small={**UVC.small, **HALF},
-        paper_options=UVC.paper_options,
-        seeds=UVC.seeds,
-        after_abstract=True,
-    ),
-    Recipe(
+    Recipe.plain("uvc", UVC, MODALITY, data=TURNING, views=still, small={**UVC.small, **HALF}),
+    Recipe.plain(
         "dino",
         DINO,
         MODALITY,
-        paper=DINO.paper,
-        arxiv=DINO.arxiv,
-        data="digits",
         views=crops,
         # Small crops of digits cost more than they teach: with two of them the teacher stayed sure of nothing.
         small={**DINO.small, "small_views": 0},
         paper_options={**DINO.paper_options, "small_views": 8},
-        seeds=DINO.seeds,
     ),
-    Recipe(
+    Recipe.plain(
         "swav",
         SwAV,
         MODALITY,
-        paper=SwAV.paper,
-        arxiv=SwAV.arxiv,
-        data="digits",
         views=crops,
         small={**SwAV.small, "small_views": 0},
         paper_options={
@@ -354,21 +344,15 @@ RECIPES = (
             "large_scale": (0.14, 1.0),
             "small_scale": (0.05, 0.14),
         },
-        seeds=SwAV.seeds,
     ),
     of_crops(
         "ibot",
         IBOT,
-        paper=IBOT.paper,
-        arxiv=IBOT.arxiv,
         small={**IBOT.small, **FEW_TOKENS},
         paper_options={**IBOT.paper_options, **DINOV2_CROPS, "small_views": 10},
-        seeds=IBOT.seeds,
     ),
     of_crops(
         "dinov2",
-        paper=DINOv2.paper,
-        arxiv=DINOv2.arxiv,
         small={**DINOv2.small, **FEW_TOKENS},
         paper_options={**DINOv2.paper_options, **DINOV2_CROPS},
     ),
@@ -420,80 +404,54 @@ RECIPES = (
         seeds=(31,),
         after_abstract=True,
     ),
-    Recipe(
+    Recipe.plain(
         "msn",
         MSN,
         MODALITY,
-        paper=MSN.paper,
-        arxiv=MSN.arxiv,
-        data="digits",
         encoder=Encoder(vit_of_crops, fitting_patch),
         views=crops,
         small={**MSN.small, **FEW_TOKENS},
         paper_options={**MSN.paper_options, "small_views": 10, "large_scale": (0.3, 1.0), "small_scale": (0.05, 0.3)},
-        seeds=MSN.seeds,
     ),
-    Recipe(
+    Recipe.plain(
         "pmsn",
         PMSN,
         MODALITY,
-        paper=PMSN.paper,
-        arxiv=PMSN.arxiv,
-        data="digits",
         encoder=Encoder(vit_of_crops, fitting_patch),
         views=crops,
-        small=PMSN.small,
+        small={**PMSN.small, **FEW_TOKENS},
         paper_options={**PMSN.paper_options, "small_views": 10, "large_scale": (0.3, 1.0), "small_scale": (0.05, 0.3)},
-        seeds=PMSN.seeds,
     ),
-    Recipe(
+    Recipe.plain(
         "cribo",
         CrIBo,
         MODALITY,
-        paper=CrIBo.paper,
-        arxiv=CrIBo.arxiv,
-        data="digits",
         views=crops,
         small={**CrIBo.small, "small_views": 0},
         paper_options={**CrIBo.paper_options, "small_views": 0},
-        seeds=CrIBo.seeds,
     ),
-    Recipe(
+    Recipe.plain(
         "mugs",
         Mugs,
         MODALITY,
-        paper=Mugs.paper,
-        arxiv=Mugs.arxiv,
-        data="digits",
         views=crops,
         small={**Mugs.small, "small_views": 0},
         paper_options={**Mugs.paper_options, "small_views": 10},
-        seeds=Mugs.seeds,
     ),
-    Recipe(
+    Recipe.plain(
         "scfs",
         SCFS,
         MODALITY,
-        paper=SCFS.paper,
-        arxiv=SCFS.arxiv,
-        data="digits",
         views=crops,
-        small=SCFS.small,
         paper_options={**SCFS.paper_options, "small_views": 8},
-        seeds=SCFS.seeds,
     ),
-    Recipe(
+    Recipe.plain(
         "mokd",
         MOKD,
         MODALITY,
-        paper=MOKD.paper,
-        arxiv=MOKD.arxiv,
-        data="digits",
         encoder=Encoder(vit_of_crops, fitting_patch),
         views=crops,
-        small=MOKD.small,
         paper_options={**MOKD.paper_options, "small_views": 8},
-        seeds=MOKD.seeds,
     ),
     Recipe(
         "geo_moco",
@@ -520,28 +478,8 @@ RECIPES = (
         seeds=(53,),
     ),
     # Its judge cuts images into squares. Generated views come as partners of your own data.
-    Recipe(
-        "genview",
-        GenView,
-        MODALITY,
-        paper=GenView.paper,
-        arxiv=GenView.arxiv,
-        data="digits",
-        small=GenView.small,
-        paper_options=GenView.paper_options,
-        seeds=GenView.seeds,
-    ),
-    Recipe(
-        "proto_clr",
-        ProtoCLR,
-        MODALITY,
-        paper=ProtoCLR.paper,
-        arxiv=ProtoCLR.arxiv,
-        data="emoji?size=16",
-        small={**ProtoCLR.small, **HALF},
-        paper_options=ProtoCLR.paper_options,
-        seeds=ProtoCLR.seeds,
-    ),
+    Recipe.plain("genview", GenView, MODALITY),
+    Recipe.plain("proto_clr", ProtoCLR, MODALITY, data="emoji?size=16", small={**ProtoCLR.small, **HALF}),
     # The weight of its term and its temperature are ours: nobody here could look the paper's up.
     Recipe(
         "scatsimclr",
@@ -602,6 +540,17 @@ RECIPES = (
         paper_options={"epochs": 100, "batch_size": 128, "lr": 1e-3},
         seeds=(125,),
     ),
+    Recipe.plain(
+        "fassl",
+        FASSL,
+        MODALITY,
+        data="fashion?count=5000&pool=2&tail=0.6",
+        views=crops,
+        small={**FASSL.small, **HALF, "small_views": 0},
+    ),
+    of_styles("bss_simclr", SimCLR, small={**SimCLR.small, "epochs": 40}, seeds=(78,)),
+    of_styles("bss_swav", SwAV),
+    of_styles("bss_msn", MSN, encoder=Encoder(vit_of_crops, fitting_patch)),
     of_places("vg_simclr", SimCLR, seeds=(76,)),
     of_places("vg_moco_v2", MoCoV2),
     of_places("vg_byol", BYOL),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -63,10 +63,10 @@ class Recipe:
     after_abstract: bool = False
 
     @classmethod
-    def plain(cls, name: str, method: type[Method], modality: Modality) -> Recipe:
-        """The method itself on samples of ``modality``."""
+    def plain(cls, name: str, method: type[Method], modality: Modality, **changed: Any) -> Recipe:
+        """The method itself on samples of ``modality``, or with some of its fields ``changed``."""
         small = {**method.small, **modality.small}
-        return cls(
+        recipe = cls(
             name,
             method,
             modality,
@@ -78,6 +78,7 @@ class Recipe:
             seeds=method.seeds,
             after_abstract=method.after_abstract,
         )
+        return replace(recipe, **changed)
 
     @property
     def backbone(self) -> Encoder:

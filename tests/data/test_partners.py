@@ -215,6 +215,20 @@ def test_digits_of_one_source_are_tested_on_another(package):
     torch.testing.assert_close(middle[7], torch.from_numpy(grown / grown.max()), atol=1e-5, rtol=0)
 
 
+def test_painted_digits_are_the_digits_between_paper_and_ink():
+    from sklearn.datasets import load_digits
+
+    from sslkernels.data.readers.digits import STYLES
+
+    found, theirs = load("painted"), load_digits()
+    assert found.group == "style" and found.extra["style"].unique().tolist() == [0, 1, 2, 3]
+    assert found.test_labels.tolist() == theirs.target[4::5].tolist() and len(found.inputs) == 1797 - 359
+    paper, ink = np.array(STYLES[4])
+    expected = paper + theirs.images[4::5, :, :, None] / 16 * (ink - paper)
+    torch.testing.assert_close(found.test_inputs.permute(0, 2, 3, 1), torch.from_numpy(expected).float())
+    assert all(a > b for pair in STYLES for a, b in zip(*pair, strict=True))
+
+
 # Pairs of a user's own
 
 

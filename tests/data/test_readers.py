@@ -233,6 +233,11 @@ def test_mnist5k_and_fashion(package, tmp_path):
     assert small.inputs.shape == (30, 1, 14, 14) and len(small.test_inputs) == 5
     first = torch.from_numpy(images[0].reshape(14, 2, 14, 2).mean((1, 3))).float() / 255
     torch.testing.assert_close(small.inputs[0, 0], first)
+    rare = load(f"fashion:{tmp_path / 'f'}?count=50&tail=0.5")
+    assert rare.labels.bincount().tolist() == [5, 3, 2, 1, 1, 1, 1, 1, 1, 1] and len(rare.test_inputs) == 8
+    assert rare.labels[:10].tolist() == list(range(10))
+    with pytest.raises(ValueError, match=r"fashion: tail is 1\.5; pass a number above 0, up to 1"):
+        load(f"fashion:{tmp_path / 'f'}?tail=1.5")
     put(tmp_path / "f" / "train-images-idx3-ubyte.gz", gzip.compress(struct.pack(">IIII", 0x803, 60, 28, 28)))
     with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz is truncated or of another kind"):
         load(f"fashion:{tmp_path / 'f'}")
@@ -330,6 +335,12 @@ def test_words_are_the_same_every_time_and_voices_stay_on_one_side():
     assert first.inputs.shape == (360, 1, 64, 129) and len(first.test_inputs) == 120 and len(first.classes) == 20
     assert torch.equal(first.inputs, second.inputs) and torch.equal(first.test_inputs, second.test_inputs)
     assert set(first.extra["voice"].tolist()) == set(range(12)) - {3, 7, 11} and first.group == "voice"
+    by_voice = real("voices?voices=12")
+    assert (len(by_voice.inputs), len(by_voice.test_inputs), len(by_voice.classes)) == (360, 120, 12)
+    assert set(by_voice.extra["word"].tolist()) == set(range(20)) - {3, 7, 11, 15, 19} and by_voice.group == "word"
+    chosen = (by_voice.labels == 4) & (by_voice.extra["word"] == 6)
+    same = (first.extra["voice"] == 4) & (first.labels == 6)
+    assert torch.equal(by_voice.inputs[chosen], first.inputs[same])
 
 
 @pytest.mark.slow

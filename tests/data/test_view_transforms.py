@@ -28,6 +28,7 @@ from sslkernels.data import (
     Views,
     Warped,
 )
+from sslkernels.data.views.fourier import BatchStyle
 
 SERIES, SOUNDS, IMAGES, TABLE = (5, 3, 17), (5, 1, 7, 11), (5, 3, 9, 6), (5, 13)
 KINDS = [
@@ -122,6 +123,7 @@ def test_what_is_no_batch_is_refused_in_a_sentence(transform, shape):
         (lambda: RandomizedQuantization(0), "regions"),
         (lambda: FourierStyle(2.0), "strength"),
         (lambda: FourierStyle(band=0.6), "band"),
+        (lambda: BatchStyle((0.1, 1.1)), "areas"),
         (lambda: LogMixupExp(ratio=1.5), "ratio"),
         (lambda: LogMixupExp(memory=0), "memory"),
         (lambda: RandomResizeCrop((1.5, 0.6)), "scale"),
@@ -225,6 +227,22 @@ def test_a_style_is_taken_up_to_the_strength():
         found[:, 0].quantile(torch.tensor([0.25, 0.5])), torch.tensor([0.125, 0.25]), atol=0.04, rtol=0
     )
     assert 0.45 < found[:, 0].max() <= 0.5 <= found[:, 1].min() < 0.55
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 6)])
+@pytest.mark.parametrize("area", [0.001, 0.3, 1.0])
+def test_a_batch_takes_the_low_amplitudes_of_one_of_its_images(size, area):
+    images = torch.tensor(np.random.default_rng(1).uniform(0.45, 0.55, (4, 3, *size)))
+    found = BatchStyle((area, area))(images)
+    means = found.mean((2, 3))
+    torch.testing.assert_close(means, means[:1].expand(4, 3))
+    (style,) = (place for place, image in enumerate(images) if torch.allclose(image.mean((1, 2)), means[0]))
+    low = np.maximum(*np.meshgrid(*(abs(np.fft.fftfreq(side)) for side in size), indexing="ij")) <= area**0.5 / 2
+    spectra = np.fft.fft2(images.numpy())
+    amplitude = np.where(low, abs(spectra[style]), abs(spectra))
+    np.testing.assert_allclose(found, np.fft.ifft2(amplitude * np.exp(1j * np.angle(spectra))).real, atol=1e-6)
+    drawn = torch.stack([BatchStyle()(images)[0, 0].mean() for _ in range(60)])
+    assert len(drawn.round(decimals=6).unique()) == 4  # each image lends its style
 
 
 def test_large_and_small_crops_are_drawn_as_often_as_asked():

@@ -12,7 +12,10 @@ from torch import nn
 from worlds import WorldsOf, caught
 
 from sslkernels.methods import (
+    CADINO,
+    CAPI,
     DINO,
+    FASSL,
     IBOT,
     MLS,
     MOKD,
@@ -131,6 +134,28 @@ def ibot(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), torch.cat([weight.grad, method.projector.last_layer.weight_v.grad])
 
 
+def ca_dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"samples": 9, "prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+    method = CADINO(nn.Flatten(), feature_dim=6, **sizes, group=group).double()
+    z = [rows(width)[part, :6] for width in range(6, 13)]
+    loss = method.loss(z[0] @ weight, z[1] @ weight, z[2], z[3], z[4] @ weight, z[5] @ weight, z[6], z[0])
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+def capi(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
+    vit = ViT((4, 4), 2, width=8, depth=1)
+    method = CAPI(vit, prototypes=9, predictor_depth=1, mask_ratio=0.5, predicted=1.0, group=group).double()
+    asked = rows(4).argsort(1)[part, :2]
+    loss = method.loss(rows(2, 8)[part] @ weight, asked, rows(4, 8)[part])
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.clusterer.weight.grad])
+
+
 def dinov2(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """What it adds to iBOT's loss: class tokens are spread, and patches held, over all ranks."""
     torch.manual_seed(0)
@@ -197,6 +222,20 @@ def scfs(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), weight.grad
 
 
+def fassl(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"prototypes": 9, "hidden_dim": 4, "projection_dim": 6}
+    method = FASSL(nn.Flatten(), feature_dim=6, **sizes, group=group).double()
+    method.frequencies.shares.copy_(torch.arange(9) / 36)
+    z = [rows(width)[part, :6] for width in (6, 7, 8)]
+    method.frequencies.collect(method.nearest(z[0]))
+    method.frequencies.update(group)
+    loss = method.loss(*(each @ weight for each in z))
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+
+
 def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:
     def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
@@ -232,10 +271,13 @@ def transitive(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tens
 
 
 CASES = {
+    "ca_dino": ca_dino,
+    "capi": capi,
     "collossl": collossl,
     "cribo": cribo,
     "dino": dino,
     "dinov2": dinov2,
+    "fassl": fassl,
     "genview": genview,
     "ibot": ibot,
     "mls": mls,

@@ -33,7 +33,7 @@ MORE_STEPS = {"context": 120}
 RISES = {
     "dense_cl", "halp", "moco_v2", "moco_v3", "moby", "sce", "ressl", "nnclr", "i_jepa", "vg_moco_v2", "rq_moco_v3",
     "geo_moco", "genview", "dino", "ibot", "dinov2", "dinov3", "dinov2_crop_only", "alice", "cribo", "mugs", "scfs",
-    "mokd",
+    "mokd", "speaker_dino", "ca_dino",
 }  # fmt: skip
 
 

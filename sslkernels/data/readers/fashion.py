@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -23,16 +24,19 @@ IMAGES, LABELS = 0x803, 0x801
 MOST_BYTES = 1 << 30
 
 
-def load_fashion(path: Path | None = None, *, count: int = 60000, pool: int = 1) -> Dataset:
+def load_fashion(path: Path | None = None, *, count: int = 60000, pool: int = 1, tail: float = 1.0) -> Dataset:
     """70,000 pictures of clothes, 28x28 grey, 10 classes (Fashion-MNIST, Xiao et al. 2017, MIT; a package of Debian).
 
     The first ``count`` training images are taken, and a sixth as many test images; ``pool`` averages squares of so many
-    pixels.
+    pixels. Of the training images of class i the first ``tail ** i`` stay, so that with a tail below 1 late classes are
+    rare; tests have all classes alike.
     """
     if not 12 <= count <= 60000:
         raise ValueError(f"fashion: count is {count}; pass a whole number from 12 to 60000.")
     if pool not in (1, 2, 4, 7):
         raise ValueError(f"fashion: pool is {pool}; pass 1, 2, 4 or 7, which divide 28.")
+    if not 0 < tail <= 1:
+        raise ValueError(f"fashion: tail is {tail}; pass a number above 0, up to 1.")
     parts = []
     for part, most in (("train", count), ("t10k", count // 6)):
         images = _read(path, f"{part}-images-idx3-ubyte.gz", IMAGES)[:most]
@@ -43,6 +47,12 @@ def load_fashion(path: Path | None = None, *, count: int = 60000, pool: int = 1)
             )
         parts.append((F.avg_pool2d(images[:, None].float() / 255, pool), labels))
     (inputs, labels), (test_inputs, test_labels) = parts
+    if tail < 1:
+        kept = torch.zeros(len(labels), dtype=torch.bool)
+        for label in range(len(CLASSES)):
+            members = (labels == label).nonzero()[:, 0]
+            kept[members[: math.ceil(tail**label * len(members))]] = True
+        inputs, labels = inputs[kept], labels[kept]
     return Dataset("fashion", MODALITY, inputs, labels, test_inputs, test_labels, CLASSES)
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sslkernels.data.dataset import Dataset, split, split_by_group
 from sslkernels.data.espeak import spoken
@@ -20,7 +21,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 # Words a minute of the two readings of each word.
 SPEEDS = (150, 210)
 SECONDS, LOUDNESS = 1.28, 0.5
-HELD_OUT = 4  # every so many-th voice
+HELD_OUT = 4  # every so many-th voice or word
 
 
 def load_words(*, voices: int = 40, split_by: Literal["voice", "sample"] = "voice") -> Dataset:
@@ -29,16 +30,40 @@ def load_words(*, voices: int = 40, split_by: Literal["voice", "sample"] = "voic
     Each clip stands at a random place over faint noise. ``extra`` has the ``voice`` and the ``speed``. A quarter of the
     voices are held out, so that no voice is on both sides.
     """
-    files = sorted(PACKAGE.path("words", "espeak-ng-data", "voices", "!v").iterdir())
+    _, inputs, voice, speed, word = _read("words", voices)
+    known = {"voice": voice, "speed": speed}
+    if split_by == "sample":
+        return split("words", MODALITY, WORDS, inputs, word, **known)
+    return split_by_group("words", MODALITY, WORDS, inputs, word, "voice", _every_fourth(voices), **known)
+
+
+def load_voices(*, voices: int = 40) -> Dataset:
+    """The same clips as in ``words``, by voice: who said one of 20 English words (eSpeak NG, GPL-3).
+
+    ``extra`` has the ``word`` and the ``speed``. A quarter of the words are held out, so that voices are told by words
+    that nobody has heard of them.
+    """
+    names, inputs, voice, speed, word = _read("voices", voices)
+    held_out = _every_fourth(len(WORDS))
+    return split_by_group("voices", MODALITY, names, inputs, voice, "word", held_out, word=word, speed=speed)
+
+
+def _every_fourth(count: int) -> list[int]:
+    return list(range(HELD_OUT - 1, count, HELD_OUT))
+
+
+def _read(data: str, voices: int) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor, Tensor]:
+    """Give the voices' names, and the spectrogram, the voice, the speed and the word of each clip."""
+    files = sorted(PACKAGE.path(data, "espeak-ng-data", "voices", "!v").iterdir())
     # The library reads memory that it never set when a voice breathes: such a voice is not the same every time.
     names = [file.name for file in files if b"\nbreath" not in file.read_bytes()]
     if not 8 <= voices <= len(names):
-        raise ValueError(f"words: voices is {voices}; pass a whole number from 8 to {len(names)}.")
-    chosen = [f"en-us+{names[place * len(names) // voices]}" for place in range(voices)]
-    library, data = PACKAGE.path("words", "libespeak-ng.so"), PACKAGE.path("words", "espeak-ng-data").parent
+        raise ValueError(f"{data}: voices is {voices}; pass a whole number from 8 to {len(names)}.")
+    chosen = tuple(names[place * len(names) // voices] for place in range(voices))
+    library, voices_at = PACKAGE.path(data, "libespeak-ng.so"), PACKAGE.path(data, "espeak-ng-data").parent
     clips: list[bytes] = []
     for name in chosen:
-        said, rate = spoken(library, data, name, SPEEDS, WORDS)
+        said, rate = spoken(library, voices_at, f"en-us+{name}", SPEEDS, WORDS)
         clips += said
     generator = torch.Generator().manual_seed(0)
     waveforms = torch.empty(len(clips), round(SECONDS * rate))
@@ -46,11 +71,7 @@ def load_words(*, voices: int = 40, split_by: Literal["voice", "sample"] = "voic
         samples = trimmed(torch.from_numpy(np.frombuffer(clip, np.int16).astype(np.float32)))
         row.copy_(placed(LOUDNESS * samples / samples.abs().max().clamp(min=1), len(row), generator))
     inputs = torch.cat([log_mel(part, rate) for part in waveforms.split(256)])
-    voice, speed, label = (each.flatten() for each in torch.meshgrid(
-        torch.arange(voices), torch.arange(len(SPEEDS)), torch.arange(len(WORDS)), indexing="ij"
+    voice, speed, word = (each.flatten() for each in torch.meshgrid(
+        torch.arange(voices), torch.tensor(SPEEDS), torch.arange(len(WORDS)), indexing="ij"
     ))  # fmt: skip
-    known = {"voice": voice, "speed": torch.tensor(SPEEDS)[speed]}
-    if split_by == "sample":
-        return split("words", MODALITY, WORDS, inputs, label, **known)
-    held_out = range(HELD_OUT - 1, voices, HELD_OUT)
-    return split_by_group("words", MODALITY, WORDS, inputs, label, "voice", list(held_out), **known)
+    return chosen, inputs, voice, speed, word
