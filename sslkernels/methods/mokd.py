@@ -128,7 +128,8 @@ class MOKD(Searching):
         feature_dim: features of the backbone.
         second: a ResNet, the other network, which is ``method.other.backbone``; None makes a small one.
         prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`, for both.
-        warmup, center_momentum, momentum, freeze, norm_last, batch_norm, backend, group: as in `DINO`.
+        warmup, center_momentum, momentum, freeze, norm_last, backend, group: as in `DINO`.
+        batch_norm: as in `DINO`, of the head on the ResNet.
         search_depth: blocks of the transformers, which have the backbone's width and heads.
         cross_weight: weight of what a network learns from the other.
 
@@ -151,7 +152,7 @@ class MOKD(Searching):
     seeds = (12,)
     encoder = "tokens"
     small = {
-        "epochs": 12, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "epochs": 8, "batch_size": 64, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99, "search_depth": 1, "batch_norm": True,
     }  # fmt: skip
     paper_options = {"epochs": 100, "batch_size": 256, "lr": 5e-4}
@@ -187,7 +188,7 @@ class MOKD(Searching):
             "prototypes": prototypes, "hidden_dim": hidden_dim, "projection_dim": projection_dim,
             "temperature": temperature, "teacher_temperature": teacher_temperature, "warmup": warmup,
             "center_momentum": center_momentum, "momentum": momentum, "freeze": freeze, "norm_last": norm_last,
-            "batch_norm": batch_norm, "width": vit.width, "depth": check_size("MOKD", "search_depth", search_depth), "heads": vit.heads,
+            "width": vit.width, "depth": check_size("MOKD", "search_depth", search_depth), "heads": vit.heads,
             "ground": vit.grid, "backend": backend, "group": group,
         }  # fmt: skip
         super().__init__(vit, feature_dim=feature_dim, **shared)
@@ -195,7 +196,7 @@ class MOKD(Searching):
         expected = "a sslkernels.models.ResNet, which gives the features of each place"
         second = resnet_small(vit.in_channels) if second is None else second
         resnet = check_kind("MOKD", "second", second, ResNet, expected)
-        self.other = Searching(resnet, feature_dim=resnet.feature_dim, **shared)
+        self.other = Searching(resnet, feature_dim=resnet.feature_dim, batch_norm=batch_norm, **shared)
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         views = self.any_views(views)
