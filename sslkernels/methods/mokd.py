@@ -140,7 +140,7 @@ class MOKD(Searching):
     seeds = (12,)
     encoder = "tokens"
     small = {
-        "epochs": 12, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "epochs": 8, "batch_size": 64, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99, "search_depth": 1, "batch_norm": True,
     }  # fmt: skip
     # The official code clips the gradients of the ResNet alone.

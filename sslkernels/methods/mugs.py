@@ -67,7 +67,7 @@ class Mugs(DINO):
     arxiv = "2203.14415"
     seeds = (85,)
     backbone: ViT | ResNet
-    small = {**DINO.small, "epochs": 15, "queue_size": 1024}
+    small = {**DINO.small, "epochs": 12, "queue_size": 1024}
     paper_options = {"epochs": 800, "batch_size": 1024, "lr": 8e-4, **STEADIED, "final_weight_decay": 0.2}
 
     def __init__(
