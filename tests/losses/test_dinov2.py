@@ -43,6 +43,8 @@ def test_targets_are_those_of_the_authors_loop(iterations: int) -> None:
     found = dinov2.iBOTPatchLoss(K).sinkhorn_knopp_teacher(logits, 0.07, count, iterations)
     torch.testing.assert_close(found[:7], sinkhorn(logits[:7], 0.07, iterations))  # the last rows are padding
     assert count == 7 and found.isfinite().all()
+    padding = dinov2.iBOTPatchLoss(K).sinkhorn_knopp_teacher(logits, 0.07, 0, iterations)
+    torch.testing.assert_close(padding.sum(1), torch.ones(9, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
