@@ -143,6 +143,17 @@ def test_pairs_without_distance_get_no_gradient(backend: str, power: float, redu
         assert gradient[1].isfinite().all() and gradient[1, 0] != 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_uniformity_is_the_same_far_from_the_origin(backend: str, dtype: torch.dtype) -> None:
+    z = (torch.randn(9, 5, dtype=dtype) / 4 + 1000).requires_grad_()
+    apart = torch.pdist(exact := z.detach().double().requires_grad_())
+    wanted = apart.square().mul(-2).exp().mean().log()
+    found = SF.uniformity(z, backend=backend)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    (slope,), (want,) = torch.autograd.grad(found, z), torch.autograd.grad(wanted, exact)
+    torch.testing.assert_close(slope.double(), want, rtol=1e-4, atol=1e-6)
+
+
 def test_a_classifier_without_classes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^linear_cross_entropy: weight has shape \(0, 4\); pass one row for each"):
         SF.linear_cross_entropy(torch.randn(2, 4), torch.zeros(0, 4), torch.tensor([-1, -1]))
