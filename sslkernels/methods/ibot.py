@@ -15,6 +15,7 @@ from sslkernels.functional import prototype_cross_entropy, sinkhorn_bias
 from sslkernels.methods.dino import DINO
 from sslkernels.methods.method import in_one_pass
 from sslkernels.models import DINOHead, ViT
+from sslkernels.ops.dtypes import wide
 from sslkernels.state import EMA, Center
 
 
@@ -173,7 +174,7 @@ class IBOT(DINO):
         hidden[places] = True
         # The mean over ranks is that of the images of all ranks.
         shard = shard_of(self.group, "IBOT", order)
-        weight = shard.ranks / (shard.total(images) * repeats.float())
+        weight = shard.ranks / (shard.total(images) * repeats.to(wide(next(self.projector.parameters()).dtype)))
         return hidden.view(images, length), places, weight.repeat_interleave(repeats, output_size=total)
 
     def after_step(self, step: int, total_steps: float) -> None:

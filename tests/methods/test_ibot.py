@@ -89,7 +89,7 @@ def test_as_many_images_hide_even_shares_of_their_patches() -> None:
         counts = hidden.sum(1)
         assert sorted(counts.tolist()) == [0, 0, 0, 0, 5, 7, 9, 11]  # of 16, at 5, 7, 9 and 11 sixteenths
         assert torch.equal(places.sort().values, hidden.flatten().nonzero()[:, 0])
-        torch.testing.assert_close(weight, 1 / (8 * counts[places // 16].float()))
+        torch.testing.assert_close(weight, 1 / (8 * counts[places // 16].double()))
         seen.append(hidden)
     assert not torch.equal(seen[0], seen[1])
 
