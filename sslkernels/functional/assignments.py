@@ -60,6 +60,6 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> T
 
     The loss with several teachers' targets is that with their sum, for one softmax.
     """
-    if targets.is_inference():  # autograd refuses to keep them
+    if not torch.compiler.is_compiling() and targets.is_inference():  # autograd refuses to keep them
         targets = targets.clone()
     return -(targets * torch.log_softmax(widened(logits) / temperature, -1)).sum(-1)
