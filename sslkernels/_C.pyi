@@ -289,6 +289,16 @@ def cuda_launch(
     kernel: int, device: int, stream: int, blocks: tuple[int, int], threads: tuple[int, int],
     fields: tuple[int | float, ...],
 ) -> None: ...  # fmt: skip
+def prototypes_multiply(
+    rows: int,
+    row_stride: int,
+    weight: int,
+    weight_stride: int,
+    d: int,
+    products: int,
+    size: tuple[int, ...],
+    threads: int,
+) -> None: ...
 def prototypes_soften(
     dtype: int, products: int, size: tuple[int, ...], scale: float, bias: int, threads: int
 ) -> None: ...
@@ -301,7 +311,7 @@ def prototypes_compare(
     index: int,
     share: int,
     each: int,
-    gradient: bool,
+    gradients: int,
     losses: int,
     slopes: int,
     threads: int,

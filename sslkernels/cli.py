@@ -188,6 +188,9 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, help="passes over the training samples (default: the method's)")
     parser.add_argument("--batch-size", type=int, help="samples of one forward pass over all devices")
     parser.add_argument("--lr", type=float, help="peak learning rate of AdamW (default: the method's)")
+    parser.add_argument("--weight-decay", type=float, help="of AdamW (default 0.0001)")
+    parser.add_argument("--final-weight-decay", type=float, help="where it ends (default: it stays as it is)")
+    parser.add_argument("--clip-gradients", type=float, help="largest norm of all gradients (default: any)")
     for name in ALIASES:
         parser.add_argument(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, help="of weights, order and views (default 0)")

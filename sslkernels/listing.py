@@ -90,7 +90,10 @@ def _print_one(recipe: Recipe, console: Console) -> None:
     for name in ("setting", "default", "small", "paper"):
         table.add_column(name, no_wrap=True)
     settings = recipe.settings
-    for name in ("epochs", "batch_size", "lr", *settings):
+    # Numbers of the run itself come first: those that every recipe has, and others where it has them.
+    for name in dict.fromkeys(
+        ("epochs", "batch_size", "lr", *(each for each in paper if each not in settings), *settings)
+    ):
         default = settings[name].default if name in settings else None
         known = default is not None and default is not inspect.Parameter.empty
         table.add_row(name, str(default) if known else "", *(str(each.get(name, "")) for each in (small, paper)))

@@ -8,6 +8,7 @@ import inspect
 import pkgutil
 import re
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import sslkernels.losses
 import sslkernels.methods
 from sslkernels.data import check_reader
 from sslkernels.recipes import MODALITIES, find
+from sslkernels.settings import arguments_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/training.md", "docs/functions.md", "docs/data.md", "docs/views.md")
@@ -77,9 +79,18 @@ def test_documented_arguments_exist(module: str) -> None:
         thing = getattr(holder, name)
         (section,) = re.findall(r"^Args:\n((?:(?: .*)?\n?)*)", inspect.getdoc(thing) or "", re.MULTILINE) or [""]
         documented = re.findall(r"^    (\w+(?:, \w+)*):", section, re.MULTILINE)
-        taken = inspect.signature(thing).parameters if callable(thing) else {}
+        taken = _taken(thing)
         for argument in ", ".join(documented).split(", ") if documented else ():
             assert argument in taken, f"{name} has no argument {argument}"
+
+
+def _taken(thing: object) -> Collection[str]:
+    """Names of arguments, those of its base among them where a class hands further ones on."""
+    if not callable(thing):
+        return ()
+    named = inspect.signature(thing).parameters
+    hands_on = inspect.isclass(thing) and any(each.kind is each.VAR_KEYWORD for each in named.values())
+    return arguments_of(thing) if hands_on else named
 
 
 def commands(page: str) -> list[str]:

@@ -96,6 +96,7 @@ KINDS |= {
     "temperature": {**KINDS["scalar"], "zero": 0.0, "tiny": 1e-300},
     "weight": {**KINDS["number"], "negative": -1.0, "numpy negative": np.float16(-1)},
     "size or zero": without(KINDS["size"], "zero"),
+    "some sizes": {"none": None, "number": 3, "text": "8", "zero": (0,), "float": (2.5,), "more": (4, 4, 4, 4)},
     "share": {**KINDS["number"], "negative": -0.1, "above one": 1.1},
     "positive": {**KINDS["number"], "negative": -1.0, "zero": 0.0},
     "group size or none": {**without(KINDS["size"], "none"), "one": 1, "no divisor": 3},

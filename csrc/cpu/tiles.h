@@ -56,9 +56,12 @@ struct Pairs {
         return (Vector<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)lanes);
     }
     static void elements(const bf16 *row, int64_t k, int64_t count, int64_t d, uint32_t *out) {
-        const bool odd = 2 * (k + count) > d; // the last element has no partner
-        memcpy(out, row + 2 * k, 4 * (count - odd));
-        if (odd) out[count - 1] = row[d - 1].bits;
+        if (2 * (k + count) <= d) { // where the compiler knows the count, these are a few vectors
+            memcpy(out, row + 2 * k, 4 * count);
+        } else { // the last element has no partner
+            memcpy(out, row + 2 * k, 4 * (count - 1));
+            out[count - 1] = row[d - 1].bits;
+        }
     }
     static uint32_t across(const bf16 *row, const bf16 *next, int64_t k) {
         return row[k].bits | (next ? uint32_t(next[k].bits) << 16 : 0);

@@ -76,6 +76,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "nnclr": {"batch_size": 4096, "queue_size": 98304, "hidden_dim": 4096, "projection_dim": 256},
     "dino": {"batch_size": 64, "prototypes": 65536, "hidden_dim": 2048, "projection_dim": 256, "small_views": 8},
     "ibot": {"batch_size": 64, "prototypes": 8192, "hidden_dim": 2048, "projection_dim": 256, "small_views": 10},
+    "dinov2": {"batch_size": 32, "prototypes": 131072, "hidden_dim": 2048, "projection_dim": 384, "small_views": 8},
     "swav": {"batch_size": 64, "prototypes": 3000, "hidden_dim": 2048, "queue_size": 3840, "small_views": 6},
     "fassl": {"batch_size": 512, "prototypes": 1000, "hidden_dim": 2048},
     "msn": {"batch_size": 64, "prototypes": 1024, "hidden_dim": 2048, "projection_dim": 256, "small_views": 10},

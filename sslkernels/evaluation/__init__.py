@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from sslkernels.evaluation.collapse import collapse_warning, feature_spread
+from sslkernels.evaluation.collapse import collapse_warning, feature_spread, targets_warning
 from sslkernels.evaluation.features import calibrate_batchnorm, encode, evaluated
 from sslkernels.evaluation.probes import few_shot, knn, linear_probe, nearest
 
@@ -17,4 +17,5 @@ __all__ = [
     "knn",
     "linear_probe",
     "nearest",
+    "targets_warning",
 ]

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,9 @@ from sslkernels.arguments import check_rows
 LEAST_STD, LEAST_RANK = 0.02, 1.5
 # Features that keep less than this share of the first epoch's spread have collapsed too, however far they spread now.
 LEAST_LEFT = 0.1
+# A prototype that takes more than this share of the targets takes nearly all. Below so many nats of information on the
+# sample, targets say the same of all samples: DINO on the digits has 1.0, and 0.0 where it learns nothing.
+MOST_SHARE, LEAST_TOLD = 0.9, 0.05
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -72,3 +76,27 @@ def collapse_warning(feature_std: Sequence[float | None], effective_rank: Sequen
         f"to {std:.3f} and their effective rank from {first_rank:.1f} to {rank:.1f}; "
         "lower --lr, or go back to the preset."
     )
+
+
+def targets_warning(figures: Mapping[str, float]) -> str | None:
+    """Warn in a sentence if a teacher's targets teach nothing; None if they do, or if nothing is known of them.
+
+    ``figures`` are those that methods with prototypes give besides their loss. The targets p_i of samples tell them
+    apart by as much as the entropy of the mean of all p_i is above the mean of their entropies.
+    """
+    for prefix, whose in (("", "the teacher's targets"), ("patch_", "the teacher's targets of patches")):
+        names = [prefix + name for name in ("largest_share", "effective_prototypes", "teacher_entropy")]
+        if not set(names) <= set(figures):
+            continue
+        share, effective, entropy = (figures[name] for name in names)
+        if share > MOST_SHARE:
+            return (
+                f"{whose} have collapsed, one prototype takes {share:.0%} of them; "
+                "lower --lr, or raise the teacher's momentum."
+            )
+        if math.log(effective) - entropy < LEAST_TOLD:
+            return (
+                f"{whose} say the same of all samples, with {effective:.1f} prototypes at once; "
+                "lower the teacher's temperature, or take fewer prototypes."
+            )
+    return None

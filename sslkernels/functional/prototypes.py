@@ -115,12 +115,14 @@ def prototype_cross_entropy(
         bias = check_bias(function, bias, weight).detach()
     rows, weight, teacher, teacher_weight = computed(rows, weight, teacher.detach(), teacher_weight.detach())
     dtype = wide(rows.dtype)
-    followed = (index >= 0).to(dtype)
-    if row_weight is None:
+    if row_weight is None and teacher_index is None:
+        share = rows.new_full((len(rows), 1), 1 / len(rows), dtype=dtype)
+    elif row_weight is None:
+        followed = (index >= 0).to(dtype)
         share = followed / followed.sum().clamp_min(1)
     else:
         given = check_row_weight(function, row_weight, student.shape[:-1], rows)
-        share = followed * given.to(dtype).reshape(-1, 1)
+        share = (index >= 0) * given.to(dtype).reshape(-1, 1)
     scale, teacher_scale = inverse(temperature, rows), inverse(teacher_temperature, rows).detach()
     bias = None if bias is None else bias.to(dtype)
     return compared(

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_count, check_size, check_weights
-from sslkernels.distributed import GroupLike
 from sslkernels.functional import negative_cosine_similarity
 from sslkernels.functional.clustering import kmeans_of_shared
 from sslkernels.functional.labelled import check_labels
@@ -41,8 +40,7 @@ class CADINO(DINO):
         cluster_from: the epoch, from 0, from which there are clusters. Until then the views are the sample's own.
         cosine: weight of the cosine term.
         iterations: iterations of k-means.
-        feature_dim, prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`.
-        warmup, center_momentum, momentum, freeze, norm_last, batch_norm, backend, group: as in `DINO`.
+        feature_dim, options: as in `DINO`.
 
     >>> import torch
     >>> from sslkernels.methods import CADINO
@@ -73,26 +71,9 @@ class CADINO(DINO):
         cluster_from: int = 10,
         cosine: float = 1.0,
         iterations: int = 10,
-        prototypes: int = 65536,
-        hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        temperature: float = 0.1,
-        teacher_temperature: tuple[float, float] = (0.04, 0.07),
-        warmup: float = 0.3,
-        center_momentum: float = 0.9,
-        momentum: float = 0.996,
-        freeze: float = 0.01,
-        norm_last: bool = True,
-        batch_norm: bool = False,
-        backend: str | None = None,
-        group: GroupLike = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
-            projection_dim=projection_dim, temperature=temperature, teacher_temperature=teacher_temperature,
-            warmup=warmup, center_momentum=center_momentum, momentum=momentum, freeze=freeze, norm_last=norm_last,
-            batch_norm=batch_norm, backend=backend, group=group,
-        )  # fmt: skip
+        super().__init__(backbone, feature_dim=feature_dim, **options)
         samples = check_count("CADINO", "samples", samples, self.feature_dim)
         clusters = min(samples, check_count("CADINO", "clusters", clusters, self.feature_dim))
         self.cluster_from = check_size("CADINO", "cluster_from", cluster_from, least=0)
@@ -128,13 +109,15 @@ class CADINO(DINO):
                 self.center.collect(rows)
         # The student's features of a view go beside the teacher's of the other.
         embeddings = (*student, *teacher, *features.chunk(len(views))[:2], *reversed(seen))
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **self._usage(teacher[0])}
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **self.watched(biases, teacher[0])}
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         *rows, first, second, beside_first, beside_second = embeddings
         student, teacher = torch.cat([first, second]), torch.cat([beside_first, beside_second])
         apart = 1 + negative_cosine_similarity(student, teacher, group=self.group, backend=self.backend)
-        return super().loss(*rows) + self.cosine * apart
+        loss, biases = super().compared(*rows)
+        return loss + self.cosine * apart, biases
 
 
 def partners(cluster: Tensor) -> Tensor:

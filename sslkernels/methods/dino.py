@@ -4,17 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_count, check_flag, check_number, check_range, check_temperature, check_widths
+from sslkernels.arguments import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_number,
+    check_range,
+    check_temperature,
+    check_widths,
+)
 from sslkernels.distributed import GroupLike
 from sslkernels.functional import prototype_cross_entropy
 from sslkernels.methods.method import Method, Taught, in_one_pass
-from sslkernels.methods.prototyped import row_weight, usage
+from sslkernels.methods.prototyped import STEADIED, followed, row_weight, usage
 from sslkernels.models import DINOHead
+from sslkernels.models.dino_head import LASTS
 from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.schedules import share_done
 from sslkernels.state import EMA, Center
@@ -36,16 +46,16 @@ class DINO(Taught):
         teacher_temperature: of the teacher, at first and after the warm-up; it rises evenly meanwhile.
         warmup: the share of the training that this takes.
         center_momentum: share of the old centre that a step keeps; see `sslkernels.Center`.
-        momentum: momentum of the teacher at the first step; it rises to 1 in half a cosine.
+        momentum, final_momentum: momentum of the teacher at the first step, and at the end; it rises in half a cosine.
         freeze: the share of the training in which the prototypes stand still, at its begin: the paper's first epoch.
             Where no end is known, none.
-        norm_last: keep prototypes at length 1; otherwise their lengths are trained.
+        last: "unit" keeps prototypes at length 1, "scaled" trains their lengths, "linear" their numbers one by one.
         batch_norm: normalise the head's hidden layers over the batch; see `sslkernels.models.DINOHead`.
         backend, group: see `Method`.
 
     `forward` takes two views or more; views of one size go through the network together. It gives besides how the
-    teacher uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability`` and
-    ``effective_prototypes``. The paper clips gradients, and lets the weight decay rise; that is left to the training.
+    teacher uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability``, ``largest_share`` and
+    ``effective_prototypes``.
 
     >>> import torch
     >>> from sslkernels.methods import DINO
@@ -64,7 +74,7 @@ class DINO(Taught):
         "epochs": 25, "batch_size": 64, "lr": 2e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99, "batch_norm": True,
     }  # fmt: skip
-    paper_options = {"epochs": 100, "batch_size": 1024, "lr": 2e-3}
+    paper_options = {"epochs": 100, "batch_size": 1024, "lr": 2e-3, **STEADIED}
     whole_views = True
     projector: DINOHead
     teacher_temperature: Tensor
@@ -82,8 +92,9 @@ class DINO(Taught):
         warmup: float = 0.3,
         center_momentum: float = 0.9,
         momentum: float = 0.996,
+        final_momentum: float = 1.0,
         freeze: float = 0.01,
-        norm_last: bool = True,
+        last: Literal["unit", "scaled", "linear"] = "unit",
         batch_norm: bool = False,
         backend: str | None = None,
         group: GroupLike = None,
@@ -99,18 +110,23 @@ class DINO(Taught):
         self.warmup = check_number(name, "warmup", warmup, least=0, most=1)
         self.freeze = check_number(name, "freeze", freeze, least=0, most=1)
         momentum = check_number(name, "momentum", momentum, least=0, most=1)
-        self.last: Literal["unit", "scaled"] = "unit" if check_flag(name, "norm_last", norm_last) else "scaled"
-        self.projector = DINOHead(
-            feature_dim,
-            prototypes,
-            hidden_dim=hidden_dim,
-            bottleneck_dim=projection_dim,
-            batch_norm=check_flag(name, "batch_norm", batch_norm),
-            last=self.last,
+        final_momentum = check_number(name, "final_momentum", final_momentum, least=0, most=1)
+        check_choice(name, "last", last, LASTS)
+        norm = check_flag(name, "batch_norm", batch_norm)
+        # Makes a head of so many prototypes, of which a subclass may want a second one.
+        self.head = partial(
+            DINOHead, feature_dim, hidden_dim=hidden_dim, bottleneck_dim=projection_dim, batch_norm=norm, last=last
         )
+        self.projector = self.head(prototypes)
         self.center = Center(prototypes, check_number(name, "center_momentum", center_momentum, least=0, most=1))
-        self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
+        self.teach(momentum, final_momentum)
         self.register_buffer("teacher_temperature", torch.tensor(self.teacher_temperature_at(0.0), dtype=torch.float64))
+
+    def teach(self, momentum: float, final_momentum: float) -> None:
+        """Make the teacher a copy of the student as it is now."""
+        self.teacher = EMA(
+            self.online, momentum, schedule="cosine", final_momentum=final_momentum, backend=self.backend
+        )
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         views = self.any_views(views)
@@ -120,27 +136,34 @@ class DINO(Taught):
             for rows in teacher:
                 self.center.collect(rows)
         embeddings = (*student, *teacher)
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **self._usage(teacher[0])}
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **self.watched(biases, teacher[0])}
 
     def loss(self, *embeddings: Tensor) -> Tensor:
+        return self.compared(*embeddings)[0]
+
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Compute the loss, and what is added to the logits of the teacher's rows."""
         *student, first, second = embeddings
         teacher = torch.cat([first, second])
-        return prototype_cross_entropy(
+        bias = self.bias(self.center, teacher, self.teacher_weight, self.group)
+        loss = prototype_cross_entropy(
             torch.cat(student),
             self.projector.weight,
             teacher,
             self.teacher_weight,
             temperature=self.temperature,
             teacher_temperature=self.teacher_temperature,
-            bias=self.bias(self.center, teacher, self.teacher_weight),
+            bias=bias,
             row_weight=row_weight(type(self).__name__, student, 2 * len(student) - 2, self.group),
             teacher_index=followed(len(student), first),
             backend=self.backend,
         )
+        return loss, (bias,)
 
-    def bias(self, center: Center, teacher: Tensor, weight: Tensor) -> Tensor:
+    def bias(self, center: Center, teacher: Tensor, weight: Tensor, group: GroupLike) -> Tensor:
         """Give what is added to the logits of the teacher's rows ``(N, projection_dim)``: the centre, taken off."""
-        center.agree(self.group)
+        center.agree(group)
         return center.bias(self.teacher_temperature)
 
     @property
@@ -176,22 +199,13 @@ class DINO(Taught):
         super().after_step(step, total_steps)
         self.teacher_temperature.fill_(self.teacher_temperature_at(share_done(step + 1, total_steps)))
 
-    def _usage(self, teacher: Tensor) -> dict[str, Tensor]:
-        bias = self.center.bias(self.teacher_temperature)
-        return usage(teacher, self.teacher_weight, self.teacher_temperature, bias)
+    def watched(self, biases: Sequence[Tensor], teacher: Tensor) -> dict[str, Tensor]:
+        """Measure how the teacher's rows of a view use the prototypes."""
+        return usage(teacher, self.teacher_weight, self.teacher_temperature, biases[0])
 
     @torch.no_grad()
     def scores(self, inputs: Any, labels: Tensor | None, **given: Any) -> dict[str, float]:
         """Compute how the teacher uses the prototypes for samples as they are."""
-        return {name: value.item() for name, value in self._usage(self.taught(inputs)).items()}
-
-
-def followed(views: int, teacher: Tensor) -> Tensor:
-    """Say which rows of a teacher with two views, ``(N, D)`` each, the rows of each view follow: all but their own.
-
-    The result is ``(views * N, 2)``, with -1 for none.
-    """
-    own = torch.arange(len(teacher), device=teacher.device)
-    both = torch.stack([own, own + len(teacher)], 1).repeat(views, 1, 1)
-    both[0, :, 0] = both[1, :, 1] = -1
-    return both.flatten(0, 1)
+        teacher = self.taught(inputs)
+        bias = self.bias(self.center, teacher, self.teacher_weight, None)  # other ranks may have ended
+        return {name: value.item() for name, value in self.watched([bias], teacher).items()}

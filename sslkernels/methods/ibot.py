@@ -4,18 +4,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_choice, check_flag, check_kind, check_number, check_range
+from sslkernels.arguments import (
+    came,
+    check_choice,
+    check_flag,
+    check_kind,
+    check_list,
+    check_number,
+    check_range,
+    check_size,
+    shape_of,
+)
 from sslkernels.distributed import GroupLike, shard_of
 from sslkernels.functional import prototype_cross_entropy, sinkhorn_bias
 from sslkernels.methods.dino import DINO
+from sslkernels.methods.hidden_patches import Shape, hidden_patches
 from sslkernels.methods.method import in_one_pass
+from sslkernels.methods.prototyped import STEADIED, WATCHED, usage
 from sslkernels.models import DINOHead, ViT
-from sslkernels.state import EMA, Center
+from sslkernels.state import Center
 
 
 class IBOT(DINO):
@@ -30,17 +42,20 @@ class IBOT(DINO):
     their own.
 
     Args:
-        backbone: a ViT with a class token and a mask token, and ``any_size`` where views are of several sizes.
+        backbone: a ViT with a class token and a mask token, and ``any_size`` where views are of several sizes. The two
+            large views have its own size.
         feature_dim, prototypes, hidden_dim, projection_dim, temperature, teacher_temperature: as in `DINO`.
-        warmup, center_momentum, momentum, freeze, norm_last, backend, group: as in `DINO`.
-        shared_head: take one head for class tokens and patches; otherwise patches have one of the same sizes.
+        warmup, center_momentum, momentum, final_momentum, freeze, last, batch_norm, backend, group: as in `DINO`.
+        shared_head: take one head for class tokens and patches; otherwise patches have one of their own.
+        patch_head: prototypes, hidden_dim and projection_dim of that head. Those left out are the other head's.
         mask_ratio: least and largest share of the patches that are hidden in an image.
         mask_probability: share of the images in which patches are hidden.
+        mask_shape: "block" hides blocks as iBOT and DINOv2 do, "random" hides patches one by one.
         centering: "center", or "sinkhorn", which spreads the teacher's rows of a step over the prototypes (DINOv2).
 
     As in DINOv2, in every step as many images have hidden patches, and their shares lie evenly in ``mask_ratio``, so
-    that no shape depends on what is drawn; only hidden patches enter heads and centre. Which patches are hidden is
-    drawn one by one, and not in blocks.
+    that no shape depends on what is drawn; only hidden patches enter heads and centre. Where blocks leave a part of an
+    image's share, that part is drawn one by one, as in DINOv3.
 
     >>> import torch
     >>> from sslkernels.methods import IBOT
@@ -57,10 +72,11 @@ class IBOT(DINO):
     encoder = "tokens"
     backbone: ViT
     small = {
-        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
-        "momentum": 0.99,
+        "epochs": 25, "batch_size": 32, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "momentum": 0.98, "batch_norm": True, "teacher_temperature": (0.04, 0.04),
+        "centering": "sinkhorn",
     }  # fmt: skip
-    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 1e-3}
+    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 2e-3, **STEADIED}
 
     def __init__(
         self,
@@ -68,40 +84,46 @@ class IBOT(DINO):
         *,
         feature_dim: int,
         prototypes: int = 8192,
-        hidden_dim: int = 2048,
-        projection_dim: int = 256,
-        temperature: float = 0.1,
-        teacher_temperature: tuple[float, float] = (0.04, 0.07),
-        warmup: float = 0.3,
-        center_momentum: float = 0.9,
-        momentum: float = 0.996,
-        freeze: float = 0.01,
-        norm_last: bool = True,
         shared_head: bool = True,
+        patch_head: tuple[int, ...] = (),
         mask_ratio: tuple[float, float] = (0.1, 0.5),
         mask_probability: float = 0.5,
+        mask_shape: Literal["block", "random"] = "block",
         centering: Literal["center", "sinkhorn"] = "center",
-        backend: str | None = None,
-        group: GroupLike = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            backbone, feature_dim=feature_dim, prototypes=prototypes, hidden_dim=hidden_dim,
-            projection_dim=projection_dim, temperature=temperature, teacher_temperature=teacher_temperature,
-            warmup=warmup, center_momentum=center_momentum, momentum=momentum, freeze=freeze, norm_last=norm_last,
-            backend=backend, group=group,
-        )  # fmt: skip
-        vit = check_kind("IBOT", "backbone", backbone, ViT, "a sslkernels.models.ViT with class token and mask token")
+        super().__init__(backbone, feature_dim=feature_dim, prototypes=prototypes, **options)
+        name = type(self).__name__
+        vit = check_kind(name, "backbone", backbone, ViT, "a sslkernels.models.ViT with class token and mask token")
         if not vit.class_token or vit.mask_token is None:
-            raise ValueError("IBOT: backbone has no class token or no mask token; make it with both.")
-        self.mask_ratio = check_range("IBOT", "mask_ratio", mask_ratio, most=1)
-        self.mask_probability = check_number("IBOT", "mask_probability", mask_probability, above=0, most=1)
-        self.centering = check_choice("IBOT", "centering", centering, ("center", "sinkhorn"))
-        self.patch_center = Center(prototypes, center_momentum)
-        if not check_flag("IBOT", "shared_head", shared_head):
-            self.patch_projector = DINOHead(
-                feature_dim, prototypes, hidden_dim=hidden_dim, bottleneck_dim=projection_dim, last=self.last
-            )
-            self.teacher = EMA(self.online, momentum, schedule="cosine", backend=backend)
+            raise ValueError(f"{name}: backbone has no class token or no mask token; make it with both.")
+        self.mask_ratio = check_range(name, "mask_ratio", mask_ratio, most=1)
+        self.mask_probability = check_number(name, "mask_probability", mask_probability, above=0, most=1)
+        self.mask_shape = cast(Shape, check_choice(name, "mask_shape", mask_shape, ("block", "random")))
+        self.centering = check_choice(name, "centering", centering, ("center", "sinkhorn"))
+        sizes = [
+            check_size(name, "patch_head", size)
+            for size in check_list(name, "patch_head", patch_head, "prototypes, hidden_dim and projection_dim")
+        ]
+        shared = check_flag(name, "shared_head", shared_head)
+        if len(sizes) > 3 or (sizes and shared):
+            why = "shared_head is True" if shared else "it has more numbers than prototypes, hidden_dim, projection_dim"
+            raise ValueError(f"{name}: patch_head is {came(patch_head)} and {why}; leave it out, or some of it.")
+        if not shared:
+            own: dict[str, Any] = dict(zip(("out_dim", "hidden_dim", "bottleneck_dim"), sizes, strict=False))
+            self.patch_projector = self.head(**{"out_dim": prototypes, **own})
+            self.teach(self.teacher.momentum, self.teacher.final_momentum)
+        self.patch_center = Center(len(self.heads[-1].weight), self.center.momentum)
+
+    def check_views(self, views: Sequence[Tensor]) -> None:
+        vit = self.backbone
+        size = tuple(side * vit.patch_size for side in vit.grid)
+        for place, view in enumerate(views[:2]):
+            if view.shape[2:] != size:
+                raise ValueError(
+                    f"{type(self).__name__}: views[{place}] has shape {shape_of(view)} and the backbone was made for "
+                    f"images of {size[0]}x{size[1]}; pass two large views of that size first."
+                )
 
     @property
     def heads(self) -> list[DINOHead]:
@@ -120,9 +142,10 @@ class IBOT(DINO):
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         views = self.any_views(views)
+        self.check_views(views)
         large = torch.cat(views[:2])
-        hidden, places, weight = self.hide(len(large), large.device)
-        tokens = self.backbone.tokens(large, hidden=hidden)
+        mask, places, weight = self.hide(len(large), large.device)
+        tokens = self.backbone.tokens(large, hidden=mask)
         features = torch.cat([tokens[:, 0], *in_one_pass(self.features, views[2:])])
         student = self.projector(features).chunk(len(views))
         with torch.no_grad():
@@ -132,28 +155,45 @@ class IBOT(DINO):
         if self.training:
             self.center.collect(torch.cat(teacher))
             self.patch_center.collect(targets)
-        embeddings = (*student, *teacher, self.heads[-1](self._patches(tokens)[places]), targets, weight)
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings, **self._usage(teacher[0])}
+        besides = self.besides(large, tokens)
+        embeddings = (*besides, *student, *teacher, self.heads[-1](self._patches(tokens)[places]), targets, weight)
+        loss, biases = self.compared(*embeddings)
+        return {"loss": loss, "embeddings": embeddings, **self.watched(biases, teacher[0], targets)}
 
-    def loss(self, *embeddings: Tensor) -> Tensor:
+    def compared(self, *embeddings: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         *own, rows, targets, weight = embeddings
-        return super().loss(*own) + prototype_cross_entropy(
+        loss, biases = super().compared(*own)
+        bias = self.bias(self.patch_center, targets, self.patch_teacher.weight, self.group)
+        of_patches = prototype_cross_entropy(
             rows,
             self.heads[-1].weight,
             targets,
             self.patch_teacher.weight,
             temperature=self.temperature,
             teacher_temperature=self.teacher_temperature,
-            bias=self.bias(self.patch_center, targets, self.patch_teacher.weight),
+            bias=bias,
             row_weight=weight,
             backend=self.backend,
         )
+        return loss + of_patches, (*biases, bias)
 
-    def bias(self, center: Center, teacher: Tensor, weight: Tensor) -> Tensor:
+    def bias(self, center: Center, teacher: Tensor, weight: Tensor, group: GroupLike) -> Tensor:
         """Give what is added to the logits of the teacher's rows: the centre, taken off, or what spreads them."""
         if self.centering == "center":
-            return super().bias(center, teacher, weight)
-        return sinkhorn_bias(teacher, weight, self.teacher_temperature, group=self.group, backend=self.backend)
+            return super().bias(center, teacher, weight, group)
+        return sinkhorn_bias(teacher, weight, self.teacher_temperature, group=group, backend=self.backend)
+
+    def watched(self, biases: Sequence[Tensor], teacher: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
+        found = super().watched(biases, teacher)
+        if targets is None:
+            return found
+        some = targets[:: -(-len(targets) // WATCHED)]  # of many images
+        patches = usage(some, self.patch_teacher.weight, self.teacher_temperature, biases[1])
+        return found | {f"patch_{name}": value for name, value in patches.items()}
+
+    def besides(self, large: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Give what the loss of a subclass takes besides, of the large views and the student's tokens of them."""
+        return ()
 
     def hide(self, images: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Draw which patches of so many images are hidden.
@@ -161,20 +201,11 @@ class IBOT(DINO):
         Returns:
             ``(images, L)``, bool; the hidden patches' places among all ``images * L``, and their weights in the loss.
         """
-        length, (low, high) = self.backbone.length, self.mask_ratio
-        some = max(1, round(self.mask_probability * images))
-        counts = [max(1, round(length * (low + (high - low) * (place + 0.5) / some))) for place in range(some)]
-        repeats, total = torch.tensor(counts, device=device), sum(counts)
-        image = torch.randperm(images, device=device)[:some].repeat_interleave(repeats, output_size=total)
-        order = torch.rand(images, length, device=device).argsort(1)
-        nth = torch.cat([torch.arange(count) for count in counts]).to(device)
-        places = image * length + order[image, nth]
-        hidden = torch.zeros(images * length, dtype=torch.bool, device=device)
-        hidden[places] = True
+        grid, shape = self.backbone.grid, self.mask_shape
+        drawn = hidden_patches(images, grid, self.mask_ratio, self.mask_probability, shape, device)
         # The mean over ranks is that of the images of all ranks.
-        shard = shard_of(self.group, "IBOT", order)
-        weight = shard.ranks / (shard.total(images) * repeats.float())
-        return hidden.view(images, length), places, weight.repeat_interleave(repeats, output_size=total)
+        shard = shard_of(self.group, type(self).__name__, drawn.mask)
+        return drawn.mask, drawn.places, drawn.share * (shard.ranks / shard.total(images))
 
     def after_step(self, step: int, total_steps: float) -> None:
         self.patch_center.update(self.patch_teacher.weight, group=self.group)

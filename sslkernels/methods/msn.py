@@ -21,7 +21,7 @@ from sslkernels.arguments import (
 from sslkernels.distributed import GroupLike, gather_rows, shard_of
 from sslkernels.functional import logsumexp_similarity, prototype_cross_entropy, random_masking, sinkhorn_bias
 from sslkernels.methods.method import Taught, in_one_pass
-from sslkernels.methods.prototyped import row_weight, usage
+from sslkernels.methods.prototyped import STEADIED, row_weight, usage
 from sslkernels.models import ProjectionHead, ViT
 from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.ops.rows import unit_rows
@@ -70,12 +70,13 @@ class MSN(Taught):
     family = PROTOTYPES
     views = None
     encoder = "tokens"
+    whole_views = True
     backbone: ViT
     small = {
-        "epochs": 25, "batch_size": 64, "lr": 1e-3, "prototypes": 128, "hidden_dim": 256, "projection_dim": 64,
+        "epochs": 40, "batch_size": 32, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
         "momentum": 0.99,
     }  # fmt: skip
-    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 1e-3}
+    paper_options = {"epochs": 800, "batch_size": 1024, "lr": 1e-3, **STEADIED}
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from sslkernels.functional import prototype_cross_entropy, sinkhorn_bias
 from sslkernels.methods.method import Method
 from sslkernels.methods.prototyped import row_weight, usage
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.state import MemoryQueue
 
@@ -45,8 +46,8 @@ class SwAV(Method):
         backend, group: see `Method`. Assignments are spread over the rows of all ranks.
 
     `forward` takes two views or more; views of one size go through the network together. It gives besides how the
-    first view uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability`` and
-    ``effective_prototypes``.
+    first view uses the prototypes, which a run logs: ``teacher_entropy``, ``largest_probability``, ``largest_share``
+    and ``effective_prototypes``.
 
     >>> import torch
     >>> from sslkernels.methods import SwAV
@@ -152,8 +153,9 @@ class SwAV(Method):
             queue.agree(self.group)
             # Every rank has the whole queue, which counts once.
             share = 1 / shard_of(self.group, "SwAV", rows).ranks
-            old = torch.where(self.queued >= len(queue.keys), share, 0.0).expand(len(queue.keys))
-            weight = torch.cat([old, torch.ones_like(rows[:, 0], dtype=old.dtype)])
+            new = torch.ones_like(rows[:, 0], dtype=wide(rows.dtype))
+            old = torch.where(self.queued >= len(queue.keys), new.new_full((), share), 0).expand(len(queue.keys))
+            weight = torch.cat([old, new])
             rows = torch.cat([queue.keys.to(rows.dtype), rows])
         return sinkhorn_bias(
             rows,

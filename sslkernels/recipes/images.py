@@ -34,6 +34,7 @@ from sslkernels.methods import (
     SIE,
     UVC,
     BarlowTwins,
+    DINOv2,
     GenView,
     Method,
     MoCoV2,
@@ -49,7 +50,7 @@ from sslkernels.methods import (
 from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
-from sslkernels.terms import ActionMatch, Jigsaw, Labels, Places, Trajectory
+from sslkernels.terms import ActionMatch, Agreement, Jigsaw, Labels, Places, Trajectory
 
 # Patches along an image's height and width. Attention to four times as many costs too much for a first try.
 MOST_PATCHES = 8
@@ -108,6 +109,8 @@ MODALITY = Modality(
 PHOTOGRAPHED, TURNING = "places?size=24", "turns?size=24&frames=4"
 # Colour images of this size take two minutes on two cores with a network of half the usual width.
 HALF = {"widths": (16, 32, 64)}
+# A class token learns from digits in a minute where no crop hides a part of them, and the network is as small as this.
+FEW_TOKENS = {"width": 64, "depth": 2, "small_views": 0}
 
 
 def turned(dataset: Dataset, count: int, whole: bool) -> nn.Module:
@@ -207,9 +210,40 @@ def crops(
     _, channels, *size = dataset.inputs.shape
     if not small_views:
         return views(dataset, 2, whole)
-    patch = fitting_patch(dataset)["patch_size"]
-    small = tuple(patch * max(1, round(SMALL * side / patch)) for side in size)
+    small = small_crop(dataset)
     return MultiCrop(channels, tuple(size), 2, small_views, small, large_scale, small_scale)  # type: ignore[arg-type]
+
+
+def cut_crops(dataset: Dataset, count: int, whole: bool, *, small_views: int = 2) -> nn.Module:
+    """Two large crops and so many small ones, of the pixels as they are."""
+    _, channels, *size = dataset.inputs.shape
+    return MultiCrop(channels, tuple(size), 2, small_views, small_crop(dataset), cut=True)
+
+
+def small_crop(dataset: Dataset) -> tuple[int, int]:
+    """The size of a small crop, whose sides a ViT's patches divide."""
+    patch = fitting_patch(dataset)["patch_size"]
+    height, width = (patch * max(1, round(SMALL * side / patch)) for side in dataset.inputs.shape[2:])
+    return height, width
+
+
+def of_scenes(name: str, method: type[Method], **changed: Any) -> Recipe:
+    """The method on scenes, each picture for itself. Which methods the paper took could not be looked up."""
+    return Recipe(
+        name, method, MODALITY, paper="Valois et al. 2024", arxiv="2403.01183", data=f"{PHOTOGRAPHED}&paired=no",
+        small={**method.small, **HALF, "epochs": 12}, paper_options=method.paper_options, after_abstract=True,
+        **changed,
+    )  # fmt: skip
+
+
+# The crops of DINOv2's configurations, and but for their number of iBOT's.
+DINOV2_CROPS = {"small_views": 8, "large_scale": (0.32, 1.0), "small_scale": (0.05, 0.32)}
+
+
+def of_crops(name: str, method: type[Method] = DINOv2, **changed: Any) -> Recipe:
+    """The method on large and small crops of digits."""
+    encoder = Encoder(vit_of_hidden_patches, fitting_patch)
+    return Recipe(name, method, MODALITY, data="digits", encoder=encoder, **{"views": crops, **changed})
 
 
 RECIPES = (
@@ -306,25 +340,77 @@ RECIPES = (
             "small_scale": (0.05, 0.14),
         },
     ),  # fmt: skip
-    Recipe.plain(
+    of_crops(
         "ibot",
         IBOT,
-        MODALITY,
-        encoder=Encoder(vit_of_hidden_patches, fitting_patch),
-        views=crops,
+        paper=IBOT.paper,
+        arxiv=IBOT.arxiv,
+        small={**IBOT.small, **FEW_TOKENS},
+        paper_options={**IBOT.paper_options, **DINOV2_CROPS, "small_views": 10},
+        seeds=IBOT.seeds,
+    ),
+    of_crops(
+        "dinov2",
+        paper=DINOv2.paper,
+        arxiv=DINOv2.arxiv,
+        small={**DINOv2.small, **FEW_TOKENS},
+        paper_options={**DINOv2.paper_options, **DINOV2_CROPS},
+    ),
+    # ViT-7B. Epochs stand for a million steps of a training whose rate and momentum stay as they are; here they end.
+    of_crops(
+        "dinov3",
+        paper="Siméoni et al. 2025",
+        arxiv="2508.10104",
+        options={"last": "linear", "gram": 2.0},
+        small={**DINOv2.small, **FEW_TOKENS, "gram_every": 100},
         paper_options={
-            **IBOT.paper_options,
-            "small_views": 10,
-            "large_scale": (0.32, 1.0),
-            "small_scale": (0.05, 0.32),
+            **DINOV2_CROPS,
+            "epochs": 1000,
+            "batch_size": 4096,
+            "lr": 4e-4,
+            "prototypes": 262144,
+            "hidden_dim": 8192,
+            "projection_dim": 512,
+            "patch_head": (98304, 4096, 384),
+            "momentum": 0.994,
+            "final_momentum": 0.994,
+            "warmup": 0.1,
+            "freeze": 0.005,
+            "registers": 4,
+            "weight_decay": 0.04,
+            "clip_gradients": 30.0,
         },
-    ),  # fmt: skip
+    ),
+    # What is cut in the paper, and out of how large an image, is ours.
+    of_crops(
+        "dinov2_crop_only",
+        paper="Moutakanni et al. 2024",
+        arxiv="2406.09294",
+        views=cut_crops,
+        small={**DINOv2.small, **FEW_TOKENS, "small_views": 2},
+        paper_options={**DINOv2.paper_options, "small_views": 8},
+        seeds=(8,),
+        after_abstract=True,
+    ),
+    # Views of one place in the body come as partners of your own data.
+    of_crops(
+        "alice",
+        IBOT,
+        paper="Jiang et al. 2023",
+        arxiv="2302.05615",
+        term=Agreement,
+        small={**IBOT.small, **FEW_TOKENS},
+        paper_options={**IBOT.paper_options, "small_views": 0},
+        seeds=(31,),
+        after_abstract=True,
+    ),
     Recipe.plain(
         "msn",
         MSN,
         MODALITY,
         encoder=Encoder(vit_of_crops, fitting_patch),
         views=crops,
+        small={**MSN.small, **FEW_TOKENS},
         paper_options={**MSN.paper_options, "small_views": 10, "large_scale": (0.3, 1.0), "small_scale": (0.05, 0.3)},
     ),  # fmt: skip
     Recipe(
@@ -424,11 +510,19 @@ RECIPES = (
     ),  # fmt: skip
     of_styles("bss_simclr", SimCLR, small={**SimCLR.small, "epochs": 40}, seeds=(78,)),
     of_styles("bss_swav", SwAV),
-    of_styles("bss_msn", MSN, encoder=Encoder(vit_of_crops, fitting_patch)),
+    of_styles(
+        "bss_msn",
+        MSN,
+        encoder=Encoder(vit_of_crops, fitting_patch),
+        small={**MSN.small, "width": 64, "depth": 2},
+    ),
     of_places("vg_simclr", SimCLR, seeds=(76,)),
     of_places("vg_moco_v2", MoCoV2),
     of_places("vg_byol", BYOL),
     of_places("vg_simsiam", SimSiam),
     of_places("vg_barlow_twins", BarlowTwins),
     of_places("vg_vicreg", VICReg),
+    of_scenes("csai_simclr", SimCLR, seeds=(72,)),
+    of_scenes("csai_barlow_twins", BarlowTwins),
+    of_scenes("csai_swav", SwAV),
 )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from sslkernels.terms.action import ActionMatch
+from sslkernels.terms.agreement import Agreement
 from sslkernels.terms.context import Context
 from sslkernels.terms.jigsaw import Jigsaw
 from sslkernels.terms.labels import Labels
@@ -28,6 +29,7 @@ TASKS: dict[str, type[Task]] = {
 __all__ = [
     "TASKS",
     "ActionMatch",
+    "Agreement",
     "Context",
     "Jigsaw",
     "Labels",

@@ -167,6 +167,11 @@ def saved_spread(checkpoint: dict[str, Any]) -> dict[str, list[float | None]]:
     return {name: list(checkpoint.get(name, unknown)) for name in Spread._fields}
 
 
+def saved_figures(checkpoint: dict[str, Any]) -> list[dict[str, float]]:
+    """What the method watched in every epoch; nothing if the checkpoint is from before it was kept."""
+    return list(checkpoint.get("figures", [{}] * (checkpoint["epoch"] + 1)))
+
+
 def random_state() -> dict[str, Any]:
     """The state of torch's, NumPy's and Python's generators, in types that load without unpickling code."""
     name, keys, position, has_gauss, cached = np.random.get_state()

@@ -14,6 +14,7 @@ from sslkernels.backends import NAMES
 from sslkernels.data import READERS, Spec, check_reader
 from sslkernels.recipes import Recipe, find
 from sslkernels.settings import settings_of
+from sslkernels.training.optimizer import WEIGHT_DECAY
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 STRATEGIES = ("ddp", "fsdp2")
@@ -32,7 +33,7 @@ WHOLES: dict[str, dict[str, int]] = {
 }
 MOST_EPOCHS = 10**9
 # Options that may be None.
-OPTIONAL = ("image_size", "backend", "threads", "workers")
+OPTIONAL = ("image_size", "backend", "threads", "workers", "final_weight_decay", "clip_gradients")
 # Options that a resumed run may change.
 CHANGEABLE = ("data", "epochs", "devices", "nodes", "strategy", "workers")
 # Images that come in many sizes are resized to this one, in pixels.
@@ -46,8 +47,9 @@ class TrainConfig:
     ``batch_size`` counts the samples of one forward pass over all devices; ``accumulate`` passes make one step.
     ``image_size`` is None if the data has a size of its own. ``method_options`` holds the settings of method and
     backbone by name; those left out have their defaults. ``threads`` is the number of threads of a processor, None
-    until it is measured; ``workers`` is the number of processes that read files. NumPy's numbers become Python's, and
-    text becomes the value that it says.
+    until it is measured; ``workers`` is the number of processes that read files. ``weight_decay`` goes to
+    ``final_weight_decay`` in half a cosine, unless that is None. ``clip_gradients`` is the largest norm that all
+    gradients of a step have together. NumPy's numbers become Python's, and text becomes the value that it says.
 
     Raises:
         ValueError, TypeError: one sentence with the option and what it accepts.
@@ -69,6 +71,9 @@ class TrainConfig:
     threads: int | None = None
     compile: bool = False
     workers: int | None = None
+    weight_decay: float = WEIGHT_DECAY
+    final_weight_decay: float | None = None
+    clip_gradients: float | None = None
     method_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +84,9 @@ class TrainConfig:
         if self.epochs > MOST_EPOCHS:  # steps are counted in 64 bits
             raise ValueError(f"train: --epochs is {came(self.epochs)}; pass at most {MOST_EPOCHS}.")
         self._check("lr", check_number, above=0)
+        self._check("weight_decay", check_number, least=0)
+        self._check("final_weight_decay", check_number, least=0)
+        self._check("clip_gradients", check_number, above=0)
         self._check("backend", check_choice, accepted=NAMES)
         self._check("precision", check_choice, accepted=PRECISIONS)
         self._check("strategy", check_choice, accepted=STRATEGIES)

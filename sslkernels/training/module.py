@@ -19,8 +19,8 @@ from sslkernels.evaluation import encode, feature_spread
 from sslkernels.methods import Method
 from sslkernels.modules import Remembering
 from sslkernels.training.batches import given_of, images_of, views_of
-from sslkernels.training.checkpoint import random_state, saved_spread, set_random_state
-from sslkernels.training.optimizer import WEIGHT_DECAY, optimizer_and_schedule
+from sslkernels.training.checkpoint import random_state, saved_figures, saved_spread, set_random_state
+from sslkernels.training.optimizer import WEIGHT_DECAY, optimizer_and_schedule, rising_cosine
 
 # Images whose features are watched: enough for an effective rank of a few dozen, and little work beside an epoch.
 WATCHED = 256
@@ -39,6 +39,9 @@ class LitMethod(LightningModule):
             ((view, view), labels). Labels, and all that follows them, are ignored, but for a dictionary of what
             `Method.needs` names: (images, {"index": ...}).
         lr, weight_decay: settings of AdamW; biases and BatchNorm are not decayed.
+        final_weight_decay: where the weight decay ends, to which it goes in half a cosine; None leaves it as it is.
+
+    To clip gradients, pass ``gradient_clip_val`` to the trainer. What `Method.before_step` takes away does not count.
 
     If the trainer cannot know how many steps there will be (an IterableDataset with ``max_epochs``, or
     ``max_epochs=-1``), a warning says so: the rate stays up after 500 steps of warm-up, and teachers keep their first
@@ -48,7 +51,8 @@ class LitMethod(LightningModule):
     After an epoch with a loss that is not finite, the training stops. ``feature_std`` and ``effective_rank`` say how
     far the features spread at the end of every epoch: they are `sslkernels.evaluation.feature_spread` of the backbone
     in evaluation mode, on up to 256 first views of the last batch, and the mean over ranks. They are None for epochs
-    whose checkpoint did not have them yet. All three are logged, the first as ``loss``.
+    whose checkpoint did not have them yet. All three are logged, the first as ``loss``, and so are figures that the
+    method gives besides, such as a teacher's entropy; ``figures`` has the mean of each over every epoch.
     A checkpoint taken after an epoch resumes to the same losses, since it holds the random state of every rank, and
     what its views remember.
 
@@ -68,6 +72,7 @@ class LitMethod(LightningModule):
         views: Callable[[Tensor], Tensor | Sequence[Tensor]] | None = None,
         lr: float = 1e-3,
         weight_decay: float = WEIGHT_DECAY,
+        final_weight_decay: float | None = None,
     ) -> None:
         super().__init__()
         self.method = check_kind("LitMethod", "method", method, Method, "a Method such as SimCLR(backbone, ...)")
@@ -76,10 +81,15 @@ class LitMethod(LightningModule):
         self.views = None if views is None else check_callable("LitMethod", "views", views)
         self.lr = check_number("LitMethod", "lr", lr, least=0)
         self.weight_decay = check_number("LitMethod", "weight_decay", weight_decay, least=0)
+        if final_weight_decay is not None:
+            final_weight_decay = check_number("LitMethod", "final_weight_decay", final_weight_decay, least=0)
+        self.final_weight_decay = final_weight_decay
         self.losses: list[float] = []
         self.feature_std: list[float | None] = []
         self.effective_rank: list[float | None] = []
+        self.figures: list[dict[str, float]] = []
         self._watched: Tensor | None = None
+        self._figures: list[dict[str, Tensor]] = []
         self._step_losses: list[Tensor] = []
         self._micro_losses: list[Tensor] = []
         self._random_states: list[dict[str, Any]] = []
@@ -96,9 +106,10 @@ class LitMethod(LightningModule):
         self._watched = views[0][:WATCHED]  # kept from every batch: max_steps may end an epoch at any
         self._micro_losses.append(loss.detach())
         self.log("loss", loss, prog_bar=True, batch_size=len(views[0]))
-        for name, value in out.items():  # what the method watches besides
-            if name not in ("loss", "embeddings"):
-                self.log(name, value, batch_size=len(views[0]))
+        besides = {name: value for name, value in out.items() if name not in ("loss", "embeddings")}
+        for name, value in besides.items():  # what the method watches
+            self.log(name, value, batch_size=len(views[0]))
+        self._figures.append({name: value.detach() for name, value in besides.items()})
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -109,7 +120,8 @@ class LitMethod(LightningModule):
                 "teachers keep their first momentum; pass max_steps= or limit_train_batches= to the Trainer.",
                 stacklevel=2,
             )
-        optimizer, schedule = optimizer_and_schedule(self.method, self.lr, self.weight_decay, total)
+        fused = not (self.trainer.gradient_clip_val and "mixed" in str(self.trainer.precision))
+        optimizer, schedule = optimizer_and_schedule(self.method, self.lr, self.weight_decay, total, fused)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _total_steps(self) -> float:
@@ -125,6 +137,10 @@ class LitMethod(LightningModule):
         self.method.after_step(step, self._total_steps())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.final_weight_decay is not None:
+            share = self.trainer.global_step, self._total_steps()
+            decayed = optimizer.param_groups[0]  # the other group has the weights that are never decayed
+            decayed["weight_decay"] = rising_cosine(*share, self.weight_decay, self.final_weight_decay)
         self.method.before_step(self.trainer.global_step, self._total_steps())
 
     def on_train_epoch_start(self) -> None:
@@ -188,6 +204,7 @@ class LitMethod(LightningModule):
         if not losses.isfinite().all():
             self.trainer.should_stop = True
         self._step_losses.clear()
+        self._keep_figures()
         self._random_states = [random_state()]
         if self.trainer.world_size > 1:
             self._random_states = [{} for _ in range(self.trainer.world_size)]
@@ -195,6 +212,14 @@ class LitMethod(LightningModule):
             mine = {**random_state(), "views": remembered} if remembered else random_state()
             dist.all_gather_object(self._random_states, mine)
         self._watch_features()  # after the random state is kept: the next epoch does not see what this draws
+
+    def _keep_figures(self) -> None:
+        """Keep the means over the epoch's batches and the ranks of what the method watches."""
+        values = {name: [each[name] for each in self._figures if name in each] for name in self._figures[-1]}
+        means = {name: torch.stack(each).float().mean() for name, each in values.items()}
+        reduce = self.trainer.strategy.reduce
+        self.figures.append({name: float(reduce(mean, reduce_op="mean")) for name, mean in means.items()})
+        self._figures.clear()
 
     def _watch_features(self) -> None:
         assert self._watched is not None
@@ -209,9 +234,11 @@ class LitMethod(LightningModule):
         checkpoint["loss"] = list(self.losses)
         checkpoint["feature_std"] = list(self.feature_std)
         checkpoint["effective_rank"] = list(self.effective_rank)
+        checkpoint["figures"] = list(self.figures)
         checkpoint["random_states"] = self._random_states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.losses = list(checkpoint["loss"])
         self.feature_std, self.effective_rank = saved_spread(checkpoint).values()
+        self.figures = saved_figures(checkpoint)
         self._random_states = checkpoint["random_states"]

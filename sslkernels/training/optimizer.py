@@ -16,9 +16,13 @@ WEIGHT_DECAY = 1e-4
 
 
 def optimizer_and_schedule(
-    method: Method, lr: float, weight_decay: float, total: float
+    method: Method, lr: float, weight_decay: float, total: float, fused: bool = True
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """Make AdamW for all that is trained, and `warmup_cosine` over ``total`` steps."""
+    """Make AdamW for all that is trained, and `warmup_cosine` over ``total`` steps.
+
+    ``fused`` makes one pass over all weights, in C++ or CUDA. Of 16-bit gradients it takes off their scale itself, so
+    that nobody can clip them before.
+    """
     weights = [parameter for parameter in method.parameters() if parameter.requires_grad]
     if not weights:
         raise ValueError(
@@ -28,8 +32,13 @@ def optimizer_and_schedule(
         {"params": [weight for weight in weights if weight.dim() > 1], "weight_decay": weight_decay},
         {"params": [weight for weight in weights if weight.dim() <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=True)  # one pass over all weights, in C++ or CUDA
+    optimizer = torch.optim.AdamW(groups, lr=lr, fused=fused)
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, total))
+
+
+def rising_cosine(step: int, total: float, first: float, last: float) -> float:
+    """What goes from ``first`` to ``last`` in half a cosine, at ``step`` of ``total``, as DINO's weight decay does."""
+    return last - (last - first) * 0.5 * (1 + math.cos(math.pi * share_done(step, total)))
 
 
 def warmup_cosine(step: int, total: float) -> float:

@@ -10,7 +10,6 @@ from typing import Any
 from torch import Tensor
 
 from sslkernels.data import Dataset
-from sslkernels.evaluation import collapse_warning
 from sslkernels.html import image, page, section, table
 from sslkernels.training.pictures import embedding, loss_curve, neighbours, spread
 
@@ -121,8 +120,7 @@ def _spread(metrics: dict[str, Any]) -> str:
     values = metrics["feature_std"], metrics["effective_rank"]
     if values[0][-1] is None:
         return "<p>Not measured: the run is from an earlier version.</p>"
-    warning = collapse_warning(*values)
-    warned = f'<p class="warning">{escape(warning)}</p>' if warning else ""
+    warned = "".join(f'<p class="warning">{escape(sentence)}</p>' for sentence in metrics["warnings"])
     return warned + image(spread(*values), "Spread of the features")
 
 

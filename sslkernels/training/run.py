@@ -23,7 +23,16 @@ from torch import Tensor, nn
 from sslkernels.arguments import check_callable, check_flag, check_path
 from sslkernels.data import Dataset, Spec
 from sslkernels.drawing import png
-from sslkernels.evaluation import calibrate_batchnorm, collapse_warning, encode, evaluated, few_shot, knn, linear_probe
+from sslkernels.evaluation import (
+    calibrate_batchnorm,
+    collapse_warning,
+    encode,
+    evaluated,
+    few_shot,
+    knn,
+    linear_probe,
+    targets_warning,
+)
 from sslkernels.files import PARTIAL, write_atomically
 from sslkernels.methods import Method
 from sslkernels.training.batches import views_of
@@ -34,6 +43,7 @@ from sslkernels.training.checkpoint import (
     SaveLast,
     random_state,
     read_checkpoint,
+    saved_figures,
     saved_spread,
     set_random_state,
 )
@@ -129,7 +139,13 @@ def _train(
     if config.compile:
         learner.backbone.compile()
         views.compile()
-    module = LitMethod(learner, views=views, lr=config.lr)
+    module = LitMethod(
+        learner,
+        views=views,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        final_weight_decay=config.final_weight_decay,
+    )
     if resumed is not None:
         resumed.check_fits(module)
 
@@ -149,9 +165,16 @@ def _train(
     if not alone:
         return {}
     learner = module.method
-    collapse = collapse_warning(curves["feature_std"], curves["effective_rank"])
-    if collapse:
-        warn(collapse)
+    warned = [
+        sentence
+        for sentence in (
+            collapse_warning(curves["feature_std"], curves["effective_rank"]),
+            targets_warning(curves["figures"][-1]),
+        )
+        if sentence is not None
+    ]
+    for sentence in warned:
+        warn(sentence)
 
     say("evaluating the features")
     seen = evaluated(dataset)
@@ -193,6 +216,7 @@ def _train(
         "threads": torch.get_num_threads(),
         "config": config.saved(),
         "versions": _versions(),
+        "warnings": warned,
         **curves,
     }
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -349,7 +373,7 @@ def _fit(
 ) -> dict[str, list]:
     """Train to the end, from the checkpoint if epochs are ``done`` already, and load ``last.ckpt`` into ``module``.
 
-    Gives the loss of steps and the spread of epochs.
+    Gives the loss of steps, and the spread and the figures of epochs.
     """
     stamp = {"format": FORMAT, "method": config.method, "config": config.saved(), "data": fingerprint(dataset)}
     with _quiet_engine(), reading(), strategy_of(config, launched) as strategy:
@@ -362,6 +386,7 @@ def _fit(
             precision=config.precision,
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
+            gradient_clip_val=config.clip_gradients,
             logger=RunLog(out),
             callbacks=[SaveLast(out), ShowProgress(), FollowSchedule(), EndWithParent()],
             plugins=[AtomicCheckpointIO(stamp), OneMachine() if launched is None else launched.by()],
@@ -391,7 +416,7 @@ def _fit(
             f"train: the loss was no finite number in epoch {checkpoint['epoch'] + 2}; {remedy}, with another --out."
         )
     module.load_state_dict(checkpoint["state_dict"])
-    return {"loss": checkpoint["loss"], **saved_spread(checkpoint)}
+    return {"loss": checkpoint["loss"], **saved_spread(checkpoint), "figures": saved_figures(checkpoint)}
 
 
 @contextmanager

@@ -76,6 +76,7 @@ def test_a_place_is_taken_several_times_and_never_reaches_its_neighbours(photogr
 
 def test_each_photograph_has_a_fifth_of_its_spots_held_out(photographs):
     found = load("places?size=8&shots=2")
+    assert found.partners is not None and load("places?size=8&shots=2&paired=no").partners is None
     for label in range(7):
         kept, tested = (
             set(extra["spot"][labels == label].tolist())
@@ -87,6 +88,7 @@ def test_each_photograph_has_a_fifth_of_its_spots_held_out(photographs):
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
+        ("places?paired=2", "places: paired is '2'; pass true or false"),
         ("places?shots=1", "places: shots is 1; pass a whole number from 2 to 1000"),
         ("places?size=4", "places: size is 4; pass a whole number from 8 to 256"),
         ("turns?frames=3", "turns: frames is 3; pass a whole number from 4 to 360"),

@@ -280,6 +280,19 @@ def test_crops_show_the_share_of_the_image_that_was_asked_for():
         assert abs(float(width.mean()) - side) < 0.04 and float(area.mean()) > 0
 
 
+def test_crops_that_are_cut_are_windows_of_the_enlarged_image():
+    images = torch.rand(600, 3, 16, 14)
+    enlarged = torch.nn.functional.interpolate(images, (18, 16), mode="bilinear", antialias=True)
+    views = MultiCrop(3, (16, 14), 2, 2, (6, 4), cut=True)(images)
+    assert [tuple(view.shape[1:]) for view in views] == [(3, 16, 14)] * 2 + [(3, 6, 4)] * 2
+    for view in views:
+        windows = enlarged.unfold(2, view.shape[2], 1).unfold(3, view.shape[3], 1)  # (N, C, down, right, height, width)
+        same = (windows == view[:, :, None, None]).all(5).all(4).all(1)
+        assert same.sum((1, 2)).eq(1).all()  # each image has its own window
+        assert same.any(0).float().mean() > 0.8  # and they lie everywhere
+        assert same[:, 0].any() and same[:, -1].any() and same[:, :, 0].any() and same[:, :, -1].any()
+
+
 def test_a_large_crop_of_the_scale_of_image_views_is_theirs():
     images = torch.rand(4, 3, 16, 16)
     torch.manual_seed(5)

@@ -11,7 +11,7 @@ from torch import nn
 from worlds import WorldsOf, caught
 
 from sslkernels.methods.vi_simsiam import power_spherical_nll
-from sslkernels.terms import ActionMatch, Trajectory
+from sslkernels.terms import ActionMatch, Agreement, Trajectory
 
 SIZES = 5, 3
 
@@ -44,7 +44,15 @@ def line(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach(), weight.grad
 
 
-CASES = {"likelihood": likelihood, "match": match, "line": line}
+def agreement(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    term, weight = Agreement(6), torch.eye(6, dtype=torch.float64, requires_grad=True)
+    term.group = group
+    loss = term(lambda view: view @ weight, [rows(width)[part, :6] for width in (6, 7)])
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+CASES = {"agreement": agreement, "likelihood": likelihood, "match": match, "line": line}
 
 
 def job(rank: int, world: int) -> dict[str, Any]:

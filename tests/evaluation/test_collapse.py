@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sslkernels.evaluation import collapse_warning, feature_spread
+from sslkernels.evaluation import collapse_warning, feature_spread, targets_warning
+from sslkernels.methods.prototyped import usage
 
 
 def rows(count: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -92,3 +93,24 @@ def test_a_warning_comes_where_the_last_values_are_low(stds, ranks, warned):
     if warning:
         assert f"{stds[-1]:.3f}" in warning and f"{ranks[-1]:.1f}" in warning
         assert "the features have collapsed" in warning and "lower --lr" in warning and "\n" not in warning
+
+
+@pytest.mark.parametrize(
+    ("logits", "words"),
+    [
+        (10 * torch.eye(8), None),  # each sample its own prototype
+        (1e-3 * rows(64, 8), "the teacher's targets say the same of all samples, with 8.0 prototypes at once"),
+        (torch.tensor([9.0, 9.0, 0, 0, 0, 0, 0, 0]).repeat(64, 1), "all samples, with 2.0 prototypes at once"),
+        (torch.tensor([9.0, 0, 0, 0]).repeat(64, 1), "the teacher's targets have collapsed, one prototype takes 100%"),
+        (
+            torch.cat([9 * torch.eye(4), torch.tensor([[9.0, 0, 0, 0]]).repeat(60, 1)]),
+            "takes 95% of them; lower --lr",
+        ),
+    ],
+)
+def test_targets_that_teach_nothing_are_said_in_words(logits, words):
+    figures = {name: value.item() for name, value in usage(logits, torch.eye(logits.shape[1]), 1.0, None).items()}
+    told, of_patches = targets_warning(figures), targets_warning({f"patch_{name}": figures[name] for name in figures})
+    assert targets_warning({"loss": 1.0}) is None
+    assert (told, of_patches) == (None, None) if words is None else (words in told and "of patches" in of_patches)
+    assert told is None or told.endswith(".")

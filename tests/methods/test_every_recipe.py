@@ -32,7 +32,7 @@ MORE_STEPS = {"context": 120}
 # The loss of these need not fall on one batch: the teacher, the queue or the mask makes it harder meanwhile.
 RISES = {
     "dense_cl", "halp", "moco_v2", "moco_v3", "moby", "sce", "ressl", "nnclr", "i_jepa", "vg_moco_v2", "rq_moco_v3",
-    "geo_moco", "genview", "dino", "ibot", "speaker_dino", "ca_dino",
+    "geo_moco", "genview", "dino", "ibot", "dinov2", "dinov3", "dinov2_crop_only", "alice", "speaker_dino", "ca_dino",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from sslkernels.methods import MAE, Auxiliary, Pretext, SimCLR
 from sslkernels.models import Conv1dNet, ResNet, ViT
-from sslkernels.terms import TASKS, ActionMatch, Jigsaw, Labels, Places, Rotation, Trajectory
+from sslkernels.terms import TASKS, ActionMatch, Agreement, Jigsaw, Labels, Places, Rotation, Trajectory
 
 
 def seeded(call):
@@ -118,6 +118,7 @@ TERMS = [
     (Labels(64, 3), {"label": torch.arange(6) % 3}, 2),
     (Places(64, torch.rand(12, 2), cells=3), {"place": torch.rand(6, 2)}, 2),
     (ActionMatch(64, 2), {"action": torch.randn(6, 2)}, 2),
+    (Agreement(64), {}, 2),
     (Trajectory(64), {}, 3),
     (Rotation(64), {}, 3),
     (Jigsaw(64, grid=2, permutations=5), {}, 3),
@@ -185,6 +186,7 @@ def test_a_term_of_another_width_or_on_tokens_is_refused():
             "action of each sample is missing; call term.features, views, action=",
         ),
         (ActionMatch(64, 2), 2, {"action": torch.rand(6)}, r"ActionMatch: action has shape \(6,\); pass \(6, 2\), one"),
+        (Agreement(64), 1, {}, "Agreement: 1 views came; pass 2 or more views"),
         (ActionMatch(64, 2), 1, {"action": torch.rand(6, 2)}, "ActionMatch: 1 views came; pass 2 or more views"),
         (Places(64, torch.rand(12, 2), cells=3), 1, {"place": torch.rand(6, 3)}, r"place has shape \(6, 3\); pass"),
         (Labels(64, 3), 1, {"label": torch.zeros(5).long()}, r"Labels: label has shape \(5,\); pass \(6,\)"),

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import sslkernels.functional as SF
 from sslkernels import backends
-from sslkernels.ops.prototypes import cpu, sinkhorn
+from sslkernels.ops.prototypes import cpu, schema, sinkhorn
 
 CLOSE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 # Student rows for each of the teacher, rows of the teacher, prototypes, and features of either side.
@@ -124,6 +124,18 @@ def test_rows_without_weight_may_hold_anything(backend: str, dtype: torch.dtype)
         for one, other in zip(found, wanted, strict=True):
             torch.testing.assert_close(one, other)
         assert not found[1][:, [1, 3]].any()
+
+
+@pytest.mark.parametrize("dtype", CLOSE, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1, 1), (17, 50, 33), (200, 450, 97)], ids=str)
+def test_products_are_never_rounded_to_16_bits(backend: str, shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    n, k, d = shape
+    rows, weight = torch.randn(n, 2 * d).to(dtype)[:, :d], torch.randn(k, d).to(dtype)
+    wanted = rows.double() @ weight.double().T
+    found = schema.products(rows, weight, backend)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    close = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(found.double(), wanted, rtol=close, atol=close * d**0.5)
 
 
 @pytest.mark.parametrize("megabytes", [0, 1])

@@ -21,11 +21,12 @@ assert _C.isa() == {isa!r}, _C.isa()
 torch.manual_seed(0)
 torch.set_num_threads(2)
 for dtype in plain.CLOSE:
-    for shape in (*plain.SHAPES, (2, 9, 5000, 7, 3)):
+    for shape in (*plain.SHAPES, (2, 9, 5000, 7, 3), (1, 210, 400, 130, 5)):
         plain.check_loss(plain.problem(shape, dtype), "cpu")
     plain.check_loss(plain.of_crops(5, dtype), "cpu")
     for shape in ((1, 1, 1), (2, 17, 3), (40, 9, 8), (31, 5000, 3)):
         plain.check_bias(*shape, dtype, "cpu")
+    plain.test_products_are_never_rounded_to_16_bits("cpu", (200, 450, 97), dtype)
 plain.test_rows_count_as_often_as_their_weight_says("cpu")
 print("agrees")
 """

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
 from dataclasses import replace
@@ -16,6 +15,7 @@ pytest.importorskip("lightning")
 
 from sslkernels.cli import ALIASES  # noqa: E402
 from sslkernels.recipes import available, find  # noqa: E402
+from sslkernels.settings import arguments_of  # noqa: E402
 from sslkernels.training.config import FIELDS, TrainConfig, option  # noqa: E402
 from sslkernels.training.run import prepare  # noqa: E402
 
@@ -29,7 +29,7 @@ def test_settings_are_arguments_of_method_and_backbone(method):
     recipe = find(method)
     owners = [recipe.method, recipe.backbone.build, recipe.views or recipe.modality.views]
     owners += [recipe.term] if recipe.term else []
-    taken = {name for owner in owners for name in inspect.signature(owner).parameters}
+    taken = {name for owner in owners for name in arguments_of(owner)}
     taken |= {"weight"} if recipe.term else set()
     assert set(TrainConfig.from_options(method, {}).method_options) <= set(recipe.settings) <= taken
     assert not set(recipe.settings) & {*FIELDS, "backend", "group", "feature_dim"}  # a run's own names stay free
@@ -102,6 +102,8 @@ WRONG: dict[str, tuple] = {
     "image_size": (*NO_NUMBER, 7, 1.5, 10**6),
     "seed": (*NO_NUMBER, 0.5, 2**32),
     "lr": (*NO_NUMBER, 0, 0.0, 1j),
+    "clip_gradients": (*NO_NUMBER, 0, 0.0, 1j),
+    **dict.fromkeys(("weight_decay", "final_weight_decay"), (*NO_NUMBER, 1j)),
     "backend": ("x", 1, True, "CPU", ["cpu"]),
     "precision": ("x", 32, "8", True),
     "strategy": ("x", 32, "DDP", True),

@@ -130,6 +130,28 @@ def test_a_checkpoint_from_before_the_features_were_watched_resumes(tmp_path):
     assert resumed.effective_rank == [None, *whole.effective_rank[1:]]
 
 
+class Counting(Queued):
+    """Counts its micro-batches in a figure."""
+
+    def forward(self, views):
+        self.seen = getattr(self, "seen", -1) + 1
+        return {**super().forward(views), "seen": torch.tensor(self.seen), "first": torch.tensor(float(self.seen == 0))}
+
+
+def test_figures_of_a_method_are_kept_for_every_epoch(tmp_path):
+    whole = fit(tmp_path / "whole", method=Counting)
+    assert [each["seen"] for each in whole.figures] == [2, 7, 12, 17]
+    assert [each["first"] for each in whole.figures] == pytest.approx([0.2, 0, 0, 0])
+    fit(tmp_path / "parts", stop=2, method=Counting)
+    resumed = fit(tmp_path / "parts", resume=True, method=Counting)
+    assert resumed.figures[0] == whole.figures[0] and len(resumed.figures) == 4
+    path = tmp_path / "parts" / "last.ckpt"
+    older = torch.load(path, weights_only=True)
+    del older["figures"]
+    torch.save(older, path)
+    assert fit(tmp_path / "parts", epochs=5, resume=True, method=Counting).figures[:4] == [{}] * 4
+
+
 class Disturbed(ResNet):
     """Draws random numbers even in evaluation, where its last part is frozen, and keeps the images that it saw."""
 
@@ -262,7 +284,7 @@ def test_schedule_warms_up_then_falls_to_zero():
 def test_biases_and_norms_are_not_decayed():
     method = SimCLR(ResNet(1, (4,), (1,)), feature_dim=4)
     module = LitMethod(method, weight_decay=0.1)
-    module.trainer = type("", (), {"estimated_stepping_batches": 10})()
+    module.trainer = type("", (), {"estimated_stepping_batches": 10, "gradient_clip_val": None})()
     decayed, kept = module.configure_optimizers()["optimizer"].param_groups
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0)
     assert {weight.dim() for weight in decayed["params"]} == {2, 4}

@@ -2,8 +2,9 @@
 // Computes the gradients without the matrix. With t the logits, P = e^(t - lse) and delta_i = <dO_i, O_i>:
 //   dS_ij = P_ij (<dO_i, v_j> - delta_i)
 //   moved queries += dS*K,  moved keys += dS^T*Q,  dV += P^T*dO,  dbias += column sums of dS
-// Queries own where they get a gradient; if keys, values or the bias get one too, a pair of blocks serves both sides.
-// Else keys own. Cost: 2*N*M*D operations for the logits, 2*N*M*Dv for dS, and 2*N*M times the features of each sum.
+// Where both sides get a gradient, a pair of blocks serves both, and the longer side owns: its blocks fill the vectors.
+// Else the side with a gradient owns. Cost: 2*N*M*D operations for the logits, 2*N*M*Dv for dS, and 2*N*M times the
+// features of each sum.
 #pragma once
 #include "forward.h"
 
@@ -61,13 +62,14 @@ template <class P, class In> struct AttentionBack : Tiles<P, In> {
         second_steps = steps_for<P>(dv);
     }
     void begin(int64_t first, int64_t count, bool) {
-        this->take_owners(first, count, !swap && moved_keys);
+        this->take_owners(first, count, met());
         take(!swap, first, count, lane_lse, lane_delta);
         if (slopes && swap) pack_lanes<P, In>(values, first, count, dv, second_lanes);
         if (slopes && !swap) pack_lanes<P, Grad>(grads, first, count, dv, second_lanes);
         if (dvalues && !swap) pack_features<P, Grad>(grads, first, count, dv, grad_features);
     }
     void end() {}
+    Acc *met() const { return swap ? moved_queries : moved_keys; } // the gradient of the others
     // Takes lse and delta of the rows of a block of queries. Where a row has nothing left, its weights are zero.
     void take(bool of_queries, int64_t first, int64_t count, Acc *lses, Acc *deltas) const {
         for (int64_t k = 0; k < kBlock; ++k) {
@@ -87,8 +89,7 @@ template <class P, class In> struct AttentionBack : Tiles<P, In> {
         Acc *own = swap ? moved_keys : moved_queries;
         if (slopes) P::clear_tails(this->by_other, this->by_owner, ci, co);
         if (own) grad_block<P, true>(this->by_owner, co, others, this->other_features, this->d, own + o0 * ld, ld);
-        if (moved_keys && !swap)
-            grad_block<P, false>(this->by_other, ci, owners, this->owner_features, this->d, moved_keys + i0 * ld, ld);
+        if (met()) grad_block<P, false>(this->by_other, ci, owners, this->owner_features, this->d, met() + i0 * ld, ld);
         if (!dvalues) return;
         P::clear_tails(p_by_other, p_by_owner, ci, co);
         if (swap)
@@ -103,12 +104,14 @@ template <class P, class In> struct AttentionBack : Tiles<P, In> {
             for (int64_t n0 = 0; n0 < co; n0 += NR) {
                 Acc p[P::MR * P::NR], ds[P::MR * P::NR];
                 this->tile(m0, n0, p);
-                const int vectors = int((least(NR, co - n0) + L - 1) / L);
-                if (slopes)
+                const int filled = this->filled(n0, p);
+                if (slopes) {
                     dot_tile<P>(second_rows + m0 * NR, kBlock * NR, second_lanes + n0 * second_steps, second_steps, ds,
-                                vectors);
+                                filled / L);
+                    this->filled(n0, ds);
+                }
                 for (int m = 0; m < MR; ++m)
-                    for (int v = 0; v < NR; v += L) {
+                    for (int v = 0; v < filled; v += L) {
                         Acc *at = p + m * NR + v, *slope = ds + m * NR + v;
                         const Vector<Acc> e = expv(load(at) - (load(lane_lse + n0 + v) + row_lse[m0 + m]));
                         store(at, e);
@@ -143,7 +146,8 @@ template <class P, class In> bool attention_back_typed(const Attention &a, const
     using Grad = typename Job::Grad;
     constexpr bool kRounded = P::kPack > 1; // dO is rounded before it is multiplied
     const int64_t n = a.queries.count, m = a.keys.count;
-    const bool swap = !g.moved_queries, both = !swap && (g.moved_keys || g.dvalues || g.dbias);
+    const bool both = g.moved_queries && (g.moved_keys || g.dvalues || g.dbias);
+    const bool swap = both ? m > n : !g.moved_queries;
     const Rows owners = swap ? a.keys : a.queries, others = swap ? a.queries : a.keys;
     const Plan p =
         plan<P>(both ? Meeting::kBothSides : Meeting::kOneSide, owners.count, others.count, a.d + a.dv, a.threads);

@@ -64,8 +64,9 @@ template <class P, class In> struct Attending : Tiles<P, In> {
         for (int64_t m0 = 0; m0 < strips; m0 += MR)
             for (int64_t n0 = 0; n0 < lanes; n0 += NR) {
                 Acc g[P::MR * P::NR];
+                const int filled = this->filled(n0, g);
                 for (int m = 0; m < MR; ++m)
-                    for (int v = 0; v < NR; v += L) {
+                    for (int v = 0; v < filled; v += L) {
                         const Vector<Acc> e = expv(load(logits + (m0 + m) * kBlock + n0 + v) - load(top + n0 + v));
                         store(g + m * NR + v, e);
                         store(total + n0 + v, load(total + n0 + v) + e);

@@ -6,10 +6,11 @@
 #include "../integers.h"
 #include "../threads.h"
 #include "../vector.h"
-#include "kernels.h"
+#include "products.h"
 
 namespace {
 
+using sslkernels::Gradients;
 using sslkernels::Table;
 using sslkernels::Targets;
 
@@ -21,12 +22,6 @@ template <class T> inline Vector<T> load_some(const T *p, int64_t count, T fill)
     T some[kLanes<T>];
     for (int64_t i = 0; i < kLanes<T>; ++i) some[i] = i < count ? p[i] : fill;
     return load(some);
-}
-template <class T> inline void store_some(T *p, Vector<T> v, int64_t count) {
-    if (count >= kLanes<T>)
-        store(p, v);
-    else
-        memcpy(p, &v, count * sizeof(T));
 }
 
 // Adds up in lanes within a stretch of a row, and in fp64 from stretch to stretch.
@@ -132,13 +127,17 @@ template <class T> struct Compared {
     }
 };
 
-template <class T> void compare_typed(const Table &t, const Targets &to, bool gradient, void *losses, void *slopes) {
+template <class T>
+void compare_typed(const Table &t, const Targets &to, Gradients gradients, void *losses, void *slopes) {
     T *table = static_cast<T *>(t.products);
 #pragma omp parallel for schedule(static) num_threads(threads_for(t.rows *t.prototypes, t.threads))
     for (int64_t i = 0; i < t.rows; ++i) {
         const Compared<T> compared{to, t.prototypes, i};
-        compared(table + i * t.prototypes, T(t.scale), gradient, static_cast<T *>(losses) + i,
+        T *row = table + i * t.prototypes;
+        compared(row, T(t.scale), gradients != sslkernels::kNone, static_cast<T *>(losses) + i,
                  static_cast<T *>(slopes) + i);
+        if constexpr (sizeof(T) == 4)
+            if (gradients == sslkernels::kRounded) round_in_place(row, t.prototypes);
     }
 }
 

@@ -142,6 +142,13 @@ template <class P, class In> struct Tiles {
         for (int64_t m = 0; m < MR; ++m)
             for (int64_t n = m < rows ? lanes : 0; n < NR; ++n) g[m * NR + n] = 0;
     }
+    // Returns how many lanes the vectors with an owner have, and clears the weights of the others.
+    int filled(int64_t n0, Acc *g) const {
+        const int lanes = int(least(NR, round_up(co - n0, L)));
+        for (int m = 0; m < MR; ++m)
+            for (int v = lanes; v < NR; v += L) store(g + m * NR + v, Vector<Acc>{});
+        return lanes;
+    }
     bool clean(int64_t m0, int64_t n0) const { return !dirty[m0 / MR][n0 / NR]; }
     int64_t place(int64_t m0, int64_t n0) const { return kept.place(o0, i0, n0, m0); }
     // Copies a tile as its owners see it (own) and, unless null, as the others do (oth). An entry is -inf where that

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sslkernels.arguments import check_size
+from sslkernels.arguments import check_flag, check_size
 from sslkernels.data.dataset import Dataset, check_memory, held_out_fifth, split_by_group
 from sslkernels.data.installed import Package
 
@@ -38,15 +38,17 @@ LEAST_SHARE = 0.8
 LEAST_CONTRAST = 6.0
 
 
-def load_places(*, size: int = 32, shots: int = 3) -> Dataset:
+def load_places(*, size: int = 32, shots: int = 3, paired: bool = True) -> Dataset:
     """Places in 7 photographs, each in ``shots`` pictures of other frame and light (scikit-image; CC0, public domain).
 
     Labels are the photographs, and the partners of a picture are the other shots of its place. ``extra`` has the number
     of the place as ``spot``, and where it lies on one map of all photographs side by side as ``place``: down from 0 to
-    1, and across from 0 to their number. A fifth of the spots of each photograph is held out.
+    1, and across from 0 to their number. A fifth of the spots of each photograph is held out. Unless they are
+    ``paired``, pictures have no partners.
     """
     size = check_size("places", "size", size, least=8, most=256)
     shots = check_size("places", "shots", shots, least=2, most=1000)
+    paired = check_flag("places", "paired", paired)
     most = len(PHOTOGRAPHS) * 2 * PLACES * shots
     check_memory("places: the pictures", (most, 3, size, size), 8, "pass a smaller size, or fewer shots")
     generator = torch.Generator().manual_seed(0)
@@ -68,7 +70,7 @@ def load_places(*, size: int = 32, shots: int = 3) -> Dataset:
         labels.repeat_interleave(shots),
         "spot",
         held_out_fifth("places", tuple(PHOTOGRAPHS), labels, len(kinds))[1].tolist(),
-        others.flatten(0, 1),
+        others.flatten(0, 1) if paired else None,
         spot=spots.repeat_interleave(shots),
         place=torch.tensor(where).repeat_interleave(shots, 0),
     )

@@ -39,6 +39,10 @@ def compare(
     )
 
 
+def products(rows: Tensor, weight: Tensor) -> Tensor:
+    return widened(rows) @ widened(weight).T
+
+
 def columns(
     rows: Tensor, weight: Tensor, scale: Tensor, counts: Tensor | None, bias: Tensor | None, table: Tensor | None
 ) -> Tensor:

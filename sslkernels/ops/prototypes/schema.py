@@ -50,6 +50,12 @@ def compare(
 
 
 @PROTOTYPES.op
+def products(rows: Tensor, weight: Tensor, backend: str) -> Tensor:
+    """Return ``rows @ weight.T`` in the dtype of sums."""
+    return rows.new_empty((rows.shape[0], weight.shape[0]), dtype=wide(rows.dtype))
+
+
+@PROTOTYPES.op
 def columns(
     rows: Tensor, weight: Tensor, scale: Tensor, counts: Tensor | None, bias: Tensor | None, table: Tensor | None,
     backend: str,

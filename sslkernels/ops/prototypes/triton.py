@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sslkernels.ops.prototypes import composed
+from sslkernels.ops.prototypes import composed, reference
 from sslkernels.ops.prototypes.schema import Prototypes
 
 
@@ -13,6 +13,9 @@ def compare(
     prototypes: Prototypes, need_student: bool, need_weight: bool, need_scale: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return composed.compare(prototypes, need_student, need_weight, need_scale, "triton")
+
+
+products = reference.products
 
 
 def columns(
