@@ -146,6 +146,15 @@ def highest(x: Tensor, shard: Shard) -> Tensor:
     return x
 
 
+def logsumexp_over_ranks(x: Tensor, shard: Shard) -> Tensor:
+    """Compute the log-sum-exp over ranks of ``x``, entry by entry, without a gradient: -inf where all have -inf."""
+    if shard.ranks == 1:
+        return x.detach()
+    largest = highest(x, shard)
+    largest = torch.where(largest.isfinite(), largest, 0)  # an infinity less itself is no number
+    return summed((x - largest).exp(), shard).log() + largest
+
+
 def summed_rows(x: Tensor, shard: Shard) -> Tensor:
     """Sum rows over ranks, each of which has those of all ranks, and return this rank's own, without a gradient."""
     if shard.ranks == 1:

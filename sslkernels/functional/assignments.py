@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sslkernels.distributed import Shard, all_rows
+from sslkernels.distributed import Shard, logsumexp_over_ranks
 from sslkernels.ops.dtypes import widened
 
 
@@ -39,7 +39,7 @@ def balanced(
     Args:
         logits: ``(..., N, K)``; every leading place is a problem of its own.
         iterations: of the authors' loop, at least one.
-        shard: ranks whose N rows are balanced together. Each sends K numbers for each iteration and problem.
+        shard: ranks whose N rows are balanced together. Each sends K numbers twice for each iteration and problem.
         start: ``v`` at the beginning, ``(..., N, 1)``.
         counted: bool ``(N, 1)``; rows that are False get targets, and have no part in the balance.
     """
@@ -49,7 +49,8 @@ def balanced(
         weighed = logits + offset
         if counted is not None:
             weighed = weighed.masked_fill(~counted, -torch.inf)
-        bias = -_over_ranks(weighed.logsumexp(-2, keepdim=True), shard)
+        lse = logsumexp_over_ranks(weighed.logsumexp(-2, keepdim=True), shard)
+        bias = -lse.masked_fill(lse == -torch.inf, 0)  # no row counts at all
         offset = -(logits + bias).logsumexp(-1, keepdim=True)
     return torch.softmax(logits + bias, -1)
 
@@ -59,14 +60,6 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> T
 
     The loss with several teachers' targets is that with their sum, for one softmax.
     """
-    if targets.is_inference():  # autograd refuses to keep them
+    if not torch.compiler.is_compiling() and targets.is_inference():  # autograd refuses to keep them
         targets = targets.clone()
     return -(targets * torch.log_softmax(widened(logits) / temperature, -1)).sum(-1)
-
-
-def _over_ranks(mine: Tensor, shard: Shard) -> Tensor:
-    """Return the log-sum-exp of what each rank has."""
-    if shard.ranks == 1:
-        return mine
-    one_each = Shard(shard.group, (1,) * shard.ranks, shard.rank)
-    return all_rows(mine.reshape(1, -1), one_each).logsumexp(0).view_as(mine)

@@ -28,6 +28,7 @@ from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor
 from sslkernels.ops.rows import row_dot, unit_rows
 from sslkernels.ops.sampled import check_places, gather_similarity
 from sslkernels.ops.similarity import logsumexp_similarity
+from sslkernels.ops.similarity.anchors import losses_of
 from sslkernels.ops.softplus import softplus
 
 
@@ -88,7 +89,7 @@ def sampled_info_nce(
     logits = gather_similarity(query, pool, index, scale, backend=backend)
     if same is not None:
         logits = logits.masked_fill(same, -torch.inf)
-    return reduced(softplus(_logsumexp(logits) - scale * row_dot(query, positive, backend=backend)), reduction)
+    return reduced(losses_of(_logsumexp(logits), scale * row_dot(query, positive, backend=backend)), reduction)
 
 
 def mil_nce(
@@ -142,7 +143,7 @@ def mil_nce(
     others = gather_similarity(torch.ones_like(rows)[:, None], cols[:, None], columns, backend=backend)
     negatives = _logsumexp(torch.cat([rows[:, None], others], 1))
     positives = _logsumexp(gather_similarity(video, text, columns, scale, backend=backend))
-    losses = softplus(negatives - positives).masked_fill((columns < 0).all(1), 0)
+    losses = losses_of(negatives, positives).masked_fill((columns < 0).all(1), 0)
     return reduced(losses, reduction)
 
 

@@ -28,6 +28,7 @@ from sslkernels.ops.dtypes import compute_dtype, promoted, scale_tensor
 from sslkernels.ops.rows import row_dot
 from sslkernels.ops.sampled import check_places, gather_similarity
 from sslkernels.ops.sigmoid import softplus_similarity
+from sslkernels.ops.similarity.anchors import losses_of
 from sslkernels.ops.softplus import softplus
 
 
@@ -95,7 +96,7 @@ def similarity_distillation(
     positive = scale * row_dot(query, key, backend=backend)
     # To subtract the positive from a sum that it is part of would lose the gradient of aligned pairs.
     others = softplus(positive - lse) + lse - target
-    return reduced(coefficient * softplus(lse - positive) + (1 - coefficient) * others, reduction)
+    return reduced(coefficient * losses_of(lse, positive) + (1 - coefficient) * others, reduction)
 
 
 def ressl(

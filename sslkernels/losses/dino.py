@@ -196,7 +196,10 @@ def _weights(mask: Tensor, teacher_out: Tensor, student_out: Tensor) -> Tensor:
     check_device("IBOTPatchLoss", "mask", mask, "teacher_out", teacher_out)
     share = 1 / mask.sum((1, 2), keepdim=True).clamp(min=1)
     weights = share.expand(mask.shape)[mask]
-    if not len(weights) == len(teacher_out) == len(student_out):
+    if torch.compiler.is_compiling():  # how many patches a mask marks is not known while it is traced
+        torch._check(len(weights) == len(teacher_out))
+        torch._check(len(weights) == len(student_out))
+    elif not len(weights) == len(teacher_out) == len(student_out):
         raise ValueError(
             f"IBOTPatchLoss: mask marks {len(weights)} patches, teacher_out has shape {shape_of(teacher_out)} and "
             f"student_out {shape_of(student_out)}; pass one row for each masked patch."

@@ -147,7 +147,9 @@ class iBOTPatchLoss(Teacher):
         if masks_weight is None:
             masks_weight = (1 / mask.sum(-1, keepdim=True).clamp(min=1)).expand(mask.shape)[mask]
         weights = check_tensor("iBOTPatchLoss", "masks_weight", masks_weight, "(M,)")
-        if weights.shape != student.shape[:1]:
+        if torch.compiler.is_compiling():  # how many patches a mask marks is not known while it is traced
+            torch._check(weights.numel() == len(student))
+        elif weights.shape != student.shape[:1]:
             raise ValueError(
                 f"iBOTPatchLoss: there are {weights.numel()} masked patches and student_patch_tokens_masked has shape "
                 f"{shape_of(student)}; pass one row for each."

@@ -18,6 +18,7 @@ from sslkernels.methods.method import in_one_pass
 from sslkernels.methods.mokd import look
 from sslkernels.models import ResNet, ViT
 from sslkernels.models.dino_head import NormedLinear, prototype_layer
+from sslkernels.ops.dtypes import wide
 from sslkernels.state import Center, MemoryQueue
 
 # The official code's numbers: rounds of the clustering, rounds of Sinkhorn-Knopp in each, and how sharp they are.
@@ -143,7 +144,7 @@ class CrIBo(DINO):
             self.object_center.collect(targets[valid.repeat(2)])
             self._newest.append(torch.cat([*objects], 1)[valid])
         mine = self.projector(means(shares, torch.stack(places.chunk(2), 1)).flatten(0, 1))
-        weight, *near_weights = self.weights(valid, *back)
+        weight, *near_weights = self.weights(objects, valid, *back)
         near_weight = self.bootstraps * torch.cat(near_weights)
         embeddings = (*student, *teacher, mine, targets, weight.repeat(2), neighbours, near_weight)
         figures = {
@@ -227,10 +228,10 @@ class CrIBo(DINO):
             back.append(valid & (found == own))
         return torch.cat(rows), back
 
-    def weights(self, *counted: Tensor) -> list[Tensor]:
+    def weights(self, rows: Tensor, *counted: Tensor) -> list[Tensor]:
         """Weigh the rows of a view that count, ``(M,)`` each, so that their mean over ranks is half of a term."""
         shard = shard_of(self.group, "CrIBo, counted", counted[0][:, None])
-        totals = summed(torch.stack([each.sum() for each in counted]).float(), shard).clamp_min(1)
+        totals = summed(torch.stack([each.sum() for each in counted]).to(wide(rows.dtype)), shard).clamp_min(1)
         return [each * shard.ranks / (2 * total) for each, total in zip(counted, totals, strict=True)]
 
     def after_step(self, step: int, total_steps: float) -> None:

@@ -18,6 +18,7 @@ from sslkernels.methods.method import in_one_pass
 from sslkernels.methods.mokd import look
 from sslkernels.methods.prototyped import STEADIED, followed
 from sslkernels.models import ProjectionHead, ResNet, Transformer, ViT
+from sslkernels.ops.dtypes import wide
 from sslkernels.state import MemoryQueue
 
 LEVELS = 3
@@ -173,7 +174,7 @@ class Mugs(DINO):
         shard = shard_of(self.group, "Mugs", rows)
         terms, small = 2 * shard.total(len(rows)) / shard.ranks, views - 2
         each = [(0.5 if small else 1.0) / terms] * 2 + [0.5 / (terms * max(small, 1))] * small
-        return torch.tensor(each, device=rows.device).repeat_interleave(len(rows))
+        return torch.tensor(each, dtype=wide(rows.dtype), device=rows.device).repeat_interleave(len(rows))
 
     def _contrast(self, queue: MemoryQueue, query: Tensor, key: Tensor, weight: Tensor) -> Tensor:
         """Compute the InfoNCE of each view with those of the teacher's two that are not itself."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sslkernels.distributed import GroupLike, shard_of
+from sslkernels.ops.dtypes import wide
 
 # Numbers of a run that DINO, iBOT, MSN and DINOv2 share. DINO and iBOT clip the gradient of each weight apart, and not
 # all together.
@@ -28,7 +29,7 @@ def row_weight(function: str, views: Sequence[Tensor], terms: int, group: GroupL
         return None
     count = len(views[0])
     weight = shard.ranks / (terms * shard.total(count))
-    return torch.full((len(views) * count,), weight, dtype=torch.float32, device=views[0].device)
+    return torch.full((len(views) * count,), weight, dtype=wide(views[0].dtype), device=views[0].device)
 
 
 def followed(views: int, teacher: Tensor) -> Tensor:

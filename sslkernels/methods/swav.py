@@ -15,6 +15,7 @@ from sslkernels.functional import prototype_cross_entropy, sinkhorn_bias
 from sslkernels.methods.method import Method
 from sslkernels.methods.prototyped import row_weight, usage
 from sslkernels.models import ProjectionHead
+from sslkernels.ops.dtypes import wide
 from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.state import MemoryQueue
 
@@ -152,8 +153,9 @@ class SwAV(Method):
             queue.agree(self.group)
             # Every rank has the whole queue, which counts once.
             share = 1 / shard_of(self.group, "SwAV", rows).ranks
-            old = torch.where(self.queued >= len(queue.keys), share, 0.0).expand(len(queue.keys))
-            weight = torch.cat([old, torch.ones_like(rows[:, 0], dtype=old.dtype)])
+            new = torch.ones_like(rows[:, 0], dtype=wide(rows.dtype))
+            old = torch.where(self.queued >= len(queue.keys), new.new_full((), share), 0).expand(len(queue.keys))
+            weight = torch.cat([old, new])
             rows = torch.cat([queue.keys.to(rows.dtype), rows])
         return sinkhorn_bias(
             rows,

@@ -552,7 +552,12 @@ RECIPES = (
     ),
     of_styles("bss_simclr", SimCLR, small={**SimCLR.small, "epochs": 40}, seeds=(78,)),
     of_styles("bss_swav", SwAV),
-    of_styles("bss_msn", MSN, encoder=Encoder(vit_of_crops, fitting_patch)),
+    of_styles(
+        "bss_msn",
+        MSN,
+        encoder=Encoder(vit_of_crops, fitting_patch),
+        small={**MSN.small, "width": 64, "depth": 2},
+    ),
     of_places("vg_simclr", SimCLR, seeds=(76,)),
     of_places("vg_moco_v2", MoCoV2),
     of_places("vg_byol", BYOL),

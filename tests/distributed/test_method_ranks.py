@@ -35,11 +35,11 @@ from sslkernels.methods import (
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ResNet, ViT
 
-SIZES = 5, 3
+SIZES = 4, 3  # shares of a seventh are no binary fractions
 
 
 def rows(*width: int) -> torch.Tensor:
-    return torch.randn(8, *width, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(width)))
+    return torch.randn(sum(SIZES), *width, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(width)))
 
 
 def mokd(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,7 +83,7 @@ def pal(base: str) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Te
     def case(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
         weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
         method = PAL(nn.Flatten(), feature_dim=6, samples=8, base=base, projection_dim=6, group=group)
-        labels = torch.tensor([-1, 1, 0, 1, 0, -1, 1, 2])[part]  # nobody knows that of the first on either rank
+        labels = torch.tensor([-1, 1, 0, 1, -1, 1, 2])[part]  # nobody knows that of the first on either rank
         loss = method.loss(*(rows(width)[part, :6] @ weight for width in (6, 7)), labels)
         loss.backward()
         return loss.detach(), weight.grad
@@ -182,9 +182,9 @@ def cribo(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     method = CrIBo(vit, feature_dim=8, **sizes, group=group).double()
     objects = torch.stack([rows(width)[:, :8] for width in (8, 9)])
     method.queue.keys[:4] = torch.cat([objects[0], objects[1] + objects[1].flip(0) / 2], 1)[2:6]
-    objects, valid = objects[:, part], torch.tensor([1, 1, 0, 1, 1, 1, 0, 1]).bool()[part]
+    objects, valid = objects[:, part], torch.tensor([1, 1, 0, 1, 1, 0, 1]).bool()[part]
     near, back = method.neighbours(objects, valid)
-    counted, *led = method.weights(valid, *back)
+    counted, *led = method.weights(objects, valid, *back)
     z = [rows(width)[part, :6] for width in (6, 7, 8, 9)]
     both = objects.flatten(0, 1)[:, :6]
     loss = method.loss(
@@ -294,6 +294,9 @@ CASES = {
 }
 
 
+CLOSE = {"rtol": 1e-11, "atol": 1e-12}  # a weight of a row that is rounded to float32 is farther off
+
+
 def job(rank: int, world: int) -> dict[str, Any]:
     begin = sum(SIZES[:rank])
     return {name: caught(case, "world", slice(begin, begin + SIZES[rank])) for name, case in CASES.items()}
@@ -309,5 +312,5 @@ def test_the_mean_over_ranks_is_that_of_all_rows(ranks, name):
     results = [rank[name] for rank in ranks]
     assert all(isinstance(each, tuple) for each in results), results
     loss, gradient = CASES[name](None, slice(None))
-    torch.testing.assert_close(torch.stack([each[0] for each in results]).mean(), loss)
-    torch.testing.assert_close(torch.stack([each[1] for each in results]).mean(0), gradient)
+    torch.testing.assert_close(torch.stack([each[0] for each in results]).mean(), loss, **CLOSE)
+    torch.testing.assert_close(torch.stack([each[1] for each in results]).mean(0), gradient, **CLOSE)

@@ -36,6 +36,7 @@ def job(rank: int, world: int) -> dict[str, Any]:
 
     found = {f"spread on {backend}": caught(spread, backend) for backend in ("cpu", "reference")}
     found |= {"spread by weight": caught(lambda: spread("cpu", row_weight=of_part)), "centre": caught(centre)}
+    found["spread by no weight"] = caught(lambda: spread("cpu", row_weight=torch.zeros_like(of_part)))
     found["spread apart"] = caught(lambda: SF.sinkhorn_bias(rows, weight, 0.3))
     return found
 
@@ -54,6 +55,7 @@ def test_ranks_spread_their_rows_as_one_process_does(worlds: WorldsOf, world: in
         for name in ("spread on cpu", "spread on reference", "spread apart"):
             torch.testing.assert_close(found[name], wanted)
         torch.testing.assert_close(found["spread by weight"], weighed)
+        assert not found["spread by no weight"].any()
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -65,6 +65,14 @@ LOSSES: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     ),
     "negative_cosine_similarity": (SF.negative_cosine_similarity, lambda a, b: -formulas.cosine(a, b, 1e-8).mean()),
     "byol_loss": (SF.byol_loss, lambda a, b: 2 - 2 * formulas.cosine(a, b, 1e-12).mean()),
+    "alignment": (
+        lambda a, b, backend: SF.alignment(a, b, 0.5, backend=backend),
+        lambda a, b: formulas.alignment(a, b, 0.5).mean(),
+    ),
+    "alignment one by one": (
+        lambda a, b, backend: SF.alignment(a, b, 1.0, reduction="none", backend=backend).mean(),
+        lambda a, b: formulas.alignment(a, b, 1.0).mean(),
+    ),
     "masked_mse": (
         lambda a, b, backend: SF.masked_mse(a[None], b.detach()[None], MASK, backend=backend),
         lambda a, b: formulas.masked(a, b.detach(), MASK[0], "none", None),

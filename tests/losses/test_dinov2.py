@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.losses import dinov2, dinov3
+from sslkernels.losses import IBOTPatchLoss, dinov2, dinov3
 
 K = 5
 
@@ -43,6 +43,8 @@ def test_targets_are_those_of_the_authors_loop(iterations: int) -> None:
     found = dinov2.iBOTPatchLoss(K).sinkhorn_knopp_teacher(logits, 0.07, count, iterations)
     torch.testing.assert_close(found[:7], sinkhorn(logits[:7], 0.07, iterations))  # the last rows are padding
     assert count == 7 and found.isfinite().all()
+    padding = dinov2.iBOTPatchLoss(K).sinkhorn_knopp_teacher(logits, 0.07, 0, iterations)
+    torch.testing.assert_close(padding.sum(1), torch.ones(9, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
@@ -118,6 +120,21 @@ def test_patches_count_by_the_masked_ones_of_their_image() -> None:
     value = loss.forward_masked(padded, known, student_masks_flat=MASK, n_masked_patches=5, masks_weight=weight)
     torch.testing.assert_close(value, wanted)
     assert torch.autograd.grad(value, student)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["class tokens", "patches", "patches of lightly"])
+def test_losses_of_logits_compile_whole(name: str) -> None:
+    student, targets = torch.randn(5, K, requires_grad=True), torch.softmax(torch.randn(5, K), -1)
+    own, patches, of_lightly = dinov2.DINOLoss(K), dinov2.iBOTPatchLoss(K), IBOTPatchLoss(K).eval()
+    call = {
+        "class tokens": lambda student: own([student], [own.sinkhorn_knopp_teacher(targets, 0.07)]),
+        "patches": lambda student: patches.forward_masked(student, targets, MASK),
+        "patches of lightly": lambda student: of_lightly(targets, student, MASK[None]),
+    }[name]
+    torch._dynamo.reset()
+    value, wanted = torch.compile(call, fullgraph=True, backend="eager")(student), call(student)
+    torch._dynamo.reset()
+    torch.testing.assert_close(value, wanted)
 
 
 def test_a_batch_without_masked_patches_has_loss_zero() -> None:

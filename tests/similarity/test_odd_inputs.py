@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -141,6 +142,40 @@ def test_pairs_without_distance_get_no_gradient(backend: str, power: float, redu
     for gradient in torch.autograd.grad(losses.sum(), (z0, z1)):
         assert gradient[0].tolist() == [0.0] * 4
         assert gradient[1].isfinite().all() and gradient[1, 0] != 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_uniformity_is_the_same_far_from_the_origin(backend: str, dtype: torch.dtype) -> None:
+    z = (torch.randn(9, 5, dtype=dtype) / 4 + 1000).requires_grad_()
+    apart = torch.pdist(exact := z.detach().double().requires_grad_())
+    wanted = apart.square().mul(-2).exp().mean().log()
+    found = SF.uniformity(z, backend=backend)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)
+    (slope,), (want,) = torch.autograd.grad(found, z), torch.autograd.grad(wanted, exact)
+    torch.testing.assert_close(slope.double(), want, rtol=1e-4, atol=1e-6)
+
+
+AS_GIVEN = {"normalize": False, "temperature": 1.0}
+MATCHED: dict[str, Callable[..., Tensor]] = {
+    "sampled_info_nce": lambda x, y, **o: SF.sampled_info_nce(
+        x, y, y, torch.tensor([[1, 2]] * 4), equal="keep", **AS_GIVEN, **o
+    ),
+    "mil_nce": lambda x, y, **o: SF.mil_nce(x, y, torch.arange(4)[:, None], **AS_GIVEN, **o),
+    "sup_con": lambda x, y, **o: SF.sup_con(torch.cat([x, y]), torch.arange(4).repeat(2), form="in", **AS_GIVEN, **o),
+    "linear_cross_entropy": lambda x, y, **o: SF.linear_cross_entropy(x, y, torch.arange(4), **o),
+    "similarity_distillation": lambda x, y, **o: SF.similarity_distillation(x, y, y.detach()[1:], **AS_GIVEN, **o),
+}
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("name", MATCHED)
+def test_an_infinite_positive_is_no_perfect_match(backend: str, name: str, reduction: str) -> None:
+    """Infinity less infinity is no number, in the value and in the gradient."""
+    x, y = torch.randn(2, 4, 3).mul(0.1).unbind(0)
+    x[:, 0], y[:, 0] = torch.tensor([1e20, 0, 0, 0]), torch.tensor([1e20, 0, 0, 0])
+    losses = MATCHED[name](x.requires_grad_(), y, reduction=reduction, backend=backend)
+    assert losses.reshape(-1)[0].isnan() and losses.reshape(-1)[1:4].isfinite().all()
+    assert torch.autograd.grad(losses.reshape(-1)[0], x)[0].isnan().any()
 
 
 def test_a_classifier_without_classes_is_refused() -> None:

@@ -63,7 +63,8 @@ def topk_similarity(
     Rows are rounded to their dtype before products, and these are summed in float32. Backends sum in different orders,
     so that nearly equal values may change places; rows that are equal tie on all of them. Distances rank by
     ``<x_i, y_j> - |y_j|^2 / 2``, after float32 and float64 rows are centred; those of the k winners are computed from
-    differences, and so keep their digits however near the rows are.
+    differences, and so keep their digits however near the rows are. A distance whose square is beyond the range of
+    the sums counts as infinite, and below it as 0.
 
     Cost: ``2*N*M*D`` operations, ``O(N*k + (N + M)*D)`` bytes.
 

@@ -10,10 +10,9 @@ After a step every prototype has some row where ``l + u + v`` is at least -log N
 from __future__ import annotations
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from sslkernels.distributed import Shard
+from sslkernels.distributed import Shard, logsumexp_over_ranks
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.prototypes.schema import PROTOTYPES, columns, products
 
@@ -30,18 +29,7 @@ def spread_bias(
     if chosen == "cpu" and iterations > 1 and len(rows) * len(weight) * wide(rows.dtype).itemsize <= KEPT:
         table = products(rows, weight, chosen)
     for _ in range(iterations):
-        lse = _over_ranks(columns(rows, weight, scale, counts, bias, table, chosen), shard)
+        lse = logsumexp_over_ranks(columns(rows, weight, scale, counts, bias, table, chosen), shard)
         bias = -lse.masked_fill(lse == -torch.inf, 0)  # no row counts at all
     assert bias is not None
     return bias
-
-
-def _over_ranks(lse: Tensor, shard: Shard) -> Tensor:
-    """Return the log-sum-exp over ranks of theirs; one without rows has -inf."""
-    if shard.ranks == 1:
-        return lse
-    most = lse.clone()
-    dist.all_reduce(most, dist.ReduceOp.MAX, group=shard.group)
-    total = (lse - most).exp()
-    dist.all_reduce(total, group=shard.group)
-    return most + total.log()

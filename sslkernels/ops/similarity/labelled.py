@@ -21,9 +21,9 @@ from sslkernels.ops.one_call import in_one_call
 from sslkernels.ops.rows import row_dot, unit_rows
 from sslkernels.ops.rows.schema import dot_forward, unit_forward
 from sslkernels.ops.similarity import checked_logsumexp
+from sslkernels.ops.similarity.anchors import losses_of
 from sslkernels.ops.similarity.composed import everyone
 from sslkernels.ops.similarity.schema import SIMILARITY, Moved, Pairs, Sums, backward, finish, forward
-from sslkernels.ops.softplus import softplus
 
 
 class _Asked(NamedTuple):
@@ -77,7 +77,7 @@ def _computed(asked: _Asked, needs: tuple[bool, ...], z: Tensor, labels: Tensor,
         losses = lses[0] - logits / mine.clamp_min(1)
     else:
         gap = lses[0] - lses[1]
-        losses = softplus(gap) + mine.clamp_min(1).log()
+        losses = losses_of(*lses) + mine.clamp_min(1).log()
     value = (weights * torch.where(mine > 0, losses, 0.0)).sum()
     if not any(needs):
         return value, None, None, None
@@ -151,6 +151,5 @@ def _one_by_one(z: Tensor, labels: Tensor, scale: Tensor, form: str, unit: bool,
     else:
         # Where one class is left out, no gradient may come back through infinity.
         lse, own_lse = (torch.where(of == -torch.inf, 0.0, of) for of in lses)
-        gap = torch.where(lses[0] == -torch.inf, -torch.inf, lse - own_lse)
-        losses = softplus(gap) + mine.clamp_min(1).log()
+        losses = losses_of(torch.where(lses[0] == -torch.inf, -torch.inf, lse), own_lse) + mine.clamp_min(1).log()
     return torch.where(mine > 0, losses, 0.0)

@@ -22,8 +22,8 @@ from sslkernels.ops.one_call import in_one_call
 from sslkernels.ops.rows import unit_rows
 from sslkernels.ops.rows.schema import unit_forward
 from sslkernels.ops.similarity import checked_logsumexp
+from sslkernels.ops.similarity.anchors import losses_of
 from sslkernels.ops.similarity.schema import SIMILARITY, Moved, Pairs, Sums, backward, finish, forward
-from sslkernels.ops.softplus import softplus
 
 
 class Classes(NamedTuple):
@@ -107,7 +107,7 @@ def _computed(
     offset = None if bias is None else bias[place]
     logits = _plus(scale * phi, offset)
     t = logits.logsumexp(1)
-    smoothing, middle, losses = classes.smoothing, None, softplus(lse - t)
+    smoothing, middle, losses = classes.smoothing, None, losses_of(lse, t)
     if smoothing:
         middle = widened(weights).mean(0)
         losses = losses + smoothing * (t - _mean(rows, middle, products, t, scale, bias, offset, k))
@@ -190,7 +190,7 @@ def _one_by_one(
     phi, slope = classes.with_margin(products.detach(), wide.detach(), own.detach())
     phi = phi + slope * (products - products.detach())
     t = _plus(scale * phi, offset).logsumexp(1)
-    losses = softplus(lse - t)
+    losses = losses_of(lse, t)
     if classes.smoothing:
         middle = widened(weight).mean(0)
         mean = _mean(x, middle, products, t, scale, bias, offset, len(weight))

@@ -6,7 +6,9 @@
                  dz_i = 4t e^(L_i - log sum) (sum_j softmax_ij z_j - z_i)
     alignment    mean_i |x_i - y_i|^power
 
-The first is one sweep that sums the other rows by their weights: 4*N^2*D operations with the gradient.
+The first is one sweep that sums the other rows by their weights: 4*N^2*D operations with the gradient. Rows of 32 bits
+and more are taken from their mean, which changes no distance: far from the origin L_i would be the difference of large
+numbers.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from sslkernels.distributed import Shard, all_rows
-from sslkernels.ops.dtypes import widened
+from sslkernels.ops.dtypes import wide, widened
 from sslkernels.ops.one_call import in_one_call
 from sslkernels.ops.similarity.schema import SIMILARITY, Pairs, forward
 
@@ -38,8 +40,11 @@ def spread(z: Tensor, t: float, shard: Shard, backend: str | None) -> Tensor:
 def _spread(asked: _Spread, needs: tuple[bool, ...], z: Tensor) -> tuple[Any, ...]:
     t, shard, total = asked.t, asked.shard, asked.shard.total(len(z))
     keys = all_rows(z, shard)
-    squares, own = widened(keys).square().sum(1), widened(z)
-    mine = squares[shard.start : shard.start + len(z)]
+    if z.dtype == wide(z.dtype):  # rows of 16 bits would round once more
+        keys = keys - keys.mean(0)
+    here = slice(shard.start, shard.start + len(z))
+    squares, z = widened(keys).square().sum(1), keys[here]
+    mine, own = squares[here], widened(z)
     scale = torch.full((), 2 * t, dtype=own.dtype, device=z.device)
     pairs = Pairs.of_views(z, keys, scale, shard.start, 1)._replace(bias=-t * squares)
     lse, _, near = forward(pairs, False, needs[0], asked.backend)
@@ -61,19 +66,26 @@ def distances(x: Tensor, y: Tensor, power: float, reduction: str, shard: Shard, 
     """Reduce the distances of matching rows, to that power."""
     SIMILARITY.choose(x.device, x.dtype, backend)
     if reduction == "none":
-        length = torch.linalg.vector_norm(widened(x) - widened(y), dim=1)
+        length = _lengths(widened(x) - widened(y))
         return length.masked_fill(length == 0, 1).pow(power).masked_fill(length == 0, 0)
     return in_one_call(_distances, _Distances(power, reduction == "mean", shard), x, y)
 
 
 def _distances(asked: _Distances, needs: tuple[bool, ...], x: Tensor, y: Tensor) -> tuple[Any, ...]:
     apart = widened(x) - widened(y)
-    length = torch.linalg.vector_norm(apart, dim=1)
+    length = _lengths(apart)
     share = asked.shard.ranks / asked.shard.total(len(x)) if asked.mean else float(asked.shard.ranks)
     value = (share * length.pow(asked.power)).sum()
     if not any(needs):
         return value, None, None
-    # A pair without distance has no direction, and no gradient.
-    slope = torch.where(length > 0, share * asked.power * length.pow(asked.power - 2), 0.0)
-    dx = slope[:, None] * apart
+    # A pair without distance has no direction, and no gradient. A power of the length by 2 less may overflow.
+    slope = torch.where(length > 0, share * asked.power * length.pow(asked.power - 1), 0.0)
+    dx = slope[:, None] * (apart / torch.where(length > 0, length, 1)[:, None])
     return value, dx if needs[0] else None, -dx if needs[1] else None
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    """Measure rows. No square leaves the range of the dtype, in which the sum of squares of large rows may not be."""
+    largest = rows.detach().abs().amax(1)
+    largest = torch.where((largest > 0) & largest.isfinite(), largest, 1)
+    return torch.linalg.vector_norm(rows / largest[:, None], dim=1) * largest
