@@ -229,7 +229,7 @@ class CrIBo(DINO):
         return torch.cat(rows), back
 
     def weights(self, rows: Tensor, *counted: Tensor) -> list[Tensor]:
-        """Weigh the rows of a view that count, ``(M,)`` each, so that their mean over ranks is half of a term."""
+        """Weigh the ``rows`` of a view that count, ``(M,)`` each, so that their mean over ranks is half of a term."""
         shard = shard_of(self.group, "CrIBo, counted", counted[0][:, None])
         totals = summed(torch.stack([each.sum() for each in counted]).to(wide(rows.dtype)), shard).clamp_min(1)
         return [each * shard.ranks / (2 * total) for each, total in zip(counted, totals, strict=True)]
