@@ -192,7 +192,7 @@ def _train(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "config": config.saved(),
-        "versions": _versions(),
+        "versions": versions(),
         **curves,
     }
     write_atomically(out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -407,7 +407,8 @@ def _quiet_engine() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python, and of what a run works with."""
     from sslkernels import __version__
 
     found = {name: importlib.metadata.version(name) for name in VERSIONS}
