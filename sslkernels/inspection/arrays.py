@@ -37,7 +37,8 @@ def features_dataset(path: Path, labels: Path | None, warn: Callable[[str], Any]
     if len(rows) > 2 * MOST:
         warn(f"{path} has {len(rows)} rows; {2 * MOST} of them are evaluated, drawn once for all.")
         kept = np.sort(np.random.default_rng(0).permutation(len(rows))[: 2 * MOST])
-    features = torch.from_numpy(np.ascontiguousarray(rows[kept], dtype=np.float32))
+    with np.errstate(over="ignore"):  # what float32 cannot hold is counted below
+        features = torch.from_numpy(np.ascontiguousarray(rows[kept], dtype=np.float32))
     bad = len(features) - int(features.isfinite().all(1).sum())
     if bad:
         raise ValueError(

@@ -315,7 +315,7 @@ def test_missing_extra_is_named(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["bench"], ["explain"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["bench"], ["explain"], ["info"]])
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])
