@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from sslkernels.data.sas import sas_subset
 from sslkernels.evaluation.collapse import collapse_warning, feature_spread
 from sslkernels.evaluation.features import calibrate_batchnorm, encode, evaluated
+from sslkernels.evaluation.neighbours import weighted_knn
 from sslkernels.evaluation.probes import few_shot, knn, linear_probe, nearest
 
 __all__ = [
@@ -17,4 +19,6 @@ __all__ = [
     "knn",
     "linear_probe",
     "nearest",
+    "sas_subset",
+    "weighted_knn",
 ]
