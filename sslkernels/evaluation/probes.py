@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.arguments import check_rows, check_size, shape_of
 from sslkernels.evaluation.labelled import draws_of, labelled_rows
+from sslkernels.evaluation.linear import probed
 from sslkernels.functional import topk_similarity
-
-# Where rows have more features than this times their number, the probe works on fewer.
-WIDE = 4
 
 
 def few_shot(
@@ -40,31 +37,22 @@ def few_shot(
 
 
 def linear_probe(
-    features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, shots: int = 10, draws: int = 10
+    features: Tensor,
+    labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    shots: int | None = 10,
+    draws: int = 10,
+    folds: int | None = None,
 ) -> float | None:
     """Fit a logistic regression to ``shots`` labelled rows per class; the mean accuracy over ``draws`` choices.
 
-    The result is None if a class has fewer rows than ``shots``.
+    With ``shots=None`` it is fit once, to all rows. With ``folds`` its strength C, which is 1 otherwise, is chosen of
+    0.001 to 1000 by cross-validation among so many parts of the labelled rows. The result is None if a class has fewer
+    rows than ``shots``.
     """
-    features, test_features = labelled_rows("linear_probe", features, labels, test_features, test_labels)
-    if len(labels.unique()) < 2:
-        raise ValueError("linear_probe: labels holds one class; pass rows of at least two.")
-    shots, draws = check_size("linear_probe", "shots", shots), check_size("linear_probe", "draws", draws)
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    scores = []
-    for chosen in draws_of(labels, shots, draws):
-        scale = StandardScaler().fit(features[chosen].numpy())
-        rows, tested = (scale.transform(each.numpy()) for each in (features[chosen], test_features))
-        if rows.shape[1] > WIDE * len(rows):
-            # The penalty keeps the weights among the rows' own directions, so nothing is lost: pixels take a third of
-            # the time.
-            directions = np.linalg.qr(rows.T.astype(np.float64))[0]
-            rows, tested = rows @ directions, tested @ directions
-        probe = LogisticRegression(max_iter=1000).fit(rows, labels[chosen].numpy())
-        scores.append(probe.score(tested, test_labels.numpy()))
-    return float(sum(scores) / len(scores)) if scores else None
+    return probed("linear_probe", "logistic", features, labels, test_features, test_labels, shots, draws, folds)
 
 
 def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, k: int = 20) -> float:
