@@ -15,9 +15,14 @@ from sslkernels.arguments import check_callable, check_kind, check_module, check
 from sslkernels.data import Dataset
 from sslkernels.evaluation.features import encode
 
-# Samples whose views are drawn, and views of each. A covariance within samples needs several views of each.
-VIEWED, DRAWN = 256, 8
+# Samples of which many views are drawn, and their number; samples of which two are. A covariance within samples needs
+# several views of each, and one between views many more samples than features.
+VIEWED, DRAWN, PAIRED = 512, 8, 4096
 FEATURES, LABELS, VIEWS, ENCODER, IMAGES = "features", "labels", "views", "encoder", "images"
+
+
+class Unfit(ValueError):
+    """Says why a measure cannot be taken of what is given, which is no failure."""
 
 
 class Given:
@@ -78,31 +83,40 @@ class Given:
         return self.features, self.labels, self.test_features, self.test_labels
 
     @cached_property
-    def viewed(self) -> Tensor:
-        """Rows of the training samples whose views are drawn, evenly over all."""
-        count = len(self.dataset.inputs)
-        return torch.linspace(0, count - 1, min(VIEWED, count)).round().long()
+    def views(self) -> Tensor:
+        """Features ``(n, q, D)`` of ``q`` views of each of ``n`` training samples."""
+        return self._drawn(self._evenly(VIEWED), DRAWN)
 
     @cached_property
-    def views(self) -> Tensor:
-        """Features ``(n, q, D)`` of ``q`` views of each of ``n`` samples, drawn from a random state of their own."""
+    def paired(self) -> Tensor:
+        """Rows of the training samples of which `pair` has views."""
+        return self._evenly(PAIRED)
+
+    @cached_property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Features ``(n, D)`` of two views of many samples."""
+        first, second = self._drawn(self.paired, 2).unbind(1)
+        return first, second
+
+    def _evenly(self, most: int) -> Tensor:
+        """At most so many rows, evenly over all training samples."""
+        count = len(self.dataset.inputs)
+        return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64).round().long()
+
+    def _drawn(self, rows: Tensor, count: int) -> Tensor:
+        """Features ``(n, count, D)`` of views of samples, drawn from a random state of their own."""
         assert self.encoder is not None and self._views is not None
-        samples = self.dataset.inputs[self.viewed]
+        samples = self.dataset.inputs[rows]
         device = next((each.device for each in self.encoder.parameters()), torch.device("cpu"))
         found: list[Tensor] = []
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            while len(found) < DRAWN:
+            while len(found) < count:
                 drawn = self._views(samples.to(device))
                 # Small crops come after the whole views, and are not what is evaluated.
                 alike = [view for view in drawn if _shape(view) == _shape(drawn[0])]
-                found += [encode(self.encoder, view) for view in alike[: DRAWN - len(found)]]
+                found += [encode(self.encoder, view) for view in alike[: count - len(found)]]
         return torch.stack(found, 1)
-
-    @property
-    def pair(self) -> tuple[Tensor, Tensor]:
-        """Features of the first two views of each sample."""
-        return self.views[:, 0], self.views[:, 1]
 
     def _encoded(self, name: str, inputs: Any) -> Tensor:
         rows = inputs if self.encoder is None else encode(self.encoder, inputs)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from sslkernels.arguments import came, check_list
 from sslkernels.data import Dataset
-from sslkernels.evaluation.given import Given
+from sslkernels.evaluation.given import Given, Unfit
 from sslkernels.evaluation.measures import MEASURES, Measure
 from sslkernels.files import cause_of
 
@@ -63,9 +63,9 @@ def report(
     >>> import torch
     >>> from sslkernels.data import load
     >>> from sslkernels.evaluation import report
-    >>> found = report(torch.nn.Flatten(), load("digits"), only=["knn", "effective_rank"])
+    >>> found = report(torch.nn.Flatten(), load("digits"), only=["knn", "rank_me"])
     >>> sorted(found["measures"]), round(found["measures"]["knn"]["value"], 2)
-    (['effective_rank', 'knn'], 0.96)
+    (['knn', 'rank_me'], 0.96)
     """
     found: dict[str, dict[str, Any]] = {MEASURED: {}, LEFT_OUT: {}, FAILED: {}}
     for outcome in outcomes(Given(encoder, dataset, views), chosen("report", only)):
@@ -107,6 +107,8 @@ def _outcome(measure: Measure, given: Given, named: bool) -> Outcome:
         with torch.random.fork_rng([]):
             torch.manual_seed(0)
             value, more = _plain(measure.of(given))
+    except Unfit as error:
+        return Outcome(measure, LEFT_OUT, f"{error}.")
     except Exception as error:  # other measures do not depend on this one
         return Outcome(measure, FAILED, f"{cause_of(error)}.")
     if value is None:

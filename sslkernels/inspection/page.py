@@ -17,7 +17,8 @@ from sslkernels.training.pictures import embedding, neighbours
 
 ARROWS = {"higher": "higher is better", "lower": "lower is better", "neither": "no side is better"}
 STYLE = """
-td { vertical-align: top } td:first-child { max-width: 400px }
+td { vertical-align: top } .measures { table-layout: fixed }
+.measures th:not(:first-child) { width: 80px }
 .meaning { display: block; color: #616e7c; font-size: .85rem; line-height: 1.4 }
 td.text { font-size: .9rem }
 """
@@ -74,14 +75,22 @@ def _measures(question: str, found: Mapping[str, Any]) -> str:
     compared = any("untrained" in each for each in taken.values())
     rows = [
         [
-            f'{escape(name)}<span class="meaning">{escape(each["meaning"])}</span>',
+            f'{escape(name)}<span class="meaning">{escape(each["meaning"])}{escape(_beside(each))}</span>',
             shown(each["value"]),
             *([shown(each.get("untrained"))] if compared else []),
             ARROWS[each["better"]].split(" is ")[0].replace("no side", "–"),
         ]
         for name, each in taken.items()
     ]
-    return section(question, "", table(["", "value", *(["untrained"] if compared else []), "better"], rows))
+    head = ["", "value", *(["untrained"] if compared else []), "better"]
+    return section(question, "", table(head, rows).replace("<table>", '<table class="measures">', 1))
+
+
+def _beside(each: Mapping[str, Any]) -> str:
+    """The further numbers of a measure, in words; lists are for evaluation.json alone."""
+    numbers = {name: value for name, value in each["more"].items() if isinstance(value, (int, float))}
+    listed = ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in numbers.items())
+    return f" Beside it: {listed}." if listed else ""
 
 
 def shown(value: float | None) -> str:

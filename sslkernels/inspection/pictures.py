@@ -28,6 +28,9 @@ def spectrum_curves(features: Mapping[str, Tensor]) -> bytes:
         axes.plot(range(1, len(shares) + 1), shares, marker="o" if len(shares) < 3 else None, label=name, **look)
     axes.set(xscale="log", yscale="log", xlabel="direction, the widest first", ylabel="share of the variance")
     axes.set_xlim(0.95, most * 1.05)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+    axes.minorticks_off()
     axes.grid(which="major", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     if len(features) > 1:

@@ -67,7 +67,7 @@ def evaluate(
         subject = subject_of(what, labels, data, backbone, texts(settings), lambda line: say(f"warning: {line}"))
         folder = out or subject.folder or Path("runs") / f"evaluate-{_stem(subject)}-{datetime.now():%Y%m%d-%H%M%S}"
         _check_writable(folder)
-        say(f"{subject.words} Evaluated on {subject.data}, into {folder}")
+        say(f"{subject.title}, into {folder}: {subject.words}")
         given = Given(subject.encoder, subject.dataset, subject.views)
         found = _measured(given, names, say)
         features = {"this encoder": (given.features, given.test_features)}
@@ -78,7 +78,7 @@ def evaluate(
             features[BESIDE] = other.features, other.test_features
         whole = {"format": FORMAT, "subject": _described(subject, given), **found, **_place()}
         say("drawing the page")
-        page = write_page(whole, subject, features, f"{subject.name} on {subject.data}")
+        page = write_page(whole, subject, features, subject.title)
         _make(folder)
         write_atomically(folder / JSON, json.dumps(whole, indent=1, allow_nan=False) + "\n")
         write_atomically(folder / PAGE, page)

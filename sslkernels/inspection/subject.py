@@ -56,6 +56,10 @@ class Subject:
     draw: Callable[[Any, Any], None] | None = None
     folder: Path | None = None
 
+    @property
+    def title(self) -> str:
+        return self.name if self.name == self.data else f"{self.name} on {self.data}"
+
 
 def subject_of(
     what: str,

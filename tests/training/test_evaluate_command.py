@@ -26,7 +26,7 @@ from sslkernels.evaluation import MEASURES, encode, feature_spread  # noqa: E402
 from sslkernels.inspection import run as running  # noqa: E402
 from sslkernels.recipes import find  # noqa: E402
 
-FEW = "effective_rank,few_shot,linear_10,knn"
+FEW = "rank_me,few_shot,linear_10,knn"
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_run_is_measured_beside_its_untrained_encoder(few, capsys):
         assert found["measures"][ours]["value"] == metrics[theirs]
         assert found["measures"][ours]["untrained"] == metrics[f"{theirs}_untrained"]
     lines = out.splitlines()
-    assert lines[0].startswith("The encoder of simclr after 2 of 2 epochs on npz:small.npz, seed 0. Evaluated on")
+    assert lines[0].startswith("run on npz:small.npz, into run: The encoder of simclr after 2 of 2 epochs on npz:small")
     assert lines[-1].split() == ["knn", f"{metrics['knn']:.4f}", "untrained", f"{metrics['knn_untrained']:.4f}"]
     assert {"metrics.json", "report.html", "last.ckpt"} <= set(os.listdir("run"))
 
@@ -92,11 +92,11 @@ def test_weights_are_loaded_into_the_backbone(few, capsys, prefix, ending):
         torch.save({"state_dict": {**state, "head.weight": torch.ones(2)}}, "weights.pt")
     else:
         pytest.importorskip("safetensors.torch").save_file(state, "weights.safetensors")
-    options = ("--backbone", "resnet", "--set", "widths=4,8,8", "--data", "npz:small.npz", "--only", "effective_rank")
+    options = ("--backbone", "resnet", "--set", "widths=4,8,8", "--data", "npz:small.npz", "--only", "feature_std")
     evaluate(capsys, f"weights.{ending}", *options, "--out", "found")
-    each = json.loads(Path("found/evaluation.json").read_text())["measures"]["effective_rank"]
+    each = json.loads(Path("found/evaluation.json").read_text())["measures"]["feature_std"]
     expected = feature_spread(encode(backbone, load("npz:small.npz").inputs))
-    assert each["value"] == expected.effective_rank and each["untrained"] != each["value"]
+    assert each["value"] == expected.feature_std and each["untrained"] != each["value"]
 
 
 def test_features_with_labels_in_words(few, capsys):
@@ -107,9 +107,9 @@ def test_features_with_labels_in_words(few, capsys):
     assert found["measures"]["knn"]["value"] > 0.8
     assert {name for name, each in MEASURES.items() if "encoder" in each.needs} <= set(found["left_out"])
     assert found["failed"] == {}
-    evaluate(capsys, "features:z.npy", "--out", "found", "--only", "effective_rank,knn")
+    evaluate(capsys, "features:z.npy", "--out", "found", "--only", "rank_me,knn")
     found = json.loads(Path("found/evaluation.json").read_text())
-    assert list(found["measures"]) == ["effective_rank"] and "labels" in found["left_out"]["knn"]
+    assert list(found["measures"]) == ["rank_me"] and "labels" in found["left_out"]["knn"]
 
 
 class Shouting:

@@ -86,7 +86,7 @@ def rows_of(dataset: Dataset) -> Dataset:
 
 
 def test_features_are_measured_as_their_encoder(dataset):
-    flat, rows = (report(*each, only=["knn", "effective_rank"])["measures"] for each in (
+    flat, rows = (report(*each, only=["knn", "rank_me"])["measures"] for each in (
         (nn.Flatten(), dataset), (None, rows_of(dataset)),
     ))  # fmt: skip
     assert {name: each["value"] for name, each in flat.items()} == {name: each["value"] for name, each in rows.items()}
@@ -111,8 +111,8 @@ def test_a_measure_that_fails_leaves_the_others_alone(encoder, dataset, monkeypa
     broken = Measure("knn", failing, ("features",), "higher", "It fails.", table.PROBES)
     monkeypatch.setitem(MEASURES, "knn", broken)
     monkeypatch.setitem(MEASURES, "few_shot", replace(broken, name="few_shot", of=lambda given: float("nan")))
-    found = report(encoder, dataset, only=["effective_rank", "knn", "few_shot"])
-    assert list(found["measures"]) == ["effective_rank"]
+    found = report(encoder, dataset, only=["rank_me", "knn", "few_shot"])
+    assert list(found["measures"]) == ["rank_me"]
     assert found["failed"]["knn"] == "the disk is full."
     assert "no finite number" in found["failed"]["few_shot"]
 
