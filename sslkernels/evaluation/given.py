@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from sslkernels.arguments import check_callable, check_kind, check_module, check_rows, shape_of
 from sslkernels.data import Dataset
-from sslkernels.evaluation.features import encode
+from sslkernels.evaluation.features import BATCH, encode
 
 # Samples of which many views are drawn, and their number; samples of which two are. A covariance within samples needs
 # several views of each, and one between views many more samples than features.
@@ -105,17 +106,18 @@ class Given:
 
     def _drawn(self, rows: Tensor, count: int) -> Tensor:
         """Features ``(n, count, D)`` of views of samples, drawn from a random state of their own."""
+        with drawing_anew():
+            return torch.cat([self._views_of(self.dataset.inputs[part], count) for part in rows.split(BATCH)])
+
+    def _views_of(self, samples: Any, count: int) -> Tensor:
         assert self.encoder is not None and self._views is not None
-        samples = self.dataset.inputs[rows]
         device = next((each.device for each in self.encoder.parameters()), torch.device("cpu"))
         found: list[Tensor] = []
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(0)
-            while len(found) < count:
-                drawn = self._views(samples.to(device))
-                # Small crops come after the whole views, and are not what is evaluated.
-                alike = [view for view in drawn if _shape(view) == _shape(drawn[0])]
-                found += [encode(self.encoder, view) for view in alike[: count - len(found)]]
+        while len(found) < count:
+            drawn = self._views(samples.to(device))
+            # Small crops come after the whole views, and are not what is evaluated.
+            alike = [view for view in drawn if _shape(view) == _shape(drawn[0])]
+            found += [encode(self.encoder, view) for view in alike[: count - len(found)]]
         return torch.stack(found, 1)
 
     def _encoded(self, name: str, inputs: Any) -> Tensor:
@@ -129,6 +131,14 @@ class Given:
                 "finite; nothing can be said of them."
             )
         return rows
+
+
+@contextmanager
+def drawing_anew() -> Iterator[None]:
+    """Draw from the same random state each time, and leave torch's own as it was, on all devices."""
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        yield
 
 
 def _shape(view: Any) -> tuple[int, ...] | None:

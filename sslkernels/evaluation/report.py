@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sslkernels.arguments import came, check_list
 from sslkernels.data import Dataset
-from sslkernels.evaluation.given import Given, Unfit
+from sslkernels.evaluation.given import Given, Unfit, drawing_anew
 from sslkernels.evaluation.measures import MEASURES, Measure
 from sslkernels.files import cause_of
 
@@ -104,15 +103,17 @@ def _outcome(measure: Measure, given: Given, named: bool) -> Outcome:
         return Outcome(measure, LEFT_OUT, "it trains networks, and runs only where it is named.")
     begun = time.perf_counter()
     try:
-        with torch.random.fork_rng([]):
-            torch.manual_seed(0)
-            value, more = _plain(measure.of(given))
+        with drawing_anew():
+            found = measure.of(given)
+            value, more = _plain(found)
     except Unfit as error:
         return Outcome(measure, LEFT_OUT, f"{error}.")
     except Exception as error:  # other measures do not depend on this one
         return Outcome(measure, FAILED, f"{cause_of(error)}.")
+    if found is None:
+        return Outcome(measure, LEFT_OUT, "it needs more samples of each class.")
     if value is None:
-        return Outcome(measure, FAILED, "the data is too small for it, or what it found is no finite number.")
+        return Outcome(measure, FAILED, "it found no finite number; are there few features, or are samples all alike?")
     content = {
         "value": value,
         "more": more,
@@ -145,5 +146,5 @@ def _jsonable(value: Any) -> Any:
         return [_jsonable(each) for each in value]
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return value
-    number = float(value)
+    number = float(value) + 0.0  # there is no -0
     return (int(value) if isinstance(value, int) else number) if math.isfinite(number) else None

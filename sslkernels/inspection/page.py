@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
+from sslkernels.data import Dataset
 from sslkernels.evaluation.measures import MEASURES, QUESTIONS
 from sslkernels.html import image, page, section, table
 from sslkernels.inspection.pictures import layer_curves, spectrum_curves
@@ -34,28 +36,41 @@ def write_page(
     """
     (_, test_features), *_ = features.values()
     dataset = subject.dataset
-    labelled = len(dataset.classes) > 1
-    colours = " Colours are the labels." if labelled else ""
     content = [
         f'<p class="muted">{escape(subject.words)} {escape(_samples(found))}</p>',
         *(_measures(question, found) for question in QUESTIONS),
-        section(
-            "Spectrum",
-            "The share of the variance of centred training features along each of their directions, on logarithmic "
-            "axes. A straight line is a power law; a cliff means that the directions behind it are hardly used.",
-            image(spectrum_curves({name: rows for name, (rows, _) in features.items()}), "Spectrum"),
-        ),
+        _spectrum({name: rows for name, (rows, _) in features.items()}),
         *_layers(found),
-        section(
-            "Embedding",
-            f"Features of held-out samples in two dimensions.{colours}",
-            image(embedding(test_features, dataset.test_labels, dataset.classes), "Embedding"),
-        ),
+        _embedding(test_features, dataset),
         *_neighbours(subject, features),
         *_not_taken(found),
         section("Settings", "", table([], _settings(found), text=True)),
     ]
     return page(title, filter(None, content), STYLE)
+
+
+def _varies(rows: Tensor) -> bool:
+    """Tell if there is anything to draw: a collapse may leave nothing."""
+    return bool((rows != rows[0]).any())
+
+
+def _spectrum(features: Mapping[str, Tensor]) -> str:
+    words = (
+        "The share of the variance of centred training features along each of their directions, on logarithmic axes. "
+        "A straight line is a power law; a cliff means that the directions behind it are hardly used."
+    )
+    drawn = {name: rows for name, rows in features.items() if _varies(rows)}
+    return section("Spectrum", words, image(spectrum_curves(drawn), "Spectrum")) if drawn else ""
+
+
+def _embedding(test_features: Tensor, dataset: Dataset) -> str:
+    if test_features.shape[1] < 2 or not _varies(F.normalize(test_features, dim=1)):
+        return section("Embedding", "Not drawn: the features of held-out samples are one number, or all alike.", "")
+    colours = " Colours are the labels." if len(dataset.classes) > 1 else ""
+    words = f"Features of held-out samples in two dimensions.{colours}"
+    return section(
+        "Embedding", words, image(embedding(test_features, dataset.test_labels, dataset.classes), "Embedding")
+    )
 
 
 def _samples(found: Mapping[str, Any]) -> str:

@@ -112,6 +112,16 @@ def test_features_with_labels_in_words(few, capsys):
     assert list(found["measures"]) == ["rank_me"] and "labels" in found["left_out"]["knn"]
 
 
+@pytest.mark.parametrize("rows", [np.ones((60, 4)), np.zeros((60, 4)), np.arange(60)[:, None]])
+def test_a_collapse_is_measured_too(few, capsys, rows):
+    np.save("z.npy", rows)
+    out, err = evaluate(capsys, "features:z.npy", "labels:y.npy", "--out", "found", "--only", "rank_me,spectrum,knn")
+    found = json.loads(Path("found/evaluation.json").read_text())
+    assert err == "" and found["measures"]["rank_me"]["value"] == pytest.approx(float(rows.any()), abs=1e-3)
+    assert "no finite number" in found["failed"]["spectrum"]
+    assert "Not drawn: the features of held-out samples" in Path("found/evaluation.html").read_text()
+
+
 class Shouting:
     """Writes a file when it is unpickled."""
 
