@@ -2,12 +2,12 @@
 """Ask which measures without labels rank encoders as a probe with labels does, and write it into docs/evaluation.md.
 
     python benchmarks/measures.py                # the runs that results/measures.json lacks
-    python benchmarks/measures.py simclr byol    # these again
+    python benchmarks/measures.py simclr byol    # these again, and no others
     python benchmarks/measures.py --write        # only the page
 
-Each run trains a method on the digits on one thread, a short or a longer while, and takes every quick measure of its
-encoder. The page has Spearman's rank correlation over all runs between each measure that reads no label and the
-accuracy of linear probes, good or bad. tests/evaluation/test_measures_page.py fails where somebody forgot to write it.
+Each run trains a method on the digits on one thread, a short or a longer while, and measures its encoder. The page has
+Spearman's rank correlation over all runs between each measure that reads no label and the accuracy of probes, good or
+bad. tests/evaluation/test_measures_page.py fails where somebody forgot to write it.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ def run(method: str, seed: int, epochs: int) -> dict[str, Any]:
     trained, backbone = time.perf_counter() - begun, prepared.learner.backbone
     calibrate_batchnorm(backbone, dataset.inputs)
     views = config.recipe.build_own_views(dataset, config.method_options, max(2, config.recipe.count))
-    found = report(backbone, dataset, views)
+    names = [name for name, each in MEASURES.items() if name in PROBES or "labels" not in each.needs]
+    found = report(backbone, dataset, views, only=names)
     values = {name: each["value"] for name, each in found["measures"].items()}
     return {"method": method, "seed": seed, "epochs": epochs, "seconds": round(trained, 1), "values": values,
-            "failed": found["failed"], "torch": torch.__version__, "machine": platform.machine()}  # fmt: skip
+            "left_out": found["left_out"] | found["failed"], "torch": torch.__version__,
+            "machine": platform.machine()}  # fmt: skip
 
 
 def correlations(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -123,7 +125,7 @@ def main() -> None:
     have = {(each["method"], each["seed"], each["epochs"]) for each in runs}
     wanted = [(method, seed, epochs) for method in METHODS for seed in SEEDS for epochs in EPOCHS]
     for each in [] if arguments.write else wanted:
-        if each not in have:
+        if each not in have and (not arguments.methods or each[0] in arguments.methods):
             runs.append(run(*each))
             print(
                 *each,

@@ -82,8 +82,8 @@ def _canonical(given: Given) -> dict[str, Any]:
     return {"mean": found.mean, "correlations": found.correlations}
 
 
-def _left_given_labels(given: Given) -> Any:
-    return conditional_independence(*_enough(given), given.labels[given.paired])
+def _left_given_labels(given: Given) -> dict[str, Any]:
+    return conditional_independence(*_enough(given), given.labels[given.paired])._asdict()
 
 
 def _enough(given: Given) -> tuple[Tensor, Tensor]:
@@ -153,7 +153,7 @@ _TABLE = (
     Measure("rank_me", lambda given: rank_me(given.features), ROWS, HIGHER,
             "The exponential of the entropy of the singular values: directions in use, at most the number of features.",
             DIRECTIONS),
-    Measure("alpha_req", lambda given: alpha_req(given.features), ROWS, NEITHER,
+    Measure("alpha_req", lambda given: alpha_req(given.features)._asdict(), ROWS, NEITHER,
             "How fast the eigenvalues of the covariance fall: about 1 is healthy, more is a collapse onto few "
             "directions, and 0 is noise.", DIRECTIONS),
     Measure("spectrum", _correlation, ROWS, LOWER,
@@ -196,7 +196,7 @@ _TABLE = (
             "Accuracy of a vote of the 20 nearest training samples.", PROBES),
     Measure("weighted_knn", lambda given: weighted_knn(*given.labelled), PROBED, HIGHER,
             "The same vote, in which near samples count more.", PROBES),
-    Measure("clustering", lambda given: clustering(given.features, given.labels), PROBED, HIGHER,
+    Measure("clustering", lambda given: clustering(given.features, given.labels)._asdict(), PROBED, HIGHER,
             "Mutual information of k-means clusters and labels, 1 where they are the same.", PROBES),
     Measure("fine_tune", _tuned, (ENCODER, LABELS), HIGHER,
             "Accuracy when all weights are trained on ten labelled samples of each class.", PROBES, slow=True),

@@ -126,11 +126,10 @@ def _outcome(measure: Measure, given: Given, named: bool) -> Outcome:
 
 def _plain(found: Any) -> tuple[float | None, dict[str, Any]]:
     """The number to compare, None if there is none, and what was found besides, in types that JSON holds."""
-    named = found._asdict() if hasattr(found, "_asdict") else found
-    if not isinstance(named, Mapping):
-        value, more = named, {}
+    if not isinstance(found, Mapping):
+        value, more = found, {}
     else:
-        (_, value), *others = named.items()
+        (_, value), *others = found.items()
         more = {name: _jsonable(each) for name, each in others}
     number = _jsonable(value)
     return (float(number) if isinstance(number, (int, float)) else None), more
