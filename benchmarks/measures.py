@@ -17,6 +17,7 @@ import json
 import platform
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,13 @@ def table(record: dict[str, Any]) -> str:
     lows = {probe: [each["values"][probe] for each in runs] for probe in PROBES}
     reached = ", ".join(f"`{probe}` {100 * min(v):.1f} to {100 * max(v):.1f} %" for probe, v in lows.items())
     ranked = sorted(rows.items(), key=lambda entry: -entry[1][PROBES[0]])
-    methods, lengths = ", ".join(f"`{name}`" for name in METHODS), " and for ".join(map(str, EPOCHS))
+    methods = ", ".join(dict.fromkeys(f"`{each['method']}`" for each in runs))
+    seeds = len({each["seed"] for each in runs})
+    lengths = " and ".join(f"{count} of {epochs}" for epochs, count in Counter(each["epochs"] for each in runs).items())
     lines = [
-        f"Spearman's rank correlation over {len(runs)} runs: {methods} on the digits,",
-        f"each with {len(SEEDS)} seeds, for {lengths} epochs. 1 means that the measure ranks the encoders as the probe",
-        "does, in the direction that it calls better; of `alpha_req` the distance from 1 counts.",
+        f"Spearman's rank correlation over {len(runs)} runs: {methods} on the digits, with {seeds} seeds;",
+        f"{lengths} epochs. 1 means that the measure ranks the encoders as the probe does, in the direction that it",
+        "calls better; of `alpha_req` the distance from 1 counts.",
         f"Numbers within {chance:.2f} of 0 are what chance gives, and are in brackets. Accuracies:",
         f"{reached}.",
         "",
@@ -123,7 +126,7 @@ def main() -> None:
     runs = json.loads(RECORD.read_text())["runs"] if RECORD.exists() else []
     runs = [each for each in runs if each["method"] not in arguments.methods]
     have = {(each["method"], each["seed"], each["epochs"]) for each in runs}
-    wanted = [(method, seed, epochs) for method in METHODS for seed in SEEDS for epochs in EPOCHS]
+    wanted = [(method, seed, epochs) for epochs in EPOCHS for seed in SEEDS for method in METHODS]
     for each in [] if arguments.write else wanted:
         if each not in have and (not arguments.methods or each[0] in arguments.methods):
             runs.append(run(*each))

@@ -10,6 +10,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslkernels.data import Graphs
 from sslkernels.evaluation.clusters import clustering
 from sslkernels.evaluation.collapse import feature_spread
 from sslkernels.evaluation.dependence import cca, conditional_independence
@@ -113,6 +114,8 @@ def _risk(given: Given) -> dict[str, Any]:
 def _layers(given: Given) -> dict[str, Any]:
     assert given.encoder is not None
     data = given.dataset
+    if isinstance(data.inputs, Graphs):
+        raise Unfit("it needs layers that give a row for each sample, and those of graphs give one for each node")
     options: dict[str, Any] = {"pool": _mean_over_time} if data.modality == "series" else {}
     found = per_layer(given.encoder, data.inputs, given.labels, data.test_inputs, given.test_labels, **options)
     names, accuracies = list(found.accuracy), list(found.accuracy.values())

@@ -113,7 +113,7 @@ def _outcome(measure: Measure, given: Given, named: bool) -> Outcome:
     if found is None:
         return Outcome(measure, LEFT_OUT, "it needs more samples of each class.")
     if value is None:
-        return Outcome(measure, FAILED, "it found no finite number; are there few features, or are samples all alike?")
+        return Outcome(measure, FAILED, "it found no finite number; are there few features, or samples that are alike?")
     content = {
         "value": value,
         "more": more,

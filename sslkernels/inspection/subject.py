@@ -83,7 +83,7 @@ def subject_of(
             f"evaluate: {came(labels)} came after {came(what)}; one thing is evaluated, and labels:FILE.npy may follow "
             "features:FILE.npy."
         )
-    path = Path(what)
+    path = Path(what).parent if Path(what).name == NAME else Path(what)
     if what.startswith(FEATURES):
         _refuse(what, "features", data=data, backbone=backbone, settings=settings)
         dataset = features_dataset(

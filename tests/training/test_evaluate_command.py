@@ -60,6 +60,7 @@ def test_a_run_is_measured_beside_its_untrained_encoder(few, capsys):
         assert found["measures"][ours]["untrained"] == metrics[f"{theirs}_untrained"]
     lines = out.splitlines()
     assert lines[0].startswith("run on npz:small.npz, into run: The encoder of simclr after 2 of 2 epochs on npz:small")
+    assert evaluate(capsys, "run/last.ckpt", "--only", "knn")[0].splitlines()[0] == lines[0]
     assert lines[-1].split() == ["knn", f"{metrics['knn']:.4f}", "untrained", f"{metrics['knn_untrained']:.4f}"]
     assert {"metrics.json", "report.html", "last.ckpt"} <= set(os.listdir("run"))
 
