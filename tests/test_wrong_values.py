@@ -623,8 +623,8 @@ DOORS |= {
             {first: resnet_small(), "inputs": IMAGES, "labels": LABELS, "test_inputs": IMAGES, "test_labels": LABELS,
              "shots": 2, "draws": 1},
             {first: "module", "inputs": "encoded", "labels": "labels", "test_inputs": "encoded",
-             "test_labels": "labels", "shots": "size or none", "draws": "size", "layers": "layers or none", "pool": "function",
-             "epochs": "size", "lr": "positive", "batch_size": "size"},
+             "test_labels": "labels", "shots": "size or none", "draws": "size", "layers": "layers or none",
+             "pool": "function", "epochs": "size", "lr": "positive", "batch_size": "size"},
         )
         for name, first in (("fine_tune", "backbone"), ("per_layer", "encoder"))
     },

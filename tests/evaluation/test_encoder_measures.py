@@ -106,6 +106,12 @@ def test_a_search_tries_each_setting_once_and_keeps_the_best():
 
     assert search_augmentations(evaluate, settings, 99).best == {"strength": 9, "count": 2}
     assert len(set(calls)) == len(calls) == 30
+    first, _ = search_augmentations(evaluate, {"strength": [1, 2], "count": [1]}).tried[0]
+    skipped = search_augmentations(
+        lambda strength, count: float("nan") if strength == first["strength"] else -1.0,
+        {"strength": [1, 2], "count": [1]},
+    )
+    assert skipped.score == -1  # a NaN that comes first does not stay
     found = search_augmentations(evaluate, settings, 7)
     again, other = (search_augmentations(evaluate, settings, 7, seed=seed) for seed in (0, 1))
     assert len(found.tried) == 7 and repr(found) == repr(again) != repr(other)  # NaN is not equal to itself
