@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sslkernels.arguments import check_callable, check_list, check_module
 from sslkernels.data import Inputs
-from sslkernels.evaluation.features import encode
+from sslkernels.evaluation.features import encoded
 from sslkernels.evaluation.labelled import labelled_rows
 from sslkernels.evaluation.linear import probed
 
@@ -126,7 +126,8 @@ def per_layer(
     if not names:
         raise ValueError(f"{function}: layers is empty; name the modules to probe.")
     runner = _Layers(encoder, names, pool)
-    rows, test_rows = encode(runner, inputs), encode(runner, test_inputs)
+    rows = encoded(function, runner, "inputs", inputs)
+    test_rows = encoded(function, runner, "test_inputs", test_inputs)
     labelled_rows(function, rows, labels, test_rows, test_labels)
     labels, test_labels = labels.cpu(), test_labels.cpu()
     parts = list(zip(rows.split(runner.widths, 1), test_rows.split(runner.widths, 1), strict=True))

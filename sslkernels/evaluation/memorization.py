@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_list, check_module, shape_of
+from sslkernels.arguments import check_list, check_module, check_tensor, shape_of
 from sslkernels.evaluation.features import encode
 
 # Numbers that are compared at once.
@@ -58,7 +58,10 @@ def ssl_memorization(
     if len(shown) < 2:
         raise ValueError(f"{function}: views has length {len(shown)}; pass at least two views of the same samples.")
     for place, view in enumerate(shown):
-        if isinstance(view, Tensor) and isinstance(shown[0], Tensor) and view.shape != shown[0].shape:
+        check_tensor(function, f"views[{place}]", view, "(N, ...)")
+        if view.dim() < 2 or not len(view):
+            raise ValueError(f"{function}: views[{place}] has shape {shape_of(view)}; pass at least one sample.")
+        if view.shape != shown[0].shape:
             raise ValueError(
                 f"{function}: views[{place}] has shape {shape_of(view)} and views[0] {shape_of(shown[0])}; "
                 "pass views of the same samples."

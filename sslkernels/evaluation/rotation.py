@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from sslkernels.arguments import check_rows, shape_of
+from sslkernels.arguments import check_module, check_rows, shape_of
 from sslkernels.evaluation.features import encode
 from sslkernels.evaluation.labelled import labelled_rows
 from sslkernels.evaluation.linear import fit_linear
@@ -38,6 +38,7 @@ def rotation_probe(backbone: nn.Module, images: Tensor, test_images: Tensor) -> 
     1.0
     """
     function = "rotation_probe"
+    check_module(function, "backbone", backbone)
     for name, given in (("images", images), ("test_images", test_images)):
         check_rows(function, name, given, "(N, C, H, W), squares", dims=4)
         if not given.numel() or given.shape[2] != given.shape[3]:

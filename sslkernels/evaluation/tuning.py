@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sslkernels.arguments import check_number, check_size
 from sslkernels.data import Inputs
-from sslkernels.evaluation.features import encode
+from sslkernels.evaluation.features import encode, encoded
 from sslkernels.evaluation.labelled import check_classes, draws_of, labelled_rows
 
 
@@ -64,7 +64,9 @@ def fine_tune(
     lr = check_number(function, "lr", lr, above=0)
     batch_size = check_size(function, "batch_size", batch_size)
     # One pass checks backbone, samples and labels before anything is trained.
-    labelled_rows(function, encode(backbone, inputs), labels, encode(backbone, test_inputs), test_labels)
+    rows = encoded(function, backbone, "inputs", inputs)
+    test_rows = encoded(function, backbone, "test_inputs", test_inputs)
+    labelled_rows(function, rows, labels, test_rows, test_labels)
     check_classes(function, labels)
     labels, test_labels = labels.cpu(), test_labels.cpu()
     choices = [torch.arange(len(labels))] if shots is None else list(draws_of(labels, shots, draws))

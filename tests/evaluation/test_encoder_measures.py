@@ -13,7 +13,7 @@ from torch import nn
 from sslkernels.data import TwoViews, load
 from sslkernels.evaluation import fine_tune, rotation_probe, search_augmentations, ssl_memorization
 from sslkernels.methods import SimCLR
-from sslkernels.models import resnet_small
+from sslkernels.models import ResNet
 
 
 def test_memorization_is_the_formula(monkeypatch):
@@ -45,28 +45,44 @@ def test_what_has_no_memory_is_refused():
             ssl_memorization(*given)
 
 
+class Unit(nn.Module):
+    """Features of unit length, so that encoders of unlike scale can be compared."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(self.backbone(images), dim=1)
+
+
 @pytest.mark.slow
 def test_the_half_that_was_trained_on_is_remembered():
-    """Views of the digits that an encoder has seen lie nearer than to one that has seen the other half."""
+    """Views of digits that an encoder has seen lie nearer to it than to one that has seen the other half.
+
+    All views may lie nearer to one of the two encoders, so each half is scored with its own encoder as f: the means of
+    both sum to 0.34 here, and with two other seeds to 0.10 and 0.09.
+    """
     torch.set_num_threads(1)
-    images = load("digits").inputs[:400]
-    views = TwoViews(1, (8, 8))
+    images, views = load("digits").inputs[:64], TwoViews(1, (8, 8))
+    halves = images.split(32)
 
     def trained(rows: torch.Tensor) -> nn.Module:
         torch.manual_seed(0)
-        method = SimCLR(resnet_small(), feature_dim=128)
+        method = SimCLR(ResNet(1, (16, 32, 64), (1, 1, 1)), feature_dim=64)
         optimizer = torch.optim.AdamW(method.parameters(), lr=2e-3)
-        for _ in range(40):
-            for batch in rows[torch.randperm(len(rows))].split(100):
-                optimizer.zero_grad()
-                method(views(batch))["loss"].backward()
-                optimizer.step()
-        return nn.Sequential(method.backbone, nn.LayerNorm(128, elementwise_affine=False))
+        for _ in range(150):
+            optimizer.zero_grad()
+            method(views(rows))["loss"].backward()
+            optimizer.step()
+        return Unit(method.backbone)
 
-    first, second = trained(images[:200]), trained(images[200:])
+    first, second = map(trained, halves)
+    torch.manual_seed(9)
     shown = [view for _ in range(5) for view in views(images)]
-    scores = ssl_memorization([first], [second], shown).scores
-    assert scores[:200].mean() > 0 > scores[200:].mean()
+    own = ssl_memorization([first], [second], shown).scores[:32].mean()
+    others = ssl_memorization([second], [first], shown).scores[32:].mean()
+    assert own + others > 0
 
 
 def test_turns_are_seen_in_pixels_but_not_in_means():
@@ -90,6 +106,12 @@ def test_a_search_tries_each_setting_once_and_keeps_the_best():
 
     assert search_augmentations(evaluate, settings, 99).best == {"strength": 9, "count": 2}
     assert len(set(calls)) == len(calls) == 30
+    first, _ = search_augmentations(evaluate, {"strength": [1, 2], "count": [1]}).tried[0]
+    skipped = search_augmentations(
+        lambda strength, count: float("nan") if strength == first["strength"] else -1.0,
+        {"strength": [1, 2], "count": [1]},
+    )
+    assert skipped.score == -1  # a NaN that comes first does not stay
     found = search_augmentations(evaluate, settings, 7)
     again, other = (search_augmentations(evaluate, settings, 7, seed=seed) for seed in (0, 1))
     assert len(found.tried) == 7 and repr(found) == repr(again) != repr(other)  # NaN is not equal to itself

@@ -35,6 +35,14 @@ def test_a_probe_that_learns_by_heart_memorizes_and_a_rule_does_not():
     assert rrm(ROWS, LABELS, OTHERS, TESTED, 0.1, fit=rule) == (0, 0, 0, 1, 1, 1, 1)
 
 
+def test_a_probe_that_is_better_on_wrong_labels_than_on_tests_is_not_rational():
+    def seen(rows, labels):
+        return by_heart(rows, rule(None, None)(rows))
+
+    gaps = rrm(ROWS, LABELS, OTHERS, TESTED, 0.1, fit=seen)
+    assert gaps.wrong_train == 1 and gaps.rationality == 1 - gaps.test > 0 and gaps.robustness == 0
+
+
 def test_the_gaps_bound_that_of_generalisation():
     rows, others = torch.randn(120, 60), torch.randn(80, 60)
     labels, tested = torch.randint(3, (120,)), torch.randint(3, (80,))
