@@ -17,7 +17,6 @@ from sslkernels.inspection.pictures import layer_curves, spectrum_curves
 from sslkernels.inspection.subject import Subject
 from sslkernels.training.pictures import embedding, neighbours
 
-ARROWS = {"higher": "higher is better", "lower": "lower is better", "neither": "no side is better"}
 STYLE = """
 td { vertical-align: top } .measures { table-layout: fixed }
 .measures th:not(:first-child) { width: 80px }
@@ -93,7 +92,7 @@ def _measures(question: str, found: Mapping[str, Any]) -> str:
             f'{escape(name)}<span class="meaning">{escape(each["meaning"])}{escape(_beside(each))}</span>',
             shown(each["value"]),
             *([shown(each.get("untrained"))] if compared else []),
-            ARROWS[each["better"]].split(" is ")[0].replace("no side", "–"),
+            each["better"],
         ]
         for name, each in taken.items()
     ]
