@@ -61,8 +61,8 @@ def alpha_req(z: Tensor, first: int = 1, last: int | None = None) -> PowerLaw:
     """Fit how fast the eigenvalues of the covariance fall (alpha-ReQ, Agrawal et al. 2022): near 1 is healthy.
 
     ``lambda_j ~ j^-alpha``: minus the slope of the least-squares line of ``log lambda_j`` over ``log j``. Well above 1,
-    few directions hold the variance; near 0, all have the same, as noise has. The authors weigh points by 1/j, and we
-    weigh them alike.
+    few directions hold the variance; near 0, all have the same, as noise has. The authors' code weighs points by 1/j,
+    and ours weighs them alike.
 
     Args:
         z: rows ``(N, D)``, ``N >= 1``. They are centred.

@@ -242,6 +242,11 @@ def _uniformity_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
     return {"z": draw.ready(F.normalize(draw.normal(*shape), dim=1), grad=False)}
 
 
+def _uniformity_logits(shape: Shape) -> Logits:
+    n, d = shape
+    return Logits(n, n, d, itself=True)
+
+
 def eager_uniformity(z: Tensor) -> Tensor:
     """The authors' line. `torch.pdist` takes nothing narrower than float32, and stores each pair once."""
     return torch.pdist(z if z.dtype == torch.float64 else z.float()).pow(2).mul(-2).exp().mean().log()
@@ -279,9 +284,7 @@ UNIFORMITY = Case(
     cost=_uniformity_cost,
     pairs=lambda shape: shape[0] * (shape[0] - 1) // 2,
     stored="distances",
-    path=logits_path(
-        "tiles of all pairs: log-sum-exps of their products alone.", lambda shape: Logits(shape[0], *shape, itself=True)
-    ),
+    path=logits_path("tiles of all pairs: log-sum-exps of their products alone.", _uniformity_logits),
     sizes=(
         Size((10000, 512), "small", targets()),
         Size((50000, 512), "small"),
