@@ -3,9 +3,9 @@
 
     python benchmarks/evaluation.py results/evaluation.jsonl [rows]
 
-N rows of 512 features in ten classes, 50,000 unless told otherwise: a fifth as many test rows find their 20 nearest,
-and SAS keeps 80 % of each class. A record has the median of three calls that take turns, and the peak of memory above the
-inputs.
+N rows of 512 features in ten classes, 50,000 unless told otherwise: a fiftieth as many test rows find their 20 nearest,
+and SAS keeps 80 % of each class. A record has the median of three calls that take turns, and the peak of memory above
+the inputs.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def main() -> None:
     rows = int(sys.argv[2]) if len(sys.argv) == 3 else ROWS
     torch.manual_seed(0)
     centres = torch.randn(CLASSES, FEATURES)
-    labels, tested = torch.arange(rows) % CLASSES, torch.arange(rows // 5) % CLASSES
+    labels, tested = torch.arange(rows) % CLASSES, torch.arange(rows // 50) % CLASSES
     z, queries = (centres[each] + 2 * torch.randn(len(each), FEATURES) for each in (labels, tested))
     together = torch.zeros_like(labels)
     steps: dict[str, dict[str, Callable[[], object]]] = {
