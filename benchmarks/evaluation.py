@@ -63,7 +63,6 @@ def main() -> None:
     centres = torch.randn(CLASSES, FEATURES)
     labels, tested = torch.arange(rows) % CLASSES, torch.arange(rows // 50) % CLASSES
     z, queries = (centres[each] + 2 * torch.randn(len(each), FEATURES) for each in (labels, tested))
-    together = torch.zeros_like(labels)
     steps: dict[str, dict[str, Callable[[], object]]] = {
         "weighted_knn": {
             "ours": lambda: weighted_knn(z, labels, queries, tested),
@@ -73,7 +72,6 @@ def main() -> None:
         "sas_subset": {
             "ours": lambda: sas_subset(z, labels, SHARE),
             "matrix": lambda: plain_sas(z, labels),
-            "ours, one class": lambda: sas_subset(z, together, SHARE),
         },
     }
     records = []
