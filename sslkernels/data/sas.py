@@ -3,16 +3,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_device, check_number, check_rows, check_tensor, shape_of
 from sslkernels.ops.rows import unit_rows
 
-# Rows whose similarities to each other are held at once.
-CANDIDATES = 1024
+# Rows whose similarities to each other are held at once, at most and at least.
+CANDIDATES, LEAST_CANDIDATES = 1024, 64
 # Picks after which all gains are computed anew from the sum of what was picked.
 PICKS = 512
+# Picks that are compared with the rows outside at once.
+TOGETHER = 16
 
 
 @torch.no_grad()
@@ -89,51 +92,78 @@ def _greedy(z: Tensor, count: int, redundancy: float) -> Tensor:
     x = unit_rows(z if z.dtype in (torch.float32, torch.float64) else z.float())
     if count == len(x):
         return torch.arange(count, device=x.device)
-    total = x.sum(0, dtype=torch.float64)
-    # Every row lies `along` this direction, and `aside` of it.
-    middle = total / total.norm().clamp_min(torch.finfo(torch.float64).tiny)
-    along = x @ middle.to(x.dtype)
-    aside = (1 - along.square()).clamp_min(0).sqrt()
-    left = total.clone()  # <x_i, left> is the gain of row i
+    left = x.sum(0, dtype=torch.float64)  # <x_i, left> is the gain of row i
+    # Every row lies `along` the middle of the class, and `aside` of it.
+    along = x @ (left / left.norm().clamp_min(torch.finfo(torch.float64).tiny)).to(x.dtype)
+    bounds = _Bounds(along.double().cpu().numpy(), redundancy)
     open_rows = torch.ones(len(x), dtype=torch.bool, device=x.device)
     chosen: list[int] = []
+    candidates = CANDIDATES
     while len(chosen) < count:
         gains = (x @ left.to(x.dtype)).masked_fill(~open_rows, -torch.inf)
-        picks = _block(x, gains, along, aside, min(PICKS, count - len(chosen)), redundancy)
-        chosen += picks
-        open_rows[picks] = False
-        left -= redundancy * x[picks].sum(0, dtype=torch.float64)
+        inside = gains.topk(min(candidates, len(x) - len(chosen))).indices.sort().values
+        similarity = (x[inside] @ x[inside].T).double().cpu().numpy()
+        found = _picks(similarity, gains.double().cpu().numpy(), inside.cpu().numpy(), bounds, count - len(chosen))
+        picked = inside[torch.from_numpy(found).to(inside.device)]
+        chosen += picked.tolist()
+        open_rows[picked] = False
+        left -= redundancy * x[picked].sum(0, dtype=torch.float64)
+        # Where rows have nothing in common a block is short, and many candidates are wasted on it.
+        if len(found) < candidates // 64:
+            candidates = max(LEAST_CANDIDATES, candidates // 2)
+        elif len(found) >= candidates // 16:
+            candidates = min(CANDIDATES, candidates * 2)
     return torch.tensor(chosen, device=x.device)
 
 
-def _block(x: Tensor, gains: Tensor, along: Tensor, aside: Tensor, most: int, redundancy: float) -> list[int]:
-    """Pick among the rows of the largest gains until a row outside may be better; one pick at least.
+def _picks(similarity: np.ndarray, gains: np.ndarray, inside: np.ndarray, bounds: _Bounds, left: int) -> np.ndarray:
+    """Pick candidates, as many as no row outside can be better than: one at least. They are places in ``inside``."""
+    most = min(PICKS, left, len(inside))
+    here, near = gains[inside], np.zeros(len(inside))
+    picks, best = np.zeros(most, np.int64), np.zeros(most)
+    # Before each pick the picks so far sum to a vector with `length` along the middle, and the square of its norm.
+    length, square = np.zeros(most), np.zeros(most)
+    for step in range(most):
+        place = int(here.argmax())
+        picks[step], best[step] = place, here[place]
+        if step + 1 < most:
+            length[step + 1] = length[step] + bounds.along[inside[place]]
+            square[step + 1] = square[step] + 2 * near[place] + similarity[place, place]
+        near += similarity[place]
+        here -= bounds.redundancy * similarity[place]
+        here[place] = -np.inf
+    outside = gains.copy()
+    outside[inside] = -np.inf
+    rows = np.flatnonzero(outside > -np.inf)
+    return picks[: bounds.safe(outside[rows], rows, best, length, square)]
 
-    Where the picks sum to a vector with ``length`` along the middle and the rest at right angles to it, the similarity
-    of row i to it is ``along_i * length - aside_i * rest`` at least, which bounds the gain of a row outside.
+
+class _Bounds:
+    """The most that rows can gain after some picks, without their similarities to these.
+
+    Where the picks sum to a vector with ``length`` along the middle of the class and ``across`` at right angles to it,
+    the similarity of row i to the sum is ``along_i * length - aside_i * across`` at least.
     """
-    inside = gains.topk(min(CANDIDATES, len(x))).indices.sort().values
-    rows, here = x[inside], gains[inside].double()
-    similarity = (rows @ rows.T).double()
-    outside = gains.clone()
-    outside[inside] = -torch.inf
-    kept = (outside > -torch.inf).nonzero()[:, 0]
-    outside, beyond, across = outside[kept].double(), along[kept].double(), aside[kept].double()
-    own = along[inside].double()
-    near = torch.zeros_like(here)  # of each candidate, its similarity to the sum of the picks
-    length = square = 0.0
-    picks: list[int] = []
-    while len(picks) < most:
-        best = int((here - redundancy * near).argmax())
-        if picks and len(kept):
-            rest = max(0.0, square - length * length) ** 0.5
-            if float((outside - redundancy * (beyond * length - across * rest)).max()) >= float(
-                here[best] - redundancy * near[best]
-            ):
-                break
-        picks.append(int(inside[best]))
-        square += 2 * float(near[best]) + 1
-        length += float(own[best])
-        near += similarity[best]
-        here[best] = -torch.inf
-    return picks
+
+    def __init__(self, along: np.ndarray, redundancy: float) -> None:
+        self.along, self.redundancy = along, redundancy
+        self.aside = np.sqrt(np.maximum(0, 1 - along**2))
+
+    def safe(
+        self, gains: np.ndarray, rows: np.ndarray, best: np.ndarray, length: np.ndarray, square: np.ndarray
+    ) -> int:
+        """Count the picks before the first that a row outside may beat; the first pick is the best of all rows."""
+        if not len(rows):
+            return len(best)
+        across = np.sqrt(np.maximum(0, square - length**2))
+        along, aside = self.along[rows], self.aside[rows]
+
+        def beaten(some: slice) -> bool:
+            near = np.minimum(along * length[some].min(), along * length[some].max()) - aside * across[some].max()
+            return bool((gains - self.redundancy * near).max() >= best[some].min())
+
+        for start in range(1, len(best), TOGETHER):
+            if beaten(slice(start, start + TOGETHER)):
+                last = min(start + TOGETHER, len(best))
+                return next((step for step in range(start, last) if beaten(slice(step, step + 1))), last)
+        return len(best)

@@ -199,7 +199,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "simclr", "--set", "temperature=1", "--temperature=1"], "--set temperature came, and temperature"),
         (
             ["train", "simclr", "--data", "digits?size=3"],
-            "data: digits has no setting size; leave it out",
+            "data: digits has no setting size; its own are subset.",
         ),
         (["train", "simclr", "--data", "digits:x"], "data is 'digits:x', and digits takes no path; write digits."),
         (["train", "simclr", "--seed", "-1"], "--seed is -1"),
