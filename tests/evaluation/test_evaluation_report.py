@@ -61,6 +61,13 @@ def test_everything_quick_applies_to_images_with_labels_and_views(encoder, datas
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
+def test_what_trains_networks_runs_where_it_is_named(encoder, dataset):
+    slow = [name for name, each in MEASURES.items() if each.slow]
+    found = report(encoder, dataset, only=slow)
+    assert slow == list(found["measures"]) == ["fine_tune"]
+    assert found["measures"]["fine_tune"]["value"] > 0.9  # half of the images are bright
+
+
 def test_the_table_is_whole():
     for name, each in MEASURES.items():
         assert each.name == name and each.question in table.QUESTIONS
