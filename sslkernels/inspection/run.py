@@ -94,16 +94,16 @@ def _stem(subject: Subject) -> str:
 def _measured(given: Given, only: Sequence[str] | None, say: Callable[[str], Any]) -> dict[str, dict[str, Any]]:
     """Take the measures; a bar shows how far the work is on a terminal, lines elsewhere."""
     found: dict[str, dict[str, Any]] = {MEASURED: {}, LEFT_OUT: {}, FAILED: {}}
-    total = len(MEASURES if only is None else only)
+    names = [name for name in MEASURES if only is None or name in only]
     console = Console()
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console, transient=True)
     shows: AbstractContextManager[Any] = bar if console.is_terminal else nullcontext()
     with shows:
-        task = bar.add_task("computing features", total=total)
-        for outcome in outcomes(given, only):
+        task = bar.add_task("computing features", total=len(names))
+        for after, outcome in zip([*names[1:], ""], outcomes(given, only), strict=True):
             name, content = outcome.measure.name, outcome.content
             found[outcome.kind][name] = content
-            bar.update(task, advance=1, description=name)
+            bar.update(task, advance=1, description=after)
             if not console.is_terminal and outcome.kind == MEASURED:
                 say(f"{name} {shown(content['value'])}, {content['seconds']:.1f} s")
     return found
