@@ -237,7 +237,7 @@ def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         metavar="NAMES",
-        help="measures, with commas between (default: all that are quick); a wrong name lists all",
+        help="measures, with commas between (default: all that are quick)",
     )
     parser.add_argument("--backbone", metavar="NAME", help="the network of a file of weights, such as resnet or vit")
     parser.add_argument(
