@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``sslkernels train | methods | bench | explain | info``."""
+"""The command line: ``sslkernels train | evaluate | methods | bench | explain | info``."""
 
 from __future__ import annotations
 
@@ -29,8 +29,16 @@ TRAIN_EXAMPLE = """examples:
   sslkernels train simclr --out runs/photos --resume
   sslkernels train simclr --out runs/photos --resume --epochs 100 --data imagefolder:moved/photos
 """
+EVALUATE_EXAMPLE = """examples:
+  sslkernels evaluate runs/photos
+  sslkernels evaluate runs/photos --data "imagefolder:others?size=64" --only rank_me,alpha_req,knn
+  sslkernels evaluate simclr
+  sslkernels evaluate encoder.safetensors --backbone resnet --data fashion --set widths=32,64,128
+  sslkernels evaluate features:z.npy labels:y.npy --out evaluations/z
+"""
 EXAMPLES = """examples:
   sslkernels train simclr                   train on handwritten digits, evaluate, write a report
+  sslkernels evaluate RUN                   take every measure of its encoder, write a page
   sslkernels methods                        list methods and recipes
   sslkernels bench run similarity --quick   time the kernels against plain PyTorch
   sslkernels explain nt_xent --shape 4096,128 --dtype float32 --device cpu
@@ -43,7 +51,7 @@ FROM_ELSEWHERE = {
     "bench": ("sslkernels.bench.cli", "time the kernels against plain PyTorch and its peers", BENCH_EXAMPLE),
     "explain": ("sslkernels.bench.explain", "say which backend and path would run an op, and what it costs", None),
 }
-EXTRAS = {"bench": "bench", "train": "train", "methods": "train"}
+EXTRAS = {"bench": "bench", "train": "train", "evaluate": "train", "methods": "train"}
 # Settings of methods that had flags of their own before --set; they have them still, unlisted.
 ALIASES = ("projection_dim", "hidden_dim", "queue_size", "temperature", "lambd", "sim", "var", "cov", "patch_size",
            "mask_ratio", "momentum")  # fmt: skip
@@ -134,6 +142,14 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     _add_train_arguments(train)
+    evaluated = commands.add_parser(
+        "evaluate",
+        help="take every measure of an encoder or of features, write a page",
+        description="Take the measures that apply, write evaluation.json and evaluation.html.",
+        epilog=EVALUATE_EXAMPLE,
+        formatter_class=raw,
+    )
+    _add_evaluate_arguments(evaluated)
     listed = commands.add_parser(
         "methods",
         help="list methods and recipes",
@@ -212,6 +228,34 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_train)
 
 
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "what",
+        metavar="WHAT",
+        help="the folder of a run; a method or recipe, whose untrained encoder it takes; a file of weights with "
+        "--backbone; or features:FILE.npy, rows (N, D)",
+    )
+    parser.add_argument("labels", metavar="labels:FILE.npy", nargs="?", help="labels (N,) of features")
+    parser.add_argument("--data", metavar="SPEC", help="other data, as sslkernels train takes it")
+    parser.add_argument(
+        "--only",
+        metavar="NAMES",
+        help="measures, with commas between (default: all that are quick)",
+    )
+    parser.add_argument("--backbone", metavar="NAME", help="the network of a file of weights, such as resnet or vit")
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="NAME=VALUE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="arguments of --backbone, or settings of the recipe",
+    )
+    parser.add_argument("--out", type=Path, help="folder for results (default: the run's own, or a new one in runs)")
+    parser.set_defaults(run=_evaluate)
+
+
 def _set(options: argparse.Namespace) -> dict[str, Any]:
     """The options of a run that came on the command line, those of ``--set`` among them; all but numbers are text."""
     given = {name: value for name, value in vars(options).items() if name not in ("run", "out", "settings")}
@@ -252,6 +296,38 @@ def _train(options: argparse.Namespace) -> int:
         return interrupted(signal.SIGTERM)
     say(f"report: {out / 'report.html'}")
     _print_figures(metrics)
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    def interrupted(number: int) -> int:
+        return _complain("interrupted; evaluate the same again to begin anew.", 128 + number)
+
+    only = None if options.only is None else [name for name in options.only.replace(" ", "").split(",") if name]
+    try:
+        with _ending(interrupted):
+            from sslkernels.inspection import evaluate
+
+            found, folder = evaluate(
+                options.what,
+                options.labels,
+                data=options.data,
+                backbone=options.backbone,
+                settings=options.settings,
+                only=only,
+                out=options.out,
+                say=say,
+            )
+    except KeyboardInterrupt:
+        return interrupted(signal.SIGINT)
+    except SystemExit:
+        return interrupted(signal.SIGTERM)
+    say(f"page: {folder / 'evaluation.html'}")
+    for name, each in found["measures"].items():
+        beside = f"   untrained {each['untrained']:.4f}" if "untrained" in each else ""
+        say(f"{name:30} {each['value']:.4f}{beside}")
+    for name, why in found["failed"].items():
+        say(f"{name:30} failed: {why}")
     return 0
 
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The doors of modules that no loss or method is: states, models, views and evaluation."""
+"""The doors of modules that no loss or method is: states, models and views."""
 
 from __future__ import annotations
 
 import torch
 from doors import Door
 from torch import nn
-from wrong_values import IMAGES, LABELS, ROWS
+from wrong_values import IMAGES, ROWS
 
 import sslkernels as sk
-from sslkernels import evaluation, models
+from sslkernels import models
 from sslkernels.data import OneView, TwoViews
 from sslkernels.models import ResNet, ViT, resnet_small
 
@@ -96,22 +96,4 @@ MODULE_DOORS: dict[str, Door] = {
         models.sincos_positions, {"height": 2, "width": 2, "features": 8},
         {"height": "counted", "width": "counted", "features": "counted"},
     ),
-    **{
-        name: Door(
-            getattr(evaluation, name),
-            {"features": ROWS, "labels": LABELS, "test_features": ROWS, "test_labels": LABELS},
-            {"features": "rows", "labels": "labels", "test_features": "rows", "test_labels": "labels", "shots": "size",
-             "draws": "size", "k": "size"},
-        )
-        for name in ("few_shot", "linear_probe", "knn")
-    },
-    "nearest": Door(
-        evaluation.nearest, {"features": ROWS, "queries": ROWS, "k": 2},
-        {"features": "rows", "queries": "rows", "k": "size"},
-    ),
-    "encode": Door(evaluation.encode, {"backbone": resnet_small(), "inputs": IMAGES}, {"inputs": "encoded"}),
-    "calibrate_batchnorm": Door(
-        evaluation.calibrate_batchnorm, {"backbone": resnet_small(), "inputs": IMAGES}, {"inputs": "encoded"},
-    ),
-    "feature_spread": Door(evaluation.feature_spread, {"features": ROWS}, {"features": "rows"}),
 }  # fmt: skip

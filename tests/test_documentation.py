@@ -21,7 +21,7 @@ from sslkernels.recipes import MODALITIES, find
 from sslkernels.settings import arguments_of
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "docs/training.md", "docs/functions.md", "docs/data.md", "docs/views.md")
+PAGES = ("README.md", "docs/training.md", "docs/functions.md", "docs/data.md", "docs/views.md", "docs/evaluation.md")
 REFERENCE = ROOT / "docs" / "api"
 # Modules whose names the reference lists; what `sslkernels` itself has stands under `state` and `backends`.
 DOCUMENTED = (

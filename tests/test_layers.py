@@ -19,7 +19,7 @@ import sslkernels
 LAYERS = (
     ("__main__",),
     ("cli", "listing"),
-    ("bench", "device"),
+    ("bench", "device", "inspection"),
     ("training",),
     ("recipes",),
     ("methods",),

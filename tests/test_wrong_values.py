@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from doors import Door
+from evaluation_doors import EVALUATION_DOORS
 from function_doors import FUNCTION_DOORS
 from loss_doors import LOSS_DOORS
 from method_doors import METHOD_DOORS
@@ -42,7 +43,7 @@ OF_NAME = {
     "whole": "flag", "x": "rows", "z": "rows", "z0": "rows", "z1": "rows", "index": "index",
 }  # fmt: skip
 
-DOORS: dict[str, Door] = {**FUNCTION_DOORS, **LOSS_DOORS, **METHOD_DOORS, **MODULE_DOORS}
+DOORS: dict[str, Door] = {**EVALUATION_DOORS, **FUNCTION_DOORS, **LOSS_DOORS, **METHOD_DOORS, **MODULE_DOORS}
 
 
 def walk() -> Iterator[Any]:

@@ -277,4 +277,14 @@ KINDS |= {
     "mask of rows or none": {**without(NO_TENSOR, "none"), "floats": torch.ones(4), "fewer": torch.ones(2) > 0,
                              "matrix": torch.ones(4, 1) > 0, "meta": torch.ones(4, device="meta") > 0},
 }  # fmt: skip
+KINDS |= {
+    "folds or none": {**without(KINDS["size"], "none"), "one": 1, "more than rows": 3},
+    "list of modules": {"none": None, "text": "x", "empty": [], "number": 1, "module": nn.Linear(3, 3),
+                        "of numbers": [1], "of classes": [nn.Linear]},
+    "function": {"none": None, "text": "x", "number": 1, "tensor": ROWS, "list": [len]},
+    "squares": {**without(KINDS["images"], "integers", "booleans"), "oblong": IMAGES[..., :4], "no image": IMAGES[:0]},
+    "settings": {"none": None, "text": "x", "number": 1, "list": [1], "empty": {}, "no values": {"x": ()},
+                 "one value": {"x": 1}},
+    "layers or none": {"text": "0", "number": 1, "empty": [], "absent": ["x"], "tensor": ROWS},
+}  # fmt: skip
 KINDS["whole labels or none"] = without(KINDS["whole labels"], "none")

@@ -56,6 +56,27 @@ class Dataset:
     partners: Tensor | None = None
     test_extra: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def only(self, rows: Tensor) -> Dataset:
+        """Keep the training samples of these rows, int64, in their order; a partner that goes is the sample itself.
+
+        >>> import torch
+        >>> from sslkernels.data import load
+        >>> load("digits").only(torch.arange(100)).labels.shape
+        torch.Size([100])
+        """
+        partners = self.partners
+        if partners is not None:
+            place = torch.full((len(self.inputs),), -1).scatter_(0, rows, torch.arange(len(rows)))
+            partners = place[partners[rows]]
+            partners = torch.where(partners < 0, torch.arange(len(rows))[:, None], partners)
+        return replace(
+            self,
+            inputs=self.inputs.only(rows) if hasattr(self.inputs, "only") else self.inputs[rows],
+            labels=None if self.labels is None else self.labels[rows],
+            extra={name: values[rows] for name, values in self.extra.items()},
+            partners=partners,
+        )
+
 
 def split(
     name: str, modality: str, classes: tuple[str, ...], inputs: Any, labels: Tensor | None, **extra: Tensor

@@ -11,7 +11,11 @@ from urllib.parse import unquote_plus
 from sslkernels.arguments import came, check_kind, check_size
 from sslkernels.data.dataset import Dataset
 from sslkernels.data.readers import BROKEN, MODALITY_OF, READERS
+from sslkernels.data.subsets import kept
 from sslkernels.settings import check_known, settings_of
+
+# The setting that data of every reader has.
+SUBSET = "subset"
 
 
 class Spec(NamedTuple):
@@ -48,7 +52,8 @@ def load(spec: str, image_size: int | None = None) -> Dataset:
 
     Args:
         spec: ``NAME[:PATH][?setting=value&...]``, such as ``"digits"`` (1,797 handwritten digits of 8x8 that come with
-            scikit-learn) or ``"imagefolder:photos?size=64"``. The page "Data of every kind" has all names.
+            scikit-learn) or ``"imagefolder:photos?size=64"``. The page "Data of every kind" has all names. With
+            ``?subset=sas:0.8`` or ``?subset=curated:500`` some training samples are kept, whatever the reader.
         image_size: another way to write the setting ``size``.
 
     Raises:
@@ -63,13 +68,16 @@ def load(spec: str, image_size: int | None = None) -> Dataset:
     parts = Spec.of(spec)
     check_reader(spec)
     reader, settings = READERS[parts.name], settings_of(READERS[parts.name])
-    check_known("data", parts.given, settings, parts.name)
+    subset = parts.given.pop(SUBSET, None)
+    check_known("data", parts.given, {**settings, SUBSET: None}, parts.name)
     chosen: dict[str, Any] = {
         name: settings[name].read(f"data {parts.name}", text) for name, text in parts.given.items()
     }
     if image_size is not None and "size" in settings:
         chosen.setdefault("size", check_size("load", "image_size", image_size))
     dataset = reader(*_paths(spec, parts), **chosen)
+    if subset is not None:
+        dataset = dataset.only(kept(subset, dataset))
     train, test = (tuple(getattr(inputs, "shape", ())[1:]) for inputs in (dataset.inputs, dataset.test_inputs))
     if train != test:
         raise ValueError(f"data is {spec!r} with training samples of {train} and test samples of {test}; use one size.")

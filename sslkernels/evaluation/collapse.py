@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.arguments import check_rows
+from sslkernels.evaluation.moments import entropy_rank, singular_values
 
 # Below one of these, features have collapsed. On the digits a collapsed ViT has a deviation of 0.006 to 0.012 and a
 # rank of 1.2 to 1.3; a collapsing ResNet has 0.021 and 2.7 after twenty epochs. Early epochs of I-JEPA, whose features
@@ -49,16 +50,13 @@ def feature_spread(features: Tensor) -> Spread:
     >>> feature_spread(torch.ones(8, 4))
     Spread(feature_std=0.0, effective_rank=1.0)
     """
-    rows = check_rows("feature_spread", "features", features).detach().double()
+    rows = check_rows("feature_spread", "features", features).detach()
     if not len(rows):
         raise ValueError("feature_spread: features has no row; pass at least one.")
     if not rows.isfinite().all():
         return Spread(float("nan"), float("nan"))
-    std = F.normalize(rows, dim=1, eps=TINY).std(0, correction=0).mean() * rows.shape[1] ** 0.5
-    values = torch.linalg.svdvals(rows)
-    total = values.sum()
-    rank = torch.special.entr(values / total).sum().exp() if total > 0 else total
-    return Spread(round(float(std), 6), round(float(rank), 6))
+    std = F.normalize(rows.double(), dim=1, eps=TINY).std(0, correction=0).mean() * rows.shape[1] ** 0.5
+    return Spread(round(float(std), 6), round(entropy_rank(singular_values(rows)), 6))
 
 
 def collapse_warning(feature_std: Sequence[float | None], effective_rank: Sequence[float | None]) -> str | None:

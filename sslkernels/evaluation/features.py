@@ -27,7 +27,13 @@ def encode(backbone: nn.Module, inputs: Inputs) -> Tensor:
 
     ``inputs`` are images ``(N, C, H, W)``, or whatever the backbone takes by rows; see `sslkernels.data.Inputs`.
     """
-    device = _device("encode", backbone, inputs)
+    return encoded("encode", backbone, "inputs", inputs)
+
+
+@torch.no_grad()
+def encoded(function: str, backbone: nn.Module, name: str, inputs: Inputs) -> Tensor:
+    """Do what `encode` does; errors have the names that the caller knows."""
+    device = _device(function, backbone, inputs, name)
     with _modes_kept(backbone):
         backbone.eval()
         return torch.cat([backbone(batch.to(device)).float().cpu() for batch in _batches(inputs)])
@@ -107,14 +113,14 @@ def _modes_kept(backbone: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _device(function: str, backbone: nn.Module, inputs: Inputs) -> torch.device:
+def _device(function: str, backbone: nn.Module, inputs: Inputs, name: str = "inputs") -> torch.device:
     """The backbone's device, or the CPU if it has no parameters."""
     check_module(function, "backbone", backbone)
     if isinstance(inputs, (Tensor, np.ndarray, list, tuple, str, bytes, dict)) or not hasattr(inputs, "__getitem__"):
-        rows = check_tensor(function, "inputs", inputs, "(N, ...), or other samples that are taken by rows")
+        rows = check_tensor(function, name, inputs, "(N, ...), or other samples that are taken by rows")
         if rows.dim() < 2 or not len(rows):
-            raise ValueError(f"{function}: inputs has shape {shape_of(rows)}; pass at least one sample, (N, ...).")
+            raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; pass at least one sample, (N, ...).")
     if not len(inputs):
-        raise ValueError(f"{function}: inputs has no sample; pass at least one.")
+        raise ValueError(f"{function}: {name} has no sample; pass at least one.")
     first = next(backbone.parameters(), None)
     return torch.device("cpu") if first is None else first.device

@@ -3,18 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslkernels.arguments import check_rows, check_size, check_tensor, shape_of
+from sslkernels.arguments import check_rows, check_size, shape_of
+from sslkernels.evaluation.labelled import draws_of, labelled_rows
+from sslkernels.evaluation.linear import probed
 from sslkernels.functional import topk_similarity
-
-# Where rows have more features than this times their number, the probe works on fewer.
-WIDE = 4
 
 
 def few_shot(
@@ -30,47 +26,38 @@ def few_shot(
     >>> few_shot(rows, labels, rows, labels)
     1.0
     """
-    features, test_features = _checked("few_shot", features, labels, test_features, test_labels)
+    features, test_features = labelled_rows("few_shot", features, labels, test_features, test_labels)
     shots, draws = check_size("few_shot", "shots", shots), check_size("few_shot", "draws", draws)
     keys, queries = F.normalize(features, dim=1), F.normalize(test_features, dim=1)
     correct = [
         (labels[chosen][(queries @ keys[chosen].T).argmax(1)] == test_labels).float().mean()
-        for chosen in _draws(labels, shots, draws)
+        for chosen in draws_of(labels, shots, draws)
     ]
     return float(torch.stack(correct).mean()) if correct else None
 
 
 def linear_probe(
-    features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, shots: int = 10, draws: int = 10
+    features: Tensor,
+    labels: Tensor,
+    test_features: Tensor,
+    test_labels: Tensor,
+    *,
+    shots: int | None = 10,
+    draws: int = 10,
+    folds: int | None = None,
 ) -> float | None:
     """Fit a logistic regression to ``shots`` labelled rows per class; the mean accuracy over ``draws`` choices.
 
-    The result is None if a class has fewer rows than ``shots``.
+    With ``shots=None`` it is fit once, to all rows. With ``folds`` its strength C, which is 1 otherwise, is chosen of
+    0.001 to 1000 by cross-validation among so many parts of the labelled rows. The result is None if a class has fewer
+    rows than ``shots``.
     """
-    features, test_features = _checked("linear_probe", features, labels, test_features, test_labels)
-    if len(labels.unique()) < 2:
-        raise ValueError("linear_probe: labels holds one class; pass rows of at least two.")
-    shots, draws = check_size("linear_probe", "shots", shots), check_size("linear_probe", "draws", draws)
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.preprocessing import StandardScaler
-
-    scores = []
-    for chosen in _draws(labels, shots, draws):
-        scale = StandardScaler().fit(features[chosen].numpy())
-        rows, tested = (scale.transform(each.numpy()) for each in (features[chosen], test_features))
-        if rows.shape[1] > WIDE * len(rows):
-            # The penalty keeps the weights among the rows' own directions, so nothing is lost: pixels take a third of
-            # the time.
-            directions = np.linalg.qr(rows.T.astype(np.float64))[0]
-            rows, tested = rows @ directions, tested @ directions
-        probe = LogisticRegression(max_iter=1000).fit(rows, labels[chosen].numpy())
-        scores.append(probe.score(tested, test_labels.numpy()))
-    return float(sum(scores) / len(scores)) if scores else None
+    return probed("linear_probe", "logistic", features, labels, test_features, test_labels, shots, draws, folds)
 
 
 def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, k: int = 20) -> float:
     """Classify rows by the majority of the ``k`` nearest training rows by cosine; the lower label wins a tie."""
-    features, test_features = _checked("knn", features, labels, test_features, test_labels)
+    features, test_features = labelled_rows("knn", features, labels, test_features, test_labels)
     k = check_size("knn", "k", k)
     classes, places = labels.unique(return_inverse=True)
     votes = F.one_hot(places[nearest(features, test_features, min(k, len(features)))], len(classes)).sum(1)
@@ -91,42 +78,3 @@ def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
         )
     k = check_size("nearest", "k", k, most=len(features))
     return topk_similarity(queries.float(), features.float(), k, metric="cosine")[1]
-
-
-def _checked(
-    function: str, features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Check rows and their labels; the rows come back in float32 and without a graph."""
-    for name, rows, labels_name, given in (
-        ("features", features, "labels", labels),
-        ("test_features", test_features, "test_labels", test_labels),
-    ):
-        check_rows(function, name, rows)
-        given = check_tensor(function, labels_name, given, "(N,), int64")
-        if given.dtype != torch.int64:
-            raise TypeError(f"{function}: {labels_name} has dtype {given.dtype}; pass int64 labels.")
-        if given.dim() != 1 or len(given) != len(rows) or not len(rows):
-            raise ValueError(
-                f"{function}: {labels_name} has shape {shape_of(given)} and {name} {shape_of(rows)}; "
-                "every row needs one label, and there must be a row."
-            )
-        if not rows.isfinite().all():
-            raise ValueError(f"{function}: {name} holds numbers that are not finite; no row is near to them.")
-        if given.min() < 0:
-            raise ValueError(f"{function}: {labels_name} holds {int(given.min())}; pass labels from 0 on.")
-    if features.shape[1] != test_features.shape[1]:
-        raise ValueError(
-            f"{function}: features has shape {shape_of(features)} and test_features {shape_of(test_features)}; "
-            "both need the same number of features."
-        )
-    return features.detach().float(), test_features.detach().float()
-
-
-def _draws(labels: Tensor, shots: int, draws: int) -> Iterator[Tensor]:
-    """Draw indices of ``shots`` rows of each class, ``draws`` times; nothing if a class is too small."""
-    members = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
-    if min(map(len, members)) < shots:
-        return
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(draws):
-        yield torch.cat([rows[torch.randperm(len(rows), generator=generator)[:shots]] for rows in members])

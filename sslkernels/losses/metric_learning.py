@@ -218,7 +218,7 @@ class CrossBatchMemory(Remembering):
     Memory, labels, ``queue_idx`` (the next place) and ``has_been_filled`` are in ``state_dict()`` and resume; the
     original saves the first two, and its checkpoints load with a warning, and start empty. They are no buffers: inside
     DistributedDataParallel every rank keeps its own. The memory has the dtype of the last batch. A mask that marks no
-    row does not fill the memory, as it does there.
+    row does not fill the memory, as it does there. A batch of one row is not compared with itself, as it is there.
 
     >>> import torch
     >>> from sslkernels.losses.metric_learning import CrossBatchMemory, NTXentLoss

@@ -59,8 +59,9 @@ class Method(Module):
     # With these numbers the method learns the digits within two minutes on two cores (found with seeds 0 to 2): epochs,
     # batch_size, lr, and arguments of the method.
     small: ClassVar[Mapping[str, Any]]
-    # The paper's numbers where they are not the defaults of the arguments. All train by AdamW here: where the paper has
-    # another optimizer, the rate is one that AdamW takes.
+    # The paper's numbers where they are not the defaults of the arguments, weight_decay, final_weight_decay and
+    # clip_gradients of a run among them. All train by AdamW here: where the paper has another optimizer, the rate is
+    # one that AdamW takes.
     paper_options: ClassVar[Mapping[str, Any]]
     feature_dim: int
     _computed: dict[int, tuple[Any, Tensor]] | None = None

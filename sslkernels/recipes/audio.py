@@ -6,12 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sslkernels.data import (
     AudioViews,
     Dataset,
-    Inputs,
     LogMixupExp,
     Noise,
     Pitch,
@@ -19,6 +18,7 @@ from sslkernels.data import (
     Speed,
     Views,
 )
+from sslkernels.data.raw import bands
 from sslkernels.data.views.segments import Segments
 from sslkernels.drawing import draw_spectrogram
 from sslkernels.methods import BYOL, CADINO, DINO, FeatEx, Method, SimCLR
@@ -63,18 +63,12 @@ def segments(
     return Segments(Noise(), 2, small_views, long_share, small_share)
 
 
-def statistics(inputs: Inputs) -> Tensor:
-    """Mean and deviation of each band over time, which do not depend on where a sound begins."""
-    bands = inputs[:].flatten(1, 2)
-    return torch.cat([bands.mean(2), bands.std(2, correction=0)], 1)
-
-
 MODALITY = Modality(
     "audio",
     data="words",
     encoders={"features": Encoder(conv)},
     views=views,
-    raw=statistics,
+    raw=bands,
     small={"epochs": 10, "batch_size": 128, "lr": 2e-3},
     draw=draw_spectrogram,
 )

@@ -7,20 +7,18 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from sslkernels.data import (
     Dataset,
     ImageViews,
-    Inputs,
     LowVariancePerturb,
     MultiCrop,
     OneView,
-    Pictures,
     RandomizedQuantization,
     Views,
 )
+from sslkernels.data.raw import pixels
 from sslkernels.data.views.fourier import BatchStyle
 from sslkernels.data.views.lowvariance import MOST
 from sslkernels.data.views.multicrop import SMALL
@@ -59,7 +57,6 @@ from sslkernels.terms import ActionMatch, Agreement, Jigsaw, Labels, Places, Tra
 
 # Patches along an image's height and width. Attention to four times as many costs too much for a first try.
 MOST_PATCHES = 8
-MOST_PIXELS = 32
 
 
 def resnet(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), blocks: tuple[int, ...] = (1, 1, 1)) -> ResNet:
@@ -88,18 +85,6 @@ def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
     if count == 1 and not whole:
         return OneView(channels, tuple(size))
     return ImageViews(channels, tuple(size), count, whole=whole)
-
-
-def pixels(inputs: Inputs) -> Tensor:
-    """The pixels, averaged to at most `MOST_PIXELS` a side."""
-    if isinstance(inputs, Pictures):
-        return torch.cat([_averaged(batch) for batch in inputs.batches(256)])
-    return _averaged(inputs[:])
-
-
-def _averaged(images: Tensor) -> Tensor:
-    height, width = (min(side, MOST_PIXELS) for side in images.shape[2:])
-    return F.adaptive_avg_pool2d(images, (height, width)).flatten(1)
 
 
 MODALITY = Modality(

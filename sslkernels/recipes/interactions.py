@@ -6,8 +6,9 @@ from __future__ import annotations
 from torch import nn
 
 from sslkernels.data import Dataset, TokenViews
+from sslkernels.data.raw import counts
 from sslkernels.recipes.modality import Encoder, Modality
-from sslkernels.recipes.sequence import counts, transformer
+from sslkernels.recipes.sequence import transformer
 
 
 def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:

@@ -131,7 +131,7 @@ class Recipe:
             own = {name: value for name, value in settings.items() if name in self._own(kind)}
             return own | {name: value for name, value in known.items() if name in takes}
 
-        backbone = self.backbone.build(dataset, **of(self.backbone.build, {}))
+        backbone = self.build_backbone(dataset, settings)
         known = {**_known(dataset), "feature_dim": backbone.feature_dim}
         parts: dict[str, Any] = {name: make(settings) for name, make in self.parts.items()}
         if self.encoders:
@@ -141,12 +141,21 @@ class Recipe:
             return method
         return Auxiliary(method, self.term(**of(self.term, known)), **of(_weighted, {}))
 
+    def build_backbone(self, dataset: Dataset, settings: Mapping[str, Any]) -> nn.Module:
+        """Build the backbone alone, with the weights that `build` gives it after the same seed."""
+        own = {name: value for name, value in settings.items() if name in self._own(self.backbone.build)}
+        return self.backbone.build(dataset, **own)
+
     def build_views(self, dataset: Dataset, settings: Mapping[str, Any] | None = None) -> nn.Module:
         """Build the module that draws as many views of a batch as method and term take."""
+        views = self.build_own_views(dataset, settings, self.count)
+        return Shots(views, self.count) if dataset.partners is not None and isinstance(views, Drawn) else views
+
+    def build_own_views(self, dataset: Dataset, settings: Mapping[str, Any] | None, count: int) -> nn.Module:
+        """Build the module that draws ``count`` views of each sample itself, whatever its partners are."""
         kind = self.views or self.modality.views
         own = {name: value for name, value in (settings or {}).items() if name in self._own(kind)}
-        views = kind(dataset, self.count, self.method.whole_views, **own)
-        return Shots(views, self.count) if dataset.partners is not None and isinstance(views, Drawn) else views
+        return kind(dataset, count, self.method.whole_views, **own)
 
 
 def _weighted(*, weight: float = 1.0) -> None:

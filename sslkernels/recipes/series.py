@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from sslkernels.data import Dataset, Inputs, RandomizedQuantization, SeriesViews, Views
+from sslkernels.data import Dataset, RandomizedQuantization, SeriesViews, Views
+from sslkernels.data.raw import channels
 from sslkernels.drawing import draw_lines
 from sslkernels.methods import BYOL, ColloSSL, HaLP, Pretext
 from sslkernels.models import Conv1dNet
@@ -47,18 +47,12 @@ def quantised(dataset: Dataset, count: int, whole: bool, *, regions: int = 8) ->
     return Views(RandomizedQuantization(regions), count)
 
 
-def statistics(inputs: Inputs) -> Tensor:
-    """Mean and deviation of each channel: on the wrist sensor these are worth more than the numbers themselves."""
-    series = inputs[:]
-    return torch.cat([series.mean(2), series.std(2, correction=0)], 1)
-
-
 MODALITY = Modality(
     "series",
     data="watch",
     encoders={"features": Encoder(conv)},
     views=views,
-    raw=statistics,
+    raw=channels,
     small={"epochs": 15, "batch_size": 128, "lr": 2e-3},
     draw=draw_lines,
 )

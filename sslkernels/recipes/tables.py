@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from sslkernels.data import Dataset, Inputs, RandomizedQuantization, TableViews, Views
+from sslkernels.data import Dataset, RandomizedQuantization, TableViews, Views
+from sslkernels.data.raw import numbers
 from sslkernels.methods import SimCLR
 from sslkernels.models import ColumnTransformer
 from sslkernels.recipes.modality import Encoder, Modality
@@ -22,10 +23,6 @@ def views(dataset: Dataset, count: int, whole: bool) -> nn.Module:
 
 def quantised(dataset: Dataset, count: int, whole: bool, *, regions: int = 8) -> nn.Module:
     return Views(RandomizedQuantization(regions), count)
-
-
-def numbers(inputs: Inputs) -> Tensor:
-    return inputs[:]
 
 
 MODALITY = Modality(

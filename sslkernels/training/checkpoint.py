@@ -62,37 +62,48 @@ class SaveLast(Checkpoint):
 
 
 def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
-    """Read the checkpoint at ``path``. Unless it is a whole one of ``method``, a ValueError says what it is."""
+    """Read the checkpoint at ``path`` to resume ``method``. Unless it is a whole one of it, a ValueError says so."""
     if not path.is_file():
         raise FileNotFoundError(
             f"train: --resume came and {path} does not exist; pass the --out of a run that has an epoch behind it, or "
             "leave --resume out to start anew."
         )
-    _check_entries(path)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(f"train: {path} is truncated or not a checkpoint; start anew with another --out.") from error
-    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
-        raise ValueError(f"train: {path} is not a checkpoint of sslkernels train; start anew with another --out.")
-    if type(checkpoint["format"]) is not int or checkpoint["format"] != FORMAT:
-        raise ValueError(
-            f"train: {path} has format {came(checkpoint['format'])} and this version reads format {FORMAT}; "
-            "resume it with the version that wrote it."
-        )
+    checkpoint = _whole("train", path, "start anew with another --out", "resume")
     if type(checkpoint.get("method")) is not str or checkpoint["method"] != method:
         raise ValueError(
             f"train: {path} is a checkpoint of method {came(checkpoint.get('method'))}, not {method!r}; "
             "train that method, or start anew with another --out."
         )
-    missing = [part for part in (*PARTS, DIGESTS) if part not in checkpoint]
-    if missing:
-        raise ValueError(f"train: {path} lacks {', '.join(missing)}; start anew with another --out.")
-    _check_parts(path, checkpoint)
+    _check_parts("train", path, checkpoint, "start anew with another --out")
     return checkpoint
 
 
-def _check_entries(path: Path) -> None:
+def checkpoint_of(function: str, path: Path) -> dict[str, Any]:
+    """Read the checkpoint of a run of any method, to look at it; the sentences of errors begin with ``function``."""
+    remedy = "train the run anew"
+    checkpoint = _whole(function, path, remedy, "read")
+    _check_parts(function, path, checkpoint, remedy)
+    return checkpoint
+
+
+def _whole(function: str, path: Path, remedy: str, verb: str) -> dict[str, Any]:
+    """Read a checkpoint of this format, whose archive is whole; its parts are not compared with their digests yet."""
+    _check_entries(function, path, remedy)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"{function}: {path} is truncated or not a checkpoint; {remedy}.") from error
+    if not isinstance(checkpoint, dict) or "format" not in checkpoint:
+        raise ValueError(f"{function}: {path} is not a checkpoint of sslkernels train; {remedy}.")
+    if type(checkpoint["format"]) is not int or checkpoint["format"] != FORMAT:
+        raise ValueError(
+            f"{function}: {path} has format {came(checkpoint['format'])} and this version reads format {FORMAT}; "
+            f"{verb} it with the version that wrote it."
+        )
+    return checkpoint
+
+
+def _check_entries(function: str, path: Path, remedy: str) -> None:
     """Compare every entry of the archive with its checksum; torch.load does not do so."""
     name = ""
     try:
@@ -106,17 +117,18 @@ def _check_entries(path: Path) -> None:
                         pass
     except Exception as error:  # a damaged archive can fail in any way
         if not name:
-            raise ValueError(
-                f"train: {path} is truncated or not a checkpoint; start anew with another --out."
-            ) from error
+            raise ValueError(f"{function}: {path} is truncated or not a checkpoint; {remedy}.") from error
         raise ValueError(
-            f"train: {path} is damaged, its entry {came(name)} is not what was written; "
-            "put back a copy of the file, or start anew with another --out."
+            f"{function}: {path} is damaged, its entry {came(name)} is not what was written; "
+            f"put back a copy of the file, or {remedy}."
         ) from error
 
 
-def _check_parts(path: Path, checkpoint: dict[Any, Any]) -> None:
+def _check_parts(function: str, path: Path, checkpoint: dict[Any, Any], remedy: str) -> None:
     """Compare every part with its digest, so that later code can rely on the parts as a run wrote them."""
+    missing = [part for part in (*PARTS, DIGESTS) if part not in checkpoint]
+    if missing:
+        raise ValueError(f"{function}: {path} lacks {', '.join(missing)}; {remedy}.")
     kept = checkpoint[DIGESTS]
     parts = {part: value for part, value in checkpoint.items() if part != DIGESTS}
     for part in sorted({*parts, *kept} if isinstance(kept, Mapping) else {DIGESTS}, key=str):
@@ -126,8 +138,8 @@ def _check_parts(path: Path, checkpoint: dict[Any, Any]) -> None:
             same = False
         if not same:
             raise ValueError(
-                f"train: {path} was changed after it was written, in its {came(part)}; "
-                "put back a copy of the file, or start anew with another --out."
+                f"{function}: {path} was changed after it was written, in its {came(part)}; "
+                f"put back a copy of the file, or {remedy}."
             )
 
 

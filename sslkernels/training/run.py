@@ -215,7 +215,7 @@ def _train(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.machine(),
         "threads": torch.get_num_threads(),
         "config": config.saved(),
-        "versions": _versions(),
+        "versions": versions(),
         "warnings": warned,
         **curves,
     }
@@ -432,7 +432,8 @@ def _quiet_engine() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of this package, of Python, and of what a run works with."""
     from sslkernels import __version__
 
     found = {name: importlib.metadata.version(name) for name in VERSIONS}

@@ -199,7 +199,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "simclr", "--set", "temperature=1", "--temperature=1"], "--set temperature came, and temperature"),
         (
             ["train", "simclr", "--data", "digits?size=3"],
-            "data: digits has no setting size; leave it out",
+            "data: digits has no setting size; its own are subset.",
         ),
         (["train", "simclr", "--data", "digits:x"], "data is 'digits:x', and digits takes no path; write digits."),
         (["train", "simclr", "--seed", "-1"], "--seed is -1"),
@@ -315,7 +315,7 @@ def test_missing_extra_is_named(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["bench"], ["explain"], ["info"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["bench"], ["explain"], ["info"]])
 def test_help_has_an_example(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])

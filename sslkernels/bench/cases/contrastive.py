@@ -235,4 +235,61 @@ LINEAR_CROSS_ENTROPY = Case(
     ),
 )
 
-CASES = (DCL, SUP_CON, LINEAR_CROSS_ENTROPY)
+# Uniformity, as an evaluation takes it: the value alone
+
+
+def _uniformity_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
+    return {"z": draw.ready(F.normalize(draw.normal(*shape), dim=1), grad=False)}
+
+
+def _uniformity_logits(shape: Shape) -> Logits:
+    n, d = shape
+    return Logits(n, n, d, itself=True)
+
+
+def eager_uniformity(z: Tensor) -> Tensor:
+    """The authors' line. `torch.pdist` takes nothing narrower than float32, and stores each pair once."""
+    return torch.pdist(z if z.dtype == torch.float64 else z.float()).pow(2).mul(-2).exp().mean().log()
+
+
+def exact_uniformity(x: Inputs, block: int) -> Tensor:
+    z, total, start = x["z"], torch.zeros((), dtype=torch.float64, device=x["z"].device), 0
+    squares = z.square().sum(1)
+    for part in z.split(max(1, block // len(z))):
+        apart = (part.square().sum(1, keepdim=True) + squares - 2 * part @ z.T).clamp_min(0)
+        own = torch.arange(len(part), device=z.device)
+        apart[own, start + own] = torch.inf
+        total += apart.mul(-2).exp().sum(dtype=torch.float64)
+        start += len(part)
+    return (total / (len(z) * (len(z) - 1))).log()
+
+
+def _uniformity_cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    n, d = shape
+    return Cost(n * n * d, 0, n * d * dtype.itemsize)
+
+
+UNIFORMITY = Case(
+    "uniformity",
+    FAMILY,
+    "uniformity",
+    ("N", "D"),
+    shape_note="the value alone",
+    inputs=_uniformity_inputs,
+    ours=SF.uniformity,
+    eager=eager_uniformity,
+    exact=exact_uniformity,
+    search=True,
+    peers={"lightly": "lightly has no uniformity."},
+    cost=_uniformity_cost,
+    pairs=lambda shape: shape[0] * (shape[0] - 1) // 2,
+    stored="distances",
+    path=logits_path("tiles of all pairs: log-sum-exps of their products alone.", _uniformity_logits),
+    sizes=(
+        Size((10000, 512), "small", targets()),
+        Size((50000, 512), "small"),
+        Size((128, 32), "quick"),
+    ),
+)
+
+CASES = (DCL, SUP_CON, LINEAR_CROSS_ENTROPY, UNIFORMITY)

@@ -30,6 +30,7 @@ from sslkernels.bench.cases.case import (
     targets,
     tiles,
 )  # fmt: skip
+from sslkernels.evaluation import rank_me
 
 LAMBD = 5e-3
 _TWICE = in_both("lightly", 2.0)
@@ -238,4 +239,61 @@ VICREG = Case(
     ),
 )
 
-CASES = (BARLOW_TWINS, VICREG)
+# RankMe, which has no gradient
+
+
+def _rank_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
+    """Draw rows whose directions have variances from 1 to 1e-6, as features of an encoder have."""
+    n, d = shape
+    z = draw.normal(n, d)
+    return {"z": draw.ready(z * torch.logspace(0, -3, d, device=z.device), grad=False)}
+
+
+def _rank_me(z: Tensor, backend: str) -> Tensor:
+    return torch.tensor(rank_me(z), dtype=torch.float64)
+
+
+def eager_rank_me(z: Tensor) -> Tensor:
+    values = torch.linalg.svdvals(z if z.dtype == torch.float64 else z.float())
+    shares = values / values.sum() + 1e-7
+    return torch.exp(-(shares * shares.log()).sum())
+
+
+def exact_rank_me(x: Inputs, block: int) -> Tensor:
+    values = torch.linalg.svdvals(x["z"])
+    total = values.sum()
+    return torch.special.entr(values / total + 1e-7).sum().exp()
+
+
+def _rank_cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    """Half of the symmetric products of columns, or of rows; a decomposition of them is beside."""
+    n, d = shape
+    return Cost(n * d * min(n, d), 0, n * d * dtype.itemsize)
+
+
+RANK_ME = Case(
+    "rank_me",
+    FAMILY,
+    "RankMe",
+    ("N", "D"),
+    shape_note="no kernel of ours, on any backend",
+    not_recorded="rank_me has no kernel of ours; PyTorch multiplies and decomposes.",
+    inputs=_rank_inputs,
+    ours=_rank_me,
+    eager=eager_rank_me,
+    exact=exact_rank_me,
+    search=True,
+    peers={"lightly": "lightly has no rank of features."},
+    cost=_rank_cost,
+    pairs=lambda shape: shape[0] * shape[1],
+    stored="decomposed rows",
+    path=lambda backend, shape, dtype, device: (
+        "PyTorch multiplies columns in float64, block by block, and takes the eigenvalues of the D x D products."
+    ),
+    sizes=(
+        Size((50000, 512), "small", targets()),
+        Size((256, 32), "quick"),
+    ),
+)
+
+CASES = (BARLOW_TWINS, VICREG, RANK_ME)
