@@ -58,7 +58,7 @@ class CADINO(DINO):
     seeds = (28,)
     after_abstract = True
     needs = ("index",)
-    small = {**DINO.small, "clusters": 40, "cluster_from": 5}
+    small = {**DINO.small, "clusters": 40, "cluster_from": 2}
     paper_options = {"epochs": 150, "batch_size": 256, "lr": 1e-3}
 
     def __init__(
