@@ -59,7 +59,8 @@ class CADINO(DINO):
     after_abstract = True
     needs = ("index",)
     small = {**DINO.small, "clusters": 40, "cluster_from": 2}
-    paper_options = {"epochs": 150, "batch_size": 256, "lr": 1e-3}
+    # These are DINO's: nobody here could look the paper's up.
+    paper_options = DINO.paper_options
 
     def __init__(
         self,
