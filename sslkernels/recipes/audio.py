@@ -80,7 +80,8 @@ _SMALL = {**BYOL.small, **MODALITY.small, "epochs": 25, "batch_size": 64, "momen
 def of_speakers(name: str, method: type[Method], **changed: Any) -> Recipe:
     """The method on segments of utterances, by who speaks."""
     return Recipe(
-        name, method, MODALITY, data="voices", views=segments, small={**method.small, **MODALITY.small},
+        name, method, MODALITY, data="voices", views=segments,
+        small={**method.small, **MODALITY.small, "batch_size": 64},
         paper_options=method.paper_options, after_abstract=True, **changed,
     )  # fmt: skip
 
