@@ -57,6 +57,13 @@ def test_what_is_streamed_is_what_memory_would_hold(tmp_path):
     assert torch.equal(again[:], held.inputs)
 
 
+def test_a_subset_of_streamed_pictures_stays_in_its_files(tmp_path):
+    spec = f"imagefolder:{photographs(tmp_path / 'photos')}?size=8&subset=sas:0.5"
+    held, streamed = load(f"{spec}&stream=false"), load(f"{spec}&stream=true")
+    assert isinstance(streamed.inputs, Pictures) and 8 <= len(streamed.inputs) <= 12
+    assert torch.equal(streamed.inputs[:], held.inputs) and torch.equal(streamed.labels, held.labels)
+
+
 def test_a_large_folder_is_streamed_without_being_asked(tmp_path, monkeypatch):
     folder = photographs(tmp_path / "photos")
     monkeypatch.setattr("sslkernels.data.readers.imagefolder.MOST_HELD", 24 * 12 * SIZE * SIZE)
