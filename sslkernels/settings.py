@@ -113,7 +113,8 @@ def arguments_of(function: Callable[..., Any]) -> dict[str, tuple[inspect.Parame
     """
     takers = [function]
     if inspect.isclass(function):
-        takers = [vars(each)["__init__"] for each in function.__mro__ if "__init__" in vars(each)]
+        made = [vars(each).get("__init__") for each in function.__mro__]
+        takers = [each for each in made if inspect.isfunction(each)]  # that of `object` hands nothing on
     found: dict[str, tuple[inspect.Parameter, dict[str, Any]]] = {}
     for taker in takers:
         parameters = inspect.signature(taker).parameters.values()
