@@ -143,7 +143,7 @@ def test_every_option_of_a_run_has_wrong_values():
 
 @pytest.mark.parametrize("method", [3, None, "nope", "SimCLR", ["simclr"], {}])
 def test_a_wrong_method_gets_the_names_of_the_right_ones(method):
-    with pytest.raises(ValueError, match="train: method is .*; accepted are action_simclr, barlow_twins"):
+    with pytest.raises(ValueError, match="train: method is .*; accepted are action_simclr, alice, barlow_twins"):
         TrainConfig.from_options(method, {})
 
 
@@ -192,7 +192,8 @@ def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
     assert config.continued({"data": "npz:b", "epochs": 500}, "last.ckpt") == replace(config, data="npz:b", epochs=500)
     assert config.continued({"data": None, "lr": config.lr}, "last.ckpt") == config
     changes = {"batch_size": 2, "lr": 1.0, "seed": 3, "backend": "reference", "precision": "bf16-mixed",
-               "accumulate": 2, "threads": 3, "compile": True, "projection_dim": 3, "temperature": 0.25}  # fmt: skip
+               "accumulate": 2, "threads": 3, "compile": True, "projection_dim": 3, "temperature": 0.25,
+               "weight_decay": 0.1, "final_weight_decay": 0.2, "clip_gradients": 3.0}  # fmt: skip
     own = set(config.saved())
     assert own - set(changes) == {"method", "data", "image_size", "epochs", "devices", "nodes", "strategy", "workers"}
     elsewhere = {"devices": 2, "nodes": 2, "strategy": "fsdp2", "workers": 3}
