@@ -67,6 +67,7 @@ def compare(
     dstudent = share.new_empty(student.shape if need_student else 0)
     dweight = share.new_zeros(weight.shape if need_weight else 0)
     table = share.new_empty(min(n, rows_together(k, dtype)), k)
+    pushed = student.new_empty(dweight.shape if rounded else 0)
     softened: _Softened | _AllSoftened
     parts: Sequence[Tensor | slice]
     if n > len(table) or len(teacher) > min(len(table), index.numel()):
@@ -91,7 +92,7 @@ def compare(
         if need_student:
             dstudent[some] = (moved @ weight).to(dtype)
         if need_weight and rounded:
-            dweight += moved.T @ rows
+            dweight += torch.mm(moved.T, rows, out=pushed)
         elif need_weight:
             dweight.addmm_(moved.T, rows)
     value = losses.double().sum().to(dtype)
