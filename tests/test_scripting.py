@@ -26,6 +26,7 @@ def vit() -> ViT:
 MODULES: dict[str, Callable[[], nn.Module]] = {
     **{name: getattr(losses, name) for name in losses.__all__},
     "CoCaLoss": lambda: losses.CoCaLoss(2.0, 1.0),
+    "PMSNCustomLoss": lambda: losses.PMSNCustomLoss(torch.ones_like),
     **{name: partial(small_method, name) for name in METHODS},
     "EMA": lambda: sk.EMA(nn.Linear(2, 2)),
     "Center": lambda: sk.Center(4),
