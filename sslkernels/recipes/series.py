@@ -21,6 +21,7 @@ def conv(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), kernel: i
 class EachChannel(nn.Module):
     """One network for all channels: series ``(N, C, T)`` to features ``(N, C * width)``, one channel after the other.
 
+    >>> import torch
     >>> EachChannel(Conv1dNet(1), 6)(torch.randn(2, 6, 100)).shape
     torch.Size([2, 768])
     """
