@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sslkernels.arguments import check_number, check_size
 from sslkernels.data import Inputs
-from sslkernels.evaluation.features import encode, encoded
+from sslkernels.evaluation.features import calibrate_batchnorm, encode, encoded
 from sslkernels.evaluation.labelled import check_classes, draws_of, labelled_rows
 
 
@@ -108,4 +108,5 @@ def _trained(
                 F.cross_entropy(logits, places[rows].to(device)).backward()
                 optimizer.step()
                 schedule.step()
+    calibrate_batchnorm(tuned, inputs[chosen])  # after few steps its averages are those of earlier weights
     return tuned, head
