@@ -72,6 +72,7 @@ def draw_one_image(axes: Axes, image: Tensor, sample: Tensor) -> None:
 def draw_one_sound(axes: Axes, sound: Tensor, sample: Tensor) -> None:
     draw_spectrogram(axes, sound)
     axes.images[0].set_clim(float(sample.min()), float(sample.max()))
+    axes.set(xlim=(-0.5, sample.shape[-1] - 0.5))  # a part is seen to be shorter
 
 
 def draw_one_series(axes: Axes, series: Tensor, sample: Tensor) -> None:
@@ -118,6 +119,12 @@ VIEWS: dict[Kind, list[Shown]] = {
             "shapes are where they were, brightness and large patches of colour are another image's. From Fourier "
             "domain adaptation ([Yang and Soatto 2020](https://arxiv.org/abs/2004.05498)) and amplitude mix ([Xu "
             "et al. 2021](https://arxiv.org/abs/2105.11120)).",
+        ),
+        Shown(
+            "Views(BatchStyle(areas=(0.01, 0.1)), count=5)",
+            "All images of a batch get the low amplitudes of one of them, each view's batch of another: neither can "
+            "style tell images apart, nor do views of an image agree by it. After [Scalbert et al. "
+            "2023](https://arxiv.org/abs/2303.06088).",
         ),
         Shown(
             "Views(LowVariancePerturb(images, share=0.5, strength=3.0), count=5)",
@@ -205,6 +212,10 @@ VIEWS: dict[Kind, list[Shown]] = {
         Shown(
             "Views(Pitch(bands=10), count=4)",
             "Up to ten bands higher or lower. Steps of the mel scale are steps of pitch as it is heard.",
+        ),
+        Shown(
+            "Segments(nn.Identity(), long=2, short=2)",
+            "Long and short parts of what is said, for methods that learn the voice, which is in all of them.",
         ),
         Shown(
             "Views(nn.Sequential(LogMixupExp(), RandomResizeCrop()), count=4)",

@@ -10,6 +10,7 @@ from sslkernels.data.readers import READERS
 from sslkernels.data.spec import Spec, check_reader, load
 from sslkernels.data.views import (
     AudioViews,
+    BatchStyle,
     FourierStyle,
     GraphViews,
     ImageViews,
@@ -25,6 +26,7 @@ from sslkernels.data.views import (
     RandomResizeCrop,
     Reversed,
     Scaled,
+    Segments,
     SeriesViews,
     Shots,
     Speed,
@@ -38,6 +40,7 @@ from sslkernels.data.views import (
 __all__ = [
     "READERS",
     "AudioViews",
+    "BatchStyle",
     "Dataset",
     "FourierStyle",
     "GraphViews",
@@ -57,6 +60,7 @@ __all__ = [
     "RandomizedQuantization",
     "Reversed",
     "Scaled",
+    "Segments",
     "SeriesViews",
     "Shots",
     "Spec",

@@ -15,11 +15,11 @@ from sslkernels.data import (
     Noise,
     Pitch,
     RandomResizeCrop,
+    Segments,
     Speed,
     Views,
 )
 from sslkernels.data.raw import bands
-from sslkernels.data.views.segments import Segments
 from sslkernels.drawing import draw_spectrogram
 from sslkernels.methods import BYOL, CADINO, DINO, FeatEx, Method, SimCLR
 from sslkernels.models import SpectrogramNet

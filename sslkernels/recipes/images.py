@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sslkernels.data import (
+    BatchStyle,
     Dataset,
     ImageViews,
     LowVariancePerturb,
@@ -19,7 +20,6 @@ from sslkernels.data import (
     Views,
 )
 from sslkernels.data.raw import pixels
-from sslkernels.data.views.fourier import BatchStyle
 from sslkernels.data.views.lowvariance import MOST
 from sslkernels.data.views.multicrop import SMALL
 from sslkernels.drawing import draw_image

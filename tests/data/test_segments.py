@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslkernels.data.views.segments import Segments
+from sslkernels.data import Segments
 
 
 def test_segments_are_parts_of_their_sounds_from_every_beginning() -> None:

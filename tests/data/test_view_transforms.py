@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sslkernels.data import (
+    BatchStyle,
     FourierStyle,
     ImageViews,
     Jitter,
@@ -28,7 +29,6 @@ from sslkernels.data import (
     Views,
     Warped,
 )
-from sslkernels.data.views.fourier import BatchStyle
 
 SERIES, SOUNDS, IMAGES, TABLE = (5, 3, 17), (5, 1, 7, 11), (5, 3, 9, 6), (5, 13)
 KINDS = [

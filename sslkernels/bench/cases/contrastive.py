@@ -287,7 +287,7 @@ UNIFORMITY = Case(
     path=logits_path("tiles of all pairs: log-sum-exps of their products alone.", _uniformity_logits),
     sizes=(
         Size((10000, 512), "small", targets()),
-        Size((50000, 512), "small"),
+        Size((50000, 512), "recipe"),
         Size((128, 32), "quick"),
     ),
 )

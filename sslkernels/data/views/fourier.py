@@ -58,7 +58,7 @@ class BatchStyle(nn.Module):
         areas: range of the share of the spectrum that changes, from nearly 0, which is the mean alone, to 1.
 
     >>> import torch
-    >>> from sslkernels.data.views.fourier import BatchStyle
+    >>> from sslkernels.data import BatchStyle
     >>> BatchStyle()(torch.rand(4, 3, 32, 32)).shape
     torch.Size([4, 3, 32, 32])
     """

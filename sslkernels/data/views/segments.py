@@ -25,7 +25,7 @@ class Segments(nn.Module):
     ``forward(sounds)`` gives a tuple of all long views, then of all short ones.
 
     >>> import torch
-    >>> from sslkernels.data.views.segments import Segments
+    >>> from sslkernels.data import Segments
     >>> views = Segments(torch.nn.Identity(), long=2, short=1)(torch.randn(4, 1, 64, 100))
     >>> [tuple(view.shape) for view in views]
     [(4, 1, 64, 75), (4, 1, 64, 75), (4, 1, 64, 50)]
