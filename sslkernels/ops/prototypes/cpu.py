@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels import _C, backends
@@ -50,6 +51,18 @@ def _multiply(rows: Tensor, weight: Tensor, out: Tensor) -> Tensor:
         tuple(out.shape), torch.get_num_threads(),
     )  # fmt: skip
     return out
+
+
+def _product(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return ``rows @ columns``, where no row comes into another.
+
+    With bfloat16, torch reads past the end of a row up to a multiple of 32 numbers, and meets them with zeros. So the
+    NaN of the next row, or of memory that nobody wrote, would be there.
+    """
+    beyond = -rows.shape[1] % 32
+    if rows.dtype == torch.bfloat16 and beyond:
+        rows, columns = F.pad(rows, (0, beyond)), F.pad(columns, (0, 0, 0, beyond))
+    return rows @ columns
 
 
 def compare(
@@ -90,7 +103,7 @@ def compare(
         done += len(rows)
         moved = found.view(torch.bfloat16)[:, :k] if rounded else found
         if need_student:
-            dstudent[some] = (moved @ weight).to(dtype)
+            dstudent[some] = _product(moved, weight).to(dtype)
         if need_weight and rounded:
             dweight += torch.mm(moved.T, rows, out=pushed)
         elif need_weight:
