@@ -232,6 +232,7 @@ def prototypes(backend: str, dtype: torch.dtype) -> Calls:
             (student, weight, teacher, targets, scale, scale, added, index, share, *needs, backend)
             for added, needs in ((bias, (True,) * 3), (None, (True, False, False)), (None, (False, True, True)))
         ],
+        "prototypes_products": [(student, weight, backend)],
         "prototypes_columns": [
             (student, weight, scale, often, added, kept, backend)
             for often, added, kept in ((None, None, None), (counts, bias, None), (None, bias, table))

@@ -260,7 +260,7 @@ def eager_rank_me(z: Tensor) -> Tensor:
 
 
 def exact_rank_me(x: Inputs, block: int) -> Tensor:
-    values = torch.linalg.svdvals(x["z"])
+    values = torch.linalg.svdvals(x["z"].double())
     total = values.sum()
     return torch.special.entr(values / total + 1e-7).sum().exp()
 
