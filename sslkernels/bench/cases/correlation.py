@@ -277,7 +277,7 @@ RANK_ME = Case(
     "RankMe",
     ("N", "D"),
     shape_note="no kernel of ours, on any backend",
-    not_recorded="rank_me has no kernel of ours; PyTorch multiplies and decomposes.",
+    not_recorded="rank_me returns a Python number, and has no kernel of ours.",
     inputs=_rank_inputs,
     ours=_rank_me,
     eager=eager_rank_me,
