@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, RECORD = ROOT / "docs" / "evaluation.md", ROOT / "benchmarks" / "results" / "measures.json"
 METHODS = ("simclr", "byol", "simsiam", "barlow_twins", "vicreg", "moco_v3", "swav", "dino")
 SEEDS, EPOCHS, DATA = (0, 1), (2, 8), "digits"
-# What a measure should rank encoders by.
+# A measure should rank encoders as these do.
 PROBES = ("linear_probe", "linear_10", "knn")
 BEGIN, END = "<!-- written by benchmarks/measures.py -->\n", "<!-- end -->\n"
 
@@ -77,7 +77,7 @@ def correlations(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
         known = [each["values"] for each in runs if name in each["values"]]
         if "labels" in measure.needs or len(known) < len(runs):
             continue
-        # Of alpha, the distance from 1 is what should be low.
+        # The distance of alpha from 1 should be low.
         values = [abs(each[name] - 1) if measure.better == "neither" else each[name] for each in known]
         sign = 1 if measure.better == "higher" else -1
         found[name] = {
@@ -87,7 +87,7 @@ def correlations(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """What the page says between its two marks."""
+    """Write what the page says between its two marks."""
     runs, rows = record["runs"], record["correlations"]
     chance = 1.96 / (len(runs) - 1) ** 0.5
     lows = {probe: [each["values"][probe] for each in runs] for probe in PROBES}

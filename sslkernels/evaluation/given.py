@@ -27,7 +27,7 @@ class Unfit(ValueError):
 
 
 class Given:
-    """What is known of an encoder: the features of ``dataset``, its labels, features of views, and the encoder itself.
+    """Hold what is known of an encoder: features and labels of ``dataset``, features of views, and the encoder itself.
 
     Args:
         encoder: maps samples to features ``(N, D)``; None if the samples of ``dataset`` are features already.
@@ -44,7 +44,7 @@ class Given:
 
     @cached_property
     def missing(self) -> dict[str, str]:
-        """What is not there of what measures need, each with its reason."""
+        """Name what measures need and is not there, each with its reason."""
         reasons = {}
         if len(self.dataset.classes) < 2 or self.dataset.labels is None or self.dataset.test_labels is None:
             reasons[LABELS] = "it needs labels of at least two classes, and the data has none"

@@ -23,7 +23,7 @@ MEASURED, LEFT_OUT, FAILED = "measures", "left_out", "failed"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a measure: ``kind`` is "measures", "left_out" or "failed", and ``content`` what the report says.
+    """Say what became of a measure: ``kind`` is "measures", "left_out" or "failed", ``content`` what the report says.
 
     The content is a dictionary of a measure that was taken, and a sentence of any other.
     """

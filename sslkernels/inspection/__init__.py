@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``sslkernels evaluate`` does: it finds an encoder, takes its measures and writes a page.
+"""Does what ``sslkernels evaluate`` says: finds an encoder, takes its measures and writes a page.
 
 It needs the extra ``sslkernels[train]``.
 """

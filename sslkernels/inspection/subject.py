@@ -30,7 +30,7 @@ RUN, RECIPE, WEIGHTS, ROWS = "run", "recipe", "weights", "features"
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated, and on what.
+    """Hold what is evaluated, and the data for it.
 
     Args:
         kind: "run", "recipe", "weights" or "features".

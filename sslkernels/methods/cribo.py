@@ -200,7 +200,7 @@ class CrIBo(DINO):
             centroids = F.normalize(member.mT @ tokens, dim=2)
         member = member.unflatten(1, (2, -1))
         counts = member.sum(2, keepdim=True)
-        # What is missing in a view counts for nothing. It is the mean of all, so that a head's BatchNorm takes no harm.
+        # A cluster that a view lacks counts for nothing. It gets the mean of all, which spares a head's BatchNorm.
         shares = torch.where(counts > 0, member / counts.clamp_min(1), 1 / member.shape[2])
         return shares, (counts > 0).all(1).flatten()
 

@@ -173,7 +173,7 @@ class DINO(Taught):
 
     @property
     def last_layers(self) -> list[nn.Module]:
-        """What holds the student's prototypes."""
+        """Name the layers that hold the student's prototypes."""
         return [head.last_layer for head in self.heads]
 
     @torch.no_grad()

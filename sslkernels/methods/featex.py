@@ -19,7 +19,7 @@ from sslkernels.methods.method import Method
 from sslkernels.ops.similarity import SIMILARITY
 from sslkernels.terms.task import COUNTED
 
-# Of each class there are the sounds themselves, and those that lend their first or their second half.
+# Each class has the sounds themselves, and those that lend their first or their second half.
 KINDS = 3
 
 

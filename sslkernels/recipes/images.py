@@ -366,7 +366,7 @@ RECIPES = (
             "clip_gradients": 30.0,
         },
     ),
-    # What is cut in the paper, and out of how large an image, is ours.
+    # We chose what is cut, and out of how large an image.
     of_crops(
         "dinov2_crop_only",
         paper="Moutakanni et al. 2024",
