@@ -38,7 +38,7 @@ def rank_me(z: Tensor) -> float:
     Returns:
         The rank; 0 for zeros alone, NaN if a number is not finite.
 
-    Cost: ``2*N*D^2`` operations and ``O(D^2)`` memory for float32 and narrower rows where ``N >= D``. The squares there
+    Cost: ``N*D^2`` operations and ``O(D^2)`` memory for float32 and narrower rows where ``N >= D``. The squares there
     change the rank by a share of 2e-6 times D at most, and by less than 1e-9 where all singular values are above 1e-4
     of the largest. Otherwise a singular value decomposition in float64: ``4*N*D*min(N, D)``, and a copy of the rows.
 
@@ -128,7 +128,7 @@ def spectrum(z: Tensor) -> Spectrum:
     Returns:
         Tensors of float64, zeros for constant rows, and all of it NaN if a number is not finite.
 
-    Cost: as `rank_me`, and once more ``2*N*D^2`` operations. The products of wide rows, ``N < D``, are
+    Cost: as `rank_me`, and once more ``N*D^2`` operations. The products of wide rows, ``N < D``, are
     never all stored.
 
     >>> import torch
