@@ -53,7 +53,7 @@ def mean_entropy(
         x: rows ``(N, D)``.
         weight: the prototypes ``(K, D)``, ``K >= 1``, with a gradient.
         temperature: non-zero number (negative is legal) or one-element tensor, which receives its gradient.
-        prior: ``(K,)``, at least 0, with sum 1, without a gradient.
+        prior: ``(K,)``, at least 0 (checked on the CPU), with sum 1, without a gradient.
         normalize: divide rows and prototypes by ``max(norm, 1e-12)``.
         group: ranks whose rows m is the mean of; all of them return the same value, that of the concatenated batch, and
             must hold the same prototypes. K numbers of each are exchanged. Ranks may hold different N.
@@ -141,4 +141,6 @@ def check_prior(function: str, value: object, weight: Tensor, name: str = "prior
             "pass one probability for each prototype."
         )
     check_device(function, name, prior, "weight", weight)
+    if prior.device.type == "cpu" and not torch.compiler.is_compiling() and (prior < 0).any():
+        raise ValueError(f"{function}: {name} holds {float(prior.min()):g}; pass probabilities, at least 0.")
     return prior

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 
 import formulas
+import pytest
 import torch
 
 import sslkernels.functional as SF
@@ -35,3 +36,8 @@ def test_prototypes_that_no_row_is_near_are_still_pulled(backend: str) -> None:
     value = SF.mean_entropy(x, weight, temperature=0.01, prior=prior, normalize=False, backend=backend)
     torch.testing.assert_close(value, torch.tensor(100 - math.log(2)))
     torch.testing.assert_close(torch.autograd.grad(value, x)[0], torch.tensor([[100.0, 0.0]]))
+
+
+def test_a_prior_below_zero_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^mean_entropy: prior holds -0\.5; pass probabilities, at least 0\.$"):
+        SF.mean_entropy(torch.eye(2), torch.eye(2), prior=torch.tensor([1.5, -0.5]))
