@@ -52,8 +52,8 @@ def gram_loss(
     are computed and subtracted.
 
     Cost: ``2*B*P^2*D`` operations for the value and 4 with the gradient, 2 more with ``clip`` or an E that is not D, or
-    beyond 2896 patches. ``O(B*P*D)`` memory and tiles of 2^23 pairs, never all pairs of all images. To compare all images' patches with each other, pass
-    ``x.flatten(0, 1)[None]``. Ranks have nothing to exchange.
+    beyond 2896 patches. ``O(B*P*D)`` memory and tiles of 2^23 pairs, never all pairs of all images. To compare all
+    images' patches with each other, pass ``x.flatten(0, 1)[None]``. Ranks have nothing to exchange.
 
     >>> import torch
     >>> import sslkernels.functional as SF
