@@ -55,6 +55,11 @@ EVALUATION_DOORS: dict[str, Door] = {
         {"encoders_with": [resnet_small()], "encoders_without": [resnet_small()], "views": [IMAGES, IMAGES]},
         {"encoders_with": "list of modules", "encoders_without": "list of modules", "views": "some views"},
     ),
+    "layer_covariances": Door(
+        evaluation.layer_covariances, {"encoder": resnet_small(), "views": [IMAGES, IMAGES]},
+        {"encoder": "module", "views": "some views", "layers": "layers or none", "pool": "function"},
+    ),
+    "gradient_norms": Door(evaluation.gradient_norms, {"module": resnet_small()}, {"module": "module"}),
     "rotation_probe": Door(
         evaluation.rotation_probe, {"backbone": resnet_small(), "images": IMAGES, "test_images": IMAGES},
         {"images": "squares", "test_images": "squares"},

@@ -66,6 +66,13 @@ MEMEFF = Library("memeff", "memeff", "memeff", "memeff has image-text losses alo
 SIGLIP = Library(
     "siglip", "siglip-kernel", "siglip_kernel", "siglip-kernel has image-text losses alone.", on_cuda_alone=True
 )
+LIGER = Library(
+    "liger",
+    "liger-kernel",
+    "liger_kernel.transformers",
+    "liger-kernel is timed with the cross-entropy of prototypes alone.",
+    on_cuda_alone=True,
+)
 FAISS = Library("faiss", "faiss-cpu", "faiss", "faiss searches alone.", on_cpu_alone=True)
 PML = Library(
     "pml",

@@ -12,7 +12,7 @@ import torch
 
 from sslkernels import backends
 from sslkernels.bench.cases import Inputs, Step
-from sslkernels.bench.peers import FAISS, LIGHTLY, MEMEFF, PML, SIGLIP, SKLEARN, ST
+from sslkernels.bench.peers import FAISS, LIGER, LIGHTLY, MEMEFF, PML, SIGLIP, SKLEARN, ST
 from sslkernels.bench.provider import Provider, too_large
 from sslkernels.bench.workloads import Workload
 from sslkernels.ops.registry import families
@@ -96,6 +96,7 @@ _ALL: tuple[Provider, ...] = (
     Dual(),
     MEMEFF,
     SIGLIP,
+    LIGER,
     FAISS,
     SKLEARN,
     PML,

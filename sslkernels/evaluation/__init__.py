@@ -15,6 +15,7 @@ from sslkernels.evaluation.layers import PerLayer, per_layer
 from sslkernels.evaluation.linear import linear_svm
 from sslkernels.evaluation.measures import MEASURES, Measure
 from sslkernels.evaluation.memorization import Memorization, ssl_memorization
+from sslkernels.evaluation.monitor import gradient_norms, layer_covariances
 from sslkernels.evaluation.neighbours import weighted_knn
 from sslkernels.evaluation.probes import few_shot, knn, linear_probe, nearest
 from sslkernels.evaluation.rationality import RRM, rrm
@@ -51,9 +52,11 @@ __all__ = [
     "feature_spread",
     "few_shot",
     "fine_tune",
+    "gradient_norms",
     "hyperspherical_energy",
     "invariance_scores",
     "knn",
+    "layer_covariances",
     "layer_energies",
     "lidar",
     "linear_probe",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Probes every layer of an encoder, and a learned mixture of them all."""
+"""Probes every layer of an encoder, and a learned mixture of them all; `Layers` reads what layers give."""
 
 from __future__ import annotations
 
@@ -39,12 +39,29 @@ def pooled(output: Any) -> Tensor:
     return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)
 
 
-class _Layers(nn.Module):
-    """Runs an encoder and gives what its layers pooled to, one beside the other."""
+class Layers(nn.Module):
+    """Runs an encoder and gives what its layers pooled to, one beside the other; ``function`` asks for it.
 
-    def __init__(self, encoder: nn.Module, layers: Sequence[str], pool: Callable[[Any], Tensor]) -> None:
+    Its ``layers`` are their names, by default those of the blocks, and ``widths`` the numbers of columns of each, once
+    it ran.
+    """
+
+    def __init__(
+        self, function: str, encoder: nn.Module, layers: Sequence[str] | None, pool: Callable[[Any], Tensor]
+    ) -> None:
         super().__init__()
-        self.encoder, self.layers, self.pool = encoder, layers, pool
+        check_module(function, "encoder", encoder)
+        check_callable(function, "pool", pool)
+        names = (
+            _blocks(encoder) if layers is None else check_list(function, "layers", layers, "a list of names of modules")
+        )
+        known = dict(encoder.named_modules())
+        for name in names:
+            if name not in known:
+                raise ValueError(f"{function}: layers has {name!r}, and the encoder has no such module; name others.")
+        if not names:
+            raise ValueError(f"{function}: layers is empty; name the modules to look into.")
+        self.function, self.encoder, self.layers, self.pool = function, encoder, names, pool
         self.widths: list[int] = []
 
     def forward(self, inputs: Any) -> Tensor:
@@ -66,7 +83,7 @@ class _Layers(nn.Module):
         for name in self.layers:
             if name not in found or found[name].dim() != 2:
                 came = "did not run" if name not in found else f"pools to shape {tuple(found[name].shape)}"
-                raise ValueError(f"per_layer: layers has {name!r}, which {came}; leave it out, or pass a pool.")
+                raise ValueError(f"{self.function}: layers has {name!r}, which {came}; leave it out, or pass a pool.")
         self.widths = [found[name].shape[1] for name in self.layers]
         return torch.cat([found[name] for name in self.layers], 1)
 
@@ -116,16 +133,8 @@ def per_layer(
     ['0', '1', '2']
     """
     function = "per_layer"
-    check_module(function, "encoder", encoder)
-    check_callable(function, "pool", pool)
-    names = _blocks(encoder) if layers is None else check_list(function, "layers", layers, "a list of names of modules")
-    known = dict(encoder.named_modules())
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{function}: layers has {name!r}, and the encoder has no such module; name others.")
-    if not names:
-        raise ValueError(f"{function}: layers is empty; name the modules to probe.")
-    runner = _Layers(encoder, names, pool)
+    runner = Layers(function, encoder, layers, pool)
+    names = runner.layers
     rows = encoded(function, runner, "inputs", inputs)
     test_rows = encoded(function, runner, "test_inputs", test_inputs)
     labelled_rows(function, rows, labels, test_rows, test_labels)

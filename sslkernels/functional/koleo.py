@@ -113,33 +113,35 @@ def _koleo(asked: _Koleo, needs: tuple[bool, ...], x: Tensor) -> tuple[Any, ...]
     share = shard.ranks / shard.total(x.shape[0])
     if asked.group_size is not None and all(rows % asked.group_size == 0 for rows in shard.sizes):
         shard, own = Shard.alone, slice(0, x.shape[0])
-    unit, norms = unit_forward(all_rows(x, shard), None, wide(x.dtype), asked.unit)
-    every = unit * (norms.clamp_min(UNIT_EPS) / norms.clamp_min(eps))[:, None]  # the kernel divides by 1e-12 or more
+    every, norms = unit_forward(all_rows(x, shard), None, wide(x.dtype), asked.unit)
+    every.mul_((norms.clamp_min(UNIT_EPS) / norms.clamp_min(eps))[:, None])  # the kernel divides by 1e-12 or more
     nearest = _nearest(every, own, asked, alone=shard.ranks == 1)
-    apart, length = _distances(every[own], every[nearest], asked)
+    apart, length, equal = _distances(every[own], every[nearest], asked)
     value = -share * (length + eps).log().sum()
     if not needs[0]:
         return value, None
 
     nearest = all_rows(nearest, shard)
     if shard.ranks > 1:  # rows of other ranks may have theirs here
-        apart, length = _distances(every, every[nearest], asked)
-    equal = (every == every[nearest]).all(1)
+        apart, length, equal = _distances(every, every[nearest], asked)
     slope = (-share / (length + eps)).masked_fill(equal, 0)
     if asked.power == 2:
-        pushed = (slope / length)[:, None] * apart
+        pushed = apart.mul_((slope / length)[:, None])
     else:
         steep = apart.abs().div(length[:, None]).pow(asked.power - 1).masked_fill(apart == 0, 0)
         pushed = slope[:, None] * steep * apart.sign()
     of_others = collect(pushed[None], nearest[None, None], len(every), None, 0, True, every.dtype, asked.collect)[0]
-    grad, unit, norms = (pushed - of_others)[own], every[own], norms[own, None]
+    grad, unit, norms = pushed.sub_(of_others)[own], every[own], norms[own, None]
     along = (grad * unit).sum(1, keepdim=True).masked_fill(norms <= eps, 0)
-    return value, (grad - along * unit) / norms.clamp_min(eps)
+    return value, grad.sub_(along * unit).div_(norms.clamp_min(eps))
 
 
-def _distances(rows: Tensor, others: Tensor, asked: _Koleo) -> tuple[Tensor, Tensor]:
-    apart = rows - others + asked.eps
-    return apart, torch.linalg.vector_norm(apart, asked.power, dim=1)
+def _distances(rows: Tensor, others: Tensor, asked: _Koleo) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the differences and eps, their norms, and which rows are equal."""
+    apart = rows - others
+    equal = torch.linalg.vector_norm(apart, torch.inf, dim=1) == 0
+    apart.add_(asked.eps)
+    return apart, torch.linalg.vector_norm(apart, asked.power, dim=1), equal
 
 
 def _nearest(every: Tensor, own: slice, asked: _Koleo, alone: bool) -> Tensor:

@@ -161,7 +161,29 @@ def test_a_wrong_peer_is_not_timed(clip_peers, known_peaks):
     assert siglip["status"] == "failed" and "seconds" not in siglip
 
 
-@pytest.mark.parametrize("name", ["memeff", "siglip"])
+def test_liger_is_held_against_the_divergence_that_it_computes(monkeypatch, known_peaks):
+    class Divergence(torch.nn.Module):
+        def __init__(self, jsd_beta, temperature, accum_dtype):
+            super().__init__()
+            assert jsd_beta == 0 and accum_dtype == torch.float32
+            self.temperature = temperature
+
+        def forward(self, student, weight, teacher, teacher_weight, shift_labels):
+            rows, followed = student @ weight.T / self.temperature, teacher @ teacher_weight.T / self.temperature
+            return torch.nn.functional.kl_div(rows.log_softmax(1), followed.softmax(1), reduction="batchmean")
+
+    package, transformers = types.ModuleType("liger_kernel"), types.ModuleType("liger_kernel.transformers")
+    transformers.LigerFusedLinearJSD = Divergence
+    monkeypatch.setitem(sys.modules, "liger_kernel", package)
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers", transformers)
+    monkeypatch.setattr(peers.Library, "why_not", lambda *_: None)
+    crops = workloads.Workload("prototype_cross_entropy", (6, 30, 48, 16))
+    (liger,) = runner.run([crops], ["float32"], [PROVIDERS["liger"]], CPU, 0.01, lambda _: None)
+    assert liger["status"] == "ok", liger["why"]
+    assert set(liger["gate"]["error"]) == {"loss", "student", "a row of student", "weight", "a row of weight"}
+
+
+@pytest.mark.parametrize("name", ["memeff", "siglip", "liger"])
 def test_peers_of_a_gpu_are_skipped_with_a_sentence(name):
     why = PROVIDERS[name].why_not(workloads.Workload("clip_loss", (48, 16)), CPU, torch.float32)
     assert why.endswith("runs on CUDA alone.")

@@ -22,6 +22,7 @@ Kind = Literal[
     "lightly",
     "memeff",
     "siglip",
+    "liger",
     "faiss",
     "sklearn",
     "pml",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The k rows of M that are nearest to each of N rows, by distance, and k-means. There is no gradient."""
+"""The k rows of M that are nearest to each of N rows, by distance, and k-means. KoLeo alone has a gradient."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import sslkernels.functional as SF
@@ -29,7 +30,8 @@ from sslkernels.bench.cases.case import (
 FAMILY = Family(
     "neighbours",
     "Neighbours",
-    "The nearest rows by distance, and k-means, `sslkernels bench run neighbours`; eager is `torch.cdist` and `topk`.",
+    "The nearest rows by distance, k-means and KoLeo, `sslkernels bench run neighbours`; eager is `torch.cdist` and\n"
+    "`topk`, and KoLeo as DINOv2 writes it, in float32.",
     ("search, N × M × D, k", "dtype"),
 )
 
@@ -229,4 +231,75 @@ KMEANS = Case(
     ),
 )
 
-CASES = (TOPK, KMEANS)
+# KoLeo, whose gradient reaches both rows of a pair
+
+
+def _spread_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
+    """Draw rows in fours around one of them. No rounding changes which row is nearest, and one is that of three."""
+    n, d = shape
+    noise = draw.normal(n, d)
+    away = torch.tensor([0.0, 0.5, 1.0, 1.0], device=noise.device)[torch.arange(n, device=noise.device) % 4]
+    return {"x": draw.ready(draw.normal(-(-n // 4), d).repeat_interleave(4, 0)[:n] + away[:, None] * noise)}
+
+
+def eager_koleo(x: Tensor) -> Tensor:
+    """Take the largest of all products, and then a distance. Products of bfloat16 would find other rows."""
+    unit = F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1, eps=1e-8)
+    with torch.no_grad():
+        nearest = (unit @ unit.T).fill_diagonal_(-1).argmax(1)
+    return -(F.pairwise_distance(unit, unit[nearest], eps=1e-8) + 1e-8).log().mean()
+
+
+def exact_koleo(x: Inputs, block: int) -> Tensor:
+    """Search in float64 in any dtype, since a wrong row is no rounding."""
+    rows = x["x"]
+    unit = rows / rows.square().sum(1, keepdim=True).sqrt()
+    found, start = [], 0
+    every = (rows.detach().double() / rows.detach().double().norm(dim=1, keepdim=True)).contiguous()
+    for part in every.split(max(1, block // len(rows))):
+        products = part @ every.T
+        own = torch.arange(len(part), device=rows.device)
+        products[own, start + own] = -torch.inf
+        found.append(products.topk(1, dim=1).indices[:, 0])
+        start += len(part)
+    return -(unit - unit[torch.cat(found)]).square().sum(1).log().mean() / 2
+
+
+def _spread_cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    """Half of the symmetric products; the backward moves both rows of a pair and projects them."""
+    n, d = shape
+    return Cost(n * n * d, 8 * n * d, 2 * n * d * dtype.itemsize)
+
+
+def _spread_path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
+    return f"unit rows, then the nearest: {_path(backend, shape, torch.float32, device)} Gradients are gathered by row."
+
+
+KOLEO = Case(
+    "koleo",
+    FAMILY,
+    "KoLeo",
+    ("N", "D"),
+    shape_note="rows of one group",
+    inputs=_spread_inputs,
+    ours=SF.koleo,
+    eager=eager_koleo,
+    exact=exact_koleo,
+    peers={
+        "faiss": "faiss has no gradient.",
+        "sklearn": "scikit-learn has no gradient.",
+        "lightly": "lightly's KoLeoLoss is eager's.",
+    },
+    cost=_spread_cost,
+    pairs=lambda shape: shape[0] ** 2,
+    stored="products",
+    path=_spread_path,
+    row=lambda shape: ("KoLeo {} × {}".format(*shape),),
+    sizes=(
+        Size((4096, 1024), "small", targets(), recipe_too=True),
+        Size((64, 1024), "small", targets()),
+        Size((64, 32), "quick"),
+    ),
+)
+
+CASES = (TOPK, KMEANS, KOLEO)

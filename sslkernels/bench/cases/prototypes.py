@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
-from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Shape, Size, Target, targets
+from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Peer, Shape, Size, Step, Target, targets
 
 TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 
@@ -109,6 +109,39 @@ def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) 
     return f"{words}."
 
 
+def _of_one_each(inputs: Inputs) -> Inputs:
+    """Each row follows the first of its rows of the teacher, scaled so that one temperature does for both."""
+    teacher = inputs["teacher"][inputs["teacher_index"][:, 0]] * (TEMPERATURE / TEACHER_TEMPERATURE)
+    return {"student": inputs["student"], "weight": inputs["weight"], "teacher": teacher,
+            "teacher_weight": inputs["teacher_weight"]}  # fmt: skip
+
+
+def exact_divergence(x: Inputs, block: int) -> Tensor:
+    """Take the mean over rows of the divergence of the student's softmax from the teacher's."""
+    x = _of_one_each(x)
+
+    def of_rows(rows: Tensor, weight: Tensor, followed: Tensor) -> Tensor:
+        student, teacher = rows @ weight.T / TEMPERATURE, followed @ x["teacher_weight"].T / TEMPERATURE
+        logs = teacher - teacher.exp().sum(1, keepdim=True).log()
+        return (logs.exp() * (logs - student + student.exp().sum(1, keepdim=True).log())).sum()
+
+    size = max(1, block // len(x["weight"]))
+    parts = zip(x["student"].split(size), x["teacher"].split(size), strict=True)
+    sums = [checkpoint(of_rows, rows, x["weight"], followed, use_reentrant=False) for rows, followed in parts]
+    return torch.stack(sums).sum() / len(x["student"])
+
+
+def _liger(inputs: Inputs) -> Step:
+    from liger_kernel.transformers import LigerFusedLinearJSD
+
+    # With beta = 0 it is the divergence from the teacher. Gradients of the weight would be summed in 16 bits.
+    loss = LigerFusedLinearJSD(jsd_beta=0.0, temperature=TEMPERATURE, accum_dtype=torch.float32)
+    student, weight, teacher, teacher_weight = (
+        inputs[name] for name in ("student", "weight", "teacher", "teacher_weight")
+    )
+    return lambda: loss(student, weight, teacher, teacher_weight, None)
+
+
 CROSS_ENTROPY = Case(
     "prototype_cross_entropy",
     FAMILY,
@@ -119,7 +152,15 @@ CROSS_ENTROPY = Case(
     ours=_ours,
     eager=eager_cross_entropy,
     exact=exact_cross_entropy,
-    peers={"lightly": "lightly takes logits, which the head has stored."},
+    peers={
+        "lightly": "lightly takes logits, which the head has stored.",
+        "liger": Peer(
+            _liger,
+            note="liger is timed on the divergence of each row from one row of the teacher, without a centre.",
+            inputs=_of_one_each,
+            exact=exact_divergence,
+        ),
+    },
     cost=_cost,
     pairs=lambda shape: shape[1] * shape[2],
     path=_path,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses that compare a row with its partner and with no other."""
+"""Losses that compare a row with its partner, and patches of an image with each other. Norms of rows are ours."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
 from sslkernels.bench.cases.case import Case, Cost, Draw, Family, Inputs, Peer, Shape, Size, Step, in_both, targets
 
-FAMILY = Family("rows", "Rows", "A loss of each row and its partner alone, `sslkernels bench run rows`.")
+FAMILY = Family(
+    "rows",
+    "Rows",
+    "A loss of each row and its partner alone, and one of the Gram matrices of patches, B × P × D,\n"
+    "`sslkernels bench run rows`; eager writes the latter as DINOv3 does, in float32.",
+)
 
 
 def _byol_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
@@ -69,4 +75,65 @@ BYOL = Case(
     ),
 )
 
-CASES = (BYOL,)
+# Gram matrices of patches
+
+
+def _gram_inputs(shape: Shape, draw: Draw) -> dict[str, Any]:
+    target = draw.normal(*shape)
+    return {"x": draw.ready(target + 0.5 * draw.normal(*shape)), "target": draw.ready(target, grad=False)}
+
+
+def eager_gram_loss(x: Tensor, target: Tensor) -> Tensor:
+    student, teacher = (F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1) for z in (x, target))
+    return F.mse_loss(student @ student.mT, teacher @ teacher.mT)
+
+
+def exact_gram_loss(inputs: Inputs, block: int) -> Tensor:
+    """Subtract similarities of some rows of one image at a time."""
+
+    def of_rows(x: Tensor, y: Tensor, rows: slice) -> Tensor:
+        x, y = (z / z.square().sum(1, keepdim=True).sqrt() for z in (x, y))
+        return (x[rows] @ x.T - y[rows] @ y.T).square().sum()
+
+    total, patches = inputs["x"].new_zeros(()), inputs["x"].shape[1]
+    size = max(1, block // patches)
+    for x, y in zip(inputs["x"], inputs["target"], strict=True):
+        for start in range(0, patches, size):
+            total = total + checkpoint(of_rows, x, y, slice(start, start + size), use_reentrant=False)
+    return total / (len(inputs["x"]) * patches**2)
+
+
+def _gram_cost(shape: Shape, dtype: torch.dtype) -> Cost:
+    """The forward takes halves of two symmetric products, the backward one whole product."""
+    b, p, d = shape
+    return Cost(2 * b * p * p * d, 2 * b * p * p * d, 3 * b * p * d * dtype.itemsize)
+
+
+def _gram_path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) -> str:
+    norms = "norms in PyTorch" if backend == "reference" else "norms in kernels"
+    return f"{norms}; torch.bmm forms the difference of both matrices, tile by tile, and the gradient from it."
+
+
+GRAM = Case(
+    "gram_loss",
+    FAMILY,
+    "Gram",
+    ("B", "P", "D"),
+    shape_note="P patches of B images; a frozen target",
+    inputs=_gram_inputs,
+    ours=SF.gram_loss,
+    eager=eager_gram_loss,
+    exact=exact_gram_loss,
+    peers={"lightly": "lightly has no such loss."},
+    cost=_gram_cost,
+    pairs=lambda shape: shape[0] * shape[1] ** 2,
+    stored="similarities",
+    path=_gram_path,
+    sizes=(
+        Size((16, 196, 1024), "small", targets(), recipe_too=True),
+        Size((16, 2304, 1024), "recipe", targets()),
+        Size((2, 12, 16), "quick"),
+    ),
+)
+
+CASES = (BYOL, GRAM)

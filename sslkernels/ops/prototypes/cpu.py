@@ -53,16 +53,13 @@ def _multiply(rows: Tensor, weight: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def _product(rows: Tensor, columns: Tensor) -> Tensor:
-    """Return ``rows @ columns``, where no row comes into another.
+def _beyond(columns: int, rounded: bool) -> int:
+    """Count the zeros that have to follow rows of so many gradients before they are multiplied.
 
     With bfloat16, torch reads past the end of a row up to a multiple of 32 numbers, and meets them with zeros. So the
     NaN of the next row, or of memory that nobody wrote, would be there.
     """
-    beyond = -rows.shape[1] % 32
-    if rows.dtype == torch.bfloat16 and beyond:
-        rows, columns = F.pad(rows, (0, beyond)), F.pad(columns, (0, 0, 0, beyond))
-    return rows @ columns
+    return -columns % 32 if rounded else 0
 
 
 def compare(
@@ -81,6 +78,8 @@ def compare(
     dweight = share.new_zeros(weight.shape if need_weight else 0)
     table = share.new_empty(min(n, rows_together(k, dtype)), k)
     pushed = student.new_empty(dweight.shape if rounded else 0)
+    beyond = _beyond(k, rounded)
+    longer = F.pad(weight, (0, 0, 0, beyond)) if beyond and need_student else weight
     softened: _Softened | _AllSoftened
     parts: Sequence[Tensor | slice]
     if n > len(table) or len(teacher) > min(len(table), index.numel()):
@@ -103,7 +102,7 @@ def compare(
         done += len(rows)
         moved = found.view(torch.bfloat16)[:, :k] if rounded else found
         if need_student:
-            dstudent[some] = _product(moved, weight).to(dtype)
+            dstudent[some] = ((F.pad(moved, (0, beyond)) if beyond else moved) @ longer).to(dtype)
         if need_weight and rounded:
             dweight += torch.mm(moved.T, rows, out=pushed)
         elif need_weight:
