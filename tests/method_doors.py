@@ -26,6 +26,7 @@ FILLED = {
     "DIET": {"samples": 9},
     "DeepClusterV2": {"samples": 40},
     "CADINO": {"samples": 40},
+    "DLGLC": {"samples": 40},
     "PAL": {"samples": 9},
     "PIRL": {"samples": 40},
     "MarginClassifier": {"classes": 3},
@@ -44,6 +45,7 @@ KNOWN = {
     "DIET": {"index": LABELS},
     "DeepClusterV2": {"index": LABELS},
     "CADINO": {"index": LABELS},
+    "DLGLC": {"index": LABELS},
     "CLIP": {"text": torch.ones(len(IMAGES), 4, dtype=torch.int64)},
     "PAL": {"index": LABELS, "label": LABELS},
 }
@@ -73,7 +75,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "mask_shape": "choice", "patch_head": "some sizes", "koleo": "weight", "gram": "weight",
          "gram_from": "share", "gram_every": "size", "predicted": "positive share", "clusters": "counted",
          "cluster_from": "size or zero", "cosine": "weight", "tail": "weight", "prior": "weight", "rebalance": "weight",
-         "share_momentum": "share", "swap": "share"}
+         "share_momentum": "share", "swap": "share", "confidence": "share"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.dino import DINO as DINO
     from sslkernels.methods.dinov2 import DINOv2 as DINOv2
+    from sslkernels.methods.dlg_lc import DLGLC as DLGLC
     from sslkernels.methods.fassl import FASSL as FASSL
     from sslkernels.methods.featex import FeatEx as FeatEx
     from sslkernels.methods.genview import GenView as GenView

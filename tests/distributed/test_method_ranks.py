@@ -15,6 +15,7 @@ from sslkernels.methods import (
     CADINO,
     CAPI,
     DINO,
+    DLGLC,
     FASSL,
     IBOT,
     MLS,
@@ -143,6 +144,26 @@ def ca_dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]
     loss = method.loss(z[0] @ weight, z[1] @ weight, z[2], z[3], z[4] @ weight, z[5] @ weight, z[6], z[0])
     loss.backward()
     return loss.detach(), weight.grad
+
+
+def dlg_lc(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some samples pass the gate, and some do not."""
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"samples": 7, "clusters": 3, "scale": 6.0, "confidence": 0.4}
+    method = DLGLC(nn.Flatten(), feature_dim=6, **sizes, group=group).double()
+    method.pseudo.label.copy_(torch.arange(7) % 3)
+    method.pseudo.gate.fill_(2.5)
+    z0, z1 = (rows(width)[part, :6] for width in (6, 7))
+    index = torch.arange(7)[part]
+    loss, own, _ = method.compared(z0 @ weight, z1 @ weight, index)
+    loss.backward()
+    method._newest.append((index, own))
+    method.after_step(0, 10)
+    method.pseudo.move_gate(group)
+    return loss.detach() + method.pseudo.losses.sum() + method.pseudo.gate.sum(), torch.cat(
+        [weight.grad, method.centers.grad]
+    )
 
 
 def capi(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,6 +298,7 @@ CASES = {
     "cribo": cribo,
     "dino": dino,
     "dinov2": dinov2,
+    "dlg_lc": dlg_lc,
     "fassl": fassl,
     "genview": genview,
     "ibot": ibot,
