@@ -30,11 +30,13 @@ from sslkernels.methods import (
     GenView,
     Mugs,
     ProtoCLR,
+    SliceCluster,
     SwAV,
     Transitive,
 )
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ResNet, ViT
+from sslkernels.models.volume import VolumeNet
 
 SIZES = 4, 3  # shares of a seventh are no binary fractions
 
@@ -164,6 +166,20 @@ def dlg_lc(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     return loss.detach() + method.pseudo.losses.sum() + method.pseudo.gate.sum(), torch.cat(
         [weight.grad, method.centers.grad]
     )
+
+
+def slice_cluster(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
+    sizes = {"samples": 7, "prototypes": 3, "projection_dim": 8, "hidden_dim": 4}
+    encoders: dict[str, nn.Module] = {"volume": VolumeNet(1, (4,))}
+    method = SliceCluster(nn.Flatten(), feature_dim=6, encoders=encoders, **sizes, group=group).double()
+    method.clusters.prototypes.normal_()
+    method.clusters.targets.copy_(torch.arange(7) % 3)
+    z0, z1, solid = (rows(width)[part, :8] @ weight for width in (8, 9, 10))
+    loss = method.loss(z0, z1, torch.arange(7)[part], solid, rows(2, 8)[part] @ weight, rows(3, 8)[part, :2])
+    loss.backward()
+    return loss.detach(), weight.grad
 
 
 def capi(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -309,6 +325,7 @@ CASES = {
     "pmsn": masked(PMSN),
     "proto_clr": proto_clr,
     "scfs": scfs,
+    "slice_cluster": slice_cluster,
     "swav": swav(0),
     "swav_queue": swav(5),
     "transitive": transitive,
