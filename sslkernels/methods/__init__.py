@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam
     from sslkernels.methods.slice_cluster import SliceCluster as SliceCluster
+    from sslkernels.methods.ss_terrain import SSTerrain as SSTerrain
     from sslkernels.methods.sup_con import SupCon as SupCon
     from sslkernels.methods.swav import SwAV as SwAV
     from sslkernels.methods.transitive import Transitive as Transitive

@@ -67,7 +67,7 @@ class DeepClusterV2(Method):
     paper = "Caron et al. 2020"
     arxiv = "2006.09882"
     family = SIMILARITY
-    needs = ("index",)
+    needs: tuple[str, ...] = ("index",)
     small = {
         "epochs": 30, "batch_size": 256, "lr": 6e-3, "projection_dim": 128, "hidden_dim": 256, "prototypes": 300,
     }  # fmt: skip

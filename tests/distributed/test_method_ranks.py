@@ -31,6 +31,7 @@ from sslkernels.methods import (
     Mugs,
     ProtoCLR,
     SliceCluster,
+    SSTerrain,
     SwAV,
     Transitive,
 )
@@ -182,6 +183,19 @@ def slice_cluster(group: str | None, part: slice) -> tuple[torch.Tensor, torch.T
     return loss.detach(), weight.grad
 
 
+def ss_terrain(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    solid = VolumeNet(1, (4,))  # any network with a feature_dim
+    sizes = {"samples": 7, "clusters": 3, "projection_dim": 6, "margin": 3.0}
+    method = SSTerrain(nn.Flatten(), feature_dim=6, encoders={"speech": solid}, **sizes, group=group).double()
+    method.clusters.targets.copy_(torch.arange(7) % 3)
+    sound, positive, negative, looks = (rows(width)[part, :6] @ weight for width in (6, 7, 8, 9))
+    loss = method.loss(sound, positive, negative, looks, torch.arange(7)[part])
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.classifier.weight.grad])
+
+
 def capi(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
     weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
@@ -326,6 +340,7 @@ CASES = {
     "proto_clr": proto_clr,
     "scfs": scfs,
     "slice_cluster": slice_cluster,
+    "ss_terrain": ss_terrain,
     "swav": swav(0),
     "swav_queue": swav(5),
     "transitive": transitive,

@@ -51,7 +51,8 @@ def load_brain(*, size: int = 24, slices: int = 5) -> Dataset:
             continue
         inner = (down + middle, *(slice(each.start + margin, each.start + margin + MIDDLE) for each in place))
         shares = torch.stack([grey[inner].mean(), white[inner].mean()])
-        volumes.append(head[(slice(down, down + slices), *place)])
+        block = (slice(down, down + slices), *place)
+        volumes.append(head[block])
         labels.append(int(torch.cat([shares, 1 - shares.sum()[None]]).argmax()))
         slabs.append(slab)
     volume = torch.stack(volumes)[:, None]
