@@ -13,7 +13,8 @@ from wrong_values import IMAGES, LABELS
 
 from sslkernels import methods, terms
 from sslkernels.methods.method import Masked
-from sslkernels.models import TokenTransformer, ViT, resnet_small
+from sslkernels.models import SpectrogramNet, TokenTransformer, ViT, resnet_small
+from sslkernels.models.volume import VolumeNet
 from sslkernels.settings import arguments_of
 
 METHOD_DOORS: dict[str, Door] = {}
@@ -25,7 +26,10 @@ FILLED = {
     "DINOv2": TOKENS,
     "DIET": {"samples": 9},
     "DeepClusterV2": {"samples": 40},
+    "SliceCluster": {"samples": 40, "encoders": {"volume": VolumeNet(1, (4, 8))}},
+    "SSTerrain": {"samples": 40, "encoders": {"speech": SpectrogramNet((4, 8))}},
     "CADINO": {"samples": 40},
+    "DLGLC": {"samples": 40},
     "PAL": {"samples": 9},
     "PIRL": {"samples": 40},
     "MarginClassifier": {"classes": 3},
@@ -43,7 +47,10 @@ KNOWN = {
     "PIRL": {"index": torch.arange(len(IMAGES))},
     "DIET": {"index": LABELS},
     "DeepClusterV2": {"index": LABELS},
+    "SliceCluster": {"index": LABELS, "volume": torch.rand(len(IMAGES), 1, 3, 8, 8)},
+    "SSTerrain": {"index": LABELS, "speech": torch.rand(len(IMAGES), 1, 16, 24)},
     "CADINO": {"index": LABELS},
+    "DLGLC": {"index": LABELS},
     "CLIP": {"text": torch.ones(len(IMAGES), 4, dtype=torch.int64)},
     "PAL": {"index": LABELS, "label": LABELS},
 }
@@ -73,7 +80,8 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
          "mask_shape": "choice", "patch_head": "some sizes", "koleo": "weight", "gram": "weight",
          "gram_from": "share", "gram_every": "size", "predicted": "positive share", "clusters": "counted",
          "cluster_from": "size or zero", "cosine": "weight", "tail": "weight", "prior": "weight", "rebalance": "weight",
-         "share_momentum": "share", "swap": "share"}
+         "share_momentum": "share", "swap": "share", "confidence": "share",
+         "agreement": "weight", "masked": "weight", "hidden": "share", "told": "weight"}
         | dict.fromkeys(("decoder_width", "decoder_depth", "predictor_width", "predictor_depth"), "counted")
         | {"backbone": "vit" if kind.encoder == "tokens" else "module", "views": VIEWS[kind.views]}
         | ({"queue_size": "size or zero"} if kind is methods.SwAV else {})

@@ -27,7 +27,11 @@ def small_method(name: str, **arguments: Any) -> Method:
     numbers = {**recipe.numbers(paper=False), "patch_size": 4}
     options = {option: SIZES.get(option, numbers[option]) for option in recipe.settings if option in numbers}
     images, labels = torch.zeros(2, 1, 8, 8), torch.arange(2)
-    forms = {"text": torch.ones(2, 4, dtype=torch.int64), "speech": torch.zeros(2, 1, 16, 24)}
+    forms = {
+        "text": torch.ones(2, 4, dtype=torch.int64),
+        "speech": torch.zeros(2, 1, 16, 24),
+        "volume": torch.zeros(2, 1, 3, 8, 8),
+    }
     data = Dataset("zeros", "images", images, labels, images, labels, ("a", "b"), extra=forms, test_extra=forms)
     if recipe.modality.name != "images":
         data = small_data(recipe.modality.name)
@@ -67,6 +71,7 @@ def small_data(modality: str, bare: bool = False) -> Dataset:
     extra = {
         "action": torch.stack([angle.cos(), angle.sin()], 1), "place": drawn(SAMPLES, 2),
         "text": 1 + (20 * drawn(SAMPLES, 8)).long(), "speech": drawn(SAMPLES, 1, 16, 24),
+        "volume": drawn(SAMPLES, 3, 4, 16, 16),
     }  # fmt: skip
     partners = torch.stack([(torch.arange(SAMPLES) + step) % SAMPLES for step in (1, 2)], 1)
     return Dataset(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sslkernels.methods.diet import DIET as DIET
     from sslkernels.methods.dino import DINO as DINO
     from sslkernels.methods.dinov2 import DINOv2 as DINOv2
+    from sslkernels.methods.dlg_lc import DLGLC as DLGLC
     from sslkernels.methods.fassl import FASSL as FASSL
     from sslkernels.methods.featex import FeatEx as FeatEx
     from sslkernels.methods.genview import GenView as GenView
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from sslkernels.methods.sie import SIE as SIE
     from sslkernels.methods.simclr import SimCLR as SimCLR
     from sslkernels.methods.simsiam import SimSiam as SimSiam
+    from sslkernels.methods.slice_cluster import SliceCluster as SliceCluster
+    from sslkernels.methods.ss_terrain import SSTerrain as SSTerrain
     from sslkernels.methods.sup_con import SupCon as SupCon
     from sslkernels.methods.swav import SwAV as SwAV
     from sslkernels.methods.transitive import Transitive as Transitive

@@ -72,7 +72,7 @@ class CLIP(Method):
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
         feature_dim = self.check_feature_dim(feature_dim)
-        self.needs = tuple(_checked(encoders))
+        self.needs = tuple(check_encoders("CLIP", encoders))
         widths = {name: int(encoder.feature_dim) for name, encoder in encoders.items()}
         _, projection_dim = check_widths("CLIP", feature_dim=feature_dim, projection_dim=projection_dim)
         check_choice("CLIP", "pairs", pairs, ("all", "first"))
@@ -136,15 +136,16 @@ def _recall(x: Tensor, y: Tensor, among: int) -> float:
     return torch.cat(found).double().mean().item()
 
 
-def _checked(encoders: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    check_kind("CLIP", "encoders", encoders, dict, "modules by name, such as {'text': TokenTransformer(100, 6)}")
+def check_encoders(name: str, encoders: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Check networks of the other forms of a sample, by the names of these."""
+    check_kind(name, "encoders", encoders, dict, "modules by name, such as {'text': TokenTransformer(100, 6)}")
     if not encoders:
-        raise ValueError("CLIP: encoders is empty; pass at least one module by name, such as {'text': ...}.")
-    for name, encoder in encoders.items():
-        check_module("CLIP", f"encoders[{name!r}]", encoder)
+        raise ValueError(f"{name}: encoders is empty; pass at least one module by name, such as {{'text': ...}}.")
+    for form, encoder in encoders.items():
+        check_module(name, f"encoders[{form!r}]", encoder)
         if not isinstance(getattr(encoder, "feature_dim", None), int):
             raise ValueError(
-                f"CLIP: encoders[{name!r}] is a {type(encoder).__name__} without feature_dim; set it to the number of "
-                "features that it gives."
+                f"{name}: encoders[{form!r}] is a {type(encoder).__name__} without feature_dim; set it to the number "
+                "of features that it gives."
             )
     return encoders

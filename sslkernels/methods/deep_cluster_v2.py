@@ -67,7 +67,7 @@ class DeepClusterV2(Method):
     paper = "Caron et al. 2020"
     arxiv = "2006.09882"
     family = SIMILARITY
-    needs = ("index",)
+    needs: tuple[str, ...] = ("index",)
     small = {
         "epochs": 30, "batch_size": 256, "lr": 6e-3, "projection_dim": 128, "hidden_dim": 256, "prototypes": 300,
     }  # fmt: skip
@@ -89,7 +89,7 @@ class DeepClusterV2(Method):
         group: GroupLike = None,
     ) -> None:
         super().__init__(backbone, backend=backend, group=group)
-        name, feature_dim = "DeepClusterV2", self.check_feature_dim(feature_dim)
+        name, feature_dim = type(self).__name__, self.check_feature_dim(feature_dim)
         widths = {"feature_dim": feature_dim, "projection_dim": projection_dim, "hidden_dim": hidden_dim}
         _, projection_dim, hidden_dim = check_widths(name, **widths)
         samples = check_count(name, "samples", samples, projection_dim)
@@ -119,13 +119,17 @@ class DeepClusterV2(Method):
             own.copy_(found[1])
 
     def forward(self, views: Sequence[Tensor], **given: Tensor) -> dict[str, Tensor | tuple[Tensor, ...]]:
+        embeddings = self.embedded(views, **given)
+        return {"loss": self.loss(*embeddings), "embeddings": embeddings}
+
+    def embedded(self, views: Sequence[Tensor], **given: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embed both views ``(N, projection_dim)``, and keep their rows for the banks."""
         index = self.needed(given)["index"]
         z0, z1 = (self.projector(self.features(view)) for view in self.two_views(views))
         index = self.banks[0].check_index(index, z0)
         if self.training:
             self._newest.append((index, *(F.normalize(z.detach(), dim=1) for z in (z0, z1))))
-        embeddings = z0, z1, index
-        return {"loss": self.loss(*embeddings), "embeddings": embeddings}
+        return z0, z1, index
 
     def loss(self, z0: Tensor, z1: Tensor, index: Tensor) -> Tensor:  # type: ignore[override]
         self.clusters.agree(self.group)

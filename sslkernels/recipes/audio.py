@@ -21,7 +21,7 @@ from sslkernels.data import (
 )
 from sslkernels.data.raw import bands
 from sslkernels.drawing import draw_spectrogram
-from sslkernels.methods import BYOL, CADINO, DINO, FeatEx, Method, SimCLR
+from sslkernels.methods import BYOL, CADINO, DINO, DLGLC, FeatEx, Method, SimCLR
 from sslkernels.models import SpectrogramNet
 from sslkernels.models.spectrogram import SpectralBranches
 from sslkernels.recipes.modality import Encoder, Modality
@@ -116,5 +116,6 @@ RECIPES = (
     of_speakers("speaker_simclr", SimCLR, paper="Miara et al. 2024", arxiv="2406.02285", seeds=(100,)),
     of_speakers("speaker_dino", DINO, paper="Miara et al. 2024", arxiv="2406.02285"),
     of_speakers("ca_dino", CADINO, paper=CADINO.paper, arxiv=CADINO.arxiv, seeds=CADINO.seeds),
+    of_speakers("dlg_lc", DLGLC, paper=DLGLC.paper, arxiv=DLGLC.arxiv),
     Recipe.plain("featex", FeatEx, MODALITY, data="instruments", encoder=Encoder(branches), small=FeatEx.small),
 )

@@ -46,11 +46,13 @@ from sslkernels.methods import (
     ProtoCLR,
     SimCLR,
     SimSiam,
+    SliceCluster,
     SwAV,
     Transitive,
     VICReg,
 )
 from sslkernels.models import DirectPred, OrientedFilters, ResNet, ViT
+from sslkernels.models.volume import VolumeNet
 from sslkernels.recipes.modality import Encoder, Modality
 from sslkernels.recipes.recipe import Recipe
 from sslkernels.terms import ActionMatch, Agreement, Jigsaw, Labels, Places, Trajectory
@@ -136,6 +138,11 @@ def restyled(dataset: Dataset, count: int, whole: bool, *, areas: tuple[float, .
 
     moved = K.RandomAffine(15.0, (0.1, 0.1), (0.8, 1.2), 10.0, p=1.0, padding_mode="border")
     return Views(nn.Sequential(moved, BatchStyle(areas)), count)  # type: ignore[arg-type]
+
+
+def solid(dataset: Dataset) -> VolumeNet:
+    """A network of the volumes that slices were cut from."""
+    return VolumeNet(dataset.inputs.shape[1], (16, 32, 64))
 
 
 def scattering(dataset: Dataset, *, widths: tuple[int, ...] = (32, 64, 128), orientations: int = 8) -> nn.Sequential:
@@ -306,6 +313,14 @@ RECIPES = (
         data="turns?of=digits&size=14&frames=4",
         views=turned,
         small={**Transitive.small, **HALF},
+    ),
+    Recipe.plain(
+        "slice_cluster",
+        SliceCluster,
+        MODALITY,
+        data="brain",
+        encoders={"volume": solid},
+        small={**SliceCluster.small, **HALF},
     ),
     Recipe.plain("uvc", UVC, MODALITY, data=TURNING, views=still, small={**UVC.small, **HALF}),
     Recipe.plain(

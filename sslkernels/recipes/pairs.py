@@ -6,7 +6,7 @@ from __future__ import annotations
 from torch import nn
 
 from sslkernels.data import Dataset
-from sslkernels.methods import CLIP
+from sslkernels.methods import CLIP, SSTerrain
 from sslkernels.models import SpectrogramNet, TokenTransformer
 from sslkernels.recipes import images
 from sslkernels.recipes.recipe import Recipe
@@ -45,5 +45,13 @@ RECIPES = (
         encoders={"speech": spoken, "text": written},
         small={**CLIP.small, **images.HALF},
         paper_options={"epochs": 240, "batch_size": 128, "lr": 1e-3, "projection_dim": 128},
+    ),
+    Recipe.plain(
+        "ss_terrain",
+        SSTerrain,
+        images.MODALITY,
+        data="stamps",
+        encoders={"speech": spoken},
+        small={**SSTerrain.small, **images.HALF},
     ),
 )

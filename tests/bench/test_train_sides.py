@@ -35,7 +35,7 @@ def test_sizes_of_the_papers_are_settings_of_their_methods():
     # Pretext tasks and relations have no loss of a size, classes and clusters are those of the data, and SIE and
     # ColloSSL, transitive triplets and UVC need data that says what was done, has several sensors or moves.
     of_the_data = {"diet", "margin_classifier", "pal", "proto_clr", "collossl", "sie", "deep_cluster_v2"}
-    of_the_data |= {"transitive", "uvc", "ca_dino", "featex"}
+    of_the_data |= {"transitive", "uvc", "ca_dino", "dlg_lc", "featex", "slice_cluster", "ss_terrain"}
     assert set(train.PAPER) == set(METHODS) - {"pretext", "relational_reasoning"} - of_the_data
     for name, options in train.PAPER.items():
         assert set(options) <= {*find(name).settings, "batch_size"}

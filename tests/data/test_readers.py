@@ -307,6 +307,7 @@ EXPECTED: dict[str, tuple[int, int, int]] = {
     "turns": (4992, 1254, 10),
     "places": (2484, 618, 7),
     "handwriting": (5000, 1797, 10),
+    "brain": (1984, 549, 3),
 }
 
 

@@ -15,6 +15,7 @@ from sslkernels.methods import (
     CADINO,
     CAPI,
     DINO,
+    DLGLC,
     FASSL,
     IBOT,
     MLS,
@@ -29,11 +30,14 @@ from sslkernels.methods import (
     GenView,
     Mugs,
     ProtoCLR,
+    SliceCluster,
+    SSTerrain,
     SwAV,
     Transitive,
 )
 from sslkernels.methods.pal import BASES
 from sslkernels.models import ResNet, ViT
+from sslkernels.models.volume import VolumeNet
 
 SIZES = 4, 3  # shares of a seventh are no binary fractions
 
@@ -143,6 +147,53 @@ def ca_dino(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]
     loss = method.loss(z[0] @ weight, z[1] @ weight, z[2], z[3], z[4] @ weight, z[5] @ weight, z[6], z[0])
     loss.backward()
     return loss.detach(), weight.grad
+
+
+def dlg_lc(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Some samples pass the gate, and some do not."""
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    sizes = {"samples": 7, "clusters": 3, "scale": 6.0, "confidence": 0.4}
+    method = DLGLC(nn.Flatten(), feature_dim=6, **sizes, group=group).double()
+    method.pseudo.label.copy_(torch.arange(7) % 3)
+    method.pseudo.gate.fill_(2.5)
+    z0, z1 = (rows(width)[part, :6] for width in (6, 7))
+    index = torch.arange(7)[part]
+    loss, own, _ = method.compared(z0 @ weight, z1 @ weight, index)
+    loss.backward()
+    method._newest.append((index, own))
+    method.after_step(0, 10)
+    method.pseudo.move_gate(group)
+    return loss.detach() + method.pseudo.losses.sum() + method.pseudo.gate.sum(), torch.cat(
+        [weight.grad, method.centers.grad]
+    )
+
+
+def slice_cluster(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
+    sizes = {"samples": 7, "prototypes": 3, "projection_dim": 8, "hidden_dim": 4}
+    encoders: dict[str, nn.Module] = {"volume": VolumeNet(1, (4,))}
+    method = SliceCluster(nn.Flatten(), feature_dim=6, encoders=encoders, **sizes, group=group).double()
+    method.clusters.prototypes.normal_()
+    method.clusters.targets.copy_(torch.arange(7) % 3)
+    z0, z1, solid = (rows(width)[part, :8] @ weight for width in (8, 9, 10))
+    loss = method.loss(z0, z1, torch.arange(7)[part], solid, rows(2, 8)[part] @ weight, rows(3, 8)[part, :2])
+    loss.backward()
+    return loss.detach(), weight.grad
+
+
+def ss_terrain(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    solid = VolumeNet(1, (4,))  # any network with a feature_dim
+    sizes = {"samples": 7, "clusters": 3, "projection_dim": 6, "margin": 3.0}
+    method = SSTerrain(nn.Flatten(), feature_dim=6, encoders={"speech": solid}, **sizes, group=group).double()
+    method.clusters.targets.copy_(torch.arange(7) % 3)
+    sound, positive, negative, looks = (rows(width)[part, :6] @ weight for width in (6, 7, 8, 9))
+    loss = method.loss(sound, positive, negative, looks, torch.arange(7)[part])
+    loss.backward()
+    return loss.detach(), torch.cat([weight.grad, method.classifier.weight.grad])
 
 
 def capi(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
@@ -277,6 +328,7 @@ CASES = {
     "cribo": cribo,
     "dino": dino,
     "dinov2": dinov2,
+    "dlg_lc": dlg_lc,
     "fassl": fassl,
     "genview": genview,
     "ibot": ibot,
@@ -287,6 +339,8 @@ CASES = {
     "pmsn": masked(PMSN),
     "proto_clr": proto_clr,
     "scfs": scfs,
+    "slice_cluster": slice_cluster,
+    "ss_terrain": ss_terrain,
     "swav": swav(0),
     "swav_queue": swav(5),
     "transitive": transitive,
