@@ -439,7 +439,7 @@ RECIPES = (
         encoder=Encoder(vit_of_crops, fitting_patch),
         views=crops,
         # Small crops of digits cost more than they teach, here as with DINO.
-        small={**MOKD.small, "small_views": 0},
+        small={**MOKD.small, **FEW_TOKENS},
         paper_options={**MOKD.paper_options, "small_views": 8},
     ),
     Recipe(
