@@ -140,12 +140,13 @@ class MOKD(Searching):
     seeds = (12,)
     encoder = "tokens"
     small = {
-        "epochs": 8, "batch_size": 64, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
-        "momentum": 0.99, "search_depth": 1, "batch_norm": True,
+        "epochs": 20, "batch_size": 32, "lr": 3e-3, "prototypes": 64, "hidden_dim": 256, "projection_dim": 64,
+        "momentum": 0.98, "search_depth": 1, "batch_norm": True, "teacher_temperature": (0.04, 0.04),
     }  # fmt: skip
     # The official code clips the gradients of the ResNet alone.
     paper_options = {
         "epochs": 100, "batch_size": 256, "lr": 5e-4, "weight_decay": 0.04, "final_weight_decay": 0.4,
+        "teacher_temperature": (0.04, 0.04),
     }  # fmt: skip
 
     def __init__(

@@ -443,6 +443,8 @@ RECIPES = (
         SCFS,
         MODALITY,
         views=crops,
+        # Where a small crop of digits was searched for, features fell below those of the untrained network.
+        small={**SCFS.small, "small_views": 0},
         paper_options={**SCFS.paper_options, "small_views": 8},
     ),
     Recipe.plain(
@@ -452,7 +454,7 @@ RECIPES = (
         encoder=Encoder(vit_of_crops, fitting_patch),
         views=crops,
         # Small crops of digits cost more than they teach, here as with DINO.
-        small={**MOKD.small, "small_views": 0},
+        small={**MOKD.small, **FEW_TOKENS},
         paper_options={**MOKD.paper_options, "small_views": 8},
     ),
     Recipe(

@@ -137,7 +137,8 @@ def _loss(
     def loss() -> None:
         with torch.autocast(images.device.type, autocast, enabled=autocast is not None):
             value = method.loss(*embeddings)
-        torch.autograd.grad(value, trained)
+        # A method gives the rows of all its terms, and those of a term whose weight is 0 meet no loss.
+        torch.autograd.grad(value, trained, allow_unused=True)
 
     return loss
 

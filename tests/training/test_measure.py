@@ -10,8 +10,8 @@ pytest.importorskip("lightning")
 
 from sslkernels import EMA  # noqa: E402
 from sslkernels.data import TwoViews  # noqa: E402
-from sslkernels.methods import Auxiliary, MoCoV2, SimCLR  # noqa: E402
-from sslkernels.models import ResNet  # noqa: E402
+from sslkernels.methods import Auxiliary, DINOv2, MoCoV2, SimCLR  # noqa: E402
+from sslkernels.models import ResNet, ViT  # noqa: E402
 from sslkernels.terms import Rotation  # noqa: E402
 from sslkernels.training.measure import BEYOND, step_costs  # noqa: E402
 
@@ -35,6 +35,14 @@ def test_a_term_leaves_a_method_without_an_update():
     cost = step_costs(method, TwoViews(1, (8, 8)), torch.rand(16, 1, 8, 8), ["reference"], None)["reference"]
     assert cost.update_milliseconds is cost.update_share is None
     assert Auxiliary(MoCoV2(ResNet(1, (4,), (1,)), feature_dim=4, queue_size=8), Rotation(4)).moves
+
+
+def test_a_loss_may_leave_rows_unused():
+    """DINOv2 gives patches to a comparison that is off by default."""
+    vit = ViT((8, 8), patch_size=4, width=8, depth=1, heads=2, class_token=True, mask_token=True)
+    method = DINOv2(vit, feature_dim=8, prototypes=4, hidden_dim=8, projection_dim=4)
+    cost = step_costs(method, TwoViews(1, (8, 8)), torch.rand(4, 1, 8, 8), ["reference"], None)["reference"]
+    assert cost.loss_milliseconds > 0
 
 
 class Taught(SimCLR):
