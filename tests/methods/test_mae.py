@@ -77,7 +77,7 @@ def test_embeddings_are_those_of_the_loss_and_the_seed_decides(seed):
     losses = []
     for number in (seed, seed, seed + 1):
         torch.manual_seed(number)
-        losses.append(float(method([images])["loss"]))
+        losses.append(method([images])["loss"].item())
     assert losses[0] == losses[1] != losses[2]
 
 

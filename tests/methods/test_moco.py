@@ -180,7 +180,7 @@ def test_sizes_by_default_are_those_of_the_papers():
             assert isinstance(head[-1], nn.BatchNorm1d) == (method is v3)
 
 
-@pytest.mark.parametrize(("make", "name"), zip(MAKERS, ("MoCoV2", "MoCoV3", "MoBY"), strict=True))
+@pytest.mark.parametrize(("make", "name"), list(zip(MAKERS, ("MoCoV2", "MoCoV3", "MoBY"), strict=True)))
 def test_anything_but_two_views_is_refused(make, name):
     with pytest.raises(ValueError, match=f"{name}: 1 views came; pass two views"):
         make()([torch.rand(4, 1, 8, 8)])
