@@ -18,11 +18,7 @@ namespace {
 template <class P, class In> bool found(const Search &s, void *values, int64_t *indices) {
     using Acc = typename P::Acc;
     const int64_t n = s.x.count, m = s.y.count;
-    // Small problems are computed by one thread each, and large ones by all threads one after another.
-    const bool apart = s.batch >= s.threads && n * m * s.d < (int64_t(1) << 28);
-    bool done = true;
-#pragma omp parallel for schedule(dynamic) num_threads(apart ? s.threads : 1) reduction(&& : done)
-    for (int64_t b = 0; b < s.batch; ++b) {
+    const auto find = [&](int64_t b, int threads) {
         const Rows x{row<In>(s.x, 0) + b * s.x_apart, s.x.stride, n}, y{row<In>(s.y, 0) + b * s.y_apart, s.y.stride, m};
         Finder<P, In> finder{s,
                              x,
@@ -31,8 +27,18 @@ template <class P, class In> bool found(const Search &s, void *values, int64_t *
                              s.exclude ? s.exclude + b * n * s.excluded : nullptr,
                              static_cast<Acc *>(values) + b * n * s.k,
                              indices + b * n * s.k};
-        done = done && finder.run(apart ? 1 : s.threads);
+        return finder.run(threads);
+    };
+    bool done = true;
+    if (s.batch < s.threads || n * m * s.d >= (int64_t(1) << 28)) {
+        // All threads compute one problem after another. A region around theirs, even of one thread, would make OpenMP
+        // start new ones each time, which wait for a processor while those of the region before still spin.
+        for (int64_t b = 0; b < s.batch; ++b) done = find(b, s.threads) && done;
+        return done;
     }
+    // Small problems are computed by one thread each.
+#pragma omp parallel for schedule(dynamic) num_threads(s.threads) reduction(&& : done)
+    for (int64_t b = 0; b < s.batch; ++b) done = find(b, 1) && done;
     return done;
 }
 
