@@ -420,10 +420,10 @@ def test_a_checkpoint_that_one_rank_read_reaches_all(worlds: WorldsOf, world: in
 
 
 def test_these_are_all_that_remember() -> None:
-    # A memory of sounds has tests of its own, in tests/data, and so have DeepCluster's and FASSL's in tests/methods and
-    # the centres of lightly's losses in tests/losses. That of metric learning belongs to one rank.
+    # A memory of sounds has tests of its own, in tests/data, and so have those of DeepCluster, FASSL and DLG-LC in
+    # tests/methods and the centres of lightly's losses in tests/losses. That of metric learning belongs to one rank.
     found = {kind.__name__ for kind in Remembering.__subclasses__()}
-    found -= {"LogMixupExp", "CrossBatchMemory", "Clusters", "Centred", "Frequencies"}
+    found -= {"LogMixupExp", "CrossBatchMemory", "Clusters", "Centred", "Frequencies", "PseudoLabels"}
     assert found == {"Center", "MemoryBank", "MemoryQueue", "TiCoLoss"}
 
 

@@ -181,7 +181,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
             f"method is 'nope'; accepted are {', '.join(available())}.",
         ),
         (["train", "simclr", "--data", "imagefolder:nowhere"], "nothing is there"),
-        (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are audiofolder:PATH, cifar10:PATH"),
+        (["train", "simclr", "--data", "faces"], "data is 'faces'; accepted are audiofolder:PATH, brain, cifar10:PATH"),
         (["train", "simclr", "--epochs", "0"], "--epochs is 0; pass a whole number of at least 1"),
         (["train", "simclr", "--epochs", "many"], "--epochs"),
         (["train", "simclr", "--lr", "-1"], "--lr is -1.0; pass a finite number above 0."),
