@@ -55,7 +55,9 @@ def feature_spread(features: Tensor) -> Spread:
         raise ValueError("feature_spread: features has no row; pass at least one.")
     if not rows.isfinite().all():
         return Spread(float("nan"), float("nan"))
-    std = F.normalize(rows.double(), dim=1, eps=TINY).std(0, correction=0).mean() * rows.shape[1] ** 0.5
+    # Rows that were divided by their largest number have squares within the range of float64.
+    scaled = rows.double() / rows.double().abs().amax(1, keepdim=True).clamp_min(TINY)
+    std = F.normalize(scaled, dim=1, eps=TINY).std(0, correction=0).mean() * rows.shape[1] ** 0.5
     return Spread(round(float(std), 6), round(entropy_rank(singular_values(rows)), 6))
 
 

@@ -78,10 +78,10 @@ def _energy(w: Tensor, s: float) -> float:
     for part in rows.split(max(1, BLOCK // count)):
         apart = _distances(part, rows)
         own = torch.arange(len(part), device=rows.device)
-        apart[own, start + own] = 1  # adds 0 or 1 for each row, which is subtracted below
+        apart[own, start + own] = torch.inf if s else 1  # a row and itself add exactly 0
         total += (-apart.log() if s == 0 else apart.pow(-s)).sum()
         start += len(part)
-    return float((total - (count if s else 0)) / (count * (count - 1)))
+    return float(total / (count * (count - 1)))
 
 
 def _distances(part: Tensor, rows: Tensor) -> Tensor:

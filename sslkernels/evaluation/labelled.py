@@ -57,8 +57,9 @@ def finite_rows(function: str, features: Tensor, test_features: Tensor) -> tuple
 
 
 def check_finite(function: str, name: str, rows: Tensor) -> None:
-    if not rows.isfinite().all():
-        raise ValueError(f"{function}: {name} holds numbers that are not finite; no row is near to them.")
+    """Check that rows are finite in float32, in which probes compute."""
+    if not rows.float().isfinite().all():
+        raise ValueError(f"{function}: {name} holds numbers that are not finite in float32; no row is near to them.")
 
 
 def alike_features(function: str, features: Tensor, test_features: Tensor) -> None:

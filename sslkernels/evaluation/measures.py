@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.data import Graphs
@@ -29,6 +28,7 @@ from sslkernels.evaluation.spectrum import alpha_req, rank_me, spectrum
 from sslkernels.evaluation.tuning import fine_tune
 from sslkernels.evaluation.views import augmentation_covariance, lidar
 from sslkernels.functional import alignment, uniformity
+from sslkernels.ops.rows import unit_rows
 
 # The questions that measures answer, in the order of the page.
 DIRECTIONS = "How many directions do the features fill?"
@@ -63,10 +63,6 @@ class Measure:
     meaning: str
     question: str
     slow: bool = False
-
-
-def unit(rows: Tensor) -> Tensor:
-    return F.normalize(rows, dim=1)
 
 
 def _correlation(given: Given) -> dict[str, Any]:
@@ -164,16 +160,16 @@ _TABLE = (
     Measure("matrix_entropy", lambda given: matrix_entropy(given.features), ROWS, HIGHER,
             "The entropy of the Gram matrix, in nats: the logarithm of a number of directions that wide ones dominate.",
             DIRECTIONS),
-    Measure("coding_rate", lambda given: coding_rate(unit(given.features)), ROWS, HIGHER,
+    Measure("coding_rate", lambda given: coding_rate(unit_rows(given.features)), ROWS, HIGHER,
             "Nats that code a row of norm 1 up to an error of a half: volume that the features fill.", DIRECTIONS),
     Measure("feature_std", lambda given: feature_spread(given.features)._asdict(), ROWS, HIGHER,
             "The spread over the sphere: 1 where even, 0 where all are alike, whatever the directions.", DIRECTIONS),
     Measure("hyperspherical_energy", _energy, ROWS, LOWER,
             "The mean of minus the logarithm of the distance of two samples: low where features spread evenly.",
             DIRECTIONS),
-    Measure("alignment", lambda given: float(alignment(*map(unit, given.pair))), DRAWN, LOWER,
+    Measure("alignment", lambda given: float(alignment(*map(unit_rows, given.pair))), DRAWN, LOWER,
             "The mean squared distance of two views of a sample, of norm 1; a collapse has 0 too.", AGREEMENT),
-    Measure("uniformity", lambda given: float(uniformity(unit(given.features))), ROWS, LOWER,
+    Measure("uniformity", lambda given: float(uniformity(unit_rows(given.features))), ROWS, LOWER,
             "How near samples lie to each other on the sphere, on a logarithmic scale; a collapse has 0.", AGREEMENT),
     Measure("lidar", lambda given: lidar(given.views), DRAWN, HIGHER,
             "The directions that tell samples apart once those along which views differ are scaled down.", AGREEMENT),

@@ -92,6 +92,12 @@ def gradient_norms(module: nn.Module) -> dict[str, float]:
     for name, layer in module.named_modules():
         gradients = [each.grad for each in layer.parameters(recurse=False) if each.grad is not None]
         if gradients:
-            sums = [torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in gradients]
+            sums = [_norm(grad) for grad in gradients]
             found[name] = float(torch.linalg.vector_norm(torch.stack(sums)))
     return found
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    # A sparse gradient of an embedding holds a row for each time it was looked up; those of one place add up.
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    return torch.linalg.vector_norm(values.abs() if values.is_complex() else values, dtype=torch.float64)

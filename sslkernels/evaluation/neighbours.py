@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sslkernels.arguments import DTYPES, check_flag, check_number, check_size, check_tensor, shape_of
 from sslkernels.evaluation.labelled import finite_rows, labelled_rows
+from sslkernels.evaluation.moments import column_means
 from sslkernels.functional import topk_similarity
 
 # Numbers of votes that are held at once.
@@ -75,7 +76,9 @@ def weighted_knn(
     # The nearest row has weight 1: no exponential leaves the range, whatever the temperature.
     weight = ((cosine - cosine[:, :1]).double() / temperature).exp()
     if regression:
-        predicted = (weight[:, :, None] * labels[found]).sum(1) / weight.sum(1, keepdim=True)
+        # Means of what is above the first row: equal targets are predicted without a rounding error.
+        above = weight[:, :, None] * (labels - labels[0])[found]
+        predicted = labels[0] + above.sum(1) / weight.sum(1, keepdim=True)
         return _explained(predicted, test_labels)
     classes, places = labels.unique(return_inverse=True)
     winners = []
@@ -87,7 +90,7 @@ def weighted_knn(
 
 def _explained(predicted: Tensor, targets: Tensor) -> float:
     missed = (targets - predicted).square().sum(0)
-    spread = (targets - targets.mean(0)).square().sum(0)
+    spread = (targets - column_means(targets)).square().sum(0)
     constant = (missed == 0).to(missed.dtype)
     return float(torch.where(spread > 0, 1 - missed / spread, constant).mean())
 

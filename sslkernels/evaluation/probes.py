@@ -11,6 +11,7 @@ from sslkernels.arguments import check_rows, check_size, shape_of
 from sslkernels.evaluation.labelled import draws_of, labelled_rows
 from sslkernels.evaluation.linear import probed
 from sslkernels.functional import topk_similarity
+from sslkernels.ops.rows import unit_rows
 
 
 def few_shot(
@@ -28,7 +29,7 @@ def few_shot(
     """
     features, test_features = labelled_rows("few_shot", features, labels, test_features, test_labels)
     shots, draws = check_size("few_shot", "shots", shots), check_size("few_shot", "draws", draws)
-    keys, queries = F.normalize(features, dim=1), F.normalize(test_features, dim=1)
+    keys, queries = unit_rows(features), unit_rows(test_features)
     correct = [
         (labels[chosen][(queries @ keys[chosen].T).argmax(1)] == test_labels).float().mean()
         for chosen in draws_of(labels, shots, draws)

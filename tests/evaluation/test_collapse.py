@@ -41,6 +41,11 @@ def test_rows_in_all_directions_have_one_and_every_rank(scale):
     assert feature_spread(rows(20_000, 8) * scale) == pytest.approx((1, 8), abs=0.02)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_squares_beyond_float64_change_nothing(scale):
+    assert feature_spread(rows(40, 6).double() * scale) == pytest.approx(feature_spread(rows(40, 6).double()), abs=1e-6)
+
+
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
 @pytest.mark.parametrize("noise", [0.0, 1e-7])
 def test_rows_that_are_alike_have_none_and_rank_one(scale, noise):

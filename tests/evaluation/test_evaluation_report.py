@@ -164,6 +164,15 @@ def test_wrong_arguments_are_said(encoder, dataset):
         report(encoder, dataset, 3)
 
 
+def test_what_scales_rows_to_norm_one_does_not_depend_on_their_scale(dataset):
+    rows = rows_of(dataset)
+    large = replace(rows, inputs=rows.inputs * 1e30, test_inputs=rows.test_inputs * 1e30)  # squares are infinite
+    names = ["coding_rate", "uniformity", "few_shot"]
+    usual, scaled = (report(None, each, only=names)["measures"] for each in (rows, large))
+    for name in names:
+        assert scaled[name]["value"] == pytest.approx(usual[name]["value"], rel=1e-5), name
+
+
 def test_features_that_are_not_finite_are_refused(encoder, dataset):
     dataset.inputs[3] = torch.nan
     with pytest.raises(ValueError, match="report: features of training samples have shape .* and 1 rows with numbers"):

@@ -50,6 +50,18 @@ def test_gradient_norms_are_those_of_each_layer_itself():
         assert found[name] == pytest.approx(plain, rel=1e-12)
 
 
+def test_sparse_gradients_add_up_at_each_row():
+    layer = nn.Embedding(5, 3, sparse=True)
+    layer(torch.tensor([1, 1, 2])).sum().backward()
+    assert gradient_norms(layer)[""] == pytest.approx(15**0.5)  # three numbers of 2 and three of 1
+
+
+def test_complex_gradients_count_both_parts():
+    layer = nn.Linear(2, 2, bias=False, dtype=torch.complex64)
+    layer.weight.grad = torch.full((2, 2), 3 + 4j)
+    assert gradient_norms(layer)[""] == pytest.approx(10)
+
+
 def test_large_gradients_keep_a_finite_norm():
     layer = nn.Linear(1, 1, bias=False)
     layer.weight.grad = torch.full((1, 1), 1e30)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sslkernels.evaluation import calibrate_batchnorm, encode, few_shot, knn, linear_probe, nearest
+from sslkernels.evaluation import calibrate_batchnorm, encode, few_shot, knn, linear_probe, nearest, weighted_knn
 
 LABELS = torch.arange(3).repeat(20)
 CLUSTERS = torch.eye(3)[LABELS] + 0.01 * torch.arange(60)[:, None] / 60
@@ -31,6 +31,18 @@ def test_one_shot_is_the_nearest_labelled_row():
     rows, labels = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1])
     queries = torch.tensor([[9.0, 1.0], [1.0, 3.0], [2.0, 1.0]])
     assert few_shot(rows, labels, queries, torch.tensor([0, 1, 1]), shots=1) == pytest.approx(2 / 3)
+
+
+def test_one_shot_does_not_depend_on_the_scale_of_rows():
+    rows, queries = 1e30 * torch.eye(3), 1e30 * torch.eye(3).flip(0)  # squares leave the range of float32
+    assert few_shot(rows, torch.arange(3), queries, torch.arange(3).flip(0), shots=1) == 1.0
+
+
+@pytest.mark.parametrize("probe", [few_shot, linear_probe, knn, weighted_knn])
+def test_rows_beyond_float32_are_refused(probe):
+    rows = 1e200 * CLUSTERS.double()
+    with pytest.raises(ValueError, match="features holds numbers that are not finite in float32"):
+        probe(rows, LABELS, rows, LABELS)
 
 
 def test_knn_is_the_majority():

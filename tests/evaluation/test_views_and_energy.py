@@ -95,6 +95,7 @@ def test_energy_is_its_formula(s, dtype):
 def test_energies_that_are_known():
     assert hyperspherical_energy(torch.eye(9), 3) == pytest.approx(2**-1.5)
     assert hyperspherical_energy(normal(500, 400)) == pytest.approx(-math.log(2) / 2, abs=2e-3)
+    assert hyperspherical_energy(torch.eye(4), 200) == pytest.approx(2**-100, rel=1e-9, abs=0)
     near = torch.tensor([[1.0, 0.0], [1.0, 1e-9]]).double()
     assert hyperspherical_energy(near, 1) == pytest.approx(1e9, rel=1e-6)  # products alone would say infinity
     assert hyperspherical_energy(torch.ones(3, 4)) == hyperspherical_energy(torch.ones(3, 4), 1) == math.inf

@@ -60,3 +60,10 @@ def test_targets_that_do_not_fit_are_refused():
     ]:
         with pytest.raises((TypeError, ValueError), match=f"weighted_knn: labels .*{said}"):
             weighted_knn(rows, labels, rows, torch.randn(4), regression=True)
+
+
+@pytest.mark.parametrize(("known", "score"), [(0.1, 1.0), (0.5, 0.0)])
+def test_a_constant_target_has_no_rounding_error(known, score):
+    targets, tested = (torch.full((6,), value, dtype=torch.float64) for value in (known, 0.1))
+    x = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    assert weighted_knn(x, targets, x, tested, k=3, regression=True) == score  # six tenths over six are no tenth
