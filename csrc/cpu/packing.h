@@ -12,6 +12,15 @@ template <class P> constexpr int64_t steps_for(int64_t count) {
     return (count + P::kPack * P::kAlign - 1) / (P::kPack * P::kAlign) * P::kAlign;
 }
 
+// Cuts the rows of each of `groups` into as few blocks of at most `most` rows as can be, all of one length: a group
+// with a longer block would keep the others waiting.
+template <class P> int64_t block_of(int64_t rows, int64_t groups, int64_t most) {
+    constexpr int64_t kUnit = kLanes<typename P::Acc> > P::MR ? kLanes<typename P::Acc> : P::MR;
+    if (rows == 0) return most;
+    const int64_t each = (rows + groups - 1) / groups, blocks = (each + most - 1) / most;
+    return round_up((each + blocks - 1) / blocks, kUnit);
+}
+
 // Picks elements from a followed by b, at the indices in `from`.
 template <class V> SSLK_INLINE V shuffled(V a, V b, V from) {
 #ifdef __clang__ // clang finds the instruction for this loop

@@ -15,20 +15,6 @@
 
 namespace {
 
-// Calls f with the policy and the element of rows that are multiplied in `dtype`.
-template <class P, class In> struct Chosen {
-    using Policy = P;
-    using Element = In;
-};
-template <class F> bool with_policy(int dtype, F f) {
-    switch (dtype) {
-    case sslkernels::kFloat64: return f(Chosen<Wide<double>, double>());
-    case sslkernels::kBFloat16: return f(Chosen<BFloat16Policy, bf16>());
-    case sslkernels::kFloat16: return f(Chosen<Wide<float>, f16>());
-    default: return f(Chosen<Wide<float>, float>());
-    }
-}
-
 bool forward(const Attention &a, const Attended &to) {
     return with_policy(a.dtype, [&](auto chosen) {
         using C = decltype(chosen);

@@ -16,10 +16,6 @@
 namespace {
 
 // Calls f with the policy and the element for rows of `dtype` whose products run in `compute`.
-template <class P, class In> struct Chosen {
-    using Policy = P;
-    using Element = In;
-};
 template <class F> bool with_policy(int dtype, int compute, F f) {
     const bool narrow_product = compute == sslkernels::kBFloat16;
     switch (dtype) {

@@ -21,20 +21,6 @@ namespace {
 using sslkernels::Logits;
 using sslkernels::SigmoidGradients;
 
-// Calls f with the policy and the element of rows that are multiplied in `dtype`.
-template <class P, class In> struct Chosen {
-    using Policy = P;
-    using Element = In;
-};
-template <class F> auto with_policy(int dtype, F f) {
-    switch (dtype) {
-    case sslkernels::kFloat64: return f(Chosen<Wide<double>, double>());
-    case sslkernels::kBFloat16: return f(Chosen<BFloat16Policy, bf16>());
-    case sslkernels::kFloat16: return f(Chosen<Wide<float>, f16>());
-    default: return f(Chosen<Wide<float>, float>());
-    }
-}
-
 template <class P, class In> struct SigmoidCall {
     using Acc = typename P::Acc;
     const Logits &of;

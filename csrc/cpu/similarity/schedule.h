@@ -72,15 +72,6 @@ struct Plan {
     int64_t owner_block, other_block; // rows
 };
 
-// Cuts the rows of each of `groups` into as few blocks of at most `most` rows as can be, all of one length: a group
-// with a longer block would keep the others waiting.
-template <class P> int64_t block_of(int64_t rows, int64_t groups, int64_t most) {
-    constexpr int64_t kUnit = kLanes<typename P::Acc> > P::MR ? kLanes<typename P::Acc> : P::MR;
-    if (rows == 0) return most;
-    const int64_t each = (rows + groups - 1) / groups, blocks = (each + most - 1) / most;
-    return round_up((each + blocks - 1) / blocks, kUnit);
-}
-
 template <class P> Plan plan(Meeting meeting, int64_t owners, int64_t others, int64_t d, int threads) {
     // Rows that a thread should have at least. They fill tiles, and pay for its waiting for the others.
     const int64_t fewest = meeting == Meeting::kItself ? 96 : meeting == Meeting::kBothSides ? 32 : 48;
