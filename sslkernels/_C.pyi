@@ -299,23 +299,12 @@ def prototypes_multiply(
     size: tuple[int, ...],
     threads: int,
 ) -> None: ...
-def prototypes_soften(
-    dtype: int, products: int, size: tuple[int, ...], scale: float, bias: int, threads: int
-) -> None: ...
 def prototypes_compare(
-    dtype: int,
-    products: int,
-    size: tuple[int, ...],
-    scale: float,
-    softmax: int,
-    index: int,
-    share: int,
-    each: int,
-    gradients: int,
-    losses: int,
-    slopes: int,
-    threads: int,
-) -> None: ...
+    dtype: int, student: int, student_stride: int, weight: int, weight_stride: int, d: int, teacher: int,
+    teacher_stride: int, teacher_weight: int, teacher_weight_stride: int, teacher_d: int, size: tuple[int, int, int],
+    scale: float, teacher_scale: float, bias: int, index: int, share: int, each: int, most: int, kept: int, value: int,
+    dstudent: int, dweight: int, dscale: int, threads: int,
+) -> None: ...  # fmt: skip
 def prototypes_columns(
     dtype: int, products: int, size: tuple[int, ...], scale: float, weights: int, peaks: int, totals: int, threads: int
 ) -> None: ...

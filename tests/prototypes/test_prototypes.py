@@ -138,30 +138,77 @@ def test_products_are_never_rounded_to_16_bits(backend: str, shape: tuple[int, i
     torch.testing.assert_close(found.double(), wanted, rtol=close, atol=close * d**0.5)
 
 
-@pytest.mark.parametrize("prototypes", [33, 64, 75])
-def test_a_row_that_is_no_number_comes_into_no_other(prototypes: int) -> None:
-    """torch's product of bfloat16 rows, with AMX, reads past the end of a row."""
-    student, teacher, weight = (torch.randn(rows, 64).bfloat16() for rows in (48, 48, prototypes))
+def test_a_row_that_is_no_number_comes_into_no_other(backend: str) -> None:
+    student, teacher, weight = (torch.randn(rows, 64).bfloat16() for rows in (48, 48, 75))
     found = []
     for filling in (0.0, torch.nan):
         rows = student.clone()
         rows[24:] = filling
         rows.requires_grad_()
-        loss = SF.prototype_cross_entropy(rows, weight, teacher, temperature=1.0, teacher_temperature=1.0)
+        loss = SF.prototype_cross_entropy(
+            rows, weight, teacher, temperature=1.0, teacher_temperature=1.0, backend=backend
+        )
         found.append(torch.autograd.grad(loss, rows)[0])
     assert found[1][24:].isnan().all()
     assert torch.equal(found[0][:24], found[1][:24])
 
 
-@pytest.mark.parametrize("megabytes", [0, 1])
-def test_tables_of_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch, megabytes: int) -> None:
-    monkeypatch.setattr(backends, "WORKSPACE", megabytes << 20)
-    given = of_crops(9, torch.float64)
-    monkeypatch.setattr(cpu, "rows_together", lambda *_: 1 if megabytes == 0 else 4)
-    check_loss(given, "cpu")
-    check_loss(problem(SHAPES[3], torch.float32), "cpu")
+def of_many(rows: int, teachers: int, prototypes: int, each: int, dtype: torch.dtype) -> Any:
+    """Draw rows that follow some of the teacher's, one of them twice, none, or all in no order."""
+    (student, weight, teacher, targets), options = problem((1, rows, prototypes, 24, 17), dtype)
+    options["teacher_index"] = torch.randint(-1, teachers, (rows, each))
+    options["row_weight"] = torch.rand(rows, dtype=options["bias"].dtype) * (torch.rand(rows) > 0.1)
+    return [student.detach()[0].requires_grad_(), weight, teacher[:teachers], targets], options
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kept", ["all", "some", "nothing"])
+def test_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, kept: str, dtype: torch.dtype) -> None:
+    """Rows in several blocks, at once or one after the other, with their logits kept for the gradient or not."""
+    monkeypatch.setattr(backends, "WORKSPACE", 0 if kept == "nothing" else 256 << 20)
+    monkeypatch.setattr(cpu, "_kept", lambda _: {"all": 1 << 30, "some": 1 << 20, "nothing": 0}[kept])
+    check_loss(of_many(450, 310, 401, 3, dtype), "cpu")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        check_loss(of_many(300, 300, 203, 2, torch.float32), "cpu")
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("needs", [(True, False, False), (False, True, False), (False, False, True)], ids=str)
+def test_what_alone_needs_a_gradient(backend: str, needs: tuple[bool, ...]) -> None:
+    tensors, options = of_many(200, 9, 50, 2, torch.float64)
+    for x, need in zip((*tensors[:2], options["temperature"]), needs, strict=True):
+        x.requires_grad_(need)
+    check_loss((tensors, options), backend)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_all_logits_far_below_zero(monkeypatch: pytest.MonkeyPatch, kept: int, dtype: torch.dtype) -> None:
+    """Where the zero of a prototype that is not there would be the largest logit, by e^200."""
+    monkeypatch.setattr(cpu, "_kept", lambda _: kept)
+    rows, weight = torch.ones(5, 8).to(dtype), (-torch.ones(19, 8) - 0.1 * torch.rand(19, 8)).to(dtype)
+    options = {"temperature": torch.tensor(0.04), "teacher_temperature": 0.04, "bias": torch.zeros(19)}
+    student = rows.clone().requires_grad_()
+    check_loss(
+        ([student, weight.clone().requires_grad_(), rows, weight], options),
+        "cpu",
+        2e-5 if dtype == torch.float32 else 2e-2,
+        30.0,
+    )
+
+
+def test_steps_on_tables_of_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinkhorn, "KEPT", 0)
-    check_bias(30, 21, 6, torch.float64, "cpu")
+    for rows in (1, 4):
+        monkeypatch.setattr(cpu, "rows_together", lambda *_, rows=rows: rows)
+        check_bias(30, 21, 6, torch.float64, "cpu")
 
 
 def test_sharp_teachers_and_large_logits(backend: str) -> None:

@@ -24,6 +24,7 @@ for dtype in plain.CLOSE:
     for shape in (*plain.SHAPES, (2, 9, 5000, 7, 3), (1, 210, 400, 130, 5)):
         plain.check_loss(plain.problem(shape, dtype), "cpu")
     plain.check_loss(plain.of_crops(5, dtype), "cpu")
+    plain.check_loss(plain.of_many(450, 310, 401, 3, dtype), "cpu")
     for shape in ((1, 1, 1), (2, 17, 3), (40, 9, 8), (31, 5000, 3)):
         plain.check_bias(*shape, dtype, "cpu")
     plain.test_products_are_never_rounded_to_16_bits("cpu", (200, 450, 97), dtype)

@@ -18,18 +18,31 @@ static const Bindings bindings([](py::module_ &module) {
                                                   {at(rows), row_stride, size[0]}, {at(weight), weight_stride, size[1]},
                                                   d));
     });
-    module.def("prototypes_soften",
-               [](int dtype, Address products, Size size, double scale, Address bias, int threads) {
-                   py::gil_scoped_release release;
-                   kernels<PrototypeKernels>().soften(table(dtype, products, size, scale, threads), at(bias));
-               });
     module.def("prototypes_compare",
-               [](int dtype, Address products, Size size, double scale, Address softmax, Address index, Address share,
-                  int64_t each, int gradients, Address losses, Address slopes, int threads) {
+               [](int dtype, Address student, int64_t student_stride, Address weight, int64_t weight_stride, int64_t d,
+                  Address teacher, int64_t teacher_stride, Address teacher_weight, int64_t teacher_weight_stride,
+                  int64_t teacher_d, std::array<int64_t, 3> size, double scale, double teacher_scale, Address bias,
+                  Address index, Address share, int64_t each, int64_t most, int64_t kept, Address value,
+                  Address dstudent, Address dweight, Address dscale, int threads) {
                    py::gil_scoped_release release;
-                   kernels<PrototypeKernels>().compare(table(dtype, products, size, scale, threads),
-                                                       {at(softmax), indices_at(index), at(share), each},
-                                                       Gradients(gradients), at(losses), at(slopes));
+                   const auto [rows, prototypes, teachers] = size;
+                   must(kernels<PrototypeKernels>().compare({dtype,
+                                                             {at(student), student_stride, rows},
+                                                             {at(weight), weight_stride, prototypes},
+                                                             {at(teacher), teacher_stride, teachers},
+                                                             {at(teacher_weight), teacher_weight_stride, prototypes},
+                                                             d,
+                                                             teacher_d,
+                                                             scale,
+                                                             teacher_scale,
+                                                             at(bias),
+                                                             indices_at(index),
+                                                             at(share),
+                                                             each,
+                                                             most,
+                                                             kept,
+                                                             threads},
+                                                            {at(value), at(dstudent), at(dweight), at(dscale)}));
                });
     module.def("prototypes_columns", [](int dtype, Address products, Size size, double scale, Address weights,
                                         Address peaks, Address totals, int threads) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Declares the kernels of prototypes and their arguments. A table holds the products of rows with prototypes, in fp32
-// or fp64, row by row without gaps; all other numbers have its type.
+// Declares the kernels of prototypes and their arguments. Strides count elements. All numbers but those of rows and
+// prototypes are fp32 (fp64 for fp64 rows). A table holds products of rows with prototypes, row by row without gaps.
 #pragma once
 #include "../row_access.h"
 
@@ -14,17 +14,20 @@ struct Table { // logits are scale * products
     int threads;
 };
 
-struct Targets {          // row i of a table is compared with the rows index[i][t] of these, share[i][t] of each
-    const void *softmax;  // (_, prototypes)
-    const int64_t *index; // (rows, each); -1 for none
-    const void *share;    // (rows, each), 0 for none
+struct Comparison { // of the softmaxes of a student's rows with those of the teacher's rows that they follow
+    int dtype;
+    Rows student, weight, teacher, teacher_weight;
+    int64_t d, teacher_d;
+    double scale, teacher_scale; // logits are scale * <row, prototype>; the teacher's have a bias besides
+    const void *bias;            // (prototypes,), or null
+    const int64_t *index;        // (rows, each): rows of the teacher; -1 for none
+    const void *share;           // (rows, each): the weight of each pair; a row without any may hold anything
     int64_t each;
+    int64_t most, kept; // bytes that all threads' sums of rows may take, and logits that are kept
+    int threads;
 };
-
-enum Gradients : int { // what takes the place of products
-    kNone,
-    kWide,    // gradients in the type of the table
-    kRounded, // in bfloat16, in the first half of the memory of each row of an fp32 table
+struct ComparisonOut { // null where not wanted
+    void *value, *dstudent, *dweight, *dscale;
 };
 
 struct Spread {          // what Sinkhorn's steps know of rows and prototypes
@@ -35,10 +38,8 @@ struct Spread {          // what Sinkhorn's steps know of rows and prototypes
 struct PrototypeKernels { // they return false where there is no memory for their scratch
     // Writes the products of rows (rows, d) with prototypes (prototypes, d), both in bfloat16, to an fp32 table.
     bool (*multiply)(const Table &, const Rows &rows, const Rows &weight, int64_t d);
-    // Turns products into softmax(logits + bias); bias (prototypes,) may be null.
-    void (*soften)(const Table &, const void *bias);
-    // Writes the cross-entropy of each row and its derivative by the scale, and turns products into their gradients.
-    void (*compare)(const Table &, const Targets &, Gradients, void *losses, void *slopes);
+    // Sums share * cross-entropy over all pairs, and finds the gradients of the sum.
+    bool (*compare)(const Comparison &, const ComparisonOut &);
     // Takes the rows of a table into the log-sum-exp of each column, peak + log(total).
     void (*columns)(const Table &, const void *weights, void *peaks, void *totals);
     // Adds the rows of weight * softmax(logits + bias) to `mass` (prototypes,).

@@ -56,18 +56,4 @@ template <class P, class In> bool multiply_typed(const Table &t, const Rows &row
     return true;
 }
 
-// Rounds a row of gradients to bfloat16, in the first half of its memory.
-inline void round_in_place(float *row, int64_t count) {
-    constexpr int64_t kSome = 16;
-    char *to = reinterpret_cast<char *>(row);
-    for (int64_t k = 0; k < count; k += kSome) {
-        const int64_t there = least(kSome, count - k);
-        float from[kSome] = {};
-        memcpy(from, row + k, there * sizeof(float));
-        bf16 rounded[kSome];
-        for (int64_t i = 0; i < kSome; ++i) rounded[i] = narrow<bf16>(from[i]);
-        memcpy(to + k * sizeof(bf16), rounded, there * sizeof(bf16));
-    }
-}
-
 } // namespace

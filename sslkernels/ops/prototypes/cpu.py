@@ -1,28 +1,19 @@
-# SPDX-License-Identifier: Apache-2.0
-"""Run the prototypes family on tables of products, some rows at a time, and on the compiled C++ kernels.
+"""Run the prototypes family on the compiled C++ kernels.
 
-A product of matrices writes those of some rows with all prototypes. A kernel turns them into gradients, in place,
-and torch.mm multiplies these with rows and prototypes. So each product is formed once, and a table is as large as the
-workspace allows. A product in 16 bits rounds what it writes, which would be felt in every softmax. So our own kernel
-multiplies rows of bfloat16, where instructions for that add up in float32, and gradients are rounded to bfloat16, once;
-else rows of 16 bits are multiplied as float32.
+Softmaxes are compared without a table of logits. The steps of Sinkhorn take one, some rows at a time, which torch.mm
+writes. In 16 bits it would round what it writes, which would be felt in every softmax. So our own kernel multiplies
+rows of bfloat16 where instructions for that add up in float32, and else rows of 16 bits are multiplied as float32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels import _C, backends
 from sslkernels.ops.dtypes import wide, widened
 from sslkernels.ops.launch import CODES, contiguous, pointer, rows_of
 from sslkernels.ops.prototypes.schema import Prototypes
-
-_ROWS = ("student", "weight", "teacher", "teacher_weight")
-_NONE, _WIDE, _ROUNDED = 0, 1, 2  # gradients of the kernel
 
 
 def rows_together(prototypes: int, dtype: torch.dtype) -> int:
@@ -53,101 +44,33 @@ def _multiply(rows: Tensor, weight: Tensor, out: Tensor) -> Tensor:
     return out
 
 
-def _beyond(columns: int, rounded: bool) -> int:
-    """Count the zeros that have to follow rows of so many gradients before they are multiplied.
-
-    With bfloat16, torch reads past the end of a row up to a multiple of 32 numbers, and meets them with zeros. So the
-    NaN of the next row, or of memory that nobody wrote, would be there.
-    """
-    return -columns % 32 if rounded else 0
-
-
 def compare(
     prototypes: Prototypes, need_student: bool, need_weight: bool, need_scale: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    prototypes = prototypes._replace(**{name: _multiplied(getattr(prototypes, name)) for name in _ROWS})
-    student, weight, teacher, _, scale, _, _, index, share = prototypes
-    n, k, dtype = len(student), len(weight), share.dtype
-    counts = (share != 0).any(1, keepdim=True)
-    if not counts.all():
-        student = student.masked_fill(~counts, 0)
-    rounded = student.dtype == torch.bfloat16
-    gradients = _NONE if not (need_student or need_weight) else _ROUNDED if rounded else _WIDE
-    losses, slopes = share.new_empty(n), share.new_empty(n)
+    student, weight, teacher, teacher_weight, scale, teacher_scale, bias, index, share = prototypes
+    student, weight, teacher, teacher_weight = map(rows_of, (student, weight, teacher, teacher_weight))
+    bias, index, share = contiguous(bias), index.contiguous(), share.contiguous()
+    value = share.new_empty(())
     dstudent = share.new_empty(student.shape if need_student else 0)
-    dweight = share.new_zeros(weight.shape if need_weight else 0)
-    table = share.new_empty(min(n, rows_together(k, dtype)), k)
-    pushed = student.new_empty(dweight.shape if rounded else 0)
-    beyond = _beyond(k, rounded)
-    longer = F.pad(weight, (0, 0, 0, beyond)) if beyond and need_student else weight
-    softened: _Softened | _AllSoftened
-    parts: Sequence[Tensor | slice]
-    if n > len(table) or len(teacher) > min(len(table), index.numel()):
-        softened = _Softened(prototypes)
-        # Rows that follow the same rows of the teacher are taken together.
-        parts = index.amax(1).argsort(stable=True).split(max(1, len(table)))
-    else:
-        softened, parts = _AllSoftened(prototypes), [slice(None)]
-    done = 0
-    for some in parts:
-        rows, shares = student[some], share[some].contiguous()
-        found = _multiply(rows, weight, table[: len(rows)])
-        softmax, places = softened.of(index[some])
-        losses_here, slopes_here = losses[done:], slopes[done:]
-        _C.prototypes_compare(
-            CODES[dtype], found.data_ptr(), (len(rows), k), float(scale), softmax.data_ptr(), places.data_ptr(),
-            shares.data_ptr(), index.shape[1], gradients, losses_here.data_ptr(), slopes_here.data_ptr(),
-            torch.get_num_threads(),
-        )  # fmt: skip
-        done += len(rows)
-        moved = found.view(torch.bfloat16)[:, :k] if rounded else found
-        if need_student:
-            dstudent[some] = ((F.pad(moved, (0, beyond)) if beyond else moved) @ longer).to(dtype)
-        if need_weight and rounded:
-            dweight += torch.mm(moved.T, rows, out=pushed)
-        elif need_weight:
-            dweight.addmm_(moved.T, rows)
-    value = losses.double().sum().to(dtype)
-    return value, dstudent, dweight, slopes.sum() if need_scale else share.new_empty(0)
+    dweight = share.new_empty(weight.shape if need_weight else 0)
+    dscale = share.new_empty(() if need_scale else 0)
+    _C.prototypes_compare(
+        CODES[student.dtype], student.data_ptr(), student.stride(0), weight.data_ptr(), weight.stride(0),
+        student.shape[1], teacher.data_ptr(), teacher.stride(0), teacher_weight.data_ptr(), teacher_weight.stride(0),
+        teacher.shape[1], (len(student), len(weight), len(teacher)), float(scale), float(teacher_scale),
+        pointer(bias), index.data_ptr(), share.data_ptr(), index.shape[1], backends.WORKSPACE // 4,
+        _kept(student.dtype), value.data_ptr(), pointer(dstudent if need_student else None),
+        pointer(dweight if need_weight else None), pointer(dscale if need_scale else None), torch.get_num_threads(),
+    )  # fmt: skip
+    return value, dstudent, dweight, dscale
 
 
-class _AllSoftened:
-    """Hold the softmaxes of all rows of the teacher, which are few."""
+def _kept(dtype: torch.dtype) -> int:
+    """Count the bytes of logits that stay until their gradient is taken; others are computed again.
 
-    def __init__(self, prototypes: Prototypes) -> None:
-        self._softmax = _soften(prototypes, prototypes.teacher, None)
-
-    def of(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the softmaxes, and where each that the index names stands among them."""
-        return self._softmax, index.contiguous()
-
-
-class _Softened:
-    """Hold the teacher's softmaxes that some rows follow, in memory that the next ones use again."""
-
-    def __init__(self, prototypes: Prototypes) -> None:
-        self._prototypes = prototypes
-        self._table = prototypes.share.new_empty(0, len(prototypes.teacher_weight))
-
-    def of(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the softmaxes of the teacher's rows that the index names, and where each stands among them."""
-        known, places = index.unique(return_inverse=True)
-        none = int(len(known) > 0 and known[0] < 0)  # -1 comes first, and stays -1
-        rows = self._prototypes.teacher[known[none:]]
-        if len(self._table) < len(rows):
-            self._table = self._table.new_empty(len(rows), self._table.shape[1])
-        return _soften(self._prototypes, rows, self._table[: len(rows)]), places - none
-
-
-def _soften(prototypes: Prototypes, rows: Tensor, out: Tensor | None) -> Tensor:
-    weight, scale, bias = prototypes.teacher_weight, prototypes.teacher_scale, contiguous(prototypes.bias)
-    if out is None:
-        out = prototypes.share.new_empty(len(rows), len(weight))
-    softmax = _multiply(rows, weight, out)
-    _C.prototypes_soften(
-        CODES[out.dtype], softmax.data_ptr(), tuple(softmax.shape), float(scale), pointer(bias), torch.get_num_threads()
-    )
-    return softmax
+    The matrix unit computes those of bfloat16 in less time than memory takes to write and to read them.
+    """
+    return 0 if dtype == torch.bfloat16 and _C.isa() == "amx" else backends.WORKSPACE // 4
 
 
 def columns(
