@@ -138,8 +138,7 @@ def _koleo(asked: _Koleo, needs: tuple[bool, ...], x: Tensor) -> tuple[Any, ...]
 
 def _distances(rows: Tensor, others: Tensor, asked: _Koleo) -> tuple[Tensor, Tensor, Tensor]:
     """Return the differences and eps, their norms, and which rows are equal."""
-    apart = rows - others
-    equal = torch.linalg.vector_norm(apart, torch.inf, dim=1) == 0
+    apart, equal = rows - others, (rows == others).all(1)
     apart.add_(asked.eps)
     return apart, torch.linalg.vector_norm(apart, asked.power, dim=1), equal
 

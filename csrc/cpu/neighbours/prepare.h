@@ -3,10 +3,10 @@
 //   dot         <x, y>                as they are
 //   cosine      <x/|x|, y/|y|>        unit rows, in the dtype of the rows
 //   euclidean   <x, y> - |y|^2 / 2    largest where |x - y| is smallest. Rows of fp32 and fp64 are moved by their
-//   centre,
-//                                     which changes no distance, and keeps digits that squares far from zero would
-//                                     lose.
+//                                     centre, which changes no distance, and keeps digits that squares far from zero
+//                                     would lose.
 #pragma once
+#include "../lanes.h"
 #include "../rows/unit.h"
 #include "../tiles.h"
 #include "kernels.h"
@@ -15,22 +15,22 @@ namespace {
 
 using sslkernels::Search;
 
-template <class In, class Acc> Acc distance(const In *x, const In *y, int64_t d) {
+// Adds up term(k) over a row, in lanes, because one sum would wait for each of its additions.
+template <class Acc, class F> Acc sum_over(int64_t d, F term) {
     constexpr int L = 4 * kLanes<Acc>;
     Acc lanes[L] = {};
     int64_t k = 0;
     for (; k + L <= d; k += L)
-        for (int l = 0; l < L; ++l) {
-            const Acc apart = widen<Acc>(x[k + l]) - widen<Acc>(y[k + l]);
-            lanes[l] += apart * apart;
-        }
-    for (int l = 0; k < d; ++k, ++l) {
+        for (int l = 0; l < L; ++l) lanes[l] += term(k + l);
+    for (int l = 0; k < d; ++k, ++l) lanes[l] += term(k);
+    return sum_by_halves<L>(lanes);
+}
+
+template <class In, class Acc> Acc distance(const In *x, const In *y, int64_t d) {
+    return Acc(sqrt(sum_over<Acc>(d, [=](int64_t k) {
         const Acc apart = widen<Acc>(x[k]) - widen<Acc>(y[k]);
-        lanes[l] += apart * apart;
-    }
-    for (int width = L / 2; width > 0; width /= 2)
-        for (int l = 0; l < width; ++l) lanes[l] += lanes[l + width];
-    return Acc(sqrt(lanes[0]));
+        return apart * apart;
+    })));
 }
 
 constexpr int64_t kCentreRows = 256;
@@ -42,14 +42,13 @@ template <class Acc> void find_centre(const Rows &rows, int64_t d, Acc *centre, 
     auto usable = [](Acc x) { return fabs(x) < (sizeof(Acc) == 4 ? 0x1p60 : 0x1p500) ? x : Acc(0); };
     for (int64_t k = 0; k < d; ++k) centre[k] = mean[k] = 0;
     for (int64_t i = 0; i < rows.count; i += step)
-        for (int64_t k = 0; k < d; ++k) mean[k] += usable(row<Acc>(rows, i)[k]) / Acc(count);
+        for (int64_t k = 0; k < d; ++k) mean[k] += usable(row<Acc>(rows, i)[k]) * (1 / Acc(count));
     Acc least = INFINITY;
     for (int64_t i = 0; i < rows.count; i += step) {
-        Acc far = 0;
-        for (int64_t k = 0; k < d; ++k) {
+        const Acc far = sum_over<Acc>(d, [&](int64_t k) {
             const Acc apart = usable(row<Acc>(rows, i)[k]) - mean[k];
-            far += apart * apart;
-        }
+            return apart * apart;
+        });
         if (!(far < least)) continue;
         least = far;
         for (int64_t k = 0; k < d; ++k) centre[k] = usable(row<Acc>(rows, i)[k]);

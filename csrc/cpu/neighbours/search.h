@@ -48,10 +48,14 @@ template <class P, class In> struct Finder {
         const bool euclidean = s.metric == sslkernels::kEuclidean, biased = bias || euclidean;
         if (x.count * y.count * s.d < (1 << 18)) threads = 1;
         const int64_t most = s.d > 768 ? kBlock / 2 : kBlock; // blocks of wide rows shrink, to stay in the L2 cache
-        other_block = even(y.count, most, MR), other_blocks = blocks_of(y.count, other_block);
+        other_block = even(y.count, least(most, round_up(blocks_of(y.count, threads), MR)), MR);
+        other_blocks = blocks_of(y.count, other_block);
         const int64_t fewest = blocks_of(x.count, NR); // panels of owners
         divisions = fewest < threads ? least(threads, other_blocks) : 1;
-        owner_block = even(x.count, least(most, round_up(blocks_of(x.count, divisions > 1 ? 1 : threads), NR)), NR);
+        const int64_t sharing = divisions > 1 ? 1 : threads; // threads that divide the owners
+        int64_t count = blocks_of(x.count, most);
+        if (count < 4 * sharing) count = round_up(count, sharing); // or one thread has a block more than another
+        owner_block = round_up(blocks_of(x.count, count), kLanes<Acc>);
         owner_blocks = blocks_of(x.count, owner_block);
         steps = steps_for<P>(s.d), side = kBlock * round_up(s.d, NR);
         const int64_t fit = kPartBytes / (side * int64_t(sizeof(Elem)));
