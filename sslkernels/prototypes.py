@@ -28,8 +28,8 @@ RENAMED = {
 class Prototypes(Module):
     """The prototypes that rows are assigned to, in SwAV, MSN, DINO and their kin: the last layer of these methods.
 
-    ``logits = x @ weight.T``, plus the bias if there is one. `forward` computes them. A loss that is given the weight
-    stores no logits: ``prototype_cross_entropy(x, prototypes.weight, ...)``, without bias.
+    `forward` computes ``logits = x @ weight.T``, plus the bias if there is one. A loss need not store them:
+    ``prototype_cross_entropy(x, prototypes.weight, ...)`` takes the weight, and knows nothing of a student's bias.
 
     Args:
         dim: features of a row.
@@ -43,7 +43,8 @@ class Prototypes(Module):
 
     The state of the first two kinds is ``weight_g (K, 1)`` and ``weight_v (K, dim)``, and takes both pairs of names
     under which torch saves a weight norm. That of the others is ``weight (K, dim)``, as in the official SwAV, and takes
-    that of lightly's ``SwaVPrototypes`` with one head.
+    that of lightly's ``SwaVPrototypes`` with one head. A state with several, or with a bias where these have none, is
+    refused with a ValueError.
 
     >>> import torch, sslkernels as sk
     >>> import sslkernels.functional as SF
