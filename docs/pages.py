@@ -40,6 +40,7 @@ _NESTED = re.compile(r"^  (- )", re.MULTILINE)
 DOCUMENTED = (
     "functional",
     "losses",
+    "prototypes",
     "state",
     "methods",
     "terms",

@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
 
 from sslkernels import functional, losses
 from sslkernels.backends import info, release_workspace, use_backend
+from sslkernels.prototypes import Prototypes
 from sslkernels.state import EMA, Center, MemoryBank, MemoryQueue, update_momentum
 
 __version__ = "0.1.0"
@@ -22,6 +23,7 @@ __all__ = [
     "Center",
     "MemoryBank",
     "MemoryQueue",
+    "Prototypes",
     "__version__",
     "functional",
     "info",

@@ -33,6 +33,7 @@ MODULE_DOORS: dict[str, Door] = {
     "Center.bias": Door(
         lambda temperature: sk.Center(4).bias(temperature), {"temperature": 0.1}, says="Center",
     ),
+    "Prototypes": Door(sk.Prototypes, {"dim": 3, "count": 4}, {"dim": "counted", "count": "counted", "kind": "choice"}),
     "update_momentum": Door(
         lambda model, model_ema, m: sk.update_momentum(model, model_ema, m),
         {"model": nn.Linear(2, 2), "model_ema": nn.Linear(2, 2), "m": 0.5},

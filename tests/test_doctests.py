@@ -36,7 +36,7 @@ def test_examples(name: str) -> None:
 @pytest.mark.parametrize(
     "thing",
     [getattr(m, n) for m in (sslkernels.functional, sslkernels.losses) for n in m.__all__]
-    + [sslkernels.Center, sslkernels.MemoryBank, sslkernels.MemoryQueue, sslkernels.use_backend],
+    + [getattr(sslkernels, n) for n in ("Center", "MemoryBank", "MemoryQueue", "Prototypes", "use_backend")],
     ids=lambda thing: thing.__name__,
 )
 def test_public_things_have_an_example(thing: object) -> None:

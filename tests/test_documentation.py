@@ -23,10 +23,11 @@ from sslkernels.settings import arguments_of
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/training.md", "docs/functions.md", "docs/data.md", "docs/views.md", "docs/evaluation.md")
 REFERENCE = ROOT / "docs" / "api"
-# Modules whose names the reference lists; what `sslkernels` itself has stands under `state` and `backends`.
+# Modules whose names the reference lists; what `sslkernels` itself has is under `prototypes`, `state` and `backends`.
 DOCUMENTED = (
     "functional",
     "losses",
+    "prototypes",
     "state",
     "methods",
     "terms",

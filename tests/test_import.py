@@ -129,6 +129,7 @@ def test_public_names() -> None:
         "Center",
         "MemoryBank",
         "MemoryQueue",
+        "Prototypes",
         "functional",
         "info",
         "losses",

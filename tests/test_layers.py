@@ -27,7 +27,7 @@ LAYERS = (
     ("models", "data", "evaluation"),
     ("",),
     ("losses",),
-    ("state", "teacher"),
+    ("prototypes", "state", "teacher"),
     ("functional",),
     ("ops",),
     ("modules", "schedules"),

@@ -95,5 +95,5 @@ def test_every_public_name_has_its_door() -> None:
         *(set(methods.__all__) - {"METHODS", "Method", "available"}),
         *models.__all__,
     }
-    public |= {"Center", "MemoryBank", "MemoryQueue", "update_momentum", "use_backend"}
+    public |= {"Center", "MemoryBank", "MemoryQueue", "Prototypes", "update_momentum", "use_backend"}
     assert public <= set(DOORS)

@@ -16,9 +16,9 @@ from sslkernels.methods.method import Masked
 from sslkernels.methods.prototyped import row_weight, usage
 from sslkernels.models import ViT
 from sslkernels.models.crossing import CrossTransformer
-from sslkernels.models.dino_head import NormedLinear
 from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.ops.rows import unit_rows
+from sslkernels.prototypes import Prototypes
 from sslkernels.state import EMA
 
 
@@ -111,7 +111,7 @@ class CAPI(Masked):
         nn.init.zeros_(self.clusterer.bias)
         self.mask_token = nn.Parameter(torch.randn(width) * 0.02)
         self.predictor = CrossTransformer(width, depth=predictor_depth, heads=backbone.heads)
-        self.prototypes = NormedLinear(width, prototypes, scaled=True)
+        self.prototypes = Prototypes(width, prototypes, kind="scaled")
 
     def forward(self, views: Sequence[Tensor]) -> dict[str, Tensor | tuple[Tensor, ...]]:
         images = self.one_view(views)

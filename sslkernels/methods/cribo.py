@@ -17,8 +17,8 @@ from sslkernels.methods.dino import DINO
 from sslkernels.methods.method import in_one_pass
 from sslkernels.methods.mokd import look
 from sslkernels.models import ResNet, ViT
-from sslkernels.models.dino_head import NormedLinear, prototype_layer
 from sslkernels.ops.dtypes import wide
+from sslkernels.prototypes import Prototypes
 from sslkernels.state import Center, MemoryQueue
 
 # The official code's numbers: rounds of the clustering, rounds of Sinkhorn-Knopp in each, and how sharp they are.
@@ -98,7 +98,7 @@ class CrIBo(DINO):
         self.clusters = check_size("CrIBo", "clusters", clusters)
         queue_size = check_count("CrIBo", "queue_size", queue_size, 2 * self.feature_dim)
         prototypes, projection_dim = self.projector.weight.shape
-        self.object_layer = prototype_layer(projection_dim, prototypes, last)
+        self.object_layer = Prototypes(projection_dim, prototypes, kind=last)
         self.object_center = Center(prototypes, self.center.momentum)
         self.teach(self.teacher.momentum, self.teacher.final_momentum)
         # A row has an object in both views.
@@ -113,13 +113,13 @@ class CrIBo(DINO):
         return nn.Sequential(self.backbone, self.projector, *layers)
 
     @property
-    def last_layers(self) -> list[nn.Module]:
+    def last_layers(self) -> list[Prototypes]:
         return [*super().last_layers, self.object_layer]
 
     @property
     def object_weight(self) -> Tensor:
         """The teacher's prototypes of objects ``(prototypes, projection_dim)``."""
-        return cast(NormedLinear, cast(nn.Sequential, self.teacher.module)[2]).weight
+        return cast(Prototypes, cast(nn.Sequential, self.teacher.module)[2]).weight
 
     def before_epoch(self, embed: Callable[[], Tensor], epoch: int, epochs: int | None) -> None:
         self.bootstraps = epoch > 0

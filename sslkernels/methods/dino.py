@@ -26,6 +26,7 @@ from sslkernels.methods.prototyped import STEADIED, followed, row_weight, usage
 from sslkernels.models import DINOHead
 from sslkernels.models.dino_head import LASTS
 from sslkernels.ops.prototypes import PROTOTYPES
+from sslkernels.prototypes import Prototypes
 from sslkernels.schedules import share_done
 from sslkernels.state import EMA, Center
 
@@ -172,7 +173,7 @@ class DINO(Taught):
         return [self.projector]
 
     @property
-    def last_layers(self) -> list[nn.Module]:
+    def last_layers(self) -> list[Prototypes]:
         """Name the layers that hold the student's prototypes."""
         return [head.last_layer for head in self.heads]
 
@@ -195,8 +196,7 @@ class DINO(Taught):
     def before_step(self, step: int, total_steps: float) -> None:
         if step < self.freeze * total_steps < torch.inf:
             for layer in self.last_layers:
-                for parameter in layer.parameters():
-                    parameter.grad = None
+                layer.freeze()
 
     def after_step(self, step: int, total_steps: float) -> None:
         Method.after_step(self, step, total_steps)

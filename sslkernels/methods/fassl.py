@@ -17,6 +17,7 @@ from sslkernels.methods.prototyped import usage
 from sslkernels.models import ProjectionHead
 from sslkernels.modules import Remembering
 from sslkernels.ops.prototypes import PROTOTYPES
+from sslkernels.prototypes import Prototypes
 
 # A prototype that was hardly ever the nearest counts as if it had this part of an even share: its first sample would
 # otherwise outweigh the batch.
@@ -105,7 +106,7 @@ class FASSL(Method):
         tail, self.prior, self.rebalance = check_weights("FASSL", tail=tail, prior=prior, rebalance=rebalance)
         share_momentum = check_number("FASSL", "share_momentum", share_momentum, least=0, most=1)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim)
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
+        self.prototypes = Prototypes(projection_dim, prototypes, kind="sphere")
         wanted = torch.arange(1.0, prototypes + 1) ** -tail
         self.register_buffer("wanted", wanted / wanted.sum(), persistent=False)
         self.frequencies = Frequencies(prototypes, share_momentum)
@@ -117,7 +118,7 @@ class FASSL(Method):
         rows = F.normalize(self.projector(features), dim=1).chunk(len(views))
         if self.training:
             self.frequencies.collect(self.nearest(torch.cat(rows[:2])))
-        used = usage(rows[0], self.prototypes, self.epsilon, None)
+        used = usage(rows[0], self.prototypes.weight, self.epsilon, None)
         return {"loss": self.loss(*rows), "embeddings": rows, **used}
 
     def loss(self, *embeddings: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class FASSL(Method):
         losses = [self._predicted(embeddings, place, shard) for place in (0, 1)]
         together = torch.cat(embeddings)
         options = {"temperature": self.temperature, "prior": self.wanted, "normalize": False}
-        apart = mean_entropy(together, self.prototypes, **options, group=self.group, backend=self.backend)  # type: ignore[arg-type]
+        apart = mean_entropy(together, self.prototypes.weight, **options, group=self.group, backend=self.backend)  # type: ignore[arg-type]
         return (losses[0] + losses[1]) / 2 + self.prior * apart
 
     def _predicted(self, rows: Sequence[Tensor], place: int, shard: Shard) -> Tensor:
@@ -137,7 +138,7 @@ class FASSL(Method):
         weight = weight * (shard.ranks / len(others) / summed(weight.sum(), shard))
         return prototype_cross_entropy(
             torch.stack(others),
-            self.prototypes,
+            self.prototypes.weight,
             target,
             temperature=self.temperature,
             teacher_temperature=self.epsilon,
@@ -148,12 +149,11 @@ class FASSL(Method):
     @torch.no_grad()
     def nearest(self, rows: Tensor) -> Tensor:
         """Find the nearest prototype of each of rows ``(N, projection_dim)``."""
-        return topk_similarity(rows.detach(), self.prototypes.detach(), 1, backend=self.backend)[1][:, 0]
+        return topk_similarity(rows.detach(), self.prototypes.weight.detach(), 1, backend=self.backend)[1][:, 0]
 
-    @torch.no_grad()
     def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)
-        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+        self.prototypes.normalize()
         self.frequencies.update(self.group)
 
 

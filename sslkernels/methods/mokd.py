@@ -14,8 +14,8 @@ from sslkernels.functional import prototype_cross_entropy
 from sslkernels.methods.dino import DINO
 from sslkernels.methods.prototyped import followed, row_weight
 from sslkernels.models import ResNet, Transformer, ViT, resnet_small
-from sslkernels.models.dino_head import NormedLinear
 from sslkernels.models.vit import positions_between
+from sslkernels.prototypes import Prototypes
 from sslkernels.state import Center
 
 # Tensors that the loss has of each network: the student's rows of two heads, the teacher's, and what it searched.
@@ -39,7 +39,7 @@ class Searching(DINO):
         return nn.Sequential(self.backbone, self.projector, *([self.search] if hasattr(self, "search") else []))
 
     @property
-    def last_layers(self) -> list[nn.Module]:
+    def last_layers(self) -> list[Prototypes]:
         return [*super().last_layers, self.search.last_layer]
 
     @property
@@ -233,7 +233,7 @@ class SearchHead(nn.Module):
         self.ground = ground
         self.reduce = nn.Identity() if channels == width else nn.Linear(channels, width)
         self.encode = Transformer(width, depth=depth, heads=heads)
-        self.last_layer = NormedLinear(width, prototypes, scaled=True)
+        self.last_layer = Prototypes(width, prototypes, kind="scaled")
 
     def forward(self, places: Tensor, grid: tuple[int, int], query: Tensor | None = None) -> Tensor:
         """Map places ``(N, L, channels)`` of a grid, and queries ``(N, width)``, to rows ``(N, width)``."""

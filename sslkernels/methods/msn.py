@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslkernels.arguments import (
     check_count,
@@ -31,6 +30,7 @@ from sslkernels.methods.prototyped import STEADIED, row_weight, usage
 from sslkernels.models import ProjectionHead, ViT
 from sslkernels.ops.prototypes import PROTOTYPES
 from sslkernels.ops.rows import unit_rows
+from sslkernels.prototypes import Prototypes
 from sslkernels.state import EMA
 
 
@@ -116,7 +116,8 @@ class MSN(Taught):
         self.sinkhorn = check_flag(name, "sinkhorn", sinkhorn)
         momentum = check_number(name, "momentum", momentum, least=0, most=1)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim, layers=3)
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
+        # The loss normalises them, so that no step has to.
+        self.prototypes = Prototypes(projection_dim, prototypes, kind="sphere")
         self.teacher = EMA(self.online, momentum, schedule="linear", backend=backend)
 
     def check_views(self, views: Sequence[Tensor]) -> None:
@@ -128,12 +129,12 @@ class MSN(Taught):
         kept, *_ = random_masking(len(masked), self.backbone.length, self.mask_ratio, device=masked.device)
         features = [self.backbone(masked, kept), *in_one_pass(self.features, focal)]
         rows = (*self._unit(self.projector(torch.cat(features))).chunk(len(features)), self._unit(self.teacher(target)))
-        prototypes = self._unit(self.prototypes)
+        prototypes = self._unit(self.prototypes.weight)
         loss, bias = self._compared(rows, prototypes)
         return {"loss": loss, "embeddings": rows, **usage(rows[-1], prototypes, self.sharpen * self.temperature, bias)}
 
     def loss(self, *embeddings: Tensor) -> Tensor:
-        return self._compared(embeddings, self._unit(self.prototypes))[0]
+        return self._compared(embeddings, self._unit(self.prototypes.weight))[0]
 
     def _compared(self, rows: Sequence[Tensor], prototypes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute the loss of the student's rows and the teacher's, which are last, and the bias of the targets."""

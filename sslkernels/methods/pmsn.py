@@ -56,4 +56,4 @@ class PMSN(MSN):
 
     @property
     def prior(self) -> Tensor:
-        return power_law(self.prototypes, self.exponent)
+        return power_law(self.prototypes.weight, self.exponent)

@@ -17,6 +17,7 @@ from sslkernels.methods.prototyped import row_weight, usage
 from sslkernels.models import ProjectionHead
 from sslkernels.ops.dtypes import wide
 from sslkernels.ops.prototypes import PROTOTYPES
+from sslkernels.prototypes import Prototypes
 from sslkernels.state import MemoryQueue
 
 
@@ -100,7 +101,7 @@ class SwAV(Method):
         self.queue_from = check_size("SwAV", "queue_from", queue_from, least=0)
         self.freeze = check_size("SwAV", "freeze", freeze, least=0)
         self.projector = ProjectionHead(feature_dim, hidden_dim, projection_dim)
-        self.prototypes = nn.Parameter(F.normalize(torch.randn(prototypes, projection_dim), dim=1))
+        self.prototypes = Prototypes(projection_dim, prototypes, kind="sphere")
         if queue_size:
             check_count("SwAV", "queue_size", queue_size, 2 * projection_dim)
         self.queues = nn.ModuleList(
@@ -120,7 +121,7 @@ class SwAV(Method):
         if self.training and self.remembers and len(self.queues):
             self._newest.append(tuple(row.detach() for row in rows[:2]))
         loss, bias = self._swapped(rows)
-        return {"loss": loss, "embeddings": rows, **usage(rows[0], self.prototypes, self.epsilon, bias)}
+        return {"loss": loss, "embeddings": rows, **usage(rows[0], self.prototypes.weight, self.epsilon, bias)}
 
     def loss(self, *embeddings: Tensor) -> Tensor:
         return self._swapped(embeddings)[0]
@@ -134,7 +135,7 @@ class SwAV(Method):
             losses.append(
                 prototype_cross_entropy(
                     torch.stack([*rows[:place], *rows[place + 1 :]]),
-                    self.prototypes,
+                    self.prototypes.weight,
                     rows[place].detach(),
                     temperature=self.temperature,
                     teacher_temperature=self.epsilon,
@@ -159,7 +160,7 @@ class SwAV(Method):
             rows = torch.cat([queue.keys.to(rows.dtype), rows])
         return sinkhorn_bias(
             rows,
-            self.prototypes.detach(),
+            self.prototypes.weight.detach(),
             self.epsilon,
             iterations=self.iterations,
             row_weight=weight,
@@ -169,12 +170,11 @@ class SwAV(Method):
 
     def before_step(self, step: int, total_steps: float) -> None:
         if step < self.freeze:
-            self.prototypes.grad = None
+            self.prototypes.freeze()
 
-    @torch.no_grad()
     def after_step(self, step: int, total_steps: float) -> None:
         super().after_step(step, total_steps)
-        self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
+        self.prototypes.normalize()
         if self._newest:
             for queue, parts in zip(self.queues, zip(*self._newest, strict=True), strict=True):
                 new = torch.cat(parts)

@@ -3,17 +3,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_choice, check_count, check_flag, check_widths
+from sslkernels.prototypes import Prototypes
 
 LASTS = ("unit", "scaled", "linear")
-# The names that torch.nn.utils.parametrizations.weight_norm gives to what torch.nn.utils.weight_norm calls g and v.
-RENAMED = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
 class DINOHead(nn.Module):
@@ -68,7 +66,7 @@ class DINOHead(nn.Module):
         # A single layer has no number in the official state, and the last one nothing behind it.
         self.mlp = modules[0] if layers == 1 else nn.Sequential(*modules[: -2 if norm else -1])
         self.mlp.apply(_init)
-        self.last_layer = prototype_layer(bottleneck_dim, out_dim, last)
+        self.last_layer = Prototypes(bottleneck_dim, out_dim, kind=last)
 
     @property
     def weight(self) -> Tensor:
@@ -77,38 +75,6 @@ class DINOHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.normalize(self.mlp(x), dim=-1)
-
-
-class NormedLinear(nn.Module):
-    """Rows of weights ``w_k = g_k v_k / |v_k|`` without a bias (weight normalisation, Salimans and Kingma 2016).
-
-    Every g_k begins at 1, and stays there unless it is ``scaled``.
-    """
-
-    def __init__(self, in_dim: int, out_dim: int, *, scaled: bool) -> None:
-        super().__init__()
-        self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=scaled)
-        self.weight_v = nn.Parameter(nn.Linear(in_dim, out_dim, bias=False).weight.detach())
-
-    @property
-    def weight(self) -> Tensor:
-        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        for theirs, ours in RENAMED.items():
-            if prefix + theirs in state_dict:
-                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-
-
-def prototype_layer(in_dim: int, out_dim: int, last: str) -> nn.Linear | NormedLinear:
-    """Make what holds ``out_dim`` prototypes, of a kind that `DINOHead` names."""
-    if last == "linear":
-        return nn.Linear(in_dim, out_dim, bias=False)
-    return NormedLinear(in_dim, out_dim, scaled=last == "scaled")
 
 
 def _init(module: nn.Module) -> None:

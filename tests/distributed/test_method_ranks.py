@@ -256,7 +256,7 @@ def masked(kind: type[MSN]) -> Callable[[str | None, slice], tuple[torch.Tensor,
         first, second, target = (rows(width)[part, :6] for width in (6, 7, 8))
         loss = method.loss(first @ weight, second @ weight, target)
         loss.backward()
-        return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+        return loss.detach(), torch.cat([weight.grad, method.prototypes.weight.grad])
 
     return case
 
@@ -284,7 +284,7 @@ def fassl(group: str | None, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
     method.frequencies.update(group)
     loss = method.loss(*(each @ weight for each in z))
     loss.backward()
-    return loss.detach(), torch.cat([weight.grad, method.prototypes.grad])
+    return loss.detach(), torch.cat([weight.grad, method.prototypes.weight.grad])
 
 
 def swav(queue: int) -> Callable[[str | None, slice], tuple[torch.Tensor, torch.Tensor]]:

@@ -29,10 +29,10 @@ def test_loss_and_gradients_are_the_formula_s(backend: str, count: int, rebalanc
     loss = method(images)["loss"]
     z = method.projector(torch.cat([method.backbone(image) for image in images]))
     rows = (z / z.norm(dim=1, keepdim=True)).chunk(count)
-    p = [torch.softmax(row @ method.prototypes.T / 0.1, 1) for row in rows]
+    p = [torch.softmax(row @ method.prototypes.weight.T / 0.1, 1) for row in rows]
     exact = torch.zeros((), dtype=torch.float64)
     for u in range(2):
-        logits = (rows[u] @ method.prototypes.T).detach()
+        logits = (rows[u] @ method.prototypes.weight.T).detach()
         shares = torch.tensor([0.01 / 7, 0.3, 0.01 / 7, 0.1, 0.2, 0.15, 0.25])
         weight = shares.double()[logits.argmax(1)] ** -rebalance
         for v in range(count):
@@ -60,14 +60,12 @@ def test_shares_follow_the_nearest_prototypes_of_both_views_after_a_step_and_are
         method(batch)
         method.train()
         assert torch.equal(method.frequencies.shares, before)
-    found = torch.cat([
-        (method.projector(torch.cat([method.backbone(image) for image in batch])) @ method.prototypes.T).argmax(1)
-        for batch in batches
-    ])  # fmt: skip
+    z = [method.projector(torch.cat([method.backbone(image) for image in batch])) for batch in batches]
+    found = (torch.cat(z) @ method.prototypes.weight.T).argmax(1)
     method.after_step(0, 10)
     shares = torch.bincount(found, minlength=7)[None] / len(found)
     torch.testing.assert_close(method.frequencies.shares, 0.9 * before + 0.1 * shares)
-    assert torch.allclose(method.prototypes.norm(dim=1), torch.ones(7, dtype=torch.float64))
+    assert torch.allclose(method.prototypes.weight.norm(dim=1), torch.ones(7, dtype=torch.float64))
     other = fassl()
     other.load_state_dict(method.state_dict())
     assert torch.equal(other.frequencies.shares, method.frequencies.shares)

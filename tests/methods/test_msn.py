@@ -19,7 +19,7 @@ def msn(**options: Any) -> MSN:
     made = MSN(vit, feature_dim=8, prototypes=7, hidden_dim=8, projection_dim=5, **options).double()
     for parameter in made.teacher.parameters():  # so that the teacher differs from its student
         parameter.data += 0.1 * torch.randn_like(parameter)
-    made.prototypes.data *= 1 + torch.rand(7, 1)
+    made.prototypes.weight.data *= 1 + torch.rand(7, 1)
     return made
 
 
@@ -44,7 +44,7 @@ def spread(targets: Tensor) -> Tensor:
 
 def formula(method: MSN, views: list[Tensor], sinkhorn: bool, me_max: float) -> Tensor:
     """Nothing is hidden: which patches are, is drawn."""
-    vit, prototypes = method.backbone, unit(method.prototypes)
+    vit, prototypes = method.backbone, unit(method.prototypes.weight)
     focal = vit(torch.cat(views[2:])).chunk(len(views) - 2) if views[2:] else ()
     anchors = unit(method.projector(torch.cat([vit(views[1]), *focal])))
     p = torch.softmax(anchors @ prototypes.T / 0.1, 1)

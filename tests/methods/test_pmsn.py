@@ -33,7 +33,7 @@ def unit(x: Tensor) -> Tensor:
 
 def formula(method: PMSN, given: list[Tensor], exponent: float, weight: float) -> Tensor:
     """Nothing is hidden, and targets are not spread."""
-    prototypes = unit(method.prototypes)
+    prototypes = unit(method.prototypes.weight)
     anchors = unit(method.projector(torch.cat([method.backbone(view) for view in given[1:]])))
     p = torch.softmax(anchors @ prototypes.T / 0.1, 1)
     target = torch.softmax(unit(method.teacher.module(given[0])) @ prototypes.T / 0.025, 1).detach()

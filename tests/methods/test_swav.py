@@ -49,10 +49,10 @@ def formula(method: SwAV, views: list[Tensor], queues: list[Tensor] | None = Non
     rows, total = unit_rows(method, views), torch.zeros((), dtype=torch.float64)
     for place in (0, 1):
         old = rows[0][:0] if queues is None else queues[place]
-        scores = torch.cat([old, rows[place]]) @ method.prototypes.T
+        scores = torch.cat([old, rows[place]]) @ method.prototypes.weight.T
         codes = sinkhorn(scores.detach())[len(old) :]
         losses = [
-            -(codes * torch.log_softmax(row @ method.prototypes.T / 0.1, 1)).sum(1).mean()
+            -(codes * torch.log_softmax(row @ method.prototypes.weight.T / 0.1, 1)).sum(1).mean()
             for other, row in enumerate(rows) if other != place
         ]  # fmt: skip
         total = total + torch.stack(losses).mean() / 2
@@ -93,20 +93,20 @@ def test_prototypes_stay_at_length_1_and_stand_still_at_first() -> None:
     method = swav(freeze=1)
     optimizer = torch.optim.SGD(method.parameters(), 1.0)
     for step in range(2):
-        before = method.prototypes.detach().clone()
+        before = method.prototypes.weight.detach().clone()
         optimizer.zero_grad()
         method(crops())["loss"].backward()
-        gradient = method.prototypes.grad.clone()
+        gradient = method.prototypes.weight.grad.clone()
         method.before_step(step, 2)
         optimizer.step()
         method.after_step(step, 2)
         moved = before - step * gradient
-        torch.testing.assert_close(method.prototypes.data, moved / moved.square().sum(1, keepdim=True).sqrt())
+        torch.testing.assert_close(method.prototypes.weight.data, moved / moved.square().sum(1, keepdim=True).sqrt())
 
 
 def test_its_figures_are_those_of_the_first_view_s_codes() -> None:
     method, views = swav().eval(), crops()
-    codes = sinkhorn((unit_rows(method, views)[0] @ method.prototypes.T).detach())
+    codes = sinkhorn((unit_rows(method, views)[0] @ method.prototypes.weight.T).detach())
     out, mean = method(views), codes.mean(0)
     assert out["largest_probability"].item() == pytest.approx(codes.max(1).values.mean().item(), rel=1e-4)
     assert out["teacher_entropy"].item() == pytest.approx(-(codes * codes.log()).sum(1).mean().item(), rel=1e-4)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prototypes of SwAV, MSN, DINO and their kin: rows of weights, in each of the forms that papers train."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sslkernels.arguments import check_choice, check_count, check_flag
+from sslkernels.modules import Module
+
+__all__ = ["Prototypes"]
+
+NORMED, PLAIN = ("unit", "scaled"), ("linear", "sphere")
+# Names under which others save a tensor. torch.nn.utils.parametrizations.weight_norm has names of its own for what
+# torch.nn.utils.weight_norm calls g and v; lightly's prototypes are the first of a list of linear layers.
+RENAMED = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+    "heads.0.weight": "weight",
+    "heads.0.bias": "bias",
+}
+
+
+class Prototypes(Module):
+    """The prototypes that rows are assigned to, in SwAV, MSN, DINO and their kin: the last layer of these methods.
+
+    `forward` computes ``logits = x @ weight.T``, plus the bias if there is one. A loss need not store them:
+    ``prototype_cross_entropy(x, prototypes.weight, ...)`` takes the weight, and knows nothing of a student's bias.
+
+    Args:
+        dim: features of a row.
+        count: number of prototypes, K.
+        kind: what is trained of prototype k.
+            "unit": its direction, ``w_k = v_k / |v_k|`` (DINO, iBOT: a weight norm whose g stays 1).
+            "scaled": direction and length, ``w_k = g_k v_k / |v_k|`` (DINOv2: a weight norm).
+            "linear": w_k as it is (DINOv3: a linear layer).
+            "sphere": w_k as it is, and `normalize` puts it back to length 1 after each step of the optimizer (SwAV).
+        bias: add a number of its own to each prototype's logit, 0 at first, as lightly's ``SwaVPrototypes`` do.
+
+    The state of the first two kinds is ``weight_g (K, 1)`` and ``weight_v (K, dim)``, and takes both pairs of names
+    under which torch saves a weight norm. That of the others is ``weight (K, dim)``, as in the official SwAV, and takes
+    that of lightly's ``SwaVPrototypes`` with one head. A state with several, or with a bias where these have none, is
+    refused with a ValueError.
+
+    >>> import torch, sslkernels as sk
+    >>> import sslkernels.functional as SF
+    >>> prototypes, x = sk.Prototypes(dim=16, count=64, kind="sphere"), torch.randn(8, 16)
+    >>> prototypes(x).shape, prototypes.weight.shape
+    (torch.Size([8, 64]), torch.Size([64, 16]))
+    >>> SF.prototype_cross_entropy(x, prototypes.weight, x.detach()).backward()
+    >>> prototypes.freeze()  # before a step in which they are to stand still
+    >>> prototypes.normalize()  # after each step
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        count: int,
+        *,
+        kind: Literal["unit", "scaled", "linear", "sphere"] = "unit",
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        dim = check_count("Prototypes", "dim", dim, 1)
+        count = check_count("Prototypes", "count", count, dim)
+        self.kind = check_choice("Prototypes", "kind", kind, NORMED + PLAIN)
+        if kind == "sphere":
+            rows = F.normalize(torch.randn(count, dim), dim=1)
+        else:
+            rows = nn.Linear(dim, count, bias=False).weight.detach()
+        if kind in NORMED:
+            self.weight_g = nn.Parameter(torch.ones(count, 1), requires_grad=kind == "scaled")
+            self.weight_v = nn.Parameter(rows)
+        else:
+            self.register_parameter("weight", nn.Parameter(rows))
+        has_bias = check_flag("Prototypes", "bias", bias)
+        self.register_parameter("bias", nn.Parameter(torch.zeros(count)) if has_bias else None)
+
+    @property
+    def weight(self) -> Tensor:
+        """The prototypes ``(K, dim)``, with a graph to what is trained of them."""
+        if "weight" in self._parameters:
+            return self._parameters["weight"]  # type: ignore[return-value]
+        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+    def freeze(self) -> None:
+        """Let the next step of the optimizer leave them as they are: drop the gradients, when backward is through."""
+        for parameter in self.parameters():
+            parameter.grad = None
+
+    @torch.no_grad()
+    def normalize(self) -> None:
+        """Put the rows of kind "sphere" back to length 1; other kinds stay. Call it after the optimizer's step."""
+        if self.kind == "sphere":
+            self.weight.copy_(F.normalize(self.weight, dim=1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        heads = {key[len(prefix) :].split(".")[1] for key in state_dict if key.startswith(f"{prefix}heads.")}
+        if len(heads) > 1:
+            raise ValueError(
+                f"Prototypes: the state has {len(heads)} heads and one is accepted; load each into Prototypes of its "
+                'own, the first from {"weight": state["' + prefix + 'heads.0.weight"]}.'
+            )
+        for theirs, ours in RENAMED.items():
+            if prefix + theirs in state_dict:
+                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+        if prefix + "bias" in state_dict and self.bias is None:
+            raise ValueError("Prototypes: the state has a bias and these have none; make them with bias=True.")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
