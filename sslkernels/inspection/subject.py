@@ -150,7 +150,7 @@ def _of_run(folder: Path, data: str | None, warn: Callable[[str], Any]) -> Subje
     epochs = checkpoint["epoch"] + 1
     words = (
         f"The encoder of {config.method} after {epochs} of {config.epochs} epochs on {checkpoint['config']['data']}, "
-        f"seed {config.seed}."
+        f"seed {config.seed}{'' if config.start is None else f', begun with the weights of {config.start}'}."
     )
     return _ready(
         Subject(
