@@ -57,7 +57,7 @@ def calibrate_batchnorm(backbone: nn.Module, inputs: Inputs) -> None:
             norm.momentum = None  # None takes the plain average over all batches
         with _modes_kept(backbone):
             backbone.train()
-            for batch in _batches(inputs):
+            for batch in _large_batches(inputs):
                 backbone(batch.to(device))
     except BaseException:
         for norm, state in zip(norms, before, strict=True):
@@ -74,6 +74,26 @@ def _batches(inputs: Inputs) -> Iterator[Any]:
         return
     for start in range(0, len(inputs), BATCH):
         yield inputs[start : start + BATCH]
+
+
+def _large_batches(inputs: Inputs) -> Iterator[Any]:
+    """As `_batches`, but a rest of less than half a batch joins the one before.
+
+    The statistics of a few samples would count as much as those of all others, and BatchNorm has none of one.
+    """
+    count = len(inputs)
+    rest = count % BATCH
+    last = count - rest - BATCH
+    if last < 0 or not 0 < rest < BATCH // 2:
+        yield from _batches(inputs)
+    elif isinstance(inputs, Pictures):
+        if last:
+            yield from inputs.only(torch.arange(last)).batches(BATCH)
+        yield from inputs.only(torch.arange(last, count)).batches(BATCH + rest)
+    else:
+        for start in range(0, last, BATCH):
+            yield inputs[start : start + BATCH]
+        yield inputs[last:]
 
 
 def evaluated(dataset: Dataset) -> Dataset:
