@@ -15,7 +15,7 @@ from torch import nn
 from sslkernels.arguments import came
 from sslkernels.data import Dataset, check_reader, load
 from sslkernels.evaluation import calibrate_batchnorm, evaluated
-from sslkernels.inspection.arrays import features_dataset
+from sslkernels.inspection.arrays import FEATURES, LABELS, features_dataset
 from sslkernels.inspection.weights import backbones, load_weights, read_weights
 from sslkernels.recipes import MODALITIES, available
 from sslkernels.settings import check_known, settings_of
@@ -24,7 +24,6 @@ from sslkernels.training.config import TrainConfig
 from sslkernels.training.resume import differences, load_data
 from sslkernels.training.run import seed
 
-FEATURES, LABELS = "features:", "labels:"
 RUN, RECIPE, WEIGHTS, ROWS = "run", "recipe", "weights", "features"
 
 
