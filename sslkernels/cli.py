@@ -26,6 +26,7 @@ TRAIN_EXAMPLE = """examples:
   sslkernels train simclr
   sslkernels train byol --data watch --set momentum=0.99
   sslkernels train simclr --data "imagefolder:photos?size=64" --epochs 50 --out runs/photos
+  sslkernels train byol --data imagefolder:others --start runs/photos
   sslkernels train simclr --out runs/photos --resume
   sslkernels train simclr --out runs/photos --resume --epochs 100 --data imagefolder:moved/photos
 """
@@ -221,6 +222,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="of a processor (default: the fastest of a few measured steps)")
     parser.add_argument("--workers", type=int, help="processes that read files (default: by the machine)")
     parser.add_argument("--accumulate", type=int, help="forward passes of one optimizer step (default 1)")
+    parser.add_argument("--start", metavar="RUN", help="folder of a run, of any method, whose weights to begin with")
     parser.add_argument("--out", type=Path, help="folder for results (default runs/METHOD-TIMESTAMP)")
     parser.add_argument(
         "--resume", action="store_true", help="continue the run in --out; with --epochs to train longer"

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_rows, check_size
+from sslkernels.evaluation.directions import directions
 from sslkernels.evaluation.labelled import check_finite, check_labels
 from sslkernels.functional import kmeans
-from sslkernels.ops.rows import unit_rows
 
 
 class Clustering(NamedTuple):
@@ -59,7 +59,7 @@ def clustering(
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
     from sklearn.metrics.cluster import contingency_matrix
 
-    unit = unit_rows(features.detach().float())
+    unit = directions(features.detach().float())
     best, found = -torch.inf, torch.zeros_like(labels)
     for seed in range(restarts):
         generator = torch.Generator().manual_seed(seed)

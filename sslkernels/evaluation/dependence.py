@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.arguments import ROWS, check_device, check_number, check_tensor, shape_of
-from sslkernels.evaluation.moments import BLOCK, column_means, features
+from sslkernels.evaluation.moments import BLOCK, column_means, features, in_range
 
 # Eigenvalues below this share of the largest are rounding.
 LEAST_SHARE = 1e-12
@@ -115,7 +115,7 @@ def _parts(function: str, x1: Tensor, x2: Tensor) -> tuple[Tensor, Tensor]:
             f"{function}: x1 has shape {shape_of(first)} and x2 {shape_of(second)}; both need the same samples."
         )
     check_device(function, "x2", second, "x1", first)
-    return first, second
+    return in_range(first)[0], in_range(second)[0]
 
 
 def _given(function: str, y: Tensor, first: Tensor) -> tuple[Tensor, int]:
@@ -127,7 +127,7 @@ def _given(function: str, y: Tensor, first: Tensor) -> tuple[Tensor, int]:
         names, given = given.unique(return_inverse=True)
         classes = len(names)
     else:
-        given = features(function, "y", given, least=2, expected=accepted)
+        given, _ = in_range(features(function, "y", given, least=2, expected=accepted))
     if len(given) != len(first):
         raise ValueError(
             f"{function}: y has shape {shape_of(given)} and x1 {shape_of(first)}; pass what is known of each sample."

@@ -25,7 +25,8 @@ MOST = 10_000
 def encode(backbone: nn.Module, inputs: Inputs) -> Tensor:
     """Compute features ``(N, D)`` of samples in evaluation mode, as float32 on the CPU.
 
-    ``inputs`` are images ``(N, C, H, W)``, or whatever the backbone takes by rows; see `sslkernels.data.Inputs`.
+    ``backbone`` must give a tensor with a row for each sample. ``inputs`` are images ``(N, C, H, W)``, or whatever it
+    takes by rows; see `sslkernels.data.Inputs`.
     """
     return encoded("encode", backbone, "inputs", inputs)
 
@@ -36,7 +37,22 @@ def encoded(function: str, backbone: nn.Module, name: str, inputs: Inputs) -> Te
     device = _device(function, backbone, inputs, name)
     with _modes_kept(backbone):
         backbone.eval()
-        return torch.cat([backbone(batch.to(device)).float().cpu() for batch in _batches(inputs)])
+        return torch.cat([_rows(function, backbone(batch.to(device)), len(batch)) for batch in _batches(inputs)])
+
+
+def _rows(function: str, output: object, count: int) -> Tensor:
+    """Check what a backbone gives for so many samples, and move it to the CPU as float32."""
+    if isinstance(output, Tensor) and output.dim() and len(output) == count:
+        return output.float().cpu()
+    if isinstance(output, Tensor):
+        raise ValueError(
+            f"{function}: backbone gives shape {shape_of(output)} for {count} samples; pass one that gives (N, D), a "
+            "row for each sample."
+        )
+    raise TypeError(
+        f"{function}: backbone gives a {type(output).__name__}; pass one that gives a tensor (N, D), such as a "
+        "module around it that takes the features out."
+    )
 
 
 @torch.no_grad()
@@ -57,7 +73,7 @@ def calibrate_batchnorm(backbone: nn.Module, inputs: Inputs) -> None:
             norm.momentum = None  # None takes the plain average over all batches
         with _modes_kept(backbone):
             backbone.train()
-            for batch in _batches(inputs):
+            for batch in _large_batches(inputs):
                 backbone(batch.to(device))
     except BaseException:
         for norm, state in zip(norms, before, strict=True):
@@ -74,6 +90,26 @@ def _batches(inputs: Inputs) -> Iterator[Any]:
         return
     for start in range(0, len(inputs), BATCH):
         yield inputs[start : start + BATCH]
+
+
+def _large_batches(inputs: Inputs) -> Iterator[Any]:
+    """As `_batches`, but a rest of less than half a batch joins the one before.
+
+    The statistics of a few samples would count as much as those of all others, and BatchNorm has none of one.
+    """
+    count = len(inputs)
+    rest = count % BATCH
+    last = count - rest - BATCH
+    if last < 0 or not 0 < rest < BATCH // 2:
+        yield from _batches(inputs)
+    elif isinstance(inputs, Pictures):
+        if last:
+            yield from inputs.only(torch.arange(last)).batches(BATCH)
+        yield from inputs.only(torch.arange(last, count)).batches(BATCH + rest)
+    else:
+        for start in range(0, last, BATCH):
+            yield inputs[start : start + BATCH]
+        yield inputs[last:]
 
 
 def evaluated(dataset: Dataset) -> Dataset:

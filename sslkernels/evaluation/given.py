@@ -128,7 +128,7 @@ class Given:
         if bad:
             raise ValueError(
                 f"report: features of {name} have shape {shape_of(rows)} and {bad} rows with numbers that are not "
-                "finite; nothing can be said of them."
+                "finite in float32; pass samples, or an encoder, without such rows."
             )
         return rows
 

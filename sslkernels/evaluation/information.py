@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_number, check_pair, check_temperature
-from sslkernels.evaluation.moments import features, shares, singular_values
+from sslkernels.evaluation.directions import lengthened
+from sslkernels.evaluation.moments import features, in_range, shares, singular_values
 from sslkernels.functional import info_nce
 
 
@@ -33,7 +34,7 @@ def matrix_entropy(z: Tensor, alpha: float = 1.01) -> float:
     >>> round(matrix_entropy(torch.eye(4)), 4)  # log 4
     1.3863
     """
-    rows = features("matrix_entropy", "z", z)
+    rows, _ = in_range(features("matrix_entropy", "z", z))
     alpha = check_number("matrix_entropy", "alpha", alpha, above=0.0)
     found = shares(singular_values(rows).square())
     if not found.any():
@@ -92,4 +93,5 @@ def mutual_information_bound(z0: Tensor, z1: Tensor, temperature: float = 0.1) -
     """
     check_pair("mutual_information_bound", {"z0": z0, "z1": z1})
     temperature = check_temperature("mutual_information_bound", temperature)
-    return math.log(len(z0)) - float(info_nce(z0.detach(), z1.detach(), temperature=temperature))
+    first, second = lengthened(z0.detach()), lengthened(z1.detach())
+    return math.log(len(z0)) - float(info_nce(first, second, temperature=temperature))

@@ -57,9 +57,17 @@ def finite_rows(function: str, features: Tensor, test_features: Tensor) -> tuple
 
 
 def check_finite(function: str, name: str, rows: Tensor) -> None:
-    """Check that rows are finite in float32, in which probes compute."""
-    if not rows.float().isfinite().all():
-        raise ValueError(f"{function}: {name} holds numbers that are not finite in float32; no row is near to them.")
+    """Check that rows are finite in float32, in which probes compute, and do not vanish there."""
+    narrow = rows.float()
+    if not narrow.isfinite().all():
+        raise ValueError(
+            f"{function}: {name} holds numbers that are not finite in float32, in which it computes; leave those rows "
+            "out, or scale all down."
+        )
+    if narrow is not rows and (rows.any(-1) & ~narrow.any(-1)).any():
+        raise ValueError(
+            f"{function}: {name} holds rows that are zeros in float32, in which it computes; scale all rows up."
+        )
 
 
 def alike_features(function: str, features: Tensor, test_features: Tensor) -> None:

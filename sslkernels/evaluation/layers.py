@@ -30,11 +30,11 @@ class PerLayer(NamedTuple):
 def pooled(output: Any) -> Tensor:
     """Average what a layer gives: tokens ``(N, L, C)`` over L, maps ``(N, C, ...)`` over all places; ``(N, C)`` stays.
 
-    Of several results the first is taken.
+    Of several results the first is taken. What is no tensor stays as it is.
     """
-    while isinstance(output, (tuple, list)):
+    while isinstance(output, (tuple, list)) and output:
         output = output[0]
-    if output.dim() < 3:
+    if not isinstance(output, Tensor) or output.dim() < 3:
         return output
     return output.mean(1) if output.dim() == 3 else output.flatten(2).mean(2)
 
@@ -69,8 +69,13 @@ class Layers(nn.Module):
 
         def keep(name: str) -> Callable[..., None]:
             def hook(module: nn.Module, given: Any, output: Any) -> None:
-                # A later layer may change the output in its place.
-                found[name] = self.pool(output).detach().float().clone()
+                rows = self.pool(output)
+                if not isinstance(rows, Tensor):
+                    raise TypeError(
+                        f"{self.function}: layers has {name!r}, which pools to a {type(rows).__name__}; leave it out, "
+                        "or pass a pool that gives a tensor (N, C)."
+                    )
+                found[name] = rows.detach().float().clone()  # a later layer may change the output in its place
 
             return hook
 

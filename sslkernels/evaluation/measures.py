@@ -13,6 +13,7 @@ from sslkernels.data import Graphs
 from sslkernels.evaluation.clusters import clustering
 from sslkernels.evaluation.collapse import feature_spread
 from sslkernels.evaluation.dependence import cca, conditional_independence
+from sslkernels.evaluation.directions import directions
 from sslkernels.evaluation.energy import hyperspherical_energy, layer_energies
 from sslkernels.evaluation.given import ENCODER, FEATURES, IMAGES, LABELS, VIEWS, Given, Unfit
 from sslkernels.evaluation.information import coding_rate, matrix_entropy, mutual_information_bound
@@ -28,7 +29,6 @@ from sslkernels.evaluation.spectrum import alpha_req, rank_me, spectrum
 from sslkernels.evaluation.tuning import fine_tune
 from sslkernels.evaluation.views import augmentation_covariance, lidar
 from sslkernels.functional import alignment, uniformity
-from sslkernels.ops.rows import unit_rows
 
 # The questions that measures answer, in the order of the page.
 DIRECTIONS = "How many directions do the features fill?"
@@ -160,16 +160,16 @@ _TABLE = (
     Measure("matrix_entropy", lambda given: matrix_entropy(given.features), ROWS, HIGHER,
             "The entropy of the Gram matrix, in nats: the logarithm of a number of directions that wide ones dominate.",
             DIRECTIONS),
-    Measure("coding_rate", lambda given: coding_rate(unit_rows(given.features)), ROWS, HIGHER,
+    Measure("coding_rate", lambda given: coding_rate(directions(given.features)), ROWS, HIGHER,
             "Nats that code a row of norm 1 up to an error of a half: volume that the features fill.", DIRECTIONS),
     Measure("feature_std", lambda given: feature_spread(given.features)._asdict(), ROWS, HIGHER,
             "The spread over the sphere: 1 where even, 0 where all are alike, whatever the directions.", DIRECTIONS),
     Measure("hyperspherical_energy", _energy, ROWS, LOWER,
             "The mean of minus the logarithm of the distance of two samples: low where features spread evenly.",
             DIRECTIONS),
-    Measure("alignment", lambda given: float(alignment(*map(unit_rows, given.pair))), DRAWN, LOWER,
+    Measure("alignment", lambda given: float(alignment(*map(directions, given.pair))), DRAWN, LOWER,
             "The mean squared distance of two views of a sample, of norm 1; a collapse has 0 too.", AGREEMENT),
-    Measure("uniformity", lambda given: float(uniformity(unit_rows(given.features))), ROWS, LOWER,
+    Measure("uniformity", lambda given: float(uniformity(directions(given.features))), ROWS, LOWER,
             "How near samples lie to each other on the sphere, on a logarithmic scale; a collapse has 0.", AGREEMENT),
     Measure("lidar", lambda given: lidar(given.views), DRAWN, HIGHER,
             "The directions that tell samples apart once those along which views differ are scaled down.", AGREEMENT),

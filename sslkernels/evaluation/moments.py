@@ -8,6 +8,7 @@ of float64 rows, whose values are taken from the rows themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -20,6 +21,8 @@ NARROW = (torch.float32, torch.bfloat16, torch.float16)
 BLOCK = 1 << 21
 # Columns whose products with themselves and all columns after them are one call.
 COLUMNS = 128
+# Numbers from here to there have squares, and sums of these, within float64.
+SMALL, LARGE = 2.0**-400, 2.0**400
 # A singular value below this share of the largest is rounding: of narrow rows, and of their squares in float64.
 LEAST_SHARE = torch.finfo(torch.float32).eps
 
@@ -31,6 +34,20 @@ def features(function: str, name: str, value: object, least: int = 1, expected: 
         wanted = "one row" if least == 1 else f"{least} {'rows' if dims == 2 else 'samples'}"
         raise ValueError(f"{function}: {name} has shape {shape_of(rows)}; pass at least {wanted}.")
     return rows
+
+
+def in_range(rows: Tensor) -> tuple[Tensor, float]:
+    """Multiply rows by a power of two where squares of their largest number leave float64; give that power too.
+
+    It rounds nothing. Squares of float32 and narrower rows are in range; these are given back as they are, with 1.
+    """
+    if rows.dtype in NARROW:
+        return rows, 1.0
+    peak = float(torch.linalg.vector_norm(rows, torch.inf))
+    if not 0 < peak < math.inf or SMALL <= peak <= LARGE:
+        return rows, 1.0
+    power = 2.0 ** min(-math.frexp(peak)[1], 1000)  # 2^1024 is no number
+    return rows * power, power
 
 
 def blocks(rows: Tensor) -> Iterator[Tensor]:

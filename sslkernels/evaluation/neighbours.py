@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import DTYPES, check_flag, check_number, check_size, check_tensor, shape_of
+from sslkernels.evaluation.directions import lengthened
 from sslkernels.evaluation.labelled import finite_rows, labelled_rows
 from sslkernels.evaluation.moments import column_means
 from sslkernels.functional import topk_similarity
@@ -32,7 +33,8 @@ def weighted_knn(
     ``regression`` the prediction is the weighted mean of their targets, ``sum_i w_i y_i / sum_i w_i``.
 
     Args:
-        features, test_features: rows ``(N, D)`` and ``(M, D)`` of a frozen encoder, any floating-point dtype.
+        features, test_features: rows ``(N, D)`` and ``(M, D)`` of a frozen encoder, any floating-point dtype; they are
+            rounded to float32.
         labels, test_labels: int64 ``(N,)`` and ``(M,)``, from 0; with ``regression`` floating-point targets ``(N,)``
             and ``(M,)``, or ``(N, P)`` and ``(M, P)``.
         k: rows that vote; all if there are fewer.
@@ -72,7 +74,7 @@ def weighted_knn(
         features, test_features = labelled_rows(function, features, labels, test_features, test_labels)
     k = min(check_size(function, "k", k), len(features))
     temperature = check_number(function, "temperature", temperature, above=0)
-    cosine, found = topk_similarity(test_features, features, k, metric="cosine")
+    cosine, found = topk_similarity(lengthened(test_features), lengthened(features), k, metric="cosine")
     # The nearest row has weight 1: no exponential leaves the range, whatever the temperature.
     weight = ((cosine - cosine[:, :1]).double() / temperature).exp()
     if regression:

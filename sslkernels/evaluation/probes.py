@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslkernels.arguments import check_rows, check_size, shape_of
+from sslkernels.evaluation.directions import directions, lengthened
 from sslkernels.evaluation.labelled import draws_of, labelled_rows
 from sslkernels.evaluation.linear import probed
 from sslkernels.functional import topk_similarity
-from sslkernels.ops.rows import unit_rows
 
 
 def few_shot(
@@ -19,7 +19,7 @@ def few_shot(
 ) -> float | None:
     """Classify rows by the nearest of ``shots`` labelled rows per class; the mean accuracy over ``draws`` choices.
 
-    Nearness is the cosine. The result is None if a class has fewer rows than ``shots``.
+    Nearness is the cosine, of rows in float32. The result is None if a class has fewer rows than ``shots``.
 
     >>> import torch
     >>> from sslkernels.evaluation import few_shot
@@ -29,9 +29,9 @@ def few_shot(
     """
     features, test_features = labelled_rows("few_shot", features, labels, test_features, test_labels)
     shots, draws = check_size("few_shot", "shots", shots), check_size("few_shot", "draws", draws)
-    keys, queries = unit_rows(features), unit_rows(test_features)
+    keys, queries = directions(features), directions(test_features)
     correct = [
-        (labels[chosen][(queries @ keys[chosen].T).argmax(1)] == test_labels).float().mean()
+        (labels[chosen][(queries @ keys[chosen].T).argmax(1)] == test_labels).double().mean()
         for chosen in draws_of(labels, shots, draws)
     ]
     return float(torch.stack(correct).mean()) if correct else None
@@ -57,18 +57,22 @@ def linear_probe(
 
 
 def knn(features: Tensor, labels: Tensor, test_features: Tensor, test_labels: Tensor, *, k: int = 20) -> float:
-    """Classify rows by the majority of the ``k`` nearest training rows by cosine; the lower label wins a tie."""
+    """Classify rows by the majority of the ``k`` nearest training rows by cosine; the lower label wins a tie.
+
+    Rows are compared in float32.
+    """
     features, test_features = labelled_rows("knn", features, labels, test_features, test_labels)
     k = check_size("knn", "k", k)
     classes, places = labels.unique(return_inverse=True)
     votes = F.one_hot(places[nearest(features, test_features, min(k, len(features)))], len(classes)).sum(1)
-    return float((classes[votes.argmax(1)] == test_labels).float().mean())
+    return float((classes[votes.argmax(1)] == test_labels).double().mean())
 
 
 def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
     """Find the rows of ``features (N, D)`` nearest to ``queries (M, D)`` by cosine: indices ``(M, k)``, best first.
 
-    Of equally near rows the lower index is first. A row that holds NaN finds nothing, index -1, and is never found.
+    Rows of float64 are compared in float64, others in float32. Of equally near rows the lower index is first. A row
+    that holds NaN finds nothing, index -1, and is never found.
     """
     check_rows("nearest", "features", features)
     check_rows("nearest", "queries", queries)
@@ -78,4 +82,6 @@ def nearest(features: Tensor, queries: Tensor, k: int) -> Tensor:
             "both need the same number of features."
         )
     k = check_size("nearest", "k", k, most=len(features))
-    return topk_similarity(queries.float(), features.float(), k, metric="cosine")[1]
+    dtype = torch.float64 if torch.float64 in (features.dtype, queries.dtype) else torch.float32
+    queries, keys = (lengthened(rows.detach().to(dtype)) for rows in (queries, features))
+    return topk_similarity(queries, keys, k, metric="cosine")[1]

@@ -16,6 +16,7 @@ from sslkernels.evaluation.moments import (
     entropy_rank,
     features,
     gram,
+    in_range,
     shares,
     singular_values,
     sum_of_squares,
@@ -82,7 +83,7 @@ def alpha_req(z: Tensor, first: int = 1, last: int | None = None) -> PowerLaw:
     1.0
     """
     function = "alpha_req"
-    rows = features(function, "z", z)
+    rows, _ = in_range(features(function, "z", z))
     most = min(rows.shape)
     first = check_size(function, "first", first, most=most)
     last = most if last is None else check_size(function, "last", last, least=first, most=most)

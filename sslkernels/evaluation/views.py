@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from sslkernels.arguments import check_number
-from sslkernels.evaluation.moments import BLOCK, column_means, eigenvalues, entropy_rank, features, gram
+from sslkernels.evaluation.moments import (
+    BLOCK,
+    LARGE,
+    column_means,
+    eigenvalues,
+    entropy_rank,
+    features,
+    gram,
+    in_range,
+)
 
 VIEWS = "(n, q, D), q views of each of n samples"
 
@@ -24,8 +33,8 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
     Args:
         views: ``(n, q, D)``, of at least two samples with two views each. The authors take 1000 samples or more and 50
             views; with ``n <= D`` the rank is at most ``n - 1``.
-        delta: what keeps ``S_w`` invertible, a positive number. It is not scaled, so rows that are much smaller than 1
-            have another rank.
+        delta: what keeps ``S_w`` invertible, a positive number, but at least the rounding of ``S_w``. It is not scaled,
+            so rows that are much smaller than 1 have another rank.
 
     Returns:
         The rank, at most D up to the 1e-8; 0 where the means do not differ, NaN if a number is not finite.
@@ -38,12 +47,13 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
     >>> round(lidar(10 * torch.eye(4)[:, None] + noise), 3)  # four samples differ in three directions
     3.0
     """
-    rows = _views("lidar", views)
+    rows, power = in_range(_views("lidar", views))
     delta = check_number("lidar", "delta", delta, above=0.0)
     between, within = _covariances(rows)
     if not (between.isfinite().all() and within.isfinite().all()):
         return float("nan")
-    within.diagonal().add_(delta)
+    rounding = torch.finfo(torch.float64).eps * len(within) * float(within.diagonal().max())
+    within.diagonal().add_(max(min(delta * power * power, LARGE), rounding))
     root = torch.linalg.cholesky(within)
     half = torch.linalg.solve_triangular(root, between, upper=False)
     return entropy_rank(eigenvalues(torch.linalg.solve_triangular(root, half.T, upper=False)), 1e-8)
@@ -67,10 +77,10 @@ def augmentation_covariance(views: Tensor) -> AugmentationCovariance:
         views: ``(n, q, D)``, of at least two samples with two views each.
 
     Returns:
-        ``between`` and ``within``: the eigenvalues of either ``(D,)``, float64, largest first. ``ratio`` is that of
-        the traces, between to within: infinite where views do not differ, NaN where samples do not either, or a number
-        is not finite. Means and covariances are those of the q views at hand. So views of pure noise have a ratio of
-        ``1 / (q - 1)`` rather than 0: pass many.
+        ``between`` and ``within``: the eigenvalues of either ``(D,)``, float64, largest first; infinite, or 0, where
+        they leave its range. ``ratio`` is that of the traces, between to within: infinite where views do not differ,
+        NaN where samples do not either, or a number is not finite. Means and covariances are those of the q views at
+        hand. So views of pure noise have a ratio of ``1 / (q - 1)`` rather than 0: pass many.
 
     Cost: ``2*n*(q + 1)*D^2`` operations, about ``20*D^3`` for two decompositions; ``O(n*D + D^2)`` memory.
 
@@ -80,9 +90,11 @@ def augmentation_covariance(views: Tensor) -> AugmentationCovariance:
     >>> round(augmentation_covariance(samples + noise).ratio, 4)
     9.0
     """
-    between, within = _covariances(_views("augmentation_covariance", views))
-    ratio = between.trace() / within.trace()
-    return AugmentationCovariance(eigenvalues(between), eigenvalues(within), float(ratio))
+    rows, power = in_range(_views("augmentation_covariance", views))
+    between, within = _covariances(rows)
+    ratio = float(between.trace() / within.trace())
+    # The square of the power itself may be beyond float64.
+    return AugmentationCovariance(eigenvalues(between) / power / power, eigenvalues(within) / power / power, ratio)
 
 
 def _views(function: str, views: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from sslkernels.arguments import came
 from sslkernels.data import Dataset, check_reader, load
 from sslkernels.evaluation import calibrate_batchnorm, evaluated
-from sslkernels.inspection.arrays import features_dataset
+from sslkernels.inspection.arrays import FEATURES, LABELS, features_dataset
 from sslkernels.inspection.weights import backbones, load_weights, read_weights
 from sslkernels.recipes import MODALITIES, available
 from sslkernels.settings import check_known, settings_of
@@ -24,7 +24,6 @@ from sslkernels.training.config import TrainConfig
 from sslkernels.training.resume import differences, load_data
 from sslkernels.training.run import seed
 
-FEATURES, LABELS = "features:", "labels:"
 RUN, RECIPE, WEIGHTS, ROWS = "run", "recipe", "weights", "features"
 
 
@@ -150,7 +149,7 @@ def _of_run(folder: Path, data: str | None, warn: Callable[[str], Any]) -> Subje
     epochs = checkpoint["epoch"] + 1
     words = (
         f"The encoder of {config.method} after {epochs} of {config.epochs} epochs on {checkpoint['config']['data']}, "
-        f"seed {config.seed}."
+        f"seed {config.seed}{'' if config.start is None else f', begun with the weights of {config.start}'}."
     )
     return _ready(
         Subject(

@@ -31,7 +31,7 @@ class CADINO(DINO):
     with the student's features f and the teacher's g. This follows the paper's abstract: which embeddings the cosine
     compares, its weight and the number of clusters are ours. The other sample is sought in the batch, where the paper
     seeks it among all samples; so a batch should have several of each cluster. The second stage, a classifier of
-    pseudo-labels that a gate on its losses corrects, is `MarginClassifier`'s work and is not done here.
+    pseudo-labels behind a gate on its losses, is `DLGLC`.
 
     Args:
         backbone: sounds of every length that views have to features ``(N, feature_dim)``.

@@ -29,9 +29,9 @@ class DLGLC(Method):
     """Self-Supervised Learning with Cluster-Aware-DINO for High-Performance Robust Speaker Verification. Han, Chen and
     Qian, 2023: its second stage, a dynamic loss gate with label correction.
 
-    Give it the backbone of a `CADINO` that is trained. Every ``every`` epochs k-means clusters the features of all
-    samples; a sample's cluster y is its label, and the centroids are the first centres c of a classifier of angles.
-    A sample's loss is then
+    Give it the backbone of a `CADINO` that is trained, as ``sslkernels train dlg_lc --start RUN`` does. Every
+    ``every`` epochs k-means clusters the features of all samples; a sample's cluster y is its label, and the centroids
+    are the first centres c of a classifier of angles. A sample's loss is then
 
         ``l_i = mean over both views of AAM(f_i, y_i)``                 where l_i < gate
         ``- mean over both views of sum_k q_k log p_k``                  elsewhere, where max_k p'_k > confidence

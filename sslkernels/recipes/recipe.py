@@ -123,15 +123,17 @@ class Recipe:
         """Settings of the backbone that depend on the data."""
         return self.backbone.fit(dataset)
 
-    def build(self, dataset: Dataset, settings: Mapping[str, Any], **filled: Any) -> Method:
-        """Build backbone, method and term for ``dataset``."""
+    def build(
+        self, dataset: Dataset, settings: Mapping[str, Any], backbone: nn.Module | None = None, **filled: Any
+    ) -> Method:
+        """Build method and term for ``dataset`` around ``backbone``, or around that of `build_backbone`."""
 
         def of(kind: Callable[..., Any], known: Mapping[str, Any]) -> dict[str, Any]:
             takes = arguments_of(kind)
             own = {name: value for name, value in settings.items() if name in self._own(kind)}
             return own | {name: value for name, value in known.items() if name in takes}
 
-        backbone = self.build_backbone(dataset, settings)
+        backbone = self.build_backbone(dataset, settings) if backbone is None else backbone
         known = {**_known(dataset), "feature_dim": backbone.feature_dim}
         parts: dict[str, Any] = {name: make(settings) for name, make in self.parts.items()}
         if self.encoders:

@@ -78,9 +78,8 @@ def read_checkpoint(path: Path, method: str) -> dict[str, Any]:
     return checkpoint
 
 
-def checkpoint_of(function: str, path: Path) -> dict[str, Any]:
-    """Read the checkpoint of a run of any method, to look at it; the sentences of errors begin with ``function``."""
-    remedy = "train the run anew"
+def checkpoint_of(function: str, path: Path, remedy: str = "train the run anew") -> dict[str, Any]:
+    """Read the checkpoint of a run of any method; errors begin with ``function`` and end with ``remedy``."""
     checkpoint = _whole(function, path, remedy, "read")
     _check_parts(function, path, checkpoint, remedy)
     return checkpoint

@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
-from sslkernels.arguments import came, check_choice, check_flag, check_kind, check_number, check_size
+from sslkernels.arguments import came, check_choice, check_flag, check_kind, check_number, check_path, check_size
 from sslkernels.backends import NAMES
 from sslkernels.data import READERS, Spec, check_reader
 from sslkernels.recipes import Recipe, find
@@ -33,7 +33,7 @@ WHOLES: dict[str, dict[str, int]] = {
 }
 MOST_EPOCHS = 10**9
 # Options that may be None.
-OPTIONAL = ("image_size", "backend", "threads", "workers", "final_weight_decay", "clip_gradients")
+OPTIONAL = ("image_size", "backend", "threads", "workers", "final_weight_decay", "clip_gradients", "start")
 # Options that a resumed run may change.
 CHANGEABLE = ("data", "epochs", "devices", "nodes", "strategy", "workers")
 # Images that come in many sizes are resized to this one, in pixels.
@@ -49,7 +49,8 @@ class TrainConfig:
     backbone by name; those left out have their defaults. ``threads`` is the number of threads of a processor, None
     until it is measured; ``workers`` is the number of processes that read files. ``weight_decay`` goes to
     ``final_weight_decay`` in half a cosine, unless that is None. ``clip_gradients`` is the largest norm that all
-    gradients of a step have together. NumPy's numbers become Python's, and text becomes the value that it says.
+    gradients of a step have together. ``start`` is the folder of the run whose weights this one began with, None for
+    untrained ones. NumPy's numbers become Python's, and text becomes the value that it says.
 
     Raises:
         ValueError, TypeError: one sentence with the option and what it accepts.
@@ -74,6 +75,7 @@ class TrainConfig:
     weight_decay: float = WEIGHT_DECAY
     final_weight_decay: float | None = None
     clip_gradients: float | None = None
+    start: str | None = None
     method_options: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
@@ -91,6 +93,7 @@ class TrainConfig:
         self._check("precision", check_choice, accepted=PRECISIONS)
         self._check("strategy", check_choice, accepted=STRATEGIES)
         self._check("compile", check_flag)
+        self._check("start", _text_of_path)
         settings = self.recipe.settings
         check_names(self.recipe, self.method_options)
         read = {
@@ -209,6 +212,11 @@ def _is_resized(data: str) -> bool:
     """Tell if the images of a spec come in many sizes, and the spec itself names none."""
     spec = Spec.of(data)
     return spec.name in READERS and "size" in settings_of(READERS[spec.name]) and "size" not in spec.given
+
+
+def _text_of_path(function: str, name: str, value: object) -> str:
+    """Check a path, and make text of it, which a checkpoint can hold."""
+    return str(check_path(function, name, value))
 
 
 def check_names(recipe: Recipe, options: Collection[str]) -> None:

@@ -71,8 +71,10 @@ def _worth(metrics: dict[str, Any], dataset: Dataset) -> str:
         return section(title, "Not measured: the probes compare classes, and the data has no labels, or one class.", "")
     words = (
         f"Accuracy on held-out {dataset.modality}{_split_words(dataset)}. The untrained encoder has the same "
-        "architecture and first weights; statistics of BatchNorm, where it has any, were set by passes over the "
-        "training samples. Raw features are those that nobody had to learn: the floor."
+        "architecture and the random weights of this seed; statistics of BatchNorm, where it has any, were set by "
+        "passes over the training samples. "
+        + ("The started one has the weights that this run began with. " if _started(metrics) else "")
+        + "Raw features are those that nobody had to learn: the floor."
     )
     return section(title, words, _accuracies(metrics))
 
@@ -184,15 +186,22 @@ def _costs(metrics: dict[str, Any]) -> str:
 
 
 def _accuracies(metrics: dict[str, Any]) -> str:
+    columns = {"trained": "", "untrained": "_untrained"}
+    columns |= ({"started": "_started"} if _started(metrics) else {}) | {"raw": "_raw"}
     rows = []
     for name, key in (
         ("5-shot nearest neighbour", "few_shot"),
         ("10-shot linear probe", "linear"),
         ("k nearest neighbours", "knn"),
     ):
-        values = (metrics[key + suffix] for suffix in ("", "_untrained", "_raw"))
+        values = (metrics[key + suffix] for suffix in columns.values())
         rows.append([name, *(_number(value, "{:.1%}", 1.0) for value in values)])
-    return table(["", "trained", "untrained", "raw"], rows)
+    return table(["", *columns], rows)
+
+
+def _started(metrics: dict[str, Any]) -> bool:
+    """Whether the run began with the weights of another one."""
+    return "few_shot_started" in metrics
 
 
 def _number(value: float | None, form: str, factor: float) -> str:

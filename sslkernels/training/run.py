@@ -59,6 +59,7 @@ from sslkernels.training.report import write_report
 from sslkernels.training.resume import FollowSchedule, Resumed, fingerprint, load_data
 from sslkernels.training.sharded import check_shareable
 from sslkernels.training.signals import stopping
+from sslkernels.training.start import Start
 from sslkernels.training.threads import fastest_threads
 
 AUTOCAST = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -90,10 +91,12 @@ def train(
         options: fields of `TrainConfig`, and settings of method and backbone; those left out or None come from the
             recipe or the checkpoint. A resumed run may take another ``data``, if the same samples have moved there,
             other ``epochs``, whose schedule it follows from there on, and other ``devices``, ``nodes``, ``strategy``
-            and ``workers``.
+            and ``workers``. ``start`` is the folder of a run whose weights the new one begins with, as far as their
+            names and shapes match; a line says which were taken.
 
     Returns:
-        The content of ``metrics.json``. Its probes are None if the data has no labels, or one class.
+        The content of ``metrics.json``. Its probes are None if the data has no labels, or one class. ``_untrained``
+        is always the network with random weights; a run with a ``start`` has ``_started``, before its first step, too.
 
     Raises:
         ValueError, TypeError, OSError: an option, the data or the checkpoint is wrong, and nothing has been written;
@@ -119,7 +122,12 @@ def _train(
     def warn(sentence: str) -> None:
         say(f"warning: {sentence}")
 
+    if resume and options.get("start") is not None:
+        raise ValueError(
+            "train: --start came with --resume, and a run that is resumed has begun already; leave one of them out."
+        )
     resumed = Resumed.read(out / NAME, method) if resume else None
+    start: Start | None = None
     if resumed is not None:
         config, dataset = resumed.continued(options, warn)
         given: Collection[str] = config.saved()
@@ -130,9 +138,10 @@ def _train(
                 f"train: --out is {out}, which is not an empty folder; pass another, or --resume to continue its run."
             )
         _check_apart(out, config.data)
+        start = None if config.start is None else Start.read(config.start)
         dataset = load_data(config, warn)
         given = [name for name, value in options.items() if value is not None]
-    prepared = prepare(config, given, dataset)
+    prepared = prepare(config, given, dataset, start)
     config, learner, views = prepared.config, prepared.learner, prepared.views
     device, backend, count, modality = prepared.device, prepared.backend, len(dataset.inputs), config.recipe.modality
     config = _with_threads(config, prepared)
@@ -160,8 +169,13 @@ def _train(
             f"{resumed.planned} epochs were planned and {resumed.done} are done: from here on the learning rate "
             f"follows the schedule of {config.epochs}"
         )
-    untrained = copy.deepcopy(learner.backbone).to(device)
-    curves = _fit(module, config, dataset, out, 0 if resumed is None else resumed.done, launched)
+    started = None if resumed is None else resumed.checkpoint.get("started")
+    if start is not None:
+        say(prepared.begun)
+        if alone:
+            say("evaluating the features that it begins with")
+            started = _worth_before(learner.backbone, dataset, device)
+    curves = _fit(module, config, dataset, out, 0 if resumed is None else resumed.done, launched, started)
     if not alone:
         return {}
     learner = module.method
@@ -179,20 +193,16 @@ def _train(
     say("evaluating the features")
     seen = evaluated(dataset)
     learner.to(device)
-    trained = copy.deepcopy(learner.backbone)
-    features: dict[str, tuple[Tensor, Tensor]] = {}
-    for name, backbone in (("", trained), ("_untrained", untrained)):
-        calibrate_batchnorm(backbone, seen.inputs)
-        features[name] = encode(backbone, seen.inputs), encode(backbone, seen.test_inputs)
-    features["_raw"] = modality.raw(seen.inputs), modality.raw(seen.test_inputs)
+    features = _features(copy.deepcopy(learner.backbone), seen)
+    worth = {"": _worth(*features, seen), "_untrained": _worth(*_features(prepared.untrained.to(device), seen), seen)}
+    if started is not None:
+        worth["_started"] = started
+    worth["_raw"] = _worth(modality.raw(seen.inputs), modality.raw(seen.test_inputs), seen)
     metrics: dict[str, Any] = {"format": METRICS_FORMAT}
-    labelled = len(dataset.classes) > 1
-    if not labelled:
+    if len(dataset.classes) < 2:
         say("the probes are left out: they compare classes, and the data has no labels, or one class")
-    for probe, accuracy in PROBES.items():
-        for name, (rows, test_rows) in features.items():
-            found = accuracy(rows, seen.labels, test_rows, seen.test_labels) if labelled else None
-            metrics[probe + name] = found
+    for probe in PROBES:
+        metrics |= {probe + name: found[probe] for name, found in worth.items()}
         metrics[f"{probe}_pixels"] = metrics[f"{probe}_raw"]  # the name before there were other samples than images
 
     metrics["scores"] = _scores(learner, seen, device)
@@ -223,8 +233,31 @@ def _train(
     say("drawing the report")
     figure = learner.picture(samples(seen).to(device))
     picture = None if figure is None else png(figure)
-    write_atomically(out / "report.html", write_report(metrics, seen, *features[""], modality.draw, picture))
+    write_atomically(out / "report.html", write_report(metrics, seen, *features, modality.draw, picture))
     return metrics
+
+
+def _features(backbone: nn.Module, seen: Dataset) -> tuple[Tensor, Tensor]:
+    """Compute features of training and test samples; the backbone's BatchNorm takes its statistics from the former."""
+    calibrate_batchnorm(backbone, seen.inputs)
+    return encode(backbone, seen.inputs), encode(backbone, seen.test_inputs)
+
+
+def _worth(rows: Tensor, test_rows: Tensor, seen: Dataset) -> dict[str, float | None]:
+    """Say what each probe finds in features; None where there are no classes to compare."""
+    labelled = len(seen.classes) > 1
+    return {
+        name: probe(rows, seen.labels, test_rows, seen.test_labels) if labelled else None
+        for name, probe in PROBES.items()
+    }
+
+
+def _worth_before(backbone: nn.Module, dataset: Dataset, device: torch.device) -> dict[str, float | None]:
+    """Say what a backbone is worth before the first step, which changes neither it nor what is drawn later."""
+    before, seen = random_state(), evaluated(dataset)
+    found = _worth(*_features(copy.deepcopy(backbone).to(device), seen), seen)
+    set_random_state(before)
+    return found
 
 
 def _scores(learner: Method, dataset: Dataset, device: torch.device) -> dict[str, float]:
@@ -241,7 +274,10 @@ def _scores(learner: Method, dataset: Dataset, device: torch.device) -> dict[str
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a run begins with. The loss of ``learner`` runs on ``backend`` on ``device``."""
+    """All that a run begins with. The loss of ``learner`` runs on ``backend`` on ``device``.
+
+    ``untrained`` is a copy of its backbone with random weights, and ``begun`` says what it has of another run.
+    """
 
     config: TrainConfig
     dataset: Dataset
@@ -249,10 +285,17 @@ class Prepared:
     views: nn.Module
     device: torch.device
     backend: str
+    untrained: nn.Module
+    begun: str = ""
 
 
-def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None = None) -> Prepared:
-    """Load the data, fit ``config`` to it, seed everything, build the method; options in ``given`` stay as they are."""
+def prepare(
+    config: TrainConfig, given: Collection[str], dataset: Dataset | None = None, start: Start | None = None
+) -> Prepared:
+    """Load the data, fit ``config`` to it, seed everything, build the method; options in ``given`` stay as they are.
+
+    The method takes the weights of ``start``, as far as they match.
+    """
     if dataset is None:
         dataset = load_data(config, warnings.warn)
     recipe, count, devices = config.recipe, len(dataset.inputs), config.devices * config.nodes
@@ -287,13 +330,18 @@ def prepare(config: TrainConfig, given: Collection[str], dataset: Dataset | None
         raise ValueError(f"train: --devices is {config.devices} and this machine has {torch.cuda.device_count()} GPUs.")
     backend = recipe.method.family.choose(device, AUTOCAST[config.precision] or torch.float32, config.backend)
     seed(config.seed)
-    learner = recipe.build(dataset, config.method_options, backend=config.backend, group="world")
+    backbone = recipe.build_backbone(dataset, config.method_options)
+    untrained = copy.deepcopy(backbone)
+    if start is not None:
+        start.load_backbone(backbone, config.method)
+    learner = recipe.build(dataset, config.method_options, backbone, backend=config.backend, group="world")
+    begun = "" if start is None else start.load_rest(learner)
     check_needs(config, dataset, learner.needs)
     if config.strategy == "fsdp2":
         check_shareable(config.method, learner)
     views = recipe.build_views(dataset, config.method_options)
     _check_views(config, dataset, learner, views)
-    return Prepared(config, dataset, learner, views, device, backend)
+    return Prepared(config, dataset, learner, views, device, backend, untrained, begun)
 
 
 def _check_views(config: TrainConfig, dataset: Dataset, learner: Method, views: nn.Module) -> None:
@@ -369,13 +417,22 @@ def _is_free(out: Path) -> bool:
 
 
 def _fit(
-    module: LitMethod, config: TrainConfig, dataset: Dataset, out: Path, done: int, launched: Launched | None
+    module: LitMethod,
+    config: TrainConfig,
+    dataset: Dataset,
+    out: Path,
+    done: int,
+    launched: Launched | None,
+    started: dict[str, float | None] | None,
 ) -> dict[str, list]:
     """Train to the end, from the checkpoint if epochs are ``done`` already, and load ``last.ckpt`` into ``module``.
 
-    Gives the loss of steps, and the spread and the figures of epochs.
+    The checkpoint keeps ``started``, what a backbone was worth that did not begin untrained. Gives the loss of steps,
+    and the spread and the figures of epochs.
     """
     stamp = {"format": FORMAT, "method": config.method, "config": config.saved(), "data": fingerprint(dataset)}
+    if started is not None:
+        stamp["started"] = started
     with _quiet_engine(), reading(), strategy_of(config, launched) as strategy:
         trainer = Trainer(
             accelerator="cuda" if torch.cuda.is_available() else "cpu",

@@ -68,3 +68,7 @@ def test_layers_that_cannot_be_probed_are_refused():
     encoder.forward = lambda x: encoder[0](x)
     with pytest.raises(ValueError, match="^per_layer: layers has 'idle.0', which did not run"):
         per_layer(encoder, rows, LABELS, rows, LABELS, ["idle.0"])
+    encoder[0].register_forward_hook(lambda module, given, output: {"last": output})
+    encoder.forward = lambda x: encoder[0](x)["last"]
+    with pytest.raises(TypeError, match="^per_layer: layers has '0', which pools to a dict; leave it out, or pass a"):
+        per_layer(encoder, rows, LABELS, rows, LABELS, ["0"])

@@ -67,6 +67,15 @@ def test_calibration_sets_the_statistics_of_the_images_and_nothing_else():
     torch.testing.assert_close(features.std(0), torch.ones(4), atol=1e-2, rtol=0)
 
 
+@pytest.mark.parametrize("count", [257, 300, 513])
+def test_a_few_samples_more_than_a_batch_do_not_count_as_one(count):
+    backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4))
+    images = torch.randn(count, 1, 2, 2)
+    calibrate_batchnorm(backbone, images)
+    torch.testing.assert_close(backbone[1].running_mean, images.flatten(1).mean(0), atol=0.03, rtol=0)
+    assert backbone[1].num_batches_tracked == count // 256
+
+
 def test_encoding_leaves_the_encoder_as_it_was():
     backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.BatchNorm1d(4).eval())
     before = {name: value.clone() for name, value in backbone.state_dict().items()}

@@ -109,6 +109,7 @@ WRONG: dict[str, tuple] = {
     "strategy": ("x", 32, "DDP", True),
     "compile": ("x", 1, "yes"),
     "data": (3, b"digits", ["digits"]),
+    "start": (3, b"run", ["run"], "", "a\0b"),
     # Their limits are checked by the method itself.
     **dict.fromkeys(("projection_dim", "patch_size", "queue_size"), ("x", True, [1], torch.ones(1), -1, 1.5)),
     **dict.fromkeys(("temperature", "momentum", "mask_ratio"), ("x", True, [1], torch.ones(1), math.nan, math.inf)),
@@ -193,7 +194,8 @@ def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
     assert config.continued({"data": None, "lr": config.lr}, "last.ckpt") == config
     changes = {"batch_size": 2, "lr": 1.0, "seed": 3, "backend": "reference", "precision": "bf16-mixed",
                "accumulate": 2, "threads": 3, "compile": True, "projection_dim": 3, "temperature": 0.25,
-               "weight_decay": 0.1, "final_weight_decay": 0.2, "clip_gradients": 3.0}  # fmt: skip
+               "weight_decay": 0.1, "final_weight_decay": 0.2, "clip_gradients": 3.0,
+               "start": "run"}  # fmt: skip
     own = set(config.saved())
     assert own - set(changes) == {"method", "data", "image_size", "epochs", "devices", "nodes", "strategy", "workers"}
     elsewhere = {"devices": 2, "nodes": 2, "strategy": "fsdp2", "workers": 3}

@@ -140,6 +140,7 @@ def hostile() -> None:
     rows = np.load("z.npy")
     np.save("nan.npy", np.where(np.arange(60)[:, None] == 7, np.nan, rows))
     np.save("huge.npy", rows * 1e300)
+    np.save("tiny.npy", rows * 1e-300)
     np.save("flat.npy", rows[0])
     np.save("words.npy", np.full((60, 2), "a"))
     np.save("short.npy", rows[:4])
@@ -187,7 +188,7 @@ def hostile() -> None:
         (["cut.safetensors", "--backbone", "resnet"], "cut.safetensors cannot be read as weights"),
         (["other.pt", "--backbone", "resnet"], "other.pt lacks stem.1.weight of the backbone resnet"),
         (["other.pt", "--backbone", "resnet", "--set", "width=3"], "resnet has no setting width; did you mean widths?"),
-        (["features:absent.npy"], "absent.npy does not exist; pass the path of a .npy file."),
+        (["features:absent.npy"], "evaluate: features:absent.npy does not exist; pass the path of a .npy file."),
         (["features:nothing"], "nothing cannot be read (it is a folder and no regular file)"),
         (["features:objects.npy"], "objects.npy cannot be read (it holds pickled objects)"),
         (["features:pickle.npy"], "pickle.npy cannot be read (it holds pickled objects)"),
@@ -195,13 +196,15 @@ def hostile() -> None:
         (["features:cut.npy"], "cut.npy cannot be read ("),
         (["features:empty.npy"], "empty.npy cannot be read ("),
         (["features:two.npz"], "two.npz is an archive of several arrays; pass one array"),
-        (["features:nan.npy"], "nan.npy has 1 of 60 rows with numbers that are not finite in float32"),
-        (["features:huge.npy"], "huge.npy has 60 of 60 rows with numbers that are not finite in float32"),
-        (["features:flat.npy"], "flat.npy has shape (5,) and dtype float64; features are numbers of shape (N, D)."),
-        (["features:words.npy"], "words.npy has shape (60, 2) and dtype <U1; features are numbers"),
-        (["features:short.npy"], "short.npy has 4 rows; pass at least 10."),
-        (["features:z.npy", "labels:few_labels.npy"], "few_labels.npy has shape (59,) and dtype int64; labels are"),
-        (["features:z.npy", "labels:real_labels.npy"], "labels are whole numbers or words, one for each of the 60"),
+        (["features:z.npy", "labels:absent.npy"], "evaluate: labels:absent.npy does not exist; pass the path"),
+        (["features:nan.npy"], "features:nan.npy has 1 of 60 rows with numbers that are not finite in float32; leave"),
+        (["features:huge.npy"], "huge.npy has 60 of 60 rows with numbers that are not finite in float32; leave those"),
+        (["features:tiny.npy"], "features:tiny.npy has 60 of 60 rows that are zeros in float32; scale all rows up."),
+        (["features:flat.npy"], "features:flat.npy has shape (5,) and dtype float64; pass a file of numbers of shape"),
+        (["features:words.npy"], "words.npy has shape (60, 2) and dtype <U1; pass a file of numbers of shape (N, D)"),
+        (["features:short.npy"], "features:short.npy has 4 rows; pass a file of at least 10, of which a fifth"),
+        (["features:z.npy", "labels:few_labels.npy"], "labels:few_labels.npy has shape (59,) and dtype int64;"),
+        (["features:z.npy", "labels:real_labels.npy"], "pass a file of whole numbers or words of shape (N,), one for"),
         (["features:z.npy", "labels:lonely.npy"], "has 1 samples; a split into training and test needs at least 3"),
         (["features:z.npy", "y.npy"], "one thing is evaluated, and labels:FILE.npy may follow"),
         (["features:z.npy", "--data", "digits"], "--data came with features:z.npy, which is features and takes none"),
