@@ -76,10 +76,10 @@ def prototype_cross_entropy(
 
     Logits are summed in float32 and never rounded to 16 bits, as a head under autocast rounds them.
 
-    Cost: the gradient comes with the value. A CPU takes ``6*V*N*K*D`` operations, and ``2*N*K*D`` for the teacher; a
-    quarter of the workspace (``SSLKERNELS_WORKSPACE_MIB``, 256) holds the logits of some rows, and at most as much
-    those of their teachers. Triton takes ``8*(V + 1)*N*K*D`` (half with frozen prototypes) and ``O((V*N + K)*D)``
-    memory.
+    Cost: the gradient comes with the value. A CPU takes ``(8*V + 4)*N*K*D`` operations, or ``(6*V + 2)*N*K*D`` where
+    logits are kept, for which there is a quarter of the workspace (``SSLKERNELS_WORKSPACE_MIB``, 256); none are kept of
+    bfloat16 on AMX. Triton takes ``8*(V + 1)*N*K*D`` (half with frozen prototypes). Both need ``O((V*N + K)*D)`` memory
+    besides, a CPU that of the rows for each thread.
 
     >>> import torch
     >>> import sslkernels.functional as SF

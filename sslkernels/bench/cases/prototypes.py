@@ -102,7 +102,7 @@ def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) 
     if backend == "reference":
         return "dense: logits and targets of all rows are stored, in float32 at least."
     if backend == "cpu":
-        return "torch.mm writes the products of some rows; a kernel turns them into gradients in place."
+        return "blocks meet twice: for the peaks and totals of softmaxes, and for all that follows from them."
     words = (
         "the teacher attends to the student's prototypes; logits are formed once for the value and once for gradients"
     )
