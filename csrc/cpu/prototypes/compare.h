@@ -12,6 +12,7 @@
 // prototypes has its whole gradient when it has met all rows; that of the rows is added up over threads.
 // Cost: (8*N + 4*M)*K*D operations, 4*(N + M)*K*D without gradients; memory for rows and for one block of each thread.
 #pragma once
+#include "../huge_pages.h"
 #include "followers.h"
 #include "owners.h"
 #include <omp.h>
@@ -324,6 +325,7 @@ template <class P, class In> bool compare_typed(const Comparison &given, const C
     const Followers<Acc> f(c, block_of<P>(n, 1, most), listed);
     double value = 0, of_scale = 0;
     if (out.dstudent) memset(out.dstudent, 0, n * c.d * sizeof(Acc));
+    if (out.dweight) fresh(out.dweight, k * c.d * int64_t(sizeof(Acc)));
     if (out.dweight && f.rows == 0) memset(out.dweight, 0, k * c.d * sizeof(Acc));
     const int64_t ld = round_up(c.d, kLanes<Acc>), row_bytes = c.threads * ld * int64_t(sizeof(Acc));
     const int64_t together = c.most / (kBlock * row_bytes) > 0 ? c.most / (kBlock * row_bytes) : 1;
