@@ -18,9 +18,10 @@ def directions(rows: Tensor) -> Tensor:
 
 
 def lengthened(rows: Tensor) -> Tensor:
-    """Divide rows by their largest number where that is below 1e-12; kernels would take them for shorter than 1."""
-    peak = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True)
-    short = (peak < LEAST_NORM) & (peak > 0)
+    """Divide rows shorter than 1e-12 by their largest number; kernels would leave them shorter than 1."""
+    short = torch.linalg.vector_norm(rows, dim=1) < LEAST_NORM
     if not short.any():
         return rows
-    return torch.where(short, rows.double() / peak.double(), rows.double()).to(rows.dtype)
+    found = rows[short].double()
+    peak = found.abs().amax(1, keepdim=True)
+    return rows.index_put((short,), torch.where(peak > 0, found / peak, found).to(rows.dtype))
