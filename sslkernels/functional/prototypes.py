@@ -78,8 +78,8 @@ def prototype_cross_entropy(
 
     Cost: the gradient comes with the value. A CPU takes ``(8*V + 4)*N*K*D`` operations, or ``(6*V + 2)*N*K*D`` where
     logits are kept, for which there is a quarter of the workspace (``SSLKERNELS_WORKSPACE_MIB``, 256); none are kept of
-    bfloat16 on AMX. Triton takes ``8*(V + 1)*N*K*D`` (half with frozen prototypes). Both need ``O((V*N + K)*D)`` memory
-    besides, a CPU that of the rows for each thread.
+    bfloat16 on AMX. Triton takes ``8*(V + 1)*N*K*D`` (three quarters with frozen prototypes), and the workspace for
+    softmaxes of some rows. Both need ``O((V*N + K)*D)`` memory besides, a CPU that of the rows for each thread.
 
     >>> import torch
     >>> import sslkernels.functional as SF

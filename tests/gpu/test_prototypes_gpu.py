@@ -52,14 +52,14 @@ def test_the_official_assignments(dtype: torch.dtype) -> None:
 
 
 def test_no_table_of_rows_and_prototypes() -> None:
-    rows = torch.randn(2048, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    rows = torch.randn(8192, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(65536, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
-    teacher = torch.randn(2048, 64, device="cuda", dtype=torch.bfloat16)
+    teacher = torch.randn(8192, 64, device="cuda", dtype=torch.bfloat16)
     SF.prototype_cross_entropy(rows, weight, teacher).backward()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     SF.prototype_cross_entropy(rows, weight, teacher).backward()
-    assert torch.cuda.max_memory_allocated() - before < 2048 * 65536 * 2  # bytes of one table in bfloat16
+    assert torch.cuda.max_memory_allocated() - before < 8192 * 65536  # half of one table in bfloat16
 
 
 def test_a_graph_replays() -> None:

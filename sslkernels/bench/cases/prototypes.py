@@ -103,10 +103,7 @@ def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) 
         return "dense: logits and targets of all rows are stored, in float32 at least."
     if backend == "cpu":
         return "blocks meet twice: for the peaks and totals of softmaxes, and for all that follows from them."
-    words = (
-        "the teacher attends to the student's prototypes; logits are formed once for the value and once for gradients"
-    )
-    return f"{words}."
+    return "softmaxes of some rows go through a workspace; cuBLAS multiplies them with prototypes and with rows."
 
 
 def _of_one_each(inputs: Inputs) -> Inputs:

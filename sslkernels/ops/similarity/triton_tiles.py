@@ -21,7 +21,7 @@ from sslkernels.ops.similarity.triton_plan import Plan, chunk, keys_of, programs
 from sslkernels.ops.triton_launch import cdiv, empty, floats
 
 
-class _Chunk(NamedTuple):
+class Chunk(NamedTuple):
     """Hold the rows and columns of a chunk of all pairs. ``mirrored``: it lies on the diagonal of x with itself."""
 
     rows: slice
@@ -107,26 +107,16 @@ def moved(
     """
     x, keys = pairs.x, keys_of(pairs)
     (n, d), m = x.shape, keys.shape[0]
-    height, width = _sides(way, pairs)
-    products = floats(x, height, width) if way.products and kept is None else kept
-    weights = products
-    if weights is None or weights.dtype != x.dtype:  # else weights take the place of their products
-        weights = empty(x, (height, width), x.dtype)
     triangle = _is_symmetric(pairs) and terms.rows is terms.columns
     both_ways = pairs.y is None and terms.columns is not None and not triangle
     if both_ways:
         # Rows list what they leave out, and G = A + A^T, where A has the terms of the rows alone.
         terms = terms._replace(columns=None)
-    sides = _whole(way, pairs)
     moved_x = floats(x, 1, n, d) if need_x else None
     if both_ways and moved_x is not None:
         moved_x.zero_()
     moved_y = floats(x, 1, m, d) if need_y else None
-    for part in _chunks(n, m, height, width, triangle):
-        rows, columns, mirrored = part
-        operands = _Operands(kept, None) if kept is not None else _operands(sides, part, products)
-        _weigh(way, pairs, part, operands, terms, weights)
-        known = weights[: part.shape[0], : part.shape[1]]
+    for (rows, columns, mirrored), known in weighed(way, pairs, terms, kept, triangle):
         if of_bias is not None:
             of_bias[columns] += known.sum(0, dtype=torch.float32)
         if moved_x is not None:
@@ -136,6 +126,26 @@ def moved(
         if moved_y is not None:
             accumulate(moved_y[0, columns], known.T, x[rows], first=rows.start == 0)
     return moved_x, moved_y
+
+
+def weighed(
+    way: Plan, pairs: Pairs, terms: Terms, kept: Tensor | None = None, triangle: bool = False
+) -> Iterator[tuple[Chunk, Tensor]]:
+    """Yield G of one chunk after another, over the unit of the terms, in memory that the next one takes.
+
+    ``triangle`` leaves out the chunks above the diagonal of x with itself.
+    """
+    x = pairs.x
+    height, width = _sides(way, pairs)
+    products = floats(x, height, width) if way.products and kept is None else kept
+    weights = products
+    if weights is None or weights.dtype != x.dtype:  # else weights take the place of their products
+        weights = empty(x, (height, width), x.dtype)
+    sides = _whole(way, pairs)
+    for part in _chunks(x.shape[0], keys_of(pairs).shape[0], height, width, triangle):
+        operands = _Operands(kept, None) if kept is not None else _operands(sides, part, products)
+        _weigh(way, pairs, part, operands, terms, weights)
+        yield part, weights[: part.shape[0], : part.shape[1]]
 
 
 def attended(way: Plan, pairs: Pairs, lse: Tensor, kept: Tensor | None) -> Tensor:
@@ -158,11 +168,11 @@ def _sides(way: Plan, pairs: Pairs) -> tuple[int, int]:
     return chunk(x.shape[0], keys_of(pairs).shape[0], x.shape[1], bytes_per_pair * side**2, side, x.device)
 
 
-def _chunks(n: int, m: int, height: int, width: int, triangle: bool) -> Iterator[_Chunk]:
+def _chunks(n: int, m: int, height: int, width: int, triangle: bool) -> Iterator[Chunk]:
     for i in range(0, n, height):
         for j in range(0, m, width):
             if not triangle or j <= i:
-                yield _Chunk(slice(i, min(i + height, n)), slice(j, min(j + width, m)), triangle and i == j)
+                yield Chunk(slice(i, min(i + height, n)), slice(j, min(j + width, m)), triangle and i == j)
 
 
 def _whole(way: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
@@ -173,7 +183,7 @@ def _whole(way: Plan, pairs: Pairs) -> tuple[Tensor, Tensor]:
     return x, x if pairs.y is None else aligned(pairs.y)
 
 
-def _operands(sides: tuple[Tensor, Tensor], part: _Chunk, products: Tensor | None) -> _Operands:
+def _operands(sides: tuple[Tensor, Tensor], part: Chunk, products: Tensor | None) -> _Operands:
     """Multiply the rows of a chunk, where there is room for their products."""
     x, y = sides[0][part.rows], sides[1][part.columns]
     if products is None:
@@ -192,7 +202,7 @@ def multiply(x: Tensor, y: Tensor, out: Tensor) -> None:
         torch.mm(x.float(), y.T.float(), out=out)
 
 
-def _weigh(way: Plan, pairs: Pairs, part: _Chunk, operands: _Operands, terms: Terms, out: Tensor) -> None:
+def _weigh(way: Plan, pairs: Pairs, part: Chunk, operands: _Operands, terms: Terms, out: Tensor) -> None:
     """Write G of a chunk, in whole tiles, to the front of ``out``."""
     left_out, (by_rows, by_columns, largest) = layout(pairs), terms
     lse, grad = (None, None) if by_rows is None else (None if of is None else of[part.rows] for of in by_rows)
@@ -207,7 +217,7 @@ def _weigh(way: Plan, pairs: Pairs, part: _Chunk, operands: _Operands, terms: Te
     )  # fmt: skip
 
 
-def _of_chunk(pairs: Pairs, part: _Chunk) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _of_chunk(pairs: Pairs, part: Chunk) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the bias of the chunk's columns, and the labels of its rows and columns."""
     of_columns = pairs.row_labels if pairs.col_labels is None else pairs.col_labels
     by_column = (None if of is None else of[part.columns] for of in (pairs.bias, of_columns))
