@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
+from sslkernels import _C
 from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Peer, Shape, Size, Step, Target, targets
 
 TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
@@ -103,7 +104,11 @@ def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) 
     if backend == "reference":
         return "dense: logits and targets of all rows are stored, in float32 at least."
     if backend == "cpu":
-        return "blocks meet twice: for the peaks and totals of softmaxes, and for all that follows from them."
+        again = "computed again" if dtype == torch.bfloat16 and _C.isa() == "amx" else "kept while they fit"
+        return (
+            "blocks meet twice: for the peaks and totals of softmaxes, and for all that follows from them; "
+            f"logits are {again}."
+        )
     return "softmaxes of some rows go through a workspace; cuBLAS multiplies them with prototypes and with rows."
 
 
@@ -250,7 +255,8 @@ def _sinkhorn_path(backend: str, shape: Shape, dtype: torch.dtype, device: torch
     if backend == "reference":
         return "dense: the logits of all rows are stored, in float32 at least."
     if backend == "cpu":
-        return "torch.mm writes the products once, while they fit in 1 GiB; each step reads them once."
+        by = "a kernel of ours" if dtype == torch.bfloat16 and _C.isa() in ("avx512bf16", "amx") else "torch.mm"
+        return f"{by} writes the products once, while they fit in 1 GiB; each step reads them once."
     words = "log-sum-exps over rows and over prototypes in turn, each of which forms the products again"
     return f"{words}."
 
