@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslkernels.arguments import check_choice, check_count, check_flag
-from sslkernels.modules import Module
 
 __all__ = ["Prototypes"]
 
@@ -25,7 +24,7 @@ RENAMED = {
 }
 
 
-class Prototypes(Module):
+class Prototypes(nn.Module):
     """The prototypes that rows are assigned to, in SwAV, MSN, DINO and their kin: the last layer of these methods.
 
     `forward` computes ``logits = x @ weight.T``, plus the bias if there is one. A loss need not store them:
@@ -56,6 +55,9 @@ class Prototypes(Module):
     >>> prototypes.normalize()  # after each step
     """
 
+    # TorchScript would compile it, and cannot. It reads the parameter of that name where there is one.
+    __jit_unused_properties__: ClassVar = ["weight"]
+
     def __init__(
         self,
         dim: int,
@@ -85,10 +87,11 @@ class Prototypes(Module):
         """The prototypes ``(K, dim)``, with a graph to what is trained of them."""
         if "weight" in self._parameters:
             return self._parameters["weight"]  # type: ignore[return-value]
-        return self.weight_v * (self.weight_g / self.weight_v.norm(dim=1, keepdim=True))
+        return _of_lengths(self.weight_g, self.weight_v)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        weight = _of_lengths(self.weight_g, self.weight_v) if hasattr(self, "weight_v") else self.weight
+        return F.linear(x, weight, self.bias)
 
     def freeze(self) -> None:
         """Let the next step of the optimizer leave them as they are: drop the gradients, when backward is through."""
@@ -114,3 +117,7 @@ class Prototypes(Module):
         if prefix + "bias" in state_dict and self.bias is None:
             raise ValueError("Prototypes: the state has a bias and these have none; make them with bias=True.")
         super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def _of_lengths(lengths: Tensor, rows: Tensor) -> Tensor:
+    return rows * (lengths / torch.linalg.vector_norm(rows, dim=1, keepdim=True))

@@ -56,6 +56,14 @@ def test_logits_and_gradients_are_those_of_plain_torch(kind: Any, bias: bool) ->
 
 
 @kinds
+def test_models_that_hold_them_can_be_scripted(kind: Any) -> None:
+    model, x = nn.Sequential(nn.Linear(3, 4), moved(kind, bias=True).float()), torch.randn(2, 3)
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(x), model(x), rtol=0, atol=0)
+    assert scripted.state_dict().keys() == model.state_dict().keys()
+
+
+@kinds
 def test_they_begin_as_the_layers_of_the_papers(kind: Any) -> None:
     made = Prototypes(16, 500, kind=kind)
     if kind == "linear" or kind in NORMED:

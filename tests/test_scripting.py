@@ -32,7 +32,6 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Center": lambda: sk.Center(4),
     "MemoryBank": lambda: sk.MemoryBank(4, 2),
     "MemoryQueue": lambda: sk.MemoryQueue(4, 2),
-    "Prototypes": lambda: sk.Prototypes(2, 4),
     "DirectPred": lambda: DirectPred(2),
     "ViT": vit,
 }

@@ -73,6 +73,13 @@ LIGER = Library(
     "liger-kernel is timed with the cross-entropy of prototypes alone.",
     on_cuda_alone=True,
 )
+FLASH_SINKHORN = Library(
+    "flash_sinkhorn",
+    "flash-sinkhorn",
+    "flash_sinkhorn.kernels",
+    "flash-sinkhorn solves optimal transport alone.",
+    on_cuda_alone=True,
+)
 FAISS = Library("faiss", "faiss-cpu", "faiss", "faiss searches alone.", on_cpu_alone=True)
 PML = Library(
     "pml",

@@ -12,7 +12,7 @@ import torch
 
 from sslkernels import backends
 from sslkernels.bench.cases import Inputs, Step
-from sslkernels.bench.peers import FAISS, LIGER, LIGHTLY, MEMEFF, PML, SIGLIP, SKLEARN, ST
+from sslkernels.bench.peers import FAISS, FLASH_SINKHORN, LIGER, LIGHTLY, MEMEFF, PML, SIGLIP, SKLEARN, ST
 from sslkernels.bench.provider import Provider, too_large
 from sslkernels.bench.workloads import Workload
 from sslkernels.ops.registry import families
@@ -97,6 +97,7 @@ _ALL: tuple[Provider, ...] = (
     MEMEFF,
     SIGLIP,
     LIGER,
+    FLASH_SINKHORN,
     FAISS,
     SKLEARN,
     PML,

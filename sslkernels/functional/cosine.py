@@ -38,8 +38,8 @@ def negative_cosine_similarity(
         backend: "reference", "cpu" or "triton"; None takes the fastest that can run.
 
     Returns:
-        0-dim float32 (float64 for float64 rows), or ``(N,)``. Autocast changes nothing: rows are read in their own
-        dtypes, which may differ under autocast, and summed in float32.
+        0-dim float32 (float64 for float64 rows), or ``(N,)``; sums have that dtype. Autocast changes nothing: rows are
+        read in their own dtypes, which may differ under autocast.
 
     A row of zeros has cosine 0 and the gradient ``-x1_i / (eps |x1_i|)``. This is the gradient of the formula, as for
     every norm below eps; torch's ``cosine_similarity`` differs there. Norms are right even if squares overflow float32.

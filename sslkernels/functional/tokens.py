@@ -42,7 +42,7 @@ def gather_tokens(x: Tensor, index: Tensor, *, pos: Tensor | None = None, backen
             Whole numbers and booleans (word ids, labels) are taken too; PyTorch moves them, whatever the backend.
         index: int64 or int32 ``(B, K)``, from 0 to L - 1; duplicates are allowed, and their gradients add up. On a CPU
             another number is an IndexError; on a GPU its row of the output is NaN, so that the host need not wait.
-        pos: ``(L, C)`` or ``(1, L, C)``: position embeddings, added in float32 and rounded once.
+        pos: ``(L, C)`` or ``(1, L, C)``: position embeddings, added in float32 (float64) and rounded once.
         backend: see `logsumexp_similarity`.
 
     Returns:
@@ -116,7 +116,7 @@ def restore_tokens(
         ids_restore: int64 or int32 ``(B, L)``, the rank of each token as `random_masking` gives it; every rank from K
             on stands for the mask token.
         mask_token: C elements in any shape; it receives its gradient.
-        pos: ``(P + L, C)`` or ``(1, P + L, C)``, added in float32 and rounded once.
+        pos: ``(P + L, C)`` or ``(1, P + L, C)``, added in float32 (float64) and rounded once.
         prefix: P, tokens at the front (a class token) that pass through.
         backend: see `logsumexp_similarity`.
 

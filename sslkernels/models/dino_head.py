@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class DINOHead(nn.Module):
     >>> head(torch.randn(8, 64)).shape, head.weight.shape
     (torch.Size([8, 32]), torch.Size([512, 32]))
     """
+
+    __jit_unused_properties__: ClassVar = ["weight"]  # TorchScript knows none of `Prototypes`
 
     def __init__(
         self,

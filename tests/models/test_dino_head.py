@@ -66,6 +66,12 @@ def test_its_own_state_loads_and_rows_have_length_1() -> None:
         torch.testing.assert_close(rows.norm(dim=1), torch.ones(len(rows)))
 
 
+@pytest.mark.parametrize("last", NORMS)
+def test_it_can_be_scripted(last: Any) -> None:
+    head, x = DINOHead(5, 9, last=last, **SIZES), torch.randn(3, 5)
+    assert torch.equal(torch.jit.script(head)(x), head(x))
+
+
 def test_hidden_layers_with_batch_norm_have_the_official_names() -> None:
     mlp = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.GELU(), nn.Linear(7, 7), nn.BatchNorm1d(7), nn.GELU(),
                         nn.Linear(7, 4))  # fmt: skip

@@ -23,6 +23,7 @@ Kind = Literal[
     "memeff",
     "siglip",
     "liger",
+    "flash_sinkhorn",
     "faiss",
     "sklearn",
     "pml",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import sslkernels.functional as SF
+from sslkernels import _C
 from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Peer, Shape, Size, Step, Target, targets
 
 TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
@@ -102,7 +104,11 @@ def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) 
     if backend == "reference":
         return "dense: logits and targets of all rows are stored, in float32 at least."
     if backend == "cpu":
-        return "blocks meet twice: for the peaks and totals of softmaxes, and for all that follows from them."
+        again = "computed again" if dtype == torch.bfloat16 and _C.isa() == "amx" else "kept while they fit"
+        return (
+            "blocks meet twice: for the peaks and totals of softmaxes, and for all that follows from them; "
+            f"logits are {again}."
+        )
     return "softmaxes of some rows go through a workspace; cuBLAS multiplies them with prototypes and with rows."
 
 
@@ -215,6 +221,31 @@ def exact_sinkhorn(x: Inputs, block: int) -> Tensor:
     return -sums
 
 
+def _flash_sinkhorn(inputs: Inputs) -> Step:
+    from flash_sinkhorn.kernels import sinkhorn_flashstyle_alternating
+
+    rows, weight = inputs["teacher"], inputs["weight"]
+    shares = [torch.full((count,), 1 / count, device=rows.device) for count in (len(weight), len(rows))]
+
+    def step() -> Tensor:
+        potential, _ = sinkhorn_flashstyle_alternating(
+            weight, rows, *shares, eps=TEACHER_TEMPERATURE, n_iters=3, cost_scale=0.5, allow_tf32=False
+        )
+        return bias_of_potential(potential, weight, len(rows))
+
+    return step
+
+
+def bias_of_potential(potential: Tensor, weight: Tensor, rows: int) -> Tensor:
+    """Turn the prototypes' potential f, after three steps of optimal transport from unit rows, into their bias.
+
+    A pair costs ``|z - w|^2 / 2``, so ``(f - |w|^2 / 2) / temperature`` is u and a constant: the half is that of a row
+    of length 1; the shares of rows, 1/N, are in each sum over rows, and those of prototypes, 1/K, in the two between.
+    """
+    constant = 0.5 / TEACHER_TEMPERATURE + 3 * math.log(rows) - 2 * math.log(len(weight))
+    return (potential - weight.to(potential.dtype).square().sum(1) / 2) / TEACHER_TEMPERATURE - constant
+
+
 def _sinkhorn_cost(shape: Shape, dtype: torch.dtype) -> Cost:
     n, k, d = shape
     return Cost(2 * n * k * d, 0, (n + k) * d * dtype.itemsize + 4 * k)
@@ -224,7 +255,8 @@ def _sinkhorn_path(backend: str, shape: Shape, dtype: torch.dtype, device: torch
     if backend == "reference":
         return "dense: the logits of all rows are stored, in float32 at least."
     if backend == "cpu":
-        return "torch.mm writes the products once, while they fit in 1 GiB; each step reads them once."
+        by = "a kernel of ours" if dtype == torch.bfloat16 and _C.isa() in ("avx512bf16", "amx") else "torch.mm"
+        return f"{by} writes the products once, while they fit in 1 GiB; each step reads them once."
     words = "log-sum-exps over rows and over prototypes in turn, each of which forms the products again"
     return f"{words}."
 
@@ -240,7 +272,13 @@ SINKHORN = Case(
     eager=eager_sinkhorn,
     exact=exact_sinkhorn,
     search=True,
-    peers={"lightly": "lightly takes logits, which the head has stored."},
+    peers={
+        "lightly": "lightly takes logits, which the head has stored.",
+        "flash_sinkhorn": Peer(
+            _flash_sinkhorn,
+            note="flash-sinkhorn takes half a step more, and starts from the lengths of rows, 1 up to rounding.",
+        ),
+    },
     cost=_sinkhorn_cost,
     pairs=lambda shape: shape[0] * shape[1],
     path=_sinkhorn_path,

@@ -60,8 +60,8 @@ def topk_similarity(
         ValueError, TypeError: shapes, dtypes or devices that do not match, a k beyond M, an unknown backend.
         IndexError: an excluded column outside ``[-1, M)``, checked on the CPU.
 
-    Rows are rounded to their dtype before products, and these are summed in float32. Backends sum in different orders,
-    so that nearly equal values may change places; rows that are equal tie on all of them. Distances rank by
+    Rows are rounded to their dtype before products, and these are summed in that of the values. Backends sum in
+    different orders, so that nearly equal values may change places; rows that are equal tie on all. Distances rank by
     ``<x_i, y_j> - |y_j|^2 / 2``, after float32 and float64 rows are centred; those of the k winners are computed from
     differences, and so keep their digits however near the rows are. A distance whose square is beyond the range of
     the sums counts as infinite, and below it as 0.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run the prototypes family on the compiled C++ kernels.
 
 Softmaxes are compared without a table of logits. The steps of Sinkhorn take one, some rows at a time, which torch.mm

@@ -14,9 +14,10 @@ __all__ = ["ROWS", "row_dot", "unit_rows"]
 
 
 def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """Divide rows by ``max(norm, 1e-12)``, with norms in float32; two parts come back stacked, z0 first.
+    """Divide rows by ``max(norm, 1e-12)``; two parts come back stacked, z0 first.
 
-    Shapes ``(N, D)`` and ``(M, D)`` give ``(N + M, D)`` in the inputs' dtype (autocast's inside autocast).
+    Shapes ``(N, D)`` and ``(M, D)`` give ``(N + M, D)`` in the inputs' dtype (autocast's inside autocast). Norms are
+    float32 (float64 for float64 rows).
 
     >>> import torch
     >>> from sslkernels.ops.rows import unit_rows
@@ -29,9 +30,9 @@ def unit_rows(z0: Tensor, z1: Tensor | None = None, *, backend: str | None = Non
 
 
 def row_dot(x: Tensor, y: Tensor | None = None, *, shift: int = 0, backend: str | None = None) -> Tensor:
-    """Multiply matching rows: ``<x_i, y_((i + shift) mod M)>`` in float32, ``(N,)``, for ``N <= M``.
+    """Multiply matching rows: ``<x_i, y_((i + shift) mod M)>``, ``(N,)``, for ``N <= M``.
 
-    ``y=None`` means ``y = x``.
+    The products are float32 (float64 for float64 rows). ``y=None`` means ``y = x``.
 
     >>> import torch
     >>> from sslkernels.ops.rows import row_dot
