@@ -222,6 +222,19 @@ def test_sharp_teachers_and_large_logits(backend: str) -> None:
         check_loss(([student, weight, factor * rows, weight], options), backend, 2e-5, 1 / (12 * temperature))
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_a_loss_near_0_keeps_its_digits(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Where a student is nearly as sure as its teacher, whose softmax is 1 in one place."""
+    monkeypatch.setattr(cpu, "_kept", lambda _: kept)
+    rows = torch.nn.functional.normalize(torch.randn(12, 64), dim=1)
+    weight = torch.cat([torch.nn.functional.normalize(torch.randn(600, 64), dim=1), rows])
+    for temperature in (0.1, 0.04, 0.03):
+        options = {"temperature": temperature, "teacher_temperature": 1e-3}
+        wanted = oracle.cross_entropy(rows, weight, rows, **options)
+        found = SF.prototype_cross_entropy(rows, weight, rows, **options, backend="cpu")
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=0)
+
+
 def test_a_bias_of_minus_infinity_is_no_target(backend: str) -> None:
     (student, weight, teacher, targets), options = problem((1, 5, 20, 8, 8), torch.float64)
     options["bias"][:7] = -torch.inf
