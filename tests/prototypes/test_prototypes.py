@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import prototypes_oracle as oracle
@@ -15,7 +17,7 @@ from torch import Tensor
 
 import sslkernels.functional as SF
 from sslkernels import backends
-from sslkernels.ops.prototypes import cpu, schema, sinkhorn
+from sslkernels.ops.prototypes import composed, cpu, reference, schema, sinkhorn
 
 CLOSE = {torch.float64: 1e-12, torch.float32: 5e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 # Student rows for each of the teacher, rows of the teacher, prototypes, and features of either side.
@@ -239,6 +241,14 @@ def test_a_bias_of_minus_infinity_is_no_target(backend: str) -> None:
     (student, weight, teacher, targets), options = problem((1, 5, 20, 8, 8), torch.float64)
     options["bias"][:7] = -torch.inf
     check_loss(([student, weight, teacher, targets], options), backend)
+
+
+@pytest.mark.parametrize("compare", [reference.compare, partial(composed.compare, backend="reference"), cpu.compare])
+def test_without_a_target_nobody_is_compared(compare: Callable[..., tuple[Tensor, ...]]) -> None:
+    student, weight, teacher, one = torch.randn(5, 8), torch.randn(20, 8), torch.randn(5, 8), torch.ones(())
+    bias, index, share = torch.full((20,), -torch.inf), torch.arange(5)[:, None], torch.full((5, 1), 0.2)
+    given = schema.Prototypes(student, weight, teacher, weight, one, one, bias, index, share)
+    assert not any(found.any() for found in compare(given, True, True, True))
 
 
 def test_nobody_follows_anybody(backend: str) -> None:

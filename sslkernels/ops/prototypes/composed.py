@@ -15,6 +15,7 @@ many for that of the prototypes; a step of Sinkhorn ``4*N*K*D``.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sslkernels.ops.attention import schema as attention
@@ -36,6 +37,7 @@ def compare(
     of_student = Pairs(student, weight, scale, None)
     of_teacher = Attention(teacher, teacher_weight, weight, teacher_scale, bias, None)
     attended, teacher_lse = attention.forward(of_teacher, backend)
+    share = share.masked_fill((teacher_lse == -torch.inf)[place], 0)  # no prototype is left to such a row
     rows, shares = widened(student), share.sum(1)
     target = (share[..., None] * attended[place]).sum(1)
     along_target = (rows * target).sum(1)
