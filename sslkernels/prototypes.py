@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import math
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +30,7 @@ class Prototypes(nn.Module):
 
     `forward` computes ``logits = x @ weight.T``, plus the bias if there is one. A loss need not store them:
     ``prototype_cross_entropy(x, prototypes.weight, ...)`` takes the weight, and knows nothing of a student's bias.
+    ``weight (K, dim)`` has a graph to what is trained of it.
 
     Args:
         dim: features of a row.
@@ -55,9 +57,6 @@ class Prototypes(nn.Module):
     >>> prototypes.normalize()  # after each step
     """
 
-    # TorchScript would compile it, and cannot. It reads the parameter of that name where there is one.
-    __jit_unused_properties__: ClassVar = ["weight"]
-
     def __init__(
         self,
         dim: int,
@@ -70,39 +69,64 @@ class Prototypes(nn.Module):
         dim = check_count("Prototypes", "dim", dim, 1)
         count = check_count("Prototypes", "count", count, dim)
         self.kind = check_choice("Prototypes", "kind", kind, NORMED + PLAIN)
-        if kind == "sphere":
-            rows = F.normalize(torch.randn(count, dim), dim=1)
-        else:
-            rows = nn.Linear(dim, count, bias=False).weight.detach()
         if kind in NORMED:
-            self.weight_g = nn.Parameter(torch.ones(count, 1), requires_grad=kind == "scaled")
-            self.weight_v = nn.Parameter(rows)
+            self.weight_g = nn.Parameter(torch.empty(count, 1), requires_grad=kind == "scaled")
+            self.weight_v = nn.Parameter(torch.empty(count, dim))
         else:
-            self.register_parameter("weight", nn.Parameter(rows))
+            self.weight = nn.Parameter(torch.empty(count, dim))
         has_bias = check_flag("Prototypes", "bias", bias)
-        self.register_parameter("bias", nn.Parameter(torch.zeros(count)) if has_bias else None)
+        self.register_parameter("bias", nn.Parameter(torch.empty(count)) if has_bias else None)
+        self.reset_parameters()
 
-    @property
-    def weight(self) -> Tensor:
-        """The prototypes ``(K, dim)``, with a graph to what is trained of them."""
-        if "weight" in self._parameters:
-            return self._parameters["weight"]  # type: ignore[return-value]
-        return _of_lengths(self.weight_g, self.weight_v)
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw new prototypes, as torch's layers do under this name; after ``to_empty`` they hold anything."""
+        if self.kind == "sphere":
+            self.weight.copy_(F.normalize(self.weight.normal_(), dim=1))
+        else:
+            nn.init.kaiming_uniform_(self.weight_v if self.kind in NORMED else self.weight, a=math.sqrt(5))
+        if self.kind in NORMED:
+            self.weight_g.fill_(1)
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def __getattr__(self, name: str) -> Any:
+        # No property, because FSDP and torch.nn.utils.prune put tensors of theirs in the place of a parameter.
+        if name == "weight" and self.kind in NORMED:
+            return _of_lengths(self.weight_g, self.weight_v)
+        return super().__getattr__(name)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = _of_lengths(self.weight_g, self.weight_v) if hasattr(self, "weight_v") else self.weight
         return F.linear(x, weight, self.bias)
 
     def freeze(self) -> None:
-        """Let the next step of the optimizer leave them as they are: drop the gradients, when backward is through."""
-        for parameter in self.parameters():
+        """Let the next step of the optimizer leave them as they are: drop the gradients, when backward is through.
+
+        A RuntimeError refuses what FullyShardedDataParallel has flattened; make it with ``use_orig_params=True``.
+        """
+        parameters = list(self.parameters())
+        if not parameters:
+            raise RuntimeError(
+                "Prototypes: freeze found no parameters; make FullyShardedDataParallel with use_orig_params=True."
+            )
+        for parameter in parameters:
             parameter.grad = None
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Put the rows of kind "sphere" back to length 1; other kinds stay. Call it after the optimizer's step."""
-        if self.kind == "sphere":
-            self.weight.copy_(F.normalize(self.weight, dim=1))
+        """Put the rows of kind "sphere" back to length 1; other kinds stay. Call it after the optimizer's step.
+
+        A RuntimeError refuses a shard of FullyShardedDataParallel, inside whose ``summon_full_params`` they are whole.
+        """
+        if self.kind != "sphere":
+            return
+        if "weight" not in self._parameters or self.weight.dim() != 2:
+            raise RuntimeError(
+                "Prototypes: normalize found no whole weight among the parameters; make FullyShardedDataParallel with "
+                "use_orig_params=True, and call it inside summon_full_params."
+            )
+        self.weight.copy_(F.normalize(self.weight, dim=1))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         heads = {key[len(prefix) :].split(".")[1] for key in state_dict if key.startswith(f"{prefix}heads.")}

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from originals import lightly_losses
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import sslkernels as sk
 from sslkernels import Prototypes
@@ -183,6 +183,39 @@ def test_they_are_copied_averaged_moved_and_cast(kind: Any) -> None:
     assert twin.weight.is_meta and twin.weight.dtype == torch.float16
     twin.to_empty(device="cpu").double().load_state_dict(start)
     torch.testing.assert_close(twin.weight.data, rows_of(start))
+
+
+@kinds
+def test_they_are_drawn_anew_as_the_layers_of_torch(kind: Any) -> None:
+    with torch.device("meta"):
+        made = Prototypes(4, 9, kind=kind, bias=True)
+    made.to_empty(device="cpu")
+    for weight in made.parameters():
+        weight.data.fill_(torch.nan)
+    torch.manual_seed(0)
+    made.reset_parameters()
+    torch.manual_seed(0)
+    twin = Prototypes(4, 9, kind=kind, bias=True)
+    assert all(torch.equal(value, made.state_dict()[name]) for name, value in twin.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+def test_others_may_put_a_tensor_in_the_place_of_the_weight(kind: Any) -> None:
+    """As torch.nn.utils.prune and FullyShardedDataParallel do, which the optimizer then has apart from them."""
+    made, x = Prototypes(4, 9, kind=kind), torch.randn(3, 4)
+    pruned = prune.random_unstructured(copy.deepcopy(made), "weight", 0.5)
+    torch.testing.assert_close(pruned(x), x @ (pruned.weight_mask * made.weight).T)
+    del made.weight
+    made.weight = torch.ones(9, 4)
+    torch.testing.assert_close(made(x), x @ torch.ones(4, 9))
+    with pytest.raises(RuntimeError, match="^Prototypes: freeze found no parameters; make FullyShardedDataParallel"):
+        made.freeze()
+    if kind == "sphere":
+        shard = Prototypes(4, 9, kind=kind)
+        shard.weight = nn.Parameter(torch.ones(5))
+        for each in (made, pruned, shard):
+            with pytest.raises(RuntimeError, match="^Prototypes: normalize found no whole weight among the parameters"):
+                each.normalize()
 
 
 def test_wrong_arguments_get_a_sentence() -> None:

@@ -57,7 +57,8 @@ def prototype_cross_entropy(
         temperature: non-zero number or one-element tensor, which receives its gradient.
         teacher_temperature: as ``temperature``, but without a gradient; lower, so that targets are sharper.
         bias: ``(K,)``, added to the teacher's scaled logits: ``-center / teacher_temperature`` for DINO, or what
-            `sinkhorn_bias` returns for SwAV and DINOv2. With ``-inf`` a prototype is no target.
+            `sinkhorn_bias` returns for SwAV and DINOv2. With ``-inf`` a prototype is no target, and a row to which none
+            is left has no part in the loss.
         row_weight: one for each row of the student, ``(N,)`` or ``(V, N)``. The value is then the sum of weight times
             cross-entropy and no mean, as iBOT weighs masked patches. Rows of weight 0 may hold anything, such as
             padding. It gets no gradient.

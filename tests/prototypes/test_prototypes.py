@@ -222,10 +222,30 @@ def test_sharp_teachers_and_large_logits(backend: str) -> None:
         check_loss(([student, weight, factor * rows, weight], options), backend, 2e-5, 1 / (12 * temperature))
 
 
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_a_loss_near_0_keeps_its_digits(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
+    """Where a student is nearly as sure as its teacher, whose softmax is 1 in one place."""
+    monkeypatch.setattr(cpu, "_kept", lambda _: kept)
+    rows = torch.nn.functional.normalize(torch.randn(12, 64), dim=1)
+    weight = torch.cat([torch.nn.functional.normalize(torch.randn(600, 64), dim=1), rows])
+    for temperature in (0.1, 0.04, 0.03):
+        options = {"temperature": temperature, "teacher_temperature": 1e-3}
+        wanted = oracle.cross_entropy(rows, weight, rows, **options)
+        found = SF.prototype_cross_entropy(rows, weight, rows, **options, backend="cpu")
+        torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=0)
+
+
 def test_a_bias_of_minus_infinity_is_no_target(backend: str) -> None:
     (student, weight, teacher, targets), options = problem((1, 5, 20, 8, 8), torch.float64)
     options["bias"][:7] = -torch.inf
     check_loss(([student, weight, teacher, targets], options), backend)
+
+
+def test_without_a_target_nobody_is_compared(backend: str) -> None:
+    student, weight, teacher, one = torch.randn(5, 8), torch.randn(20, 8), torch.randn(5, 8), torch.ones(())
+    bias, index, share = torch.full((20,), -torch.inf), torch.arange(5)[:, None], torch.full((5, 1), 0.2)
+    given = schema.Prototypes(student, weight, teacher, weight, one, one, bias, index, share)
+    assert not any(found.any() for found in schema.compare(given, True, True, True, backend))
 
 
 def test_nobody_follows_anybody(backend: str) -> None:

@@ -36,6 +36,7 @@ else:
         plain.test_nobody_follows_anybody("triton")
         plain.test_rows_count_as_often_as_their_weight_says("triton")
         plain.test_nothing_overflows("triton")
+        plain.test_without_a_target_nobody_is_compared("triton")
         tensors, options = plain.problem((1, 5, 20, 8, 8), torch.float32)
         options["bias"][:7] = -torch.inf
         plain.check_loss((tensors, options), "triton")

@@ -18,11 +18,11 @@ template <class Acc> struct Followers {
     int64_t *order, *known;      // (rows,): places of the student's rows; (known of a block): of the teacher's
     int64_t *first_known;        // (blocks + 1,): where the known rows of a block begin
     int64_t *first_pair, *place; // (rows + 1,): where the pairs of a row begin; (pairs,): among the known of its block
-    Acc *share, *total;          // (pairs,), and their sum in each row
+    Acc *share;                  // (pairs,)
 
     static int64_t bytes(const Comparison &c) {
         const int64_t n = c.student.count, pairs = n * c.each, whole = int64_t(sizeof(int64_t));
-        return (4 * n + 2 * pairs + 2 * c.teacher.count + 4) * whole + (pairs + n) * int64_t(sizeof(Acc)) + 8 * 64;
+        return (3 * n + 2 * pairs + 2 * c.teacher.count + 4) * whole + pairs * int64_t(sizeof(Acc)) + 8 * 64;
     }
     Followers(const Comparison &c, int64_t side, Memory &memory) : side(side) {
         const int64_t n = c.student.count, pairs = n * c.each, m = c.teacher.count, whole = int64_t(sizeof(int64_t));
@@ -31,7 +31,7 @@ template <class Acc> struct Followers {
             return reinterpret_cast<Acc *>(memory.take(count * int64_t(sizeof(Acc))));
         };
         order = indices(n), known = indices(pairs), first_known = indices(n + 1), first_pair = indices(n + 1);
-        place = indices(pairs), share = numbers(pairs), total = numbers(n);
+        place = indices(pairs), share = numbers(pairs);
         sort(c, indices(m + 1));
         list(c, indices(m + 1));
     }
@@ -67,7 +67,7 @@ template <class Acc> struct Followers {
         for (int64_t block = 0; block < blocks; ++block) {
             const int64_t first = first_known[block] = listed;
             for (int64_t r = block * side; r < block * side + length(block); ++r) {
-                first_pair[r] = pairs, total[r] = 0;
+                first_pair[r] = pairs;
                 for (int64_t pair = order[r] * c.each; pair < (order[r] + 1) * c.each; ++pair) {
                     if (!follows(c, pair)) continue;
                     int64_t &at = seen[c.index[pair]];

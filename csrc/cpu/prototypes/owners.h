@@ -63,12 +63,23 @@ template <class P> struct Owners {
                     total[m0 + m] *= double(exps<Acc>(before - here));
                     top[m0 + m] = here;
                 }
-                Vector<Acc> sum{};
-                for (int64_t n0 = 0; n0 < count; n0 += NR)
-                    for (int v = 0; v < NR; v += L) sum += expv(load(strip + n0 * MR + m * NR + v) - top[m0 + m]);
-                total[m0 + m] += double(sum_of<Acc>(sum));
+                double found = exponentials<false>(strip, m, top[m0 + m]);
+                // The digits of a sum that is hardly more than the one of its peak are all in what is beside it.
+                if (here == top[m0 + m] && found < 2) found = exponentials<true>(strip, m, here);
+                total[m0 + m] += found;
             }
         }
+    }
+    // Sums e^(x - peak) over the logits of a row; those that are 1 are summed apart from smaller ones with kApart.
+    template <bool kApart> double exponentials(const Acc *strip, int m, Acc peak) const {
+        Vector<Acc> sum{}, ones{};
+        for (int64_t n0 = 0; n0 < count; n0 += NR)
+            for (int v = 0; v < NR; v += L) {
+                const Vector<Acc> e = expv(load(strip + n0 * MR + m * NR + v) - peak);
+                const Vector<Acc> one = kApart ? (e == all<Acc>(1) ? e : Vector<Acc>{}) : Vector<Acc>{};
+                ones += one, sum += e - one;
+            }
+        return double(sum_of<Acc>(ones)) + double(sum_of<Acc>(sum));
     }
     static Acc largest_of(Vector<Acc> v) {
         Acc lanes[L];

@@ -21,7 +21,8 @@ def compare(
     counts = (share != 0).any(1, keepdim=True)
     rows, prototype = widened(student).masked_fill(~counts, 0), widened(weight)
     logits = teacher_scale * (widened(teacher) @ widened(teacher_weight).T)
-    softmax = (logits if bias is None else logits + bias).softmax(1)
+    logits = logits if bias is None else logits + bias
+    softmax = logits.softmax(1).masked_fill((logits == -torch.inf).all(1, keepdim=True), 0)
     spare = torch.cat([softmax, torch.zeros_like(softmax[:1] if len(softmax) else logits.new_zeros(1, len(weight)))])
     target = logits.new_zeros(len(student), len(weight))
     for t in range(index.shape[1]):  # a row of the teacher at a time; the last of `spare` stands for none

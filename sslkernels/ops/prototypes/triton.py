@@ -49,17 +49,19 @@ def compare(
     counts, place = (share != 0).any(1, keepdim=True), index.clamp_min(0)
     followed = share.new_zeros(len(teacher)).index_add(0, place.flatten(), share.abs().flatten())[:, None] > 0
     student, teacher = student.masked_fill(~counts, 0), teacher.masked_fill(~followed, 0)
-    rows, shares = widened(student), share.sum(1)
-    met = None
+    of_student = Pairs(student, weight, scale, None)
+    of_teacher = Pairs(teacher, rows_of(teacher_weight), teacher_scale, None, bias=contiguous(bias))
+    (lse, _, _), (teacher_lse, _, _) = (
+        similarity.forward(pairs, False, False, "triton") for pairs in (of_student, of_teacher)
+    )
+    share = share.masked_fill((teacher_lse == -torch.inf)[place], 0)  # no prototype is left to such a row
+    rows, shares, met = widened(student), share.sum(1), None
     if need_weight:
         met = (share[..., None] * rows[:, None]).flatten(0, 1)
         met = rows.new_zeros(len(teacher), rows.shape[1]).index_add(0, place.flatten(), met)
-    of_teacher = Pairs(teacher, rows_of(teacher_weight), teacher_scale, None, bias=contiguous(bias))
-    assigned, pulled = _assigned(of_teacher, weight, met)
+    assigned, pulled = _assigned(of_teacher, teacher_lse, weight, met)
     target = (share[..., None] * assigned[place]).sum(1)
     along_target = (rows * target).sum(1)
-    of_student = Pairs(student, weight, scale, None)
-    lse, _, _ = similarity.forward(of_student, False, False, "triton")
     value, none = (shares * lse - scale * along_target).sum(), floats(rows, 0)
     moved, pushed, _ = similarity.backward(
         of_student, Sums(lse, shares, None, None), need_student or need_scale, need_weight, False, "triton"
@@ -72,10 +74,9 @@ def compare(
     )
 
 
-def _assigned(of_teacher: Pairs, weight: Tensor, met: Tensor | None) -> tuple[Tensor, Tensor | None]:
+def _assigned(of_teacher: Pairs, lse: Tensor, weight: Tensor, met: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Return P W ``(M, D)`` and, if anything is met, P^T met ``(K, D)``, with the softmaxes P of the teacher."""
     teacher, (k, d) = of_teacher.x, weight.shape
-    lse, _, _ = similarity.forward(of_teacher, False, False, "triton")
     assigned, pulled, largest = floats(teacher, len(teacher), d), None, None
     if met is not None:
         pulled = floats(teacher, k, d)
