@@ -68,6 +68,7 @@ class Prototypes(nn.Module):
         super().__init__()
         dim = check_count("Prototypes", "dim", dim, 1)
         count = check_count("Prototypes", "count", count, dim)
+        self.dim, self.count = dim, count
         self.kind = check_choice("Prototypes", "kind", kind, NORMED + PLAIN)
         if kind in NORMED:
             self.weight_g = nn.Parameter(torch.empty(count, 1), requires_grad=kind == "scaled")
@@ -99,6 +100,9 @@ class Prototypes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight = _of_lengths(self.weight_g, self.weight_v) if hasattr(self, "weight_v") else self.weight
         return F.linear(x, weight, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, count={self.count}, kind={self.kind!r}, bias={self.bias is not None}"
 
     def freeze(self) -> None:
         """Let the next step of the optimizer leave them as they are: drop the gradients, when backward is through.

@@ -255,3 +255,7 @@ def test_they_compile_in_one_graph(kind: Any) -> None:
     compiled = torch.compile(lambda rows: (made(rows), made.weight), backend="eager", fullgraph=True)
     for found, expected in zip(compiled(x), (made(x), made.weight), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_it_prints_its_sizes() -> None:
+    assert str(sk.Prototypes(4, 7, kind="sphere")) == "Prototypes(dim=4, count=7, kind='sphere', bias=False)"
