@@ -112,6 +112,17 @@ def turned(dataset: Dataset, count: int, whole: bool) -> nn.Module:
     return Views(K.ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8), count)
 
 
+def centred(dataset: Dataset, count: int, whole: bool) -> nn.Module:
+    """Slices that turn about their middle, and are mirrored, and lack a patch. Their middle, whose tissue is asked for,
+    stays where it is.
+    """
+    import kornia.augmentation as K
+
+    turned = K.RandomAffine(180.0, scale=(0.9, 1.1), p=1.0)
+    hidden = K.RandomErasing(scale=(0.02, 0.15), p=0.5)
+    return Views(nn.Sequential(turned, K.RandomHorizontalFlip(), hidden), count)
+
+
 def still(dataset: Dataset, count: int, whole: bool) -> nn.Module:
     """Frames as they are, whose colours are compared."""
     return Views(nn.Identity(), count)
@@ -320,8 +331,9 @@ RECIPES = (
         "slice_cluster",
         SliceCluster,
         MODALITY,
-        data="brain",
+        data="brain?size=24",
         encoders={"volume": solid},
+        views=centred,
         small={**SliceCluster.small, **HALF},
     ),
     Recipe.plain("uvc", UVC, MODALITY, data=TURNING, views=still, small={**UVC.small, **HALF}),
