@@ -331,7 +331,7 @@ RECIPES = (
         "slice_cluster",
         SliceCluster,
         MODALITY,
-        data="brain?size=24",
+        data="brain",
         encoders={"volume": solid},
         views=centred,
         small={**SliceCluster.small, **HALF},
