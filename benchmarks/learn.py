@@ -33,6 +33,8 @@ PAGE, RESULTS = ROOT / "docs" / "methods.md", ROOT / "benchmarks" / "results"
 RECORD, TRAININGS = RESULTS / "learning.json", RESULTS / "recipes" / "train.jsonl"
 # Methods that show what a modality's encoder and views can do; the page of images has all of them.
 SHOWN = ("simclr", "byol", "vicreg")
+# Second stages, which begin with what the first has learned from the same data.
+FIRST = {"dlg_lc": "ca_dino"}
 PROBES = ("few_shot", "linear", "knn")
 KEPT = [probe + of for probe in PROBES for of in ("", "_untrained", "_raw")] + ["data", "split", "scores"]
 
@@ -72,8 +74,9 @@ LEARNED = """
 
 Accuracy on held-out samples with 5 labels a class (nearest neighbour), 10 labels a class (linear) and all labels (20
 nearest), in percent: **trained** / untrained encoder / raw features. These are runs of a minute or two on two cores,
-with seed 0, and no reproduction of a paper: where raw features are as good, the data is easy or the encoder small. This
-page is written by `benchmarks/learn.py` from `benchmarks/results/learning.json`."""
+with seed 0, and no reproduction of a paper: where raw features are as good, the data is easy or the encoder small.
+`dlg_lc` begins with the backbone of `ca_dino`. This page is written by `benchmarks/learn.py` from
+`benchmarks/results/learning.json`."""
 
 
 def wanted() -> Iterator[tuple[str, str]]:
@@ -89,8 +92,16 @@ def run(name: str, modality: str) -> dict[str, Any]:
 
     data = RECIPES[name].data if name in RECIPES else MODALITIES[modality].data
     begun = time.perf_counter()
+
+    def say(line: str) -> None:
+        print(f"{name}@{modality}: {line}")
+
     with tempfile.TemporaryDirectory() as folder:
-        metrics = train(name, Path(folder) / "run", data=data, say=lambda line: print(f"{name}@{modality}: {line}"))
+        out, first = Path(folder) / "run", None
+        if name in FIRST:
+            first = str(Path(folder) / "first")
+            train(FIRST[name], first, data=data, say=say)
+        metrics = train(name, out, data=data, start=first, say=say)
     kept = {key: metrics[key] for key in KEPT}
     return {
         **kept,

@@ -84,7 +84,8 @@ MODULE_DOORS: dict[str, Door] = {
     ),
     "DirectPred": Door(models.DirectPred, {"dim": 3}, {"dim": "counted", "eps": "number"}),
     "TwoViews": Door(
-        TwoViews, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels", "image_size": "image size"},
+        TwoViews, {"channels": 1, "image_size": (8, 8)},
+        {"channels": "channels", "image_size": "image size", "whole": "flag", "writing": "flag"},
     ),
     "OneView": Door(OneView, {"channels": 1, "image_size": (8, 8)}, {"channels": "channels",
         "image_size": "image size"}),

@@ -61,7 +61,7 @@ class SliceCluster(DeepClusterV2):
     seeds = (102,)
     after_abstract = True
     needs = ("index", FORM)
-    small = {**DeepClusterV2.small, "epochs": 8, "batch_size": 64, "lr": 3e-3, "prototypes": 100}
+    small = {**DeepClusterV2.small, "epochs": 6, "batch_size": 64, "lr": 1e-3, "prototypes": 100}
     # These are DeepCluster-v2's: nobody here could look the paper's up.
     paper_options = DeepClusterV2.paper_options
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -77,11 +78,11 @@ MODALITY = Modality(
 _SMALL = {**BYOL.small, **MODALITY.small, "epochs": 25, "batch_size": 64, "momentum": 0.97}
 
 
-def of_speakers(name: str, method: type[Method], **changed: Any) -> Recipe:
+def of_speakers(name: str, method: type[Method], small: Mapping[str, Any] | None = None, **changed: Any) -> Recipe:
     """The method on segments of utterances, by who speaks."""
     return Recipe(
         name, method, MODALITY, data="voices", views=segments,
-        small={**method.small, **MODALITY.small, "batch_size": 64},
+        small={**method.small, **MODALITY.small, "batch_size": 64, **(small or {})},
         paper_options=method.paper_options, after_abstract=True, **changed,
     )  # fmt: skip
 
@@ -115,7 +116,17 @@ RECIPES = (
     ),
     of_speakers("speaker_simclr", SimCLR, paper="Miara et al. 2024", arxiv="2406.02285", seeds=(100,)),
     of_speakers("speaker_dino", DINO, paper="Miara et al. 2024", arxiv="2406.02285"),
-    of_speakers("ca_dino", CADINO, paper=CADINO.paper, arxiv=CADINO.arxiv, seeds=CADINO.seeds),
-    of_speakers("dlg_lc", DLGLC, paper=DLGLC.paper, arxiv=DLGLC.arxiv),
+    of_speakers(
+        "ca_dino",
+        CADINO,
+        # Clusters of fresh features are of no voices, and a teacher that grows less sure of late is sure of nothing.
+        {"epochs": 20, "cluster_from": 6, "teacher_temperature": (0.04, 0.04)},
+        paper=CADINO.paper,
+        arxiv=CADINO.arxiv,
+        seeds=CADINO.seeds,
+    ),
+    # It begins with a trained backbone, and larger steps lose what that knows. Of 40 clusters a third of each is one
+    # voice's, of 300 two thirds.
+    of_speakers("dlg_lc", DLGLC, {"lr": 5e-4, "clusters": 300}, paper=DLGLC.paper, arxiv=DLGLC.arxiv),
     Recipe.plain("featex", FeatEx, MODALITY, data="instruments", encoder=Encoder(branches), small=FeatEx.small),
 )

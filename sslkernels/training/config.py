@@ -36,8 +36,6 @@ MOST_EPOCHS = 10**9
 OPTIONAL = ("image_size", "backend", "threads", "workers", "final_weight_decay", "clip_gradients", "start")
 # Options that a resumed run may change.
 CHANGEABLE = ("data", "epochs", "devices", "nodes", "strategy", "workers")
-# Images that come in many sizes are resized to this one, in pixels.
-IMAGE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ class TrainConfig:
         if not isinstance(saved, dict) or not REQUIRED <= set(saved):
             return None
         whole = dict(saved)
-        if not _is_resized(str(whole["data"])):  # earlier versions saved a size that they did not use
+        if _own_size(str(whole["data"])) is None:  # earlier versions saved a size that they did not use
             whole["image_size"] = None
         try:
             recipe = find(whole["method"], check_reader(whole["data"]))
@@ -199,19 +197,22 @@ class TrainConfig:
 
     def _sized(self, given: Collection[str]) -> TrainConfig:
         """Set the size of images that come in many sizes, and remove it for others."""
-        resized = _is_resized(self.data)
-        if "image_size" in given and not resized:
+        own = _own_size(self.data)
+        if "image_size" in given and own is None:
             raise ValueError(
                 f"train: --image-size came and the images of {self.data} have a size; leave it out, or pass --data "
                 "imagefolder:PATH, whose images are resized."
             )
-        return replace(self, image_size=(self.image_size or IMAGE_SIZE) if resized else None)
+        return replace(self, image_size=None if own is None else self.image_size or own)
 
 
-def _is_resized(data: str) -> bool:
-    """Tell if the images of a spec come in many sizes, and the spec itself names none."""
+def _own_size(data: str) -> int | None:
+    """The size that a reader gives images that come in many; None where they have one, or the spec names one."""
     spec = Spec.of(data)
-    return spec.name in READERS and "size" in settings_of(READERS[spec.name]) and "size" not in spec.given
+    if spec.name not in READERS or "size" in spec.given:
+        return None
+    size = settings_of(READERS[spec.name]).get("size")
+    return None if size is None else size.default
 
 
 def _text_of_path(function: str, name: str, value: object) -> str:

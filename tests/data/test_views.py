@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sslkernels.data import TwoViews
+from sslkernels.data import MultiCrop, TwoViews
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (3, 16), (3, 64)])
@@ -36,3 +36,20 @@ def test_digits_are_never_mirrored():
     first, _ = TwoViews(1, (8, 8))(images)
     left, right = first[..., :4].sum((1, 2, 3)), first[..., 4:].sum((1, 2, 3))
     assert (left >= right).float().mean() > 0.95
+
+
+def test_photographs_in_grey_are_mirrored_and_lit_and_not_turned_or_erased():
+    """Every row of a step along the columns stays one: crops and mirrors keep it, turns and shears would not."""
+    images = torch.full((256, 1, 8, 8), 0.2)
+    images[..., :3] = 0.6
+    first, _ = TwoViews(1, (8, 8), whole=True, writing=False)(images)
+    assert (first - first[:, :, :1]).abs().max() < 1e-5
+    left, right = first[..., 0].mean((1, 2)), first[..., -1].mean((1, 2))
+    assert 0.3 < (left > right + 1e-3).float().mean() < 0.7
+    assert first.amin((1, 2, 3)).std() > 0.02  # every crop shows some of the darker part
+
+
+def test_small_crops_of_photographs_in_grey_are_no_writing_either():
+    images = 0.5 + 0.5 * torch.rand(32, 1, 8, 8)
+    large, small = MultiCrop(1, (8, 8), 1, 1, (8, 8), writing=False)(images)
+    assert large.min() > 0 and small.min() > 0  # writing is shifted, and patches are erased, to 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sslkernels.methods import SliceCluster
 from sslkernels.models.volume import VolumeNet
+from sslkernels.recipes import find
 
 INDEX = torch.tensor([4, 0, 7, 2])
 
@@ -75,3 +76,14 @@ def test_what_is_no_volume_of_each_slice_is_refused() -> None:
             method(views, index=INDEX, volume=torch.rand(shape).double())
     with pytest.raises(ValueError, match="SliceCluster: encoders has .*; pass one of 'volume' alone"):
         SliceCluster(nn.Flatten(), feature_dim=18, samples=9, encoders={"text": VolumeNet(1, (4,))})
+
+
+def test_views_of_a_recipe_leave_the_middle_of_a_slice_where_it_is() -> None:
+    slices = torch.zeros(256, 1, 24, 24)
+    slices[..., 8:16, 8:16] = 1
+    views = find("slice_cluster").views
+    assert views is not None
+    first, second = views(None, 2, True)(slices)
+    assert not torch.equal(first, second)
+    # Some lose it with a patch; views of writing keep 0.6.
+    assert (first[..., 11:13, 11:13].mean((1, 2, 3)) > 0.99).double().mean() > 0.75

@@ -188,6 +188,12 @@ def test_a_size_is_of_images_that_are_resized(data):
     assert TrainConfig.from_saved(earlier).image_size is None  # it was saved, but never used
 
 
+def test_a_run_takes_the_size_that_a_reader_gives():
+    assert TrainConfig.from_options("slice_cluster", {}).image_size == 24
+    assert TrainConfig.from_options("slice_cluster", {"data": "brain", "image_size": 40}).image_size == 40
+    assert TrainConfig.from_options("slice_cluster", {"data": "brain?size=16"}).image_size is None
+
+
 def test_a_run_goes_on_with_moved_data_and_more_epochs_and_no_other_change():
     config = TrainConfig.from_options("simclr", {"data": "npz:a"})
     assert config.continued({"data": "npz:b", "epochs": 500}, "last.ckpt") == replace(config, data="npz:b", epochs=500)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """SimCLR learns from the default data of every modality; floors are printed beside.
 
-Bars are the worst of seeds 0 to 2 less 0.02, as an AMD EPYC trained; sounds on an Intel Xeon too, where they end up
-elsewhere: processors round differently, and a run grows such differences.
+Bars are the worst of seeds 0 to 2 less 0.02, as an AMD EPYC trained; sounds and graphs on an Intel Xeon too, where they
+end up elsewhere: processors round differently, and a run grows such differences.
 
 Series and graphs gain clearly over the untrained encoder, sounds most of all. Tables, logs and text gain hardly
 anything in runs this short, on encoders this small, and raw statistics are as good or better there and on sounds: no
@@ -24,7 +24,8 @@ from sslkernels.recipes import MODALITIES  # noqa: E402
 BARS: dict[str, dict[str, float]] = {
     "series": {"few_shot": 0.658, "linear": 0.722},  # 0.612 and 0.661; raw 0.651 and 0.733
     "tables": {"few_shot": 0.761, "linear": 0.849},  # 0.741 and 0.861; raw 0.752 and 0.848
-    "graphs": {"linear": 0.601, "knn": 0.676},  # 0.564 and 0.685; raw 0.615 and 0.665
+    # A third of the test molecules has ties at its 20th neighbour: raw knn is 0.642 to 0.665, as they are broken.
+    "graphs": {"linear": 0.599, "knn": 0.661},  # 0.563 and 0.716; raw 0.615 and 0.650
     "audio": {"few_shot": 0.318, "linear": 0.549, "knn": 0.557},  # 0.175, 0.357, 0.322; raw 0.426, 0.686, 0.623
     "interactions": {"linear": 0.285},  # 0.285; raw 0.328: the four ages are hard to tell
     "text": {"linear": 0.552, "knn": 0.775},  # 0.542 and 0.782; raw 0.610 and 0.796

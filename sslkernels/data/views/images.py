@@ -19,12 +19,14 @@ class ImageViews(Drawn):
     """Map images ``(N, C, H, W)`` in [0, 1] to ``count`` augmented batches of the same shape, on the images' device.
 
     One channel is taken for writing: crop, rotate, shift, shear, erase; a flipped digit is another digit. Three
-    channels are taken for photographs: SimCLR's crop, flip, colour and greyscale, with blur from 64 pixels on.
+    channels are taken for photographs: SimCLR's crop, flip, colour and greyscale, with blur from 64 pixels on. Of
+    photographs in grey, such as clothes or X-rays, say that they are no ``writing``: crop, flip, brightness, contrast.
 
     Args:
         channels, image_size: sizes of the images.
         count: number of views.
         whole: only rotate, shift, scale and shear writing, so that every view shows the whole of it.
+        writing: take one channel for writing.
 
     >>> import torch
     >>> from sslkernels.data import ImageViews
@@ -33,12 +35,14 @@ class ImageViews(Drawn):
     [torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8])]
     """
 
-    def __init__(self, channels: int, image_size: tuple[int, int], count: int = 2, *, whole: bool = False) -> None:
+    def __init__(
+        self, channels: int, image_size: tuple[int, int], count: int = 2, *, whole: bool = False, writing: bool = True
+    ) -> None:
         super().__init__(count)
         name = type(self).__name__
         channels, image_size = check_images_are(name, channels, image_size)
-        whole = check_flag(name, "whole", whole)
-        self.augment = augmentations(channels, image_size, whole=whole)
+        whole, writing = check_flag(name, "whole", whole), check_flag(name, "writing", writing)
+        self.augment = augmentations(channels, image_size, whole=whole, writing=writing)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -60,16 +64,28 @@ class TwoViews(ImageViews):
     torch.Size([4, 1, 8, 8])
     """
 
-    def __init__(self, channels: int, image_size: tuple[int, int], *, whole: bool = False) -> None:
-        super().__init__(channels, image_size, whole=whole)
+    def __init__(
+        self, channels: int, image_size: tuple[int, int], *, whole: bool = False, writing: bool = True
+    ) -> None:
+        super().__init__(channels, image_size, whole=whole, writing=writing)
 
 
 def augmentations(
-    channels: int, image_size: tuple[int, int], scale: tuple[float, float] | None = None, whole: bool = False
+    channels: int,
+    image_size: tuple[int, int],
+    scale: tuple[float, float] | None = None,
+    whole: bool = False,
+    writing: bool = True,
 ) -> nn.Sequential:
     """Make the changes of `ImageViews`, which begin with a crop of a share in ``scale``, unless the ``whole`` stays."""
     import kornia.augmentation as K
 
+    if channels == 1 and not writing:
+        return nn.Sequential(
+            K.RandomResizedCrop(image_size, scale=scale or (0.4, 1.0), cropping_mode=WARP),
+            K.RandomHorizontalFlip(),
+            K.ColorJitter(0.4, 0.4, p=0.8),
+        )
     if channels == 1 and whole:
         return nn.Sequential(K.RandomAffine(15.0, translate=(0.1, 0.1), scale=(0.8, 1.2), shear=10.0, p=1.0))
     if channels == 1:

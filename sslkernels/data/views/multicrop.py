@@ -30,6 +30,7 @@ class MultiCrop(nn.Module):
         large_scale, small_scale: range of the share of the image's area that a view shows.
         cut: only cut views out of the image, enlarged by 256/224, and change nothing else: no size, place, flip or
             colour (Moutakanni et al. 2024, arXiv 2406.09294). The scales count for nothing then.
+        writing: take one channel for writing, as `ImageViews` does.
 
     ``forward(images)`` gives a tuple of all large views, then of all small ones. Of images with several shots
     ``(N, S, C, H, W)`` each view is drawn from the next shot, as in `Shots`.
@@ -52,6 +53,7 @@ class MultiCrop(nn.Module):
         small_scale: tuple[float, float] = (0.05, 0.4),
         *,
         cut: bool = False,
+        writing: bool = True,
     ) -> None:
         super().__init__()
         channels, image_size = check_images_are("MultiCrop", channels, image_size)
@@ -63,12 +65,13 @@ class MultiCrop(nn.Module):
             height, width = check_image_size("MultiCrop", "small_size", small_size)
         large_scale = check_range("MultiCrop", "large_scale", large_scale, most=1)
         small_scale = check_range("MultiCrop", "small_scale", small_scale, most=1)
+        writing = check_flag("MultiCrop", "writing", writing)
         if check_flag("MultiCrop", "cut", cut):
             self.augment_large: nn.Module = _Cut(image_size, image_size)
             self.augment_small: nn.Module = _Cut((height, width), image_size)
         else:
-            self.augment_large = augmentations(channels, image_size, large_scale)
-            self.augment_small = augmentations(channels, (height, width), small_scale)
+            self.augment_large = augmentations(channels, image_size, large_scale, writing=writing)
+            self.augment_small = augmentations(channels, (height, width), small_scale, writing=writing)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
