@@ -112,7 +112,10 @@ def ratios(records: Sequence[Record]) -> Figure:
         axes[0][0].set_yticks(range(len(workloads)), [_label(found, w) for w in workloads])
         axes[0][0].set_ylim(len(workloads) - 0.45, -0.55)
         top = 1 - 0.92 / height
-        figure.subplots_adjust(left=0.2, right=0.985, top=top - 0.3 / height, bottom=0.7 / height, wspace=0.05)
+        widest = max(label.get_window_extent().width for label in axes[0][0].get_yticklabels()) / figure.bbox.width
+        figure.subplots_adjust(
+            left=max(0.2, widest + 0.025), right=0.985, top=top - 0.3 / height, bottom=0.7 / height, wspace=0.05
+        )
         figure.text(0.015, 1 - 0.33 / height, "How many times faster", fontsize=15, fontweight="bold", va="center")
         figure.text(0.015, 1 - 0.65 / height, _subtitle(records[0]), fontsize=9.5, color=MUTED, va="center")
         handles = [
