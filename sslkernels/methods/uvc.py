@@ -54,7 +54,7 @@ class UVC(Method):
     seeds = (108,)
     after_abstract = True
     family = ROWS
-    small = {"epochs": 3, "batch_size": 64, "lr": 1e-3}
+    small = {"epochs": 8, "batch_size": 64, "lr": 5e-4, "concentration": 0.1}
     paper_options = {"epochs": 10, "batch_size": 24, "lr": 1e-4}
     whole_views = True
     backbone: ResNet
