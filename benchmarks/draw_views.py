@@ -143,7 +143,10 @@ VIEWS: dict[Kind, list[Shown]] = {
         Shown(
             "ImageViews(channels=1, image_size=(8, 8), count=5)",
             "One channel is taken for writing: crops, small turns, shifts and shears, and erased patches. Nothing "
-            "is mirrored, since a mirrored digit is another digit or none.",
+            "is mirrored, since a mirrored digit is another digit or none. Photographs in grey are no writing: with "
+            "`writing=False` they are cropped, mirrored, and lit more or less, with more or less contrast. A run "
+            "takes it as `sslkernels train swav --data fashion --set writing=false`. On clothes this is what teaches: "
+            "see [what measuring taught](design/recipes.md#what-measuring-taught).",
         ),
     ],
     SERIES: [
