@@ -200,7 +200,7 @@ def _accuracies(metrics: dict[str, Any]) -> str:
 
 
 def _started(metrics: dict[str, Any]) -> bool:
-    """Whether the run began with the weights of another one."""
+    """Tell whether the run began with the weights of another one."""
     return "few_shot_started" in metrics
 
 

@@ -22,7 +22,7 @@ REMEDY = "pass --start with the folder of another run, or leave it out"
 
 @dataclass(frozen=True)
 class Start:
-    """What a run at ``path`` has learned: parameters and BatchNorm's statistics, by their names in its method.
+    """Hold what a run at ``path`` has learned: parameters and BatchNorm's statistics, by their names in its method.
 
     A new run takes those whose names and shapes are its own. What a run keeps of samples and steps (queues, banks,
     centres, clusters, a teacher's step) is none of these: the new one has other samples, and counts from 0.

@@ -166,7 +166,7 @@ def of_many(rows: int, teachers: int, prototypes: int, each: int, dtype: torch.d
 def test_blocks_of_rows(monkeypatch: pytest.MonkeyPatch, kept: str, dtype: torch.dtype) -> None:
     """Rows in several blocks, at once or one after the other, with their logits kept for the gradient or not."""
     monkeypatch.setattr(backends, "WORKSPACE", 0 if kept == "nothing" else 256 << 20)
-    monkeypatch.setattr(cpu, "_kept", lambda _: {"all": 1 << 30, "some": 1 << 20, "nothing": 0}[kept])
+    monkeypatch.setattr(cpu, "kept", lambda _: {"all": 1 << 30, "some": 1 << 20, "nothing": 0}[kept])
     check_loss(of_many(450, 310, 401, 3, dtype), "cpu")
 
 
@@ -192,7 +192,7 @@ def test_what_alone_needs_a_gradient(backend: str, needs: tuple[bool, ...]) -> N
 @pytest.mark.parametrize("kept", [0, 1 << 30])
 def test_all_logits_far_below_zero(monkeypatch: pytest.MonkeyPatch, kept: int, dtype: torch.dtype) -> None:
     """Where the zero of a prototype that is not there would be the largest logit, by e^200."""
-    monkeypatch.setattr(cpu, "_kept", lambda _: kept)
+    monkeypatch.setattr(cpu, "kept", lambda _: kept)
     rows, weight = torch.ones(5, 8).to(dtype), (-torch.ones(19, 8) - 0.1 * torch.rand(19, 8)).to(dtype)
     options = {"temperature": torch.tensor(0.04), "teacher_temperature": 0.04, "bias": torch.zeros(19)}
     student = rows.clone().requires_grad_()
@@ -225,7 +225,7 @@ def test_sharp_teachers_and_large_logits(backend: str) -> None:
 @pytest.mark.parametrize("kept", [0, 1 << 30])
 def test_a_loss_near_0_keeps_its_digits(monkeypatch: pytest.MonkeyPatch, kept: int) -> None:
     """Where a student is nearly as sure as its teacher, whose softmax is 1 in one place."""
-    monkeypatch.setattr(cpu, "_kept", lambda _: kept)
+    monkeypatch.setattr(cpu, "kept", lambda _: kept)
     rows = torch.nn.functional.normalize(torch.randn(12, 64), dim=1)
     weight = torch.cat([torch.nn.functional.normalize(torch.randn(600, 64), dim=1), rows])
     for temperature in (0.1, 0.04, 0.03):

@@ -44,7 +44,7 @@ template <class P, class In> struct Compare {
         double *total, *teacher_total; // sums of e^(logit - top)
         double *loss, *slope;          // of rows
     };
-    // What all threads share.
+    // All threads share the following.
     Elem *packed, *features, *teachers; // rows, by block: as others, and as the right side of the prototypes' gradient
     int64_t *slots;                     // (blocks + 1,): where the teacher's rows of a block begin, in slots of kBlock
     int64_t *strips;                    // (blocks + 1,): rows of both sides before a block, each side in whole strips

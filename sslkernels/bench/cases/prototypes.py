@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import sslkernels.functional as SF
 from sslkernels import _C
 from sslkernels.bench.cases.case import F32, Case, Cost, Draw, Family, Inputs, Peer, Shape, Size, Step, Target, targets
+from sslkernels.ops.prototypes.cpu import kept
 
 TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 
@@ -104,7 +105,7 @@ def _path(backend: str, shape: Shape, dtype: torch.dtype, device: torch.device) 
     if backend == "reference":
         return "dense: logits and targets of all rows are stored, in float32 at least."
     if backend == "cpu":
-        again = "computed again" if dtype == torch.bfloat16 and _C.isa() == "amx" else "kept while they fit"
+        again = "kept while they fit" if kept(dtype) else "computed again"
         return (
             "blocks meet twice: for the peaks and totals of softmaxes, and for all that follows from them; "
             f"logits are {again}."

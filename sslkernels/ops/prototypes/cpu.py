@@ -60,13 +60,13 @@ def compare(
         student.shape[1], teacher.data_ptr(), teacher.stride(0), teacher_weight.data_ptr(), teacher_weight.stride(0),
         teacher.shape[1], (len(student), len(weight), len(teacher)), float(scale), float(teacher_scale),
         pointer(bias), index.data_ptr(), share.data_ptr(), index.shape[1], backends.WORKSPACE // 4,
-        _kept(student.dtype), value.data_ptr(), pointer(dstudent if need_student else None),
+        kept(student.dtype), value.data_ptr(), pointer(dstudent if need_student else None),
         pointer(dweight if need_weight else None), pointer(dscale if need_scale else None), torch.get_num_threads(),
     )  # fmt: skip
     return value, dstudent, dweight, dscale
 
 
-def _kept(dtype: torch.dtype) -> int:
+def kept(dtype: torch.dtype) -> int:
     """Count the bytes of logits that stay until their gradient is taken; others are computed again.
 
     The matrix unit computes those of bfloat16 in less time than memory takes to write and to read them.
